@@ -1,0 +1,94 @@
+//! The parts of the CRD's schema that a derive cannot say: bounded lists and maps whose messages tell what to write instead.
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::{Value, json};
+
+fn rule(rule: &str, message: &str) -> Value {
+    json!([{ "rule": rule, "message": message }])
+}
+
+/// A list of strings without duplicates, each checked by a CEL rule.
+fn string_set(max_items: u32, max_length: u32, check: &str, message: &str) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": max_items,
+        "x-kubernetes-list-type": "set",
+        "items": { "type": "string", "maxLength": max_length, "x-kubernetes-validations": rule(check, message) },
+    })
+}
+
+pub(super) fn account_ids(_: &mut SchemaGenerator) -> Schema {
+    string_set(
+        100,
+        64,
+        "self.matches('^[0-9]{12}$')",
+        "an AWS account id has 12 digits, quoted so that leading zeros stay: \"012345678901\"",
+    )
+}
+
+pub(super) fn host_variants(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "maxItems": 4,
+        "x-kubernetes-list-type": "set",
+        "items": { "type": "string", "enum": ["Standard", "Fips", "DualStack", "DualStackFips"] },
+    })
+}
+
+pub(super) fn extra_hosts(_: &mut SchemaGenerator) -> Schema {
+    string_set(
+        32,
+        260,
+        "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)+(:[0-9]{1,5})?$')",
+        "a host is a lower case DNS name with an optional port, without scheme or path: vpce-1.dkr.ecr.eu-west-1.vpce.amazonaws.com",
+    )
+}
+
+pub(super) fn globs(_: &mut SchemaGenerator) -> Schema {
+    string_set(
+        256,
+        63,
+        "self.matches('^[-a-z0-9*?]+$')",
+        "a namespace name or glob has lower case letters, digits and '-', with '*' for any characters and '?' for one",
+    )
+}
+
+pub(super) fn label_values(_: &mut SchemaGenerator) -> Schema {
+    string_set(
+        64,
+        63,
+        "self.matches('^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$')",
+        "a label value has letters, digits, '-', '_' and '.', and begins and ends with a letter or digit",
+    )
+}
+
+const LABEL_KEYS: &str = "self.all(k, k.size() <= 317 && k.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))";
+const LABEL_VALUES: &str = "self.all(k, self[k].matches('^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$'))";
+const KEY_MESSAGE: &str = "each key must be a label key such as team or example.com/team";
+const VALUE_MESSAGE: &str = "each value must be a label value: at most 63 letters, digits, '-', '_' and '.', beginning and ending with a letter or digit";
+const OWN_KEYS: &str = "self.all(k, !k.startsWith('pullsecrets.dev/') && k != 'app.kubernetes.io/managed-by')";
+const OWN_KEYS_MESSAGE: &str =
+    "keys under pullsecrets.dev/ and app.kubernetes.io/managed-by are set by the operator: choose other keys";
+
+fn string_map(max_value: u32, rules: &[(&str, &str)]) -> Schema {
+    let rules: Vec<Value> = rules.iter().map(|(rule, message)| json!({ "rule": rule, "message": message })).collect();
+    json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": { "type": "string", "maxLength": max_value },
+        "x-kubernetes-validations": rules,
+    })
+}
+
+pub(super) fn label_map(_: &mut SchemaGenerator) -> Schema {
+    string_map(63, &[(LABEL_KEYS, KEY_MESSAGE), (LABEL_VALUES, VALUE_MESSAGE), (OWN_KEYS, OWN_KEYS_MESSAGE)])
+}
+
+pub(super) fn match_labels(_: &mut SchemaGenerator) -> Schema {
+    string_map(63, &[(LABEL_KEYS, KEY_MESSAGE), (LABEL_VALUES, VALUE_MESSAGE)])
+}
+
+pub(super) fn annotation_map(_: &mut SchemaGenerator) -> Schema {
+    string_map(4096, &[(LABEL_KEYS, KEY_MESSAGE), (OWN_KEYS, OWN_KEYS_MESSAGE)])
+}

@@ -1,0 +1,279 @@
+//! The only writer to the API server, the lease and events apart: Secrets by guarded server-side apply, and the status.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::core::Status;
+use kube::{Client, ResourceExt};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use crate::api::status::Reason;
+use crate::api::{EcrCredential, EcrCredentialStatus};
+use crate::plan::targets::Labels;
+use crate::secret::docker_config::DATA_KEY;
+use crate::secret::ownership::SecretRecord;
+use crate::secret::{Desired, FIELD_MANAGER, Place, Verdict};
+
+/// What became of a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// The Secret was written and is now this.
+    Stored(Arc<SecretRecord>),
+    /// The Secret was deleted, or had gone already.
+    Deleted,
+}
+
+/// Why a write did not happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteError {
+    /// The Secret is not as we last saw it. A watch event will say how it is, or has just done so.
+    Stale,
+    /// The namespace is going or gone: nothing is owed to it.
+    NamespaceGone,
+    /// The Secret cannot be changed in place (its type is wrong, or it is immutable).
+    Unchangeable(Reason, String),
+    /// The API server refused or failed.
+    Refused(Reason, String),
+}
+
+/// Writes Secrets and statuses, so many at a time.
+#[derive(Clone)]
+pub struct Writer {
+    client: Client,
+    slots: Arc<Semaphore>,
+    timeout: Duration,
+}
+
+impl Writer {
+    /// A writer with at most `concurrency` requests under way, none of which may take longer than `timeout`.
+    pub fn new(client: Client, concurrency: usize, timeout: Duration) -> Self {
+        Self { client, slots: Arc::new(Semaphore::new(concurrency.max(1))), timeout }
+    }
+
+    /// Does what a verdict says. A verdict that says to do nothing is answered with [`WriteError::Stale`], which asks for
+    /// a fresh look.
+    pub async fn perform(
+        &self,
+        place: &Place,
+        verdict: &Verdict,
+        desired: Option<&Desired>,
+    ) -> Result<Written, WriteError> {
+        let work = async {
+            match (verdict, desired) {
+                (Verdict::Create, Some(desired)) => self.apply(place, desired, None).await,
+                (Verdict::Update(record), Some(desired)) => self.update(place, desired, record).await,
+                (Verdict::Delete(record), _) => self.delete(place, record).await,
+                _ => Err(WriteError::Stale),
+            }
+        };
+        // The semaphore is never closed.
+        let _slot = self.slots.acquire().await.ok();
+        let late = || WriteError::Refused(Reason::ApiError, "the API server did not answer in time".to_owned());
+        tokio::time::timeout(self.timeout, work).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// The data of one of our Secrets, to find tokens again after a restart; none when it is gone.
+    ///
+    /// # Errors
+    /// The API server refused or failed.
+    pub async fn read(&self, namespace: &str, name: &str) -> Result<Option<Vec<u8>>, kube::Error> {
+        let secret = self.secrets(namespace).get_opt(name).await?;
+        Ok(secret.and_then(|s| s.data).and_then(|mut data| data.remove(DATA_KEY)).map(|bytes| bytes.0))
+    }
+
+    /// Replaces the status.
+    ///
+    /// # Errors
+    /// The API server refused or failed.
+    pub async fn status(&self, object: &EcrCredential, status: &EcrCredentialStatus) -> Result<(), kube::Error> {
+        let api: Api<EcrCredential> = Api::all(self.client.clone());
+        let patch = json!({
+            "apiVersion": "pullsecrets.dev/v1alpha1",
+            "kind": "EcrCredential",
+            // An EcrCredential deleted and made again has another uid, and is owed no status of its predecessor.
+            "metadata": { "uid": object.uid() },
+            "status": status,
+        });
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        api.patch_status(&object.name_any(), &params, &Patch::Apply(patch)).await.map(drop)
+    }
+
+    fn secrets(&self, namespace: &str) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    async fn update(&self, place: &Place, desired: &Desired, record: &SecretRecord) -> Result<Written, WriteError> {
+        let mine = matches!(place.standing, crate::secret::ownership::Standing::Mine(_));
+        let written = match self.apply(place, desired, Some(record)).await {
+            // Ours, and wrong in a way that nobody can mend in place: such a Secret never worked, or cannot be refreshed.
+            // Once it is gone, the watch brings us back to create it.
+            Err(WriteError::Unchangeable(..)) if mine => self.delete(place, record).await,
+            other => other,
+        }?;
+        match written {
+            Written::Stored(stored) if !stored.extra_keys.is_empty() => self.strip(place, &stored).await,
+            written => Ok(written),
+        }
+    }
+
+    /// Server-side apply by name. What we believe absent is applied without force, so that a Secret which has appeared
+    /// since is a conflict; what we believe present is applied with force on that very uid and resourceVersion.
+    async fn apply(
+        &self,
+        place: &Place,
+        desired: &Desired,
+        over: Option<&SecretRecord>,
+    ) -> Result<Written, WriteError> {
+        let manifest = Manifest::new(place, desired, over);
+        let params = PatchParams { force: over.is_some(), ..PatchParams::apply(FIELD_MANAGER) };
+        let answer =
+            self.secrets(&place.namespace).patch_metadata(&place.name, &params, &Patch::Apply(&manifest)).await;
+        stored(answer.map(|object| object.metadata))
+    }
+
+    /// Takes keys out of the data that are not ours: an apply leaves other people's fields as they are.
+    async fn strip(&self, place: &Place, record: &SecretRecord) -> Result<Written, WriteError> {
+        let keys: serde_json::Map<String, Value> =
+            record.extra_keys.iter().map(|key| (key.clone(), Value::Null)).collect();
+        let patch = json!({ "metadata": { "resourceVersion": record.resource_version }, "data": keys });
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let answer = self.secrets(&place.namespace).patch_metadata(&place.name, &params, &Patch::Merge(&patch)).await;
+        stored(answer.map(|object| object.metadata))
+    }
+
+    async fn delete(&self, place: &Place, record: &SecretRecord) -> Result<Written, WriteError> {
+        let guard = Preconditions {
+            uid: Some(record.uid.to_string()),
+            resource_version: Some(record.resource_version.to_string()),
+        };
+        let params = DeleteParams::default().preconditions(guard);
+        match self.secrets(&place.namespace).delete(&place.name, &params).await {
+            Ok(_) => Ok(Written::Deleted),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Written::Deleted),
+            Err(error) => Err(classify(error)),
+        }
+    }
+}
+
+fn stored(
+    answer: Result<k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta, kube::Error>,
+) -> Result<Written, WriteError> {
+    let metadata = answer.map_err(classify)?;
+    let record = SecretRecord::read(&metadata)
+        .ok_or_else(|| WriteError::Refused(Reason::ApiError, "the API server's answer lacks metadata".to_owned()))?;
+    Ok(Written::Stored(Arc::new(record)))
+}
+
+/// The body of an apply. Only its first three fields differ between namespaces.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest<'a> {
+    metadata: ManifestMeta<'a>,
+    api_version: &'static str,
+    kind: &'static str,
+    #[serde(rename = "type")]
+    type_: &'static str,
+    data: Data<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ManifestMeta<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource_version: Option<&'a str>,
+    labels: Option<&'a Labels>,
+    annotations: Option<&'a Labels>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner_references: Option<&'a Vec<OwnerReference>>,
+}
+
+#[derive(Serialize)]
+struct Data<'a> {
+    #[serde(rename = ".dockerconfigjson")]
+    config: &'a str,
+}
+
+/// kube asks for `Debug` on every body; this one has the passwords.
+impl fmt::Debug for Manifest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Manifest").field("name", &self.metadata.name).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Manifest<'a> {
+    fn new(place: &'a Place, desired: &'a Desired, over: Option<&'a SecretRecord>) -> Self {
+        Self {
+            metadata: ManifestMeta {
+                name: &place.name,
+                uid: over.map(|record| &*record.uid),
+                resource_version: over.map(|record| &*record.resource_version),
+                labels: desired.metadata.labels.as_ref(),
+                annotations: desired.metadata.annotations.as_ref(),
+                owner_references: desired.metadata.owner_references.as_ref(),
+            },
+            api_version: "v1",
+            kind: "Secret",
+            type_: "kubernetes.io/dockerconfigjson",
+            data: Data { config: desired.config.expose_base64() },
+        }
+    }
+}
+
+/// Sorts an error of the API server. Its message is shown as it is: it never repeats a Secret's data.
+fn classify(error: kube::Error) -> WriteError {
+    let kube::Error::Api(status) = error else {
+        return WriteError::Refused(Reason::ApiError, "the API server could not be reached".to_owned());
+    };
+    let refused = |reason| WriteError::Refused(reason, shorten(&status.message));
+    match status.code {
+        409 => WriteError::Stale,
+        404 => WriteError::NamespaceGone,
+        403 if is_terminating(&status) => WriteError::NamespaceGone,
+        403 if status.message.contains("exceeded quota") => refused(Reason::QuotaExceeded),
+        403 if status.message.contains("cannot ") && status.message.contains("User \"") => refused(Reason::Forbidden),
+        403 => refused(Reason::AdmissionRefused),
+        400 if status.message.contains("admission webhook") => refused(Reason::AdmissionRefused),
+        422 if field_is_immutable(&status, "type") => WriteError::Unchangeable(
+            Reason::WrongType,
+            "the Secret there has another type, which cannot be changed: delete it".to_owned(),
+        ),
+        422 if field_is_immutable(&status, "data") => {
+            WriteError::Unchangeable(Reason::Immutable, "the Secret there is immutable: delete it".to_owned())
+        }
+        422 if status.message.contains("ValidatingAdmissionPolicy") => refused(Reason::AdmissionRefused),
+        429 => refused(Reason::Throttled),
+        _ => refused(Reason::ApiError),
+    }
+}
+
+fn is_terminating(status: &Status) -> bool {
+    let cause = |details: &kube::core::response::StatusDetails| {
+        details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
+    };
+    status.details.as_ref().is_some_and(cause)
+}
+
+fn field_is_immutable(status: &Status, field: &str) -> bool {
+    let cause = |details: &kube::core::response::StatusDetails| {
+        details.causes.iter().any(|cause| cause.field == field && cause.message.contains("immutable"))
+    };
+    status.details.as_ref().is_some_and(cause)
+}
+
+/// Messages stand in the status, whose size is bounded.
+fn shorten(message: &str) -> String {
+    const LONGEST: usize = 300;
+    match message.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", message.get(..end).unwrap_or_default()),
+        None => message.to_owned(),
+    }
+}

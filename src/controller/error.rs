@@ -1,0 +1,42 @@
+//! What can go wrong with a reconciliation as a whole; what goes wrong with a token or a namespace is in the outcome.
+
+use crate::secret::DesiredError;
+
+/// A reconciliation that could not be brought to its end; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The status could not be written.
+    #[error("the status could not be written: {}", brief(.0))]
+    Status(#[source] kube::Error),
+    /// A Secret could not be read to find its tokens again.
+    #[error("a Secret could not be read: {}", brief(.0))]
+    Recover(#[source] kube::Error),
+    /// The object lacks uid or name, which no stored object does.
+    #[error("the object has no uid")]
+    NoUid,
+}
+
+impl Error {
+    /// A bounded word for metric labels.
+    pub const fn category(&self) -> &'static str {
+        match self {
+            Self::Status(_) => "status",
+            Self::Recover(_) => "recover",
+            Self::NoUid => "no_uid",
+        }
+    }
+}
+
+impl From<DesiredError> for crate::plan::Halt {
+    fn from(error: DesiredError) -> Self {
+        Self { reason: crate::api::status::Reason::InvalidSpec, message: error.to_string() }
+    }
+}
+
+/// The API server's message, or the error itself.
+fn brief(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}

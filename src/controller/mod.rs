@@ -1,0 +1,166 @@
+//! The controller: watches, queue, reconciliations, and the one place where their results are reported.
+
+pub mod error;
+pub mod events;
+mod reconcile;
+mod recover;
+pub mod shared;
+pub mod watches;
+pub mod world;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{FutureExt, Stream, StreamExt};
+use k8s_openapi::jiff::Timestamp;
+use kube::runtime::applier;
+use kube::runtime::controller::{self, Action};
+use kube::runtime::reflector::{ObjectRef, Store};
+use parking_lot::Mutex;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::status::Reason;
+use crate::api::{EcrCredential, EcrCredentialStatus};
+use crate::apply::{WriteError, Writer, Written};
+use crate::plan::schedule::RetryPolicy;
+use crate::plan::{Limits, TokenKey, Uid};
+use crate::secret::ownership::Footprint;
+use crate::secret::{Published, Verdict};
+use crate::token::cache::Tokens;
+use error::Error;
+use events::Events;
+pub use shared::Shared;
+
+/// How many `EcrCredentials` are worked on at a time. They share the writer's slots.
+const CONCURRENCY: u16 = 32;
+
+/// How long to wait after a reconciliation that could not be ended.
+const ERROR_WAIT: Duration = Duration::from_secs(5);
+
+/// What every reconciliation needs.
+pub struct Context {
+    /// The world and the queue.
+    pub shared: Arc<Shared>,
+    /// The tokens.
+    pub tokens: Arc<Tokens>,
+    /// The writer.
+    pub writer: Writer,
+    /// The Events.
+    pub events: Events,
+    /// What the operator may do.
+    pub limits: Limits,
+    /// How long to wait between tries of a namespace.
+    pub retry: RetryPolicy,
+    /// How many writes one `EcrCredential` may have under way.
+    pub concurrency: usize,
+    /// The clock.
+    pub now: fn() -> Timestamp,
+    /// Hears of every write.
+    pub wrote: Box<dyn Fn(&Verdict, &Result<Written, WriteError>) + Send + Sync>,
+    /// Hears of every status.
+    pub concluded: Box<dyn Fn(&Uid, &EcrCredentialStatus) + Send + Sync>,
+    /// Hears of every reconciliation: how long it took, and why it failed if it did.
+    pub reconciled: Box<dyn Fn(Duration, Option<&Error>) + Send + Sync>,
+    /// Cancelled when the process is to end: no new write begins after that.
+    pub stop: CancellationToken,
+    /// What is remembered of each `EcrCredential`.
+    pub memories: Memories,
+}
+
+/// What is remembered of all `EcrCredentials`.
+#[derive(Clone, Default)]
+pub struct Memories(Arc<Mutex<HashMap<Uid, Arc<tokio::sync::Mutex<Memory>>>>>);
+
+impl Memories {
+    /// Forgets one that is gone.
+    pub fn forget(&self, uid: &Uid) {
+        self.0.lock().remove(uid);
+    }
+
+    /// The tokens that some `EcrCredential` has published. One that is being worked on at this moment is left out: what
+    /// it uses is in its hands.
+    pub fn published_keys(&self) -> BTreeSet<TokenKey> {
+        let memories = self.0.lock();
+        let open = memories.values().filter_map(|memory| memory.try_lock().ok());
+        open.flat_map(|memory| memory.published.keys().cloned().collect::<Vec<_>>()).collect()
+    }
+}
+
+impl Context {
+    fn memory(&self, uid: &Uid) -> Arc<tokio::sync::Mutex<Memory>> {
+        self.memories.0.lock().entry(uid.clone()).or_default().clone()
+    }
+}
+
+/// What is remembered of one `EcrCredential` between reconciliations. All of it can be found again or done without.
+#[derive(Default)]
+pub struct Memory {
+    published: Published,
+    recovered: bool,
+    demand: Option<Requested>,
+    expected: Option<Footprint>,
+    accepted: HashSet<Footprint>,
+    failing: reconcile::FailingByNamespace,
+    last_status: Option<EcrCredentialStatus>,
+}
+
+/// A refresh on demand that is not served yet.
+struct Requested {
+    value: String,
+    since: Timestamp,
+    first: bool,
+}
+
+/// A namespace where the last write failed.
+struct Failing {
+    count: u32,
+    retry_at: Option<Timestamp>,
+    shown: Option<(Reason, String)>,
+    seen: Option<Box<str>>,
+}
+
+/// Works off the queue until it ends, and reports every result.
+pub async fn run(ctx: Arc<Context>, store: Store<EcrCredential>, queue: impl Stream<Item = Uid> + Send + 'static) {
+    let shared = ctx.shared.clone();
+    let requests = queue.filter_map(move |uid| {
+        let name = shared.world.lock().index.claimant_name(&uid);
+        let request = name.map(|name| controller::ReconcileRequest::from(ObjectRef::<EcrCredential>::new(&name)));
+        std::future::ready(request.map(Ok::<_, std::convert::Infallible>))
+    });
+    let reconciler = |object: Arc<EcrCredential>, ctx: Arc<Context>| {
+        let work = async move {
+            let start = std::time::Instant::now();
+            let result = reconcile::reconcile(object, ctx.clone()).await;
+            (ctx.reconciled)(start.elapsed(), result.as_ref().err());
+            result
+        };
+        work.boxed()
+    };
+    let config = controller::Config::default().concurrency(CONCURRENCY);
+    let mut work = std::pin::pin!(applier(reconciler, on_error, ctx, store, Box::pin(requests), config));
+    while let Some(result) = work.next().await {
+        match result {
+            Err(controller::Error::ReconcilerFailed(error, object)) => {
+                tracing::warn!(name = %object.name, %error, "a reconciliation failed and is tried again");
+            }
+            // An object that is gone by the time its turn comes.
+            Err(error) => tracing::debug!(%error, "skipped"),
+            Ok(_) => {}
+        }
+    }
+}
+
+fn on_error(_: Arc<EcrCredential>, _: &Error, _: Arc<Context>) -> Action {
+    Action::requeue(ERROR_WAIT)
+}
+
+/// Turns a channel into the queue's stream, which ends when `stop` does.
+pub fn queue(
+    receiver: UnboundedReceiver<Uid>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> impl Stream<Item = Uid> + Send {
+    futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|uid| (uid, receiver)) })
+        .take_until(stop)
+}

@@ -1,0 +1,146 @@
+//! The world behind its lock, and the queue: every change goes in here, and whom it concerns comes out.
+
+use std::collections::{BTreeSet, HashSet};
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::ResourceExt;
+use kube::core::PartialObjectMeta;
+use parking_lot::Mutex;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
+
+use super::watches::{SecretScope, claimant};
+use super::world::World;
+use crate::api::EcrCredential;
+use crate::plan::Uid;
+use crate::secret::ownership::SecretRecord;
+use std::sync::Arc;
+
+/// What watches and reconciliations share.
+pub struct Shared {
+    /// What has been seen. Never held across an await.
+    pub world: Mutex<World>,
+    queue: UnboundedSender<Uid>,
+    listed: watch::Sender<Listed>,
+    gone: Box<dyn Fn(&Uid) + Send + Sync>,
+}
+
+/// Which watches have brought a whole list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    credentials: bool,
+    namespaces: bool,
+    secrets: usize,
+}
+
+impl Listed {
+    /// Whether all have, of so many watches of Secrets.
+    pub const fn is_complete(&self, secret_scopes: usize) -> bool {
+        self.credentials && self.namespaces && self.secrets >= secret_scopes
+    }
+}
+
+impl Shared {
+    /// An empty world. `gone` hears of every `EcrCredential` that is gone.
+    pub fn new(world: World, queue: UnboundedSender<Uid>, gone: impl Fn(&Uid) + Send + Sync + 'static) -> Self {
+        Self { world: Mutex::new(world), queue, listed: watch::Sender::new(Listed::default()), gone: Box::new(gone) }
+    }
+
+    /// Follows which watches have brought a whole list.
+    pub fn listed(&self) -> watch::Receiver<Listed> {
+        self.listed.subscribe()
+    }
+
+    fn send(&self, concerned: &BTreeSet<Uid>) {
+        for uid in concerned {
+            // The receiver ends with the process alone.
+            let _ = self.queue.send(uid.clone());
+        }
+    }
+
+    /// Changes the world and puts whom it concerns on the queue.
+    fn change(&self, change: impl FnOnce(&mut World) -> BTreeSet<Uid>) {
+        let concerned = {
+            let mut world = self.world.lock();
+            let concerned = change(&mut world);
+            world.touch(&concerned);
+            concerned
+        };
+        self.send(&concerned);
+    }
+
+    pub(super) fn credential_seen(&self, object: &EcrCredential) {
+        let Some(uid) = object.uid().map(|uid| Uid(uid.into())) else { return };
+        if object.metadata.deletion_timestamp.is_some() {
+            self.credential_removed(&uid);
+            return;
+        }
+        self.change(|world| world.index.set_claimant(&uid, claimant(object)));
+    }
+
+    pub(super) fn credential_gone(&self, object: &EcrCredential) {
+        if let Some(uid) = object.uid() {
+            self.credential_removed(&Uid(uid.into()));
+        }
+    }
+
+    fn credential_removed(&self, uid: &Uid) {
+        self.change(|world| world.remove_claimant(uid));
+        (self.gone)(uid);
+    }
+
+    pub(super) fn credentials_listed(&self, seen: &HashSet<Uid>) {
+        let gone: Vec<Uid> =
+            self.world.lock().index.claimants().into_iter().filter(|uid| !seen.contains(uid)).collect();
+        for uid in &gone {
+            self.credential_removed(uid);
+        }
+        self.listed.send_modify(|listed| listed.credentials = true);
+    }
+
+    pub(super) fn namespace_seen(&self, object: PartialObjectMeta<Namespace>) {
+        let terminating = object.metadata.deletion_timestamp.is_some();
+        let name = object.name_any();
+        let labels = object.metadata.labels.unwrap_or_default();
+        self.change(|world| world.index.set_namespace(&name, labels, terminating));
+    }
+
+    pub(super) fn namespace_gone(&self, name: &str) {
+        self.change(|world| world.index.remove_namespace(name));
+    }
+
+    pub(super) fn namespaces_listed(&self, seen: &HashSet<String>) {
+        let known = self.world.lock().index.namespace_names();
+        for name in known.iter().filter(|name| !seen.contains(&***name)) {
+            self.namespace_gone(name);
+        }
+        self.listed.send_modify(|listed| listed.namespaces = true);
+    }
+
+    /// A Secret as a watch or the answer to a write shows it.
+    pub fn secret_seen(&self, name: &str, namespace: &str, record: SecretRecord) {
+        self.change(|world| world.set_secret(name, namespace, Arc::new(record)));
+    }
+
+    /// A Secret that we wrote: known at once, and no news to who wrote it.
+    pub fn secret_written(&self, name: &str, namespace: &str, record: Arc<SecretRecord>, writer: &Uid) {
+        let mut concerned = self.world.lock().set_secret(name, namespace, record);
+        concerned.remove(writer);
+        self.send(&concerned);
+    }
+
+    /// A Secret that is gone.
+    pub fn secret_gone(&self, name: &str, namespace: &str, uid: Option<&str>) {
+        self.change(|world| world.remove_secret(name, namespace, uid));
+    }
+
+    pub(super) fn secrets_listed(&self, scope: &SecretScope, seen: &HashSet<(String, String)>) {
+        let known = self.world.lock().spots(scope.name.as_deref(), scope.namespace.as_deref());
+        for (name, namespace) in known {
+            if !seen.contains(&(name.to_string(), namespace.to_string())) {
+                self.secret_gone(&name, &namespace, None);
+            }
+        }
+        self.listed.send_modify(|listed| listed.secrets += 1);
+    }
+}

@@ -1,0 +1,154 @@
+//! What the watches have seen, indexed so that an event touches only whom it concerns.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::plan::Uid;
+use crate::plan::targets::Index;
+use crate::secret::ownership::{SecretRecord, Standing};
+use crate::secret::{Claim, Place, Records};
+
+/// A Secret's place: its name, then its namespace.
+pub type Spot = (Arc<str>, Arc<str>);
+
+/// Namespaces, `EcrCredentials`, and the metadata of the Secrets that may be ours.
+#[derive(Debug)]
+pub struct World {
+    /// Who wants what where.
+    pub index: Index,
+    records: HashMap<Arc<str>, Records>,
+    owned: HashMap<Uid, BTreeSet<Spot>>,
+    revisions: HashMap<Uid, u64>,
+}
+
+impl World {
+    /// An empty world over an index.
+    pub fn new(index: Index) -> Self {
+        Self { index, records: HashMap::new(), owned: HashMap::new(), revisions: HashMap::new() }
+    }
+
+    /// Takes a Secret as it is now; returns whom it concerns. A state older than the one known is no news: the answer
+    /// to a write often overtakes the watch.
+    pub fn set_secret(&mut self, name: &str, namespace: &str, record: Arc<SecretRecord>) -> BTreeSet<Uid> {
+        let known = self.record(name, namespace).cloned();
+        if let Some(known) = &known
+            && (**known == *record || record.is_older_than(known))
+        {
+            return BTreeSet::new();
+        }
+        let spot = self.spot(name, namespace);
+        let mut concerned = self.concerned(&spot);
+        self.disown(known.as_deref(), &spot, &mut concerned);
+        if let Some(owner) = &record.owner {
+            self.owned.entry(owner.clone()).or_default().insert(spot.clone());
+            concerned.insert(owner.clone());
+        }
+        self.records.entry(spot.0).or_default().insert(spot.1, record);
+        concerned
+    }
+
+    /// Forgets a Secret that is gone; returns whom that concerns. With a `uid`, only that very Secret.
+    pub fn remove_secret(&mut self, name: &str, namespace: &str, uid: Option<&str>) -> BTreeSet<Uid> {
+        let known = self.record(name, namespace).cloned();
+        let Some(known) = known.filter(|known| uid.is_none_or(|uid| *known.uid == *uid)) else {
+            return BTreeSet::new();
+        };
+        let spot = self.spot(name, namespace);
+        let mut concerned = self.concerned(&spot);
+        self.disown(Some(&*known), &spot, &mut concerned);
+        if let Some(records) = self.records.get_mut(name) {
+            records.remove(namespace);
+        }
+        concerned
+    }
+
+    /// The Secrets known in a scope: of one name or any, in one namespace or any.
+    pub fn spots(&self, name: Option<&str>, namespace: Option<&str>) -> Vec<Spot> {
+        let names = self.records.iter().filter(|(n, _)| name.is_none_or(|name| ***n == *name));
+        let spots = names.flat_map(|(name, records)| records.keys().map(move |ns| (name.clone(), ns.clone())));
+        spots.filter(|(_, ns)| namespace.is_none_or(|namespace| **ns == *namespace)).collect()
+    }
+
+    /// The Secrets marked as belonging to an `EcrCredential`.
+    pub fn owned_by(&self, uid: &Uid) -> Vec<(Spot, Arc<SecretRecord>)> {
+        let spots = self.owned.get(uid).into_iter().flatten();
+        spots.filter_map(|spot| Some((spot.clone(), self.record(&spot.0, &spot.1)?.clone()))).collect()
+    }
+
+    /// Every place that concerns an `EcrCredential`: its targets, and where it has left Secrets.
+    pub fn places(&self, me: &Uid, secret_name: &Arc<str>) -> Vec<Place> {
+        let mut places = BTreeMap::new();
+        for namespace in self.index.targets(me) {
+            let claim = match self.index.winner(secret_name, namespace) {
+                Some(winner) if winner != me => {
+                    Claim::Lost(self.index.claimant_name(winner).unwrap_or_else(|| "unknown".into()))
+                }
+                _ => Claim::Wanted,
+            };
+            places.insert((namespace.clone(), secret_name.clone()), self.place(me, secret_name, namespace, claim));
+        }
+        for (name, namespace) in self.owned.get(me).into_iter().flatten() {
+            if !self.index.is_open(namespace) {
+                continue;
+            }
+            let claim = if self.index.winner(name, namespace).is_some() { Claim::LeftToAnother } else { Claim::Left };
+            places.entry((namespace.clone(), name.clone())).or_insert_with(|| self.place(me, name, namespace, claim));
+        }
+        places.into_values().collect()
+    }
+
+    /// Counts the changes to an `EcrCredential`'s targets, so that a long round of writes sees that there is news.
+    pub fn revision(&self, uid: &Uid) -> u64 {
+        self.revisions.get(uid).copied().unwrap_or_default()
+    }
+
+    /// Notes news for some.
+    pub fn touch(&mut self, uids: &BTreeSet<Uid>) {
+        for uid in uids {
+            let revision = self.revisions.entry(uid.clone()).or_default();
+            *revision = revision.wrapping_add(1);
+        }
+    }
+
+    /// Forgets an `EcrCredential` that is gone.
+    pub fn remove_claimant(&mut self, uid: &Uid) -> BTreeSet<Uid> {
+        self.revisions.remove(uid);
+        self.index.remove_claimant(uid)
+    }
+
+    fn place(&self, me: &Uid, name: &Arc<str>, namespace: &Arc<str>, claim: Claim) -> Place {
+        let standing = Standing::of(self.record(name, namespace), me, |uid| self.index.is_alive(uid));
+        Place { namespace: namespace.clone(), name: name.clone(), standing, claim }
+    }
+
+    fn record(&self, name: &str, namespace: &str) -> Option<&Arc<SecretRecord>> {
+        self.records.get(name)?.get(namespace)
+    }
+
+    /// The spot with the texts that are already in memory, where they are.
+    fn spot(&self, name: &str, namespace: &str) -> Spot {
+        let known = self.records.get_key_value(name);
+        let shared_name = known.map_or_else(|| name.into(), |(key, _)| key.clone());
+        let shared_namespace =
+            known.and_then(|(_, records)| records.get_key_value(namespace)).map(|(key, _)| key.clone());
+        (
+            shared_name,
+            shared_namespace.or_else(|| self.index.namespace_name(namespace)).unwrap_or_else(|| namespace.into()),
+        )
+    }
+
+    fn concerned(&self, spot: &Spot) -> BTreeSet<Uid> {
+        self.index.claims(&spot.0, &spot.1).into_iter().collect()
+    }
+
+    fn disown(&mut self, record: Option<&SecretRecord>, spot: &Spot, concerned: &mut BTreeSet<Uid>) {
+        let Some(owner) = record.and_then(|record| record.owner.as_ref()) else { return };
+        concerned.insert(owner.clone());
+        if let Some(spots) = self.owned.get_mut(owner) {
+            spots.remove(spot);
+            if spots.is_empty() {
+                self.owned.remove(owner);
+            }
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! From results to what is said about them: the status, the Events, and when to come back.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::api::registry::{Host, Region};
+use crate::api::status::{
+    EcrCredentialStatus, MAX_FAILURES, NamespaceCounts, NamespaceFailure, Reason, RegistryStatus, condition,
+};
+use crate::plan::schedule::{Life, until};
+use crate::plan::{Halt, HostsError};
+use crate::token::{TokenError, TokenHash};
+
+/// The longest time without a look at the clock. Timers stand still while a machine sleeps; tokens do not.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// A wait is never shorter, so that a clock that stands still cannot make a hot loop.
+const SHORTEST_WAIT: Duration = Duration::from_millis(100);
+
+/// One registry after a reconciliation.
+#[derive(Clone, Debug)]
+pub struct RegistryReport {
+    /// The region whose API issues the token.
+    pub region: Region,
+    /// The hosts in the Secret.
+    pub hosts: Vec<Host>,
+    /// The token in the Secret: its life and its hash.
+    pub token: Option<(Life, TokenHash)>,
+    /// Why the last fetch failed, if it did.
+    pub failure: Option<TokenError>,
+    /// Why its hosts cannot be told.
+    pub hosts_error: Option<HostsError>,
+}
+
+/// The selected namespaces after a reconciliation.
+#[derive(Clone, Debug, Default)]
+pub struct NamespaceReport {
+    /// How many are selected.
+    pub selected: usize,
+    /// How many hold the Secret as desired.
+    pub synced: usize,
+    /// The others of which something is to be said.
+    pub failures: Vec<NamespaceFailure>,
+    /// How many Secrets were written.
+    pub written: usize,
+}
+
+/// What happened to one `EcrCredential`.
+#[derive(Clone, Debug)]
+pub enum Course {
+    /// Nothing is done until someone changes something.
+    Halted(Halt),
+    /// Nothing is done because the spec says so.
+    Suspended,
+    /// The normal course.
+    Ran {
+        /// One for each registry of the spec.
+        registries: Vec<RegistryReport>,
+        /// The namespaces.
+        namespaces: NamespaceReport,
+        /// When the tokens are next replaced.
+        next_refresh_at: Option<Timestamp>,
+        /// When time alone changes something.
+        look_again: Option<Timestamp>,
+        /// The refresh request that is now served.
+        handled_refresh_request: Option<String>,
+    },
+}
+
+/// A Kubernetes Event to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Whether it is a warning.
+    pub warning: bool,
+    /// The reason.
+    pub reason: Reason,
+    /// What happened.
+    pub message: String,
+}
+
+/// What is said, and when to come back.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The new status.
+    pub status: EcrCredentialStatus,
+    /// The Events.
+    pub notes: Vec<Note>,
+    /// How long to wait if nothing else happens.
+    pub requeue_after: Duration,
+}
+
+struct Verdict {
+    ready: (bool, Reason, String),
+    reconciling: Option<(Reason, String)>,
+    stalled: Option<(Reason, String)>,
+}
+
+/// Draws the conclusion.
+pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Option<i64>, now: Timestamp) -> Outcome {
+    let verdict = judge(&course, now);
+    let mut status = EcrCredentialStatus { observed_generation: generation, ..previous.clone() };
+    let mut look_again = None;
+    if let Course::Ran { registries, namespaces, next_refresh_at, look_again: at, handled_refresh_request } = course {
+        look_again = at;
+        let lives = || registries.iter().filter_map(|r| r.token.as_ref()).map(|(life, _)| *life);
+        status.expires_at = lives().map(|l| l.expires_at).min();
+        status.refreshed_at = lives().map(|l| l.issued_at).max();
+        status.next_refresh_at = next_refresh_at;
+        status.handled_refresh_request = handled_refresh_request;
+        status.registries = registries.into_iter().map(registry_status).collect();
+        status.namespaces = Some(counts(&namespaces));
+        status.failures = namespaces.failures;
+        status.failures.sort_by(|a, b| a.namespace.cmp(&b.namespace));
+        status.failures.truncate(MAX_FAILURES);
+    }
+    status.conditions = conditions(&verdict, &previous.conditions, generation, now);
+    let notes = notes(&verdict, previous, &status);
+    let wait = look_again.map_or(LONGEST_WAIT, |at| until(now, at));
+    Outcome { status, notes, requeue_after: wait.clamp(SHORTEST_WAIT, LONGEST_WAIT) }
+}
+
+fn judge(course: &Course, now: Timestamp) -> Verdict {
+    match course {
+        Course::Halted(halt) => Verdict {
+            ready: (false, halt.reason, halt.message.clone()),
+            reconciling: None,
+            stalled: Some((halt.reason, halt.message.clone())),
+        },
+        Course::Suspended => Verdict {
+            ready: (false, Reason::Suspended, "spec.suspend is true: nothing is refreshed".to_owned()),
+            reconciling: None,
+            stalled: None,
+        },
+        Course::Ran { registries, namespaces, .. } => ran(registries, namespaces, now),
+    }
+}
+
+fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timestamp) -> Verdict {
+    let dead = registries.iter().find(|r| !r.token.as_ref().is_some_and(|(life, _)| life.is_valid(now)));
+    let failing = registries.iter().find_map(|r| r.failure.as_ref());
+    let unresolved = registries.iter().find_map(|r| r.hosts_error.as_ref());
+    let missing = namespaces.selected.saturating_sub(namespaces.synced);
+    let ready = if let Some(registry) = dead {
+        let (reason, why) = match &registry.failure {
+            Some(error) => (error.reason(), error.to_string()),
+            None if registry.token.is_some() => (Reason::TokenExpired, "its password has expired".to_owned()),
+            None => (Reason::FetchingToken, "its first password is being fetched".to_owned()),
+        };
+        (false, reason, format!("registry in {}: {why}", registry.region))
+    } else if let Some(error) = unresolved {
+        (false, Reason::InvalidSpec, error.to_string())
+    } else if missing > 0 {
+        let first = namespaces.failures.iter().min_by(|a, b| a.namespace.cmp(&b.namespace));
+        let detail = first.map(|f| format!("; the first: {}: {}: {}", f.namespace, f.reason, f.message));
+        let message =
+            format!("{missing} of {} namespaces lack the Secret{}", namespaces.selected, detail.unwrap_or_default());
+        (false, Reason::NamespacesFailed, message)
+    } else if namespaces.selected == 0 {
+        (true, Reason::NoNamespaces, "no namespace is selected".to_owned())
+    } else {
+        (true, Reason::Synced, "every selected namespace holds a valid password for every registry".to_owned())
+    };
+    let reconciling = match failing {
+        Some(error) => Some((error.reason(), format!("trying again: {error}"))),
+        None if !ready.0 => Some((ready.1, ready.2.clone())),
+        None => None,
+    };
+    Verdict { ready, reconciling, stalled: None }
+}
+
+fn registry_status(report: RegistryReport) -> RegistryStatus {
+    let (life, hash) = report.token.map_or((None, None), |(life, hash)| (Some(life), Some(hash)));
+    let (reason, message) = match (&report.failure, &report.hosts_error, &life) {
+        (Some(error), ..) => (error.reason(), Some(error.to_string())),
+        (None, Some(error), _) => (Reason::InvalidSpec, Some(error.to_string())),
+        (None, None, Some(_)) => (Reason::Synced, None),
+        (None, None, None) => (Reason::FetchingToken, None),
+    };
+    RegistryStatus {
+        hosts: report.hosts.iter().map(ToString::to_string).collect(),
+        region: Some(report.region.to_string()),
+        issued_at: life.map(|l| l.issued_at),
+        expires_at: life.map(|l| l.expires_at),
+        token_hash: hash.map(|h| h.as_str().to_owned()),
+        reason: Some(reason.as_str().to_owned()),
+        message,
+    }
+}
+
+fn counts(report: &NamespaceReport) -> NamespaceCounts {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    NamespaceCounts {
+        selected: number(report.selected),
+        synced: number(report.synced),
+        failed: number(report.failures.len()),
+        summary: format!("{}/{}", report.synced, report.selected),
+    }
+}
+
+fn conditions(verdict: &Verdict, previous: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+    let (ready, reason, message) = &verdict.ready;
+    let optional = |type_: &'static str, state: &Option<(Reason, String)>| {
+        let (reason, message) = state.clone().unwrap_or((Reason::Synced, String::new()));
+        (type_, state.is_some(), reason, message)
+    };
+    let wanted = [
+        (condition::READY, *ready, *reason, message.clone()),
+        optional(condition::RECONCILING, &verdict.reconciling),
+        optional(condition::STALLED, &verdict.stalled),
+    ];
+    wanted.into_iter().map(|c| with_transition(c, previous, generation, now)).collect()
+}
+
+/// The transition time moves with the status alone, as the API conventions say.
+fn with_transition(
+    (type_, holds, reason, message): (&str, bool, Reason, String),
+    previous: &[Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Condition {
+    let status = if holds { "True" } else { "False" };
+    let since =
+        previous.iter().find(|c| c.type_ == type_ && c.status == status).map(|c| c.last_transition_time.clone());
+    Condition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: reason.as_str().to_owned(),
+        message,
+        observed_generation: generation,
+        last_transition_time: since.unwrap_or_else(|| Time(Timestamp::from_second(now.as_second()).unwrap_or(now))),
+    }
+}
+
+/// Events tell changes, not states: one when the passwords are new, one when the readiness or what hinders it changes.
+fn notes(verdict: &Verdict, previous: &EcrCredentialStatus, status: &EcrCredentialStatus) -> Vec<Note> {
+    let mut notes = Vec::new();
+    if status.refreshed_at.is_some() && status.refreshed_at > previous.refreshed_at {
+        let expiry = status.expires_at.map(|at| format!(", valid until {at}")).unwrap_or_default();
+        notes.push(Note { warning: false, reason: Reason::Refreshed, message: format!("new passwords{expiry}") });
+    }
+    let before = |type_: &str| {
+        previous.conditions.iter().find(|c| c.type_ == type_).map(|c| (c.status.as_str(), c.reason.as_str()))
+    };
+    let (ready, reason, message) = &verdict.ready;
+    let holds = if *ready { "True" } else { "False" };
+    if before(condition::READY) != Some((holds, reason.as_str())) && *reason != Reason::FetchingToken {
+        notes.push(Note { warning: !ready && *reason != Reason::Suspended, reason: *reason, message: message.clone() });
+    }
+    if let (true, Some((reason, message))) = (*ready, &verdict.reconciling)
+        && before(condition::RECONCILING) != Some(("True", reason.as_str()))
+    {
+        notes.push(Note { warning: true, reason: *reason, message: message.clone() });
+    }
+    notes
+}

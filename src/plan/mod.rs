@@ -1,0 +1,314 @@
+//! What should be true: the spec as checked values, without a client, a clock or a token.
+
+pub mod refresh;
+pub mod schedule;
+pub mod targets;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::api::registry::{AccountId, Host, NameError, Region};
+use crate::api::status::Reason;
+use crate::api::{ConflictPolicy, DeletionPolicy, EcrCredentialSpec, HostVariant, PrivateRegistry, Registry};
+use targets::{Selection, SelectionError};
+
+/// The most ids in one `registryIds` (ECR API Reference, GetAuthorizationToken: 1 to 10).
+const REGISTRY_IDS_PER_CALL: usize = 10;
+
+/// The uid of an object, shared between everything that names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uid(pub Arc<str>);
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whose AWS identity fetches a token.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Identity {
+    /// The operator's own, found by the AWS SDK's default chain.
+    Operator,
+}
+
+/// Which API issues a token, and for what.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Service {
+    /// Private ECR in a region. `registry_ids` is empty unless the spec asks to send them.
+    Private {
+        /// The region whose API is called.
+        region: Region,
+        /// What is sent as `registryIds`: at most 10.
+        registry_ids: Vec<AccountId>,
+    },
+    /// ECR Public.
+    Public,
+}
+
+/// Everything that distinguishes one token from another; the key of the token cache.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenKey {
+    /// Whose identity fetches it.
+    pub identity: Identity,
+    /// Which API issues it.
+    pub service: Service,
+}
+
+impl TokenKey {
+    /// The region whose API issues the token.
+    pub fn region(&self) -> Region {
+        match &self.service {
+            Service::Private { region, .. } => region.clone(),
+            Service::Public => Region::public(),
+        }
+    }
+}
+
+/// The hosts that one registry entry writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hosts {
+    /// Known beforehand: each host with the account that it belongs to, if it is an account's own.
+    Named(Vec<(Host, Option<AccountId>)>),
+    /// The caller's own account, known only from the API's answer.
+    Callers {
+        /// The region of the hosts.
+        region: Region,
+        /// The families of hosts.
+        variants: Vec<HostVariant>,
+        /// Further hosts.
+        extra: Vec<Host>,
+    },
+}
+
+impl Hosts {
+    /// The hosts, given the account that the API's answer names.
+    ///
+    /// # Errors
+    /// The partition lacks a variant; the account is needed and unknown.
+    pub fn resolve(&self, caller: Option<&AccountId>) -> Result<Vec<(Host, Option<AccountId>)>, HostsError> {
+        match self {
+            Self::Named(hosts) => Ok(hosts.clone()),
+            Self::Callers { region, variants, extra } => {
+                let account = caller.ok_or(HostsError::UnknownCaller)?;
+                let mut hosts = Vec::with_capacity(variants.len() + extra.len());
+                for variant in variants {
+                    hosts.push((region.registry_host(account, *variant)?, Some(account.clone())));
+                }
+                hosts.extend(extra.iter().map(|h| (h.clone(), None)));
+                Ok(hosts)
+            }
+        }
+    }
+}
+
+/// Why the hosts of a registry cannot be told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HostsError {
+    /// The answer had no `proxyEndpoint` of an ECR registry.
+    #[error("the answer of ECR names no account: set accountIds")]
+    UnknownCaller,
+    /// The partition has no such hosts.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+/// One registry entry of the spec, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistryPlan {
+    /// The tokens it needs: one, or one for each ten account ids when these are sent.
+    pub keys: Vec<TokenKey>,
+    /// The hosts it writes.
+    pub hosts: Hosts,
+    /// Whether its entries are removed once expired: an expired entry breaks pulls that work anonymously.
+    pub anonymous_works: bool,
+}
+
+impl RegistryPlan {
+    /// The region whose API issues its tokens.
+    pub fn region(&self) -> Region {
+        self.keys.first().map_or_else(Region::public, TokenKey::region)
+    }
+}
+
+/// The spec as checked values.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// One for each of `spec.registries`, in the same order.
+    pub registries: Vec<RegistryPlan>,
+    /// The Secret's name in each namespace.
+    pub secret_name: Arc<str>,
+    /// What happens to Secrets that are not ours.
+    pub conflict_policy: ConflictPolicy,
+    /// Whether the garbage collector removes the Secrets with the `EcrCredential`.
+    pub deletion_policy: DeletionPolicy,
+    /// When passwords are replaced.
+    pub refresh: schedule::RefreshPolicy,
+}
+
+impl Plan {
+    /// The tokens that all registries need, each once.
+    pub fn keys(&self) -> BTreeSet<&TokenKey> {
+        self.registries.iter().flat_map(|r| &r.keys).collect()
+    }
+}
+
+/// What the operator was started with, as far as plans depend on it.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The operator's own region, for entries without one.
+    pub region: Option<Region>,
+    /// The Secret names that may be written; `None` for any.
+    pub secret_names: Option<BTreeSet<Arc<str>>>,
+    /// The namespaces that may be written; `None` for any.
+    pub namespaces: Option<BTreeSet<Arc<str>>>,
+}
+
+/// Why nothing is done for an `EcrCredential` until somebody changes it or the installation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Halt {
+    /// The reason for the conditions.
+    pub reason: Reason,
+    /// What is wrong and what to change.
+    pub message: String,
+}
+
+impl Halt {
+    fn invalid(message: impl fmt::Display) -> Self {
+        Self { reason: Reason::InvalidSpec, message: message.to_string() }
+    }
+}
+
+impl From<NameError> for Halt {
+    fn from(error: NameError) -> Self {
+        Self::invalid(error)
+    }
+}
+
+impl From<SelectionError> for Halt {
+    fn from(error: SelectionError) -> Self {
+        Self::invalid(error)
+    }
+}
+
+/// Checks a spec against what the operator may do.
+///
+/// # Errors
+/// A [`Halt`] whose message says what to change. The CRD's rules refuse nearly all of these before they get here; an
+/// object stored under older rules, or a limit of the installation, does not pass through them.
+pub fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Plan, Halt> {
+    if let Some(allowed) = &limits.secret_names
+        && !allowed.contains(spec.secret.name.as_str())
+    {
+        let names: Vec<&str> = allowed.iter().map(AsRef::as_ref).collect();
+        let message = format!(
+            "the operator may not write Secrets named {:?}, only {}: use an allowed name, or add this one to the chart's secretNames",
+            spec.secret.name,
+            names.join(", ")
+        );
+        return Err(Halt { reason: Reason::SecretNameNotAllowed, message });
+    }
+    Selection::parse(&spec.namespaces)?;
+    let registries: Vec<RegistryPlan> =
+        spec.registries.iter().map(|r| registry_plan(r, limits.region.as_ref())).collect::<Result<_, _>>()?;
+    refuse_ambiguous_hosts(&registries)?;
+    let refresh = schedule::RefreshPolicy {
+        at_percent: spec.refresh.at_percent.clamp(10, 90),
+        max_age: parse_max_age(&spec.refresh.max_age)?,
+    };
+    Ok(Plan {
+        registries,
+        secret_name: spec.secret.name.as_str().into(),
+        conflict_policy: spec.secret.conflict_policy,
+        deletion_policy: spec.secret.deletion_policy,
+        refresh,
+    })
+}
+
+fn registry_plan(registry: &Registry, own_region: Option<&Region>) -> Result<RegistryPlan, Halt> {
+    match (&registry.private, &registry.public) {
+        (Some(private), None) => private_plan(private, own_region),
+        (None, Some(_)) => Ok(RegistryPlan {
+            keys: vec![TokenKey { identity: Identity::Operator, service: Service::Public }],
+            hosts: Hosts::Named(vec![(Host::public(), None)]),
+            anonymous_works: true,
+        }),
+        _ => Err(Halt::invalid("each of spec.registries needs exactly one of private and public")),
+    }
+}
+
+fn private_plan(private: &PrivateRegistry, own_region: Option<&Region>) -> Result<RegistryPlan, Halt> {
+    let region = match (&private.region, own_region) {
+        (Some(region), _) => Region::parse(region)?,
+        (None, Some(own)) => own.clone(),
+        (None, None) => {
+            let message =
+                "a private registry names no region and the operator has none: set region, or the chart's aws.region";
+            return Err(Halt { reason: Reason::NoRegion, message: message.to_owned() });
+        }
+    };
+    let accounts: Vec<AccountId> =
+        private.account_ids.iter().map(|id| AccountId::parse(id)).collect::<Result<_, _>>()?;
+    let extra: Vec<Host> = private.extra_hosts.iter().map(|h| Host::parse(h)).collect::<Result<_, _>>()?;
+    let chunks: Vec<Vec<AccountId>> = if private.request_registry_ids && !accounts.is_empty() {
+        accounts.chunks(REGISTRY_IDS_PER_CALL).map(<[AccountId]>::to_vec).collect()
+    } else {
+        vec![Vec::new()]
+    };
+    let keys = chunks
+        .into_iter()
+        .map(|registry_ids| TokenKey {
+            identity: Identity::Operator,
+            service: Service::Private { region: region.clone(), registry_ids },
+        })
+        .collect();
+    let hosts = if accounts.is_empty() {
+        // A variant that the partition lacks is the user's mistake, and known before any token is.
+        for variant in &private.host_variants {
+            region.registry_host(&AccountId::parse("000000000000")?, *variant)?;
+        }
+        Hosts::Callers { region, variants: private.host_variants.clone(), extra }
+    } else {
+        let mut hosts = Vec::new();
+        for account in &accounts {
+            for variant in &private.host_variants {
+                hosts.push((region.registry_host(account, *variant)?, Some(account.clone())));
+            }
+        }
+        hosts.extend(extra.into_iter().map(|h| (h, None)));
+        Hosts::Named(hosts)
+    };
+    Ok(RegistryPlan { keys, hosts, anonymous_works: false })
+}
+
+/// A host that two entries would fill with different passwords has no right content.
+fn refuse_ambiguous_hosts(registries: &[RegistryPlan]) -> Result<(), Halt> {
+    let mut seen: std::collections::BTreeMap<&Host, &RegistryPlan> = std::collections::BTreeMap::new();
+    for registry in registries {
+        let hosts: Vec<&Host> = match &registry.hosts {
+            Hosts::Named(hosts) => hosts.iter().map(|(h, _)| h).collect(),
+            Hosts::Callers { extra, .. } => extra.iter().collect(),
+        };
+        for host in hosts {
+            if let Some(other) = seen.insert(host, registry)
+                && other.keys != registry.keys
+            {
+                return Err(Halt::invalid(format!(
+                    "two of spec.registries write the host {host} with different passwords: name it in one of them"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads a duration such as `6h` or `1h30m`; the CRD allows from 1m to 12h.
+fn parse_max_age(text: &str) -> Result<Duration, Halt> {
+    let parsed: Option<kube::core::Duration> = text.parse().ok();
+    match parsed.map(Duration::from) {
+        Some(age) if !age.is_zero() => Ok(age),
+        _ => Err(Halt::invalid(format!("refresh.maxAge {text:?} is not a duration such as 6h or 90m"))),
+    }
+}

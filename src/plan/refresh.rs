@@ -1,0 +1,224 @@
+//! Which tokens to fetch now, when to publish what was fetched, and when to look again.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::TokenKey;
+use super::schedule::{Life, RefreshPolicy};
+
+/// A cached token this young counts as new, though another may live longer, in seconds.
+const JUST_FETCHED: i64 = 60;
+
+/// What is held for one token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// The life of the token in our Secrets.
+    pub published: Option<Life>,
+    /// The life of the newest token in memory, perhaps fetched for another `EcrCredential`.
+    pub cached: Option<Life>,
+    /// Whether a fetch is under way.
+    pub in_flight: bool,
+    /// When a failed fetch may be tried again.
+    pub retry_at: Option<Timestamp>,
+}
+
+/// A refresh on demand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Demand {
+    /// Tokens issued before this are too old.
+    pub since: Timestamp,
+    /// Whether it has not been tried yet, so that it goes ahead of the wait after a failure.
+    pub first: bool,
+}
+
+/// What to do about the tokens of one `EcrCredential`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Tokens to fetch now.
+    pub fetch: Vec<TokenKey>,
+    /// Tokens whose cached form replaces the published one. Empty while any fetch is under way, so that tokens renewed
+    /// together reach each Secret in one write.
+    pub publish: Vec<TokenKey>,
+    /// A token that no Secret holds yet is being fetched.
+    pub incomplete: bool,
+    /// Every token is as new as it should be.
+    pub fresh: bool,
+    /// When time alone changes the answer.
+    pub look_again: Option<Timestamp>,
+}
+
+/// Decides for all tokens of one `EcrCredential`.
+pub fn step(
+    policy: &RefreshPolicy,
+    seed: &str,
+    now: Timestamp,
+    demand: Option<Demand>,
+    held: &BTreeMap<TokenKey, Held>,
+) -> Step {
+    let current = |life: Life| {
+        life.is_valid(now) && now < policy.due_at(life, seed) && demand.is_none_or(|d| life.issued_at >= d.since)
+    };
+    // A token new to the Secret must not shorten its recorded expiry: an older one from memory is fetched anew.
+    let floor = held.values().filter_map(|h| h.published).filter(|l| l.is_valid(now)).map(|l| l.expires_at).min();
+    let acceptable = |h: &Held, life: Life| {
+        let newer = h.published.is_none_or(|p| life.issued_at > p.issued_at);
+        let long_enough =
+            floor.is_none_or(|f| life.expires_at >= f) || now.duration_since(life.issued_at).as_secs() < JUST_FETCHED;
+        newer && long_enough && current(life)
+    };
+    let due = held.values().any(|h| !h.published.is_some_and(current));
+    let mut step = Step { fetch: Vec::new(), publish: Vec::new(), incomplete: false, fresh: true, look_again: None };
+    let mut pending = false;
+    for (key, h) in held {
+        let wanted = match h.published {
+            Some(life) => !current(life) || (due && policy.due_together(life, seed, now)),
+            None => true,
+        };
+        if !wanted {
+            continue;
+        }
+        if h.cached.is_some_and(|life| acceptable(h, life)) {
+            step.publish.push(key.clone());
+            continue;
+        }
+        step.fresh &= h.published.is_some_and(current);
+        let waiting = h.retry_at.filter(|at| *at > now && !demand.is_some_and(|d| d.first));
+        match (h.in_flight, waiting) {
+            (true, _) => pending = true,
+            (false, Some(at)) => sooner(&mut step.look_again, at),
+            (false, None) => {
+                pending = true;
+                step.fetch.push(key.clone());
+            }
+        }
+        if (h.in_flight || waiting.is_none()) && !h.published.is_some_and(|l| l.is_valid(now)) {
+            step.incomplete = true;
+        }
+    }
+    if pending {
+        step.publish.clear();
+        step.fresh = false;
+    }
+    look_again(&mut step, policy, seed, now, held);
+    step
+}
+
+/// Times at which a published token is due or expires.
+fn look_again(step: &mut Step, policy: &RefreshPolicy, seed: &str, now: Timestamp, held: &BTreeMap<TokenKey, Held>) {
+    for (key, h) in held {
+        let life = if step.publish.contains(key) { h.cached } else { h.published };
+        let Some(life) = life else { continue };
+        for at in [policy.due_at(life, seed), life.expires_at] {
+            if at > now {
+                sooner(&mut step.look_again, at);
+            }
+        }
+    }
+}
+
+fn sooner(slot: &mut Option<Timestamp>, at: Timestamp) {
+    *slot = Some(slot.map_or(at, |old| old.min(at)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::registry::Region;
+    use crate::plan::{Identity, Service};
+    use std::time::Duration;
+
+    const HOUR: i64 = 3600;
+    const POLICY: RefreshPolicy = RefreshPolicy { at_percent: 50, max_age: Duration::from_secs(6 * 3600) };
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn life(issued: i64) -> Option<Life> {
+        Some(Life { issued_at: at(issued), expires_at: at(issued + 12 * HOUR) })
+    }
+
+    fn key(region: &str) -> TokenKey {
+        let service = Service::Private { region: Region::parse(region).unwrap(), registry_ids: Vec::new() };
+        TokenKey { identity: Identity::Operator, service }
+    }
+
+    fn decide(now: i64, demand: Option<Demand>, held: &[(&str, Held)]) -> Step {
+        let held = held.iter().map(|(region, h)| (key(region), *h)).collect();
+        step(&POLICY, "seed", at(now), demand, &held)
+    }
+
+    #[test]
+    fn a_first_token_is_fetched_and_nothing_published_until_it_is_there() {
+        let step = decide(0, None, &[("eu-west-1", Held::default())]);
+        assert_eq!(step.fetch, [key("eu-west-1")]);
+        assert!(step.incomplete && step.publish.is_empty());
+        let step = decide(1, None, &[("eu-west-1", Held { cached: life(1), ..Held::default() })]);
+        assert!(step.fetch.is_empty() && !step.incomplete && step.fresh);
+        assert_eq!(step.publish, [key("eu-west-1")]);
+    }
+
+    #[test]
+    fn a_fresh_token_needs_nothing_until_it_is_due() {
+        let step = decide(HOUR, None, &[("eu-west-1", Held { published: life(0), ..Held::default() })]);
+        assert!(step.fetch.is_empty() && step.publish.is_empty() && step.fresh);
+        assert!(step.look_again.unwrap() >= at(20_520) && step.look_again.unwrap() <= at(6 * HOUR));
+    }
+
+    #[test]
+    fn a_token_fetched_for_another_saves_the_call() {
+        let held = Held { published: life(0), cached: life(5 * HOUR), ..Held::default() };
+        let step = decide(6 * HOUR, None, &[("eu-west-1", held)]);
+        assert!(step.fetch.is_empty());
+        assert_eq!(step.publish, [key("eu-west-1")]);
+    }
+
+    #[test]
+    fn an_unneeded_newer_token_is_left_alone() {
+        let held = Held { published: life(0), cached: life(HOUR), ..Held::default() };
+        let step = decide(2 * HOUR, None, &[("eu-west-1", held)]);
+        assert!(step.fetch.is_empty() && step.publish.is_empty(), "one write for each refresh");
+    }
+
+    #[test]
+    fn tokens_near_their_time_are_renewed_together_and_published_in_one_write() {
+        let old = Held { published: life(0), ..Held::default() };
+        let younger = Held { published: life(HOUR), ..Held::default() };
+        let young = Held { published: life(5 * HOUR), ..Held::default() };
+        let step = decide(6 * HOUR, None, &[("eu-west-1", old), ("eu-west-2", younger), ("eu-west-3", young)]);
+        assert_eq!(step.fetch, [key("eu-west-1"), key("eu-west-2")]);
+        let one_back = Held { cached: life(6 * HOUR), ..old };
+        let other_under_way = Held { in_flight: true, ..younger };
+        let step = decide(6 * HOUR + 1, None, &[("eu-west-1", one_back), ("eu-west-2", other_under_way)]);
+        assert!(step.publish.is_empty(), "waits for the one under way");
+        let other_failed = Held { retry_at: Some(at(6 * HOUR + 30)), ..younger };
+        let step = decide(6 * HOUR + 1, None, &[("eu-west-1", one_back), ("eu-west-2", other_failed)]);
+        assert_eq!(step.publish, [key("eu-west-1")], "a failure holds nobody up");
+        assert_eq!(step.look_again, Some(at(6 * HOUR + 30)));
+    }
+
+    #[test]
+    fn after_a_failure_nothing_is_fetched_before_the_wait_is_over() {
+        let held = Held { published: life(0), retry_at: Some(at(6 * HOUR + 10)), ..Held::default() };
+        assert!(decide(6 * HOUR, None, &[("eu-west-1", held)]).fetch.is_empty());
+        assert_eq!(decide(6 * HOUR + 10, None, &[("eu-west-1", held)]).fetch.len(), 1);
+    }
+
+    #[test]
+    fn a_demand_goes_ahead_of_the_wait_once() {
+        let held = Held { published: life(0), retry_at: Some(at(HOUR + 100)), ..Held::default() };
+        let demand = |first| Some(Demand { since: at(HOUR), first });
+        assert_eq!(decide(HOUR, demand(true), &[("eu-west-1", held)]).fetch.len(), 1);
+        let step = decide(HOUR, demand(false), &[("eu-west-1", held)]);
+        assert!(step.fetch.is_empty() && !step.fresh);
+    }
+
+    #[test]
+    fn a_registry_new_to_the_spec_does_not_shorten_the_expiry() {
+        let published = Held { published: life(5 * HOUR), ..Held::default() };
+        let new = Held { cached: life(HOUR), ..Held::default() };
+        let step = decide(6 * HOUR, None, &[("eu-west-1", published), ("eu-west-2", new)]);
+        assert_eq!(step.fetch, [key("eu-west-2")]);
+    }
+}

@@ -1,0 +1,145 @@
+//! When to refresh and when to try again, as functions of times that are passed in.
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use sha2::{Digest, Sha256};
+
+/// The jitter around the refresh time, in percent of the age at refresh to either side.
+const JITTER_PERCENT: f64 = 5.0;
+
+/// How close to its own refresh time a token is refreshed along with another that is due, as a part of its age at refresh.
+/// Tokens of one Secret that drift apart by less are renewed in one write.
+const TOGETHER: f64 = 0.75;
+
+/// When passwords are replaced, from the spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefreshPolicy {
+    /// At which part of a token's life, 10 to 90 percent.
+    pub at_percent: u8,
+    /// The longest a token is kept.
+    pub max_age: Duration,
+}
+
+/// The life of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// When it was issued, by our clock.
+    pub issued_at: Timestamp,
+    /// When it expires, as AWS says.
+    pub expires_at: Timestamp,
+}
+
+impl Life {
+    /// Whether the token is still accepted at `now`.
+    pub fn is_valid(&self, now: Timestamp) -> bool {
+        now < self.expires_at
+    }
+}
+
+impl RefreshPolicy {
+    /// When a token is due: at its part of the life with jitter, or at the greatest age, whichever is first. The same
+    /// `seed` gives the same jitter, so that a restart does not move the time.
+    pub fn due_at(&self, life: Life, seed: &str) -> Timestamp {
+        later(life.issued_at, self.age_at_refresh(life, seed))
+    }
+
+    /// Whether a token is near enough to its own refresh to be renewed together with another that is due now.
+    pub fn due_together(&self, life: Life, seed: &str, now: Timestamp) -> bool {
+        now >= later(life.issued_at, self.age_at_refresh(life, seed).mul_f64(TOGETHER))
+    }
+
+    fn age_at_refresh(&self, life: Life, seed: &str) -> Duration {
+        let span = Duration::try_from(life.expires_at.duration_since(life.issued_at)).unwrap_or_default();
+        let factor = 1.0 + (2.0 * unit(seed) - 1.0) * JITTER_PERCENT / 100.0;
+        let part = span.mul_f64(f64::from(self.at_percent) / 100.0 * factor);
+        part.min(self.max_age)
+    }
+}
+
+/// How long to wait between tries: from `initial`, doubling, to `max`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// The wait after the first failure.
+    pub initial: Duration,
+    /// The longest wait.
+    pub max: Duration,
+}
+
+impl RetryPolicy {
+    /// The wait after `failures` failures in a row (1 or more), `scale` times longer for errors that time alone seldom
+    /// mends, less up to a half by jitter from `seed`.
+    pub fn delay(&self, failures: u32, scale: u32, seed: &str) -> Duration {
+        let doubling = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+        let full = self.initial.saturating_mul(scale.max(1)).saturating_mul(doubling.max(1)).min(self.max);
+        full.mul_f64(1.0 - 0.5 * unit(&format!("{seed}/{failures}")))
+    }
+}
+
+/// `at` plus `wait`, or the end of time.
+pub fn later(at: Timestamp, wait: Duration) -> Timestamp {
+    SignedDuration::try_from(wait).ok().and_then(|wait| at.checked_add(wait).ok()).unwrap_or(Timestamp::MAX)
+}
+
+/// The time from `now` until `at`, zero when it is past.
+pub fn until(now: Timestamp, at: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(now)).unwrap_or_default()
+}
+
+/// A number in [0, 1) that depends on `seed` alone.
+fn unit(seed: &str) -> f64 {
+    let digest = Sha256::digest(seed.as_bytes());
+    let number = digest.iter().take(4).fold(0_u32, |n, byte| (n << 8) | u32::from(*byte));
+    f64::from(number) / (f64::from(u32::MAX) + 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    const HOUR: i64 = 3600;
+    const POLICY: RefreshPolicy = RefreshPolicy { at_percent: 50, max_age: Duration::from_secs(6 * 3600) };
+
+    #[test]
+    fn a_token_of_twelve_hours_is_due_near_half_of_its_life_and_never_after_max_age() {
+        let life = Life { issued_at: at(0), expires_at: at(12 * HOUR) };
+        for seed in ["a", "b", "c", "d", "e"] {
+            let due = POLICY.due_at(life, seed).as_second();
+            assert!((20_520..=21_600).contains(&due), "{seed}: {due}");
+        }
+    }
+
+    #[test]
+    fn a_lie_about_the_expiry_does_not_keep_a_token_beyond_max_age() {
+        let life = Life { issued_at: at(0), expires_at: at(10 * 365 * 24 * HOUR) };
+        assert_eq!(POLICY.due_at(life, "x"), at(6 * HOUR));
+    }
+
+    #[test]
+    fn a_token_that_expired_before_it_was_issued_is_due_at_once() {
+        let life = Life { issued_at: at(HOUR), expires_at: at(0) };
+        assert_eq!(POLICY.due_at(life, "x"), at(HOUR));
+    }
+
+    proptest! {
+        #[test]
+        fn a_refresh_is_always_within_the_life(percent in 10_u8..=90, span in 1_i64..=12 * HOUR, seed in "[a-z]{1,8}") {
+            let policy = RefreshPolicy { at_percent: percent, max_age: Duration::from_secs(6 * 3600) };
+            let due = policy.due_at(Life { issued_at: at(0), expires_at: at(span) }, &seed);
+            prop_assert!(due >= at(0) && due < at(span));
+        }
+
+        #[test]
+        fn a_retry_waits_between_half_and_all_of_its_step(failures in 1_u32..100, scale in 1_u32..20, seed in "[a-z]{1,8}") {
+            let policy = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(300) };
+            let delay = policy.delay(failures, scale, &seed);
+            prop_assert!(delay <= policy.max);
+            prop_assert!(delay >= Duration::from_millis(500));
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! Which namespaces are whose: selectors over namespaces as an index, so that an event touches only what it concerns.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::core::{Expression, Selector, SelectorExt};
+use wildmatch::WildMatch;
+
+use super::Uid;
+use crate::api::{LabelRequirement, NamespaceSelection, SelectorOperator};
+
+/// Labels as Kubernetes has them.
+pub type Labels = BTreeMap<String, String>;
+
+/// Why a namespace selection cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SelectionError {
+    /// Neither names nor selector.
+    #[error("spec.namespaces needs names or a selector; all namespaces is names: [\"*\"]")]
+    Empty,
+    /// `In` or `NotIn` without values.
+    #[error("the requirement on {0:?} needs values")]
+    NoValues(String),
+}
+
+/// `spec.namespaces`, ready to match.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    names: Vec<WildMatch>,
+    exclude: Vec<WildMatch>,
+    selector: Option<Selector>,
+}
+
+impl Selection {
+    /// Prepares the globs and the selector.
+    ///
+    /// # Errors
+    /// [`SelectionError`] for a selection that the CRD's rules refuse as well.
+    pub fn parse(spec: &NamespaceSelection) -> Result<Self, SelectionError> {
+        let selector = match &spec.selector {
+            None => None,
+            Some(s) if s.match_labels.is_empty() && s.match_expressions.is_empty() => {
+                return Err(SelectionError::Empty);
+            }
+            Some(s) => {
+                let labels = s.match_labels.iter().map(|(k, v)| Expression::Equal(k.clone(), v.clone()));
+                let mut expressions: Vec<Expression> = labels.collect();
+                for requirement in &s.match_expressions {
+                    expressions.push(expression(requirement)?);
+                }
+                Some(expressions.into_iter().collect())
+            }
+        };
+        if spec.names.is_empty() && selector.is_none() {
+            return Err(SelectionError::Empty);
+        }
+        let globs = |patterns: &[String]| patterns.iter().map(|p| WildMatch::new(p)).collect();
+        Ok(Self { names: globs(&spec.names), exclude: globs(&spec.exclude), selector })
+    }
+
+    /// Whether a namespace is selected.
+    pub fn matches(&self, name: &str, labels: &Labels) -> bool {
+        let wanted = self.names.iter().any(|glob| glob.matches(name))
+            || self.selector.as_ref().is_some_and(|selector| selector.matches(labels));
+        wanted && !self.exclude.iter().any(|glob| glob.matches(name))
+    }
+}
+
+fn expression(requirement: &LabelRequirement) -> Result<Expression, SelectionError> {
+    let key = requirement.key.clone();
+    let values = || {
+        let values: BTreeSet<String> = requirement.values.iter().cloned().collect();
+        if values.is_empty() { Err(SelectionError::NoValues(requirement.key.clone())) } else { Ok(values) }
+    };
+    Ok(match requirement.operator {
+        SelectorOperator::In => Expression::In(key, values()?),
+        SelectorOperator::NotIn => Expression::NotIn(key, values()?),
+        SelectorOperator::Exists => Expression::Exists(key),
+        SelectorOperator::DoesNotExist => Expression::DoesNotExist(key),
+    })
+}
+
+/// An `EcrCredential` as far as its targets depend on it.
+#[derive(Clone, Debug)]
+pub struct Claimant {
+    /// Its name.
+    pub name: Arc<str>,
+    /// When it was created: of two that want the same Secret the older wins.
+    pub created: Timestamp,
+    /// The Secret's name.
+    pub secret_name: Arc<str>,
+    /// The namespaces it wants; `None` when its spec is not usable, so that it wants none but is still alive.
+    pub selection: Option<Selection>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    claimant: Claimant,
+    targets: BTreeSet<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Namespace {
+    labels: Labels,
+    terminating: bool,
+}
+
+/// All namespaces and all `EcrCredentials`, with the targets of each kept up to date.
+#[derive(Debug, Default)]
+pub struct Index {
+    allowed: Option<BTreeSet<Arc<str>>>,
+    namespaces: HashMap<Arc<str>, Namespace>,
+    claimants: HashMap<Uid, Entry>,
+    /// By Secret name and namespace: everyone who wants that Secret, the oldest first.
+    claims: HashMap<Arc<str>, HashMap<Arc<str>, Vec<(Timestamp, Uid)>>>,
+}
+
+impl Index {
+    /// An index that selects only among `allowed` namespaces, or among all for `None`.
+    pub fn new(allowed: Option<BTreeSet<Arc<str>>>) -> Self {
+        Self { allowed, ..Self::default() }
+    }
+
+    /// Takes a namespace as it is now; returns the claimants whose targets, or rank in them, changed.
+    pub fn set_namespace(&mut self, name: &str, labels: Labels, terminating: bool) -> BTreeSet<Uid> {
+        let name: Arc<str> = self.namespaces.get_key_value(name).map_or_else(|| name.into(), |(k, _)| k.clone());
+        let unchanged =
+            self.namespaces.get(&name).is_some_and(|old| old.labels == labels && old.terminating == terminating);
+        if unchanged {
+            return BTreeSet::new();
+        }
+        let namespace = Namespace { labels, terminating };
+        let allowed = self.is_allowed(&name);
+        let (gained, lost): (Vec<Uid>, Vec<Uid>) = self
+            .claimants
+            .iter()
+            .filter_map(|(uid, entry)| {
+                let wants = allowed && wants(&entry.claimant, &name, &namespace);
+                (wants != entry.targets.contains(&name)).then(|| (uid.clone(), wants))
+            })
+            .fold((Vec::new(), Vec::new()), |(mut gained, mut lost), (uid, wants)| {
+                if wants {
+                    gained.push(uid)
+                } else {
+                    lost.push(uid)
+                }
+                (gained, lost)
+            });
+        self.namespaces.insert(name.clone(), namespace);
+        let mut affected = BTreeSet::new();
+        for uid in gained {
+            self.add_claim(&uid, &name, &mut affected);
+        }
+        for uid in lost {
+            self.remove_claim(&uid, &name, &mut affected);
+        }
+        affected
+    }
+
+    /// Forgets a namespace that is gone.
+    pub fn remove_namespace(&mut self, name: &str) -> BTreeSet<Uid> {
+        let affected = self.set_namespace(name, Labels::new(), true);
+        self.namespaces.remove(name);
+        affected
+    }
+
+    /// The names of all namespaces known.
+    pub fn namespace_names(&self) -> Vec<Arc<str>> {
+        self.namespaces.keys().cloned().collect()
+    }
+
+    /// A namespace's name as it is shared in memory, if it is known.
+    pub fn namespace_name(&self, name: &str) -> Option<Arc<str>> {
+        self.namespaces.get_key_value(name).map(|(key, _)| key.clone())
+    }
+
+    /// Takes an `EcrCredential` as it is now; returns the claimants whose targets, or rank in them, changed.
+    pub fn set_claimant(&mut self, uid: &Uid, claimant: Claimant) -> BTreeSet<Uid> {
+        let mut affected = self.remove_claimant(uid);
+        let targets: BTreeSet<Arc<str>> = self
+            .namespaces
+            .iter()
+            .filter(|(name, namespace)| self.is_allowed(name) && wants(&claimant, name, namespace))
+            .map(|(name, _)| name.clone())
+            .collect();
+        self.claimants.insert(uid.clone(), Entry { claimant, targets: BTreeSet::new() });
+        for name in targets {
+            self.add_claim(uid, &name, &mut affected);
+        }
+        affected.insert(uid.clone());
+        affected
+    }
+
+    /// Forgets an `EcrCredential` that is gone or going.
+    pub fn remove_claimant(&mut self, uid: &Uid) -> BTreeSet<Uid> {
+        let mut affected = BTreeSet::new();
+        let targets = self.claimants.get(uid).map(|entry| entry.targets.clone()).unwrap_or_default();
+        for name in targets {
+            self.remove_claim(uid, &name, &mut affected);
+        }
+        self.claimants.remove(uid);
+        affected.remove(uid);
+        affected
+    }
+
+    /// Whether an `EcrCredential` with this uid exists.
+    pub fn is_alive(&self, uid: &Uid) -> bool {
+        self.claimants.contains_key(uid)
+    }
+
+    /// The name of an `EcrCredential`.
+    pub fn claimant_name(&self, uid: &Uid) -> Option<Arc<str>> {
+        self.claimants.get(uid).map(|entry| entry.claimant.name.clone())
+    }
+
+    /// The uids of all `EcrCredentials`.
+    pub fn claimants(&self) -> Vec<Uid> {
+        self.claimants.keys().cloned().collect()
+    }
+
+    /// The namespaces that an `EcrCredential` selects, in order.
+    pub fn targets<'a>(&'a self, uid: &Uid) -> impl Iterator<Item = &'a Arc<str>> + use<'a> {
+        self.claimants.get(uid).into_iter().flat_map(|entry| &entry.targets)
+    }
+
+    /// Who is entitled to a Secret: the oldest `EcrCredential` that wants it.
+    pub fn winner(&self, secret_name: &str, namespace: &str) -> Option<&Uid> {
+        self.claims.get(secret_name)?.get(namespace)?.first().map(|(_, uid)| uid)
+    }
+
+    /// Everyone who wants a Secret, the oldest first.
+    pub fn claims(&self, secret_name: &str, namespace: &str) -> Vec<Uid> {
+        let claims = self.claims.get(secret_name).and_then(|by_namespace| by_namespace.get(namespace));
+        claims.into_iter().flatten().map(|(_, uid)| uid.clone()).collect()
+    }
+
+    /// Whether Secrets may be touched in a namespace: it exists, is allowed, and is not terminating.
+    pub fn is_open(&self, namespace: &str) -> bool {
+        self.is_allowed(namespace) && self.namespaces.get(namespace).is_some_and(|n| !n.terminating)
+    }
+
+    fn is_allowed(&self, namespace: &str) -> bool {
+        self.allowed.as_ref().is_none_or(|allowed| allowed.contains(namespace))
+    }
+
+    fn add_claim(&mut self, uid: &Uid, namespace: &Arc<str>, affected: &mut BTreeSet<Uid>) {
+        let Some(entry) = self.claimants.get_mut(uid) else { return };
+        entry.targets.insert(namespace.clone());
+        let by_namespace = self.claims.entry(entry.claimant.secret_name.clone()).or_default();
+        let claims = by_namespace.entry(namespace.clone()).or_default();
+        claims.push((entry.claimant.created, uid.clone()));
+        claims.sort();
+        affected.extend(claims.iter().map(|(_, uid)| uid.clone()));
+    }
+
+    fn remove_claim(&mut self, uid: &Uid, namespace: &Arc<str>, affected: &mut BTreeSet<Uid>) {
+        affected.insert(uid.clone());
+        let Some(entry) = self.claimants.get_mut(uid) else { return };
+        entry.targets.remove(namespace);
+        let Some(by_namespace) = self.claims.get_mut(&entry.claimant.secret_name) else { return };
+        let Some(claims) = by_namespace.get_mut(namespace) else { return };
+        claims.retain(|(_, other)| other != uid);
+        affected.extend(claims.iter().map(|(_, uid)| uid.clone()));
+        if claims.is_empty() {
+            by_namespace.remove(namespace);
+        }
+    }
+}
+
+fn wants(claimant: &Claimant, name: &str, namespace: &Namespace) -> bool {
+    !namespace.terminating && claimant.selection.as_ref().is_some_and(|s| s.matches(name, &namespace.labels))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::NamespaceSelector;
+
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    fn selection(names: &[&str], selector: Option<NamespaceSelector>, exclude: &[&str]) -> NamespaceSelection {
+        let owned = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
+        NamespaceSelection { names: owned(names), selector, exclude: owned(exclude) }
+    }
+
+    fn by_label(key: &str, value: &str) -> Option<NamespaceSelector> {
+        Some(NamespaceSelector { match_labels: labels(&[(key, value)]), match_expressions: Vec::new() })
+    }
+
+    fn claimant(second: i64, spec: &NamespaceSelection) -> Claimant {
+        Claimant {
+            name: format!("c{second}").into(),
+            created: Timestamp::from_second(second).unwrap(),
+            secret_name: "pull".into(),
+            selection: Some(Selection::parse(spec).unwrap()),
+        }
+    }
+
+    fn uid(text: &str) -> Uid {
+        Uid(text.into())
+    }
+
+    #[test]
+    fn a_namespace_is_selected_by_name_or_label_unless_excluded() {
+        let spec = selection(&["payments", "team-*", "a?c"], by_label("pull", "ecr"), &["kube-*", "team-secret"]);
+        let selection = Selection::parse(&spec).unwrap();
+        let table = [
+            ("payments", labels(&[]), true),
+            ("payments2", labels(&[]), false),
+            ("team-a", labels(&[]), true),
+            ("team-secret", labels(&[("pull", "ecr")]), false),
+            ("abc", labels(&[]), true),
+            ("abbc", labels(&[]), false),
+            ("other", labels(&[("pull", "ecr")]), true),
+            ("other", labels(&[("pull", "no")]), false),
+            ("kube-system", labels(&[("pull", "ecr")]), false),
+        ];
+        for (name, labels, expected) in table {
+            assert_eq!(selection.matches(name, &labels), expected, "{name} {labels:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_selection_selects_nothing_and_says_so() {
+        for spec in [selection(&[], None, &[]), selection(&[], Some(NamespaceSelector::default()), &[])] {
+            assert_eq!(Selection::parse(&spec).unwrap_err(), SelectionError::Empty);
+        }
+    }
+
+    #[test]
+    fn the_older_of_two_wins_and_the_other_inherits() {
+        let mut index = Index::default();
+        index.set_namespace("a", labels(&[]), false);
+        let spec = selection(&["*"], None, &[]);
+        index.set_claimant(&uid("young"), claimant(20, &spec));
+        assert_eq!(index.winner("pull", "a"), Some(&uid("young")));
+        let affected = index.set_claimant(&uid("old"), claimant(10, &spec));
+        assert_eq!(affected, BTreeSet::from([uid("old"), uid("young")]));
+        assert_eq!(index.winner("pull", "a"), Some(&uid("old")));
+        assert_eq!(index.remove_claimant(&uid("old")), BTreeSet::from([uid("young")]));
+        assert_eq!(index.winner("pull", "a"), Some(&uid("young")));
+    }
+
+    #[test]
+    fn labels_gained_and_lost_move_the_target_and_nothing_else() {
+        let mut index = Index::default();
+        index.set_claimant(&uid("x"), claimant(1, &selection(&[], by_label("pull", "ecr"), &[])));
+        index.set_claimant(&uid("y"), claimant(2, &selection(&["other"], None, &[])));
+        assert!(index.set_namespace("a", labels(&[]), false).is_empty());
+        assert_eq!(index.set_namespace("a", labels(&[("pull", "ecr")]), false), BTreeSet::from([uid("x")]));
+        assert_eq!(index.targets(&uid("x")).count(), 1);
+        assert!(
+            index.set_namespace("a", labels(&[("pull", "ecr")]), false).is_empty(),
+            "an unchanged namespace is no news"
+        );
+        assert_eq!(index.set_namespace("a", labels(&[("pull", "ecr")]), true), BTreeSet::from([uid("x")]));
+        assert_eq!(index.targets(&uid("x")).count(), 0, "a terminating namespace is never a target");
+        assert!(!index.is_open("a"));
+    }
+
+    #[test]
+    fn only_allowed_namespaces_are_targets() {
+        let mut index = Index::new(Some(BTreeSet::from(["a".into()])));
+        index.set_claimant(&uid("x"), claimant(1, &selection(&["*"], None, &[])));
+        index.set_namespace("a", labels(&[]), false);
+        index.set_namespace("b", labels(&[]), false);
+        assert_eq!(index.targets(&uid("x")).map(AsRef::as_ref).collect::<Vec<&str>>(), ["a"]);
+    }
+}

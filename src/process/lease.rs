@@ -1,0 +1,212 @@
+//! Leader election on a `coordination.k8s.io` Lease: only the holder writes, and it knows when it no longer may.
+//!
+//! The rules are those of client-go's leaderelection: the lease of another is over when it has not changed for its whole
+//! duration by our own monotonic clock (clocks of different machines are never compared), and the holder gives up before
+//! others may take over.
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, PostParams};
+use kube::{Client, ResourceExt};
+use tokio::time::Instant;
+
+use super::fence::Fence;
+
+/// Which Lease, and how long it holds.
+#[derive(Clone, Debug)]
+pub struct LeaseSettings {
+    /// The Lease's namespace.
+    pub namespace: String,
+    /// The Lease's name.
+    pub name: String,
+    /// Who we are; unique to this process.
+    pub identity: String,
+    /// How long others wait without a sign of life before they take over. The holder stops writing after two thirds.
+    pub duration: Duration,
+}
+
+impl LeaseSettings {
+    /// How long after a renewal was sent the holder may write.
+    fn hold(&self) -> Duration {
+        self.duration.mul_f64(2.0 / 3.0)
+    }
+
+    /// The time between renewals, and between looks at another's lease.
+    fn period(&self) -> Duration {
+        self.duration.mul_f64(2.0 / 15.0)
+    }
+}
+
+/// A lease that is held, or was.
+pub struct Leadership {
+    api: Api<Lease>,
+    settings: LeaseSettings,
+    fence: Fence,
+    lease: Lease,
+    held_until: Instant,
+}
+
+/// What was seen of the Lease, and when it last changed by our clock.
+struct Observed {
+    version: Option<String>,
+    since: Instant,
+}
+
+/// Waits until the lease is ours. Never fails: what hinders it is logged when it changes.
+pub async fn acquire(client: Client, settings: LeaseSettings, fence: Fence) -> Leadership {
+    let api: Api<Lease> = Api::namespaced(client, &settings.namespace);
+    let mut observed = Observed { version: None, since: Instant::now() };
+    let mut last_error = String::new();
+    loop {
+        let sent = Instant::now();
+        match try_acquire(&api, &settings, &mut observed).await {
+            Ok(Some(lease)) => {
+                let held_until = sent + settings.hold();
+                fence.hold_until(held_until);
+                tracing::info!(identity = settings.identity, "became the leader");
+                return Leadership { api, settings, fence, lease, held_until };
+            }
+            Ok(None) => {
+                last_error.clear();
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if text != last_error {
+                    tracing::warn!(
+                        lease = settings.name,
+                        namespace = settings.namespace,
+                        error = text,
+                        "the lease could not be read or taken: trying again"
+                    );
+                    last_error = text;
+                }
+            }
+        }
+        tokio::time::sleep(settings.period()).await;
+    }
+}
+
+async fn try_acquire(
+    api: &Api<Lease>,
+    settings: &LeaseSettings,
+    observed: &mut Observed,
+) -> Result<Option<Lease>, kube::Error> {
+    let Some(lease) = limited(settings, api.get_opt(&settings.name)).await? else {
+        let fresh = Lease {
+            metadata: ObjectMeta { name: Some(settings.name.clone()), ..ObjectMeta::default() },
+            spec: Some(claim(settings, None, Timestamp::now())),
+        };
+        return lost_race(limited(settings, api.create(&PostParams::default(), &fresh)).await);
+    };
+    if lease.resource_version() != observed.version {
+        *observed = Observed { version: lease.resource_version(), since: Instant::now() };
+    }
+    let spec = lease.spec.clone().unwrap_or_default();
+    let holder = spec.holder_identity.as_deref().unwrap_or_default();
+    let theirs =
+        spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).map_or(settings.duration, Duration::from_secs);
+    let over = observed.since.elapsed() >= theirs;
+    if !holder.is_empty() && holder != settings.identity && !over {
+        return Ok(None);
+    }
+    let taken = Lease { spec: Some(claim(settings, Some(&spec), Timestamp::now())), ..lease };
+    lost_race(limited(settings, api.replace(&settings.name, &PostParams::default(), &taken)).await)
+}
+
+/// Losing a race for the lease is no error.
+fn lost_race(result: Result<Lease, kube::Error>) -> Result<Option<Lease>, kube::Error> {
+    match result {
+        Ok(lease) => Ok(Some(lease)),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn limited<T>(
+    settings: &LeaseSettings,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
+    let timeout = || kube::Error::Service("the API server did not answer in time".into());
+    tokio::time::timeout(settings.period().max(Duration::from_secs(1)), call).await.unwrap_or_else(|_| Err(timeout()))
+}
+
+fn claim(settings: &LeaseSettings, previous: Option<&LeaseSpec>, now: Timestamp) -> LeaseSpec {
+    let same = previous.is_some_and(|p| p.holder_identity.as_deref() == Some(&settings.identity));
+    let transitions = previous.and_then(|p| p.lease_transitions).unwrap_or_default();
+    LeaseSpec {
+        holder_identity: Some(settings.identity.clone()),
+        lease_duration_seconds: i32::try_from(settings.duration.as_secs().max(1)).ok(),
+        acquire_time: previous.filter(|_| same).and_then(|p| p.acquire_time.clone()).or(Some(MicroTime(now))),
+        renew_time: Some(MicroTime(now)),
+        lease_transitions: Some(if same || previous.is_none() { transitions } else { transitions.saturating_add(1) }),
+        ..LeaseSpec::default()
+    }
+}
+
+impl Leadership {
+    /// Renews the lease until it is lost: taken by another, or not renewed in time. Returns why.
+    pub async fn keep(&mut self) -> String {
+        loop {
+            tokio::time::sleep(self.settings.period()).await;
+            let sent = Instant::now();
+            if sent >= self.held_until {
+                self.fence.close();
+                return "the lease could not be renewed in time".to_owned();
+            }
+            let mut next = self.lease.clone();
+            next.spec = Some(claim(&self.settings, self.lease.spec.as_ref(), Timestamp::now()));
+            match limited(&self.settings, self.api.replace(&self.settings.name, &PostParams::default(), &next)).await {
+                Ok(lease) => {
+                    self.lease = lease;
+                    self.held_until = sent + self.settings.hold();
+                    self.fence.hold_until(self.held_until);
+                }
+                Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {
+                    if let Some(why) = self.look().await {
+                        self.fence.close();
+                        return why;
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "the lease could not be renewed: trying again"),
+            }
+        }
+    }
+
+    /// After a conflict: somebody else holds the lease, or only changed something about it. Returns why it is lost.
+    async fn look(&mut self) -> Option<String> {
+        match limited(&self.settings, self.api.get_opt(&self.settings.name)).await {
+            Ok(Some(lease)) => {
+                let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
+                if holder != self.settings.identity {
+                    return Some(format!("the lease was taken by {holder:?}"));
+                }
+                self.lease = lease;
+                None
+            }
+            Ok(None) => Some("the lease was deleted".to_owned()),
+            Err(_) => None,
+        }
+    }
+
+    /// Gives the lease back, so that the next leader need not wait for it to run out.
+    pub async fn release(self) {
+        let mut next = self.lease.clone();
+        if let Some(spec) = &mut next.spec {
+            spec.holder_identity = None;
+            spec.lease_duration_seconds = Some(1);
+            spec.renew_time = Some(MicroTime(Timestamp::now()));
+        }
+        let result =
+            limited(&self.settings, self.api.replace(&self.settings.name, &PostParams::default(), &next)).await;
+        self.fence.close();
+        match result {
+            Ok(_) => tracing::info!("the lease was released"),
+            Err(error) => {
+                tracing::warn!(%error, "the lease could not be released: the next leader waits for it to run out")
+            }
+        }
+    }
+}

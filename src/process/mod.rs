@@ -1,0 +1,6 @@
+//! The machine room: lease, HTTP, logs and metrics. It knows nothing of ECR.
+
+pub mod fence;
+pub mod http;
+pub mod lease;
+pub mod telemetry;

@@ -1,0 +1,138 @@
+//! What happened, as metrics and log lines: the one place that turns results into words with bounded labels.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use parking_lot::Mutex;
+
+use crate::api::EcrCredentialStatus;
+use crate::api::status::condition;
+use crate::apply::{WriteError, Written};
+use crate::controller::error::Error;
+use crate::plan::{Service, TokenKey, Uid};
+use crate::process::telemetry::{CallLabels, Metrics, ResultLabels, StateLabels, TokenLabels, WriteLabels};
+use crate::secret::Verdict;
+use crate::token::cache::Fetched;
+
+/// Keeps the metrics.
+pub struct Reporter {
+    metrics: Metrics,
+    statuses: Mutex<HashMap<Uid, Summary>>,
+}
+
+/// What the metrics need of a status.
+#[derive(Clone, Copy, Debug, Default)]
+struct Summary {
+    selected: i64,
+    synced: i64,
+    failed: i64,
+    ready: bool,
+    stalled: bool,
+    expires_at: Option<Timestamp>,
+}
+
+impl Reporter {
+    /// Reports into these metrics.
+    pub fn new(metrics: Metrics) -> Self {
+        Self { metrics, statuses: Mutex::default() }
+    }
+
+    /// A call of GetAuthorizationToken has ended.
+    pub fn fetched(&self, fetched: &Fetched) {
+        let (service, region) = (service(&fetched.key), fetched.key.region().to_string());
+        match &fetched.result {
+            Ok(expires_at) => {
+                tracing::info!(service, region, %expires_at, "fetched a token");
+                self.metrics.aws_requests.get_or_create(&CallLabels { service, result: "success" }).inc();
+                let labels = TokenLabels { service, region };
+                self.metrics.token_expiry.get_or_create(&labels).set(expires_at.as_second());
+                self.metrics.token_refresh.get_or_create(&labels).set(Timestamp::now().as_second());
+            }
+            Err(error) => {
+                let result = error.reason().as_str();
+                tracing::warn!(service, region, reason = result, %error, "no token: trying again");
+                self.metrics.aws_requests.get_or_create(&CallLabels { service, result }).inc();
+            }
+        }
+    }
+
+    /// A write of a Secret has ended.
+    pub fn wrote(&self, verdict: &Verdict, result: &Result<Written, WriteError>) {
+        let operation = match verdict {
+            Verdict::Create => "create",
+            Verdict::Update(_) => "update",
+            Verdict::Delete(_) => "delete",
+            Verdict::Keep | Verdict::Wait | Verdict::Refuse(..) => return,
+        };
+        let result = match result {
+            Ok(_) => "success",
+            Err(WriteError::Stale) => "stale",
+            Err(WriteError::NamespaceGone) => "namespace_gone",
+            Err(WriteError::Unchangeable(reason, _) | WriteError::Refused(reason, _)) => reason.as_str(),
+        };
+        self.metrics.secret_writes.get_or_create(&WriteLabels { operation, result }).inc();
+    }
+
+    /// A reconciliation has ended.
+    pub fn reconciled(&self, took: Duration, error: Option<&Error>) {
+        let result = error.map_or("success", Error::category);
+        self.metrics.reconciles.get_or_create(&ResultLabels { result }).observe(took.as_secs_f64());
+    }
+
+    /// An `EcrCredential` has a status.
+    pub fn concluded(&self, uid: &Uid, status: &EcrCredentialStatus) {
+        let holds = |type_: &str| status.conditions.iter().any(|c| c.type_ == type_ && c.status == "True");
+        let counts = status.namespaces.clone().unwrap_or_default();
+        let summary = Summary {
+            selected: i64::from(counts.selected),
+            synced: i64::from(counts.synced),
+            failed: i64::from(counts.failed),
+            ready: holds(condition::READY),
+            stalled: holds(condition::STALLED),
+            expires_at: status.expires_at,
+        };
+        self.statuses.lock().insert(uid.clone(), summary);
+        self.publish();
+    }
+
+    /// An `EcrCredential` is gone.
+    pub fn forget(&self, uid: &Uid) {
+        self.statuses.lock().remove(uid);
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let statuses = self.statuses.lock();
+        let sum = |number: fn(&Summary) -> i64| statuses.values().map(number).sum::<i64>();
+        let (selected, synced, failed) = (sum(|s| s.selected), sum(|s| s.synced), sum(|s| s.failed));
+        let ready = sum(|s| i64::from(s.ready));
+        let stalled = sum(|s| i64::from(s.stalled));
+        let not_ready = i64::try_from(statuses.len()).unwrap_or(i64::MAX).saturating_sub(ready).saturating_sub(stalled);
+        let earliest = statuses.values().filter_map(|s| s.expires_at).min();
+        drop(statuses);
+        let set = |family: &prometheus_client::metrics::family::Family<
+            StateLabels,
+            prometheus_client::metrics::gauge::Gauge,
+        >,
+                   state,
+                   value| {
+            family.get_or_create(&StateLabels { state }).set(value);
+        };
+        let pending = selected.saturating_sub(synced).saturating_sub(failed);
+        for (state, value) in [("synced", synced), ("failed", failed), ("pending", pending)] {
+            set(&self.metrics.namespaces, state, value);
+        }
+        for (state, value) in [("ready", ready), ("not_ready", not_ready), ("stalled", stalled)] {
+            set(&self.metrics.credentials, state, value);
+        }
+        self.metrics.earliest_expiry.set(earliest.map_or(0, Timestamp::as_second));
+    }
+}
+
+fn service(key: &TokenKey) -> &'static str {
+    match key.service {
+        Service::Private { .. } => "ecr",
+        Service::Public => "ecr-public",
+    }
+}

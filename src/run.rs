@@ -1,0 +1,309 @@
+//! The wiring of `run`: which part gets what, in which order they start, and how they end.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::runtime::reflector;
+use kube::{Client, Config};
+use prometheus_client::registry::Registry;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::registry::Region;
+use crate::apply::Writer;
+use crate::cli::{RunArgs, host_name, identity_hints};
+use crate::controller::events::Events;
+use crate::controller::watches::{self, SecretScope};
+use crate::controller::world::World;
+use crate::controller::{self, Context, Memories, Shared};
+use crate::plan::Limits;
+use crate::plan::schedule::RetryPolicy;
+use crate::plan::targets::Index;
+use crate::process::fence::Fence;
+use crate::process::http::{self, Readiness};
+use crate::process::lease::{self, Leadership, LeaseSettings};
+use crate::process::telemetry::{self, Metrics};
+use crate::report::Reporter;
+use crate::token::cache::{CacheSettings, Tokens};
+use crate::token::ecr::Ecr;
+use crate::token::identity::{self, AwsSettings};
+
+/// The longest that one write to the API server may take.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why the process ends other than by request. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The runtime could not be started.
+    #[error("the runtime could not be started: {0}")]
+    Runtime(#[source] std::io::Error),
+    /// The log filter is wrong.
+    #[error("{0}")]
+    Logs(String),
+    /// No cluster was found.
+    #[error("no Kubernetes cluster: run inside a cluster, or set KUBECONFIG: {0}")]
+    NoCluster(String),
+    /// No region was found.
+    #[error("no AWS region: set --aws-region, the variable AWS_REGION, or the chart's aws.region")]
+    NoRegion,
+    /// The region cannot be one.
+    #[error("the AWS region is wrong: {0}")]
+    BadRegion(#[source] crate::api::registry::NameError),
+    /// The HTTP address cannot be opened.
+    #[error("cannot serve HTTP on {address}: {error}: choose another --http-address")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The lease was lost, and with it the right to write.
+    #[error("no longer the leader, ending so that nothing is written by two: {0}")]
+    LeaseLost(String),
+    /// The CRD could not be printed.
+    #[error("the CRD could not be printed: {0}")]
+    Crd(String),
+}
+
+/// Writes an error to standard error for people, where logging may not have started.
+pub fn say(error: &RunError) {
+    // Nothing is left to be done when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "ecr-credential-operator: {error}");
+}
+
+/// Runs the controller until SIGTERM, SIGINT, or the loss of the lease.
+///
+/// # Errors
+/// [`RunError`].
+pub fn run(args: RunArgs) -> Result<(), RunError> {
+    telemetry::start_logs(&args.log, args.log_format).map_err(RunError::Logs)?;
+    // One provider for the process: with two in the binary rustls would panic instead of choosing.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(RunError::Runtime)?;
+    let result = runtime.block_on(Process::start(args));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+struct Process {
+    args: RunArgs,
+    stop: CancellationToken,
+    readiness: Readiness,
+    metrics: Metrics,
+}
+
+impl Process {
+    async fn start(args: RunArgs) -> Result<(), RunError> {
+        let stop = CancellationToken::new();
+        stop_on_signal(stop.clone())?;
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        metrics.started.set(Timestamp::now().as_duration().as_secs_f64());
+        let config = Config::infer().await.map_err(|error| RunError::NoCluster(error.to_string()))?;
+        let readiness = Readiness::default();
+        let listener = http::listen(args.http_address)
+            .await
+            .map_err(|error| RunError::Listen { address: args.http_address, error })?;
+        let http =
+            tokio::spawn(http::serve(listener, readiness.clone(), Arc::new(registry), stop.clone().cancelled_owned()));
+        let process = Self { args, stop: stop.clone(), readiness, metrics };
+        let result = process.work(config).await;
+        stop.cancel();
+        let _ = http.await;
+        result
+    }
+
+    async fn work(&self, config: Config) -> Result<(), RunError> {
+        let namespace = self.args.lease_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let fence = if self.args.no_leader_election { Fence::open() } else { Fence::default() };
+        let cluster = |error: kube::Error| RunError::NoCluster(error.to_string());
+        // The lease itself must be written before we hold it; all else goes through the fence.
+        let plain = Client::try_from(config.clone()).map_err(cluster)?;
+        let client = kube::client::ClientBuilder::try_from(config).map_err(cluster)?.with_layer(&fence).build();
+        let (ctx, store, queue) = self.assemble(&client).await?;
+        self.become_ready(&ctx);
+        let leadership = match self.lead(plain, namespace, fence).await {
+            Some(leadership) => leadership,
+            None => return Ok(()),
+        };
+        let mut listed = ctx.shared.listed();
+        let scopes = self.scopes().len();
+        tokio::select! {
+            _ = listed.wait_for(|listed| listed.is_complete(scopes)) => {}
+            () = self.stop.cancelled() => {}
+        }
+        self.metrics.leader.set(1);
+        let work = controller::run(ctx, store, controller::queue(queue, self.stop.clone().cancelled_owned()));
+        let result = self.until_the_end(work, leadership).await;
+        self.metrics.leader.set(0);
+        result
+    }
+
+    /// Works until stopped or deposed; then ends what is under way within the grace period, and gives the lease back.
+    async fn until_the_end(
+        &self,
+        work: impl Future<Output = ()>,
+        mut leadership: Option<Leadership>,
+    ) -> Result<(), RunError> {
+        let mut work = std::pin::pin!(work);
+        let lost = async {
+            match &mut leadership {
+                Some(leadership) => leadership.keep().await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut lost = Box::pin(lost);
+        tokio::select! {
+            () = &mut work => {}
+            why = &mut lost => return Err(RunError::LeaseLost(why)),
+            () = self.stop.cancelled() => {
+                tracing::info!("stopping");
+                tokio::select! {
+                    () = &mut work => {}
+                    why = &mut lost => return Err(RunError::LeaseLost(why)),
+                    () = tokio::time::sleep(self.args.grace_period) => tracing::warn!("not all work ended within the grace period"),
+                }
+            }
+        }
+        drop(lost);
+        if let Some(leadership) = leadership {
+            leadership.release().await;
+        }
+        Ok(())
+    }
+
+    /// Waits for the lease; none when the process is stopped before.
+    async fn lead(&self, client: Client, namespace: String, fence: Fence) -> Option<Option<Leadership>> {
+        if self.args.no_leader_election {
+            return Some(None);
+        }
+        let nanos = Timestamp::now().as_nanosecond();
+        let replica = self.args.replica_name.clone().unwrap_or_else(host_name);
+        let settings = LeaseSettings {
+            namespace,
+            name: self.args.lease_name.clone(),
+            // A restarted container is another process: it must not take the lease of its predecessor for its own.
+            identity: format!("{replica}_{}_{nanos}", std::process::id()),
+            duration: self.args.lease_duration,
+        };
+        tokio::select! {
+            leadership = lease::acquire(client, settings, fence) => Some(Some(leadership)),
+            () = self.stop.cancelled() => None,
+        }
+    }
+
+    fn become_ready(&self, ctx: &Arc<Context>) {
+        let (mut listed, readiness, scopes) = (ctx.shared.listed(), self.readiness.clone(), self.scopes().len());
+        tokio::spawn(async move {
+            if listed.wait_for(|listed| listed.is_complete(scopes)).await.is_ok() {
+                readiness.set();
+            }
+        });
+    }
+
+    /// Makes the parts and starts the watches, which every replica keeps so that a new leader begins at once.
+    async fn assemble(
+        &self,
+        client: &Client,
+    ) -> Result<
+        (
+            Arc<Context>,
+            reflector::Store<crate::api::EcrCredential>,
+            tokio::sync::mpsc::UnboundedReceiver<crate::plan::Uid>,
+        ),
+        RunError,
+    > {
+        let args = &self.args;
+        let settings = AwsSettings {
+            region: args.aws_region.clone().filter(|region| !region.is_empty()),
+            timeout: args.aws_timeout,
+            identity_hints: identity_hints(),
+        };
+        let identity = identity::load(&settings).await;
+        let region = identity.config.region().map(|region| region.as_ref().to_owned()).ok_or(RunError::NoRegion)?;
+        let region = Region::parse(&region).map_err(RunError::BadRegion)?;
+        let limits =
+            Limits { region: Some(region), secret_names: args.allowed_names(), namespaces: args.allowed_namespaces() };
+        let retry = RetryPolicy { initial: args.retry_initial, max: args.retry_max };
+        let (send, queue) = unbounded_channel();
+        let reporter = Arc::new(Reporter::new(self.metrics.clone()));
+        let cache = CacheSettings { retry, min_life: args.minimum_token_life, now: Timestamp::now };
+        let seen = reporter.clone();
+        let tokens = Arc::new(Tokens::new(Arc::new(Ecr::new(identity)), cache, send.clone(), move |f| seen.fetched(f)));
+        let memories = Memories::default();
+        let (gone, forget, unused) = (reporter.clone(), memories.clone(), tokens.clone());
+        let world = World::new(Index::new(limits.namespaces.clone()));
+        let shared = Arc::new(Shared::new(world, send, move |uid| {
+            gone.forget(uid);
+            forget.forget(uid);
+            unused.retain(&forget.published_keys());
+        }));
+        let (wrote, concluded, reconciled) = (reporter.clone(), reporter.clone(), reporter);
+        let ctx = Arc::new(Context {
+            shared: shared.clone(),
+            tokens,
+            writer: Writer::new(client.clone(), usize::from(args.concurrency), WRITE_TIMEOUT),
+            events: Events::new(
+                client.clone(),
+                "ecr-credential-operator",
+                &args.replica_name.clone().unwrap_or_else(host_name),
+            ),
+            limits,
+            retry,
+            concurrency: usize::from(args.concurrency),
+            now: Timestamp::now,
+            wrote: Box::new(move |verdict, result| wrote.wrote(verdict, result)),
+            concluded: Box::new(move |uid, status| concluded.concluded(uid, status)),
+            reconciled: Box::new(move |took, error| reconciled.reconciled(took, error)),
+            stop: self.stop.clone(),
+            memories,
+        });
+        let (store, writer) = reflector::store();
+        self.spawn(watches::credentials(client.clone(), args.credential_selector.clone(), shared.clone(), writer));
+        self.spawn(watches::namespaces(client.clone(), shared.clone()));
+        for scope in self.scopes() {
+            self.spawn(watches::secrets(client.clone(), scope, shared.clone()));
+        }
+        Ok((ctx, store, queue))
+    }
+
+    /// One watch of Secrets for each allowed name in each allowed namespace: no wider than the rights.
+    fn scopes(&self) -> Vec<SecretScope> {
+        let all = |set: Option<std::collections::BTreeSet<Arc<str>>>| match set {
+            Some(set) => set.into_iter().map(Some).collect(),
+            None => vec![None],
+        };
+        let namespaces: Vec<Option<Arc<str>>> = all(self.args.allowed_namespaces());
+        let names: Vec<Option<Arc<str>>> = all(self.args.allowed_names());
+        let pairs = namespaces.iter().flat_map(|namespace| names.iter().map(move |name| (name, namespace)));
+        pairs.map(|(name, namespace)| SecretScope { name: name.clone(), namespace: namespace.clone() }).collect()
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = work => {}
+                () = stop.cancelled() => {}
+            }
+        })
+    }
+}
+
+fn stop_on_signal(stop: CancellationToken) -> Result<(), RunError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Runtime)?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    Ok(())
+}

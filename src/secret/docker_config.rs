@@ -1,0 +1,141 @@
+//! The bytes of `.dockerconfigjson`: the same entries always give the same bytes.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::api::registry::Host;
+use crate::token::{Auth, hex};
+
+/// The key in the Secret's data, which its type demands.
+pub const DATA_KEY: &str = ".dockerconfigjson";
+
+/// Logins by host. Keys are bare hosts: kubelet would strip a scheme, docker and helm would not find it.
+pub type Entries = BTreeMap<Host, Auth>;
+
+#[derive(Serialize)]
+struct Config<'a> {
+    auths: BTreeMap<&'a str, Entry<'a>>,
+}
+
+#[derive(Serialize)]
+struct Entry<'a> {
+    auth: &'a str,
+}
+
+/// A rendered docker config. Its `Debug` shows nothing of it.
+#[derive(Clone, Debug)]
+pub struct DockerConfig {
+    base64: SecretString,
+    hash: String,
+    bytes: usize,
+}
+
+impl DockerConfig {
+    /// Renders entries as JSON with sorted keys and no spaces.
+    ///
+    /// # Errors
+    /// Only if serde fails, which strings do not make it do.
+    pub fn render(entries: &Entries) -> Result<Self, serde_json::Error> {
+        let auths = entries.iter().map(|(host, auth)| (host.as_str(), Entry { auth: auth.expose() })).collect();
+        let json = Zeroizing::new(serde_json::to_vec(&Config { auths })?);
+        let hash = format!("sha256:{}", hex(&Sha256::digest(&*json)));
+        Ok(Self { base64: SecretString::from(STANDARD.encode(&*json)), hash, bytes: json.len() })
+    }
+
+    /// The value of the data key, base64 as Secrets have it.
+    pub fn expose_base64(&self) -> &str {
+        self.base64.expose_secret()
+    }
+
+    /// `sha256:` and 64 hexadecimal digits over the JSON. The passwords are far too long to be guessed back from it.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// The size of the JSON in bytes; a Secret can hold 1 MiB.
+    pub const fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether it has no bytes, which never happens.
+    pub const fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+}
+
+/// Reads the logins back from the bytes of a Secret; hosts and logins that are not ours by form are left out.
+pub fn parse(json: &[u8]) -> Entries {
+    #[derive(Deserialize)]
+    struct Config {
+        #[serde(default)]
+        auths: BTreeMap<String, Entry>,
+    }
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(default)]
+        auth: String,
+    }
+    let Ok(config) = serde_json::from_slice::<Config>(json) else { return Entries::new() };
+    config
+        .auths
+        .into_iter()
+        .filter_map(|(host, entry)| Some((Host::parse(&host).ok()?, Auth::parse(entry.auth).ok()?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn auth(password: &str) -> Auth {
+        Auth::parse(STANDARD.encode(format!("AWS:{password}"))).unwrap()
+    }
+
+    fn entries(hosts: &[(&str, &str)]) -> Entries {
+        hosts.iter().map(|(host, password)| (Host::parse(host).unwrap(), auth(password))).collect()
+    }
+
+    fn json(config: &DockerConfig) -> String {
+        String::from_utf8(STANDARD.decode(config.expose_base64()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_bytes_are_sorted_and_hold_bare_hosts_and_auth_alone() {
+        let config = DockerConfig::render(&entries(&[("public.ecr.aws", "p"), ("a.example", "q")])).unwrap();
+        assert_eq!(
+            json(&config),
+            r#"{"auths":{"a.example":{"auth":"QVdTOnE="},"public.ecr.aws":{"auth":"QVdTOnA="}}}"#
+        );
+        assert_eq!(config.len(), json(&config).len());
+    }
+
+    #[test]
+    fn debug_output_shows_nothing_of_a_password() {
+        let config = DockerConfig::render(&entries(&[("a.example", "hunter2hunter2")])).unwrap();
+        assert!(!format!("{config:?}").contains(config.expose_base64()));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_rendered_is_read_back(passwords in prop::collection::vec("[ -~]{1,40}", 0..5)) {
+            let hosts: Vec<(String, &String)> = passwords.iter().enumerate().map(|(i, p)| (format!("h{i}.example"), p)).collect();
+            let pairs: Vec<(&str, &str)> = hosts.iter().map(|(h, p)| (h.as_str(), p.as_str())).collect();
+            let before = entries(&pairs);
+            let config = DockerConfig::render(&before).unwrap();
+            let after = parse(json(&config).as_bytes());
+            prop_assert_eq!(DockerConfig::render(&after).unwrap().hash(), config.hash());
+            prop_assert_eq!(after.len(), before.len());
+        }
+
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&bytes);
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! What each Secret should look like, and what has to change in each namespace for that.
+
+pub mod docker_config;
+pub mod ownership;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::api::registry::{AccountId, Host};
+use crate::api::status::Reason;
+use crate::api::{ConflictPolicy, DeletionPolicy};
+use crate::plan::{HostsError, Plan, RegistryPlan, TokenKey, Uid};
+use crate::token::{Auth, Grant, Token};
+use docker_config::{DockerConfig, Entries};
+use ownership::{Footprint, SecretRecord, Standing};
+
+/// The name under which the API server records what we write, and the value of `app.kubernetes.io/managed-by`.
+pub const FIELD_MANAGER: &str = "ecr-credential-operator";
+/// The label that says who manages an object.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// The label with the name of the `EcrCredential`.
+pub const CREDENTIAL: &str = "pullsecrets.dev/credential";
+/// The label with the uid of the `EcrCredential`.
+pub const CREDENTIAL_UID: &str = "pullsecrets.dev/credential-uid";
+/// The annotation with the earliest expiry in the Secret, RFC 3339.
+pub const EXPIRES_AT: &str = "pullsecrets.dev/expires-at";
+/// The annotation with the time of the youngest password in the Secret, RFC 3339.
+pub const REFRESHED_AT: &str = "pullsecrets.dev/refreshed-at";
+/// The annotation with a SHA-256 over the data.
+pub const CONTENT_HASH: &str = "pullsecrets.dev/content-hash";
+
+/// The greatest data of a Secret in bytes (k8s.io/api/core/v1, MaxSecretSize).
+const MAX_SECRET_BYTES: usize = 1024 * 1024;
+
+/// The tokens published by one `EcrCredential`.
+pub type Published = BTreeMap<TokenKey, Arc<Grant>>;
+
+/// The `EcrCredential` as its Secrets name it.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: Uid,
+}
+
+/// One Secret as it should be, alike in every namespace.
+#[derive(Clone, Debug)]
+pub struct Desired {
+    /// Labels, annotations and owner reference; no name.
+    pub metadata: ObjectMeta,
+    /// The data.
+    pub config: DockerConfig,
+    /// How a Secret written so looks in its metadata.
+    pub footprint: Footprint,
+    /// The expiry recorded on it.
+    pub expires_at: Timestamp,
+    /// Whether it has any login: one without is written over an old one, but never created.
+    pub has_entries: bool,
+}
+
+/// Why there is no desired Secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DesiredError {
+    /// More than Kubernetes takes.
+    #[error(
+        "the Secret would have {0} bytes, and Kubernetes allows 1048576: split the accounts and host variants over several EcrCredentials with Secrets of their own"
+    )]
+    TooLarge(usize),
+    /// It cannot be written as JSON.
+    #[error("the Secret cannot be rendered")]
+    Render,
+}
+
+/// The logins of one registry, from the tokens published for it.
+///
+/// # Errors
+/// The hosts cannot be told.
+pub fn registry_entries<'a>(
+    registry: &RegistryPlan,
+    published: &'a Published,
+) -> Result<Vec<(Host, &'a Auth)>, HostsError> {
+    let grants: Vec<&Arc<Grant>> = registry.keys.iter().filter_map(|key| published.get(key)).collect();
+    if grants.len() != registry.keys.len() {
+        return Ok(Vec::new());
+    }
+    let hosts = registry.hosts.resolve(grants.first().and_then(|g| g.caller()))?;
+    Ok(hosts.into_iter().filter_map(|(host, account)| Some((host, &login(&grants, account.as_ref())?.auth))).collect())
+}
+
+/// The token for a host: among several answers the one for the host's account, which each chunk of ids has for its own.
+fn login<'a>(grants: &[&'a Arc<Grant>], account: Option<&AccountId>) -> Option<&'a Token> {
+    let several = grants.len() > 1;
+    grants.iter().find_map(|grant| {
+        let token = grant.token_for(account)?;
+        (!several || account.is_none() || token.account.as_ref() == account).then_some(token)
+    })
+}
+
+/// The Secret that all target namespaces should hold, or `None` while there is no valid token to write.
+///
+/// # Errors
+/// [`DesiredError`] when it cannot be.
+pub fn desired(
+    plan: &Plan,
+    owner: &Owner,
+    template: &crate::api::SecretTemplate,
+    published: &Published,
+    now: Timestamp,
+) -> Result<Option<Desired>, DesiredError> {
+    let mut entries = Entries::new();
+    let (mut alive, mut all) = (Vec::new(), Vec::new());
+    for registry in &plan.registries {
+        let lives: Vec<_> = registry.keys.iter().filter_map(|key| published.get(key)).map(|g| g.life).collect();
+        all.extend(lives.iter().copied());
+        if lives.iter().any(|life| !life.is_valid(now)) {
+            continue;
+        }
+        // Hosts that cannot be told are reported with the registry; the others go on.
+        let logins = registry_entries(registry, published).unwrap_or_default();
+        if !logins.is_empty() {
+            alive.extend(lives);
+            entries.extend(logins.into_iter().map(|(host, auth)| (host, auth.clone())));
+        }
+    }
+    let may_be_empty = plan.registries.iter().any(|r| r.anonymous_works);
+    if entries.is_empty() && !may_be_empty {
+        return Ok(None);
+    }
+    let expires_at = alive.iter().map(|l| l.expires_at).min().or_else(|| all.iter().map(|l| l.expires_at).max());
+    let refreshed_at = all.iter().map(|l| l.issued_at).max();
+    let (Some(expires_at), Some(refreshed_at)) = (expires_at, refreshed_at) else { return Ok(None) };
+    let config = DockerConfig::render(&entries).map_err(|_| DesiredError::Render)?;
+    if config.len() > MAX_SECRET_BYTES {
+        return Err(DesiredError::TooLarge(config.len()));
+    }
+    let metadata = metadata(plan, owner, template, &config, expires_at, refreshed_at);
+    let footprint = Footprint::desired(&metadata);
+    Ok(Some(Desired { metadata, config, footprint, expires_at, has_entries: !entries.is_empty() }))
+}
+
+fn metadata(
+    plan: &Plan,
+    owner: &Owner,
+    template: &crate::api::SecretTemplate,
+    config: &DockerConfig,
+    expires_at: Timestamp,
+    refreshed_at: Timestamp,
+) -> ObjectMeta {
+    let mut labels = template.labels.clone();
+    labels.insert(MANAGED_BY.to_owned(), FIELD_MANAGER.to_owned());
+    labels.insert(CREDENTIAL.to_owned(), owner.name.clone());
+    labels.insert(CREDENTIAL_UID.to_owned(), owner.uid.to_string());
+    let mut annotations = template.annotations.clone();
+    annotations.insert(EXPIRES_AT.to_owned(), expires_at.to_string());
+    annotations.insert(REFRESHED_AT.to_owned(), refreshed_at.to_string());
+    annotations.insert(CONTENT_HASH.to_owned(), config.hash().to_owned());
+    let reference = OwnerReference {
+        api_version: format!("{}/v1alpha1", crate::api::GROUP),
+        kind: "EcrCredential".to_owned(),
+        name: owner.name.clone(),
+        uid: owner.uid.to_string(),
+        controller: Some(true),
+        // Blocking would let one bad namespace hold up the deletion of the EcrCredential.
+        block_owner_deletion: None,
+    };
+    let owned = plan.deletion_policy == DeletionPolicy::Delete;
+    ObjectMeta {
+        labels: Some(labels),
+        annotations: Some(annotations),
+        owner_references: owned.then(|| vec![reference]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// A place where a Secret of ours should be, or is.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The Secret's name.
+    pub name: Arc<str>,
+    /// Whose the Secret there is.
+    pub standing: Standing,
+    /// What this `EcrCredential` may do there.
+    pub claim: Claim,
+}
+
+/// What an `EcrCredential` may do in a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The place is a target and this `EcrCredential` is entitled to it.
+    Wanted,
+    /// The place is a target, but the older `EcrCredential` of this name is entitled to it.
+    Lost(Arc<str>),
+    /// The place is no target any more, and nobody else's.
+    Left,
+    /// The place is no target any more; another `EcrCredential` is entitled to it and will take the Secret over.
+    LeftToAnother,
+}
+
+/// What is to be done in a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The Secret is as desired, or better left as it is.
+    Keep,
+    /// There is nothing to write yet.
+    Wait,
+    /// Create it, unless one has appeared.
+    Create,
+    /// Write over this very state of it. `extra_keys` are taken out of its data.
+    Update(Arc<SecretRecord>),
+    /// Delete this very state of it.
+    Delete(Arc<SecretRecord>),
+    /// Leave it alone and report it.
+    Refuse(Reason, String),
+}
+
+/// Judges one place. `accepted` has footprints that the API server made of the desired one (an admission webhook that
+/// adds to our fields): they count as written, since writing again would give the same.
+pub fn verdict(
+    place: &Place,
+    desired: Option<&Desired>,
+    policy: ConflictPolicy,
+    accepted: &HashSet<Footprint>,
+    now: Timestamp,
+) -> Verdict {
+    match (&place.claim, &place.standing) {
+        (Claim::Left, Standing::Mine(record)) => Verdict::Delete(record.clone()),
+        (Claim::Left | Claim::LeftToAnother, _) => Verdict::Keep,
+        (Claim::Lost(name), _) => Verdict::Refuse(
+            Reason::Conflict,
+            format!(
+                "the older EcrCredential {name} writes the Secret {} here: use another secret.name, or exclude the namespace",
+                place.name
+            ),
+        ),
+        (Claim::Wanted, Standing::Foreign(_)) if policy == ConflictPolicy::Fail => Verdict::Refuse(
+            Reason::SecretNotOwned,
+            format!(
+                "a Secret {} that is not the operator's is there: delete it, use another secret.name, or set conflictPolicy: Adopt",
+                place.name
+            ),
+        ),
+        (Claim::Wanted, standing) => wanted(standing, desired, accepted, now),
+    }
+}
+
+fn wanted(standing: &Standing, desired: Option<&Desired>, accepted: &HashSet<Footprint>, now: Timestamp) -> Verdict {
+    match (standing, desired) {
+        (Standing::Absent, Some(desired)) if desired.has_entries => Verdict::Create,
+        (Standing::Absent, _) => Verdict::Wait,
+        // Without a token nothing is changed: what is there may still be good.
+        (Standing::Mine(record), None) if record.expires_at.is_some_and(|at| at > now) => Verdict::Keep,
+        (_, None) => Verdict::Wait,
+        (Standing::Mine(record), Some(desired)) => {
+            let written = record.footprint == desired.footprint || accepted.contains(&record.footprint);
+            // A later expiry than ours was written by a process that died before it could say so; it is good until then.
+            let newer = record.expires_at.is_some_and(|at| at > desired.expires_at && at > now);
+            if record.extra_keys.is_empty() && (written || newer) {
+                Verdict::Keep
+            } else {
+                Verdict::Update(record.clone())
+            }
+        }
+        (Standing::Orphan(record) | Standing::Others(record) | Standing::Foreign(record), Some(desired)) => {
+            if desired.has_entries { Verdict::Update(record.clone()) } else { Verdict::Wait }
+        }
+    }
+}
+
+/// All records of one Secret name, by namespace.
+pub type Records = HashMap<Arc<str>, Arc<SecretRecord>>;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,384 @@
+//! Whose a Secret is and whether it is as we wrote it, told from its metadata alone.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::docker_config::DATA_KEY;
+use super::{CREDENTIAL_UID, EXPIRES_AT, FIELD_MANAGER, MANAGED_BY};
+use crate::api::GROUP;
+use crate::plan::Uid;
+
+/// What a Secret's fields say about who wrote them, in 16 bytes: two Secrets that we wrote alike have the same.
+///
+/// It covers the fields that our server-side apply owns (`managedFields`), and the values of those in the metadata. When
+/// anyone changes such a field, the API server takes it out of our entry, so the footprint changes with it, though the data
+/// itself is never read.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Footprint([u8; 16]);
+
+impl Footprint {
+    fn of(lines: &BTreeSet<String>) -> Self {
+        let mut hasher = Sha256::new();
+        for line in lines {
+            hasher.update((line.len() as u64).to_be_bytes());
+            hasher.update(line.as_bytes());
+        }
+        let mut short = [0; 16];
+        for (to, from) in short.iter_mut().zip(hasher.finalize()) {
+            *to = from;
+        }
+        Self(short)
+    }
+
+    /// The footprint that a Secret has after we applied this metadata.
+    pub fn desired(metadata: &ObjectMeta) -> Self {
+        let mut lines = BTreeSet::from(["data".to_owned(), "type".to_owned()]);
+        for (key, value) in metadata.labels.iter().flatten() {
+            lines.insert(format!("label {key}={value}"));
+        }
+        for (key, value) in metadata.annotations.iter().flatten() {
+            lines.insert(format!("annotation {key}={value}"));
+        }
+        for owner in metadata.owner_references.iter().flatten() {
+            lines.insert(format!("owner {}", owner.uid));
+        }
+        Self::of(&lines)
+    }
+
+    fn observed(metadata: &ObjectMeta, ours: Option<&Value>) -> Self {
+        let mut lines = BTreeSet::new();
+        if let Some(fields) = ours {
+            let path = |keys: &[&str]| find(fields, keys);
+            if owns_data(fields) {
+                lines.insert("data".to_owned());
+            }
+            if path(&["f:type"]).is_some() {
+                lines.insert("type".to_owned());
+            }
+            for key in field_names(path(&["f:metadata", "f:labels"])) {
+                let value = metadata.labels.as_ref().and_then(|labels| labels.get(key)).map_or("", String::as_str);
+                lines.insert(format!("label {key}={value}"));
+            }
+            for key in field_names(path(&["f:metadata", "f:annotations"])) {
+                let value = metadata.annotations.as_ref().and_then(|a| a.get(key)).map_or("", String::as_str);
+                lines.insert(format!("annotation {key}={value}"));
+            }
+            for owner in metadata.owner_references.iter().flatten() {
+                if path(&["f:metadata", "f:ownerReferences", &format!("k:{{\"uid\":\"{}\"}}", owner.uid)]).is_some() {
+                    lines.insert(format!("owner {}", owner.uid));
+                }
+            }
+        }
+        Self::of(&lines)
+    }
+}
+
+impl fmt::Debug for Footprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&crate::token::hex(&self.0))
+    }
+}
+
+fn find<'a>(fields: &'a Value, path: &[&str]) -> Option<&'a Value> {
+    path.iter().try_fold(fields, |value, key| value.get(key))
+}
+
+fn owns_data(fields: &Value) -> bool {
+    find(fields, &["f:data", &format!("f:{DATA_KEY}")]).is_some()
+}
+
+/// The recorded expiry, if both it and the data that it speaks of are as we wrote them.
+fn own_expiry(metadata: &ObjectMeta, ours: Option<&Value>) -> Option<Timestamp> {
+    let fields = ours.filter(|fields| owns_data(fields))?;
+    find(fields, &["f:metadata", "f:annotations", &format!("f:{EXPIRES_AT}")])?;
+    metadata.annotations.as_ref()?.get(EXPIRES_AT)?.parse().ok()
+}
+
+fn field_names(fields: Option<&Value>) -> impl Iterator<Item = &str> {
+    fields.and_then(Value::as_object).into_iter().flat_map(|map| map.keys()).filter_map(|key| key.strip_prefix("f:"))
+}
+
+/// What we keep of a Secret: a few dozen bytes, and nothing of its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretRecord {
+    /// Its uid.
+    pub uid: Box<str>,
+    /// Its resourceVersion, by which writes are guarded.
+    pub resource_version: Box<str>,
+    /// The uid of the `EcrCredential` that it is marked as belonging to.
+    pub owner: Option<Uid>,
+    /// See [`Footprint`].
+    pub footprint: Footprint,
+    /// The expiry recorded on it, unless somebody else wrote it or the data.
+    pub expires_at: Option<Timestamp>,
+    /// Keys in its data besides the one it should have.
+    pub extra_keys: Box<[String]>,
+}
+
+impl SecretRecord {
+    /// Reads a Secret's metadata; none for metadata without uid and resourceVersion, which no stored object lacks.
+    pub fn read(metadata: &ObjectMeta) -> Option<Self> {
+        let entries = metadata.managed_fields.as_deref().unwrap_or_default();
+        let ours = entries.iter().find(|entry| is_our_apply(entry)).and_then(|e| e.fields_v1.as_ref()).map(|f| &f.0);
+        let mut extra_keys: BTreeSet<String> = BTreeSet::new();
+        for entry in entries {
+            let data = entry.fields_v1.as_ref().and_then(|f| f.0.get("f:data"));
+            extra_keys.extend(field_names(data).filter(|key| *key != DATA_KEY).map(str::to_owned));
+        }
+        Some(Self {
+            uid: metadata.uid.as_deref()?.into(),
+            resource_version: metadata.resource_version.as_deref()?.into(),
+            owner: owner(metadata),
+            footprint: Footprint::observed(metadata, ours),
+            expires_at: own_expiry(metadata, ours),
+            extra_keys: extra_keys.into_iter().collect(),
+        })
+    }
+
+    /// Whether `other` is a later state of the same Secret. The API server's versions are numbers that grow.
+    pub fn is_older_than(&self, other: &Self) -> bool {
+        match (self.resource_version.parse::<u64>(), other.resource_version.parse::<u64>()) {
+            (Ok(mine), Ok(other)) => mine < other,
+            _ => true,
+        }
+    }
+}
+
+fn is_our_apply(entry: &ManagedFieldsEntry) -> bool {
+    entry.manager.as_deref() == Some(FIELD_MANAGER)
+        && entry.operation.as_deref() == Some("Apply")
+        && entry.subresource.is_none()
+}
+
+/// The mark of ownership: our owner reference, or, where it is missing (Retain, or stripped), our pair of labels.
+fn owner(metadata: &ObjectMeta) -> Option<Uid> {
+    let prefix = format!("{GROUP}/");
+    let by_reference = metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|o| o.kind == "EcrCredential" && o.api_version.starts_with(&prefix) && o.controller == Some(true))
+        .map(|o| Uid(o.uid.as_str().into()));
+    let by_label = || {
+        let labels = metadata.labels.as_ref()?;
+        let managed = labels.get(MANAGED_BY).is_some_and(|by| by == FIELD_MANAGER);
+        labels.get(CREDENTIAL_UID).filter(|_| managed).map(|uid| Uid(uid.as_str().into()))
+    };
+    by_reference.or_else(by_label)
+}
+
+/// Whose the Secret in one place is, seen from one `EcrCredential`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// There is no Secret.
+    Absent,
+    /// It is this `EcrCredential`'s.
+    Mine(Arc<SecretRecord>),
+    /// It is ours, and its `EcrCredential` is gone: kept by Retain, or not yet garbage collected.
+    Orphan(Arc<SecretRecord>),
+    /// It is another living `EcrCredential`'s.
+    Others(Arc<SecretRecord>),
+    /// It is not ours.
+    Foreign(Arc<SecretRecord>),
+}
+
+impl Standing {
+    /// Judges a record. `is_alive` tells whether an `EcrCredential` with a uid exists.
+    pub fn of(record: Option<&Arc<SecretRecord>>, me: &Uid, is_alive: impl Fn(&Uid) -> bool) -> Self {
+        let Some(record) = record else { return Self::Absent };
+        let record = record.clone();
+        match &record.owner {
+            Some(owner) if owner == me => Self::Mine(record),
+            Some(owner) if is_alive(owner) => Self::Others(record),
+            Some(_) => Self::Orphan(record),
+            None => Self::Foreign(record),
+        }
+    }
+}
+
+impl Standing {
+    /// The resourceVersion of the Secret there, if there is one.
+    pub fn version(&self) -> Option<Box<str>> {
+        match self {
+            Self::Absent => None,
+            Self::Mine(r) | Self::Orphan(r) | Self::Others(r) | Self::Foreign(r) => Some(r.resource_version.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, OwnerReference};
+    use serde_json::json;
+
+    /// A Secret's metadata as the API server (1.36) shows it after our apply.
+    fn applied() -> ObjectMeta {
+        ObjectMeta {
+            uid: Some("s".to_owned()),
+            resource_version: Some("7".to_owned()),
+            labels: Some(
+                [(MANAGED_BY.to_owned(), FIELD_MANAGER.to_owned()), (CREDENTIAL_UID.to_owned(), "u".to_owned())].into(),
+            ),
+            annotations: Some([(EXPIRES_AT.to_owned(), "2026-01-01T12:00:00Z".to_owned())].into()),
+            owner_references: Some(vec![OwnerReference {
+                api_version: "pullsecrets.dev/v1alpha1".to_owned(),
+                kind: "EcrCredential".to_owned(),
+                name: "x".to_owned(),
+                uid: "u".to_owned(),
+                controller: Some(true),
+                block_owner_deletion: None,
+            }]),
+            managed_fields: Some(vec![ManagedFieldsEntry {
+                manager: Some(FIELD_MANAGER.to_owned()),
+                operation: Some("Apply".to_owned()),
+                fields_v1: Some(FieldsV1(json!({
+                    "f:data": { "f:.dockerconfigjson": {} },
+                    "f:metadata": {
+                        "f:annotations": { "f:pullsecrets.dev/expires-at": {} },
+                        "f:labels": { "f:app.kubernetes.io/managed-by": {}, "f:pullsecrets.dev/credential-uid": {} },
+                        "f:ownerReferences": { "k:{\"uid\":\"u\"}": {} },
+                    },
+                    "f:type": {},
+                }))),
+                ..ManagedFieldsEntry::default()
+            }]),
+            ..ObjectMeta::default()
+        }
+    }
+
+    fn fields(metadata: &mut ObjectMeta) -> &mut Value {
+        &mut metadata.managed_fields.as_mut().unwrap()[0].fields_v1.as_mut().unwrap().0
+    }
+
+    #[test]
+    fn a_secret_as_we_wrote_it_has_the_desired_footprint() {
+        let record = SecretRecord::read(&applied()).unwrap();
+        assert_eq!(record.footprint, Footprint::desired(&applied()));
+        assert_eq!(record.owner, Some(Uid("u".into())));
+        assert_eq!(record.expires_at.unwrap().to_string(), "2026-01-01T12:00:00Z");
+    }
+
+    #[test]
+    fn every_edit_of_ours_changes_the_footprint_and_none_of_others() {
+        type Edit = fn(&mut ObjectMeta);
+        let edits: [(&str, Edit, bool); 8] = [
+            (
+                "data taken over",
+                |m| {
+                    fields(m).as_object_mut().unwrap().remove("f:data");
+                },
+                true,
+            ),
+            (
+                "type taken over",
+                |m| {
+                    fields(m).as_object_mut().unwrap().remove("f:type");
+                },
+                true,
+            ),
+            (
+                "label changed",
+                |m| {
+                    m.labels.as_mut().unwrap().insert(MANAGED_BY.to_owned(), "you".to_owned());
+                },
+                true,
+            ),
+            (
+                "annotation changed",
+                |m| {
+                    m.annotations.as_mut().unwrap().insert(EXPIRES_AT.to_owned(), "x".to_owned());
+                },
+                true,
+            ),
+            ("owner removed", |m| m.owner_references = None, true),
+            ("entry gone", |m| m.managed_fields = None, true),
+            (
+                "their label",
+                |m| {
+                    m.labels.as_mut().unwrap().insert("team".to_owned(), "a".to_owned());
+                },
+                false,
+            ),
+            (
+                "their annotation",
+                |m| {
+                    m.annotations.as_mut().unwrap().insert("note".to_owned(), "a".to_owned());
+                },
+                false,
+            ),
+        ];
+        for (name, edit, changes) in edits {
+            let mut metadata = applied();
+            edit(&mut metadata);
+            let changed = SecretRecord::read(&metadata).unwrap().footprint != Footprint::desired(&applied());
+            assert_eq!(changed, changes, "{name}");
+        }
+    }
+
+    #[test]
+    fn keys_that_others_added_to_the_data_are_seen() {
+        let mut metadata = applied();
+        metadata.managed_fields.as_mut().unwrap().push(ManagedFieldsEntry {
+            manager: Some("kubectl-edit".to_owned()),
+            operation: Some("Update".to_owned()),
+            fields_v1: Some(FieldsV1(json!({ "f:data": { "f:extra": {} } }))),
+            ..ManagedFieldsEntry::default()
+        });
+        assert_eq!(*SecretRecord::read(&metadata).unwrap().extra_keys, ["extra".to_owned()]);
+    }
+
+    #[test]
+    fn a_secret_is_ours_by_reference_or_by_both_labels() {
+        type Edit = fn(&mut ObjectMeta);
+        let table: [(&str, Edit, bool); 5] = [
+            ("labels stripped", |m| m.labels = None, true),
+            ("reference stripped", |m| m.owner_references = None, true),
+            (
+                "both stripped",
+                |m| {
+                    m.labels = None;
+                    m.owner_references = None;
+                },
+                false,
+            ),
+            (
+                "reference and managed-by stripped",
+                |m| {
+                    m.labels.as_mut().unwrap().remove(MANAGED_BY);
+                    m.owner_references = None;
+                },
+                false,
+            ),
+            (
+                "another kind's reference",
+                |m| {
+                    m.labels = None;
+                    m.owner_references.as_mut().unwrap()[0].api_version = "v1".to_owned();
+                },
+                false,
+            ),
+        ];
+        for (name, edit, ours) in table {
+            let mut metadata = applied();
+            edit(&mut metadata);
+            assert_eq!(SecretRecord::read(&metadata).unwrap().owner.is_some(), ours, "{name}");
+        }
+    }
+
+    #[test]
+    fn standing_depends_on_who_asks_and_who_lives() {
+        let record = Arc::new(SecretRecord::read(&applied()).unwrap());
+        let (me, other) = (Uid("u".into()), Uid("v".into()));
+        assert_eq!(Standing::of(None, &me, |_| true), Standing::Absent);
+        assert!(matches!(Standing::of(Some(&record), &me, |_| true), Standing::Mine(_)));
+        assert!(matches!(Standing::of(Some(&record), &other, |_| true), Standing::Others(_)));
+        assert!(matches!(Standing::of(Some(&record), &other, |_| false), Standing::Orphan(_)));
+    }
+}

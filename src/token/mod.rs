@@ -1,0 +1,373 @@
+//! Where passwords come from: the values, the errors, and what makes an answer of AWS a usable token.
+
+pub mod cache;
+pub mod ecr;
+pub mod identity;
+
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures::future::BoxFuture;
+use k8s_openapi::jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
+use sha2::{Digest, Sha256};
+
+use crate::api::registry::AccountId;
+use crate::api::status::Reason;
+use crate::plan::schedule::Life;
+use crate::plan::{Service, TokenKey};
+
+/// The user name in every ECR token (ECR API Reference, AuthorizationData).
+const USER: &str = "AWS";
+
+/// The greatest token that can reach a Secret: its data may have 1 MiB, and base64 makes it a third longer twice.
+const MAX_TOKEN_BYTES: usize = 512 * 1024;
+
+/// A registry login as it stands in `auth`: base64 of `AWS:<password>`. Its `Debug` shows nothing of it.
+#[derive(Clone, Debug)]
+pub struct Auth(SecretString);
+
+impl Auth {
+    /// Checks that a text is base64 of `AWS:` and a password.
+    ///
+    /// # Errors
+    /// [`InvalidToken`], which names what is wrong and nothing of the text.
+    pub fn parse(text: String) -> Result<Self, InvalidToken> {
+        let auth = Self(SecretString::from(text));
+        let text = auth.0.expose_secret();
+        if text.len() > MAX_TOKEN_BYTES {
+            return Err(InvalidToken::TooLarge(text.len()));
+        }
+        let decoded = Zeroizing::new(STANDARD.decode(text).map_err(|_| InvalidToken::NotBase64)?);
+        let decoded = std::str::from_utf8(&decoded).map_err(|_| InvalidToken::NotUtf8)?;
+        // The password is opaque and may itself hold colons.
+        let (user, password) = decoded.split_once(':').ok_or(InvalidToken::NoColon)?;
+        if user != USER {
+            return Err(InvalidToken::WrongUser);
+        }
+        if password.is_empty() {
+            return Err(InvalidToken::EmptyPassword);
+        }
+        Ok(auth)
+    }
+
+    /// The base64 text, for the Secret alone.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+/// One password, with the account that the API's `proxyEndpoint` names.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// The login.
+    pub auth: Auth,
+    /// The account of `proxyEndpoint`; none for ECR Public, or when AWS did not say.
+    pub account: Option<AccountId>,
+}
+
+/// What one call of GetAuthorizationToken gave, checked.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// One token, or one for each registry id sent.
+    pub tokens: Vec<Token>,
+    /// From the call to the earliest expiry, in whole seconds.
+    pub life: Life,
+}
+
+impl Grant {
+    /// The token for an account's hosts: its own when registry ids were sent, else the only one.
+    pub fn token_for(&self, account: Option<&AccountId>) -> Option<&Token> {
+        match account {
+            Some(account) if self.tokens.len() > 1 => self.tokens.iter().find(|t| t.account.as_ref() == Some(account)),
+            _ => self.tokens.first(),
+        }
+    }
+
+    /// The caller's own account, as the answer names it.
+    pub fn caller(&self) -> Option<&AccountId> {
+        self.tokens.first().and_then(|t| t.account.as_ref())
+    }
+}
+
+/// One entry of an answer as AWS sent it; the token is wrapped as soon as it is seen.
+#[derive(Clone, Debug, Default)]
+pub struct RawToken {
+    /// `authorizationToken`.
+    pub token: Option<SecretString>,
+    /// `expiresAt`.
+    pub expires_at: Option<Timestamp>,
+    /// The account in the host of `proxyEndpoint`.
+    pub account: Option<AccountId>,
+}
+
+/// Turns an answer into a usable grant.
+///
+/// # Errors
+/// [`InvalidToken`] when the answer lacks something, cannot be decoded, or lives less than `min_life` beyond `now`.
+pub fn check(raw: Vec<RawToken>, key: &TokenKey, now: Timestamp, min_life: Duration) -> Result<Grant, InvalidToken> {
+    let mut tokens = Vec::with_capacity(raw.len());
+    let mut expires_at: Option<Timestamp> = None;
+    for entry in raw {
+        let text = entry.token.ok_or(InvalidToken::Missing("authorizationToken"))?;
+        let expiry = entry.expires_at.ok_or(InvalidToken::Missing("expiresAt"))?;
+        expires_at = Some(expires_at.map_or(expiry, |old| old.min(expiry)));
+        tokens.push(Token { auth: Auth::parse(text.expose_secret().to_owned())?, account: entry.account });
+    }
+    let expires_at = whole_seconds(expires_at.ok_or(InvalidToken::Empty)?);
+    let life = Life { issued_at: whole_seconds(now), expires_at };
+    if !life.is_valid(now) {
+        return Err(InvalidToken::Expired(expires_at));
+    }
+    if Duration::try_from(expires_at.duration_since(now)).unwrap_or_default() < min_life {
+        return Err(InvalidToken::NearlyExpired(expires_at));
+    }
+    let grant = Grant { tokens, life };
+    if let Service::Private { registry_ids, .. } = &key.service {
+        if grant.tokens.iter().any(|token| token.account.is_none()) {
+            return Err(InvalidToken::Missing("proxyEndpoint"));
+        }
+        for account in registry_ids {
+            let own = grant.tokens.iter().any(|t| t.account.as_ref() == Some(account));
+            if !own {
+                return Err(InvalidToken::NoTokenFor(account.clone()));
+            }
+        }
+    }
+    Ok(grant)
+}
+
+/// Expiries are recorded in whole seconds, rounded down, so that they survive being written and read.
+fn whole_seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+/// Why an answer of AWS is not a usable token. No message holds anything of the token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidToken {
+    /// `authorizationData` is empty.
+    #[error("AWS answered without any token")]
+    Empty,
+    /// A field is missing.
+    #[error("AWS answered without {0}")]
+    Missing(&'static str),
+    /// A token asked for by registry id is not there.
+    #[error("AWS answered without a token for account {0}: check the account id, or drop requestRegistryIds")]
+    NoTokenFor(AccountId),
+    /// The token is not base64.
+    #[error("the token is not base64")]
+    NotBase64,
+    /// The token does not decode to text.
+    #[error("the token does not decode to UTF-8")]
+    NotUtf8,
+    /// The token has no colon.
+    #[error("the token is not of the form user:password")]
+    NoColon,
+    /// The token's user is not AWS.
+    #[error("the token's user is not AWS")]
+    WrongUser,
+    /// The token's password is empty.
+    #[error("the token's password is empty")]
+    EmptyPassword,
+    /// The token is too large for a Secret, in bytes.
+    #[error("the token has {0} bytes, more than a Secret can hold")]
+    TooLarge(usize),
+    /// The token has expired.
+    #[error("the token expired at {0}: if this repeats, check the clock of this node")]
+    Expired(Timestamp),
+    /// The token is about to expire.
+    #[error("the token expires at {0}, too soon to be of use: if this repeats, check the clock of this node")]
+    NearlyExpired(Timestamp),
+    /// The token would expire before the one held.
+    #[error("the token expires at {0}, earlier than the one in use, which is kept")]
+    ShorterThanHeld(Timestamp),
+}
+
+/// Why a token could not be fetched: a bounded class, and a short message without request ids or ARNs of sessions.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// No AWS credentials were found.
+    #[error("no AWS credentials: {0}")]
+    NoCredentials(String),
+    /// AWS refused the identity or the call.
+    #[error("AWS refused the call: {0}")]
+    Denied(String),
+    /// AWS asked to slow down.
+    #[error("AWS throttled the call: {0}")]
+    Throttled(String),
+    /// AWS could not be reached, timed out, or failed.
+    #[error("AWS could not be reached or failed: {0}")]
+    Unavailable(String),
+    /// AWS answered, but not with a usable token.
+    #[error(transparent)]
+    Invalid(#[from] InvalidToken),
+    /// AWS answered with something that is not an answer.
+    #[error("AWS answered with something that cannot be read: {0}")]
+    Unreadable(String),
+}
+
+impl TokenError {
+    /// The reason for conditions, Events and metrics.
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::NoCredentials(_) => Reason::NoCredentials,
+            Self::Denied(_) => Reason::AccessDenied,
+            Self::Throttled(_) => Reason::Throttled,
+            Self::Unavailable(_) => Reason::AwsUnavailable,
+            Self::Invalid(InvalidToken::Expired(_) | InvalidToken::NearlyExpired(_)) => Reason::ExpiredToken,
+            Self::Invalid(_) | Self::Unreadable(_) => Reason::InvalidToken,
+        }
+    }
+
+    /// How much longer than after a passing fault to wait before the next try. Rights that were just granted take seconds
+    /// to reach every endpoint of AWS, so no error is final.
+    pub const fn retry_scale(&self) -> u32 {
+        match self {
+            Self::Unavailable(_) => 1,
+            Self::Throttled(_) | Self::NoCredentials(_) => 3,
+            Self::Denied(_) | Self::Invalid(_) | Self::Unreadable(_) => 5,
+        }
+    }
+}
+
+/// Fetches tokens. The only implementation outside tests talks to AWS.
+pub trait TokenSource: Send + Sync + 'static {
+    /// One call for one key, without retries of its own.
+    fn fetch<'a>(&'a self, key: &'a TokenKey) -> BoxFuture<'a, Result<Vec<RawToken>, TokenError>>;
+
+    /// A text that changes whenever the AWS identity behind a key does, and holds nothing secret.
+    fn fingerprint(&self, key: &TokenKey) -> String;
+}
+
+/// A SHA-256 over logins and the identity that fetched them. ECR's passwords are far too long to be guessed back from it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenHash(String);
+
+impl TokenHash {
+    /// Hashes the logins in the order of their hosts.
+    pub fn of<'a>(fingerprint: &str, auths: impl Iterator<Item = (&'a str, &'a Auth)>) -> Self {
+        let mut hasher = Sha256::new();
+        hasher.update(fingerprint.as_bytes());
+        for (host, auth) in auths {
+            for part in [host, auth.expose()] {
+                hasher.update((part.len() as u64).to_be_bytes());
+                hasher.update(part.as_bytes());
+            }
+        }
+        Self(format!("sha256:{}", hex(&hasher.finalize())))
+    }
+
+    /// `sha256:` and 64 hexadecimal digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Lower case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        for nibble in [byte >> 4, byte & 15] {
+            text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
+        }
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::registry::Region;
+    use crate::plan::Identity;
+    use proptest::prelude::*;
+
+    fn encode(text: &[u8]) -> String {
+        STANDARD.encode(text)
+    }
+
+    fn raw(text: &[u8], expires: i64) -> RawToken {
+        RawToken {
+            token: Some(SecretString::from(encode(text))),
+            expires_at: Timestamp::from_second(expires).ok(),
+            account: AccountId::parse("111122223333").ok(),
+        }
+    }
+
+    fn key(ids: &[&str]) -> TokenKey {
+        let registry_ids = ids.iter().map(|id| AccountId::parse(id).unwrap()).collect();
+        let service = Service::Private { region: Region::parse("eu-west-1").unwrap(), registry_ids };
+        TokenKey { identity: Identity::Operator, service }
+    }
+
+    fn checked(raw: Vec<RawToken>) -> Result<Grant, InvalidToken> {
+        check(raw, &key(&[]), Timestamp::from_second(1000).unwrap(), Duration::from_secs(60))
+    }
+
+    #[test]
+    fn each_malformed_answer_is_refused_by_name() {
+        let no_token = RawToken { token: None, ..raw(b"AWS:x", 9000) };
+        let no_expiry = RawToken { expires_at: None, ..raw(b"AWS:x", 9000) };
+        let no_account = RawToken { account: None, ..raw(b"AWS:x", 9000) };
+        let not_base64 = RawToken { token: Some(SecretString::from("AWS:x".to_owned())), ..raw(b"", 9000) };
+        let second = |s| Timestamp::from_second(s).unwrap();
+        let table = [
+            (vec![], InvalidToken::Empty),
+            (vec![no_token], InvalidToken::Missing("authorizationToken")),
+            (vec![no_expiry], InvalidToken::Missing("expiresAt")),
+            (vec![no_account], InvalidToken::Missing("proxyEndpoint")),
+            (vec![not_base64], InvalidToken::NotBase64),
+            (vec![raw(&[0xff, 0xfe], 9000)], InvalidToken::NotUtf8),
+            (vec![raw(b"AWSpassword", 9000)], InvalidToken::NoColon),
+            (vec![raw(b"root:password", 9000)], InvalidToken::WrongUser),
+            (vec![raw(b"AWS:", 9000)], InvalidToken::EmptyPassword),
+            (vec![raw(b"AWS:x", 1000)], InvalidToken::Expired(second(1000))),
+            (vec![raw(b"AWS:x", 1059)], InvalidToken::NearlyExpired(second(1059))),
+            (vec![raw(b"AWS:x", 9000), raw(b"AWS:y", 500)], InvalidToken::Expired(second(500))),
+            (vec![raw(&[b"AWS:".as_slice(), &[b'x'; 1 << 20]].concat(), 9000)], InvalidToken::TooLarge(1_398_108)),
+        ];
+        for (answer, expected) in table {
+            assert_eq!(checked(answer).unwrap_err(), expected);
+        }
+    }
+
+    #[test]
+    fn a_password_may_hold_colons_and_the_token_is_kept_verbatim() {
+        let grant = checked(vec![raw(b"AWS:a:b:c", 9000)]).unwrap();
+        assert_eq!(grant.tokens[0].auth.expose(), encode(b"AWS:a:b:c"));
+    }
+
+    #[test]
+    fn a_registry_id_without_its_token_is_refused() {
+        let now = Timestamp::from_second(1000).unwrap();
+        let answer = check(vec![raw(b"AWS:x", 9000)], &key(&["111122223333", "444455556666"]), now, Duration::ZERO);
+        assert_eq!(answer.unwrap_err(), InvalidToken::NoTokenFor(AccountId::parse("444455556666").unwrap()));
+    }
+
+    #[test]
+    fn debug_output_shows_nothing_of_a_token() {
+        let grant = checked(vec![raw(b"AWS:hunter2hunter2", 9000)]).unwrap();
+        let shown = format!("{grant:?} {:?}", raw(b"AWS:hunter2hunter2", 9000));
+        assert!(!shown.contains("hunter2") && !shown.contains(&encode(b"AWS:hunter2hunter2")), "{shown}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in ".*") {
+            let _ = Auth::parse(text);
+        }
+
+        #[test]
+        fn every_password_survives(password in ".{1,200}") {
+            let text = encode(format!("AWS:{password}").as_bytes());
+            let auth = Auth::parse(text.clone()).unwrap();
+            prop_assert_eq!(auth.expose(), text);
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Everything that a judgement rests on, and who wrote which version of a Secret.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use http::Method;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use super::Scope;
+use super::history::{History, Key, Kind, Version};
+use super::marks::{MANAGER, belongs_to, uids};
+use super::selection::{secret_name, selects};
+use super::violation::Violation;
+use crate::proxy::Request;
+
+pub(super) struct Evidence {
+    pub(super) scope: Scope,
+    pub(super) history: History,
+    /// Of all operator processes.
+    pub(super) requests: Vec<Request>,
+    /// From when until when AWS failed, as the test said.
+    pub(super) aws_failures: Vec<(Timestamp, Timestamp)>,
+    pub(super) now: Timestamp,
+    /// What was seen to be wrong before the end.
+    pub(super) found: Vec<Violation>,
+}
+
+/// One change of a Secret: its creation, a new version, or its end.
+pub(super) struct Write<'a> {
+    pub(super) key: &'a Key,
+    pub(super) version: &'a Version,
+    /// The version before it, of the same object.
+    pub(super) previous: Option<&'a Version>,
+    pub(super) by_operator: bool,
+    /// When it was sent, as far as a proxy saw it, else when it was seen.
+    pub(super) at: Timestamp,
+}
+
+impl Evidence {
+    /// Every change of every Secret in scope, in order for each name.
+    pub(super) fn secret_writes(&self) -> Vec<Write<'_>> {
+        let stored = self.stored();
+        let mut writes = vec![];
+        for (key, versions) in self.history.of_kind(Kind::Secret) {
+            let mut previous: Option<&Version> = None;
+            for version in versions {
+                let before = previous.filter(|previous| previous.uid() == version.uid());
+                writes.push(self.write(&stored, key, version, before));
+                previous = (!version.deleted).then_some(version);
+            }
+        }
+        writes
+    }
+
+    pub(super) fn credential_uids(&self) -> BTreeSet<&str> {
+        self.history.of_kind(Kind::Credential).flat_map(|(_, versions)| versions.iter().map(Version::uid)).collect()
+    }
+
+    /// The history of the EcrCredential that this Secret belongs to.
+    pub(super) fn owner_of(&self, secret: &Version) -> &[Version] {
+        let uids = uids(secret);
+        let mut credentials = self.history.of_kind(Kind::Credential).map(|(_, versions)| versions);
+        credentials.find(|versions| versions.iter().any(|version| uids.contains(&version.uid()))).unwrap_or(&[])
+    }
+
+    /// Whether an EcrCredential that could be seen at `time` wants this Secret in this namespace.
+    pub(super) fn is_wanted(&self, key: &Key, time: Timestamp, staleness: Duration) -> bool {
+        self.wanted_by(key, time, staleness, |_| true)
+    }
+
+    /// Like [`is_wanted`](Self::is_wanted), by the EcrCredential that the Secret belongs to.
+    pub(super) fn is_wanted_by_owner(&self, key: &Key, secret: &Version, time: Timestamp) -> bool {
+        self.wanted_by(key, time, Duration::ZERO, |credential| belongs_to(secret, credential.uid()))
+    }
+
+    /// By the clock of the operator, which the test may have set wrong.
+    pub(super) fn operator_time(&self, time: Timestamp) -> Timestamp {
+        time + self.scope.clock_offset
+    }
+
+    pub(super) fn aws_failed_at(&self, time: Timestamp) -> bool {
+        self.aws_failures.iter().any(|(from, until)| (*from..*until).contains(&time))
+    }
+
+    fn wanted_by(&self, key: &Key, time: Timestamp, staleness: Duration, by: impl Fn(&Version) -> bool) -> bool {
+        let namespaces: Vec<&Version> =
+            super::history::visible_at(self.history.namespace(&key.namespace), time, staleness).collect();
+        self.history.of_kind(Kind::Credential).any(|(_, versions)| {
+            super::history::visible_at(versions, time, staleness).any(|credential| {
+                by(credential)
+                    && secret_name(credential) == key.name
+                    && namespaces.iter().any(|namespace| selects(credential, namespace))
+            })
+        })
+    }
+
+    /// The requests that left a version of a Secret behind, by its uid and resourceVersion.
+    fn stored(&self) -> HashMap<(&str, &str), &Request> {
+        let writes =
+            self.requests.iter().filter(|request| request.is_secret_write() && request.method != Method::DELETE);
+        let mut stored = HashMap::new();
+        for request in writes {
+            if let Some(object) = &request.stored {
+                // A later apply that changes nothing answers with the same version.
+                stored.entry((object.uid.as_str(), object.resource_version.as_str())).or_insert(request);
+            }
+        }
+        stored
+    }
+
+    fn write<'a>(
+        &self,
+        stored: &HashMap<(&str, &str), &Request>,
+        key: &'a Key,
+        version: &'a Version,
+        previous: Option<&'a Version>,
+    ) -> Write<'a> {
+        let request = if version.deleted {
+            self.deletion(key, version)
+        } else {
+            let request = stored.get(&(version.uid(), version.resource_version())).copied();
+            request.filter(|request| !changed_nothing(request, previous, version))
+        };
+        let by_operator =
+            !version.initial && (request.is_some() || (!version.deleted && manager_wrote(previous, version)));
+        Write { key, version, previous, by_operator, at: request.map_or(version.at, |request| request.started) }
+    }
+
+    /// The DELETE that ended this object, also one whose answer nobody saw.
+    fn deletion(&self, key: &Key, version: &Version) -> Option<&Request> {
+        let window = SignedDuration::from_secs(5);
+        self.requests.iter().find(|request| {
+            let same = request.method == Method::DELETE
+                && request.is_secret_write()
+                && (&*request.target.namespace, &*request.target.name) == (&*key.namespace, &*key.name);
+            let unanswered = request.committed.is_none() && version.at.duration_since(request.started).abs() < window;
+            let answered =
+                request.is_committed() && request.stored.as_ref().is_some_and(|object| object.uid == version.uid());
+            same && (answered || unanswered)
+        })
+    }
+}
+
+/// The apply was a no-op: somebody else wrote this version before, and all that it asks for was there already.
+fn changed_nothing(request: &Request, previous: Option<&Version>, version: &Version) -> bool {
+    let Some(previous) = previous else { return false };
+    let asked = request.body.as_ref().is_some_and(|body| contains(&previous.object, body));
+    asked
+        && managed_entry(previous).map(|entry| &entry["fieldsV1"])
+            == managed_entry(version).map(|entry| &entry["fieldsV1"])
+}
+
+/// Without a proxy's word: the operator's entry in managedFields is new or has another time.
+fn manager_wrote(previous: Option<&Version>, version: &Version) -> bool {
+    let time = |version| managed_entry(version).map(|entry| &entry["time"]);
+    time(version).is_some() && previous.and_then(time) != time(version)
+}
+
+fn managed_entry(version: &Version) -> Option<&Value> {
+    version.object["metadata"]["managedFields"].as_array()?.iter().find(|entry| entry["manager"] == MANAGER)
+}
+
+fn contains(whole: &Value, part: &Value) -> bool {
+    match (whole, part) {
+        (Value::Object(whole), Value::Object(part)) => {
+            part.iter().all(|(key, part)| whole.get(key).map_or(part.is_null(), |whole| contains(whole, part)))
+        }
+        (Value::Array(whole), Value::Array(part)) => {
+            part.iter().all(|part| whole.iter().any(|whole| contains(whole, part)))
+        }
+        _ => whole == part,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Story, secret};
+    use super::*;
+
+    fn authors(story: Story) -> Vec<bool> {
+        story.evidence().secret_writes().iter().map(|write| write.by_operator).collect()
+    }
+
+    #[test]
+    fn a_version_is_the_operators_when_its_request_stored_it() {
+        let story = Story::new().operator_writes(secret().value("1")).other_writes(secret().value("2"));
+        assert_eq!(authors(story), [true, false]);
+    }
+
+    #[test]
+    fn an_apply_that_changes_nothing_is_not_the_author() {
+        let labelled = secret().value("1").label("by", "hand");
+        let story = Story::new()
+            .operator_writes(secret().value("1"))
+            .other_writes(labelled)
+            .operator_confirms(secret().value("1"));
+        assert_eq!(authors(story), [true, false]);
+    }
+
+    #[test]
+    fn a_write_that_no_proxy_saw_is_told_from_managed_fields() {
+        let story =
+            Story::new().operator_writes_unseen(secret().value("1")).operator_writes_unseen(secret().value("2"));
+        assert_eq!(authors(story), [true, true]);
+    }
+
+    #[test]
+    fn a_deletion_is_the_operators_when_it_asked_for_it() {
+        let story = Story::new().operator_writes(secret()).operator_deletes().operator_writes(secret()).other_deletes();
+        assert_eq!(authors(story), [true, true, true, false]);
+    }
+}

@@ -1,0 +1,232 @@
+//! I13 and I14: what an EcrCredential says, and what it leaves.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::super::evidence::Evidence;
+use super::super::history::{Key, Kind, Version};
+use super::super::marks::{belongs_to, is_ours};
+use super::super::selection::{secret_name, selects};
+use super::super::violation::{Invariant, Violation};
+use super::secrets::expiry;
+
+/// A status must be under 64 KiB.
+const STATUS_LIMIT: usize = 64 * 1024;
+
+/// I13: an EcrCredential that is gone leaves none of its Secrets, or all of them under Retain.
+pub(super) fn deletion(evidence: &Evidence) -> Vec<Violation> {
+    let credentials = evidence.history.of_kind(Kind::Credential);
+    let ends = credentials.flat_map(|(_, versions)| versions.iter().filter(|version| version.deleted));
+    ends.flat_map(|end| if retains(end) { lost(evidence, end) } else { left(evidence, end) }).collect()
+}
+
+/// I14: `Ready=True` means what it says at each write of the status, and at the end.
+pub(super) fn true_status(evidence: &Evidence) -> Vec<Violation> {
+    let mut violations = vec![];
+    for (key, versions) in evidence.history.of_kind(Kind::Credential) {
+        let pairs = versions.iter().zip(versions.iter().skip(1));
+        for (previous, version) in
+            pairs.filter(|(previous, version)| previous.object["status"] != version.object["status"])
+        {
+            let recent = previous.generation() != version.generation()
+                || version.at.duration_since(spec_change(versions, version)) < staleness(evidence);
+            let fault = untrue(evidence, version, version.at, recent);
+            violations
+                .extend(fault.map(|fault| Violation::new(Invariant::I14TrueStatus, key.about(), version.at, fault)));
+        }
+        let Some(last) = versions.last().filter(|last| !last.deleted && is_ready(last)) else { continue };
+        let faults = stale(evidence, versions, last).into_iter().chain(without_token(evidence, last));
+        violations
+            .extend(faults.map(|fault| Violation::new(Invariant::I14TrueStatus, key.about(), evidence.now, fault)));
+    }
+    violations
+}
+
+/// I14: the status stays small.
+pub(super) fn small_status(evidence: &Evidence) -> Vec<Violation> {
+    let versions = evidence
+        .history
+        .of_kind(Kind::Credential)
+        .flat_map(|(key, versions)| versions.iter().map(move |version| (key, version)));
+    let sized = versions.map(|(key, version)| (key, version, version.object["status"].to_string().len()));
+    let big = sized.filter(|(_, _, size)| *size >= STATUS_LIMIT);
+    big.map(|(key, version, size)| {
+        Violation::new(Invariant::I14TrueStatus, key.about(), version.at, format!("the status has {size} bytes"))
+    })
+    .collect()
+}
+
+pub(super) fn is_ready(credential: &Version) -> bool {
+    let conditions = credential.object["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+fn retains(credential: &Version) -> bool {
+    credential.object["spec"]["secret"]["deletionPolicy"] == "Retain"
+}
+
+fn left(evidence: &Evidence, end: &Version) -> Vec<Violation> {
+    let secrets = evidence.history.live(Kind::Secret).filter(|(_, secret)| belongs_to(secret, end.uid()));
+    let detail = "its EcrCredential is gone, and it is left";
+    secrets.map(|(key, _)| Violation::new(Invariant::I13Deletion, key.about(), evidence.now, detail)).collect()
+}
+
+/// Secrets that ended after their EcrCredential, in namespaces that did not.
+fn lost(evidence: &Evidence, end: &Version) -> Vec<Violation> {
+    let secrets = evidence
+        .history
+        .of_kind(Kind::Secret)
+        .flat_map(|(key, versions)| versions.iter().map(move |version| (key, version)));
+    let ended =
+        secrets.filter(|(_, version)| version.deleted && version.at >= end.at && belongs_to(version, end.uid()));
+    let lost =
+        ended.filter(|(key, _)| evidence.history.namespace(&key.namespace).last().is_some_and(Version::is_active));
+    let detail = "it was deleted after its EcrCredential, in spite of deletionPolicy Retain";
+    lost.map(|(key, version)| Violation::new(Invariant::I13Deletion, key.about(), version.at, detail)).collect()
+}
+
+/// What is wrong with a status that says Ready. Right after a change of the spec the status may still speak of the old one.
+fn untrue(evidence: &Evidence, credential: &Version, at: Timestamp, spec_is_recent: bool) -> Option<String> {
+    if credential.deleted || !is_ready(credential) {
+        return None;
+    }
+    let status = &credential.object["status"];
+    let (observed, generation) = (status["observedGeneration"].as_i64(), credential.generation());
+    if observed != Some(generation) && !(spec_is_recent && observed < Some(generation)) {
+        return Some(format!("Ready, with observedGeneration {observed:?} of generation {generation}"));
+    }
+    let count = |field: &str| status["namespaces"][field].as_i64();
+    if count("selected").is_none() || count("selected") != count("synced") {
+        return Some(format!("Ready, with {:?} of {:?} namespaces synced", count("synced"), count("selected")));
+    }
+    let expires: Option<Timestamp> = status["expiresAt"].as_str().and_then(|time| time.parse().ok());
+    // With no namespace selected there need be no token.
+    let needed = count("selected") != Some(0) || !status["expiresAt"].is_null();
+    (needed && expires <= Some(evidence.operator_time(at)))
+        .then(|| format!("Ready, with expiresAt {}", status["expiresAt"]))
+}
+
+/// Still Ready for an old spec, long after it has changed.
+fn stale(evidence: &Evidence, versions: &[Version], last: &Version) -> Option<String> {
+    let observed = last.object["status"]["observedGeneration"].as_i64();
+    let old = evidence.now.duration_since(spec_change(versions, last)) >= staleness(evidence);
+    let detail =
+        || format!("Ready at the end, with observedGeneration {observed:?} of generation {}", last.generation());
+    (old && observed != Some(last.generation())).then(detail)
+}
+
+/// Selected namespaces that have no valid Secret, whatever the counters say.
+fn without_token(evidence: &Evidence, credential: &Version) -> Option<String> {
+    if credential.object["spec"]["suspend"] == Value::Bool(true) {
+        return None;
+    }
+    let uid = BTreeSet::from([credential.uid()]);
+    let bare = |name: &str| {
+        let key = Key { kind: Kind::Secret, namespace: name.to_owned(), name: secret_name(credential).to_owned() };
+        let secret = evidence.history.versions(&key).last();
+        !secret.is_some_and(|secret| {
+            !secret.deleted && is_ours(secret, &uid) && expiry(secret) > Some(evidence.operator_time(evidence.now))
+        })
+    };
+    let settled = |versions: &[Version]| evidence.now.duration_since(versions[0].at) >= staleness(evidence);
+    let namespaces = evidence
+        .history
+        .live(Kind::Namespace)
+        .filter(|(_, namespace)| namespace.is_active() && selects(credential, namespace));
+    let bare: Vec<&str> = namespaces
+        .map(|(key, _)| key)
+        .filter(|key| settled(evidence.history.versions(key)) && bare(&key.name))
+        .map(|key| &*key.name)
+        .collect();
+    (!bare.is_empty()).then(|| format!("Ready at the end, yet these namespaces have no valid Secret of it: {bare:?}"))
+}
+
+/// When the generation of this version was first seen.
+fn spec_change(versions: &[Version], of: &Version) -> Timestamp {
+    let same = versions.iter().find(|version| version.uid() == of.uid() && version.generation() == of.generation());
+    same.map_or(of.at, |version| version.at)
+}
+
+fn staleness(evidence: &Evidence) -> jiff::SignedDuration {
+    jiff::SignedDuration::try_from(evidence.scope.staleness).unwrap_or(jiff::SignedDuration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::super::fixture::{Story, credential, ready_credential, secret};
+    use super::*;
+
+    fn in_b() -> super::super::super::fixture::SecretState {
+        secret().set("/metadata/namespace", "b".into())
+    }
+
+    fn all_well() -> Story {
+        Story::new().operator_writes(secret()).operator_writes(in_b()).credential(ready_credential())
+    }
+
+    #[test]
+    fn a_secret_that_outlives_its_credential_is_found() {
+        assert_eq!(deletion(&Story::new().operator_writes(secret()).credential_ends().evidence()).len(), 1);
+        assert_eq!(deletion(&Story::new().operator_writes(secret()).credential_ends().other_deletes().evidence()), []);
+    }
+
+    #[test]
+    fn under_retain_a_secret_that_is_lost_is_found() {
+        let mut retaining = credential();
+        retaining["spec"]["secret"]["deletionPolicy"] = "Retain".into();
+        let gone = || Story::new().credential(retaining.clone()).operator_writes(secret()).credential_ends();
+        assert_eq!(deletion(&gone().evidence()), []);
+        assert_eq!(deletion(&gone().other_deletes().evidence()).len(), 1);
+    }
+
+    #[test]
+    fn a_true_status_is_true() {
+        assert_eq!(true_status(&all_well().passes(60).evidence()), []);
+    }
+
+    #[test]
+    fn each_lie_of_a_ready_status_is_found() {
+        let cases = [
+            ("/status/observedGeneration", json!(2), "observedGeneration"),
+            ("/status/observedGeneration", json!(null), "observedGeneration"),
+            ("/status/namespaces/synced", json!(1), "synced"),
+            ("/status/namespaces", json!(null), "synced"),
+            ("/status/expiresAt", json!("2025-12-31T00:00:00Z"), "expiresAt"),
+            ("/status/expiresAt", json!(null), "expiresAt"),
+        ];
+        for (field, value, expected) in cases {
+            let mut lying = ready_credential();
+            *lying.pointer_mut(field).unwrap() = value;
+            let story = Story::new().operator_writes(secret()).operator_writes(in_b()).passes(60).credential(lying);
+            let violations = true_status(&story.evidence());
+            assert!(violations.iter().any(|violation| violation.detail.contains(expected)), "{field}: {violations:?}");
+        }
+    }
+
+    #[test]
+    fn a_status_may_lag_behind_the_spec_only_for_a_moment() {
+        let mut changed = ready_credential();
+        changed["metadata"]["generation"] = 2.into();
+        assert_eq!(true_status(&all_well().credential(changed.clone()).evidence()), []);
+        assert_eq!(true_status(&all_well().credential(changed).passes(60).evidence()).len(), 1);
+    }
+
+    #[test]
+    fn ready_with_a_namespace_that_has_no_valid_token_is_found() {
+        let missing = Story::new().operator_writes(secret()).credential(ready_credential()).passes(60);
+        assert_eq!(true_status(&missing.evidence()).len(), 1);
+        assert_eq!(true_status(&all_well().passes(13 * 3600).evidence()).len(), 1);
+    }
+
+    #[test]
+    fn a_status_of_64_kib_is_found() {
+        let mut huge = credential();
+        huge["status"] = json!({"failures": ["x".repeat(STATUS_LIMIT)]});
+        assert_eq!(small_status(&Story::new().credential(huge).evidence()).len(), 1);
+        assert_eq!(small_status(&all_well().evidence()), []);
+    }
+}

@@ -1,0 +1,28 @@
+//! The judgement: each invariant is a pure function of the evidence.
+
+use super::evidence::Evidence;
+use super::violation::Violation;
+
+mod credentials;
+mod requests;
+mod secrets;
+mod well_formed;
+
+/// Everything that was wrong, in the order of the invariants.
+pub(super) fn judge(evidence: &Evidence) -> Vec<Violation> {
+    let checks = [
+        requests::scope,
+        requests::rbac,
+        secrets::foreign,
+        secrets::monotone,
+        secrets::fail_static,
+        well_formed::well_formed,
+        credentials::deletion,
+        credentials::true_status,
+        credentials::small_status,
+    ];
+    let mut violations = evidence.found.clone();
+    violations.extend(checks.iter().flat_map(|check| check(evidence)));
+    violations.sort_by_key(|violation| (violation.invariant, violation.at));
+    violations
+}

@@ -1,0 +1,150 @@
+//! I1 and I16: what the operator asks the API server for.
+
+use http::Method;
+
+use super::super::evidence::Evidence;
+use super::super::history::{Key, Kind};
+use super::super::violation::{Invariant, Violation};
+use crate::proxy::Request;
+
+/// I1: every mutating request is for an allowed Secret in a selected namespace, the own status, the own Lease, or an Event.
+pub(super) fn scope(evidence: &Evidence) -> Vec<Violation> {
+    let mutations = evidence.requests.iter().filter(|request| request.is_mutation());
+    let outside = mutations.filter_map(|request| Some((request, out_of_scope(evidence, request)?)));
+    outside.map(|(request, why)| violation(Invariant::I1Scope, request, &why)).collect()
+}
+
+/// I16: no request is refused because a right is missing. Refusals by quota, admission or a namespace that ends are also 403.
+pub(super) fn rbac(evidence: &Evidence) -> Vec<Violation> {
+    let refused = evidence.requests.iter().filter_map(|request| {
+        let message = request
+            .refusal
+            .as_deref()
+            .filter(|message| request.committed == Some(403) && message.contains(" cannot "))?;
+        Some((request, message))
+    });
+    refused.map(|(request, message)| violation(Invariant::I16Rbac, request, message)).collect()
+}
+
+fn out_of_scope(evidence: &Evidence, request: &Request) -> Option<String> {
+    let target = &request.target;
+    match (&*target.group, &*target.resource, &*target.subresource) {
+        ("", "secrets", "") => secret_out_of_scope(evidence, request),
+        ("pullsecrets.dev", "ecrcredentials", "status")
+            if target.name.starts_with(&evidence.scope.credential_prefix) =>
+        {
+            None
+        }
+        ("coordination.k8s.io", "leases", "") if is_own_lease(evidence, request) => None,
+        ("" | "events.k8s.io", "events", "") if [Method::POST, Method::PATCH].contains(&request.method) => None,
+        _ => Some("nothing that the operator may change".into()),
+    }
+}
+
+fn secret_out_of_scope(evidence: &Evidence, request: &Request) -> Option<String> {
+    let target = &request.target;
+    if !evidence.scope.secret_names.contains(&target.name) {
+        return Some("a Secret of a name that is not allowed".into());
+    }
+    let key = Key { kind: Kind::Secret, namespace: target.namespace.clone(), name: target.name.clone() };
+    // Deleting is right also where the Secret is no longer wanted, if it ever was.
+    let staleness = if request.method == Method::DELETE { super::super::FOREVER } else { evidence.scope.staleness };
+    if !evidence.is_wanted(&key, request.started, staleness) {
+        return Some("a namespace that no EcrCredential selects".into());
+    }
+    let applies = request.method == Method::PATCH && request.content_type.starts_with("application/apply-patch");
+    (!applies && request.method != Method::DELETE)
+        .then(|| format!("neither an apply nor a deletion, but {}", request.content_type))
+}
+
+fn is_own_lease(evidence: &Evidence, request: &Request) -> bool {
+    // A creation names the Lease in its body.
+    let in_body = request.body.as_ref().and_then(|body| body["metadata"]["name"].as_str());
+    let name = if request.target.name.is_empty() { in_body.unwrap_or_default() } else { &request.target.name };
+    evidence
+        .scope
+        .lease
+        .as_ref()
+        .is_some_and(|(namespace, lease)| (&*request.target.namespace, name) == (namespace.as_str(), lease.as_str()))
+}
+
+fn violation(invariant: Invariant, request: &Request, why: &str) -> Violation {
+    let target = &request.target;
+    let parts = [&*target.namespace, &*target.name].into_iter().filter(|part| !part.is_empty());
+    let about = parts.collect::<Vec<_>>().join("/");
+    Violation::new(invariant, about, request.started, format!("{}: {why}", request.summary()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::super::fixture::{Story, credential, secret};
+    use super::*;
+
+    #[test]
+    fn what_the_operator_needs_is_in_scope() {
+        let story = Story::new()
+            .operator_writes(secret())
+            .operator_sends(Method::PATCH, "/apis/pullsecrets.dev/v1alpha1/ecrcredentials/platform/status", json!({}))
+            .operator_sends(
+                Method::PATCH,
+                "/apis/coordination.k8s.io/v1/namespaces/operator/leases/operator",
+                json!({}),
+            )
+            .operator_sends(
+                Method::POST,
+                "/apis/coordination.k8s.io/v1/namespaces/operator/leases",
+                json!({"metadata": {"name": "operator"}}),
+            )
+            .operator_sends(Method::POST, "/apis/events.k8s.io/v1/namespaces/default/events", json!({}))
+            .operator_sends(Method::POST, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", json!({}));
+        assert_eq!(scope(&story.evidence()), []);
+    }
+
+    #[test]
+    fn anything_else_is_out_of_scope() {
+        let secrets = "/api/v1/namespaces/a/secrets";
+        let cases = [
+            (Method::PATCH, format!("{secrets}/other")),
+            (Method::DELETE, secrets.into()),
+            (Method::POST, secrets.into()),
+            (Method::PUT, format!("{secrets}/pull")),
+            (Method::PATCH, "/api/v1/namespaces/c/secrets/pull".into()),
+            (Method::DELETE, "/api/v1/namespaces/c/secrets/pull".into()),
+            (Method::PATCH, "/apis/pullsecrets.dev/v1alpha1/ecrcredentials/platform".into()),
+            (Method::PATCH, "/apis/pullsecrets.dev/v1alpha1/ecrcredentials/other/status".into()),
+            (Method::PATCH, "/apis/coordination.k8s.io/v1/namespaces/operator/leases/other".into()),
+            (Method::DELETE, "/apis/events.k8s.io/v1/namespaces/default/events/e".into()),
+            (Method::PATCH, "/api/v1/namespaces/a".into()),
+        ];
+        for (method, path) in cases {
+            let story = Story::new().operator_sends(method.clone(), &path, json!({}));
+            assert_eq!(scope(&story.evidence()).len(), 1, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_in_scope_only_shortly_after_it_was_selected() {
+        let mut narrowed = credential();
+        narrowed["spec"]["namespaces"]["names"] = json!(["b"]);
+        let late = |seconds| Story::new().operator_writes(secret()).credential(narrowed.clone()).passes(seconds);
+        assert_eq!(scope(&late(1).operator_writes(secret().value("2")).evidence()), []);
+        assert_eq!(scope(&late(60).operator_writes(secret().value("2")).evidence()).len(), 1);
+        assert_eq!(scope(&late(60).operator_deletes().evidence()), []);
+    }
+
+    #[test]
+    fn only_a_missing_right_is_an_rbac_violation() {
+        let cases = [
+            (r#"secrets "pull" is forbidden: User "o" cannot patch resource "secrets""#, 1),
+            (r#"secrets "pull" is forbidden: exceeded quota: q"#, 0),
+        ];
+        for (message, expected) in cases {
+            let mut evidence = Story::new().operator_writes(secret()).evidence();
+            evidence.requests[0].committed = Some(403);
+            evidence.requests[0].refusal = Some(message.into());
+            assert_eq!(rbac(&evidence).len(), expected, "{message}");
+        }
+    }
+}

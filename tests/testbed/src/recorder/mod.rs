@@ -1,0 +1,323 @@
+//! The recorder: it sees every version of the objects of a test and every request of its operators, and judges them by the invariants.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use jiff::{SignedDuration, Timestamp};
+use kube::Client;
+use parking_lot::Mutex;
+
+pub use hosts::Defaults;
+pub use violation::{Invariant, Violation};
+
+use crate::control_plane::ControlPlane;
+use crate::proxy::{Log, Mark, Request};
+use canary::Canaries;
+use evidence::Evidence;
+use history::{Key, Kind};
+use watch::{Shared, Source};
+
+mod canary;
+mod evidence;
+#[cfg(test)]
+mod fixture;
+mod history;
+mod hosts;
+mod judge;
+mod marks;
+mod selection;
+mod settle;
+mod texts;
+mod violation;
+mod watch;
+
+/// Longer than any test.
+const FOREVER: Duration = Duration::from_secs(1_000_000_000);
+
+/// What belongs to one test, of a control plane that others use at the same time.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// The names of the Secrets that the operator may write; they are watched in all namespaces.
+    pub secret_names: Vec<String>,
+    /// The EcrCredentials of the test have names that begin with this.
+    pub credential_prefix: String,
+    /// Namespace and name of the operator's Lease; without it every write to a Lease is out of scope.
+    pub lease: Option<(String, String)>,
+    /// What the EcrCredentials leave out.
+    pub defaults: Defaults,
+    /// Hosts that may stand in any Secret.
+    pub extra_hosts: Vec<String>,
+    /// How old the state may be that the operator acts on.
+    pub staleness: Duration,
+    /// What the operator's clock is ahead of the true time.
+    pub clock_offset: SignedDuration,
+}
+
+impl Scope {
+    pub fn new<S: Into<String>>(
+        secret_names: impl IntoIterator<Item = S>,
+        credential_prefix: impl Into<String>,
+    ) -> Scope {
+        Scope {
+            secret_names: secret_names.into_iter().map(Into::into).collect(),
+            credential_prefix: credential_prefix.into(),
+            lease: None,
+            defaults: Defaults::default(),
+            extra_hosts: vec![],
+            staleness: Duration::from_secs(10),
+            clock_offset: SignedDuration::ZERO,
+        }
+    }
+}
+
+/// Records one test. It runs on a thread of its own, so a test may block.
+#[must_use = "call assert_clean at the end of the test"]
+pub struct Recorder {
+    scope: Scope,
+    shared: Arc<Shared>,
+    sources: Vec<Source>,
+    client: Client,
+    logs: Mutex<Vec<Arc<Log>>>,
+    declared: Mutex<Declared>,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+/// What the test told.
+#[derive(Default)]
+struct Declared {
+    aws_failures: Vec<(Timestamp, Timestamp)>,
+    exceptions: Vec<Exception>,
+    canaries: Canaries,
+    files: Vec<PathBuf>,
+    texts: BTreeMap<String, Vec<u8>>,
+    found: Vec<Violation>,
+}
+
+struct Exception {
+    invariant: Invariant,
+    about: String,
+    from: Timestamp,
+    until: Timestamp,
+}
+
+/// A point in the logs of all proxies.
+#[derive(Clone, Debug)]
+pub struct Marks(Vec<Mark>);
+
+impl Recorder {
+    /// Starts to watch; returns once everything that exists is known. The EcrCredential's definition must be installed.
+    pub async fn start(plane: &ControlPlane, scope: Scope) -> Result<Recorder> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("recorder")
+            .enable_all()
+            .build()?;
+        let (shared, sources) = (Arc::new(Shared::default()), sources(&scope));
+        let mut started = vec![];
+        {
+            let _on_its_runtime = runtime.enter();
+            let client = plane.admin_client()?;
+            for source in &sources {
+                let (sender, receiver) = tokio::sync::oneshot::channel();
+                runtime.spawn(source.clone().follow(client.clone(), shared.clone(), sender));
+                started.push(receiver);
+            }
+        }
+        let client = plane.admin_client()?;
+        let recorder = Recorder {
+            scope,
+            shared,
+            sources,
+            client,
+            logs: Mutex::default(),
+            declared: Mutex::default(),
+            runtime: Some(runtime),
+        };
+        let all = futures::future::try_join_all(started);
+        let all = tokio::time::timeout(Duration::from_secs(30), all).await;
+        all.context("the recorder could not list everything: is the EcrCredential definition installed?")??;
+        Ok(recorder)
+    }
+
+    /// Adds an operator process, by the log of the proxy that it talks through.
+    pub fn attach(&self, log: &Arc<Log>) {
+        self.logs.lock().push(log.clone());
+    }
+
+    /// I5: from now on AWS refuses, lies, or does not answer.
+    pub fn aws_fails(&self) {
+        self.declared.lock().aws_failures.push((Timestamp::now(), Timestamp::MAX));
+    }
+
+    /// I5: from now on AWS is well.
+    pub fn aws_recovers(&self) {
+        if let Some((_, until)) = self.declared.lock().aws_failures.last_mut() {
+            *until = Timestamp::now();
+        }
+    }
+
+    /// From now on the invariant may be broken about this: `namespace/name`, an EcrCredential's name, or `*`; as with `Adopt` for I2.
+    pub fn allow(&self, invariant: Invariant, about: impl Into<String>) {
+        let exception = Exception { invariant, about: about.into(), from: Timestamp::now(), until: Timestamp::MAX };
+        self.declared.lock().exceptions.push(exception);
+    }
+
+    /// Ends [`allow`](Self::allow).
+    pub fn disallow(&self, invariant: Invariant, about: &str) {
+        let now = Timestamp::now();
+        let mut declared = self.declared.lock();
+        let open =
+            declared.exceptions.iter_mut().filter(|e| e.invariant == invariant && e.about == about && e.until > now);
+        open.for_each(|exception| exception.until = now);
+    }
+
+    /// I11: this must not appear outside of Secrets; `name` stands for it in a violation. At least 8 bytes.
+    pub fn canary(&self, name: &str, secret: impl AsRef<[u8]>) -> Result<()> {
+        self.declared.lock().canaries.add(name, secret.as_ref())
+    }
+
+    /// I11: a file of the operator's output, read at the end.
+    pub fn search_file(&self, path: impl Into<PathBuf>) {
+        self.declared.lock().files.push(path.into());
+    }
+
+    /// I11: a text of the operator, such as its metrics; `name` says where it comes from.
+    pub fn search_text(&self, name: &str, text: impl Into<Vec<u8>>) {
+        self.declared.lock().texts.insert(name.to_owned(), text.into());
+    }
+
+    /// I10: how often AWS was asked for a token for one identity in one region, and how often at most it should have been.
+    pub fn aws_calls(&self, identity: &str, region: &str, calls: usize, bound: usize) {
+        if calls > bound {
+            let detail = format!("{calls} calls, at most {bound} are right");
+            self.found(Violation::new(
+                Invariant::I10AwsBound,
+                format!("{identity} in {region}"),
+                Timestamp::now(),
+                detail,
+            ));
+        }
+    }
+
+    pub fn mark(&self) -> Marks {
+        Marks(self.logs.lock().iter().map(|log| log.mark()).collect())
+    }
+
+    /// What all operators changed, or tried to, since the mark; renewals of Leases left out.
+    pub fn changes_since(&self, marks: &Marks) -> Vec<Request> {
+        let logs = self.logs.lock();
+        // A log that was attached after the mark counts as a whole.
+        let marks = marks.0.iter().copied().chain(std::iter::repeat(Mark::default()));
+        logs.iter().zip(marks).flat_map(|(log, mark)| log.mutations_since(mark)).collect()
+    }
+
+    /// I7: nothing may have been changed since the mark.
+    pub fn quiet_since(&self, marks: &Marks) {
+        for request in self.changes_since(marks) {
+            let about = format!("{}/{}", request.target.namespace, request.target.name);
+            self.found(Violation::new(Invariant::I7Quiet, about, request.started, request.summary()));
+        }
+    }
+
+    /// I7: nothing may be changed for this long, from now. It takes that long.
+    pub async fn quiet_for(&self, duration: Duration) {
+        let marks = self.mark();
+        tokio::time::sleep(duration).await;
+        self.quiet_since(&marks);
+    }
+
+    /// Waits until everything that exists was seen, and the garbage collector had its time; then everything that was wrong.
+    pub async fn judge(&self) -> Result<Vec<Violation>> {
+        self.settle().await?;
+        let evidence = self.evidence();
+        let mut violations = judge::judge(&evidence);
+        let declared = self.declared.lock();
+        violations.extend(declared.search(&evidence)?);
+        violations.retain(|violation| !declared.exceptions.iter().any(|exception| exception.covers(violation)));
+        Ok(violations)
+    }
+
+    /// Panics with the list of everything that was wrong.
+    pub async fn assert_clean(&self) {
+        let violations = match self.judge().await {
+            Ok(violations) => violations,
+            Err(error) => panic!("the recorder could not judge: {error:#}"),
+        };
+        let list: Vec<String> = violations.iter().map(Violation::to_string).collect();
+        assert!(list.is_empty(), "{} violations:\n{}", list.len(), list.join("\n"));
+    }
+
+    /// Every version of a Secret that was seen, the last one first gone when it was deleted; for tests that look closer.
+    pub fn secret_versions(&self, namespace: &str, name: &str) -> Vec<serde_json::Value> {
+        let key = Key { kind: Kind::Secret, namespace: namespace.to_owned(), name: name.to_owned() };
+        let history = self.shared.history.lock();
+        history.versions(&key).iter().filter(|version| !version.deleted).map(|version| version.object.clone()).collect()
+    }
+
+    /// Every version of an EcrCredential that was seen.
+    pub fn credential_versions(&self, name: &str) -> Vec<serde_json::Value> {
+        let key = Key { kind: Kind::Credential, namespace: String::new(), name: name.to_owned() };
+        let history = self.shared.history.lock();
+        history.versions(&key).iter().filter(|version| !version.deleted).map(|version| version.object.clone()).collect()
+    }
+
+    fn found(&self, violation: Violation) {
+        self.declared.lock().found.push(violation);
+    }
+
+    fn evidence(&self) -> Evidence {
+        let declared = self.declared.lock();
+        Evidence {
+            scope: self.scope.clone(),
+            history: self.shared.history.lock().clone(),
+            requests: self.logs.lock().iter().flat_map(|log| log.all()).collect(),
+            aws_failures: declared.aws_failures.clone(),
+            now: Timestamp::now(),
+            found: declared.found.clone(),
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Exception {
+    fn covers(&self, violation: &Violation) -> bool {
+        self.invariant == violation.invariant
+            && (self.about == "*" || self.about == violation.about)
+            && (self.from..self.until).contains(&violation.at)
+    }
+}
+
+fn sources(scope: &Scope) -> Vec<Source> {
+    let source = |kind, path: &str, field_selector: String, in_scope: Arc<dyn Fn(&Key) -> bool + Send + Sync>| Source {
+        kind,
+        path: path.to_owned(),
+        field_selector,
+        in_scope,
+    };
+    let prefix = scope.credential_prefix.clone();
+    let all: Arc<dyn Fn(&Key) -> bool + Send + Sync> = Arc::new(|_: &Key| true);
+    let mut sources = vec![
+        source(Kind::Namespace, "/api/v1/namespaces", String::new(), all.clone()),
+        source(Kind::Event, "/api/v1/events", String::new(), all.clone()),
+        source(
+            Kind::Credential,
+            "/apis/pullsecrets.dev/v1alpha1/ecrcredentials",
+            String::new(),
+            Arc::new(move |key: &Key| key.name.starts_with(&prefix)),
+        ),
+    ];
+    for name in &scope.secret_names {
+        sources.push(source(Kind::Secret, "/api/v1/secrets", format!("metadata.name={name}"), all.clone()));
+    }
+    sources
+}

@@ -1,0 +1,95 @@
+//! The texts in which I11 looks for secrets: output, events, statuses, metadata, and everything that was sent.
+
+use anyhow::{Context, Result};
+
+use super::Declared;
+use super::evidence::Evidence;
+use super::history::Kind;
+use super::violation::Violation;
+use crate::proxy::Request;
+
+impl Declared {
+    pub(super) fn search(&self, evidence: &Evidence) -> Result<Vec<Violation>> {
+        let mut texts: Vec<(String, Vec<u8>)> = vec![];
+        for path in &self.files {
+            let bytes =
+                std::fs::read(path).with_context(|| format!("read the operator's output {}", path.display()))?;
+            texts.push((path.display().to_string(), bytes));
+        }
+        texts.extend(self.texts.iter().map(|(name, text)| (name.clone(), text.clone())));
+        texts.extend(objects(evidence));
+        texts.extend(evidence.requests.iter().map(|request| (request.summary(), sent(request))));
+        self.canaries.search(texts.iter().map(|(place, text)| (&**place, &**text)), evidence.now)
+    }
+}
+
+/// Whole objects, but of Secrets only the metadata: their data is where a token belongs.
+fn objects(evidence: &Evidence) -> impl Iterator<Item = (String, Vec<u8>)> {
+    [Kind::Credential, Kind::Event, Kind::Namespace, Kind::Secret].into_iter().flat_map(|kind| {
+        evidence.history.of_kind(kind).flat_map(move |(key, versions)| {
+            versions.iter().map(move |version| {
+                let place = format!("{kind:?} {}", key.about());
+                let visible = if kind == Kind::Secret { &version.object["metadata"] } else { &version.object };
+                (place, visible.to_string().into_bytes())
+            })
+        })
+    })
+}
+
+/// Also what the API server refused: a body that was sent is in an audit log.
+fn sent(request: &Request) -> Vec<u8> {
+    let body = request.body.clone().unwrap_or_default();
+    let visible = if request.target.resource == "secrets" { body["metadata"].clone() } else { body };
+    format!("{}?{}\n{visible}", request.path, request.query).into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use serde_json::json;
+
+    use super::super::fixture::{Story, credential, secret};
+    use super::*;
+
+    const TOKEN: &str = "canary-token-of-the-test";
+
+    fn leaks(story: Story) -> Vec<String> {
+        let mut declared = Declared::default();
+        declared.canaries.add("token", TOKEN.as_bytes()).unwrap();
+        let mut places: Vec<String> =
+            declared.search(&story.evidence()).unwrap().into_iter().map(|violation| violation.about).collect();
+        places.dedup();
+        places
+    }
+
+    #[test]
+    fn the_data_of_a_secret_is_where_a_token_belongs() {
+        assert_eq!(leaks(Story::new().operator_writes(secret().value(TOKEN))), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_token_elsewhere_is_a_leak() {
+        let annotated = secret().set("/metadata/annotations/note", TOKEN.into());
+        assert_eq!(leaks(Story::new().other_writes(annotated)), ["Secret a/pull"]);
+        let mut told = credential();
+        told["status"] = json!({"failures": [{"message": TOKEN}]});
+        assert_eq!(leaks(Story::new().credential(told)), ["Credential platform"]);
+        let event = json!({"metadata": {"namespace": "a", "name": "e"}, "message": hex::encode(TOKEN)});
+        assert_eq!(leaks(Story::new().sees(Kind::Event, event)), ["Event a/e"]);
+        let sent = Story::new().operator_sends(Method::POST, "/api/v1/namespaces/a/events", json!({"message": TOKEN}));
+        assert_eq!(leaks(sent).len(), 1);
+    }
+
+    #[test]
+    fn files_and_named_texts_are_searched() {
+        let mut declared = Declared::default();
+        declared.canaries.add("token", TOKEN.as_bytes()).unwrap();
+        declared.texts.insert("/metrics".into(), format!("up{{token=\"{TOKEN}\"}} 1").into_bytes());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), TOKEN).unwrap();
+        declared.files.push(file.path().to_owned());
+        let found = declared.search(&Story::new().evidence()).unwrap();
+        let places: std::collections::BTreeSet<_> = found.into_iter().map(|violation| violation.about).collect();
+        assert_eq!(places, [file.path().display().to_string(), "/metrics".into()].into());
+    }
+}

@@ -1,0 +1,59 @@
+//! The invariants by name, and a broken one.
+
+use std::fmt;
+
+use jiff::Timestamp;
+
+/// What must always hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Invariant {
+    /// Every mutating request is for an allowed Secret in a selected namespace, the own status, the own Lease, or an Event.
+    I1Scope,
+    /// A Secret without our marks keeps its resourceVersion.
+    I2Foreign,
+    /// Every version of every Secret of ours is well formed.
+    I3WellFormed,
+    /// The recorded expiry of a Secret never goes back.
+    I4Monotone,
+    /// While AWS fails, no Secret whose entries are still valid is written.
+    I5FailStatic,
+    /// No changes once the desired state is reached.
+    I7Quiet,
+    /// AWS calls depend on (identity, region) and time only.
+    I10AwsBound,
+    /// No secret appears outside of Secrets.
+    I11Secrecy,
+    /// After an EcrCredential is gone none of its Secrets is left, or all under Retain.
+    I13Deletion,
+    /// `Ready=True` is true, and the status stays small.
+    I14TrueStatus,
+    /// The operator is never refused for lack of rights.
+    I16Rbac,
+}
+
+/// One broken invariant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub invariant: Invariant,
+    /// `namespace/name` of a Secret, the name of an EcrCredential, or where a text was found.
+    pub about: String,
+    pub at: Timestamp,
+    pub detail: String,
+}
+
+impl Violation {
+    pub(super) fn new(
+        invariant: Invariant,
+        about: impl Into<String>,
+        at: Timestamp,
+        detail: impl Into<String>,
+    ) -> Violation {
+        Violation { invariant, about: about.into(), at, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {} at {}: {}", self.invariant, self.about, self.at, self.detail)
+    }
+}
