@@ -1,6 +1,7 @@
 //! The real parts that the operator is tested against: a control plane, a strict AWS stand-in, and a recorder that judges every run.
 
 pub mod aws;
+pub mod bed;
 pub mod control_plane;
 pub mod moto;
 pub mod proxy;

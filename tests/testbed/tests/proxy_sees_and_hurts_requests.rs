@@ -172,6 +172,22 @@ async fn quiet_and_awaited_requests_are_told_from_the_log() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_view_shows_only_what_belongs_to_a_test() -> Result<()> {
+    let (proxy, secrets) = proxied().await?;
+    apply(&secrets, "view-mine", "1").await?;
+    apply(&secrets, "view-theirs", "1").await?;
+    proxy.show_only("secrets", "view-mine");
+    let list = secrets.list(&ListParams::default()).await?;
+    assert_eq!(list.items.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), ["view-mine"]);
+    let version = list.metadata.resource_version.context("version")?;
+    let mut events = secrets.watch(&WatchParams::default().timeout(60), &version).await?.boxed();
+    apply(&secrets, "view-theirs", "2").await?;
+    apply(&secrets, "view-mine", "2").await?;
+    assert_eq!(next(&mut events).await?, "MODIFIED view-mine");
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_callers_own_rights_count() -> Result<()> {
     let plane = shared().await?;
     let proxy = Proxy::start(plane)?;

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
+use super::child::spawn_tied;
+
 const PROGRAMS: [&str; 3] = ["etcd", "kube-apiserver", "kube-controller-manager"];
 
 /// The programs of one control plane.
@@ -103,7 +105,8 @@ fn build(module: &Path, version: &str, program: &Path) -> Result<()> {
     let partial = beside(program, "partial");
     let log_path = beside(program, "log");
     let log = File::create(&log_path)?;
-    let command = Command::new("go")
+    let mut command = Command::new("go");
+    command
         .current_dir(module)
         .env("CGO_ENABLED", "0")
         .args(["build", "-trimpath", "-ldflags", &link_flags(version), "-o"])
@@ -111,9 +114,9 @@ fn build(module: &Path, version: &str, program: &Path) -> Result<()> {
         .arg(".")
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn();
-    let mut go = command.context(
+        .stderr(log);
+    // Tied, so that a build does not go on when its lock is gone with this process.
+    let mut go = spawn_tied(command).context(
         "the tests need a Kubernetes control plane: install Go 1.26 (https://go.dev/dl) so that it can be built, or set \
          KUBEBUILDER_ASSETS to a directory with etcd, kube-apiserver and kube-controller-manager",
     )?;

@@ -19,6 +19,7 @@ use super::fault::{Action, Answer, Faults};
 use super::log::Log;
 use super::request::{Request, Stored, Target};
 use super::stream::{OpenWatches, watch_body};
+use super::view::Views;
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
@@ -28,6 +29,7 @@ pub(super) struct Forwarder {
     pub(super) log: Arc<Log>,
     pub(super) faults: Arc<Faults>,
     pub(super) watches: Arc<OpenWatches>,
+    pub(super) views: Arc<Views>,
 }
 
 /// What the API server answered; the body is whole for everything that is not a watch or a successful read.
@@ -97,7 +99,11 @@ impl Forwarder {
         let (status, headers) = (response.status(), response.headers().clone());
         if !request.is_mutation() && status.is_success() {
             self.log.update(request.number, |logged| logged.committed = Some(status.as_u16()));
-            return Ok(Answered { status, headers, body: AnsweredBody::Stream(response) });
+            if request.is_watch() || !self.views.concern(request) {
+                return Ok(Answered { status, headers, body: AnsweredBody::Stream(response) });
+            }
+            let body = response.bytes().await.map_err(io::Error::other)?;
+            return Ok(Answered { status, headers, body: AnsweredBody::Whole(self.views.filter_list(request, body)) });
         }
         let body = response.bytes().await;
         self.log.update(request.number, |logged| record_answer(logged, status, body.as_deref().unwrap_or_default()));
@@ -110,7 +116,13 @@ impl Forwarder {
             AnsweredBody::Whole(bytes) => whole(bytes),
             AnsweredBody::Stream(response) if request.is_watch() => {
                 let upstream = response.bytes_stream();
-                streamed(watch_body(request.clone(), upstream, self.faults.clone(), self.watches.clone()))
+                streamed(watch_body(
+                    request.clone(),
+                    upstream,
+                    self.faults.clone(),
+                    self.views.clone(),
+                    self.watches.clone(),
+                ))
             }
             AnsweredBody::Stream(response) => streamed(response.bytes_stream().map_err(io::Error::other)),
         };

@@ -17,12 +17,14 @@ use crate::control_plane::{ControlPlane, install_crypto_provider};
 use fault::Faults;
 use forward::Forwarder;
 use stream::OpenWatches;
+use view::Views;
 
 mod fault;
 mod forward;
 mod log;
 mod request;
 mod stream;
+mod view;
 
 /// A proxy on a loopback port, plain HTTP/1.1 and HTTP/2 without TLS. It runs on threads of its own, so a test may block.
 pub struct Proxy {
@@ -30,6 +32,7 @@ pub struct Proxy {
     log: Arc<Log>,
     faults: Arc<Faults>,
     watches: Arc<OpenWatches>,
+    views: Arc<Views>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -55,20 +58,22 @@ impl Proxy {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
 
-        let (log, faults, watches) = <(Arc<Log>, Arc<Faults>, Arc<OpenWatches>)>::default();
-        let forwarder = Forwarder {
+        let forwarder = Arc::new(Forwarder {
             base: url.to_owned(),
             upstream,
-            log: log.clone(),
-            faults: faults.clone(),
-            watches: watches.clone(),
-        };
+            log: Arc::default(),
+            faults: Arc::default(),
+            watches: Arc::default(),
+            views: Arc::default(),
+        });
+        let Forwarder { log, faults, watches, views, .. } = &*forwarder;
+        let (log, faults, watches, views) = (log.clone(), faults.clone(), watches.clone(), views.clone());
         let listener = {
             let _on_its_runtime = runtime.enter();
             TcpListener::from_std(listener)?
         };
-        runtime.spawn(accept(listener, Arc::new(forwarder)));
-        Ok(Proxy { address, log, faults, watches, runtime: Some(runtime) })
+        runtime.spawn(accept(listener, forwarder));
+        Ok(Proxy { address, log, faults, watches, views, runtime: Some(runtime) })
     }
 
     /// The address to give to the operator in place of the API server's.
@@ -88,6 +93,15 @@ impl Proxy {
     /// Removes every fault. What waits at a gate goes on waiting for the gate.
     pub fn heal(&self) {
         self.faults.clear();
+    }
+
+    /// From now on the lists and watches of a resource show only the objects whose name begins with `prefix`.
+    pub fn show_only(&self, resource: &str, prefix: &str) {
+        let prefix = prefix.to_owned();
+        let shown = move |object: &serde_json::Value| {
+            object["metadata"]["name"].as_str().is_some_and(|name| name.starts_with(&prefix))
+        };
+        self.views.add(Match::any().method("GET").resource(resource).name(""), Arc::new(shown));
     }
 
     /// Breaks the open watches that match; the number of them.

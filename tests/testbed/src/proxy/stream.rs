@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::fault::{Action, Faults, Match};
 use super::request::Request;
+use super::view::Views;
 
 /// The watches that are open now.
 #[derive(Default)]
@@ -52,6 +53,7 @@ struct Watch {
     lines: VecDeque<Bytes>,
     commands: UnboundedReceiver<Command>,
     faults: Arc<Faults>,
+    views: Arc<Views>,
     open: Arc<OpenWatches>,
     ended: bool,
 }
@@ -67,12 +69,14 @@ pub(super) fn watch_body(
     request: Request,
     upstream: impl Stream<Item = reqwest::Result<Bytes>> + Send + 'static,
     faults: Arc<Faults>,
+    views: Arc<Views>,
     open: Arc<OpenWatches>,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
     let (sender, commands) = unbounded_channel();
     open.0.lock().insert(request.number, (request.clone(), sender));
     let (partial, lines) = Default::default();
-    let watch = Watch { request, upstream: Box::pin(upstream), partial, lines, commands, faults, open, ended: false };
+    let watch =
+        Watch { request, upstream: Box::pin(upstream), partial, lines, commands, faults, views, open, ended: false };
     stream::unfold(watch, |mut watch| async move {
         let item = watch.next().await?;
         watch.ended = item.is_err();
@@ -117,6 +121,9 @@ impl Watch {
 
     /// The event, once it may be seen; `None` if it never may.
     async fn admit(&mut self, line: Bytes) -> Option<Bytes> {
+        if !self.views.shows_event(&self.request, &line) {
+            return None;
+        }
         match self.faults.on_event(&self.request) {
             Some(Action::StallWatch(gate)) => {
                 tokio::select! {

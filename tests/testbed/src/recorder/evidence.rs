@@ -8,8 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::Scope;
-use super::history::{History, Key, Kind, Version};
-use super::marks::{MANAGER, belongs_to, uids};
+use super::history::{History, Key, Kind, Version, visible_at};
+use super::marks::{MANAGER, uids};
 use super::selection::{secret_name, selects};
 use super::violation::Violation;
 use crate::proxy::Request;
@@ -66,12 +66,21 @@ impl Evidence {
 
     /// Whether an EcrCredential that could be seen at `time` wants this Secret in this namespace.
     pub(super) fn is_wanted(&self, key: &Key, time: Timestamp, staleness: Duration) -> bool {
-        self.wanted_by(key, time, staleness, |_| true)
+        let namespaces: Vec<&Version> = visible_at(self.history.namespace(&key.namespace), time, staleness).collect();
+        self.history.of_kind(Kind::Credential).any(|(_, versions)| {
+            let mut credentials = visible_at(versions, time, staleness);
+            credentials.any(|credential| namespaces.iter().any(|namespace| wants(credential, key, namespace)))
+        })
     }
 
-    /// Like [`is_wanted`](Self::is_wanted), by the EcrCredential that the Secret belongs to.
-    pub(super) fn is_wanted_by_owner(&self, key: &Key, secret: &Version, time: Timestamp) -> bool {
-        self.wanted_by(key, time, Duration::ZERO, |credential| belongs_to(secret, credential.uid()))
+    /// Whether at `time` the EcrCredential of this Secret had no more use for it.
+    pub(super) fn is_unwanted_by_owner(&self, key: &Key, secret: &Version, time: Timestamp) -> bool {
+        let namespaces: Vec<&Version> =
+            visible_at(self.history.namespace(&key.namespace), time, Duration::ZERO).collect();
+        let mut credentials = visible_at(self.owner_of(secret), time, Duration::ZERO);
+        credentials.any(|credential| {
+            namespaces.iter().any(|namespace| !namespace.is_active() || !wants(credential, key, namespace))
+        })
     }
 
     /// By the clock of the operator, which the test may have set wrong.
@@ -81,18 +90,6 @@ impl Evidence {
 
     pub(super) fn aws_failed_at(&self, time: Timestamp) -> bool {
         self.aws_failures.iter().any(|(from, until)| (*from..*until).contains(&time))
-    }
-
-    fn wanted_by(&self, key: &Key, time: Timestamp, staleness: Duration, by: impl Fn(&Version) -> bool) -> bool {
-        let namespaces: Vec<&Version> =
-            super::history::visible_at(self.history.namespace(&key.namespace), time, staleness).collect();
-        self.history.of_kind(Kind::Credential).any(|(_, versions)| {
-            super::history::visible_at(versions, time, staleness).any(|credential| {
-                by(credential)
-                    && secret_name(credential) == key.name
-                    && namespaces.iter().any(|namespace| selects(credential, namespace))
-            })
-        })
     }
 
     /// The requests that left a version of a Secret behind, by its uid and resourceVersion.
@@ -142,6 +139,10 @@ impl Evidence {
     }
 }
 
+fn wants(credential: &Version, key: &Key, namespace: &Version) -> bool {
+    !credential.deleted && !namespace.deleted && secret_name(credential) == key.name && selects(credential, namespace)
+}
+
 /// The apply was a no-op: somebody else wrote this version before, and all that it asks for was there already.
 fn changed_nothing(request: &Request, previous: Option<&Version>, version: &Version) -> bool {
     let Some(previous) = previous else { return false };
@@ -176,7 +177,6 @@ fn contains(whole: &Value, part: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::fixture::{Story, secret};
-    use super::*;
 
     fn authors(story: Story) -> Vec<bool> {
         story.evidence().secret_writes().iter().map(|write| write.by_operator).collect()

@@ -1,5 +1,6 @@
 //! Invented histories for the tests of the judge: a default story in which all is well, and ways to spoil it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -17,7 +18,7 @@ pub(super) const HOST: &str = "111122223333.dkr.ecr.eu-west-1.amazonaws.com";
 
 /// A version with nothing but this object.
 pub(super) fn version(object: Value) -> Version {
-    Version { at: start(), initial: false, deleted: false, object }
+    Version { at: start(), initial: false, deleted: false, object: Arc::new(object) }
 }
 
 pub(super) fn start() -> Timestamp {
@@ -115,14 +116,16 @@ impl Story {
         let object = self.stamp(secret.0.clone(), true);
         let stored = Stored { uid: uid(&object), resource_version: self.versions.to_string() };
         self.request(Method::PATCH, &path, Some(secret.0), Some(stored));
-        self.history.add(Kind::Secret, Version { at: self.now, initial: false, deleted: false, object });
+        self.history
+            .add(Kind::Secret, Version { at: self.now, initial: false, deleted: false, object: Arc::new(object) });
         self
     }
 
     pub(super) fn operator_writes_unseen(mut self, secret: SecretState) -> Self {
         self.tick();
         let object = self.stamp(secret.0, true);
-        self.history.add(Kind::Secret, Version { at: self.now, initial: false, deleted: false, object });
+        self.history
+            .add(Kind::Secret, Version { at: self.now, initial: false, deleted: false, object: Arc::new(object) });
         self
     }
 
@@ -137,7 +140,8 @@ impl Story {
     pub(super) fn other_writes(mut self, secret: SecretState) -> Self {
         self.tick();
         let object = self.stamp(secret.0, false);
-        self.history.add(Kind::Secret, Version { at: self.now, initial: false, deleted: false, object });
+        self.history
+            .add(Kind::Secret, Version { at: self.now, initial: false, deleted: false, object: Arc::new(object) });
         self
     }
 
@@ -177,7 +181,7 @@ impl Story {
         self.tick();
         self.versions += 1;
         object["metadata"]["resourceVersion"] = self.versions.to_string().into();
-        self.history.add(kind, Version { at: self.now, initial: false, deleted: false, object });
+        self.history.add(kind, Version { at: self.now, initial: false, deleted: false, object: Arc::new(object) });
         self
     }
 

@@ -1,6 +1,7 @@
 //! Every version of every watched object, in the order in which they were seen.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -42,7 +43,7 @@ pub(super) struct Version {
     pub(super) initial: bool,
     /// The object's end; `object` is its last state.
     pub(super) deleted: bool,
-    pub(super) object: Value,
+    pub(super) object: Arc<Value>,
 }
 
 impl Version {
@@ -66,7 +67,7 @@ impl Version {
         self.object["metadata"]["generation"].as_i64().unwrap_or_default()
     }
 
-    /// A namespace that takes new objects.
+    /// It exists and is not about to end.
     pub(super) fn is_active(&self) -> bool {
         !self.deleted && self.object["metadata"]["deletionTimestamp"].is_null()
     }
@@ -107,15 +108,11 @@ impl History {
     }
 }
 
-/// The versions that somebody may have acted on at `time`, who saw everything at most `staleness` late.
+/// The versions, ends included, that somebody may have acted on at `time`, who saw everything at most `staleness` late.
 pub(super) fn visible_at(versions: &[Version], time: Timestamp, staleness: Duration) -> impl Iterator<Item = &Version> {
     let since = time - staleness;
     // A watch may bring the recorder an event later than the operator.
     let until = time + Duration::from_secs(2);
     let oldest = versions.iter().rposition(|version| version.at <= since).unwrap_or(0);
-    versions
-        .iter()
-        .skip(oldest)
-        .take_while(move |version| version.at <= until || version.initial)
-        .filter(|version| !version.deleted)
+    versions.iter().skip(oldest).take_while(move |version| version.at <= until || version.initial)
 }

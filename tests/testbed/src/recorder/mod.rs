@@ -250,18 +250,28 @@ impl Recorder {
         assert!(list.is_empty(), "{} violations:\n{}", list.len(), list.join("\n"));
     }
 
-    /// Every version of a Secret that was seen, the last one first gone when it was deleted; for tests that look closer.
+    /// Every version of a Secret that was seen, for tests that look closer.
     pub fn secret_versions(&self, namespace: &str, name: &str) -> Vec<serde_json::Value> {
         let key = Key { kind: Kind::Secret, namespace: namespace.to_owned(), name: name.to_owned() };
         let history = self.shared.history.lock();
-        history.versions(&key).iter().filter(|version| !version.deleted).map(|version| version.object.clone()).collect()
+        history
+            .versions(&key)
+            .iter()
+            .filter(|version| !version.deleted)
+            .map(|version| (*version.object).clone())
+            .collect()
     }
 
     /// Every version of an EcrCredential that was seen.
     pub fn credential_versions(&self, name: &str) -> Vec<serde_json::Value> {
         let key = Key { kind: Kind::Credential, namespace: String::new(), name: name.to_owned() };
         let history = self.shared.history.lock();
-        history.versions(&key).iter().filter(|version| !version.deleted).map(|version| version.object.clone()).collect()
+        history
+            .versions(&key)
+            .iter()
+            .filter(|version| !version.deleted)
+            .map(|version| (*version.object).clone())
+            .collect()
     }
 
     fn found(&self, violation: Violation) {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use futures::{AsyncBufReadExt, TryStreamExt};
 use http::Request;
 use jiff::Timestamp;
@@ -14,6 +14,9 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::history::{History, Key, Kind, Version};
+
+/// Nothing tells when an API server that is away comes back.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// A history that grows, and a signal for each addition.
 pub(super) struct Shared {
@@ -51,7 +54,7 @@ impl Source {
                 }
                 Err(_) => {
                     // The API server is away, or does not know the kind yet.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tokio::time::sleep(RETRY).await;
                     continue;
                 }
             };
@@ -71,23 +74,29 @@ impl Source {
         let items = list["items"].as_array().map_or(&[][..], Vec::as_slice);
         let present: BTreeSet<Key> = items.iter().map(|object| Key::of(self.kind, object)).collect();
         for object in items {
-            self.add(shared, Version { at, initial, deleted: false, object: object.clone() });
+            self.add(shared, Version { at, initial, deleted: false, object: Arc::new(object.clone()) });
         }
-        let live = |history: &History| -> Vec<(Key, Value)> {
+        let live = |history: &History| -> Vec<(Key, Arc<Value>)> {
             history.live(self.kind).map(|(key, version)| (key.clone(), version.object.clone())).collect()
         };
         // Other sources of the same kind have other names.
         let mine =
             |key: &Key| self.field_selector.is_empty() || self.field_selector == format!("metadata.name={}", key.name);
-        let gone: Vec<(Key, Value)> = live(&shared.history.lock());
+        let gone = live(&shared.history.lock());
         for (_, object) in gone.into_iter().filter(|(key, _)| mine(key) && !present.contains(key)) {
             self.add(shared, Version { at, initial: false, deleted: true, object });
         }
     }
 
-    /// Watches, and watches again from the last version when the watch ends; returns when that version is too old.
+    /// Watches, and watches again from the last version when the watch ends or breaks; returns when that version is too old.
     async fn watch_from(&self, client: &Client, shared: &Shared, mut version: String) {
-        while self.watch_once(client, shared, &mut version).await.is_ok() {}
+        loop {
+            match self.watch_once(client, shared, &mut version).await {
+                Ok(()) => {}
+                Err(error) if is_too_old(&error) => return,
+                Err(_) => tokio::time::sleep(RETRY).await,
+            }
+        }
     }
 
     async fn watch_once(&self, client: &Client, shared: &Shared, version: &mut String) -> Result<()> {
@@ -98,9 +107,11 @@ impl Source {
         let mut lines = client.request_stream(Request::get(url).body(vec![])?).await?.lines();
         while let Some(line) = lines.try_next().await? {
             let mut event: Value = serde_json::from_str(&line).context("a watch event that is no JSON")?;
-            let object = event["object"].take();
+            let object = Arc::new(event["object"].take());
             match event["type"].as_str() {
-                Some("ERROR") => bail!("the watch failed: {object}"),
+                Some("ERROR") => {
+                    return Err(kube::Error::Api(Box::new(serde_json::from_value((*object).clone())?)).into());
+                }
                 Some("BOOKMARK") => {}
                 kind => {
                     let deleted = kind == Some("DELETED");
@@ -119,4 +130,8 @@ impl Source {
             shared.changed.send_modify(|count| *count += 1);
         }
     }
+}
+
+fn is_too_old(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(kube::Error::Api(status)) if status.code == 410)
 }

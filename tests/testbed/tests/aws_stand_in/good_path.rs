@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::{SignedDuration, Timestamp};
-use testbed::aws::{CANARY, Mark, Service, count_calls};
+use testbed::aws::{CANARY, Issuer, Mark, Service, count_calls};
 
 use crate::clients::*;
 
@@ -13,6 +13,15 @@ async fn a_web_identity_gets_a_session_that_knows_who_it_is() {
     let identity = sts(&aws, Some(credentials)).await.get_caller_identity().send().await.unwrap();
     assert_eq!(identity.arn(), Some("arn:aws:sts::123456789012:assumed-role/pull/testbed"));
     assert_eq!(identity.account(), Some("123456789012"));
+}
+
+#[tokio::test]
+async fn an_issuer_may_sign_with_rsa() {
+    let (aws, old) = stand_in();
+    let issuer = Issuer::with_rsa_key(ISSUER).unwrap();
+    aws.set_jwks(ISSUER, &issuer.jwks().unwrap());
+    assert!(session(&aws, &good_token(&issuer)).await.is_ok());
+    assert_eq!(session(&aws, &good_token(&old)).await.unwrap_err(), "InvalidIdentityToken");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use aws_credential_types::Credentials;
 use jiff::SignedDuration;
-use testbed::aws::{Issuer, Permissions, Service};
+use testbed::aws::{Issuer, Permissions, Role, Service, Trust};
 
 use crate::clients::*;
 
@@ -104,6 +104,8 @@ async fn a_web_identity_is_judged_by_key_issuer_times_audience_and_subject() {
     let (aws, issuer) = stand_in();
     let impostor = Issuer::new(ISSUER).unwrap();
     let stranger = Issuer::new("https://elsewhere.example.test").unwrap();
+    let elsewhere = Trust::web_identity(ISSUER, SUBJECT, "another.example.test");
+    aws.add_role(Role::new("arn:aws:iam::123456789012:role/another").trusting(elsewhere));
     let good = good_token(&issuer);
     let tampered = good.replacen('.', ".e", 1);
     let cases = [
@@ -114,6 +116,7 @@ async fn a_web_identity_is_judged_by_key_issuer_times_audience_and_subject() {
         ("not a token", "not.a.token".to_owned(), "InvalidIdentityToken"),
         ("expired", issuer.token(SUBJECT, AUDIENCE, -HOUR).unwrap(), "ExpiredTokenException"),
         ("audience", issuer.token(SUBJECT, "kubernetes.default.svc", HOUR).unwrap(), "InvalidIdentityToken"),
+        ("another role's audience", issuer.token(SUBJECT, "another.example.test", HOUR).unwrap(), "AccessDenied"),
         ("subject", issuer.token("system:serviceaccount:other:puller", AUDIENCE, HOUR).unwrap(), "AccessDenied"),
     ];
     for (name, token, expected) in cases {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::super::evidence::Evidence;
-use super::super::history::{Key, Kind, Version};
+use super::super::history::{History, Key, Kind, Version};
 use super::super::marks::{belongs_to, is_ours};
 use super::super::selection::{secret_name, selects};
 use super::super::violation::{Invariant, Violation};
@@ -17,9 +17,16 @@ const STATUS_LIMIT: usize = 64 * 1024;
 
 /// I13: an EcrCredential that is gone leaves none of its Secrets, or all of them under Retain.
 pub(super) fn deletion(evidence: &Evidence) -> Vec<Violation> {
-    let credentials = evidence.history.of_kind(Kind::Credential);
-    let ends = credentials.flat_map(|(_, versions)| versions.iter().filter(|version| version.deleted));
-    ends.flat_map(|end| if retains(end) { lost(evidence, end) } else { left(evidence, end) }).collect()
+    let (retained, deleted): (Vec<_>, Vec<_>) = ends(&evidence.history).partition(|end| retains(end));
+    let detail = "its EcrCredential is gone, and it is left";
+    let left = deleted.into_iter().flat_map(|end| left(&evidence.history, end));
+    let left = left.map(|key| Violation::new(Invariant::I13Deletion, key.about(), evidence.now, detail));
+    left.chain(retained.into_iter().flat_map(|end| lost(evidence, end))).collect()
+}
+
+/// Whether the garbage collector has nothing left to do.
+pub(in super::super) fn is_collected(history: &History) -> bool {
+    ends(history).filter(|end| !retains(end)).all(|end| left(history, end).next().is_none())
 }
 
 /// I14: `Ready=True` means what it says at each write of the status, and at the end.
@@ -37,7 +44,7 @@ pub(super) fn true_status(evidence: &Evidence) -> Vec<Violation> {
                 .extend(fault.map(|fault| Violation::new(Invariant::I14TrueStatus, key.about(), version.at, fault)));
         }
         let Some(last) = versions.last().filter(|last| !last.deleted && is_ready(last)) else { continue };
-        let faults = stale(evidence, versions, last).into_iter().chain(without_token(evidence, last));
+        let faults = stale(evidence, versions, last).into_iter().chain(without_token(evidence, versions, last));
         violations
             .extend(faults.map(|fault| Violation::new(Invariant::I14TrueStatus, key.about(), evidence.now, fault)));
     }
@@ -63,14 +70,21 @@ pub(super) fn is_ready(credential: &Version) -> bool {
     conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
+/// The spec is old enough for everybody to have acted on it.
+pub(super) fn is_settled(evidence: &Evidence, versions: &[Version]) -> bool {
+    versions.last().is_some_and(|last| evidence.now.duration_since(spec_change(versions, last)) >= staleness(evidence))
+}
+
 fn retains(credential: &Version) -> bool {
     credential.object["spec"]["secret"]["deletionPolicy"] == "Retain"
 }
 
-fn left(evidence: &Evidence, end: &Version) -> Vec<Violation> {
-    let secrets = evidence.history.live(Kind::Secret).filter(|(_, secret)| belongs_to(secret, end.uid()));
-    let detail = "its EcrCredential is gone, and it is left";
-    secrets.map(|(key, _)| Violation::new(Invariant::I13Deletion, key.about(), evidence.now, detail)).collect()
+fn ends(history: &History) -> impl Iterator<Item = &Version> {
+    history.of_kind(Kind::Credential).flat_map(|(_, versions)| versions.iter().filter(|version| version.deleted))
+}
+
+fn left<'a>(history: &'a History, end: &'a Version) -> impl Iterator<Item = &'a Key> {
+    history.live(Kind::Secret).filter(|(_, secret)| belongs_to(secret, end.uid())).map(|(key, _)| key)
 }
 
 /// Secrets that ended after their EcrCredential, in namespaces that did not.
@@ -111,15 +125,15 @@ fn untrue(evidence: &Evidence, credential: &Version, at: Timestamp, spec_is_rece
 /// Still Ready for an old spec, long after it has changed.
 fn stale(evidence: &Evidence, versions: &[Version], last: &Version) -> Option<String> {
     let observed = last.object["status"]["observedGeneration"].as_i64();
-    let old = evidence.now.duration_since(spec_change(versions, last)) >= staleness(evidence);
+    let old = is_settled(evidence, versions);
     let detail =
         || format!("Ready at the end, with observedGeneration {observed:?} of generation {}", last.generation());
     (old && observed != Some(last.generation())).then(detail)
 }
 
 /// Selected namespaces that have no valid Secret, whatever the counters say.
-fn without_token(evidence: &Evidence, credential: &Version) -> Option<String> {
-    if credential.object["spec"]["suspend"] == Value::Bool(true) {
+fn without_token(evidence: &Evidence, versions: &[Version], credential: &Version) -> Option<String> {
+    if credential.object["spec"]["suspend"] == Value::Bool(true) || !is_settled(evidence, versions) {
         return None;
     }
     let uid = BTreeSet::from([credential.uid()]);
@@ -130,16 +144,11 @@ fn without_token(evidence: &Evidence, credential: &Version) -> Option<String> {
             !secret.deleted && is_ours(secret, &uid) && expiry(secret) > Some(evidence.operator_time(evidence.now))
         })
     };
-    let settled = |versions: &[Version]| evidence.now.duration_since(versions[0].at) >= staleness(evidence);
-    let namespaces = evidence
-        .history
-        .live(Kind::Namespace)
-        .filter(|(_, namespace)| namespace.is_active() && selects(credential, namespace));
-    let bare: Vec<&str> = namespaces
-        .map(|(key, _)| key)
-        .filter(|key| settled(evidence.history.versions(key)) && bare(&key.name))
-        .map(|key| &*key.name)
-        .collect();
+    let settled = |namespace: &Version| evidence.now.duration_since(namespace.at) >= staleness(evidence);
+    let namespaces = evidence.history.live(Kind::Namespace);
+    let namespaces = namespaces
+        .filter(|(_, namespace)| namespace.is_active() && settled(namespace) && selects(credential, namespace));
+    let bare: Vec<&str> = namespaces.map(|(key, _)| &*key.name).filter(|name| bare(name)).collect();
     (!bare.is_empty()).then(|| format!("Ready at the end, yet these namespaces have no valid Secret of it: {bare:?}"))
 }
 

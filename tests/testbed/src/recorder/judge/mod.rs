@@ -3,6 +3,8 @@
 use super::evidence::Evidence;
 use super::violation::Violation;
 
+pub(super) use credentials::is_collected;
+
 mod credentials;
 mod requests;
 mod secrets;

@@ -73,7 +73,7 @@ pub(super) fn fail_static(evidence: &Evidence) -> Vec<Violation> {
 /// Putting back what somebody else changed, and removing what is no longer wanted, need nothing from AWS.
 fn is_excused(evidence: &Evidence, write: &Write<'_>, good: Option<&Version>) -> bool {
     if write.version.deleted {
-        return !evidence.is_wanted_by_owner(write.key, write.version, write.at);
+        return evidence.is_unwanted_by_owner(write.key, write.version, write.at);
     }
     let edited =
         write.previous.zip(good).is_some_and(|(previous, good)| previous.resource_version() != good.resource_version());

@@ -12,7 +12,7 @@ use super::super::history::{Kind, Version, visible_at};
 use super::super::hosts::configured_hosts;
 use super::super::marks::is_ours;
 use super::super::violation::{Invariant, Violation};
-use super::credentials::is_ready;
+use super::credentials::{is_ready, is_settled};
 
 const KEY: &str = ".dockerconfigjson";
 
@@ -82,7 +82,8 @@ fn check(evidence: &Evidence, secret: &Version, at: Timestamp) -> Option<String>
 /// The hosts of every version of the EcrCredential that the operator could see; `None` when they depend on what is not known here.
 fn expected_hosts(evidence: &Evidence, secret: &Version, at: Timestamp) -> Option<BTreeSet<String>> {
     let mut expected: BTreeSet<String> = evidence.scope.extra_hosts.iter().cloned().collect();
-    for credential in visible_at(evidence.owner_of(secret), at, evidence.scope.staleness) {
+    let credentials = visible_at(evidence.owner_of(secret), at, evidence.scope.staleness);
+    for credential in credentials.filter(|credential| !credential.deleted) {
         expected.extend(configured_hosts(credential, &evidence.scope.defaults)?);
     }
     Some(expected)
@@ -90,8 +91,9 @@ fn expected_hosts(evidence: &Evidence, secret: &Version, at: Timestamp) -> Optio
 
 /// An EcrCredential that says it is ready has each of its hosts in each of its Secrets.
 fn incomplete(evidence: &Evidence, secret: &Version) -> Option<String> {
+    let versions = evidence.owner_of(secret);
     let credential =
-        evidence.owner_of(secret).last().filter(|credential| !credential.deleted && is_ready(credential))?;
+        versions.last().filter(|last| !last.deleted && is_ready(last) && is_settled(evidence, versions))?;
     let auths = auths(secret).ok()?;
     let expected = configured_hosts(credential, &evidence.scope.defaults)?;
     let missing: Vec<&String> = expected.iter().filter(|host| !auths.contains_key(*host)).collect();
@@ -153,7 +155,7 @@ mod tests {
     fn a_ready_credential_has_all_of_its_hosts() {
         let mut two = ready_credential();
         two["spec"]["registries"] = json!([two["spec"]["registries"][0], {"public": {}}]);
-        let violations = well_formed(&Story::new().credential(two).operator_writes(secret()).evidence());
+        let violations = well_formed(&Story::new().credential(two).operator_writes(secret()).passes(60).evidence());
         assert!(violations.iter().any(|violation| violation.detail.contains("are missing")), "{violations:?}");
     }
 }

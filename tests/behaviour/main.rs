@@ -1,0 +1,25 @@
+//! What the operator does, seen on a real API server: each test runs the real binary and is judged by the recorder.
+
+mod create;
+
+use testbed::bed::{Bed, Launch, Operator};
+
+/// The CRD as it is shipped.
+const CRD: &str = include_str!("../../crds/ecrcredentials.pullsecrets.dev.yaml");
+
+/// The host of the operator's own registry.
+const OWN: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
+
+const PUBLIC: &str = "public.ecr.aws";
+
+async fn bed(test: &str) -> Bed {
+    Bed::new(test, CRD).await.unwrap()
+}
+
+fn launch() -> Launch {
+    Launch::new(env!("CARGO_BIN_EXE_ecr-credential-operator"))
+}
+
+async fn operator(bed: &Bed) -> Operator {
+    bed.operator(launch()).await.unwrap()
+}

@@ -1,0 +1,193 @@
+//! The operator as a process of its own, with IRSA's variables and a real ServiceAccount token.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::{Bed, PATIENCE};
+use crate::control_plane::spawn_tied;
+
+/// How an operator is started.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// The binary.
+    pub binary: PathBuf,
+    /// Further flags.
+    pub args: Vec<String>,
+    /// Further variables; an empty value takes one away.
+    pub env: Vec<(String, String)>,
+    /// Whether to wait until it is ready.
+    pub wait: bool,
+}
+
+impl Launch {
+    /// A start of this binary with the flags that suit tests: no long waits.
+    pub fn new(binary: impl Into<PathBuf>) -> Self {
+        let args =
+            ["--retry-initial", "200ms", "--retry-max", "2s", "--minimum-token-life", "2s", "--aws-timeout", "3s"];
+        Self { binary: binary.into(), args: args.map(str::to_owned).to_vec(), env: Vec::new(), wait: true }
+    }
+
+    /// Adds flags.
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(|a| (*a).to_owned()));
+        self
+    }
+
+    /// Sets a variable.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Does not wait until it is ready.
+    pub fn without_waiting(mut self) -> Self {
+        self.wait = false;
+        self
+    }
+}
+
+/// A running operator; it is killed when dropped.
+pub struct Operator {
+    child: Child,
+    address: String,
+    /// Its log.
+    pub log: PathBuf,
+    /// Its web identity token.
+    pub token_file: PathBuf,
+}
+
+impl Bed {
+    /// Starts an operator that talks to the API server through this test's proxy and to this test's AWS.
+    pub async fn operator(&self, launch: Launch) -> Result<Operator> {
+        let token = self.plane.service_account_token(&self.home, "operator", "", 3600).await?;
+        let kubeconfig = self.plane.kubeconfig(&self.proxy.url(), &token, None)?;
+        self.recorder.canary("the operator's API token", &token)?;
+        let token_file = self.file("web-identity-token");
+        self.write_web_identity(&token_file).await?;
+        let address = free_address()?;
+        let log = self.file(&format!("operator-{}.log", address.rsplit(':').next().unwrap_or_default()));
+        self.recorder.search_file(&log);
+        let output = File::create(&log)?;
+        let mut command = Command::new(&launch.binary);
+        command
+            .env_clear()
+            .env("PATH", std::env::var("PATH").unwrap_or_default())
+            .env("KUBECONFIG", kubeconfig)
+            .env("POD_NAMESPACE", &self.home)
+            .env("AWS_ROLE_ARN", &self.role)
+            .env("AWS_WEB_IDENTITY_TOKEN_FILE", &token_file)
+            .envs(self.aws.env())
+            .args(["run", "--http-address", &address, "--log", "trace", "--lease-duration", "6s"])
+            .args(["--secret-name", &self.secret, "--credential-selector", &format!("bed={}", self.prefix)])
+            .args(&launch.args)
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        for (name, value) in &launch.env {
+            if value.is_empty() {
+                command.env_remove(name)
+            } else {
+                command.env(name, value)
+            };
+        }
+        let child = spawn_tied(command).with_context(|| format!("start {}", launch.binary.display()))?;
+        let mut operator = Operator { child, address, log, token_file };
+        if launch.wait {
+            operator.until_ready().await?;
+        }
+        Ok(operator)
+    }
+
+    /// Writes a fresh web identity token as kubelet would for IRSA.
+    pub async fn write_web_identity(&self, file: &std::path::Path) -> Result<()> {
+        let token = self.plane.service_account_token(&self.home, "operator", "sts.amazonaws.com", 3600).await?;
+        self.recorder.canary("a web identity token", &token)?;
+        std::fs::write(file, token)?;
+        Ok(())
+    }
+}
+
+impl Operator {
+    /// Waits until `/readyz` says so.
+    pub async fn until_ready(&mut self) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while self.get("/readyz").await.ok().is_none_or(|(status, _)| status != 200) {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the operator ended with {status}: {}", self.tail());
+            }
+            if tokio::time::Instant::now() > deadline {
+                bail!("the operator is not ready after {PATIENCE:?}: {}", self.tail());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// A page of its HTTP side.
+    pub async fn get(&self, path: &str) -> Result<(u16, String)> {
+        let answer = reqwest::get(format!("http://{}{path}", self.address)).await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by name, such as `TERM`, `STOP`, `CONT`.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status()?;
+        if status.success() { Ok(()) } else { bail!("kill -{name} failed") }
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&mut self) -> Result<ExitStatus> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if tokio::time::Instant::now() > deadline {
+                bail!("the operator has not ended after {PATIENCE:?}: {}", self.tail());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Stops it as kubelet does, and checks that it ends well.
+    pub async fn stop(mut self) -> Result<()> {
+        self.signal("TERM")?;
+        let status = self.ended().await?;
+        if status.success() { Ok(()) } else { bail!("the operator ended with {status}: {}", self.tail()) }
+    }
+
+    /// Kills it at once.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// The end of its log.
+    pub fn tail(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().filter(|l| !l.contains("TRACE") && !l.contains("DEBUG")).collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_address() -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    Ok(listener.local_addr()?.to_string())
+}
