@@ -107,7 +107,7 @@ pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Opti
         let lives = || registries.iter().filter_map(|r| r.token.as_ref()).map(|(life, _)| *life);
         status.expires_at = lives().map(|l| l.expires_at).min();
         status.refreshed_at = lives().map(|l| l.issued_at).max();
-        status.next_refresh_at = next_refresh_at;
+        status.next_refresh_at = next_refresh_at.map(whole_seconds);
         status.handled_refresh_request = handled_refresh_request;
         status.registries = registries.into_iter().map(registry_status).collect();
         status.namespaces = Some(counts(&namespaces));
@@ -229,8 +229,13 @@ fn with_transition(
         reason: reason.as_str().to_owned(),
         message,
         observed_generation: generation,
-        last_transition_time: since.unwrap_or_else(|| Time(Timestamp::from_second(now.as_second()).unwrap_or(now))),
+        last_transition_time: since.unwrap_or_else(|| Time(whole_seconds(now))),
     }
+}
+
+/// Times in a status have no fractions, like those that Kubernetes writes.
+fn whole_seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 /// Events tell changes, not states: one when the passwords are new, one when the readiness or what hinders it changes.

@@ -237,7 +237,7 @@ pub struct NamespaceSelector {
 pub struct LabelRequirement {
     /// The label's key.
     #[schemars(length(min = 1, max = 317))]
-    #[x_kube(validation = Rule::new("self.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$')").message("key must be a label key such as team or example.com/team"))]
+    #[x_kube(validation = Rule::new("self.indexOf('/') <= 253 && self.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$')").message("key must be a label key such as team or example.com/team"))]
     pub key: String,
     /// How the label's value is compared: `In`, `NotIn`, `Exists` or `DoesNotExist`.
     pub operator: SelectorOperator,
@@ -266,7 +266,7 @@ pub enum SelectorOperator {
 pub struct Refresh {
     /// At which part of a password's life it is replaced, 10 to 90 percent; up to 5 % of jitter is derived from the uid.
     #[serde(default = "default_at_percent")]
-    #[schemars(range(min = 10, max = 90))]
+    #[schemars(range(min = 10, max = 90), extend("format" = "int32"))]
     pub at_percent: u8,
 
     /// The longest a password is kept, whatever its expiry says: a duration such as `6h` or `90m`, from `1m` to `12h`.

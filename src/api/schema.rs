@@ -40,7 +40,7 @@ pub(super) fn extra_hosts(_: &mut SchemaGenerator) -> Schema {
     string_set(
         32,
         260,
-        "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)+(:[0-9]{1,5})?$')",
+        "self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)+(:[1-9][0-9]{0,4})?$') && (!self.contains(':') || int(self.split(':')[1]) <= 65535)",
         "a host is a lower case DNS name with an optional port, without scheme or path: vpce-1.dkr.ecr.eu-west-1.vpce.amazonaws.com",
     )
 }
@@ -49,8 +49,8 @@ pub(super) fn globs(_: &mut SchemaGenerator) -> Schema {
     string_set(
         256,
         63,
-        "self.matches('^[-a-z0-9*?]+$')",
-        "a namespace name or glob has lower case letters, digits and '-', with '*' for any characters and '?' for one",
+        "self.matches('^[a-z0-9*?]([-a-z0-9*?]*[a-z0-9*?])?$')",
+        "a namespace name or glob has lower case letters, digits and inner '-', with '*' for any characters and '?' for one",
     )
 }
 
@@ -63,9 +63,11 @@ pub(super) fn label_values(_: &mut SchemaGenerator) -> Schema {
     )
 }
 
-const LABEL_KEYS: &str = "self.all(k, k.size() <= 317 && k.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))";
+/// A label's key as CEL sees it in `k`: a prefix is a DNS name of at most 253 characters, the rest has at most 63.
+const KEYS: &str = "self.all(k, k.size() <= 317 && k.indexOf('/') <= 253 && k.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))";
 const LABEL_VALUES: &str = "self.all(k, self[k].matches('^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$'))";
-const KEY_MESSAGE: &str = "each key must be a label key such as team or example.com/team";
+const LABEL_KEY_MESSAGE: &str = "each key must be a label key such as team or example.com/team";
+const ANNOTATION_KEY_MESSAGE: &str = "each key must be an annotation key such as note or example.com/note";
 const VALUE_MESSAGE: &str = "each value must be a label value: at most 63 letters, digits, '-', '_' and '.', beginning and ending with a letter or digit";
 const OWN_KEYS: &str = "self.all(k, !k.startsWith('pullsecrets.dev/') && k != 'app.kubernetes.io/managed-by')";
 const OWN_KEYS_MESSAGE: &str =
@@ -82,13 +84,13 @@ fn string_map(max_value: u32, rules: &[(&str, &str)]) -> Schema {
 }
 
 pub(super) fn label_map(_: &mut SchemaGenerator) -> Schema {
-    string_map(63, &[(LABEL_KEYS, KEY_MESSAGE), (LABEL_VALUES, VALUE_MESSAGE), (OWN_KEYS, OWN_KEYS_MESSAGE)])
+    string_map(63, &[(KEYS, LABEL_KEY_MESSAGE), (LABEL_VALUES, VALUE_MESSAGE), (OWN_KEYS, OWN_KEYS_MESSAGE)])
 }
 
 pub(super) fn match_labels(_: &mut SchemaGenerator) -> Schema {
-    string_map(63, &[(LABEL_KEYS, KEY_MESSAGE), (LABEL_VALUES, VALUE_MESSAGE)])
+    string_map(63, &[(KEYS, LABEL_KEY_MESSAGE), (LABEL_VALUES, VALUE_MESSAGE)])
 }
 
 pub(super) fn annotation_map(_: &mut SchemaGenerator) -> Schema {
-    string_map(4096, &[(LABEL_KEYS, KEY_MESSAGE), (OWN_KEYS, OWN_KEYS_MESSAGE)])
+    string_map(4096, &[(KEYS, ANNOTATION_KEY_MESSAGE), (OWN_KEYS, OWN_KEYS_MESSAGE)])
 }

@@ -78,10 +78,13 @@ pub struct RegistryStatus {
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceCounts {
     /// Namespaces that the spec selects and that are not terminating.
+    #[schemars(extend("format" = "int64"))]
     pub selected: u32,
     /// Selected namespaces whose Secret is as desired.
+    #[schemars(extend("format" = "int64"))]
     pub synced: u32,
     /// Selected namespaces whose Secret is not as desired.
+    #[schemars(extend("format" = "int64"))]
     pub failed: u32,
     /// `synced/selected`, for `kubectl get`.
     pub summary: String,

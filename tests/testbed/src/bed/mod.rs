@@ -52,6 +52,8 @@ pub struct Bed {
     pub home: String,
     /// The operator's role.
     pub role: String,
+    /// Whether the control plane is this one's alone, so that the operator serves every EcrCredential.
+    alone: bool,
     dir: tempfile::TempDir,
 }
 
@@ -71,14 +73,24 @@ impl Bed {
 
     /// The same with further Secret names that may be written, each preceded by the test's prefix.
     pub async fn with_secret_names(test: &str, crd: &str, more: &[&str]) -> Result<Bed> {
+        let prefix = unique(test);
+        let mut names = vec![format!("{prefix}-pull")];
+        names.extend(more.iter().map(|name| format!("{prefix}-{name}")));
+        let home = format!("{prefix}-home");
+        Self::make(crd, prefix, home, names, false).await
+    }
+
+    /// Surroundings that nobody else shares, with the names that users have.
+    pub async fn alone(prefix: &str, crd: &str) -> Result<Bed> {
+        let home = "ecr-credential-operator".to_owned();
+        Self::make(crd, prefix.to_owned(), home, vec!["ecr-pull-secret".to_owned()], true).await
+    }
+
+    async fn make(crd: &str, prefix: String, home: String, names: Vec<String>, alone: bool) -> Result<Bed> {
         let plane = crate::control_plane::shared().await?;
         let crd: CustomResourceDefinition = serde_yaml_ng::from_str(crd).context("read the CRD")?;
         plane.install(&[crd]).await?;
-        let prefix = unique(test);
-        let secret = format!("{prefix}-pull");
-        let home = format!("{prefix}-home");
-        let mut names = vec![secret.clone()];
-        names.extend(more.iter().map(|name| format!("{prefix}-{name}")));
+        let secret = names.first().cloned().context("a Secret name")?;
         let aws = AwsStandIn::start()?;
         let role = format!("arn:aws:iam::{ACCOUNT}:role/{prefix}");
         let issuer = plane.issuer();
@@ -102,6 +114,7 @@ impl Bed {
             secret,
             home,
             role,
+            alone,
             dir: tempfile::tempdir()?,
         };
         bed.prepare(&names).await?;

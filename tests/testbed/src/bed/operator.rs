@@ -83,10 +83,13 @@ impl Bed {
             .env("AWS_WEB_IDENTITY_TOKEN_FILE", &token_file)
             .envs(self.aws.env())
             .args(["run", "--http-address", &address, "--log", "trace", "--lease-duration", "6s"])
-            .args(["--secret-name", &self.secret, "--credential-selector", &format!("bed={}", self.prefix)])
+            .args(["--secret-name", &self.secret])
             .args(&launch.args)
             .stdout(output.try_clone()?)
             .stderr(output);
+        if !self.alone {
+            command.args(["--credential-selector", &format!("bed={}", self.prefix)]);
+        }
         for (name, value) in &launch.env {
             if value.is_empty() {
                 command.env_remove(name)

@@ -13,6 +13,8 @@ impl ControlPlane {
     ///
     /// The garbage collector looks for new kinds only every 30 s, so the controller manager starts again when one was new or changed.
     pub async fn install(&self, crds: &[CustomResourceDefinition]) -> Result<()> {
+        // Tests that share the control plane must not restart the controller manager under each other.
+        let _one_at_a_time = self.installing.lock().await;
         let mut changed = false;
         for crd in crds {
             changed |= self.install_one(crd).await?;

@@ -43,6 +43,7 @@ pub struct ControlPlane {
     layout: Layout,
     admin_token: String,
     kubeconfigs: AtomicU32,
+    installing: tokio::sync::Mutex<()>,
     _reaper: Reaper,
     _dir: TempDir,
 }
@@ -83,6 +84,7 @@ impl ControlPlane {
             layout,
             admin_token,
             kubeconfigs: AtomicU32::new(0),
+            installing: tokio::sync::Mutex::new(()),
             _reaper: reaper,
             _dir: temp,
         };

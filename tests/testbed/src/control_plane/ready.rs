@@ -40,14 +40,14 @@ impl ControlPlane {
         let client = self.admin_client()?;
         let accounts: Api<ServiceAccount> = Api::namespaced(client, "default");
         let probe = format!("controller-manager-probe-{}", hex::encode(rand::random::<[u8; 4]>()));
-        accounts
-            .create(&PostParams::default(), &orphan(&probe))
-            .await
-            .context("create the probe of the garbage collector")?;
         let deadline = Instant::now() + READY_TIMEOUT;
+        let mut placed = false;
         loop {
             self.check_alive(&self.controller_manager)?;
-            if accounts.get_opt("default").await?.is_some() && accounts.get_opt(&probe).await?.is_none() {
+            if !placed {
+                // A new API server makes the namespace only a moment after it says that it is ready.
+                placed = accounts.create(&PostParams::default(), &orphan(&probe)).await.is_ok();
+            } else if accounts.get_opt("default").await?.is_some() && accounts.get_opt(&probe).await?.is_none() {
                 return Ok(());
             }
             self.check_deadline(deadline, &self.controller_manager)?;

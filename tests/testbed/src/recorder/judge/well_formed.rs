@@ -68,9 +68,7 @@ fn check(evidence: &Evidence, secret: &Version, at: Timestamp) -> Option<String>
     if auths.is_empty() {
         return Some("there is no registry in it".into());
     }
-    if let Some((host, _)) =
-        auths.iter().find(|(_, auth)| !auth.strip_prefix("AWS:").is_some_and(|password| !password.is_empty()))
-    {
+    if let Some((host, _)) = auths.iter().find(|(_, auth)| auth.strip_prefix("AWS:").is_none_or(str::is_empty)) {
         // The value itself may be a secret.
         return Some(format!("auth of {host} does not decode to AWS:<password>"));
     }

@@ -1,0 +1,172 @@
+//! The main job from end to end: a real control plane, an AWS stand-in, the real operator, and Secrets that come, stay right and are renewed.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::SignedDuration;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::json;
+use testbed::aws::Service;
+use testbed::bed::{Bed, Launch, Operator, logins};
+
+#[derive(Parser)]
+struct Args {
+    /// The operator's binary.
+    #[arg(long)]
+    operator: PathBuf,
+    /// The CRD.
+    #[arg(long)]
+    crd: PathBuf,
+    /// Leaves everything running until Ctrl-C.
+    #[arg(long, env = "KEEP", default_value = "")]
+    keep: String,
+}
+
+const HOSTS: [&str; 3] =
+    ["111122223333.dkr.ecr.eu-west-1.amazonaws.com", "444455556666.dkr.ecr.eu-west-1.amazonaws.com", "public.ecr.aws"];
+
+/// How long a token of the stand-in lives, so that a refresh can be watched.
+const LIFE: i64 = 20;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    let start = Instant::now();
+    step("starting etcd, kube-apiserver and kube-controller-manager (built when they are needed for the first time)");
+    let crd = std::fs::read_to_string(&args.crd).with_context(|| format!("read {}", args.crd.display()))?;
+    let bed = Bed::alone("demo", &crd).await?;
+    bed.aws.set_token_life(SignedDuration::from_secs(LIFE));
+    step("starting the operator with IRSA's variables and a token of the TokenRequest API");
+    let launch = Launch::new(&args.operator);
+    let mut operator = bed.operator(launch).await?;
+    show(&bed, &operator).await?;
+    if !args.keep.is_empty() {
+        println!(
+            "\nEverything is left running. In another terminal:\n\n  export KUBECONFIG={}\n  kubectl get ecrcredentials\n  kubectl get secrets -A\n\nThe operator's log: {}\nCtrl-C ends it all.",
+            bed.plane.admin_kubeconfig().display(),
+            operator.log.display()
+        );
+        tokio::signal::ctrl_c().await?;
+    }
+    step("stopping the operator with SIGTERM");
+    operator.signal("TERM")?;
+    let status = operator.ended().await?;
+    ensure!(status.success(), "the operator ended with {status}: {}", operator.tail());
+    println!("   it released its lease and ended with 0");
+    bed.finish().await?;
+    println!("\nThe demo is done after {:.0} s: no invariant was broken.", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+async fn show(bed: &Bed, operator: &Operator) -> Result<()> {
+    step("creating two namespaces and an EcrCredential for two accounts and ECR Public");
+    let payments = bed.namespace("payments", &[]).await?;
+    let web = bed.namespace("web", &[("pull", "ecr")]).await?;
+    let spec = json!({
+        "registries": [
+            { "private": { "region": "eu-west-1", "accountIds": ["111122223333", "444455556666"] } },
+            { "public": {} },
+        ],
+        "namespaces": { "names": [payments], "selector": { "matchLabels": { "pull": "ecr" } } },
+    });
+    let name = bed.credential("platform", spec).await?;
+    for namespace in [&payments, &web] {
+        describe(namespace, &bed.logins_until(namespace, &HOSTS).await?)?;
+    }
+    bed.ready(&name).await?;
+    kubectl(bed, &["get", "ecrcredentials"]);
+
+    step("a namespace gains the label: it gets its Secret from the token in memory");
+    let shop = bed.namespace("shop", &[]).await?;
+    let calls = bed.aws.calls(Service::Ecr).len();
+    let before = Instant::now();
+    bed.label(&shop, &[("pull", Some("ecr"))]).await?;
+    let secret = bed.logins_until(&shop, &HOSTS).await?;
+    println!(
+        "   after {} ms, with {} further calls of AWS",
+        before.elapsed().as_millis(),
+        bed.aws.calls(Service::Ecr).len() - calls
+    );
+    describe(&shop, &secret)?;
+
+    step("somebody edits a Secret by hand: it is repaired in place");
+    let uid = secret.uid();
+    let patch = json!({ "data": { ".dockerconfigjson": "e30=" } });
+    let edited = bed.secrets(&shop).patch(&bed.secret, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    ensure!(logins(&edited).is_err(), "the edit took");
+    let repaired = bed.logins_until(&shop, &HOSTS).await?;
+    ensure!(repaired.uid() == uid, "the uid has changed");
+    println!("   the logins are back, the uid is the same");
+
+    step("somebody deletes a Secret: it is made again");
+    bed.secrets(&shop).delete(&bed.secret, &DeleteParams::default()).await?;
+    let again = bed.secret_until(&shop, "made again", |s| s.is_some_and(|s| s.uid() != uid)).await?;
+    describe(&shop, &again.context("the Secret is there")?)?;
+
+    step(&format!("waiting for a refresh: tokens live {LIFE} s here, so one comes every {} s or so", LIFE / 2));
+    let old = bed.logins_until(&payments, &HOSTS).await?;
+    let new = bed
+        .secret_until(&payments, "refreshed", |s| s.is_some_and(|s| s.resource_version() != old.resource_version()))
+        .await?;
+    let new = new.context("the Secret is there")?;
+    ensure!(new.uid() == old.uid(), "the uid has changed");
+    let (old, new_logins) = (logins(&old)?, logins(&new)?);
+    let changed: BTreeSet<&String> = old.keys().filter(|host| old[*host] != new_logins[*host]).collect();
+    println!("   {} of {} logins are new, in the same Secret (the uid has not changed)", changed.len(), old.len());
+    describe(&payments, &new)?;
+
+    step("what the operator says");
+    kubectl(bed, &["get", "ecrcredentials"]);
+    kubectl(bed, &["get", "events", "-n", "default", "--field-selector", "involvedObject.kind=EcrCredential"]);
+    let (_, metrics) = operator.get("/metrics").await?;
+    for line in metrics
+        .lines()
+        .filter(|l| l.contains("aws_requests_total") || l.contains("secret_writes_total") || l.contains("namespaces{"))
+    {
+        println!("   {line}");
+    }
+
+    step("deleting the EcrCredential: the garbage collector takes its Secrets");
+    bed.credentials().delete(&name, &DeleteParams::default()).await?;
+    futures::stream::iter([&payments, &web, &shop])
+        .for_each_concurrent(None, |namespace| async move {
+            let _ = bed.secret_until(namespace, "gone", |s| s.is_none()).await;
+        })
+        .await;
+    for namespace in [&payments, &web, &shop] {
+        ensure!(bed.secret(namespace).await?.is_none(), "the Secret in {namespace} is still there");
+    }
+    println!("   none is left");
+    Ok(())
+}
+
+fn step(text: &str) {
+    println!("\n== {text}");
+}
+
+fn describe(namespace: &str, secret: &Secret) -> Result<()> {
+    let hosts: Vec<String> = logins(secret)?.into_keys().collect();
+    let expires = secret.annotations().get("pullsecrets.dev/expires-at").map_or("?", String::as_str);
+    println!("   {namespace}/{}: {} (valid until {expires})", secret.name_any(), hosts.join(", "));
+    Ok(())
+}
+
+/// Shows what kubectl says; where there is none, the demo goes on without.
+fn kubectl(bed: &Bed, args: &[&str]) {
+    let output = Command::new("kubectl").env("KUBECONFIG", bed.plane.admin_kubeconfig()).args(args).output();
+    if let Ok(output) = output {
+        println!("   $ kubectl {}", args.join(" "));
+        for line in
+            String::from_utf8_lossy(&output.stdout).lines().chain(String::from_utf8_lossy(&output.stderr).lines())
+        {
+            println!("   {line}");
+        }
+    }
+}
