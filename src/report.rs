@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 
 use crate::api::EcrCredentialStatus;
 use crate::api::status::condition;
 use crate::apply::{WriteError, Written};
+use crate::controller::Observer;
 use crate::controller::error::Error;
 use crate::plan::{Service, TokenKey, Uid};
 use crate::process::telemetry::{CallLabels, Metrics, ResultLabels, StateLabels, TokenLabels, WriteLabels};
@@ -57,45 +60,6 @@ impl Reporter {
         }
     }
 
-    /// A write of a Secret has ended.
-    pub fn wrote(&self, verdict: &Verdict, result: &Result<Written, WriteError>) {
-        let operation = match verdict {
-            Verdict::Create => "create",
-            Verdict::Update(_) => "update",
-            Verdict::Delete(_) => "delete",
-            Verdict::Keep | Verdict::Wait | Verdict::Refuse(..) => return,
-        };
-        let result = match result {
-            Ok(_) => "success",
-            Err(WriteError::Stale) => "stale",
-            Err(WriteError::NamespaceGone) => "namespace_gone",
-            Err(WriteError::Unchangeable(reason, _) | WriteError::Refused(reason, _)) => reason.as_str(),
-        };
-        self.metrics.secret_writes.get_or_create(&WriteLabels { operation, result }).inc();
-    }
-
-    /// A reconciliation has ended.
-    pub fn reconciled(&self, took: Duration, error: Option<&Error>) {
-        let result = error.map_or("success", Error::category);
-        self.metrics.reconciles.get_or_create(&ResultLabels { result }).observe(took.as_secs_f64());
-    }
-
-    /// An `EcrCredential` has a status.
-    pub fn concluded(&self, uid: &Uid, status: &EcrCredentialStatus) {
-        let holds = |type_: &str| status.conditions.iter().any(|c| c.type_ == type_ && c.status == "True");
-        let counts = status.namespaces.clone().unwrap_or_default();
-        let summary = Summary {
-            selected: i64::from(counts.selected),
-            synced: i64::from(counts.synced),
-            failed: i64::from(counts.failed),
-            ready: holds(condition::READY),
-            stalled: holds(condition::STALLED),
-            expires_at: status.expires_at,
-        };
-        self.statuses.lock().insert(uid.clone(), summary);
-        self.publish();
-    }
-
     /// An `EcrCredential` is gone.
     pub fn forget(&self, uid: &Uid) {
         self.statuses.lock().remove(uid);
@@ -111,12 +75,7 @@ impl Reporter {
         let not_ready = i64::try_from(statuses.len()).unwrap_or(i64::MAX).saturating_sub(ready).saturating_sub(stalled);
         let earliest = statuses.values().filter_map(|s| s.expires_at).min();
         drop(statuses);
-        let set = |family: &prometheus_client::metrics::family::Family<
-            StateLabels,
-            prometheus_client::metrics::gauge::Gauge,
-        >,
-                   state,
-                   value| {
+        let set = |family: &Family<StateLabels, Gauge>, state, value| {
             family.get_or_create(&StateLabels { state }).set(value);
         };
         let pending = selected.saturating_sub(synced).saturating_sub(failed);
@@ -127,6 +86,44 @@ impl Reporter {
             set(&self.metrics.credentials, state, value);
         }
         self.metrics.earliest_expiry.set(earliest.map_or(0, Timestamp::as_second));
+    }
+}
+
+impl Observer for Reporter {
+    fn wrote(&self, verdict: &Verdict, result: &Result<Written, WriteError>) {
+        let operation = match verdict {
+            Verdict::Create => "create",
+            Verdict::Update(_) => "update",
+            Verdict::Delete(_) => "delete",
+            Verdict::Keep | Verdict::Wait | Verdict::Refuse(..) => return,
+        };
+        let result = match result {
+            Ok(_) => "success",
+            Err(WriteError::Stale) => "stale",
+            Err(WriteError::NamespaceGone) => "namespace_gone",
+            Err(WriteError::Unchangeable(reason, _) | WriteError::Refused(reason, _)) => reason.as_str(),
+        };
+        self.metrics.secret_writes.get_or_create(&WriteLabels { operation, result }).inc();
+    }
+
+    fn reconciled(&self, took: Duration, error: Option<&Error>) {
+        let result = error.map_or("success", Error::category);
+        self.metrics.reconciles.get_or_create(&ResultLabels { result }).observe(took.as_secs_f64());
+    }
+
+    fn concluded(&self, uid: &Uid, status: &EcrCredentialStatus) {
+        let holds = |type_: &str| status.conditions.iter().any(|c| c.type_ == type_ && c.status == "True");
+        let counts = status.namespaces.clone().unwrap_or_default();
+        let summary = Summary {
+            selected: i64::from(counts.selected),
+            synced: i64::from(counts.synced),
+            failed: i64::from(counts.failed),
+            ready: holds(condition::READY),
+            stalled: holds(condition::STALLED),
+            expires_at: status.expires_at,
+        };
+        self.statuses.lock().insert(uid.clone(), summary);
+        self.publish();
     }
 }
 

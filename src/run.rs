@@ -243,7 +243,6 @@ impl Process {
             forget.forget(uid);
             unused.retain(&forget.published_keys());
         }));
-        let (wrote, concluded, reconciled) = (reporter.clone(), reporter.clone(), reporter);
         let ctx = Arc::new(Context {
             shared: shared.clone(),
             tokens,
@@ -257,9 +256,7 @@ impl Process {
             retry,
             concurrency: usize::from(args.concurrency),
             now: Timestamp::now,
-            wrote: Box::new(move |verdict, result| wrote.wrote(verdict, result)),
-            concluded: Box::new(move |uid, status| concluded.concluded(uid, status)),
-            reconciled: Box::new(move |took, error| reconciled.reconciled(took, error)),
+            observer: reporter,
             stop: self.stop.clone(),
             memories,
         });

@@ -11,7 +11,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use schema::{account_ids, annotation_map, extra_hosts, globs, host_variants, label_map, label_values, match_labels};
+use schema::{
+    account_ids, annotation_map, extra_hosts, globs, host_variants, label_map, label_values, match_labels, percent,
+};
 pub use status::EcrCredentialStatus;
 
 /// The API group, which is also the prefix of every label and annotation of ours.
@@ -87,7 +89,7 @@ pub struct Registry {
 pub struct PrivateRegistry {
     /// The AWS region of the registries, e.g. `eu-west-1`. Default: the operator's own region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 32))]
+    #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z]{2,8}(-[a-z]{2,16})+-[0-9]{1,2}$')").message("region must be an AWS region code such as eu-west-1 or us-gov-west-1, not a zone"))]
     pub region: Option<String>,
 
@@ -138,7 +140,7 @@ pub struct SecretTemplate {
     /// The Secret's name in each namespace; what pods name in `imagePullSecrets`. The operator must be allowed to write it
     /// (chart value `secretNames`).
     #[serde(default = "default_secret_name")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message("secret.name must be a Kubernetes object name: lower case letters, digits, '-' and '.', beginning and ending with a letter or digit"))]
     pub name: String,
 
@@ -236,7 +238,7 @@ pub struct NamespaceSelector {
 #[x_kube(validation = Rule::new("self.operator in ['In', 'NotIn'] ? (has(self.values) && self.values.size() > 0) : (!has(self.values) || self.values.size() == 0)").message("In and NotIn need values; Exists and DoesNotExist take none"))]
 pub struct LabelRequirement {
     /// The label's key.
-    #[schemars(length(min = 1, max = 317))]
+    #[schemars(length(max = 317))]
     #[x_kube(validation = Rule::new("self.indexOf('/') <= 253 && self.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$')").message("key must be a label key such as team or example.com/team"))]
     pub key: String,
     /// How the label's value is compared: `In`, `NotIn`, `Exists` or `DoesNotExist`.
@@ -266,12 +268,12 @@ pub enum SelectorOperator {
 pub struct Refresh {
     /// At which part of a password's life it is replaced, 10 to 90 percent; up to 5 % of jitter is derived from the uid.
     #[serde(default = "default_at_percent")]
-    #[schemars(range(min = 10, max = 90), extend("format" = "int32"))]
+    #[schemars(schema_with = "percent")]
     pub at_percent: u8,
 
     /// The longest a password is kept, whatever its expiry says: a duration such as `6h` or `90m`, from `1m` to `12h`.
     #[serde(default = "default_max_age")]
-    #[schemars(length(min = 2, max = 24))]
+    #[schemars(length(max = 24))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,5}(h|m|s)){1,3}$') && duration(self) >= duration('1m') && duration(self) <= duration('12h')").message("maxAge must be a duration from 1m to 12h, such as 6h or 1h30m"))]
     pub max_age: String,
 }

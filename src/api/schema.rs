@@ -30,7 +30,6 @@ pub(super) fn host_variants(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
         "minItems": 1,
-        "maxItems": 4,
         "x-kubernetes-list-type": "set",
         "items": { "type": "string", "enum": ["Standard", "Fips", "DualStack", "DualStackFips"] },
     })
@@ -61,6 +60,12 @@ pub(super) fn label_values(_: &mut SchemaGenerator) -> Schema {
         "self.matches('^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$')",
         "a label value has letters, digits, '-', '_' and '.', and begins and ends with a letter or digit",
     )
+}
+
+/// Percent, without the format that a derive would give: the API server warns of formats that it does not know, and repeats
+/// those that it knows in its messages.
+pub(super) fn percent(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "integer", "minimum": 10, "maximum": 90 })
 }
 
 /// A label's key as CEL sees it in `k`: a prefix is a DNS name of at most 253 characters, the rest has at most 63.

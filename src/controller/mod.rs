@@ -39,6 +39,16 @@ const CONCURRENCY: u16 = 32;
 /// How long to wait after a reconciliation that could not be ended.
 const ERROR_WAIT: Duration = Duration::from_secs(5);
 
+/// Hears of what happens, for metrics and logs.
+pub trait Observer: Send + Sync {
+    /// A write has ended.
+    fn wrote(&self, verdict: &Verdict, result: &Result<Written, WriteError>);
+    /// An `EcrCredential` has a status.
+    fn concluded(&self, uid: &Uid, status: &EcrCredentialStatus);
+    /// A reconciliation has ended: how long it took, and why it failed if it did.
+    fn reconciled(&self, took: Duration, error: Option<&Error>);
+}
+
 /// What every reconciliation needs.
 pub struct Context {
     /// The world and the queue.
@@ -57,12 +67,8 @@ pub struct Context {
     pub concurrency: usize,
     /// The clock.
     pub now: fn() -> Timestamp,
-    /// Hears of every write.
-    pub wrote: Box<dyn Fn(&Verdict, &Result<Written, WriteError>) + Send + Sync>,
-    /// Hears of every status.
-    pub concluded: Box<dyn Fn(&Uid, &EcrCredentialStatus) + Send + Sync>,
-    /// Hears of every reconciliation: how long it took, and why it failed if it did.
-    pub reconciled: Box<dyn Fn(Duration, Option<&Error>) + Send + Sync>,
+    /// Hears of everything that happens.
+    pub observer: Arc<dyn Observer>,
     /// Cancelled when the process is to end: no new write begins after that.
     pub stop: CancellationToken,
     /// What is remembered of each `EcrCredential`.
@@ -133,7 +139,7 @@ pub async fn run(ctx: Arc<Context>, store: Store<EcrCredential>, queue: impl Str
         let work = async move {
             let start = std::time::Instant::now();
             let result = reconcile::reconcile(object, ctx.clone()).await;
-            (ctx.reconciled)(start.elapsed(), result.as_ref().err());
+            ctx.observer.reconciled(start.elapsed(), result.as_ref().err());
             result
         };
         work.boxed()

@@ -227,7 +227,7 @@ impl Round<'_> {
             }
             Err(_) => {}
         }
-        (self.ctx.wrote)(verdict, result);
+        self.ctx.observer.wrote(verdict, result);
     }
 
     /// Counts what holds now, after all writes.
@@ -314,7 +314,7 @@ impl Round<'_> {
         for note in outcome.notes {
             self.ctx.events.send(self.object, note);
         }
-        (self.ctx.concluded)(self.uid, &outcome.status);
+        self.ctx.observer.concluded(self.uid, &outcome.status);
         Ok(Action::requeue(outcome.requeue_after))
     }
 }

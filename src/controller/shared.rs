@@ -1,6 +1,6 @@
 //! The world behind its lock, and the queue: every change goes in here, and whom it concerns comes out.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::watches::{SecretScope, claimant};
 use super::world::World;
-use crate::api::EcrCredential;
+use crate::api::{EcrCredential, REFRESH_REQUESTED_AT};
 use crate::plan::Uid;
 use crate::secret::ownership::SecretRecord;
 use std::sync::Arc;
@@ -20,10 +20,14 @@ use std::sync::Arc;
 pub struct Shared {
     /// What has been seen. Never held across an await.
     pub world: Mutex<World>,
+    versions: Mutex<HashMap<Uid, Version>>,
     queue: UnboundedSender<Uid>,
     listed: watch::Sender<Listed>,
     gone: Box<dyn Fn(&Uid) + Send + Sync>,
 }
+
+/// What a reconciliation depends on of an `EcrCredential`: its generation, and the refresh asked for.
+type Version = (Option<i64>, Option<String>);
 
 /// Which watches have brought a whole list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,7 +47,13 @@ impl Listed {
 impl Shared {
     /// An empty world. `gone` hears of every `EcrCredential` that is gone.
     pub fn new(world: World, queue: UnboundedSender<Uid>, gone: impl Fn(&Uid) + Send + Sync + 'static) -> Self {
-        Self { world: Mutex::new(world), queue, listed: watch::Sender::new(Listed::default()), gone: Box::new(gone) }
+        Self {
+            world: Mutex::new(world),
+            versions: Mutex::default(),
+            queue,
+            listed: watch::Sender::new(Listed::default()),
+            gone: Box::new(gone),
+        }
     }
 
     /// Follows which watches have brought a whole list.
@@ -60,13 +70,17 @@ impl Shared {
 
     /// Changes the world and puts whom it concerns on the queue.
     fn change(&self, change: impl FnOnce(&mut World) -> BTreeSet<Uid>) {
-        let concerned = {
-            let mut world = self.world.lock();
-            let concerned = change(&mut world);
+        let concerned = change(&mut self.world.lock());
+        self.send(&concerned);
+    }
+
+    /// The same for a change of somebody's targets, which a round of writes that is under way must see.
+    fn change_targets(&self, change: impl FnOnce(&mut World) -> BTreeSet<Uid>) {
+        self.change(|world| {
+            let concerned = change(world);
             world.touch(&concerned);
             concerned
-        };
-        self.send(&concerned);
+        });
     }
 
     pub(super) fn credential_seen(&self, object: &EcrCredential) {
@@ -75,7 +89,13 @@ impl Shared {
             self.credential_removed(&uid);
             return;
         }
-        self.change(|world| world.index.set_claimant(&uid, claimant(object)));
+        // Our own status writes come back as events, and are no news.
+        let request = object.annotations().get(REFRESH_REQUESTED_AT).cloned();
+        let version = (object.metadata.generation, request);
+        if self.versions.lock().insert(uid.clone(), version.clone()) == Some(version) {
+            return;
+        }
+        self.change_targets(|world| world.index.set_claimant(&uid, claimant(object)));
     }
 
     pub(super) fn credential_gone(&self, object: &EcrCredential) {
@@ -85,7 +105,8 @@ impl Shared {
     }
 
     fn credential_removed(&self, uid: &Uid) {
-        self.change(|world| world.remove_claimant(uid));
+        self.versions.lock().remove(uid);
+        self.change_targets(|world| world.remove_claimant(uid));
         (self.gone)(uid);
     }
 
@@ -102,11 +123,11 @@ impl Shared {
         let terminating = object.metadata.deletion_timestamp.is_some();
         let name = object.name_any();
         let labels = object.metadata.labels.unwrap_or_default();
-        self.change(|world| world.index.set_namespace(&name, labels, terminating));
+        self.change_targets(|world| world.index.set_namespace(&name, labels, terminating));
     }
 
     pub(super) fn namespace_gone(&self, name: &str) {
-        self.change(|world| world.index.remove_namespace(name));
+        self.change_targets(|world| world.index.remove_namespace(name));
     }
 
     pub(super) fn namespaces_listed(&self, seen: &HashSet<String>) {

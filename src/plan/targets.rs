@@ -106,6 +106,9 @@ struct Namespace {
     terminating: bool,
 }
 
+/// By namespace: who wants a Secret there, the oldest first.
+type Claims = HashMap<Arc<str>, Vec<(Timestamp, Uid)>>;
+
 /// All namespaces and all `EcrCredentials`, with the targets of each kept up to date.
 #[derive(Debug, Default)]
 pub struct Index {
@@ -113,7 +116,7 @@ pub struct Index {
     namespaces: HashMap<Arc<str>, Namespace>,
     claimants: HashMap<Uid, Entry>,
     /// By Secret name and namespace: everyone who wants that Secret, the oldest first.
-    claims: HashMap<Arc<str>, HashMap<Arc<str>, Vec<(Timestamp, Uid)>>>,
+    claims: HashMap<Arc<str>, Claims>,
 }
 
 impl Index {

@@ -1,1 +1,231 @@
-//! Tables of places and what is done in them.
+//! Tables of places and what is done in them, and of tokens and the Secret that comes of them.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::*;
+use crate::api::{EcrCredentialSpec, SecretTemplate};
+use crate::plan::schedule::Life;
+use crate::plan::{Limits, plan};
+
+const NOW: i64 = 1_000_000;
+const HOUR: i64 = 3600;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn spec(json: serde_json::Value) -> EcrCredentialSpec {
+    serde_json::from_value(json).unwrap()
+}
+
+fn two_registries() -> EcrCredentialSpec {
+    spec(serde_json::json!({
+        "registries": [{ "private": { "region": "eu-west-1" } }, { "public": {} }],
+        "namespaces": { "names": ["a"] },
+    }))
+}
+
+fn planned(spec: &EcrCredentialSpec) -> Plan {
+    plan(spec, &Limits { region: None, secret_names: None, namespaces: None }).unwrap()
+}
+
+fn grant(password: &str, account: Option<&str>, issued: i64, expires: i64) -> Arc<Grant> {
+    let auth = Auth::parse(STANDARD.encode(format!("AWS:{password}"))).unwrap();
+    let account = account.map(|id| AccountId::parse(id).unwrap());
+    let life = Life { issued_at: at(issued), expires_at: at(expires) };
+    Arc::new(Grant { tokens: vec![Token { auth, account }], life })
+}
+
+fn owner() -> Owner {
+    Owner { name: "platform".to_owned(), uid: Uid("me".into()) }
+}
+
+fn hosts(desired: &Desired) -> Vec<String> {
+    let json = STANDARD.decode(desired.config.expose_base64()).unwrap();
+    docker_config::parse(&json).keys().map(ToString::to_string).collect()
+}
+
+fn build(spec: &EcrCredentialSpec, published: &Published) -> Option<Desired> {
+    desired(&planned(spec), &owner(), &spec.secret, published, at(NOW)).unwrap()
+}
+
+fn published(spec: &EcrCredentialSpec, private_expires: i64, public_expires: Option<i64>) -> Published {
+    let plan = planned(spec);
+    let mut published = Published::new();
+    let issued = NOW - 6 * HOUR;
+    published.insert(plan.registries[0].keys[0].clone(), grant("p", Some("111122223333"), issued, private_expires));
+    if let Some(expires) = public_expires {
+        published.insert(plan.registries[1].keys[0].clone(), grant("q", None, issued, expires));
+    }
+    published
+}
+
+const OWN: &str = "111122223333.dkr.ecr.eu-west-1.amazonaws.com";
+
+#[test]
+fn the_secret_holds_what_is_valid_and_records_the_earliest_expiry() {
+    let spec = two_registries();
+    let table = [
+        ("both valid", NOW + 2 * HOUR, Some(NOW + HOUR), Some((vec![OWN, "public.ecr.aws"], NOW + HOUR))),
+        ("public not fetched yet", NOW + 2 * HOUR, None, Some((vec![OWN], NOW + 2 * HOUR))),
+        ("public expired", NOW + 2 * HOUR, Some(NOW - 1), Some((vec![OWN], NOW + 2 * HOUR))),
+        ("private expired", NOW - 1, Some(NOW + HOUR), Some((vec!["public.ecr.aws"], NOW + HOUR))),
+        ("both expired: public pulls work without a login", NOW - 2, Some(NOW - 1), Some((vec![], NOW - 1))),
+    ];
+    for (name, private, public, expected) in table {
+        let desired = build(&spec, &published(&spec, private, public));
+        let seen = desired.as_ref().map(|d| (hosts(d), d.expires_at.as_second()));
+        let expected = expected.map(|(hosts, at)| (hosts.into_iter().map(str::to_owned).collect::<Vec<_>>(), at));
+        assert_eq!(seen, expected, "{name}");
+        if let Some(desired) = desired {
+            assert_eq!(desired.has_entries, !hosts(&desired).is_empty(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_private_secret_is_never_emptied() {
+    let spec = spec(serde_json::json!({
+        "registries": [{ "private": { "region": "eu-west-1" } }],
+        "namespaces": { "names": ["a"] },
+    }));
+    assert!(build(&spec, &Published::new()).is_none());
+    assert!(build(&spec, &published(&spec, NOW - 1, None)).is_none());
+}
+
+#[test]
+fn each_token_of_a_registry_id_goes_to_its_own_host() {
+    let spec = spec(serde_json::json!({
+        "registries": [{ "private": {
+            "region": "eu-west-1", "requestRegistryIds": true, "extraHosts": ["vpce.example.com"],
+            "accountIds": (0..11).map(|n| format!("{:012}", n + 1)).collect::<Vec<_>>(),
+        } }],
+        "namespaces": { "names": ["a"] },
+    }));
+    let plan = planned(&spec);
+    assert_eq!(plan.registries[0].keys.len(), 2, "ten ids in one call, one in the other");
+    let mut all = Published::new();
+    for key in &plan.registries[0].keys {
+        let crate::plan::Service::Private { registry_ids, .. } = &key.service else { panic!("private") };
+        let tokens = registry_ids.iter().map(|id| Token {
+            auth: Auth::parse(STANDARD.encode(format!("AWS:{id}"))).unwrap(),
+            account: Some(id.clone()),
+        });
+        let life = Life { issued_at: at(NOW), expires_at: at(NOW + HOUR) };
+        all.insert(key.clone(), Arc::new(Grant { tokens: tokens.collect(), life }));
+    }
+    let entries = registry_entries(&plan.registries[0], &all).unwrap();
+    assert_eq!(entries.len(), 12);
+    for (host, auth) in entries {
+        let decoded = String::from_utf8(STANDARD.decode(auth.expose()).unwrap()).unwrap();
+        let account = host.account().map_or("000000000001".to_owned(), |id| id.to_string());
+        assert_eq!(decoded, format!("AWS:{account}"), "{host}");
+    }
+}
+
+#[test]
+fn a_secret_beyond_the_limit_of_kubernetes_is_refused_with_the_way_out() {
+    let spec = spec(serde_json::json!({
+        "registries": [{ "private": {
+            "region": "eu-west-1", "hostVariants": ["Standard", "Fips", "DualStack", "DualStackFips"],
+            "accountIds": (0..100).map(|n| format!("{n:012}")).collect::<Vec<_>>(),
+        } }],
+        "namespaces": { "names": ["a"] },
+    }));
+    let plan = planned(&spec);
+    let long = "x".repeat(4000);
+    let published =
+        Published::from([(plan.registries[0].keys[0].clone(), grant(&long, Some("111122223333"), NOW, NOW + HOUR))]);
+    let error = desired(&plan, &owner(), &SecretTemplate::default(), &published, at(NOW)).unwrap_err();
+    assert!(matches!(error, DesiredError::TooLarge(n) if n > MAX_SECRET_BYTES) && error.to_string().contains("split"));
+}
+
+#[test]
+fn retain_has_no_owner_reference_and_delete_does_not_block() {
+    let mut spec = two_registries();
+    let published = published(&spec, NOW + HOUR, None);
+    let references = build(&spec, &published).unwrap().metadata.owner_references.unwrap();
+    assert_eq!((references.len(), references[0].controller, references[0].block_owner_deletion), (1, Some(true), None));
+    spec.secret.deletion_policy = DeletionPolicy::Retain;
+    assert_eq!(build(&spec, &published).unwrap().metadata.owner_references, None);
+}
+
+fn record(footprint: Footprint, expires: Option<i64>) -> Arc<SecretRecord> {
+    Arc::new(SecretRecord {
+        uid: "s".into(),
+        resource_version: "7".into(),
+        owner: Some(Uid("me".into())),
+        footprint,
+        expires_at: expires.map(at),
+        extra_keys: Box::default(),
+    })
+}
+
+fn place(standing: Standing, claim: Claim) -> Place {
+    Place { namespace: "a".into(), name: "pull".into(), standing, claim }
+}
+
+fn judge(place: &Place, desired: Option<&Desired>, policy: ConflictPolicy) -> &'static str {
+    match verdict(place, desired, policy, &HashSet::new(), at(NOW)) {
+        Verdict::Keep => "keep",
+        Verdict::Wait => "wait",
+        Verdict::Create => "create",
+        Verdict::Update(_) => "update",
+        Verdict::Delete(_) => "delete",
+        Verdict::Refuse(reason, _) => reason.as_str(),
+    }
+}
+
+#[test]
+fn every_place_has_its_verdict() {
+    use ConflictPolicy::{Adopt, Fail};
+    let spec = two_registries();
+    let good = build(&spec, &published(&spec, NOW + HOUR, None)).unwrap();
+    let empty = build(&spec, &published(&spec, NOW - 1, Some(NOW - 1))).unwrap();
+    let written = record(good.footprint, Some(NOW + HOUR));
+    let edited = record(empty.footprint, None);
+    let older = record(empty.footprint, Some(NOW + 10));
+    let newer = record(empty.footprint, Some(NOW + 9 * HOUR));
+    let dead = record(empty.footprint, Some(NOW - 10));
+    let stuffed = Arc::new(SecretRecord { extra_keys: Box::new(["x".to_owned()]), ..(*written).clone() });
+    let (some, none, nothing) = (Some(&good), None, Some(&empty));
+    let table = [
+        ("missing", Standing::Absent, Claim::Wanted, some, Fail, "create"),
+        ("missing, no token", Standing::Absent, Claim::Wanted, none, Fail, "wait"),
+        ("missing, nothing valid", Standing::Absent, Claim::Wanted, nothing, Fail, "wait"),
+        ("as it should be", Standing::Mine(written.clone()), Claim::Wanted, some, Fail, "keep"),
+        ("edited", Standing::Mine(edited), Claim::Wanted, some, Fail, "update"),
+        ("a refresh", Standing::Mine(older.clone()), Claim::Wanted, some, Fail, "update"),
+        ("written by a process that died", Standing::Mine(newer.clone()), Claim::Wanted, some, Fail, "keep"),
+        ("other keys in the data", Standing::Mine(stuffed), Claim::Wanted, some, Fail, "update"),
+        ("no token, still good", Standing::Mine(newer.clone()), Claim::Wanted, none, Fail, "keep"),
+        ("no token, expired", Standing::Mine(dead.clone()), Claim::Wanted, none, Fail, "wait"),
+        ("expired, public pulls work without", Standing::Mine(dead), Claim::Wanted, nothing, Fail, "keep"),
+        ("foreign", Standing::Foreign(older.clone()), Claim::Wanted, some, Fail, "SecretNotOwned"),
+        ("foreign, adopted", Standing::Foreign(older.clone()), Claim::Wanted, some, Adopt, "update"),
+        ("foreign, adopted, no token", Standing::Foreign(older.clone()), Claim::Wanted, none, Adopt, "wait"),
+        ("foreign, adopted, nothing valid", Standing::Foreign(older.clone()), Claim::Wanted, nothing, Adopt, "wait"),
+        ("retained by a predecessor", Standing::Orphan(older.clone()), Claim::Wanted, some, Fail, "update"),
+        ("the younger's", Standing::Others(older.clone()), Claim::Wanted, some, Fail, "update"),
+        ("the older's", Standing::Others(older.clone()), Claim::Lost("old".into()), some, Fail, "Conflict"),
+        ("the older's, still mine", Standing::Mine(older.clone()), Claim::Lost("old".into()), some, Adopt, "Conflict"),
+        ("deselected", Standing::Mine(older.clone()), Claim::Left, some, Fail, "delete"),
+        ("deselected, no token", Standing::Mine(older.clone()), Claim::Left, none, Fail, "delete"),
+        ("left to another", Standing::Mine(older.clone()), Claim::LeftToAnother, some, Fail, "keep"),
+        ("deselected, foreign", Standing::Foreign(older), Claim::Left, some, Adopt, "keep"),
+    ];
+    for (name, standing, claim, desired, policy, expected) in table {
+        assert_eq!(judge(&place(standing, claim), desired, policy), expected, "{name}");
+    }
+}
+
+#[test]
+fn what_admission_makes_of_a_write_counts_as_written() {
+    let spec = two_registries();
+    let desired = build(&spec, &published(&spec, NOW + HOUR, None)).unwrap();
+    let other = build(&spec, &published(&spec, NOW - 1, Some(NOW - 1))).unwrap().footprint;
+    let place = place(Standing::Mine(record(other, None)), Claim::Wanted);
+    let accepted = HashSet::from([other]);
+    assert_eq!(verdict(&place, Some(&desired), ConflictPolicy::Fail, &accepted, at(NOW)), Verdict::Keep);
+}

@@ -126,9 +126,14 @@ impl Tokens {
         }
     }
 
-    /// Forgets every token that is not in use, so that what nobody wants any more is not kept in memory.
+    /// Forgets every token that is not in use, so that what nobody wants any more is not kept in memory. A wait after a
+    /// failure is kept until it is over.
     pub fn retain(&self, in_use: &BTreeSet<TokenKey>) {
-        self.slots.lock().retain(|key, slot| slot.state.in_flight || in_use.contains(key));
+        let now = (self.settings.now)();
+        self.slots.lock().retain(|key, slot| {
+            let waiting = slot.state.failure.as_ref().is_some_and(|failure| failure.retry_at > now);
+            slot.state.in_flight || waiting || in_use.contains(key)
+        });
     }
 
     fn finish(&self, key: &TokenKey, result: Result<Grant, TokenError>) {

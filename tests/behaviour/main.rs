@@ -1,6 +1,12 @@
 //! What the operator does, seen on a real API server: each test runs the real binary and is judged by the recorder.
 
 mod create;
+mod demand;
+mod drift;
+mod look;
+mod places;
+
+mod refresh;
 
 use testbed::bed::{Bed, Launch, Operator};
 

@@ -20,14 +20,17 @@ const KEY: &str = ".dockerconfigjson";
 pub(super) fn well_formed(evidence: &Evidence) -> Vec<Violation> {
     let ours = evidence.credential_uids();
     let mut violations = vec![];
+    let mut checked = BTreeSet::new();
     for write in evidence.secret_writes().iter().filter(|write| write.by_operator && !write.version.deleted) {
         let fault = check(evidence, write.version, write.at);
         violations
             .extend(fault.map(|fault| Violation::new(Invariant::I3WellFormed, write.key.about(), write.at, fault)));
+        checked.insert((write.version.uid(), write.version.resource_version()));
     }
     for (key, version) in evidence.history.live(Kind::Secret).filter(|(_, version)| is_ours(version, &ours)) {
-        let fault = check(evidence, version, version.at).or_else(|| incomplete(evidence, version));
-        let fault = fault.map(|fault| format!("left at the end: {fault}"));
+        let known = checked.contains(&(version.uid(), version.resource_version()));
+        let fault = if known { None } else { check(evidence, version, version.at) };
+        let fault = fault.or_else(|| incomplete(evidence, version)).map(|fault| format!("left at the end: {fault}"));
         violations.extend(fault.map(|fault| Violation::new(Invariant::I3WellFormed, key.about(), evidence.now, fault)));
     }
     violations
@@ -110,9 +113,8 @@ mod tests {
     use super::*;
 
     fn found(state: SecretState) -> String {
-        // The version itself and, as it stays, the end.
         let violations = well_formed(&Story::new().operator_writes(state).evidence());
-        assert!(matches!(violations.len(), 0 | 2), "{violations:?}");
+        assert!(violations.len() < 2, "{violations:?}");
         violations.first().map(|violation| violation.detail.clone()).unwrap_or_default()
     }
 

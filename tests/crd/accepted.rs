@@ -1,0 +1,151 @@
+//! What is accepted, and what the API server fills in.
+
+use serde_json::{Value, json};
+
+use super::api_server::{create_for_good, credential, least, plane, set, try_create};
+
+#[tokio::test]
+async fn the_least_that_can_be_said_is_completed_by_the_defaults() {
+    let client = plane().await.admin_client().unwrap();
+    let completed = json!({
+        "registries": [{ "private": { "hostVariants": ["Standard"], "requestRegistryIds": false } }],
+        "secret": { "name": "ecr-pull-secret", "conflictPolicy": "Fail", "deletionPolicy": "Delete" },
+        "namespaces": { "names": ["a"] },
+        "refresh": { "atPercent": 50, "maxAge": "6h" },
+        "suspend": false,
+    });
+    let created = try_create(&client, &credential(least())).await.unwrap();
+    assert_eq!(created["spec"], completed);
+    // Charts write null where a value is not given.
+    let mut with_nulls = least();
+    with_nulls["secret"] = Value::Null;
+    with_nulls["refresh"] = json!({ "atPercent": null, "maxAge": null });
+    with_nulls["suspend"] = Value::Null;
+    let created = try_create(&client, &credential(with_nulls)).await.unwrap();
+    assert_eq!(created["spec"], completed);
+}
+
+#[tokio::test]
+async fn what_the_types_fill_in_is_what_the_api_server_fills_in() {
+    let client = plane().await.admin_client().unwrap();
+    let created = try_create(&client, &credential(least())).await.unwrap();
+    let ours: ecr_credential_operator::api::EcrCredentialSpec = serde_json::from_value(least()).unwrap();
+    assert_eq!(serde_json::to_value(&ours).unwrap(), created["spec"]);
+}
+
+#[tokio::test]
+async fn each_good_value_is_accepted() {
+    let client = plane().await.admin_client().unwrap();
+    let mut refused = vec![];
+    for (path, values) in [
+        ("metadata/name", vec![json!("x".repeat(63)), json!("a.b")]),
+        (
+            "spec/registries",
+            vec![
+                json!([{ "public": {} }]),
+                json!([{ "private": {}, "public": null }, { "private": null, "public": {} }]),
+            ],
+        ),
+        (
+            "spec/registries/0/private/region",
+            [
+                "eu-west-1",
+                "us-gov-west-1",
+                "cn-north-1",
+                "us-iso-east-1",
+                "us-isob-east-1",
+                "eu-isoe-west-1",
+                "us-isof-south-1",
+                "eusc-de-east-1",
+                "ap-southeast-7",
+                "mx-central-1",
+            ]
+            .map(|r| json!(r))
+            .to_vec(),
+        ),
+        ("spec/registries/0/private/region", vec![Value::Null]),
+        ("spec/registries/0/private/accountIds", vec![json!(["012345678901"]), json!([])]),
+        (
+            "spec/registries/0/private/hostVariants",
+            vec![json!(["Standard", "Fips", "DualStack", "DualStackFips"]), json!(["DualStack"])],
+        ),
+        (
+            "spec/registries/0/private/extraHosts",
+            vec![json!([
+                "vpce-0a1b-2c3d.dkr.ecr.eu-west-1.vpce.amazonaws.com",
+                "a.b:1",
+                "registry.example:65535",
+                "1.2.3.4:5000"
+            ])],
+        ),
+        ("spec/registries/0/private", vec![json!({ "requestRegistryIds": true, "accountIds": ["111122223333"] })]),
+        ("spec/secret/name", vec![json!("a"), json!("ecr.pull-secret.1"), json!("a".repeat(253))]),
+        (
+            "spec/secret/labels",
+            vec![json!({ "team": "", "example.com/Team_1": "a.b_c-D" }), json!({ "pullsecrets.example/x": "y" })],
+        ),
+        (
+            "spec/secret/annotations",
+            vec![json!({ "note": "any text: ü\n" }), json!({ "reloader.stakater.com/match": "true" })],
+        ),
+        ("spec/namespaces/names", ["*", "a?c", "team-*", "*-prod", "kube-system", "0"].map(|n| json!([n])).to_vec()),
+        (
+            "spec/namespaces",
+            vec![
+                json!({ "selector": { "matchLabels": { "pull": "ecr" } } }),
+                json!({ "names": ["a"], "selector": null, "exclude": ["kube-*", "*"] }),
+            ],
+        ),
+        (
+            "spec/namespaces/selector",
+            vec![
+                json!({ "matchExpressions": [{ "key": "example.com/k", "operator": "In", "values": ["", "a"] }, { "key": "k", "operator": "NotIn", "values": ["b"] }, { "key": "k", "operator": "Exists" }, { "key": "k", "operator": "DoesNotExist", "values": [] }] }),
+            ],
+        ),
+        ("spec/refresh/atPercent", vec![json!(10), json!(90)]),
+        ("spec/refresh/maxAge", ["1m", "60s", "12h", "1h30m", "11h59m60s", "90m"].map(|a| json!(a)).to_vec()),
+        ("spec/suspend", vec![json!(true)]),
+    ] {
+        for value in values {
+            let mut object = credential(least());
+            set(&mut object, path, value.clone());
+            if let Err(refusal) = try_create(&client, &object).await {
+                refused.push(format!("{path} = {value}: {:#?}", refusal.causes));
+            }
+        }
+    }
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
+}
+
+/// Every list and text as long as the schema lets it be: what the rules cost at runtime stays within the API server's limit.
+#[tokio::test]
+async fn the_greatest_object_that_the_bounds_allow_is_stored() {
+    let client = plane().await.admin_client().unwrap();
+    let texts = |n: usize, text: fn(usize) -> String| (0..n).map(|i| json!(text(i))).collect::<Vec<_>>();
+    let label_key = |i: usize| format!("{}/{i:0>63}", "a".repeat(253));
+    let map =
+        |length: usize| (0..32).map(|i| (label_key(i), json!("v".repeat(length)))).collect::<serde_json::Map<_, _>>();
+    let private = json!({
+        "region": "abcdefgh-abcdefghijk-abcdefghi-1",
+        "accountIds": texts(100, |i| format!("{i:012}")),
+        "hostVariants": ["Standard", "Fips", "DualStack", "DualStackFips"],
+        "extraHosts": texts(32, |i| format!("{}{i:0>60}:65535", "a.".repeat(97))),
+        "requestRegistryIds": true,
+    });
+    let mut registries = vec![json!({ "private": private }); 31];
+    registries.push(json!({ "public": {} }));
+    let expression = json!({ "key": label_key(0), "operator": "In", "values": texts(64, |i| format!("{i:0>63}")) });
+    let spec = json!({
+        "registries": registries,
+        "secret": { "name": "a".repeat(253), "labels": map(63), "annotations": map(4096) },
+        "namespaces": {
+            "names": texts(256, |i| format!("{i:0>63}")),
+            "exclude": texts(256, |i| format!("*{i:0>62}")),
+            "selector": { "matchLabels": map(63), "matchExpressions": vec![expression; 32] },
+        },
+        "refresh": { "atPercent": 90, "maxAge": "00001h00001m00001s" },
+    });
+    let mut object = credential(spec);
+    object["metadata"]["name"] = json!("greatest".repeat(7));
+    create_for_good(&client, &object).await.unwrap();
+}
