@@ -108,17 +108,31 @@ impl Writer {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    async fn update(&self, place: &Place, desired: &Desired, record: &SecretRecord) -> Result<Written, WriteError> {
+    async fn update(
+        &self,
+        place: &Place,
+        desired: &Desired,
+        record: &Arc<SecretRecord>,
+    ) -> Result<Written, WriteError> {
         let mine = matches!(place.standing, crate::secret::ownership::Standing::Mine(_));
-        let written = match self.apply(place, desired, Some(record)).await {
+        let applied = if record.footprint == desired.footprint {
+            // What we wrote is as it should be; only something was added to it.
+            Ok(Written::Stored(record.clone()))
+        } else {
+            self.apply(place, desired, Some(record)).await
+        };
+        let (last, written) = match applied {
+            Ok(Written::Stored(stored)) if stored.has_additions() => {
+                let stripped = self.strip(place, &stored).await;
+                (stored, stripped)
+            }
+            applied => (record.clone(), applied),
+        };
+        match written {
             // Ours, and wrong in a way that nobody can mend in place: such a Secret never worked, or cannot be refreshed.
             // Once it is gone, the watch brings us back to create it.
-            Err(WriteError::Unchangeable(..)) if mine => self.delete(place, record).await,
-            other => other,
-        }?;
-        match written {
-            Written::Stored(stored) if !stored.extra_keys.is_empty() => self.strip(place, &stored).await,
-            written => Ok(written),
+            Err(WriteError::Unchangeable(..)) if mine => self.delete(place, &last).await,
+            written => written,
         }
     }
 
@@ -137,11 +151,12 @@ impl Writer {
         stored(answer.map(|object| object.metadata))
     }
 
-    /// Takes keys out of the data that are not ours: an apply leaves other people's fields as they are.
+    /// Takes keys out of the data that are not ours, and `immutable`: an apply leaves other people's fields as they are.
     async fn strip(&self, place: &Place, record: &SecretRecord) -> Result<Written, WriteError> {
         let keys: serde_json::Map<String, Value> =
             record.extra_keys.iter().map(|key| (key.clone(), Value::Null)).collect();
-        let patch = json!({ "metadata": { "resourceVersion": record.resource_version }, "data": keys });
+        let version = &record.resource_version;
+        let patch = json!({ "metadata": { "resourceVersion": version }, "data": keys, "immutable": null });
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let answer = self.secrets(&place.namespace).patch_metadata(&place.name, &params, &Patch::Merge(&patch)).await;
         stored(answer.map(|object| object.metadata))
@@ -246,7 +261,7 @@ fn classify(error: kube::Error) -> WriteError {
             Reason::WrongType,
             "the Secret there has another type, which cannot be changed: delete it".to_owned(),
         ),
-        422 if field_is_immutable(&status, "data") => {
+        422 if field_is_immutable(&status, "data") || field_is_immutable(&status, "immutable") => {
             WriteError::Unchangeable(Reason::Immutable, "the Secret there is immutable: delete it".to_owned())
         }
         422 if status.message.contains("ValidatingAdmissionPolicy") => refused(Reason::AdmissionRefused),

@@ -211,7 +211,7 @@ pub enum Verdict {
     Wait,
     /// Create it, unless one has appeared.
     Create,
-    /// Write over this very state of it. `extra_keys` are taken out of its data.
+    /// Write over this very state of it, and take out what others added to it.
     Update(Arc<SecretRecord>),
     /// Delete this very state of it.
     Delete(Arc<SecretRecord>),
@@ -260,11 +260,7 @@ fn wanted(standing: &Standing, desired: Option<&Desired>, accepted: &HashSet<Foo
             let written = record.footprint == desired.footprint || accepted.contains(&record.footprint);
             // A later expiry than ours was written by a process that died before it could say so; it is good until then.
             let newer = record.expires_at.is_some_and(|at| at > desired.expires_at && at > now);
-            if record.extra_keys.is_empty() && (written || newer) {
-                Verdict::Keep
-            } else {
-                Verdict::Update(record.clone())
-            }
+            if !record.has_additions() && (written || newer) { Verdict::Keep } else { Verdict::Update(record.clone()) }
         }
         (Standing::Orphan(record) | Standing::Others(record) | Standing::Foreign(record), Some(desired)) => {
             if desired.has_entries { Verdict::Update(record.clone()) } else { Verdict::Wait }

@@ -119,6 +119,8 @@ pub struct SecretRecord {
     pub expires_at: Option<Timestamp>,
     /// Keys in its data besides the one it should have.
     pub extra_keys: Box<[String]>,
+    /// Whether somebody has said if it is immutable. An immutable one could not be refreshed.
+    pub sets_immutable: bool,
 }
 
 impl SecretRecord {
@@ -127,9 +129,10 @@ impl SecretRecord {
         let entries = metadata.managed_fields.as_deref().unwrap_or_default();
         let ours = entries.iter().find(|entry| is_our_apply(entry)).and_then(|e| e.fields_v1.as_ref()).map(|f| &f.0);
         let mut extra_keys: BTreeSet<String> = BTreeSet::new();
-        for entry in entries {
-            let data = entry.fields_v1.as_ref().and_then(|f| f.0.get("f:data"));
-            extra_keys.extend(field_names(data).filter(|key| *key != DATA_KEY).map(str::to_owned));
+        let mut sets_immutable = false;
+        for fields in entries.iter().filter_map(|entry| entry.fields_v1.as_ref()).map(|fields| &fields.0) {
+            extra_keys.extend(field_names(fields.get("f:data")).filter(|key| *key != DATA_KEY).map(str::to_owned));
+            sets_immutable |= fields.get("f:immutable").is_some();
         }
         Some(Self {
             uid: metadata.uid.as_deref()?.into(),
@@ -138,7 +141,13 @@ impl SecretRecord {
             footprint: Footprint::observed(metadata, ours),
             expires_at: own_expiry(metadata, ours),
             extra_keys: extra_keys.into_iter().collect(),
+            sets_immutable,
         })
+    }
+
+    /// Whether somebody added something to it that an apply does not take away, and that must not stay.
+    pub fn has_additions(&self) -> bool {
+        self.sets_immutable || !self.extra_keys.is_empty()
     }
 
     /// Whether `other` is a later state of the same Secret. The API server's versions are numbers that grow.
@@ -323,15 +332,21 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_others_added_to_the_data_are_seen() {
-        let mut metadata = applied();
-        metadata.managed_fields.as_mut().unwrap().push(ManagedFieldsEntry {
-            manager: Some("kubectl-edit".to_owned()),
-            operation: Some("Update".to_owned()),
-            fields_v1: Some(FieldsV1(json!({ "f:data": { "f:extra": {} } }))),
-            ..ManagedFieldsEntry::default()
-        });
-        assert_eq!(*SecretRecord::read(&metadata).unwrap().extra_keys, ["extra".to_owned()]);
+    fn what_others_added_is_seen() {
+        let added = |fields: Value| {
+            let mut metadata = applied();
+            metadata.managed_fields.as_mut().unwrap().push(ManagedFieldsEntry {
+                manager: Some("kubectl-edit".to_owned()),
+                operation: Some("Update".to_owned()),
+                fields_v1: Some(FieldsV1(fields)),
+                ..ManagedFieldsEntry::default()
+            });
+            SecretRecord::read(&metadata).unwrap()
+        };
+        assert_eq!(*added(json!({ "f:data": { "f:extra": {} } })).extra_keys, ["extra".to_owned()]);
+        assert!(added(json!({ "f:data": { "f:extra": {} } })).has_additions());
+        assert!(added(json!({ "f:immutable": {} })).has_additions());
+        assert!(!added(json!({ "f:metadata": { "f:labels": { "f:team": {} } } })).has_additions());
     }
 
     #[test]

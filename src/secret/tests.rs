@@ -159,6 +159,7 @@ fn record(footprint: Footprint, expires: Option<i64>) -> Arc<SecretRecord> {
         footprint,
         expires_at: expires.map(at),
         extra_keys: Box::default(),
+        sets_immutable: false,
     })
 }
 

@@ -13,15 +13,15 @@ use testbed::bed::{Bed, Operator, PATIENCE, logins};
 use super::OWN;
 
 /// The annotation that asks for a refresh.
-pub const REQUESTED: &str = "pullsecrets.dev/refresh-requested-at";
+pub(super) const REQUESTED: &str = "pullsecrets.dev/refresh-requested-at";
 
 /// A spec for registries in namespaces.
-pub fn spec(registries: Value, namespaces: &[&str]) -> Value {
+pub(super) fn spec(registries: Value, namespaces: &[&str]) -> Value {
     json!({ "registries": registries, "namespaces": { "names": namespaces } })
 }
 
 /// Asks for a refresh. A token of the same second would count as new enough, so that second is let pass.
-pub async fn demand(bed: &Bed, name: &str, value: &str) {
+pub(super) async fn demand(bed: &Bed, name: &str, value: &str) {
     let object = bed.credentials().get(name).await.unwrap();
     if let Some(last) = time(&object, "/status/refreshedAt") {
         let passed = (last + SignedDuration::from_secs(1)).duration_since(Timestamp::now());
@@ -31,13 +31,13 @@ pub async fn demand(bed: &Bed, name: &str, value: &str) {
 }
 
 /// Waits until a refresh that was asked for has been served.
-pub async fn served(bed: &Bed, name: &str, value: &str) -> DynamicObject {
+pub(super) async fn served(bed: &Bed, name: &str, value: &str) -> DynamicObject {
     let served = |object: &DynamicObject| object.data.pointer("/status/handledRefreshRequest") == Some(&json!(value));
     bed.credential_until(name, &format!("the refresh {value} is served"), served).await.unwrap()
 }
 
 /// Waits until the registry at an index of the status has a reason; returns its message.
-pub async fn registry_until(bed: &Bed, name: &str, index: usize, reason: &str) -> String {
+pub(super) async fn registry_until(bed: &Bed, name: &str, index: usize, reason: &str) -> String {
     let field = |object: &DynamicObject, field: &str| {
         let path = format!("/status/registries/{index}/{field}");
         object.data.pointer(&path).and_then(Value::as_str).unwrap_or_default().to_owned()
@@ -48,44 +48,44 @@ pub async fn registry_until(bed: &Bed, name: &str, index: usize, reason: &str) -
 }
 
 /// A time in an object.
-pub fn time(object: &DynamicObject, path: &str) -> Option<Timestamp> {
+pub(super) fn time(object: &DynamicObject, path: &str) -> Option<Timestamp> {
     object.data.pointer(path)?.as_str()?.parse().ok()
 }
 
 /// The message of a condition.
-pub fn message(object: &DynamicObject, type_: &str) -> String {
+pub(super) fn message(object: &DynamicObject, type_: &str) -> String {
     let condition = testbed::bed::condition(object, type_).expect("the condition is there");
     condition["message"].as_str().unwrap_or_default().to_owned()
 }
 
 /// The login for a host in a namespace's Secret.
-pub async fn login(bed: &Bed, namespace: &str, host: &str) -> String {
+pub(super) async fn login(bed: &Bed, namespace: &str, host: &str) -> String {
     let secret = bed.secret(namespace).await.unwrap().expect("the Secret is there");
     logins(&secret).unwrap().remove(host).expect("the host has a login")
 }
 
 /// The token behind the login for the operator's own registry.
-pub async fn own_token(bed: &Bed, namespace: &str) -> IssuedToken {
+pub(super) async fn own_token(bed: &Bed, namespace: &str) -> IssuedToken {
     bed.aws.token_of(&login(bed, namespace, OWN).await).expect("AWS issued it")
 }
 
 /// How often GetAuthorizationToken was called, for each service.
-pub fn fetches(bed: &Bed) -> (usize, usize) {
+pub(super) fn fetches(bed: &Bed) -> (usize, usize) {
     (bed.aws.calls(Service::Ecr).len(), bed.aws.calls(Service::EcrPublic).len())
 }
 
 /// The expiry that a Secret has recorded.
-pub fn expiry(secret: &Secret) -> Timestamp {
+pub(super) fn expiry(secret: &Secret) -> Timestamp {
     secret.annotations()["pullsecrets.dev/expires-at"].parse().unwrap()
 }
 
 /// How many lines of an operator's log have this level or mention.
-pub fn log_lines(operator: &Operator, word: &str) -> usize {
+pub(super) fn log_lines(operator: &Operator, word: &str) -> usize {
     std::fs::read_to_string(&operator.log).unwrap().lines().filter(|line| line.contains(word)).count()
 }
 
 /// Waits until a page of the operator's HTTP side says what a test wants.
-pub async fn page_until(operator: &Operator, path: &str, test: impl Fn(u16, &str) -> bool) -> String {
+pub(super) async fn page_until(operator: &Operator, path: &str, test: impl Fn(u16, &str) -> bool) -> String {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         if let Ok((status, text)) = operator.get(path).await

@@ -12,6 +12,7 @@ use kube::{ResourceExt, core::ObjectMeta};
 use serde_json::{Value, json};
 use testbed::bed::{Bed, PATIENCE};
 use testbed::proxy::{Mark, Match, Request};
+use testbed::recorder::Invariant;
 
 /// What an event brings about comes within this time. The operator looks at everything anew once a minute anyway: what
 /// takes longer than this was not brought about by an event.
@@ -87,6 +88,33 @@ pub(super) fn stored_in(bed: &Bed, since: Mark, namespace: &str) -> usize {
 /// Waits until the operator has nothing more to write.
 pub(super) async fn quiet(bed: &Bed) {
     bed.proxy.log().wait_quiet(QUIET, PATIENCE).await.unwrap();
+}
+
+/// What others add to a Secret of ours is taken out by a merge patch, after the apply where both are needed: until this is
+/// ended, the recorder lets that pass in these places.
+pub(super) fn stripping<'a>(bed: &'a Bed, namespaces: impl IntoIterator<Item = &'a String>) -> Stripping<'a> {
+    let places: Vec<String> = namespaces.into_iter().map(|namespace| format!("{namespace}/{}", bed.secret)).collect();
+    for place in &places {
+        bed.recorder.allow(Invariant::I1Scope, place);
+        bed.recorder.allow(Invariant::I3WellFormed, place);
+    }
+    Stripping { bed, places }
+}
+
+/// See [`stripping`].
+pub(super) struct Stripping<'a> {
+    bed: &'a Bed,
+    places: Vec<String>,
+}
+
+impl Stripping<'_> {
+    /// From now on all is judged as ever.
+    pub(super) fn end(self) {
+        for place in &self.places {
+            self.bed.recorder.disallow(Invariant::I1Scope, place);
+            self.bed.recorder.disallow(Invariant::I3WellFormed, place);
+        }
+    }
 }
 
 /// Waits until an Event about an EcrCredential has these words.

@@ -2,11 +2,14 @@
 
 mod create;
 mod demand;
+mod faults;
 mod drift;
 mod look;
+mod ownership;
 mod places;
 
 mod refresh;
+mod registries;
 
 use testbed::bed::{Bed, Launch, Operator};
 

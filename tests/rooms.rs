@@ -1,0 +1,269 @@
+//! Which room of the crate may use which, and which names the pure rooms never say (`ARCHITECTURE.md`).
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Each room, and the rooms whose names it may use.
+const ROOMS: [(&str, &[&str]); 13] = [
+    ("api", &[]),
+    ("plan", &["api"]),
+    ("token", &["api", "plan"]),
+    ("secret", &["api", "plan", "token"]),
+    ("apply", &["api", "plan", "secret"]),
+    ("outcome", &["api", "plan", "token"]),
+    ("process", &[]),
+    ("controller", &["api", "plan", "token", "secret", "apply", "outcome"]),
+    ("report", &["api", "plan", "token", "secret", "apply", "outcome", "controller", "process"]),
+    ("cli", &["api", "process"]),
+    ("crd", &["api", "run"]),
+    ("run", &["api", "plan", "token", "apply", "controller", "process", "report", "cli"]),
+    ("main", &["cli", "crd", "run"]),
+];
+
+/// What `token` gives to the pure rooms: values, nothing that talks to AWS.
+const TOKEN_VALUES: [&str; 6] = ["Auth", "Grant", "Token", "TokenError", "TokenHash", "hex"];
+
+const PURE: [&str; 4] = ["api", "plan", "secret", "outcome"];
+
+/// Names of input and output, of clocks and of tasks: a pure room gets `now` as an argument.
+const IMPURE: [&str; 13] = [
+    "Client",
+    "Api",
+    "tokio",
+    "async",
+    "await",
+    "spawn",
+    "Timestamp::now",
+    "Instant",
+    "SystemTime",
+    "std::env",
+    "std::fs",
+    "std::net",
+    "rand",
+];
+
+/// A name, and the only files or rooms that may say it.
+const RESERVED: [(&str, &[&str]); 18] = [
+    ("aws_config", &["token"]),
+    ("aws_credential_types", &["token"]),
+    ("aws_runtime", &["token"]),
+    ("aws_sdk_ecr", &["token"]),
+    ("aws_sdk_ecrpublic", &["token"]),
+    ("aws_sdk_sts", &["token"]),
+    ("aws_smithy_runtime", &["token"]),
+    ("aws_smithy_runtime_api", &["token"]),
+    ("aws_smithy_types", &["token"]),
+    ("PostParams", &["apply", "process/lease"]),
+    ("PatchParams", &["apply", "process/lease"]),
+    ("DeleteParams", &["apply", "process/lease"]),
+    ("Recorder", &["controller/events"]),
+    ("Api<", &["apply", "process/lease", "controller/watches"]),
+    ("http::Request", &["process/fence"]),
+    ("std::env", &["cli"]),
+    ("env::var", &["cli"]),
+    ("process::exit", &[]),
+];
+
+#[test]
+fn every_room_uses_only_what_it_may() {
+    let complaints: Vec<String> = sources().iter().flat_map(|(file, text)| complaints(file, text)).collect();
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+#[test]
+fn every_file_begins_with_the_sentence_that_is_its_job() {
+    for (file, text) in sources() {
+        let first = text.lines().next().unwrap_or_default();
+        assert!(first.starts_with("//! ") && text.contains('.'), "{file}.rs begins with {first:?}");
+    }
+}
+
+#[test]
+fn breaking_any_rule_is_noticed() {
+    for (file, text, says) in [
+        ("api/mod", "use crate::plan::Uid;", "api/mod uses plan"),
+        ("plan/refresh", "use crate::{api, secret::Desired};", "plan/refresh uses secret"),
+        ("plan/mod", "fn f(n: super::token::Token) {}", "plan/mod uses token"),
+        ("secret/mod", "use crate::token::{Auth, cache::Tokens};", "secret/mod uses token::cache, which is no value"),
+        ("outcome", "use crate::apply::Written;", "outcome uses apply"),
+        ("process/lease", "use crate::api::EcrCredential;", "process/lease uses api"),
+        ("newroom", "", "newroom is in no room"),
+        ("plan/schedule", "let now = jiff::Timestamp::now();", "plan/schedule says Timestamp::now"),
+        ("secret/mod", "use std::time::{Duration, Instant};", "secret/mod says Instant"),
+        ("api/mod", "use kube::{Client, CustomResource};", "api/mod says Client"),
+        ("outcome", "async fn f() {}", "outcome says async"),
+        ("report", "use aws_sdk_ecr::Client;", "report says aws_sdk_ecr"),
+        ("controller/world", "api.delete(name, &DeleteParams::default());", "controller/world says DeleteParams"),
+        ("run", "let home = std::env::var(\"HOME\");", "run says std::env"),
+        ("run", "let api: Api<Secret> = Api::all(client);", "run says Api<"),
+        ("run", "std::process::exit(1)", "run says process::exit"),
+    ] {
+        assert_eq!(complaints(file, text), [says], "{text}");
+    }
+    for (file, text) in [
+        ("plan/mod", "// use crate::secret::Desired;\nlet text = \"crate::apply tokio Instant\";"),
+        ("plan/mod", "use crate::api::Reason;\n#[cfg(test)]\nmod tests { use crate::apply::Writer; }"),
+        ("plan/targets", "use super::Uid; mod inner { use super::super::Uid; }"),
+        ("secret/mod", "use crate::token::{Auth, Grant};"),
+    ] {
+        assert_eq!(complaints(file, text), Vec::<String>::new(), "{text}");
+    }
+}
+
+/// What is wrong with a file; `file` is its path below `src` without `.rs`.
+fn complaints(file: &str, text: &str) -> Vec<String> {
+    let room = file.split('/').next().unwrap_or_default();
+    let Some((_, allowed)) = ROOMS.iter().find(|(name, _)| *name == room) else {
+        return if file == "lib" { vec![] } else { vec![format!("{file} is in no room")] };
+    };
+    let code = code(text);
+    let mut complaints = BTreeSet::new();
+    for path in paths(&code, room, file) {
+        let used = path.first().map(String::as_str).unwrap_or_default();
+        let is_room = ROOMS.iter().any(|(name, _)| *name == used);
+        if is_room && used != room && !allowed.contains(&used) {
+            complaints.insert(format!("{file} uses {used}"));
+        }
+        let item = path.get(1).map(String::as_str).unwrap_or_default();
+        if used == "token" && PURE.contains(&room) && allowed.contains(&"token") && !TOKEN_VALUES.contains(&item) {
+            complaints.insert(format!("{file} uses token::{item}, which is no value"));
+        }
+    }
+    if PURE.contains(&room) {
+        complaints.extend(IMPURE.iter().filter(|name| says(&code, name)).map(|name| format!("{file} says {name}")));
+    }
+    for (name, places) in RESERVED {
+        if says(&code, name) && !places.iter().any(|place| *place == file || *place == room) && !pure_says(room, name) {
+            complaints.insert(format!("{file} says {name}"));
+        }
+    }
+    // `std::env::var` is one mistake, not two.
+    if complaints.iter().any(|c| c.ends_with("says std::env")) {
+        complaints.retain(|c| !c.ends_with("says env::var"));
+    }
+    complaints.into_iter().collect()
+}
+
+fn pure_says(room: &str, name: &str) -> bool {
+    PURE.contains(&room) && IMPURE.contains(&name)
+}
+
+/// Code alone: no comments, no texts, no tests.
+fn code(text: &str) -> String {
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let mut code = String::new();
+    for line in text.lines() {
+        let mut in_text = false;
+        let mut before = ' ';
+        for (at, c) in line.char_indices() {
+            if c == '"' && before != '\\' && before != '\'' {
+                in_text = !in_text;
+            }
+            if !in_text && line[at..].starts_with("//") {
+                break;
+            }
+            if !in_text {
+                code.push(c);
+            }
+            before = c;
+        }
+        code.push('\n');
+    }
+    code
+}
+
+/// Every path that begins at the root of the crate, as its first two names; `use` trees are unfolded.
+fn paths(code: &str, room: &str, file: &str) -> Vec<Vec<String>> {
+    let mut found = vec![];
+    for (at, _) in code.match_indices("crate::") {
+        if !ends_with_name_character(&code[..at]) {
+            unfold(&code[at + "crate::".len()..], &mut vec![], &mut found);
+        }
+    }
+    for (at, _) in code.match_indices("ecr_credential_operator::") {
+        unfold(&code[at + "ecr_credential_operator::".len()..], &mut vec![], &mut found);
+    }
+    // In a room's own file, `super` is the root of the crate.
+    if file == room || file == format!("{room}/mod") {
+        for (at, _) in code.match_indices("super::") {
+            unfold(&code[at + "super::".len()..], &mut vec![], &mut found);
+        }
+    }
+    found
+}
+
+/// Reads a path or a tree of paths, and returns what is left of the text.
+fn unfold<'a>(mut text: &'a str, prefix: &mut Vec<String>, found: &mut Vec<Vec<String>>) -> &'a str {
+    let depth = prefix.len();
+    loop {
+        text = text.trim_start();
+        if let Some(inside) = text.strip_prefix('{') {
+            text = inside;
+            loop {
+                text = unfold(text, prefix, found).trim_start();
+                match text.strip_prefix(',') {
+                    Some(rest) if !rest.trim_start().starts_with('}') => text = rest,
+                    Some(rest) => text = rest.trim_start(),
+                    None => break,
+                }
+                if text.starts_with('}') {
+                    break;
+                }
+            }
+            text = text.strip_prefix('}').unwrap_or(text);
+            prefix.truncate(depth);
+            return text;
+        }
+        let end = text.find(|c: char| !is_name_character(c)).unwrap_or(text.len());
+        prefix.push(text[..end].to_owned());
+        text = &text[end..];
+        match text.strip_prefix("::") {
+            Some(rest) => text = rest,
+            None => break,
+        }
+    }
+    found.push(prefix.clone());
+    prefix.truncate(depth);
+    // `as name` is no path.
+    text.strip_prefix(" as ").map_or(text, |rest| rest.trim_start_matches(is_name_character))
+}
+
+/// Whether code says a name as a whole word.
+fn says(code: &str, name: &str) -> bool {
+    code.match_indices(name).any(|(at, _)| {
+        let goes_on = ends_with_name_character(name) && code[at + name.len()..].starts_with(is_name_character);
+        !ends_with_name_character(&code[..at]) && !goes_on
+    })
+}
+
+fn is_name_character(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+fn ends_with_name_character(text: &str) -> bool {
+    text.chars().next_back().is_some_and(is_name_character)
+}
+
+/// Every source file: its path below `src` without `.rs`, and its text. Files of tests alone are left out.
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files: Vec<PathBuf> = vec![];
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    let name = |path: &Path| path.strip_prefix(&root).unwrap().with_extension("").to_string_lossy().into_owned();
+    let mut sources: Vec<(String, String)> =
+        files.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect();
+    sources.retain(|(file, _)| !file.ends_with("/tests") && !file.contains("/tests/"));
+    sources.sort();
+    assert!(sources.len() > 20, "the walk has found only {}", sources.len());
+    sources
+}
