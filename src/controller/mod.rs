@@ -108,7 +108,7 @@ pub struct Memory {
     demand: Option<Requested>,
     expected: Option<Footprint>,
     accepted: HashSet<Footprint>,
-    failing: reconcile::FailingByNamespace,
+    failing: reconcile::FailingByPlace,
     last_status: Option<EcrCredentialStatus>,
 }
 
@@ -119,7 +119,7 @@ struct Requested {
     first: bool,
 }
 
-/// A namespace where the last write failed.
+/// A place where the last write failed.
 struct Failing {
     count: u32,
     retry_at: Option<Timestamp>,

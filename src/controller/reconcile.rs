@@ -12,6 +12,7 @@ use kube::{Resource, ResourceExt};
 
 use super::error::Error;
 use super::recover::recover;
+use super::world::Spot;
 use super::{Context, Failing, Memory};
 use crate::api::status::{NamespaceFailure, Reason};
 use crate::api::{EcrCredential, EcrCredentialStatus, REFRESH_REQUESTED_AT};
@@ -167,16 +168,14 @@ impl Round<'_> {
         written: &mut usize,
     ) -> bool {
         let now = (self.ctx.now)();
-        let places: HashSet<&Arc<str>> = verdicts.iter().map(|(place, _)| &place.namespace).collect();
-        memory.failing.retain(|namespace, _| places.contains(namespace));
+        memory.keep_failing(verdicts);
         for (phase, deletes) in [(rank as fn(&Verdict) -> Option<u8>, false), (delete_rank, true)] {
+            // An old Secret stays until the new one of its namespace is there.
+            let held = if deletes { memory.unmet(verdicts) } else { HashSet::new() };
             let mut jobs: Vec<(u8, &(Place, Verdict))> = verdicts
                 .iter()
-                .filter(|(place, _)| {
-                    let failing = memory.failing.get(&place.namespace);
-                    // An old Secret stays until the new one of its namespace is there.
-                    failing.is_none_or(|f| !deletes && f.may_retry(place, now))
-                })
+                .filter(|(place, _)| !held.contains(&place.namespace))
+                .filter(|(place, _)| memory.failing.get(&spot(place)).is_none_or(|f| f.may_retry(place, now)))
                 .filter_map(|job| phase(&job.1).map(|rank| (rank, job)))
                 .collect();
             jobs.sort_by_key(|(rank, _)| *rank);
@@ -251,7 +250,7 @@ impl Round<'_> {
                     report.failures.push(NamespaceFailure { namespace, reason: reason.as_str().to_owned(), message });
                 }
                 _ => {
-                    if let Some(failing) = memory.failing.get(&place.namespace)
+                    if let Some(failing) = memory.failing.get(&spot(&place))
                         && let Some((reason, message)) = &failing.shown
                     {
                         let (reason, message) = (reason.as_str().to_owned(), message.clone());
@@ -358,6 +357,23 @@ impl Memory {
         }
     }
 
+    /// Forgets failures where nothing is to be written any more: nothing is to be tried again there.
+    fn keep_failing(&mut self, verdicts: &[(Place, Verdict)]) {
+        let writes = verdicts.iter().filter(|(_, verdict)| rank(verdict).or(delete_rank(verdict)).is_some());
+        let places: HashSet<Spot> = writes.map(|(place, _)| spot(place)).collect();
+        self.failing.retain(|spot, _| places.contains(spot));
+    }
+
+    /// The namespaces that still lack the Secret that they should have.
+    fn unmet<'v>(&self, verdicts: &'v [(Place, Verdict)]) -> HashSet<&'v Arc<str>> {
+        let lacks = |(place, verdict): &&(Place, Verdict)| match verdict {
+            Verdict::Wait | Verdict::Refuse(..) => true,
+            Verdict::Create | Verdict::Update(_) => self.failing.contains_key(&spot(place)),
+            Verdict::Keep | Verdict::Delete(_) => false,
+        };
+        verdicts.iter().filter(lacks).map(|(place, _)| &place.namespace).collect()
+    }
+
     /// Remembers what became of a place.
     fn note(
         &mut self,
@@ -367,17 +383,18 @@ impl Memory {
         ctx: &Context,
         now: Timestamp,
     ) {
-        let count = self.failing.get(&place.namespace).map_or(1, |failing| failing.count.saturating_add(1));
+        let spot = spot(place);
+        let count = self.failing.get(&spot).map_or(1, |failing| failing.count.saturating_add(1));
         let (shown, wait) = match result {
             Ok(Written::Stored(record)) => {
                 if desired.is_some_and(|d| d.footprint != record.footprint) {
                     self.accepted.insert(record.footprint);
                 }
-                self.failing.remove(&place.namespace);
+                self.failing.remove(&spot);
                 return;
             }
             Ok(Written::Deleted) | Err(WriteError::NamespaceGone) => {
-                self.failing.remove(&place.namespace);
+                self.failing.remove(&spot);
                 return;
             }
             // Once is nothing: the watch was behind. Again and again is worth a word.
@@ -391,7 +408,7 @@ impl Memory {
             }
         };
         let seen = place.standing.version();
-        self.failing.insert(place.namespace.clone(), Failing { count, retry_at: Some(later(now, wait)), shown, seen });
+        self.failing.insert(spot, Failing { count, retry_at: Some(later(now, wait)), shown, seen });
     }
 }
 
@@ -402,5 +419,9 @@ impl Failing {
     }
 }
 
-/// What is known of each failing namespace.
-pub(super) type FailingByNamespace = HashMap<Arc<str>, Failing>;
+fn spot(place: &Place) -> Spot {
+    (place.name.clone(), place.namespace.clone())
+}
+
+/// What is known of each place where the last write failed.
+pub(super) type FailingByPlace = HashMap<Spot, Failing>;

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::api::registry::AccountId;
 use crate::api::status::Reason;
-use crate::plan::schedule::Life;
+use crate::plan::schedule::{Life, later};
 use crate::plan::{Service, TokenKey};
 
 /// The user name in every ECR token (ECR API Reference, AuthorizationData).
@@ -24,6 +24,10 @@ const USER: &str = "AWS";
 
 /// The greatest token that can reach a Secret: its data may have 1 MiB, and base64 makes it a third longer twice.
 const MAX_TOKEN_BYTES: usize = 512 * 1024;
+
+/// The longest life of a token (ECR API Reference, AuthorizationData: 12 hours). A later expiry is not believed: a token
+/// held for ten years would be preferred to every true one that comes after it.
+const LONGEST_LIFE: Duration = Duration::from_secs(12 * 3600);
 
 /// A registry login as it stands in `auth`: base64 of `AWS:<password>`. Its `Debug` shows nothing of it.
 #[derive(Clone, Debug)]
@@ -116,7 +120,7 @@ pub fn check(raw: Vec<RawToken>, key: &TokenKey, now: Timestamp, min_life: Durat
         expires_at = Some(expires_at.map_or(expiry, |old| old.min(expiry)));
         tokens.push(Token { auth: Auth::parse(text.expose_secret().to_owned())?, account: entry.account });
     }
-    let expires_at = whole_seconds(expires_at.ok_or(InvalidToken::Empty)?);
+    let expires_at = whole_seconds(expires_at.ok_or(InvalidToken::Empty)?.min(later(now, LONGEST_LIFE)));
     let life = Life { issued_at: whole_seconds(now), expires_at };
     if !life.is_valid(now) {
         return Err(InvalidToken::Expired(expires_at));
@@ -124,8 +128,12 @@ pub fn check(raw: Vec<RawToken>, key: &TokenKey, now: Timestamp, min_life: Durat
     if Duration::try_from(expires_at.duration_since(now)).unwrap_or_default() < min_life {
         return Err(InvalidToken::NearlyExpired(expires_at));
     }
-    let grant = Grant { tokens, life };
+    let mut grant = Grant { tokens, life };
     if let Service::Private { registry_ids, .. } = &key.service {
+        if registry_ids.is_empty() {
+            // Asked for none in particular, the first token serves every account.
+            grant.tokens.truncate(1);
+        }
         if grant.tokens.iter().any(|token| token.account.is_none()) {
             return Err(InvalidToken::Missing("proxyEndpoint"));
         }
@@ -341,6 +349,20 @@ mod tests {
     fn a_password_may_hold_colons_and_the_token_is_kept_verbatim() {
         let grant = checked(vec![raw(b"AWS:a:b:c", 9000)]).unwrap();
         assert_eq!(grant.tokens[0].auth.expose(), encode(b"AWS:a:b:c"));
+    }
+
+    #[test]
+    fn a_claim_of_ten_years_is_taken_for_the_twelve_hours_that_it_can_be() {
+        let grant = checked(vec![raw(b"AWS:x", 10 * 365 * 24 * 3600)]).unwrap();
+        assert_eq!(grant.life.expires_at.as_second(), 1000 + 12 * 3600);
+    }
+
+    #[test]
+    fn of_several_tokens_that_nobody_asked_for_the_first_serves_every_account() {
+        let other = RawToken { account: AccountId::parse("999999999999").ok(), ..raw(b"AWS:y", 9000) };
+        let grant = checked(vec![raw(b"AWS:x", 9000), other]).unwrap();
+        let account = AccountId::parse("444455556666").unwrap();
+        assert_eq!(grant.token_for(Some(&account)).unwrap().auth.expose(), encode(b"AWS:x"));
     }
 
     #[test]

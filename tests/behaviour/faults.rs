@@ -105,6 +105,22 @@ async fn a_strange_answer_that_holds_a_good_token_is_used_and_so_is_the_next() {
 }
 
 #[tokio::test]
+async fn a_second_token_that_nobody_asked_for_takes_no_login_away() {
+    let bed = bed("second-token").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let operator = operator(&bed).await;
+    let registries = json!([{ "private": { "accountIds": ["444455556666"] } }, { "public": {} }]);
+    let name = bed.credential("x", spec(registries, &[&a])).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    let _ = bed.aws.fault(Service::Ecr, Fault::TwoEntries).times(1);
+    demand(&bed, &name, "1").await;
+    served(&bed, &name, "1").await;
+    bed.logins_until(&a, &["444455556666.dkr.ecr.eu-west-1.amazonaws.com", PUBLIC]).await.unwrap();
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
 async fn ecr_publics_bad_answers_are_refused_by_the_same_rules() {
     let bed = bed("bad-public").await;
     let a = bed.namespace("a", &[]).await.unwrap();

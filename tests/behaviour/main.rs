@@ -1,14 +1,18 @@
 //! What the operator does, seen on a real API server: each test runs the real binary and is judged by the recorder.
 
+mod away;
 mod create;
 mod demand;
 mod faults;
 mod drift;
+mod lifecycle;
+mod identity;
 mod look;
 mod ownership;
 mod places;
 
 mod refresh;
+mod refusals;
 mod registries;
 
 use testbed::bed::{Bed, Launch, Operator};

@@ -48,7 +48,7 @@ impl Binaries {
         }
         // setup-envtest ships no controller manager, and without one nothing collects garbage or deletes namespaces.
         bail!(
-            "KUBEBUILDER_ASSETS={} has no {}: put it there (https://dl.k8s.io/<version>/bin/linux/<arch>/), or unset \
+            "KUBEBUILDER_ASSETS={} has no {}: put it there, or unset \
              KUBEBUILDER_ASSETS to have the control plane built by Go",
             dir.display(),
             missing.join(", ")
@@ -58,10 +58,13 @@ impl Binaries {
 
 fn build_once() -> Result<PathBuf> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // Another Kubernetes version is another Go module beside the first.
+    let name = std::env::var("CONTROLPLANE_MODULE").unwrap_or_else(|_| "controlplane".to_owned());
     let module = manifest
-        .join("../controlplane")
+        .join("..")
+        .join(&name)
         .canonicalize()
-        .context("tests/controlplane is missing: restore it from git")?;
+        .with_context(|| format!("tests/{name} is missing: restore it from git, or unset CONTROLPLANE_MODULE"))?;
     let cache = manifest.join("../../.cache");
     fs::create_dir_all(&cache).with_context(|| format!("create {}", cache.display()))?;
     let version = kubernetes_version(&module)?;

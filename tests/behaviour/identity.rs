@@ -1,0 +1,148 @@
+//! The operator's AWS identity: STS fails or refuses, the web identity token is missing, empty, rotated or for another audience.
+
+use serde_json::json;
+use testbed::aws::{Fault, Field, Service, ThrottleCode};
+use testbed::bed::ACCOUNT;
+
+use super::demand::*;
+use super::{OWN, bed, launch, operator};
+
+/// Shorter than the time before their end at which sessions are renewed, so that each fetch needs a new one.
+const SHORT_SESSION: k8s_openapi::jiff::SignedDuration = k8s_openapi::jiff::SignedDuration::from_secs(60);
+
+#[tokio::test]
+async fn whatever_ails_sts_is_named_and_passes() {
+    let bed = bed("sts").await;
+    bed.aws.set_session_life(Some(SHORT_SESSION));
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let operator = operator(&bed).await;
+    let name = bed.credential("x", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    let cases = [
+        (Fault::Refused, "AwsUnavailable", "STS"),
+        (Fault::Reset, "AwsUnavailable", "STS"),
+        (Fault::Hang, "AwsUnavailable", "in time"),
+        (Fault::Status(503), "AwsUnavailable", "STS"),
+        (Fault::ServerException, "AwsUnavailable", "STS"),
+        (Fault::Html, "AwsUnavailable", "STS"),
+        (Fault::Missing(Field::Data), "AwsUnavailable", "STS"),
+        (Fault::Throttled(ThrottleCode::ThrottlingException), "Throttled", "ThrottlingException"),
+        (Fault::TooManyRequests, "Throttled", "429"),
+        (Fault::AccessDenied, "AccessDenied", "trust policy"),
+        (Fault::InvalidIdentityToken, "AccessDenied", "OIDC provider"),
+        (Fault::ExpiredToken, "AccessDenied", "rotated"),
+        (Fault::Expired, "AccessDenied", "has expired"),
+    ];
+    for (number, (fault, reason, words)) in cases.into_iter().enumerate() {
+        let (value, before) = (number.to_string(), login(&bed, &a, OWN).await);
+        bed.recorder.aws_fails();
+        let handle = bed.aws.fault(Service::Sts, fault.clone()).until_cleared();
+        demand(&bed, &name, &value).await;
+        let message = registry_until(&bed, &name, 0, reason).await;
+        assert!(message.contains(words), "{fault:?}: {message}");
+        bed.ready(&name).await.unwrap();
+        assert_eq!(login(&bed, &a, OWN).await, before, "{fault:?}");
+        bed.recorder.aws_recovers();
+        handle.clear();
+        served(&bed, &name, &value).await;
+        assert_ne!(login(&bed, &a, OWN).await, before, "{fault:?}");
+    }
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_rotated_web_identity_token_is_read_when_a_session_ends() {
+    let bed = bed("rotated").await;
+    bed.aws.set_session_life(Some(SHORT_SESSION));
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let operator = operator(&bed).await;
+    let name = bed.credential("x", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    let first = std::fs::read_to_string(&operator.token_file).unwrap();
+    bed.write_web_identity(&operator.token_file).await.unwrap();
+    let second = std::fs::read_to_string(&operator.token_file).unwrap();
+    assert!(first != second && !bed.aws.secrets_issued().contains(&second));
+    demand(&bed, &name, "1").await;
+    served(&bed, &name, "1").await;
+    assert!(bed.aws.secrets_issued().contains(&second), "STS was shown the new token");
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_web_identity_token_that_is_empty_or_for_another_audience_is_told_and_mended() {
+    let bed = bed("bad-identity").await;
+    bed.aws.set_session_life(Some(SHORT_SESSION));
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let operator = operator(&bed).await;
+    let name = bed.credential("x", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    let other = bed.plane.service_account_token(&bed.home, "operator", "elsewhere.example.com", 3600).await.unwrap();
+    bed.recorder.canary("a web identity token for another audience", &other).unwrap();
+    for (number, (content, reason, words)) in
+        [("", "NoCredentials", "is empty"), (other.as_str(), "AccessDenied", "audience")].into_iter().enumerate()
+    {
+        let value = number.to_string();
+        std::fs::write(&operator.token_file, content).unwrap();
+        demand(&bed, &name, &value).await;
+        let message = registry_until(&bed, &name, 0, reason).await;
+        assert!(message.contains(words), "{message}");
+        bed.ready(&name).await.unwrap();
+        bed.write_web_identity(&operator.token_file).await.unwrap();
+        served(&bed, &name, &value).await;
+    }
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_missing_web_identity_token_is_named_and_used_as_soon_as_it_is_there() {
+    let bed = bed("no-file").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let file = bed.dir().join("late-token");
+    let launch = launch().env("AWS_WEB_IDENTITY_TOKEN_FILE", file.to_str().unwrap());
+    let operator = bed.operator(launch).await.unwrap();
+    let name = bed.credential("x", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
+    let object = bed.condition_until(&name, "Ready", "False", "NoCredentials").await.unwrap();
+    assert!(message(&object, "Ready").contains("token file is missing"), "{}", message(&object, "Ready"));
+    bed.write_web_identity(&file).await.unwrap();
+    bed.logins_until(&a, &[OWN]).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn without_any_identity_the_status_says_how_to_give_one() {
+    let bed = bed("nobody").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let launch = launch().env("AWS_ROLE_ARN", "").env("AWS_WEB_IDENTITY_TOKEN_FILE", "");
+    let operator = bed.operator(launch).await.unwrap();
+    let name = bed.credential("x", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
+    let object = bed.condition_until(&name, "Ready", "False", "NoCredentials").await.unwrap();
+    let text = message(&object, "Ready");
+    assert!(text.contains("eks.amazonaws.com/role-arn") && text.contains("Pod Identity"), "{text}");
+    assert_eq!(fetches(&bed), (0, 0));
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn static_keys_serve_outside_of_eks() {
+    let bed = bed("keys").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    bed.aws.add_user("AKIATESTBEDTESTBED00", "secret-key-of-the-testbed-user-0123456789", ACCOUNT);
+    let launch = launch()
+        .env("AWS_ROLE_ARN", "")
+        .env("AWS_WEB_IDENTITY_TOKEN_FILE", "")
+        .env("AWS_ACCESS_KEY_ID", "AKIATESTBEDTESTBED00")
+        .env("AWS_SECRET_ACCESS_KEY", "secret-key-of-the-testbed-user-0123456789");
+    let operator = bed.operator(launch).await.unwrap();
+    let name = bed.credential("x", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
+    bed.logins_until(&a, &[OWN]).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    assert_eq!(bed.aws.calls(Service::Sts).len(), 0);
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}

@@ -1,0 +1,242 @@
+//! What the API server refuses in one namespace is told of, holds up nobody else, and is mended once it is allowed.
+
+use std::time::Duration;
+
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use k8s_openapi::api::core::v1::{ResourceQuota, Secret};
+use k8s_openapi::api::rbac::v1::ClusterRole;
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::wait::await_condition;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use testbed::aws::Service;
+use testbed::bed::{Bed, PATIENCE, condition};
+use testbed::recorder::Invariant;
+
+use super::look::{at_once, counts, failure, failure_until, quiet, spec, stored_in, uid, version, writes_in};
+use super::{OWN, bed, operator};
+
+#[tokio::test]
+async fn a_used_up_quota_is_told_of_and_retried_until_it_is_lifted() {
+    let bed = bed("quota").await;
+    let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());
+    let quotas: Api<ResourceQuota> = Api::namespaced(bed.client.clone(), &a);
+    let none = json!({ "metadata": { "name": "none" }, "spec": { "hard": { "secrets": "0" } } });
+    quotas.create(&PostParams::default(), &from(none)).await.unwrap();
+    let counted = |quota: Option<&ResourceQuota>| quota.and_then(|q| q.status.as_ref()).is_some_and(|s| s.hard.is_some());
+    tokio::time::timeout(PATIENCE, await_condition(quotas.clone(), "none", counted)).await.unwrap().unwrap();
+    let operator = operator(&bed).await;
+    let name = bed.credential("x", spec(json!({ "names": [a, b] }))).await.unwrap();
+    failure_until(&bed, &name, &a, "QuotaExceeded").await;
+    bed.logins_until(&b, &[OWN]).await.unwrap();
+    quotas.delete("none", &DeleteParams::default()).await.unwrap();
+    at_once(bed.ready(&name)).await;
+    bed.logins_until(&a, &[OWN]).await.unwrap();
+    assert_eq!((stored_in(&bed, Default::default(), &a), stored_in(&bed, Default::default(), &b)), (1, 1));
+    assert_eq!(bed.aws.calls(Service::Ecr).len(), 1);
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_right_to_write_can_be_taken_away_and_given_back() {
+    let bed = bed("no-patch").await;
+    let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());
+    let operator = operator(&bed).await;
+    let name = bed.credential("x", spec(json!({ "names": [a, b] }))).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    let kept = version(&bed.secret(&b).await.unwrap().unwrap());
+    bed.recorder.allow(Invariant::I16Rbac, "*");
+    grant(&bed, &["get", "list", "watch", "create", "delete"], ("patch", false)).await;
+    bed.secrets(&a).delete(&bed.secret, &DeleteParams::default()).await.unwrap();
+    let status = failure_until(&bed, &name, &a, "Forbidden").await;
+    assert_eq!(counts(&status), [2, 1, 1]);
+    assert_eq!(version(&bed.secret(&b).await.unwrap().unwrap()), kept);
+    grant(&bed, &["get", "list", "watch", "create", "patch", "delete"], ("patch", true)).await;
+    at_once(bed.ready(&name)).await;
+    bed.logins_until(&a, &[OWN]).await.unwrap();
+    assert_eq!(bed.aws.calls(Service::Ecr).len(), 1);
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_secret_that_may_not_be_deleted_is_told_of_until_it_may() {
+    let bed = bed("no-delete").await;
+    let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());
+    let operator = operator(&bed).await;
+    let name = bed.credential("x", spec(json!({ "names": [a, b] }))).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    bed.recorder.allow(Invariant::I16Rbac, "*");
+    grant(&bed, &["get", "list", "watch", "create", "patch"], ("delete", false)).await;
+    bed.change(&name, json!({ "spec": { "namespaces": { "names": [b] } } })).await.unwrap();
+    let told = |object: &_| failure(object, &a) == Some("Forbidden") && counts(object) == [1, 1, 1];
+    bed.credential_until(&name, "the Secret that is left over", told).await.unwrap();
+    grant(&bed, &["get", "list", "watch", "create", "patch", "delete"], ("delete", true)).await;
+    at_once(bed.secret_until(&a, "gone at last", |secret| secret.is_none())).await;
+    bed.credential_until(&name, "nothing is left over", |object| counts(object) == [1, 1, 0]).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_admission_policy_that_refuses_is_told_of_and_retried_until_it_is_gone() {
+    let bed = bed("refusing").await;
+    let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(bed.client.clone());
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(bed.client.clone());
+    let policy = json!({
+        "metadata": { "name": bed.prefix },
+        "spec": {
+            "matchConstraints": secrets_of_namespace(&a),
+            "matchConditions": matching(&bed),
+            "validations": [{ "expression": "false", "message": "no Secrets of that kind here" }],
+        },
+    });
+    let binding = json!({
+        "metadata": { "name": bed.prefix },
+        "spec": { "policyName": bed.prefix, "validationActions": ["Deny"] },
+    });
+    policies.create(&PostParams::default(), &from(policy)).await.unwrap();
+    bindings.create(&PostParams::default(), &from(binding)).await.unwrap();
+    until_admission(&bed, &a, |answer| answer.is_err()).await;
+    let operator = operator(&bed).await;
+    let name = bed.credential("x", spec(json!({ "names": [a, b] }))).await.unwrap();
+    let status = failure_until(&bed, &name, &a, "AdmissionRefused").await;
+    let message = condition(&status, "Ready").unwrap()["message"].clone();
+    assert!(message.as_str().unwrap().contains("no Secrets of that kind here"), "{message}");
+    bed.logins_until(&b, &[OWN]).await.unwrap();
+    bindings.delete(&bed.prefix, &DeleteParams::default()).await.unwrap();
+    policies.delete(&bed.prefix, &DeleteParams::default()).await.unwrap();
+    at_once(bed.ready(&name)).await;
+    bed.logins_until(&a, &[OWN]).await.unwrap();
+    assert_eq!((stored_in(&bed, Default::default(), &a), stored_in(&bed, Default::default(), &b)), (1, 1));
+    assert_eq!(bed.aws.calls(Service::Ecr).len(), 1);
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_admission_policy_that_changes_the_secret_makes_no_write_loop() {
+    let bed = bed("changing").await;
+    let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());
+    let policies: Api<MutatingAdmissionPolicy> = Api::all(bed.client.clone());
+    let bindings: Api<MutatingAdmissionPolicyBinding> = Api::all(bed.client.clone());
+    let label = |key: &str, value: &str| format!("JSONPatch{{op: 'add', path: '/metadata/labels/{key}', value: '{value}'}}");
+    // In one namespace it adds a label, in the other it changes one that the EcrCredential asks for.
+    let (theirs, ours) = (label("cost-center", "42"), label("team", "overruled"));
+    for (namespace, patch) in [(&a, theirs), (&b, ours)] {
+        let first = "[JSONPatch{op: 'add', path: '/metadata/labels', value: {}}]";
+        let expression = format!("(has(object.metadata.labels) ? [] : {first}) + [{patch}]");
+        let policy = json!({
+            "metadata": { "name": namespace },
+            "spec": {
+                "matchConstraints": secrets_of_namespace(namespace),
+                "matchConditions": matching(&bed),
+                "reinvocationPolicy": "Never",
+                "mutations": [{ "patchType": "JSONPatch", "jsonPatch": { "expression": expression } }],
+            },
+        });
+        let binding = json!({ "metadata": { "name": namespace }, "spec": { "policyName": namespace } });
+        policies.create(&PostParams::default(), &from(policy)).await.unwrap();
+        bindings.create(&PostParams::default(), &from(binding)).await.unwrap();
+        until_admission(&bed, namespace, |answer| answer.as_ref().is_ok_and(|s| !s.labels().is_empty())).await;
+    }
+    let first = operator(&bed).await;
+    let mut spec = spec(json!({ "names": [a, b] }));
+    spec["secret"] = json!({ "labels": { "team": "payments" } });
+    let name = bed.credential("x", spec).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    quiet(&bed).await;
+    for (namespace, label, value) in [(&a, "cost-center", "42"), (&b, "team", "overruled")] {
+        let secret = bed.logins_until(namespace, &[OWN]).await.unwrap();
+        assert_eq!(secret.labels().get(label).map(String::as_str), Some(value));
+        assert_eq!(writes_in(&bed, Default::default(), namespace).len(), 1);
+        // An edit is still seen and undone, with one write.
+        let edit = Patch::Merge(json!({ "metadata": { "annotations": { "pullsecrets.dev/content-hash": "x" } } }));
+        bed.secrets(namespace).patch(&bed.secret, &PatchParams::default(), &edit).await.unwrap();
+        let hash = |secret: &Secret| secret.annotations()["pullsecrets.dev/content-hash"].clone();
+        let mended = |found: Option<&Secret>| found.is_some_and(|found| hash(found) == hash(&secret));
+        at_once(bed.secret_until(namespace, "mended", mended)).await;
+        quiet(&bed).await;
+        assert_eq!(writes_in(&bed, Default::default(), namespace).len(), 2);
+    }
+    // The next process learns what becomes of its writes by one write at most, which changes nothing.
+    let before = (bed.secret(&a).await.unwrap().unwrap(), bed.secret(&b).await.unwrap().unwrap());
+    first.stop().await.unwrap();
+    let mark = bed.proxy.log().mark();
+    let second = operator(&bed).await;
+    let extra = bed.namespace("witness", &[]).await.unwrap();
+    bed.change(&name, json!({ "spec": { "namespaces": { "names": [a, b, extra] } } })).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    quiet(&bed).await;
+    assert_eq!(writes_in(&bed, mark, &a).len(), 0);
+    assert!(writes_in(&bed, mark, &b).len() <= 1);
+    let after = (bed.secret(&a).await.unwrap().unwrap(), bed.secret(&b).await.unwrap().unwrap());
+    assert_eq!((version(&after.0), version(&after.1)), (version(&before.0), version(&before.1)));
+    assert_eq!(uid(&after.0), uid(&before.0));
+    assert_eq!(bed.aws.calls(Service::Ecr).len(), 1);
+    for namespace in [&a, &b] {
+        bindings.delete(namespace, &DeleteParams::default()).await.unwrap();
+        policies.delete(namespace, &DeleteParams::default()).await.unwrap();
+    }
+    second.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+/// Gives the operator these verbs on its Secrets, and waits until the API server acts on it.
+async fn grant(bed: &Bed, verbs: &[&str], (verb, allowed): (&str, bool)) {
+    let roles: Api<ClusterRole> = Api::all(bed.client.clone());
+    let mut role = roles.get(&bed.prefix).await.unwrap();
+    let rule = role.rules.iter_mut().flatten().find(|rule| rule.resources == Some(vec!["secrets".to_owned()])).unwrap();
+    rule.verbs = verbs.iter().map(|verb| (*verb).to_owned()).collect();
+    roles.replace(&bed.prefix, &PostParams::default(), &role).await.unwrap();
+    let question: SubjectAccessReview = from(json!({ "spec": {
+        "user": format!("system:serviceaccount:{}:operator", bed.home),
+        "resourceAttributes": { "namespace": bed.home, "verb": verb, "resource": "secrets", "name": bed.secret },
+    } }));
+    let reviews: Api<SubjectAccessReview> = Api::all(bed.client.clone());
+    poll("the new rights hold", || async {
+        let answer = reviews.create(&PostParams::default(), &question).await.unwrap();
+        answer.status.is_some_and(|status| status.allowed == allowed)
+    })
+    .await;
+}
+
+/// Waits until an admission policy holds: it is asked by dry runs, as no event tells when the API server has read it.
+async fn until_admission(bed: &Bed, namespace: &str, holds: impl Fn(&kube::Result<Secret>) -> bool) {
+    let probe: Secret = from(json!({ "metadata": { "name": bed.secret } }));
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    poll("the policy holds", || async { holds(&bed.secrets(namespace).create(&dry, &probe).await) }).await;
+}
+
+async fn poll<F: Future<Output = bool>>(what: &str, ask: impl Fn() -> F) {
+    let until_yes = async {
+        while !ask().await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, until_yes).await.unwrap_or_else(|_| panic!("waited in vain: {what}"));
+}
+
+fn secrets_of_namespace(namespace: &str) -> Value {
+    json!({
+        "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": namespace } },
+        "resourceRules": [
+            { "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["secrets"] },
+        ],
+    })
+}
+
+fn matching(bed: &Bed) -> Value {
+    json!([{ "name": "own-name", "expression": format!("object.metadata.name == '{}'", bed.secret) }])
+}
+
+fn from<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
