@@ -32,6 +32,7 @@ struct Entry<'a> {
 pub struct DockerConfig {
     base64: SecretString,
     hash: String,
+    hosts: u64,
     bytes: usize,
 }
 
@@ -41,10 +42,11 @@ impl DockerConfig {
     /// # Errors
     /// Only if serde fails, which strings do not make it do.
     pub fn render(entries: &Entries) -> Result<Self, serde_json::Error> {
+        let hosts = hash_of_hosts(entries);
         let auths = entries.iter().map(|(host, auth)| (host.as_str(), Entry { auth: auth.expose() })).collect();
         let json = Zeroizing::new(serde_json::to_vec(&Config { auths })?);
         let hash = format!("sha256:{}", hex(&Sha256::digest(&*json)));
-        Ok(Self { base64: SecretString::from(STANDARD.encode(&*json)), hash, bytes: json.len() })
+        Ok(Self { base64: SecretString::from(STANDARD.encode(&*json)), hash, hosts, bytes: json.len() })
     }
 
     /// The value of the data key, base64 as Secrets have it.
@@ -57,6 +59,11 @@ impl DockerConfig {
         &self.hash
     }
 
+    /// A hash over the hosts alone: two with the same differ in their passwords at most.
+    pub const fn hosts(&self) -> u64 {
+        self.hosts
+    }
+
     /// The size of the JSON in bytes; a Secret can hold 1 MiB.
     pub const fn len(&self) -> usize {
         self.bytes
@@ -66,6 +73,15 @@ impl DockerConfig {
     pub const fn is_empty(&self) -> bool {
         self.bytes == 0
     }
+}
+
+fn hash_of_hosts(entries: &Entries) -> u64 {
+    let mut hasher = Sha256::new();
+    for host in entries.keys() {
+        hasher.update(host.as_str());
+        hasher.update("\n");
+    }
+    hasher.finalize().iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }
 
 /// Reads the logins back from the bytes of a Secret; hosts and logins that are not ours by form are left out.

@@ -32,6 +32,9 @@ pub const REFRESHED_AT: &str = "pullsecrets.dev/refreshed-at";
 /// The annotation with a SHA-256 over the data.
 pub const CONTENT_HASH: &str = "pullsecrets.dev/content-hash";
 
+/// The annotation with 16 hexadecimal digits over the hosts: expiries are compared between Secrets with the same hosts only.
+pub const HOSTS_HASH: &str = "pullsecrets.dev/hosts-hash";
+
 /// The greatest data of a Secret in bytes (k8s.io/api/core/v1, MaxSecretSize).
 const MAX_SECRET_BYTES: usize = 1024 * 1024;
 
@@ -158,6 +161,7 @@ fn metadata(
     annotations.insert(EXPIRES_AT.to_owned(), expires_at.to_string());
     annotations.insert(REFRESHED_AT.to_owned(), refreshed_at.to_string());
     annotations.insert(CONTENT_HASH.to_owned(), config.hash().to_owned());
+    annotations.insert(HOSTS_HASH.to_owned(), format!("{:016x}", config.hosts()));
     let reference = OwnerReference {
         api_version: format!("{}/v1alpha1", crate::api::GROUP),
         kind: "EcrCredential".to_owned(),
@@ -258,8 +262,10 @@ fn wanted(standing: &Standing, desired: Option<&Desired>, accepted: &HashSet<Foo
         (_, None) => Verdict::Wait,
         (Standing::Mine(record), Some(desired)) => {
             let written = record.footprint == desired.footprint || accepted.contains(&record.footprint);
-            // A later expiry than ours was written by a process that died before it could say so; it is good until then.
-            let newer = record.expires_at.is_some_and(|at| at > desired.expires_at && at > now);
+            // A later expiry for the same hosts was written by a process that died before it could say so; it is good until
+            // then. With other hosts it says nothing: a host that was added may have an older token.
+            let newer = record.hosts == Some(desired.config.hosts())
+                && record.expires_at.is_some_and(|at| at > desired.expires_at && at > now);
             if !record.has_additions() && (written || newer) { Verdict::Keep } else { Verdict::Update(record.clone()) }
         }
         (Standing::Orphan(record) | Standing::Others(record) | Standing::Foreign(record), Some(desired)) => {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::docker_config::DATA_KEY;
-use super::{CREDENTIAL_UID, EXPIRES_AT, FIELD_MANAGER, MANAGED_BY};
+use super::{CREDENTIAL_UID, EXPIRES_AT, FIELD_MANAGER, HOSTS_HASH, MANAGED_BY};
 use crate::api::GROUP;
 use crate::plan::Uid;
 
@@ -93,11 +93,11 @@ fn owns_data(fields: &Value) -> bool {
     find(fields, &["f:data", &format!("f:{DATA_KEY}")]).is_some()
 }
 
-/// The recorded expiry, if both it and the data that it speaks of are as we wrote them.
-fn own_expiry(metadata: &ObjectMeta, ours: Option<&Value>) -> Option<Timestamp> {
+/// What an annotation says of the data, if both are as we wrote them.
+fn own_annotation<'a>(metadata: &'a ObjectMeta, ours: Option<&Value>, key: &str) -> Option<&'a str> {
     let fields = ours.filter(|fields| owns_data(fields))?;
-    find(fields, &["f:metadata", "f:annotations", &format!("f:{EXPIRES_AT}")])?;
-    metadata.annotations.as_ref()?.get(EXPIRES_AT)?.parse().ok()
+    find(fields, &["f:metadata", "f:annotations", &format!("f:{key}")])?;
+    metadata.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
 fn field_names(fields: Option<&Value>) -> impl Iterator<Item = &str> {
@@ -117,6 +117,8 @@ pub struct SecretRecord {
     pub footprint: Footprint,
     /// The expiry recorded on it, unless somebody else wrote it or the data.
     pub expires_at: Option<Timestamp>,
+    /// The hash over its hosts, unless somebody else wrote it or the data.
+    pub hosts: Option<u64>,
     /// Keys in its data besides the one it should have.
     pub extra_keys: Box<[String]>,
     /// Whether somebody has said if it is immutable. An immutable one could not be refreshed.
@@ -139,7 +141,8 @@ impl SecretRecord {
             resource_version: metadata.resource_version.as_deref()?.into(),
             owner: owner(metadata),
             footprint: Footprint::observed(metadata, ours),
-            expires_at: own_expiry(metadata, ours),
+            expires_at: own_annotation(metadata, ours, EXPIRES_AT).and_then(|at| at.parse().ok()),
+            hosts: own_annotation(metadata, ours, HOSTS_HASH).and_then(|hash| u64::from_str_radix(hash, 16).ok()),
             extra_keys: extra_keys.into_iter().collect(),
             sets_immutable,
         })

@@ -158,6 +158,7 @@ fn record(footprint: Footprint, expires: Option<i64>) -> Arc<SecretRecord> {
         owner: Some(Uid("me".into())),
         footprint,
         expires_at: expires.map(at),
+        hosts: None,
         extra_keys: Box::default(),
         sets_immutable: false,
     })
@@ -187,7 +188,8 @@ fn every_place_has_its_verdict() {
     let written = record(good.footprint, Some(NOW + HOUR));
     let edited = record(empty.footprint, None);
     let older = record(empty.footprint, Some(NOW + 10));
-    let newer = record(empty.footprint, Some(NOW + 9 * HOUR));
+    let other_hosts = record(empty.footprint, Some(NOW + 9 * HOUR));
+    let newer = Arc::new(SecretRecord { hosts: Some(good.config.hosts()), ..(*other_hosts).clone() });
     let dead = record(empty.footprint, Some(NOW - 10));
     let stuffed = Arc::new(SecretRecord { extra_keys: Box::new(["x".to_owned()]), ..(*written).clone() });
     let (some, none, nothing) = (Some(&good), None, Some(&empty));
@@ -199,6 +201,7 @@ fn every_place_has_its_verdict() {
         ("edited", Standing::Mine(edited), Claim::Wanted, some, Fail, "update"),
         ("a refresh", Standing::Mine(older.clone()), Claim::Wanted, some, Fail, "update"),
         ("written by a process that died", Standing::Mine(newer.clone()), Claim::Wanted, some, Fail, "keep"),
+        ("a host was added whose token is older", Standing::Mine(other_hosts), Claim::Wanted, some, Fail, "update"),
         ("other keys in the data", Standing::Mine(stuffed), Claim::Wanted, some, Fail, "update"),
         ("no token, still good", Standing::Mine(newer.clone()), Claim::Wanted, none, Fail, "keep"),
         ("no token, expired", Standing::Mine(dead.clone()), Claim::Wanted, none, Fail, "wait"),

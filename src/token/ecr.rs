@@ -15,7 +15,7 @@ use secrecy::SecretString;
 
 use super::identity::OperatorIdentity;
 use super::{RawToken, TokenError, TokenSource};
-use crate::api::registry::{AccountId, Region};
+use crate::api::registry::{AccountId, PUBLIC_REGION, Region};
 use crate::plan::{Identity, Service, TokenKey};
 
 /// The error codes by which ECR and STS ask to slow down; the SDK knows only some of them.
@@ -28,6 +28,12 @@ const THROTTLING: [&str; 6] = [
     "LimitExceededException",
 ];
 
+/// How the identity cache's own error begins, whose type is not public (aws-smithy-runtime, identity/cache/lazy.rs).
+const IDENTITY_TIMED_OUT: &str = "identity resolver timed out";
+
+const LATE_CREDENTIALS: &str =
+    "the source of AWS credentials did not answer in time: check that STS can be reached from the cluster";
+
 /// Fetches tokens from AWS.
 pub struct Ecr {
     identity: OperatorIdentity,
@@ -39,7 +45,7 @@ impl Ecr {
     /// Clients are made when first needed, one for each region.
     pub fn new(identity: OperatorIdentity) -> Self {
         let config = aws_sdk_ecrpublic::config::Builder::from(&identity.config)
-            .region(aws_sdk_ecrpublic::config::Region::from_static(crate::api::registry::PUBLIC_REGION))
+            .region(aws_sdk_ecrpublic::config::Region::from_static(PUBLIC_REGION))
             // ECR Public has no FIPS endpoint: a FIPS setting meant for the other calls would name a host that is not.
             .use_fips(false)
             .build();
@@ -61,7 +67,7 @@ impl Ecr {
         let ids = registry_ids.iter().map(|id| id.as_str().to_owned()).collect::<Vec<_>>();
         #[allow(deprecated, reason = "the one way to get a token for each registry id, when the spec asks for it")]
         let call = self.client(region).get_authorization_token().set_registry_ids((!ids.is_empty()).then_some(ids));
-        let answer = call.send().await.map_err(|e| classify(e, "ECR", region))?;
+        let answer = call.send().await.map_err(|e| classify(&e, "ECR", &format!("ECR in {region}")))?;
         let data = answer.authorization_data.unwrap_or_default();
         Ok(data
             .into_iter()
@@ -75,7 +81,8 @@ impl Ecr {
 
     async fn public(&self) -> Result<Vec<RawToken>, TokenError> {
         let call = self.public.get_authorization_token();
-        let answer = call.send().await.map_err(|e| classify(e, "ECR Public", &Region::public()))?;
+        let answer =
+            call.send().await.map_err(|e| classify(&e, "ECR Public", &format!("ECR Public in {PUBLIC_REGION}")))?;
         let entry = answer.authorization_data.map(|entry| RawToken {
             token: entry.authorization_token.map(SecretString::from),
             expires_at: entry.expires_at.and_then(|at| Timestamp::from_second(at.secs()).ok()),
@@ -105,45 +112,48 @@ fn account_of(endpoint: &str) -> Option<AccountId> {
     AccountId::parse(endpoint.strip_prefix("https://")?.split_once('.')?.0).ok()
 }
 
-/// Sorts an SDK error into our classes. The SDK's own text is not used: it can hold the whole answer.
-fn classify<E>(error: SdkError<E, HttpResponse>, api: &str, region: &Region) -> TokenError
+/// Sorts an SDK error into our classes. The SDK's own text is not used: it can hold the whole answer. `place` is the API
+/// with its region, for people.
+fn classify<E>(error: &SdkError<E, HttpResponse>, api: &str, place: &str) -> TokenError
 where
     E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
 {
     let status = error.raw_response().map(|r| r.status().as_u16());
-    match &error {
+    match error {
         SdkError::ServiceError(context) => {
             let (code, message) = (context.err().code(), context.err().message().unwrap_or_default());
-            tracing::debug!(api, %region, code, message, "AWS answered with an error");
-            by_code(code, status, api, region)
+            tracing::debug!(place, code, message, "AWS answered with an error");
+            by_code(code, status, api, place)
         }
-        SdkError::TimeoutError(_) => TokenError::Unavailable(format!("{api} in {region} did not answer in time")),
+        SdkError::TimeoutError(_) => TokenError::Unavailable(format!("{place} did not answer in time")),
         SdkError::ResponseError(_) => match status {
             Some(429) => TokenError::Throttled("HTTP status 429".to_owned()),
-            Some(status) if status >= 500 => {
-                TokenError::Unavailable(format!("{api} in {region}: HTTP status {status}"))
-            }
-            _ => TokenError::Unreadable(format!("the answer of {api} in {region} is not of its protocol")),
+            Some(status) if status >= 500 => TokenError::Unavailable(format!("{place}: HTTP status {status}")),
+            _ => TokenError::Unreadable(format!("the answer of {place} is not of its protocol")),
         },
-        _ => from_identity(&error, region).unwrap_or_else(|| {
+        _ => from_identity(error).unwrap_or_else(|| {
             TokenError::Unavailable(format!(
-                "no connection to {api} in {region}: check that the region has ECR, and the way out of the cluster"
+                "no connection to {place}: check that the region has it, and the way out of the cluster"
             ))
         }),
     }
 }
 
-fn by_code(code: Option<&str>, status: Option<u16>, api: &str, region: &Region) -> TokenError {
+fn by_code(code: Option<&str>, status: Option<u16>, api: &str, place: &str) -> TokenError {
     let status = status.unwrap_or_default();
     match code {
-        Some(code) if THROTTLING.contains(&code) => TokenError::Throttled(code.to_owned()),
-        _ if status == 429 => TokenError::Throttled("HTTP status 429".to_owned()),
-        _ if status >= 500 => TokenError::Unavailable(format!(
-            "{api} in {region}: {}",
-            code.map_or(format!("HTTP status {status}"), str::to_owned)
-        )),
-        Some(code) => TokenError::Denied(format!("{code} from {api} in {region}: {}", advice(code, api))),
-        None => TokenError::Unreadable(format!("HTTP status {status} from {api} in {region} without an error code")),
+        Some(code) if THROTTLING.contains(&code) => TokenError::Throttled(format!("{code} from {place}")),
+        _ if status == 429 => TokenError::Throttled(format!("HTTP status 429 from {place}")),
+        _ if status >= 500 => {
+            TokenError::Unavailable(format!("{place}: {}", code.map_or(format!("HTTP status {status}"), str::to_owned)))
+        }
+        // The provider of web identities is away, which passes.
+        Some("IDPCommunicationError") => {
+            TokenError::Unavailable(format!("{place} could not reach the cluster's OIDC issuer"))
+        }
+        Some(code) => TokenError::Denied(format!("{code} from {place}: {}", advice(code, api))),
+        None if status < 400 => TokenError::Unreadable(format!("the answer of {place} is not of its protocol")),
+        None => TokenError::Unreadable(format!("HTTP status {status} from {place} without an error code")),
     }
 }
 
@@ -169,19 +179,21 @@ fn advice(code: &str, api: &str) -> &'static str {
         ("UnrecognizedClientException" | "InvalidClientTokenId", _) => {
             "AWS does not know these keys: check them, and that the region is enabled for the account"
         }
+        ("ValidationError", "STS") => "check AWS_ROLE_ARN, and that the web identity token file is not empty",
         ("UnsupportedCommandException", _) => "this region has no such API",
         _ => "see the AWS documentation of this error code",
     }
 }
 
 /// An error of the credentials that were needed before the call could be signed.
-fn from_identity(error: &(dyn StdError + 'static), region: &Region) -> Option<TokenError> {
+fn from_identity(error: &(dyn StdError + 'static)) -> Option<TokenError> {
     let mut credentials = None;
-    for current in sources(error) {
-        if let Some(sts) = current.downcast_ref::<AssumeRoleWithWebIdentityError>() {
-            let code = sts.code();
-            tracing::debug!(code, message = sts.message(), "STS answered with an error");
-            return Some(by_code(code, code.is_none().then_some(500), "STS", region));
+    for current in sources(error).skip(1) {
+        if let Some(sts) = current.downcast_ref::<SdkError<AssumeRoleWithWebIdentityError, HttpResponse>>() {
+            return Some(classify(sts, "STS", "STS"));
+        }
+        if current.to_string().starts_with(IDENTITY_TIMED_OUT) {
+            return Some(TokenError::Unavailable(LATE_CREDENTIALS.to_owned()));
         }
         credentials = credentials.or_else(|| current.downcast_ref::<CredentialsError>());
     }
@@ -189,7 +201,7 @@ fn from_identity(error: &(dyn StdError + 'static), region: &Region) -> Option<To
         CredentialsError::CredentialsNotLoaded(_) => {
             TokenError::NoCredentials("no AWS identity was found: annotate the ServiceAccount with eks.amazonaws.com/role-arn (IRSA), or create an EKS Pod Identity association".to_owned())
         }
-        CredentialsError::ProviderTimedOut(_) => TokenError::Unavailable("the source of AWS credentials did not answer in time".to_owned()),
+        CredentialsError::ProviderTimedOut(_) => TokenError::Unavailable(LATE_CREDENTIALS.to_owned()),
         CredentialsError::InvalidConfiguration(_) => TokenError::NoCredentials("the AWS configuration is invalid: check AWS_ROLE_ARN, AWS_WEB_IDENTITY_TOKEN_FILE and the profile".to_owned()),
         _ => provider_error(error),
     })

@@ -40,11 +40,13 @@ pub async fn load(settings: &AwsSettings) -> OperatorIdentity {
         .read_timeout(settings.timeout)
         .operation_timeout(settings.timeout)
         .build();
+    // Shorter than the whole call's, of which it is a part, so that the error says which of the two was late.
+    let identity_timeout = settings.timeout.mul_f64(0.8);
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .timeout_config(timeouts)
         // One place decides when to try again, with a wait that is known and shown: token::cache.
         .retry_config(RetryConfig::disabled())
-        .identity_cache(IdentityCache::lazy().buffer_time(SESSION_BUFFER).load_timeout(settings.timeout).build());
+        .identity_cache(IdentityCache::lazy().buffer_time(SESSION_BUFFER).load_timeout(identity_timeout).build());
     if let Some(region) = &settings.region {
         loader = loader.region(Region::new(region.clone()));
     }

@@ -54,7 +54,11 @@ async fn a_closed_port_of_aws_at_the_start_is_waited_for() {
     let operator = operator(&bed).await;
     let name = bed.credential("x", spec(json!([{ "private": {} }, { "public": {} }]), &[&a])).await.unwrap();
     let object = bed.condition_until(&name, "Ready", "False", "AwsUnavailable").await.unwrap();
-    assert!(message(&object, "Ready").contains("STS"), "without STS there is no identity: {}", message(&object, "Ready"));
+    assert!(
+        message(&object, "Ready").contains("STS"),
+        "without STS there is no identity: {}",
+        message(&object, "Ready")
+    );
     assert!(bed.secret(&a).await.unwrap().is_none());
     for fault in &faults {
         fault.clear();

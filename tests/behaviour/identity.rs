@@ -24,7 +24,7 @@ async fn whatever_ails_sts_is_named_and_passes() {
         (Fault::Hang, "AwsUnavailable", "in time"),
         (Fault::Status(503), "AwsUnavailable", "STS"),
         (Fault::ServerException, "AwsUnavailable", "STS"),
-        (Fault::Html, "AwsUnavailable", "STS"),
+        (Fault::Html, "InvalidToken", "STS"),
         (Fault::Missing(Field::Data), "AwsUnavailable", "STS"),
         (Fault::Throttled(ThrottleCode::ThrottlingException), "Throttled", "ThrottlingException"),
         (Fault::TooManyRequests, "Throttled", "429"),
@@ -81,7 +81,7 @@ async fn a_web_identity_token_that_is_empty_or_for_another_audience_is_told_and_
     let other = bed.plane.service_account_token(&bed.home, "operator", "elsewhere.example.com", 3600).await.unwrap();
     bed.recorder.canary("a web identity token for another audience", &other).unwrap();
     for (number, (content, reason, words)) in
-        [("", "NoCredentials", "is empty"), (other.as_str(), "AccessDenied", "audience")].into_iter().enumerate()
+        [("", "AccessDenied", "not empty"), (other.as_str(), "AccessDenied", "audience")].into_iter().enumerate()
     {
         let value = number.to_string();
         std::fs::write(&operator.token_file, content).unwrap();

@@ -2,14 +2,17 @@
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, PostParams};
 use kube::runtime::wait::{await_condition, conditions::is_deleted};
 use serde_json::json;
 use testbed::aws::Service;
 use testbed::bed::{Bed, PATIENCE, condition};
 use testbed::proxy::Match;
 
-use super::look::{at_once, counts, labelled_owner, owner, quiet, spec, stored_in, uid, version, writes_in};
+use super::look::{
+    at_once, counts, failure_until, labelled_owner, owner, quiet, spec, stored_in, uid, version, writes_in,
+};
+use super::rights::from;
 use super::{CRD, OWN, bed, operator};
 
 #[tokio::test]
@@ -151,6 +154,29 @@ async fn another_secret_name_is_written_everywhere_before_the_old_ones_go() {
     let old = bed.secret.as_str();
     assert_eq!(writes, [("PATCH", &*other), ("PATCH", &other), ("DELETE", old), ("DELETE", old)]);
     assert_eq!(bed.aws.calls(Service::Ecr).len(), 1);
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_old_secret_stays_where_the_new_one_cannot_be_written() {
+    let bed = Bed::with_secret_names("rename-blocked", CRD, &["other"]).await.unwrap();
+    let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());
+    let other = bed.name("other");
+    let foreign = json!({ "metadata": { "name": other }, "type": "Opaque" });
+    bed.secrets(&a).create(&PostParams::default(), &from(foreign)).await.unwrap();
+    let operator = bed.operator(super::launch().args(&["--secret-name", &other])).await.unwrap();
+    let name = bed.credential("x", spec(json!({ "names": [a, b] }))).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    let before = version(&bed.secret(&a).await.unwrap().unwrap());
+    bed.change(&name, json!({ "spec": { "secret": { "name": other } } })).await.unwrap();
+    failure_until(&bed, &name, &a, "SecretNotOwned").await;
+    bed.secret_until(&b, "gone with its name", |secret| secret.is_none()).await.unwrap();
+    quiet(&bed).await;
+    assert_eq!(version(&bed.secret(&a).await.unwrap().unwrap()), before);
+    bed.secrets(&a).delete(&other, &DeleteParams::default()).await.unwrap();
+    at_once(bed.ready(&name)).await;
+    bed.secret_until(&a, "gone, as the new one is there", |secret| secret.is_none()).await.unwrap();
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();
 }

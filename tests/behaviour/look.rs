@@ -10,13 +10,13 @@ use kube::api::{Api, DynamicObject, PostParams};
 use kube::runtime::watcher::{self, watcher};
 use kube::{ResourceExt, core::ObjectMeta};
 use serde_json::{Value, json};
-use testbed::bed::{Bed, PATIENCE};
+use testbed::bed::{Bed, Operator, PATIENCE};
 use testbed::proxy::{Mark, Match, Request};
 use testbed::recorder::Invariant;
 
 /// What an event brings about comes within this time. The operator looks at everything anew once a minute anyway: what
 /// takes longer than this was not brought about by an event.
-const AT_ONCE: Duration = Duration::from_secs(20);
+pub(super) const AT_ONCE: Duration = Duration::from_secs(20);
 
 /// How long nothing must be written before writes are counted.
 const QUIET: Duration = Duration::from_millis(700);
@@ -88,6 +88,13 @@ pub(super) fn stored_in(bed: &Bed, since: Mark, namespace: &str) -> usize {
 /// Waits until the operator has nothing more to write.
 pub(super) async fn quiet(bed: &Bed) {
     bed.proxy.log().wait_quiet(QUIET, PATIENCE).await.unwrap();
+}
+
+/// How often the operator looked at an EcrCredential so far, by its metrics.
+pub(super) async fn looks(operator: &Operator) -> f64 {
+    let (_, metrics) = operator.get("/metrics").await.unwrap();
+    let counts = metrics.lines().filter(|line| line.contains("reconcile_duration_seconds_count"));
+    counts.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
 }
 
 /// What others add to a Secret of ours is taken out by a merge patch, after the apply where both are needed: until this is

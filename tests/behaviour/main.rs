@@ -3,17 +3,19 @@
 mod away;
 mod create;
 mod demand;
-mod faults;
 mod drift;
-mod lifecycle;
+mod faults;
 mod identity;
+mod lifecycle;
 mod look;
+mod modes;
 mod ownership;
 mod places;
 
 mod refresh;
 mod refusals;
 mod registries;
+mod rights;
 
 use testbed::bed::{Bed, Launch, Operator};
 

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
-use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use testbed::aws::Service;
 use testbed::bed::{Bed, condition};
+use testbed::proxy::{Action, Fault, Gate, Match};
 use testbed::recorder::Invariant;
 
 use super::look::{
-    at_once, event_until, failure, failure_until, labelled_owner, make_secret, owner, quiet, spec, stored_in,
+    at_once, event_until, failure, failure_until, labelled_owner, looks, make_secret, owner, quiet, spec, stored_in,
     stripping, uid, version, writes_in,
 };
 use super::{OWN, bed, operator};
@@ -43,6 +44,28 @@ async fn a_foreign_secret_is_left_alone_and_told_of_until_it_is_gone() {
     bed.ready(&name).await.unwrap();
     assert_eq!(stored_in(&bed, Default::default(), &a), 1);
     assert_eq!(bed.aws.calls(Service::Ecr).len(), 1);
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_foreign_secret_that_appears_at_the_last_moment_is_left_alone() {
+    let bed = bed("last-moment").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let operator = operator(&bed).await;
+    let gate = Gate::new();
+    bed.proxy.place(Fault::new(Match::secret_writes(), Action::HoldRequest(gate.clone())).once());
+    let name = bed.credential("x", spec(json!({ "names": [a] }))).await.unwrap();
+    gate.arrived(1).await;
+    let foreign = make_secret(&bed, &a, DOCKER_CONFIG, &[(".dockerconfigjson", "{}")]).await;
+    gate.open();
+    failure_until(&bed, &name, &a, "SecretNotOwned").await;
+    quiet(&bed).await;
+    assert_eq!(version(&bed.secret(&a).await.unwrap().unwrap()), version(&foreign));
+    assert_eq!(writes_in(&bed, Default::default(), &a).len(), 1);
+    let before = looks(&operator).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(looks(&operator).await <= before + 1.0, "nothing is to be tried again");
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();
 }
@@ -105,9 +128,7 @@ async fn a_foreign_secret_that_cannot_be_adopted_in_place_stays_and_says_why() {
     let mut spec = spec(json!({ "names": [a, b] }));
     spec["secret"] = json!({ "conflictPolicy": "Adopt" });
     let name = bed.credential("x", spec).await.unwrap();
-    let told = |object: &_| {
-        failure(object, &a) == Some("WrongType") && failure(object, &b) == Some("Immutable")
-    };
+    let told = |object: &_| failure(object, &a) == Some("WrongType") && failure(object, &b) == Some("Immutable");
     bed.credential_until(&name, "both say why", told).await.unwrap();
     assert_eq!(version(&bed.secret(&a).await.unwrap().unwrap()), version(&opaque));
     assert_eq!(version(&bed.secret(&b).await.unwrap().unwrap()), version(&immutable));

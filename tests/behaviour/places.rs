@@ -10,7 +10,7 @@ use kube::runtime::wait::{await_condition, conditions::is_deleted};
 use serde_json::json;
 use testbed::aws::Service;
 use testbed::bed::{Bed, PATIENCE};
-use testbed::proxy::Match;
+use testbed::proxy::{Action, Fault, Gate, Match};
 
 use super::look::{at_once, counts, make_lingering_namespace, quiet, spec, stored_in, uid, version, writes_in};
 use super::{OWN, bed, operator};
@@ -80,6 +80,29 @@ async fn an_edit_of_the_selection_moves_the_secrets() {
     assert_eq!(version(&bed.secret(&b).await.unwrap().unwrap()), before, "what stays selected is not written");
     assert_eq!(bed.proxy.log().writes_to_secrets().len(), 5);
     assert_eq!(bed.aws.calls(Service::Ecr).len(), 1);
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_secret_that_is_edited_while_it_is_being_removed_is_removed_all_the_same() {
+    let bed = bed("edited-removal").await;
+    let a = bed.namespace("a", &[(&bed.prefix, "yes")]).await.unwrap();
+    let operator = operator(&bed).await;
+    let name =
+        bed.credential("x", spec(json!({ "selector": { "matchLabels": { &bed.prefix: "yes" } } }))).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    let gate = Gate::new();
+    let removal = Match::secret_writes().method("DELETE");
+    bed.proxy.place(Fault::new(removal.clone(), Action::HoldRequest(gate.clone())).once());
+    bed.label(&a, &[(&bed.prefix, None)]).await.unwrap();
+    gate.arrived(1).await;
+    let edit = Patch::Merge(json!({ "metadata": { "labels": { "theirs": "x" } } }));
+    bed.secrets(&a).patch(&bed.secret, &PatchParams::default(), &edit).await.unwrap();
+    gate.open();
+    at_once(bed.secret_until(&a, "gone with the label", |secret| secret.is_none())).await;
+    let answers: Vec<_> = bed.proxy.log().matching(&removal).iter().map(|removal| removal.status).collect();
+    assert_eq!(answers, [Some(409), Some(200)]);
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();
 }

@@ -1,23 +1,20 @@
 //! What the API server refuses in one namespace is told of, holds up nobody else, and is mended once it is allowed.
 
-use std::time::Duration;
-
 use k8s_openapi::api::admissionregistration::v1::{
-    MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+    MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, ValidatingAdmissionPolicy,
+    ValidatingAdmissionPolicyBinding,
 };
-use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::{ResourceQuota, Secret};
-use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::wait::await_condition;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use testbed::aws::Service;
 use testbed::bed::{Bed, PATIENCE, condition};
 use testbed::recorder::Invariant;
 
 use super::look::{at_once, counts, failure, failure_until, quiet, spec, stored_in, uid, version, writes_in};
+use super::rights::{from, give_verb, poll, take_verb};
 use super::{OWN, bed, operator};
 
 #[tokio::test]
@@ -27,7 +24,8 @@ async fn a_used_up_quota_is_told_of_and_retried_until_it_is_lifted() {
     let quotas: Api<ResourceQuota> = Api::namespaced(bed.client.clone(), &a);
     let none = json!({ "metadata": { "name": "none" }, "spec": { "hard": { "secrets": "0" } } });
     quotas.create(&PostParams::default(), &from(none)).await.unwrap();
-    let counted = |quota: Option<&ResourceQuota>| quota.and_then(|q| q.status.as_ref()).is_some_and(|s| s.hard.is_some());
+    let counted =
+        |quota: Option<&ResourceQuota>| quota.and_then(|q| q.status.as_ref()).is_some_and(|s| s.hard.is_some());
     tokio::time::timeout(PATIENCE, await_condition(quotas.clone(), "none", counted)).await.unwrap().unwrap();
     let operator = operator(&bed).await;
     let name = bed.credential("x", spec(json!({ "names": [a, b] }))).await.unwrap();
@@ -51,12 +49,12 @@ async fn the_right_to_write_can_be_taken_away_and_given_back() {
     bed.ready(&name).await.unwrap();
     let kept = version(&bed.secret(&b).await.unwrap().unwrap());
     bed.recorder.allow(Invariant::I16Rbac, "*");
-    grant(&bed, &["get", "list", "watch", "create", "delete"], ("patch", false)).await;
+    take_verb(&bed, "patch").await;
     bed.secrets(&a).delete(&bed.secret, &DeleteParams::default()).await.unwrap();
     let status = failure_until(&bed, &name, &a, "Forbidden").await;
     assert_eq!(counts(&status), [2, 1, 1]);
     assert_eq!(version(&bed.secret(&b).await.unwrap().unwrap()), kept);
-    grant(&bed, &["get", "list", "watch", "create", "patch", "delete"], ("patch", true)).await;
+    give_verb(&bed, "patch").await;
     at_once(bed.ready(&name)).await;
     bed.logins_until(&a, &[OWN]).await.unwrap();
     assert_eq!(bed.aws.calls(Service::Ecr).len(), 1);
@@ -72,11 +70,11 @@ async fn a_secret_that_may_not_be_deleted_is_told_of_until_it_may() {
     let name = bed.credential("x", spec(json!({ "names": [a, b] }))).await.unwrap();
     bed.ready(&name).await.unwrap();
     bed.recorder.allow(Invariant::I16Rbac, "*");
-    grant(&bed, &["get", "list", "watch", "create", "patch"], ("delete", false)).await;
+    take_verb(&bed, "delete").await;
     bed.change(&name, json!({ "spec": { "namespaces": { "names": [b] } } })).await.unwrap();
     let told = |object: &_| failure(object, &a) == Some("Forbidden") && counts(object) == [1, 1, 1];
     bed.credential_until(&name, "the Secret that is left over", told).await.unwrap();
-    grant(&bed, &["get", "list", "watch", "create", "patch", "delete"], ("delete", true)).await;
+    give_verb(&bed, "delete").await;
     at_once(bed.secret_until(&a, "gone at last", |secret| secret.is_none())).await;
     bed.credential_until(&name, "nothing is left over", |object| counts(object) == [1, 1, 0]).await.unwrap();
     bed.ready(&name).await.unwrap();
@@ -127,7 +125,8 @@ async fn an_admission_policy_that_changes_the_secret_makes_no_write_loop() {
     let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());
     let policies: Api<MutatingAdmissionPolicy> = Api::all(bed.client.clone());
     let bindings: Api<MutatingAdmissionPolicyBinding> = Api::all(bed.client.clone());
-    let label = |key: &str, value: &str| format!("JSONPatch{{op: 'add', path: '/metadata/labels/{key}', value: '{value}'}}");
+    let label =
+        |key: &str, value: &str| format!("JSONPatch{{op: 'add', path: '/metadata/labels/{key}', value: '{value}'}}");
     // In one namespace it adds a label, in the other it changes one that the EcrCredential asks for.
     let (theirs, ours) = (label("cost-center", "42"), label("team", "overruled"));
     for (namespace, patch) in [(&a, theirs), (&b, ours)] {
@@ -189,39 +188,11 @@ async fn an_admission_policy_that_changes_the_secret_makes_no_write_loop() {
     bed.finish().await.unwrap();
 }
 
-/// Gives the operator these verbs on its Secrets, and waits until the API server acts on it.
-async fn grant(bed: &Bed, verbs: &[&str], (verb, allowed): (&str, bool)) {
-    let roles: Api<ClusterRole> = Api::all(bed.client.clone());
-    let mut role = roles.get(&bed.prefix).await.unwrap();
-    let rule = role.rules.iter_mut().flatten().find(|rule| rule.resources == Some(vec!["secrets".to_owned()])).unwrap();
-    rule.verbs = verbs.iter().map(|verb| (*verb).to_owned()).collect();
-    roles.replace(&bed.prefix, &PostParams::default(), &role).await.unwrap();
-    let question: SubjectAccessReview = from(json!({ "spec": {
-        "user": format!("system:serviceaccount:{}:operator", bed.home),
-        "resourceAttributes": { "namespace": bed.home, "verb": verb, "resource": "secrets", "name": bed.secret },
-    } }));
-    let reviews: Api<SubjectAccessReview> = Api::all(bed.client.clone());
-    poll("the new rights hold", || async {
-        let answer = reviews.create(&PostParams::default(), &question).await.unwrap();
-        answer.status.is_some_and(|status| status.allowed == allowed)
-    })
-    .await;
-}
-
 /// Waits until an admission policy holds: it is asked by dry runs, as no event tells when the API server has read it.
 async fn until_admission(bed: &Bed, namespace: &str, holds: impl Fn(&kube::Result<Secret>) -> bool) {
     let probe: Secret = from(json!({ "metadata": { "name": bed.secret } }));
     let dry = PostParams { dry_run: true, ..PostParams::default() };
     poll("the policy holds", || async { holds(&bed.secrets(namespace).create(&dry, &probe).await) }).await;
-}
-
-async fn poll<F: Future<Output = bool>>(what: &str, ask: impl Fn() -> F) {
-    let until_yes = async {
-        while !ask().await {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, until_yes).await.unwrap_or_else(|_| panic!("waited in vain: {what}"));
 }
 
 fn secrets_of_namespace(namespace: &str) -> Value {
@@ -235,8 +206,4 @@ fn secrets_of_namespace(namespace: &str) -> Value {
 
 fn matching(bed: &Bed) -> Value {
     json!([{ "name": "own-name", "expression": format!("object.metadata.name == '{}'", bed.secret) }])
-}
-
-fn from<T: DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).unwrap()
 }

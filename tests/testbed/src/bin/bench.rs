@@ -10,8 +10,8 @@ use clap::Parser;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::Client;
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use testbed::aws::{AwsStandIn, Role, Service, Trust};
 use testbed::bed::{credential_resource, rights};
@@ -48,13 +48,26 @@ async fn main() -> Result<()> {
     for count in &args.namespaces {
         results.push(measure(&args, *count).await?);
     }
-    println!("\n| namespaces | operator, Secrets/s | bare client, Secrets/s | ratio | API writes per Secret | AWS calls per refresh | new namespace, ms (median, worst of 20) | bare write, ms | start with fresh Secrets, s | writes then | peak RSS, MiB | CPU per Secret, ms |");
+    println!(
+        "\n| namespaces | operator, Secrets/s | bare client, Secrets/s | ratio | API writes per Secret | AWS calls per refresh | new namespace, ms (median, worst of 20) | bare write, ms | start with fresh Secrets, s | writes then | peak RSS, MiB | CPU per Secret, ms |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     for r in &results {
         println!(
             "| {} | {:.0} | {:.0} | {:.2} | {:.3} | {} | {:.0}, {:.0} | {:.1} | {:.2} | {} | {:.1} | {:.2} |",
-            r["namespaces"], f(&r["operator_per_s"]), f(&r["bare_per_s"]), f(&r["ratio"]), f(&r["writes_per_secret"]), r["aws_calls"],
-            f(&r["new_median_ms"]), f(&r["new_worst_ms"]), f(&r["bare_write_ms"]), f(&r["restart_s"]), r["restart_writes"], f(&r["rss_mib"]), f(&r["cpu_ms_per_secret"])
+            r["namespaces"],
+            f(&r["operator_per_s"]),
+            f(&r["bare_per_s"]),
+            f(&r["ratio"]),
+            f(&r["writes_per_secret"]),
+            r["aws_calls"],
+            f(&r["new_median_ms"]),
+            f(&r["new_worst_ms"]),
+            f(&r["bare_write_ms"]),
+            f(&r["restart_s"]),
+            r["restart_writes"],
+            f(&r["rss_mib"]),
+            f(&r["cpu_ms_per_secret"])
         );
     }
     if let Some(path) = args.json {
@@ -85,11 +98,16 @@ async fn measure(args: &Args, count: usize) -> Result<Value> {
     bench.until_synced(count).await?;
     eprintln!("{count} namespaces: measuring");
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
-    let (cpu_before, writes_before, calls_before) = (operator.cpu()?, operator.writes().await?, bench.aws.calls(Service::Ecr).len());
+    let (cpu_before, writes_before, calls_before) =
+        (operator.cpu()?, operator.writes().await?, bench.aws.calls(Service::Ecr).len());
     for run in 0..args.runs {
         ours.push(bench.refresh(count, run).await?);
         bare.push(bench.bare(count, run).await?);
-        eprintln!("  run {run}: operator {:.0}/s, bare client {:.0}/s", per_second(count, ours[run]), per_second(count, bare[run]));
+        eprintln!(
+            "  run {run}: operator {:.0}/s, bare client {:.0}/s",
+            per_second(count, ours[run]),
+            per_second(count, bare[run])
+        );
     }
     let writes = operator.writes().await? - writes_before;
     let secrets = (count * args.runs) as f64;
@@ -133,12 +151,18 @@ impl Bench {
         let aws = AwsStandIn::start()?;
         aws.set_jwks(&plane.issuer(), &plane.jwks().await?.to_string());
         let subject = format!("system:serviceaccount:{HOME}:operator");
-        aws.add_role(Role::new("arn:aws:iam::123456789012:role/bench").trusting(Trust::web_identity(&plane.issuer(), &subject, "sts.amazonaws.com")));
+        aws.add_role(Role::new("arn:aws:iam::123456789012:role/bench").trusting(Trust::web_identity(
+            &plane.issuer(),
+            &subject,
+            "sts.amazonaws.com",
+        )));
         aws.set_token_size(3000);
         let bench = Bench { plane, client, aws, operator: args.operator.clone(), dir: tempfile::tempdir()? };
         bench.make_namespace(HOME, "").await?;
         let accounts: Api<ServiceAccount> = Api::namespaced(bench.client.clone(), HOME);
-        accounts.create(&PostParams::default(), &serde_json::from_value(json!({ "metadata": { "name": "operator" } }))?).await?;
+        accounts
+            .create(&PostParams::default(), &serde_json::from_value(json!({ "metadata": { "name": "operator" } }))?)
+            .await?;
         rights::grant(&bench.client, "bench", HOME, &[SECRET.to_owned()]).await?;
         Ok(bench)
     }
@@ -163,7 +187,10 @@ impl Bench {
         let token = self.plane.service_account_token(HOME, "operator", "", 3600 * 6).await?;
         let kubeconfig = self.plane.kubeconfig(&self.plane.url(), &token, Some(self.plane.ca_pem()))?;
         let identity = self.dir.path().join("identity");
-        std::fs::write(&identity, self.plane.service_account_token(HOME, "operator", "sts.amazonaws.com", 3600 * 6).await?)?;
+        std::fs::write(
+            &identity,
+            self.plane.service_account_token(HOME, "operator", "sts.amazonaws.com", 3600 * 6).await?,
+        )?;
         let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let log = std::fs::File::create(self.dir.path().join("operator.log"))?;
         let mut command = Command::new(&self.operator);
@@ -198,7 +225,9 @@ impl Bench {
         let mut stream = std::pin::pin!(stream);
         let search = async {
             while let Some(item) = stream.next().await {
-                if let Ok(Some(object)) = item && test(&object) {
+                if let Ok(Some(object)) = item
+                    && test(&object)
+                {
                     return Some(object);
                 }
             }
@@ -212,7 +241,8 @@ impl Bench {
 
     async fn until_synced(&self, count: usize) -> Result<()> {
         let summary = format!("{count}/{count}");
-        self.until(&summary, |o| o.data.pointer("/status/namespaces/summary").is_some_and(|s| *s == json!(summary))).await?;
+        self.until(&summary, |o| o.data.pointer("/status/namespaces/summary").is_some_and(|s| *s == json!(summary)))
+            .await?;
         Ok(())
     }
 
@@ -224,7 +254,10 @@ impl Bench {
         tokio::time::sleep(Duration::from_millis(1100)).await;
         let start = Instant::now();
         self.credentials().patch("bench", &PatchParams::default(), &Patch::Merge(&patch)).await?;
-        self.until(&format!("refresh {value} of {count}"), |o| o.data.pointer("/status/handledRefreshRequest") == Some(&json!(value))).await?;
+        self.until(&format!("refresh {value} of {count}"), |o| {
+            o.data.pointer("/status/handledRefreshRequest") == Some(&json!(value))
+        })
+        .await?;
         Ok(start.elapsed())
     }
 
@@ -233,7 +266,8 @@ impl Bench {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), "n0");
         let model = secrets.get(SECRET).await?;
         let data = model.data.context("data")?;
-        let metadata = json!({ "name": "bare", "labels": model.metadata.labels, "annotations": model.metadata.annotations });
+        let metadata =
+            json!({ "name": "bare", "labels": model.metadata.labels, "annotations": model.metadata.annotations });
         let mut body = json!({ "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson", "metadata": metadata, "data": data });
         body["metadata"]["annotations"]["run"] = json!(format!("{run}"));
         let body = Arc::new(body);
@@ -241,7 +275,8 @@ impl Bench {
         let start = Instant::now();
         let written = futures::stream::iter(0..count)
             .map(|i| {
-                let (api, body, params): (Api<Secret>, _, _) = (Api::namespaced(self.client.clone(), &format!("n{i}")), body.clone(), params.clone());
+                let (api, body, params): (Api<Secret>, _, _) =
+                    (Api::namespaced(self.client.clone(), &format!("n{i}")), body.clone(), params.clone());
                 async move { api.patch_metadata("bare", &params, &Patch::Apply(&*body)).await.map(drop) }
             })
             .buffer_unordered(CONCURRENCY)
@@ -298,13 +333,19 @@ impl Process {
 
     async fn writes(&self) -> Result<f64> {
         let text = self.metrics().await?;
-        Ok(text.lines().filter(|l| l.starts_with("ecr_credential_operator_secret_writes_total")).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        Ok(text
+            .lines()
+            .filter(|l| l.starts_with("ecr_credential_operator_secret_writes_total"))
+            .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum())
     }
 
     async fn until_ready_credentials(&mut self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(120);
         loop {
-            if let Ok(text) = self.metrics().await && text.lines().any(|l| l == "ecr_credential_operator_credentials{state=\"ready\"} 1") {
+            if let Ok(text) = self.metrics().await
+                && text.lines().any(|l| l == "ecr_credential_operator_credentials{state=\"ready\"} 1")
+            {
                 return Ok(());
             }
             if Instant::now() > deadline {
@@ -335,4 +376,3 @@ impl Process {
         Ok(())
     }
 }
-
