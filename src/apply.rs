@@ -4,19 +4,21 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use kube::core::Status;
-use kube::{Client, ResourceExt};
-use serde::Serialize;
+use kube::api::{Api, DeleteParams, GetParams, Patch, PatchParams, Preconditions};
+use kube::core::{Request, Status};
+use kube::{Client, Resource, ResourceExt};
+use secrecy::zeroize::Zeroizing;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::plan::targets::Labels;
-use crate::secret::docker_config::DATA_KEY;
 use crate::secret::ownership::SecretRecord;
 use crate::secret::{Desired, FIELD_MANAGER, Place, Verdict};
 
@@ -40,6 +42,18 @@ pub enum WriteError {
     Unchangeable(Reason, String),
     /// The API server refused or failed.
     Refused(Reason, String),
+}
+
+impl WriteError {
+    /// Takes out a message that quotes what was to be written: an admission policy may say what it refuses.
+    fn without(self, desired: Option<&Desired>) -> Self {
+        match self {
+            Self::Refused(reason, message) if desired.is_some_and(|d| d.config.is_quoted_in(&message)) => {
+                Self::Refused(reason, "the message is not shown, since it quotes the Secret's data".to_owned())
+            }
+            other => other,
+        }
+    }
 }
 
 /// Writes Secrets and statuses, so many at a time.
@@ -75,16 +89,32 @@ impl Writer {
         // The semaphore is never closed.
         let _slot = self.slots.acquire().await.ok();
         let late = || WriteError::Refused(Reason::ApiError, "the API server did not answer in time".to_owned());
-        tokio::time::timeout(self.timeout, work).await.unwrap_or_else(|_| Err(late()))
+        let result = tokio::time::timeout(self.timeout, work).await.unwrap_or_else(|_| Err(late()));
+        result.map_err(|error| error.without(desired))
     }
 
-    /// The data of one of our Secrets, to find tokens again after a restart; none when it is gone.
+    /// The docker config in one of our Secrets, to find tokens again after a restart; none when it is gone.
     ///
     /// # Errors
-    /// The API server refused or failed.
+    /// The API server refused, failed, or did not answer in time.
     pub async fn read(&self, namespace: &str, name: &str) -> Result<Option<Vec<u8>>, kube::Error> {
-        let secret = self.secrets(namespace).get_opt(name).await?;
-        Ok(secret.and_then(|s| s.data).and_then(|mut data| data.remove(DATA_KEY)).map(|bytes| bytes.0))
+        // As text: when an answer cannot be read as an object, kube logs all of it.
+        let request = Request::new(Secret::url_path(&(), Some(namespace)))
+            .get(name, &GetParams::default())
+            .map_err(kube::Error::BuildRequest)?;
+        let text = match self.in_time(self.client.request_text(request)).await {
+            Ok(text) => Zeroizing::new(text),
+            Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let secret: Option<Stored> = serde_json::from_str(&text).ok();
+        let data = secret.and_then(|secret| STANDARD.decode(secret.data.config).ok());
+        Ok(data)
+    }
+
+    async fn in_time<T>(&self, call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
+        let late = || kube::Error::Service("the API server did not answer in time".into());
+        tokio::time::timeout(self.timeout, call).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Replaces the status.
@@ -101,7 +131,7 @@ impl Writer {
             "status": status,
         });
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        api.patch_status(&object.name_any(), &params, &Patch::Apply(patch)).await.map(drop)
+        self.in_time(api.patch_status(&object.name_any(), &params, &Patch::Apply(patch))).await.map(drop)
     }
 
     fn secrets(&self, namespace: &str) -> Api<Secret> {
@@ -211,6 +241,18 @@ struct ManifestMeta<'a> {
     owner_references: Option<&'a Vec<OwnerReference>>,
 }
 
+/// A Secret as far as it is read.
+#[derive(Deserialize)]
+struct Stored {
+    data: StoredData,
+}
+
+#[derive(Deserialize)]
+struct StoredData {
+    #[serde(rename = ".dockerconfigjson")]
+    config: String,
+}
+
 #[derive(Serialize)]
 struct Data<'a> {
     #[serde(rename = ".dockerconfigjson")]
@@ -243,7 +285,8 @@ impl<'a> Manifest<'a> {
     }
 }
 
-/// Sorts an error of the API server. Its message is shown as it is: it never repeats a Secret's data.
+/// Sorts an error of the API server. Its own messages never repeat a Secret's data; those of
+/// admission may, and are looked through.
 fn classify(error: kube::Error) -> WriteError {
     let kube::Error::Api(status) = error else {
         return WriteError::Refused(Reason::ApiError, "the API server could not be reached".to_owned());

@@ -31,7 +31,7 @@ pub enum Command {
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
     /// A Secret name that may be written; repeatable. The operator needs RBAC rights on each.
-    #[arg(long = "secret-name", env = "ECO_SECRET_NAMES", value_delimiter = ',', default_value = DEFAULT_SECRET_NAME, help_heading = "Scope")]
+    #[arg(long = "secret-name", env = "ECO_SECRET_NAMES", value_delimiter = ',', default_value = DEFAULT_SECRET_NAME, value_parser = secret_name, help_heading = "Scope")]
     pub secret_names: Vec<String>,
 
     /// Lets Secrets of any name be written. The operator needs RBAC rights on all Secrets.
@@ -39,7 +39,7 @@ pub struct RunArgs {
     pub all_secret_names: bool,
 
     /// A namespace that may be written; repeatable. Default: all of them.
-    #[arg(long = "namespace", env = "ECO_NAMESPACES", value_delimiter = ',', help_heading = "Scope")]
+    #[arg(long = "namespace", env = "ECO_NAMESPACES", value_delimiter = ',', value_parser = namespace_name, help_heading = "Scope")]
     pub namespaces: Vec<String>,
 
     /// Serves only the EcrCredentials with these labels, e.g. `shard=a`. Two operators must not share a Secret.
@@ -82,8 +82,8 @@ pub struct RunArgs {
     #[arg(long, env = "POD_NAMESPACE", help_heading = "Leader election")]
     pub lease_namespace: Option<String>,
 
-    /// How long the other replicas wait for a sign of life before one takes over.
-    #[arg(long, env = "ECO_LEASE_DURATION", default_value = "15s", value_parser = duration, help_heading = "Leader election")]
+    /// How long the other replicas wait for a sign of life before one takes over: whole seconds, 5 or more.
+    #[arg(long, env = "ECO_LEASE_DURATION", default_value = "15s", value_parser = lease_duration, help_heading = "Leader election")]
     pub lease_duration: Duration,
 
     /// The name of this replica.
@@ -137,10 +137,37 @@ pub fn host_name() -> String {
     std::env::var("HOSTNAME").unwrap_or_else(|_| "local".to_owned())
 }
 
+/// Reads a Secret's name: an RFC 1123 subdomain.
+fn secret_name(text: &str) -> Result<String, String> {
+    let valid = text.len() <= 253 && text.split('.').all(is_label);
+    let error = || format!("{text:?} is not a Secret's name: lower case letters, digits, '-' and '.'");
+    valid.then(|| text.to_owned()).ok_or_else(error)
+}
+
+/// Reads a namespace's name: an RFC 1123 label.
+fn namespace_name(text: &str) -> Result<String, String> {
+    let error = || format!("{text:?} is not a namespace's name: up to 63 lower case letters, digits and '-'");
+    is_label(text).then(|| text.to_owned()).ok_or_else(error)
+}
+
+fn is_label(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&text.len()) && text.bytes().all(allowed) && !text.starts_with('-') && !text.ends_with('-')
+}
+
 /// Reads a duration in Go's form, as everywhere in Kubernetes: `90s`, `1h30m`.
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed: kube::core::Duration =
         text.parse().map_err(|_| format!("{text:?} is not a duration such as 90s or 1h30m"))?;
     let duration = Duration::from(parsed);
     if duration.is_zero() { Err("the duration must be longer than zero".to_owned()) } else { Ok(duration) }
+}
+
+/// Reads the length of a lease, which Kubernetes keeps in whole seconds.
+fn lease_duration(text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    if duration < Duration::from_secs(5) || duration.subsec_nanos() != 0 {
+        return Err("a lease lasts whole seconds, 5 or more".to_owned());
+    }
+    Ok(duration)
 }

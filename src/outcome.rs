@@ -9,8 +9,8 @@ use crate::api::registry::{Host, Region};
 use crate::api::status::{
     EcrCredentialStatus, MAX_FAILURES, NamespaceCounts, NamespaceFailure, Reason, RegistryStatus, condition,
 };
+use crate::plan::Halt;
 use crate::plan::schedule::{Life, until};
-use crate::plan::{Halt, HostsError};
 use crate::token::{TokenError, TokenHash};
 
 /// The longest time without a look at the clock. Timers stand still while a machine sleeps; tokens do not.
@@ -30,8 +30,6 @@ pub struct RegistryReport {
     pub token: Option<(Life, TokenHash)>,
     /// Why the last fetch failed, if it did.
     pub failure: Option<TokenError>,
-    /// Why its hosts cannot be told.
-    pub hosts_error: Option<HostsError>,
 }
 
 /// The selected namespaces after a reconciliation.
@@ -43,8 +41,6 @@ pub struct NamespaceReport {
     pub synced: usize,
     /// The others of which something is to be said.
     pub failures: Vec<NamespaceFailure>,
-    /// How many Secrets were written.
-    pub written: usize,
 }
 
 /// What happened to one `EcrCredential`.
@@ -91,7 +87,7 @@ pub struct Outcome {
     pub requeue_after: Duration,
 }
 
-struct Verdict {
+struct Judgement {
     ready: (bool, Reason, String),
     reconciling: Option<(Reason, String)>,
     stalled: Option<(Reason, String)>,
@@ -99,7 +95,7 @@ struct Verdict {
 
 /// Draws the conclusion.
 pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Option<i64>, now: Timestamp) -> Outcome {
-    let verdict = judge(&course, now);
+    let judgement = judge(&course, now);
     let mut status = EcrCredentialStatus { observed_generation: generation, ..previous.clone() };
     let mut look_again = None;
     if let Course::Ran { registries, namespaces, next_refresh_at, look_again: at, handled_refresh_request } = course {
@@ -115,20 +111,20 @@ pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Opti
         status.failures.sort_by(|a, b| a.namespace.cmp(&b.namespace));
         status.failures.truncate(MAX_FAILURES);
     }
-    status.conditions = conditions(&verdict, &previous.conditions, generation, now);
-    let notes = notes(&verdict, previous, &status);
+    status.conditions = conditions(&judgement, &previous.conditions, generation, now);
+    let notes = notes(&judgement, previous, &status);
     let wait = look_again.map_or(LONGEST_WAIT, |at| until(now, at));
     Outcome { status, notes, requeue_after: wait.clamp(SHORTEST_WAIT, LONGEST_WAIT) }
 }
 
-fn judge(course: &Course, now: Timestamp) -> Verdict {
+fn judge(course: &Course, now: Timestamp) -> Judgement {
     match course {
-        Course::Halted(halt) => Verdict {
+        Course::Halted(halt) => Judgement {
             ready: (false, halt.reason, halt.message.clone()),
             reconciling: None,
             stalled: Some((halt.reason, halt.message.clone())),
         },
-        Course::Suspended => Verdict {
+        Course::Suspended => Judgement {
             ready: (false, Reason::Suspended, "spec.suspend is true: nothing is refreshed".to_owned()),
             reconciling: None,
             stalled: None,
@@ -137,10 +133,9 @@ fn judge(course: &Course, now: Timestamp) -> Verdict {
     }
 }
 
-fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timestamp) -> Verdict {
+fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timestamp) -> Judgement {
     let dead = registries.iter().find(|r| !r.token.as_ref().is_some_and(|(life, _)| life.is_valid(now)));
     let failing = registries.iter().find_map(|r| r.failure.as_ref());
-    let unresolved = registries.iter().find_map(|r| r.hosts_error.as_ref());
     let missing = namespaces.selected.saturating_sub(namespaces.synced);
     let ready = if let Some(registry) = dead {
         let (reason, why) = match &registry.failure {
@@ -149,8 +144,6 @@ fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timesta
             None => (Reason::FetchingToken, "its first password is being fetched".to_owned()),
         };
         (false, reason, format!("registry in {}: {why}", registry.region))
-    } else if let Some(error) = unresolved {
-        (false, Reason::InvalidSpec, error.to_string())
     } else if missing > 0 {
         let first = namespaces.failures.iter().min_by(|a, b| a.namespace.cmp(&b.namespace));
         let detail = first.map(|f| format!("; the first: {}: {}: {}", f.namespace, f.reason, f.message));
@@ -167,16 +160,15 @@ fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timesta
         None if !ready.0 => Some((ready.1, ready.2.clone())),
         None => None,
     };
-    Verdict { ready, reconciling, stalled: None }
+    Judgement { ready, reconciling, stalled: None }
 }
 
 fn registry_status(report: RegistryReport) -> RegistryStatus {
     let (life, hash) = report.token.map_or((None, None), |(life, hash)| (Some(life), Some(hash)));
-    let (reason, message) = match (&report.failure, &report.hosts_error, &life) {
-        (Some(error), ..) => (error.reason(), Some(error.to_string())),
-        (None, Some(error), _) => (Reason::InvalidSpec, Some(error.to_string())),
-        (None, None, Some(_)) => (Reason::Synced, None),
-        (None, None, None) => (Reason::FetchingToken, None),
+    let (reason, message) = match (&report.failure, &life) {
+        (Some(error), _) => (error.reason(), Some(error.to_string())),
+        (None, Some(_)) => (Reason::Synced, None),
+        (None, None) => (Reason::FetchingToken, None),
     };
     RegistryStatus {
         hosts: report.hosts.iter().map(ToString::to_string).collect(),
@@ -199,16 +191,21 @@ fn counts(report: &NamespaceReport) -> NamespaceCounts {
     }
 }
 
-fn conditions(verdict: &Verdict, previous: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
-    let (ready, reason, message) = &verdict.ready;
+fn conditions(
+    judgement: &Judgement,
+    previous: &[Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let (ready, reason, message) = &judgement.ready;
     let optional = |type_: &'static str, state: &Option<(Reason, String)>| {
         let (reason, message) = state.clone().unwrap_or((Reason::Synced, String::new()));
         (type_, state.is_some(), reason, message)
     };
     let wanted = [
         (condition::READY, *ready, *reason, message.clone()),
-        optional(condition::RECONCILING, &verdict.reconciling),
-        optional(condition::STALLED, &verdict.stalled),
+        optional(condition::RECONCILING, &judgement.reconciling),
+        optional(condition::STALLED, &judgement.stalled),
     ];
     wanted.into_iter().map(|c| with_transition(c, previous, generation, now)).collect()
 }
@@ -239,7 +236,7 @@ fn whole_seconds(at: Timestamp) -> Timestamp {
 }
 
 /// Events tell changes, not states: one when the passwords are new, one when the readiness or what hinders it changes.
-fn notes(verdict: &Verdict, previous: &EcrCredentialStatus, status: &EcrCredentialStatus) -> Vec<Note> {
+fn notes(judgement: &Judgement, previous: &EcrCredentialStatus, status: &EcrCredentialStatus) -> Vec<Note> {
     let mut notes = Vec::new();
     if status.refreshed_at.is_some() && status.refreshed_at > previous.refreshed_at {
         let expiry = status.expires_at.map(|at| format!(", valid until {at}")).unwrap_or_default();
@@ -248,12 +245,12 @@ fn notes(verdict: &Verdict, previous: &EcrCredentialStatus, status: &EcrCredenti
     let before = |type_: &str| {
         previous.conditions.iter().find(|c| c.type_ == type_).map(|c| (c.status.as_str(), c.reason.as_str()))
     };
-    let (ready, reason, message) = &verdict.ready;
+    let (ready, reason, message) = &judgement.ready;
     let holds = if *ready { "True" } else { "False" };
     if before(condition::READY) != Some((holds, reason.as_str())) && *reason != Reason::FetchingToken {
         notes.push(Note { warning: !ready && *reason != Reason::Suspended, reason: *reason, message: message.clone() });
     }
-    if let (true, Some((reason, message))) = (*ready, &verdict.reconciling)
+    if let (true, Some((reason, message))) = (*ready, &judgement.reconciling)
         && before(condition::RECONCILING) != Some(("True", reason.as_str()))
     {
         notes.push(Note { warning: true, reason: *reason, message: message.clone() });

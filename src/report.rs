@@ -9,7 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use crate::api::EcrCredentialStatus;
-use crate::api::status::condition;
+use crate::api::status::{Reason, condition};
 use crate::apply::{WriteError, Written};
 use crate::controller::Observer;
 use crate::controller::error::Error;
@@ -32,7 +32,9 @@ struct Summary {
     failed: i64,
     ready: bool,
     stalled: bool,
-    expires_at: Option<Timestamp>,
+    suspended: bool,
+    /// When the password that expires first does so, and when it was issued.
+    earliest: Option<(Timestamp, Timestamp)>,
 }
 
 impl Reporter {
@@ -72,8 +74,11 @@ impl Reporter {
         let (selected, synced, failed) = (sum(|s| s.selected), sum(|s| s.synced), sum(|s| s.failed));
         let ready = sum(|s| i64::from(s.ready));
         let stalled = sum(|s| i64::from(s.stalled));
-        let not_ready = i64::try_from(statuses.len()).unwrap_or(i64::MAX).saturating_sub(ready).saturating_sub(stalled);
-        let earliest = statuses.values().filter_map(|s| s.expires_at).min();
+        let suspended = sum(|s| i64::from(s.suspended));
+        let all = i64::try_from(statuses.len()).unwrap_or(i64::MAX);
+        let not_ready = all.saturating_sub(ready).saturating_sub(stalled).saturating_sub(suspended);
+        // What is suspended may expire: that is what suspending means.
+        let earliest = statuses.values().filter(|s| !s.suspended).filter_map(|s| s.earliest).min();
         drop(statuses);
         let set = |family: &Family<StateLabels, Gauge>, state, value| {
             family.get_or_create(&StateLabels { state }).set(value);
@@ -82,10 +87,13 @@ impl Reporter {
         for (state, value) in [("synced", synced), ("failed", failed), ("pending", pending)] {
             set(&self.metrics.namespaces, state, value);
         }
-        for (state, value) in [("ready", ready), ("not_ready", not_ready), ("stalled", stalled)] {
+        for (state, value) in
+            [("ready", ready), ("not_ready", not_ready), ("stalled", stalled), ("suspended", suspended)]
+        {
             set(&self.metrics.credentials, state, value);
         }
-        self.metrics.earliest_expiry.set(earliest.map_or(0, Timestamp::as_second));
+        self.metrics.earliest_expiry.set(earliest.map_or(0, |(expires_at, _)| expires_at.as_second()));
+        self.metrics.earliest_issue.set(earliest.map_or(0, |(_, issued_at)| issued_at.as_second()));
     }
 }
 
@@ -120,7 +128,11 @@ impl Observer for Reporter {
             failed: i64::from(counts.failed),
             ready: holds(condition::READY),
             stalled: holds(condition::STALLED),
-            expires_at: status.expires_at,
+            suspended: status
+                .conditions
+                .iter()
+                .any(|c| c.type_ == condition::READY && c.reason == Reason::Suspended.as_str()),
+            earliest: status.registries.iter().filter_map(|r| Some((r.expires_at?, r.issued_at?))).min(),
         };
         self.statuses.lock().insert(uid.clone(), summary);
         self.publish();

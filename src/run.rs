@@ -5,15 +5,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector;
 use kube::{Client, Config};
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc::unbounded_channel;
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::EcrCredential;
 use crate::api::registry::Region;
 use crate::apply::Writer;
 use crate::cli::{RunArgs, host_name, identity_hints};
@@ -21,9 +23,9 @@ use crate::controller::events::Events;
 use crate::controller::watches::{self, SecretScope};
 use crate::controller::world::World;
 use crate::controller::{self, Context, Memories, Shared};
-use crate::plan::Limits;
 use crate::plan::schedule::RetryPolicy;
 use crate::plan::targets::Index;
+use crate::plan::{Limits, Uid};
 use crate::process::fence::Fence;
 use crate::process::http::{self, Readiness};
 use crate::process::lease::{self, Leadership, LeaseSettings};
@@ -65,6 +67,9 @@ pub enum RunError {
     /// The lease was lost, and with it the right to write.
     #[error("no longer the leader, ending so that nothing is written by two: {0}")]
     LeaseLost(String),
+    /// A watch ended, which none does by itself.
+    #[error("a watch has ended unexpectedly: starting anew")]
+    WatchEnded,
     /// The CRD could not be printed.
     #[error("the CRD could not be printed: {0}")]
     Crd(String),
@@ -104,7 +109,9 @@ impl Process {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         metrics.started.set(Timestamp::now().as_duration().as_secs_f64());
-        let config = Config::infer().await.map_err(|error| RunError::NoCluster(error.to_string()))?;
+        let mut config = Config::infer().await.map_err(|error| RunError::NoCluster(error.to_string()))?;
+        // Longer than the silence of a watch, which the library ends after 290 seconds.
+        config.read_timeout = Some(Duration::from_secs(300));
         let readiness = Readiness::default();
         let listener = http::listen(args.http_address)
             .await
@@ -114,7 +121,8 @@ impl Process {
         let process = Self { args, stop: stop.clone(), readiness, metrics };
         let result = process.work(config).await;
         stop.cancel();
-        let _ = http.await;
+        // A client that holds half a request must not hold us.
+        let _ = tokio::time::timeout(Duration::from_secs(1), http).await;
         result
     }
 
@@ -125,59 +133,68 @@ impl Process {
         // The lease itself must be written before we hold it; all else goes through the fence.
         let plain = Client::try_from(config.clone()).map_err(cluster)?;
         let client = kube::client::ClientBuilder::try_from(config).map_err(cluster)?.with_layer(&fence).build();
-        let (ctx, store, queue) = self.assemble(&client).await?;
-        self.become_ready(&ctx);
-        let leadership = match self.lead(plain, namespace, fence).await {
-            Some(leadership) => leadership,
-            None => return Ok(()),
-        };
-        let mut listed = ctx.shared.listed();
-        let scopes = self.scopes().len();
-        tokio::select! {
-            _ = listed.wait_for(|listed| listed.is_complete(scopes)) => {}
-            () = self.stop.cancelled() => {}
-        }
+        let parts = self.assemble(&client).await?;
+        let Some(leadership) = self.lead(plain, namespace, fence).await else { return Ok(()) };
+        let keeping = CancellationToken::new();
+        let keeper = leadership.map(|leadership| keep(leadership, keeping.clone()));
         self.metrics.leader.set(1);
-        let work = controller::run(ctx, store, controller::queue(queue, self.stop.clone().cancelled_owned()));
-        let result = self.until_the_end(work, leadership).await;
+        let result = self.serve(&client, parts, keeper, keeping).await;
         self.metrics.leader.set(0);
         result
     }
 
     /// Works until stopped or deposed; then ends what is under way within the grace period, and gives the lease back.
-    async fn until_the_end(
+    async fn serve(
         &self,
-        work: impl Future<Output = ()>,
-        mut leadership: Option<Leadership>,
+        client: &Client,
+        parts: Parts,
+        keeper: Option<JoinHandle<Result<Leadership, String>>>,
+        keeping: CancellationToken,
     ) -> Result<(), RunError> {
-        let mut work = std::pin::pin!(work);
-        let lost = async {
-            match &mut leadership {
-                Some(leadership) => leadership.keep().await,
-                None => std::future::pending().await,
-            }
-        };
-        let mut lost = Box::pin(lost);
+        let mut lost = keeper.map_or_else(|| futures::future::pending().boxed(), FutureExt::boxed);
+        let mut watches = self.watch(client, parts.ctx.shared.clone(), parts.writer);
+        let mut work = self.reconcile(parts.ctx, parts.store, parts.queue).boxed();
         tokio::select! {
             () = &mut work => {}
-            why = &mut lost => return Err(RunError::LeaseLost(why)),
+            why = &mut lost => return Err(deposed(why)),
+            _ = watches.join_next() => return Err(RunError::WatchEnded),
             () = self.stop.cancelled() => {
                 tracing::info!("stopping");
                 tokio::select! {
                     () = &mut work => {}
-                    why = &mut lost => return Err(RunError::LeaseLost(why)),
+                    why = &mut lost => return Err(deposed(why)),
                     () = tokio::time::sleep(self.args.grace_period) => tracing::warn!("not all work ended within the grace period"),
                 }
             }
         }
-        drop(lost);
-        if let Some(leadership) = leadership {
+        drop(work);
+        keeping.cancel();
+        if !self.args.no_leader_election
+            && let Ok(Ok(leadership)) = lost.await
+        {
             leadership.release().await;
         }
         Ok(())
     }
 
-    /// Waits for the lease; none when the process is stopped before.
+    /// Waits for the lists, then works off the queue.
+    async fn reconcile(
+        &self,
+        ctx: Arc<Context>,
+        store: reflector::Store<EcrCredential>,
+        queue: UnboundedReceiver<Uid>,
+    ) {
+        let mut listed = ctx.shared.listed();
+        let scopes = self.scopes().len();
+        tokio::select! {
+            _ = listed.wait_for(|listed| listed.is_complete(scopes)) => {}
+            () = self.stop.cancelled() => return,
+        }
+        self.readiness.set(true);
+        controller::run(ctx, store, controller::queue(queue, self.stop.clone().cancelled_owned())).await;
+    }
+
+    /// Waits for the lease; none when the process is stopped before. A replica that stands by is ready to.
     async fn lead(&self, client: Client, namespace: String, fence: Fence) -> Option<Option<Leadership>> {
         if self.args.no_leader_election {
             return Some(None);
@@ -191,33 +208,34 @@ impl Process {
             identity: format!("{replica}_{}_{nanos}", std::process::id()),
             duration: self.args.lease_duration,
         };
-        tokio::select! {
-            leadership = lease::acquire(client, settings, fence) => Some(Some(leadership)),
-            () = self.stop.cancelled() => None,
-        }
+        let leadership = tokio::select! {
+            leadership = lease::acquire(client, settings, fence, || self.readiness.set(true)) => leadership,
+            () = self.stop.cancelled() => return None,
+        };
+        self.readiness.set(false);
+        Some(Some(leadership))
     }
 
-    fn become_ready(&self, ctx: &Arc<Context>) {
-        let (mut listed, readiness, scopes) = (ctx.shared.listed(), self.readiness.clone(), self.scopes().len());
-        tokio::spawn(async move {
-            if listed.wait_for(|listed| listed.is_complete(scopes)).await.is_ok() {
-                readiness.set();
-            }
-        });
-    }
-
-    /// Makes the parts and starts the watches, which every replica keeps so that a new leader begins at once.
-    async fn assemble(
+    /// Starts the watches. Only the leader has them, and only from the moment that it is: what they list is never older than
+    /// the lease, so that nothing a predecessor wrote is taken for absent.
+    fn watch(
         &self,
         client: &Client,
-    ) -> Result<
-        (
-            Arc<Context>,
-            reflector::Store<crate::api::EcrCredential>,
-            tokio::sync::mpsc::UnboundedReceiver<crate::plan::Uid>,
-        ),
-        RunError,
-    > {
+        shared: Arc<Shared>,
+        store: reflector::store::Writer<EcrCredential>,
+    ) -> JoinSet<()> {
+        let mut watches = JoinSet::new();
+        let selector = self.args.credential_selector.clone();
+        watches.spawn(watches::credentials(client.clone(), selector, shared.clone(), store));
+        watches.spawn(watches::namespaces(client.clone(), shared.clone()));
+        for scope in self.scopes() {
+            watches.spawn(watches::secrets(client.clone(), scope, shared.clone()));
+        }
+        watches
+    }
+
+    /// Makes the parts.
+    async fn assemble(&self, client: &Client) -> Result<Parts, RunError> {
         let args = &self.args;
         let settings = AwsSettings {
             region: args.aws_region.clone().filter(|region| !region.is_empty()),
@@ -240,8 +258,7 @@ impl Process {
         let world = World::new(Index::new(limits.namespaces.clone()));
         let shared = Arc::new(Shared::new(world, send, move |uid| {
             gone.forget(uid);
-            forget.forget(uid);
-            unused.retain(&forget.published_keys());
+            unused.retain(&forget.forget(uid));
         }));
         let ctx = Arc::new(Context {
             shared: shared.clone(),
@@ -261,12 +278,7 @@ impl Process {
             memories,
         });
         let (store, writer) = reflector::store();
-        self.spawn(watches::credentials(client.clone(), args.credential_selector.clone(), shared.clone(), writer));
-        self.spawn(watches::namespaces(client.clone(), shared.clone()));
-        for scope in self.scopes() {
-            self.spawn(watches::secrets(client.clone(), scope, shared.clone()));
-        }
-        Ok((ctx, store, queue))
+        Ok(Parts { ctx, store, writer, queue })
     }
 
     /// One watch of Secrets for each allowed name in each allowed namespace: no wider than the rights.
@@ -280,16 +292,38 @@ impl Process {
         let pairs = namespaces.iter().flat_map(|namespace| names.iter().map(move |name| (name, namespace)));
         pairs.map(|(name, namespace)| SecretScope { name: name.clone(), namespace: namespace.clone() }).collect()
     }
+}
 
-    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
-        let stop = self.stop.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = work => {}
-                () = stop.cancelled() => {}
-            }
-        })
-    }
+/// What the work is done with.
+struct Parts {
+    ctx: Arc<Context>,
+    store: reflector::Store<EcrCredential>,
+    writer: reflector::store::Writer<EcrCredential>,
+    queue: UnboundedReceiver<Uid>,
+}
+
+/// Keeps the lease on a task of its own, which no long round of work can hold up. It ends with the reason for its loss, or
+/// with the lease when told to.
+fn keep(mut leadership: Leadership, until: CancellationToken) -> JoinHandle<Result<Leadership, String>> {
+    tokio::spawn(async move {
+        let why = tokio::select! {
+            why = leadership.keep() => Some(why),
+            () = until.cancelled() => None,
+        };
+        match why {
+            Some(why) => Err(why),
+            None => Ok(leadership),
+        }
+    })
+}
+
+fn deposed(ended: Result<Result<Leadership, String>, tokio::task::JoinError>) -> RunError {
+    let why = match ended {
+        Ok(Err(why)) => why,
+        Ok(Ok(_)) => "it was given back".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    RunError::LeaseLost(why)
 }
 
 fn stop_on_signal(stop: CancellationToken) -> Result<(), RunError> {

@@ -140,7 +140,7 @@ pub enum Reason {
     NoCredentials,
     /// AWS refused the identity or the call.
     AccessDenied,
-    /// AWS asked to slow down.
+    /// AWS, or the API server, asked to slow down.
     Throttled,
     /// AWS could not be reached or failed.
     AwsUnavailable,
@@ -154,6 +154,8 @@ pub enum Reason {
     SecretNotOwned,
     /// An older `EcrCredential` wants the same Secret.
     Conflict,
+    /// Somebody else keeps writing the Secret.
+    Contested,
     /// The Secret has another type, which Kubernetes does not let anyone change.
     WrongType,
     /// The Secret is immutable.
@@ -190,6 +192,7 @@ impl Reason {
             Self::TokenExpired => "TokenExpired",
             Self::SecretNotOwned => "SecretNotOwned",
             Self::Conflict => "Conflict",
+            Self::Contested => "Contested",
             Self::WrongType => "WrongType",
             Self::Immutable => "Immutable",
             Self::Forbidden => "Forbidden",

@@ -1,28 +1,47 @@
 //! What can go wrong with a reconciliation as a whole; what goes wrong with a token or a namespace is in the outcome.
 
+use std::time::Duration;
+
 use crate::secret::DesiredError;
 
 /// A reconciliation that could not be brought to its end; it is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The status could not be written.
-    #[error("the status could not be written: {}", brief(.0))]
-    Status(#[source] kube::Error),
+    #[error("the status could not be written: {}", brief(.source))]
+    Status {
+        /// Why.
+        source: kube::Error,
+        /// How long to wait before the next try.
+        wait: Duration,
+    },
     /// A Secret could not be read to find its tokens again.
     #[error("a Secret could not be read: {}", brief(.0))]
     Recover(#[source] kube::Error),
     /// The object lacks uid or name, which no stored object does.
     #[error("the object has no uid")]
     NoUid,
+    /// It panicked, or the process is ending.
+    #[error("the reconciliation was interrupted")]
+    Died,
 }
 
 impl Error {
     /// A bounded word for metric labels.
     pub const fn category(&self) -> &'static str {
         match self {
-            Self::Status(_) => "status",
+            Self::Status { .. } => "status",
             Self::Recover(_) => "recover",
             Self::NoUid => "no_uid",
+            Self::Died => "died",
+        }
+    }
+
+    /// How long to wait before the next try, where the error says so.
+    pub const fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Status { wait, .. } => Some(*wait),
+            _ => None,
         }
     }
 }

@@ -7,8 +7,9 @@ mod recover;
 pub mod shared;
 pub mod watches;
 pub mod world;
+mod writes;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,12 +22,10 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::apply::{WriteError, Writer, Written};
 use crate::plan::schedule::RetryPolicy;
 use crate::plan::{Limits, TokenKey, Uid};
-use crate::secret::ownership::Footprint;
 use crate::secret::{Published, Verdict};
 use crate::token::cache::Tokens;
 use error::Error;
@@ -77,26 +76,28 @@ pub struct Context {
 
 /// What is remembered of all `EcrCredentials`.
 #[derive(Clone, Default)]
-pub struct Memories(Arc<Mutex<HashMap<Uid, Arc<tokio::sync::Mutex<Memory>>>>>);
+pub struct Memories {
+    each: Arc<Mutex<HashMap<Uid, Arc<tokio::sync::Mutex<Memory>>>>>,
+    wanted: Arc<Mutex<HashMap<Uid, BTreeSet<TokenKey>>>>,
+}
 
 impl Memories {
-    /// Forgets one that is gone.
-    pub fn forget(&self, uid: &Uid) {
-        self.0.lock().remove(uid);
+    /// Forgets one that is gone; returns the tokens that the others want.
+    pub fn forget(&self, uid: &Uid) -> BTreeSet<TokenKey> {
+        self.each.lock().remove(uid);
+        let mut wanted = self.wanted.lock();
+        wanted.remove(uid);
+        wanted.values().flatten().cloned().collect()
     }
 
-    /// The tokens that some `EcrCredential` has published. One that is being worked on at this moment is left out: what
-    /// it uses is in its hands.
-    pub fn published_keys(&self) -> BTreeSet<TokenKey> {
-        let memories = self.0.lock();
-        let open = memories.values().filter_map(|memory| memory.try_lock().ok());
-        open.flat_map(|memory| memory.published.keys().cloned().collect::<Vec<_>>()).collect()
+    fn want(&self, uid: &Uid, keys: BTreeSet<TokenKey>) {
+        self.wanted.lock().insert(uid.clone(), keys);
     }
 }
 
 impl Context {
     fn memory(&self, uid: &Uid) -> Arc<tokio::sync::Mutex<Memory>> {
-        self.memories.0.lock().entry(uid.clone()).or_default().clone()
+        self.memories.each.lock().entry(uid.clone()).or_default().clone()
     }
 }
 
@@ -106,25 +107,17 @@ pub struct Memory {
     published: Published,
     recovered: bool,
     demand: Option<Requested>,
-    expected: Option<Footprint>,
-    accepted: HashSet<Footprint>,
-    failing: reconcile::FailingByPlace,
+    history: writes::History,
     last_status: Option<EcrCredentialStatus>,
+    status_failures: u32,
 }
 
-/// A refresh on demand that is not served yet.
+/// A refresh on demand. It is kept when it is served until the status says so, or it would be served again.
 struct Requested {
     value: String,
     since: Timestamp,
     first: bool,
-}
-
-/// A place where the last write failed.
-struct Failing {
-    count: u32,
-    retry_at: Option<Timestamp>,
-    shown: Option<(Reason, String)>,
-    seen: Option<Box<str>>,
+    served: bool,
 }
 
 /// Works off the queue until it ends, and reports every result.
@@ -136,13 +129,14 @@ pub async fn run(ctx: Arc<Context>, store: Store<EcrCredential>, queue: impl Str
         std::future::ready(request.map(Ok::<_, std::convert::Infallible>))
     });
     let reconciler = |object: Arc<EcrCredential>, ctx: Arc<Context>| {
-        let work = async move {
+        // On a task of its own: it may use another core, and a panic in it ends nobody else.
+        let task = tokio::spawn(async move {
             let start = std::time::Instant::now();
             let result = reconcile::reconcile(object, ctx.clone()).await;
             ctx.observer.reconciled(start.elapsed(), result.as_ref().err());
             result
-        };
-        work.boxed()
+        });
+        task.map(|ended| ended.unwrap_or(Err(Error::Died))).boxed()
     };
     let config = controller::Config::default().concurrency(CONCURRENCY);
     let mut work = std::pin::pin!(applier(reconciler, on_error, ctx, store, Box::pin(requests), config));
@@ -158,8 +152,8 @@ pub async fn run(ctx: Arc<Context>, store: Store<EcrCredential>, queue: impl Str
     }
 }
 
-fn on_error(_: Arc<EcrCredential>, _: &Error, _: Arc<Context>) -> Action {
-    Action::requeue(ERROR_WAIT)
+fn on_error(_: Arc<EcrCredential>, error: &Error, _: Arc<Context>) -> Action {
+    Action::requeue(error.wait().unwrap_or(ERROR_WAIT))
 }
 
 /// Turns a channel into the queue's stream, which ends when `stop` does.

@@ -18,7 +18,10 @@ use crate::secret::ownership::SecretRecord;
 use crate::token::{Grant, Token, TokenHash};
 
 /// How many Secrets are read at most. All of them should be alike, and the first should do.
-const MOST_READS: usize = 3;
+const MOST_READS: usize = 6;
+
+/// How many Secrets of the same content are read at most.
+const MOST_OF_A_KIND: usize = 3;
 
 /// Reads one of our Secrets and takes from it every token whose hash the status vouches for. A Secret alone is not
 /// believed: whoever can edit Secrets in one namespace must not be able to spread a login of theirs to all others.
@@ -37,7 +40,16 @@ pub(super) async fn recover(
     if status.registries.iter().any(|r| wanted(&r)) {
         let owned = ctx.shared.world.lock().owned_by(uid);
         for (name, namespace) in candidates(owned) {
-            let Some(json) = ctx.writer.read(&namespace, &name).await.map_err(Error::Recover)? else { continue };
+            let json = match ctx.writer.read(&namespace, &name).await {
+                Ok(Some(json)) => json,
+                Ok(None) => continue,
+                // One namespace that cannot be read must not hold up all others; there are more to ask.
+                Err(kube::Error::Api(status)) => {
+                    tracing::warn!(%namespace, secret = %name, error = status.message, "a Secret could not be read");
+                    continue;
+                }
+                Err(error) => return Err(Error::Recover(error)),
+            };
             let entries = docker_config::parse(&json);
             for vouched in status.registries.iter().filter(wanted) {
                 take(ctx, plan, vouched, &entries, memory);
@@ -51,15 +63,15 @@ pub(super) async fn recover(
     Ok(())
 }
 
-/// One Secret of each kind of content, the most frequent first.
-fn candidates(owned: Vec<(Spot, Arc<SecretRecord>)>) -> Vec<Spot> {
-    let mut kinds: HashMap<_, (usize, Spot)> = HashMap::new();
+/// Our Secrets, those of the most frequent content first.
+fn candidates(owned: Vec<(Spot, Arc<SecretRecord>)>) -> impl Iterator<Item = Spot> {
+    let mut kinds: HashMap<_, Vec<Spot>> = HashMap::new();
     for (spot, record) in owned {
-        kinds.entry(record.footprint).or_insert((0, spot)).0 += 1;
+        kinds.entry(record.footprint).or_default().push(spot);
     }
-    let mut kinds: Vec<(usize, Spot)> = kinds.into_values().collect();
-    kinds.sort_by(|a, b| b.cmp(a));
-    kinds.into_iter().take(MOST_READS).map(|(_, spot)| spot).collect()
+    let mut kinds: Vec<Vec<Spot>> = kinds.into_values().collect();
+    kinds.sort_by(|a, b| (b.len(), b).cmp(&(a.len(), a)));
+    kinds.into_iter().flat_map(|kind| kind.into_iter().take(MOST_OF_A_KIND)).take(MOST_READS)
 }
 
 fn life(status: &RegistryStatus) -> Option<Life> {

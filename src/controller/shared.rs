@@ -3,8 +3,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use kube::core::PartialObjectMeta;
+use kube::core::{ObjectMeta, PartialObjectMeta};
 use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
@@ -13,6 +14,7 @@ use super::watches::{SecretScope, claimant};
 use super::world::World;
 use crate::api::{EcrCredential, REFRESH_REQUESTED_AT};
 use crate::plan::Uid;
+use crate::plan::targets::Claimant;
 use crate::secret::ownership::SecretRecord;
 use std::sync::Arc;
 
@@ -34,13 +36,15 @@ type Version = (Option<i64>, Option<String>);
 pub struct Listed {
     credentials: bool,
     namespaces: bool,
-    secrets: usize,
+    secrets: HashSet<SecretScope>,
+    refused: HashSet<SecretScope>,
 }
 
 impl Listed {
-    /// Whether all have, of so many watches of Secrets.
-    pub const fn is_complete(&self, secret_scopes: usize) -> bool {
-        self.credentials && self.namespaces && self.secrets >= secret_scopes
+    /// Whether all have, of so many watches of Secrets; those that are refused do not count, unless all of them are.
+    pub fn is_complete(&self, secret_scopes: usize) -> bool {
+        let secrets = !self.secrets.is_empty() && self.secrets.union(&self.refused).count() >= secret_scopes;
+        self.credentials && self.namespaces && secrets
     }
 }
 
@@ -98,10 +102,23 @@ impl Shared {
         self.change_targets(|world| world.index.set_claimant(&uid, claimant(object)));
     }
 
-    pub(super) fn credential_gone(&self, object: &EcrCredential) {
-        if let Some(uid) = object.uid() {
-            self.credential_removed(&Uid(uid.into()));
+    pub(super) fn credential_gone(&self, metadata: &ObjectMeta) {
+        if let Some(uid) = &metadata.uid {
+            self.credential_removed(&Uid(uid.as_str().into()));
         }
+    }
+
+    pub(super) fn credential_unreadable(&self, metadata: &ObjectMeta) {
+        let Some(uid) = metadata.uid.as_deref().map(|uid| Uid(uid.into())) else { return };
+        self.versions.lock().remove(&uid);
+        let claimant = Claimant {
+            name: metadata.name.as_deref().unwrap_or_default().into(),
+            created: metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |time| time.0),
+            secret_name: "".into(),
+            generation: None,
+            selection: None,
+        };
+        self.change_targets(|world| world.index.set_claimant(&uid, claimant));
     }
 
     fn credential_removed(&self, uid: &Uid) {
@@ -110,11 +127,20 @@ impl Shared {
         (self.gone)(uid);
     }
 
-    pub(super) fn credentials_listed(&self, seen: &HashSet<Uid>) {
-        let gone: Vec<Uid> =
-            self.world.lock().index.claimants().into_iter().filter(|uid| !seen.contains(uid)).collect();
-        for uid in &gone {
+    /// A whole list: who is not on it is gone.
+    pub(super) fn credentials_listed(&self, objects: &[EcrCredential], unreadable: &[ObjectMeta]) {
+        let uids =
+            objects.iter().filter_map(|object| object.uid()).chain(unreadable.iter().filter_map(|m| m.uid.clone()));
+        let seen: HashSet<Uid> = uids.map(|uid| Uid(uid.into())).collect();
+        let known = self.world.lock().index.claimants();
+        for uid in known.iter().filter(|uid| !seen.contains(uid)) {
             self.credential_removed(uid);
+        }
+        for object in objects {
+            self.credential_seen(object);
+        }
+        for metadata in unreadable {
+            self.credential_unreadable(metadata);
         }
         self.listed.send_modify(|listed| listed.credentials = true);
     }
@@ -162,6 +188,14 @@ impl Shared {
                 self.secret_gone(&name, &namespace, None);
             }
         }
-        self.listed.send_modify(|listed| listed.secrets += 1);
+        self.listed.send_modify(|listed| {
+            listed.secrets.insert(scope.clone());
+        });
+    }
+
+    pub(super) fn secrets_refused(&self, scope: &SecretScope) {
+        self.listed.send_modify(|listed| {
+            listed.refused.insert(scope.clone());
+        });
     }
 }

@@ -2,26 +2,26 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::Api;
-use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::core::{DeserializeGuard, ObjectMeta, PartialObjectMeta, Status, error_boundary::InvalidObject};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::store::Writer as StoreWriter;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, ExponentialBackoff, watcher};
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 
 use super::Shared;
 use crate::api::EcrCredential;
-use crate::plan::Uid;
 use crate::plan::targets::{Claimant, Selection};
 use crate::secret::ownership::SecretRecord;
 
 /// One watch of Secrets, as narrow as the rights allow.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SecretScope {
     /// Only Secrets of this name.
     pub name: Option<Arc<str>>,
@@ -29,15 +29,45 @@ pub struct SecretScope {
     pub namespace: Option<Arc<str>>,
 }
 
-/// A failed watch is tried again within seconds: it is what new namespaces wait for.
-fn backoff() -> ExponentialBackoff {
-    backon::ExponentialBuilder::default()
+/// How long a watch must have gone without a failure before the next one is taken for a first.
+const WELL: Duration = Duration::from_secs(30);
+
+/// How long a watch of Secrets is refused before the work begins without it. An API server that has just been started
+/// refuses for a moment what it allows.
+const REFUSED: Duration = Duration::from_secs(10);
+
+/// The waits of a failing watch: it is tried again within seconds, for it is what new namespaces wait for. They grow
+/// although the watch says each time that it begins, which would reset the waits of the library.
+struct Waits {
+    growing: ExponentialBackoff,
+    last: Option<Instant>,
+}
+
+impl Iterator for Waits {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        if self.last.is_some_and(|last| last.elapsed() > WELL) {
+            self.growing.reset();
+        }
+        self.last = Some(Instant::now());
+        self.growing.next()
+    }
+}
+
+impl Backoff for Waits {
+    fn reset(&mut self) {}
+}
+
+fn backoff() -> Waits {
+    let growing = backon::ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(500))
         .with_max_delay(Duration::from_secs(5))
         .with_factor(2.0)
         .with_jitter()
         .without_max_times()
-        .into()
+        .into();
+    Waits { growing, last: None }
 }
 
 /// Follows the `EcrCredentials`; ends with the process.
@@ -52,42 +82,47 @@ pub async fn credentials(
     if let Some(selector) = &selector {
         config = config.labels(selector);
     }
-    let mut seen: HashSet<Uid> = HashSet::new();
+    let mut listed: Vec<EcrCredential> = Vec::new();
+    let mut unreadable: Vec<ObjectMeta> = Vec::new();
     let events = reported("EcrCredentials", watcher(api, config).backoff(backoff()));
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
-        let Some(event) = readable(event) else { continue };
-        store.apply_watcher_event(&event);
+        // The store comes first: whoever is put on the queue is looked up there.
         match event {
-            Event::Init => seen.clear(),
-            Event::InitApply(object) => {
-                seen.extend(object.uid().map(|uid| Uid(uid.into())));
+            Event::Init => {
+                listed.clear();
+                unreadable.clear();
+                store.apply_watcher_event(&Event::Init);
+            }
+            Event::InitApply(DeserializeGuard(Ok(object))) => {
+                store.apply_watcher_event(&Event::InitApply(object.clone()));
+                listed.push(object);
+            }
+            Event::InitApply(DeserializeGuard(Err(invalid))) => unreadable.push(report_unreadable(invalid)),
+            Event::InitDone => {
+                store.apply_watcher_event(&Event::InitDone);
+                shared.credentials_listed(&listed, &unreadable);
+                listed.clear();
+            }
+            Event::Apply(DeserializeGuard(Ok(object))) => {
+                store.apply_watcher_event(&Event::Apply(object.clone()));
                 shared.credential_seen(&object);
             }
-            Event::Apply(object) => shared.credential_seen(&object),
-            Event::Delete(object) => shared.credential_gone(&object),
-            Event::InitDone => shared.credentials_listed(&seen),
+            Event::Apply(DeserializeGuard(Err(invalid))) => shared.credential_unreadable(&report_unreadable(invalid)),
+            Event::Delete(DeserializeGuard(Ok(object))) => {
+                store.apply_watcher_event(&Event::Delete(object.clone()));
+                shared.credential_gone(object.meta());
+            }
+            Event::Delete(DeserializeGuard(Err(invalid))) => shared.credential_gone(&invalid.metadata),
         }
     }
 }
 
-/// Passes on what can be read; an object that cannot is reported and treated as gone, and stops nobody else.
-fn readable(event: Event<DeserializeGuard<EcrCredential>>) -> Option<Event<EcrCredential>> {
-    let object = |guard: DeserializeGuard<EcrCredential>| match guard.0 {
-        Ok(object) => Some(object),
-        Err(invalid) => {
-            let name = invalid.metadata.name.as_deref().unwrap_or_default();
-            tracing::error!(name, error = %invalid.error, "an EcrCredential cannot be read: is the installed CRD of another version?");
-            None
-        }
-    };
-    match event {
-        Event::Init => Some(Event::Init),
-        Event::InitDone => Some(Event::InitDone),
-        Event::InitApply(guard) => object(guard).map(Event::InitApply),
-        Event::Apply(guard) => object(guard).map(Event::Apply),
-        Event::Delete(guard) => object(guard).map(Event::Delete),
-    }
+/// An object that cannot be read stops nobody else. It is alive, so that nobody takes its Secrets, and wants nothing new.
+fn report_unreadable(invalid: InvalidObject) -> ObjectMeta {
+    let name = invalid.metadata.name.as_deref().unwrap_or_default();
+    tracing::error!(name, error = %invalid.error, "an EcrCredential cannot be read: is the installed CRD of another version?");
+    invalid.metadata
 }
 
 /// What targets depend on of an `EcrCredential`. One whose selection is unusable still lives, and wants nothing.
@@ -96,6 +131,7 @@ pub fn claimant(object: &EcrCredential) -> Claimant {
         name: object.name_any().into(),
         created: object.creation_timestamp().map_or(Timestamp::MAX, |time| time.0),
         secret_name: object.spec.secret.name.as_str().into(),
+        generation: object.metadata.generation,
         selection: Selection::parse(&object.spec.namespaces).ok(),
     }
 }
@@ -130,7 +166,8 @@ pub async fn secrets(client: Client, scope: SecretScope, shared: Arc<Shared>) {
     if let Some(name) = &scope.name {
         config = config.fields(&format!("metadata.name={name}"));
     }
-    let events = reported("Secrets", watcher(api, config).backoff(backoff()));
+    let noted = refusals(shared.clone(), scope.clone());
+    let events = reported("Secrets", watcher(api, config).backoff(backoff()).inspect(noted));
     let mut events = std::pin::pin!(events);
     let mut seen: HashSet<(String, String)> = HashSet::new();
     while let Some(event) = events.next().await {
@@ -153,6 +190,21 @@ pub async fn secrets(client: Client, scope: SecretScope, shared: Arc<Shared>) {
     }
 }
 
+/// Notes that a scope is refused for good, so that nobody waits for it: one namespace without rights must not hold up the
+/// others. What is written there will be refused, and told of.
+fn refusals<K>(shared: Arc<Shared>, scope: SecretScope) -> impl FnMut(&watcher::Result<Event<K>>) {
+    let mut since: Option<Instant> = None;
+    move |item| match item {
+        Ok(Event::Init) => {}
+        Err(error) if status(error).is_some_and(Status::is_forbidden) => {
+            if since.get_or_insert_with(Instant::now).elapsed() >= REFUSED {
+                shared.secrets_refused(&scope);
+            }
+        }
+        _ => since = None,
+    }
+}
+
 fn secret_seen(shared: &Shared, object: &PartialObjectMeta<Secret>) {
     if let Some(record) = SecretRecord::read(&object.metadata) {
         shared.secret_seen(&object.name_any(), &object.namespace().unwrap_or_default(), record);
@@ -167,6 +219,8 @@ fn reported<K>(
     let mut last = String::new();
     stream.filter_map(move |item| {
         let event = match item {
+            // It begins again, which may come to nothing again.
+            Ok(event @ Event::Init) => Some(event),
             Ok(event) => {
                 last.clear();
                 Some(event)
@@ -185,17 +239,20 @@ fn reported<K>(
 }
 
 fn hint(what: &str, error: &watcher::Error) -> &'static str {
-    let status = match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => Some(status),
-        watcher::Error::WatchError(status) => Some(status),
-        _ => None,
-    };
-    match status {
+    match status(error) {
         Some(status) if status.is_not_found() && what == "EcrCredentials" => {
             "the CRD ecrcredentials.pullsecrets.dev is not installed: waiting for it"
         }
         Some(status) if status.is_forbidden() => "the operator lacks the right to watch: check its ClusterRole",
         _ => "a watch was interrupted and is tried again",
+    }
+}
+
+fn status(error: &watcher::Error) -> Option<&Status> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => Some(status),
+        watcher::Error::WatchError(status) => Some(status),
+        _ => None,
     }
 }

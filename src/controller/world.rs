@@ -19,12 +19,13 @@ pub struct World {
     records: HashMap<Arc<str>, Records>,
     owned: HashMap<Uid, BTreeSet<Spot>>,
     revisions: HashMap<Uid, u64>,
+    last_revision: u64,
 }
 
 impl World {
     /// An empty world over an index.
     pub fn new(index: Index) -> Self {
-        Self { index, records: HashMap::new(), owned: HashMap::new(), revisions: HashMap::new() }
+        Self { index, records: HashMap::new(), owned: HashMap::new(), revisions: HashMap::new(), last_revision: 0 }
     }
 
     /// Takes a Secret as it is now; returns whom it concerns. A state older than the one known is no news: the answer
@@ -75,15 +76,19 @@ impl World {
         spots.filter_map(|spot| Some((spot.clone(), self.record(&spot.0, &spot.1)?.clone()))).collect()
     }
 
-    /// Every place that concerns an `EcrCredential`: its targets, and where it has left Secrets.
-    pub fn places(&self, me: &Uid, secret_name: &Arc<str>) -> Vec<Place> {
+    /// Every place that concerns an `EcrCredential`: its targets, and where it has left Secrets. None unless it is alive and
+    /// of that generation: what concerned its predecessor must not be done in its name.
+    pub fn places(&self, me: &Uid, secret_name: &Arc<str>, generation: Option<i64>) -> Option<Vec<Place>> {
+        if !self.index.is_alive(me) || self.index.generation(me) != generation {
+            return None;
+        }
         let mut places = BTreeMap::new();
         for namespace in self.index.targets(me) {
-            let claim = match self.index.winner(secret_name, namespace) {
-                Some(winner) if winner != me => {
-                    Claim::Lost(self.index.claimant_name(winner).unwrap_or_else(|| "unknown".into()))
-                }
-                _ => Claim::Wanted,
+            let Some(winner) = self.index.winner(secret_name, namespace) else { continue };
+            let claim = if winner == me {
+                Claim::Wanted
+            } else {
+                Claim::Lost(self.index.claimant_name(winner).unwrap_or_else(|| "unknown".into()))
             };
             places.insert((namespace.clone(), secret_name.clone()), self.place(me, secret_name, namespace, claim));
         }
@@ -94,19 +99,19 @@ impl World {
             let claim = if self.index.winner(name, namespace).is_some() { Claim::LeftToAnother } else { Claim::Left };
             places.entry((namespace.clone(), name.clone())).or_insert_with(|| self.place(me, name, namespace, claim));
         }
-        places.into_values().collect()
+        Some(places.into_values().collect())
     }
 
-    /// Counts the changes to an `EcrCredential`'s targets, so that a long round of writes sees that there is news.
+    /// Changes with every change to an `EcrCredential`'s targets, so that a long round of writes sees that there is news.
     pub fn revision(&self, uid: &Uid) -> u64 {
         self.revisions.get(uid).copied().unwrap_or_default()
     }
 
-    /// Notes news for some.
+    /// Notes news for some. No number comes twice, also when one goes and comes back.
     pub fn touch(&mut self, uids: &BTreeSet<Uid>) {
         for uid in uids {
-            let revision = self.revisions.entry(uid.clone()).or_default();
-            *revision = revision.wrapping_add(1);
+            self.last_revision = self.last_revision.wrapping_add(1);
+            self.revisions.insert(uid.clone(), self.last_revision);
         }
     }
 

@@ -252,8 +252,10 @@ fn private_plan(private: &PrivateRegistry, own_region: Option<&Region>) -> Resul
     let accounts: Vec<AccountId> =
         private.account_ids.iter().map(|id| AccountId::parse(id)).collect::<Result<_, _>>()?;
     let extra: Vec<Host> = private.extra_hosts.iter().map(|h| Host::parse(h)).collect::<Result<_, _>>()?;
+    // In order, so that an edit which only moves ids asks for the same tokens.
+    let ids: Vec<AccountId> = accounts.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
     let chunks: Vec<Vec<AccountId>> = if private.request_registry_ids && !accounts.is_empty() {
-        accounts.chunks(REGISTRY_IDS_PER_CALL).map(<[AccountId]>::to_vec).collect()
+        ids.chunks(REGISTRY_IDS_PER_CALL).map(<[AccountId]>::to_vec).collect()
     } else {
         vec![Vec::new()]
     };

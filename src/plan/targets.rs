@@ -90,6 +90,8 @@ pub struct Claimant {
     pub created: Timestamp,
     /// The Secret's name.
     pub secret_name: Arc<str>,
+    /// The generation of its spec.
+    pub generation: Option<i64>,
     /// The namespaces it wants; `None` when its spec is not usable, so that it wants none but is still alive.
     pub selection: Option<Selection>,
 }
@@ -217,6 +219,11 @@ impl Index {
         self.claimants.get(uid).map(|entry| entry.claimant.name.clone())
     }
 
+    /// The generation of an `EcrCredential`'s spec.
+    pub fn generation(&self, uid: &Uid) -> Option<i64> {
+        self.claimants.get(uid).and_then(|entry| entry.claimant.generation)
+    }
+
     /// The uids of all `EcrCredentials`.
     pub fn claimants(&self) -> Vec<Uid> {
         self.claimants.keys().cloned().collect()
@@ -298,6 +305,7 @@ mod tests {
             name: format!("c{second}").into(),
             created: Timestamp::from_second(second).unwrap(),
             secret_name: "pull".into(),
+            generation: Some(1),
             selection: Some(Selection::parse(spec).unwrap()),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -10,9 +11,20 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tower::{BoxError, Layer, Service};
 
+/// How long a read may wait for the beginning of its answer.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Until when this process may change things. Shared by the lease, which moves it, and the client, which obeys it.
 #[derive(Clone, Debug, Default)]
-pub struct Fence(Arc<Mutex<Option<Instant>>>);
+pub struct Fence(Arc<Mutex<Option<Deadline>>>);
+
+/// The end by two clocks, of which the first to reach it counts: the monotonic one stands still while the machine sleeps,
+/// the other one may be set.
+#[derive(Clone, Copy, Debug)]
+struct Deadline {
+    monotonic: Instant,
+    wall: SystemTime,
+}
 
 /// The request was not sent, or was given up, because our lease has run out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,13 +34,15 @@ pub struct NotLeader;
 impl Fence {
     /// A fence that stays open, for a process that runs without a lease.
     pub fn open() -> Self {
-        let far = Instant::now().checked_add(std::time::Duration::from_secs(100 * 365 * 24 * 3600));
-        Self(Arc::new(Mutex::new(far)))
+        let fence = Self::default();
+        fence.hold_for(Instant::now(), Duration::from_secs(100 * 365 * 24 * 3600));
+        fence
     }
 
-    /// Moves the time until which we may write.
-    pub fn hold_until(&self, deadline: Instant) {
-        *self.0.lock() = Some(deadline);
+    /// Lets writes pass for a time that began at `since`.
+    pub fn hold_for(&self, since: Instant, time: Duration) {
+        let left = (since + time).saturating_duration_since(Instant::now());
+        *self.0.lock() = Some(Deadline { monotonic: since + time, wall: SystemTime::now() + left });
     }
 
     /// Forbids everything from now on.
@@ -36,8 +50,10 @@ impl Fence {
         *self.0.lock() = None;
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        self.0.lock().filter(|deadline| *deadline > Instant::now())
+    /// Until when writes may pass; none when they may not.
+    pub fn deadline(&self) -> Option<Instant> {
+        let deadline = (*self.0.lock())?;
+        (deadline.monotonic > Instant::now() && deadline.wall > SystemTime::now()).then_some(deadline.monotonic)
     }
 }
 
@@ -73,7 +89,15 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         if request.method() == Method::GET {
-            return self.inner.call(request).map(|result| result.map_err(Into::into)).boxed();
+            let call = self.inner.call(request);
+            // Until the headers: the body of a watch goes on. A server that accepts and says nothing must not stop us.
+            return async move {
+                match tokio::time::timeout(READ_TIMEOUT, call).await {
+                    Ok(result) => result.map_err(Into::into),
+                    Err(_) => Err("the API server did not answer in time".into()),
+                }
+            }
+            .boxed();
         }
         let Some(deadline) = self.fence.deadline() else {
             return std::future::ready(Err(NotLeader.into())).boxed();
@@ -81,10 +105,16 @@ where
         // The client below tries again by itself: that must end with the lease, too.
         let call = self.inner.call(request);
         async move {
-            match tokio::time::timeout_at(deadline, call).await {
-                Ok(result) => result.map_err(Into::into),
-                Err(_) => Err(NotLeader.into()),
-            }
+            let mut call = std::pin::pin!(call);
+            let mut end = std::pin::pin!(tokio::time::sleep_until(deadline));
+            std::future::poll_fn(move |cx| {
+                // Looked at before each step: a process that was stopped for a while must not go on where it was.
+                if Instant::now() >= deadline || end.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(NotLeader.into()));
+                }
+                call.as_mut().poll(cx).map_err(Into::into)
+            })
+            .await
         }
         .boxed()
     }
@@ -94,7 +124,6 @@ where
 mod tests {
     use super::*;
     use std::convert::Infallible;
-    use std::time::Duration;
     use tower::ServiceExt;
 
     async fn send(fence: &Fence, method: Method, takes: Duration) -> bool {
@@ -111,12 +140,37 @@ mod tests {
         let fence = Fence::default();
         assert!(!send(&fence, Method::PATCH, Duration::ZERO).await);
         assert!(send(&fence, Method::GET, Duration::ZERO).await);
-        fence.hold_until(Instant::now() + Duration::from_secs(10));
+        fence.hold_for(Instant::now(), Duration::from_secs(10));
         assert!(send(&fence, Method::PATCH, Duration::from_secs(9)).await);
         assert!(!send(&fence, Method::DELETE, Duration::from_secs(9)).await, "it would end after the lease");
         assert!(!send(&fence, Method::PATCH, Duration::ZERO).await);
-        fence.hold_until(Instant::now() + Duration::from_secs(10));
+        fence.hold_for(Instant::now(), Duration::from_secs(10));
         fence.close();
         assert!(!send(&fence, Method::POST, Duration::ZERO).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_the_end_of_the_lease_overtook_takes_no_further_step() {
+        let fence = Fence::default();
+        fence.hold_for(Instant::now(), Duration::from_secs(10));
+        let (connected, connection) = tokio::sync::oneshot::channel();
+        let connection = Arc::new(Mutex::new(Some(connection)));
+        let sent = Arc::new(Mutex::new(false));
+        let done = sent.clone();
+        let inner = tower::service_fn(move |_: Request<()>| {
+            let (connection, sent) = (connection.lock().take(), sent.clone());
+            async move {
+                connection.unwrap().await.unwrap();
+                *sent.lock() = true;
+                Ok::<_, Infallible>(Response::new(()))
+            }
+        });
+        let request = Request::builder().method(Method::PATCH).body(()).unwrap();
+        let mut call = Box::pin(fence.layer(inner).oneshot(request));
+        assert!(futures::poll!(&mut call).is_pending());
+        // Both at once, as after a stop and a continuation of the process.
+        tokio::time::advance(Duration::from_secs(11)).await;
+        connected.send(()).unwrap();
+        assert!(call.await.is_err() && !*done.lock());
     }
 }

@@ -20,9 +20,9 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 pub struct Readiness(Arc<AtomicBool>);
 
 impl Readiness {
-    /// Ready from now on.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Release);
+    /// Says whether it is.
+    pub fn set(&self, ready: bool) {
+        self.0.store(ready, Ordering::Release);
     }
 }
 

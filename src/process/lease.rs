@@ -46,7 +46,6 @@ pub struct Leadership {
     settings: LeaseSettings,
     fence: Fence,
     lease: Lease,
-    held_until: Instant,
 }
 
 /// What was seen of the Lease, and when it last changed by our clock.
@@ -55,8 +54,9 @@ struct Observed {
     since: Instant,
 }
 
-/// Waits until the lease is ours. Never fails: what hinders it is logged when it changes.
-pub async fn acquire(client: Client, settings: LeaseSettings, fence: Fence) -> Leadership {
+/// Waits until the lease is ours; `standing_by` hears each time that it is another's. Never fails: what hinders it is logged
+/// when it changes.
+pub async fn acquire(client: Client, settings: LeaseSettings, fence: Fence, standing_by: impl Fn()) -> Leadership {
     let api: Api<Lease> = Api::namespaced(client, &settings.namespace);
     let mut observed = Observed { version: None, since: Instant::now() };
     let mut last_error = String::new();
@@ -64,13 +64,13 @@ pub async fn acquire(client: Client, settings: LeaseSettings, fence: Fence) -> L
         let sent = Instant::now();
         match try_acquire(&api, &settings, &mut observed).await {
             Ok(Some(lease)) => {
-                let held_until = sent + settings.hold();
-                fence.hold_until(held_until);
+                fence.hold_for(sent, settings.hold());
                 tracing::info!(identity = settings.identity, "became the leader");
-                return Leadership { api, settings, fence, lease, held_until };
+                return Leadership { api, settings, fence, lease };
             }
             Ok(None) => {
                 last_error.clear();
+                standing_by();
             }
             Err(error) => {
                 let text = error.to_string();
@@ -152,7 +152,7 @@ impl Leadership {
         loop {
             tokio::time::sleep(self.settings.period()).await;
             let sent = Instant::now();
-            if sent >= self.held_until {
+            if self.fence.deadline().is_none() {
                 self.fence.close();
                 return "the lease could not be renewed in time".to_owned();
             }
@@ -161,8 +161,7 @@ impl Leadership {
             match limited(&self.settings, self.api.replace(&self.settings.name, &PostParams::default(), &next)).await {
                 Ok(lease) => {
                     self.lease = lease;
-                    self.held_until = sent + self.settings.hold();
-                    self.fence.hold_until(self.held_until);
+                    self.fence.hold_for(sent, self.settings.hold());
                 }
                 Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {
                     if let Some(why) = self.look().await {
@@ -191,22 +190,32 @@ impl Leadership {
         }
     }
 
-    /// Gives the lease back, so that the next leader need not wait for it to run out.
-    pub async fn release(self) {
+    /// Gives the lease back, so that the next leader need not wait for it to run out. Nothing is written after it.
+    pub async fn release(mut self) {
+        self.fence.close();
+        // A renewal that was under way may have changed the Lease unseen: then it is read and given back once more.
+        for _ in 0..2 {
+            match self.try_release().await {
+                Ok(()) => return tracing::info!("the lease was released"),
+                Err(kube::Error::Api(status)) if status.code == 409 => {
+                    if self.look().await.is_some() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    return tracing::warn!(%error, "the lease could not be released: the next leader waits for it to run out");
+                }
+            }
+        }
+    }
+
+    async fn try_release(&self) -> Result<(), kube::Error> {
         let mut next = self.lease.clone();
         if let Some(spec) = &mut next.spec {
             spec.holder_identity = None;
             spec.lease_duration_seconds = Some(1);
             spec.renew_time = Some(MicroTime(Timestamp::now()));
         }
-        let result =
-            limited(&self.settings, self.api.replace(&self.settings.name, &PostParams::default(), &next)).await;
-        self.fence.close();
-        match result {
-            Ok(_) => tracing::info!("the lease was released"),
-            Err(error) => {
-                tracing::warn!(%error, "the lease could not be released: the next leader waits for it to run out")
-            }
-        }
+        limited(&self.settings, self.api.replace(&self.settings.name, &PostParams::default(), &next)).await.map(drop)
     }
 }

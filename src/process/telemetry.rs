@@ -10,8 +10,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::Directive;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{EnvFilter, filter_fn};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -22,35 +24,27 @@ pub enum LogFormat {
     Json,
 }
 
-/// Libraries whose finer levels print requests or answers, tokens included. No filter lets these through.
-const CAPPED: [&str; 10] = [
-    "aws_config",
-    "aws_runtime",
-    "aws_sdk_ecr",
-    "aws_sdk_ecrpublic",
-    "aws_sdk_sts",
-    "aws_smithy_runtime",
-    "aws_smithy_runtime_api",
-    "aws_smithy_http_client",
-    "hyper",
-    "hyper_util",
-];
+/// Whether a line may be printed, whatever the filter says: the finer levels of libraries print requests and answers,
+/// tokens included.
+fn is_harmless(line: &Metadata<'_>) -> bool {
+    *line.level() <= Level::INFO || line.target().starts_with("ecr_credential_operator")
+}
 
 /// Starts logging to standard error with a filter such as `info` or `info,ecr_credential_operator=debug`.
 ///
 /// # Errors
 /// The filter cannot be read; the text says why.
 pub fn start_logs(filter: &str, format: LogFormat) -> Result<(), String> {
-    let mut filter =
+    let filter =
         EnvFilter::builder().parse(filter).map_err(|error| format!("--log {filter:?} is not a filter: {error}"))?;
-    for target in CAPPED {
-        let directive: Directive = format!("{target}=info").parse().map_err(|_| format!("bad target {target}"))?;
-        filter = filter.add_directive(directive);
-    }
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
+    let harmless = filter_fn(is_harmless);
     let started = match format {
-        LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => logs.json().flatten_event(true).try_init(),
+        LogFormat::Text => {
+            registry.with(lines.with_ansi(std::io::stderr().is_terminal()).with_filter(harmless)).try_init()
+        }
+        LogFormat::Json => registry.with(lines.json().flatten_event(true).with_filter(harmless)).try_init(),
     };
     started.map_err(|error| error.to_string())
 }
@@ -109,10 +103,12 @@ pub struct Metrics {
     pub secret_writes: Family<WriteLabels, Counter>,
     /// Selected namespaces of all `EcrCredentials`: `synced`, `failed`, `pending`.
     pub namespaces: Family<StateLabels, Gauge>,
-    /// `EcrCredentials`: `ready`, `not_ready`, `stalled`.
+    /// `EcrCredentials`: `ready`, `not_ready`, `stalled`, `suspended`.
     pub credentials: Family<StateLabels, Gauge>,
     /// The earliest expiry in any Secret, in seconds since 1970; 0 when there is none.
     pub earliest_expiry: Gauge,
+    /// When the password that expires first was issued, in seconds since 1970; 0 when there is none.
+    pub earliest_issue: Gauge,
     /// How long reconciliations took.
     pub reconciles: Family<ResultLabels, Histogram>,
     /// 1 while this process is the leader.
@@ -134,6 +130,7 @@ impl Metrics {
             namespaces: Family::default(),
             credentials: Family::default(),
             earliest_expiry: Gauge::default(),
+            earliest_issue: Gauge::default(),
             reconciles: Family::new_with_constructor(buckets),
             leader: Gauge::default(),
             started: Gauge::default(),
@@ -161,6 +158,12 @@ impl Metrics {
             "The earliest expiry in any Secret, 0 for none",
             Unit::Seconds,
             m.earliest_expiry,
+        );
+        ours.register_with_unit(
+            "earliest_secret_issue_timestamp",
+            "When the password that expires first was issued, 0 for none",
+            Unit::Seconds,
+            m.earliest_issue,
         );
         ours.register_with_unit("reconcile_duration", "How long reconciliations took", Unit::Seconds, m.reconciles);
         ours.register("leader", "1 while this process is the leader", m.leader);

@@ -64,6 +64,19 @@ impl DockerConfig {
         self.hosts
     }
 
+    /// Whether a text holds any sixteen characters in a row of the data or of a login in it.
+    pub fn is_quoted_in(&self, text: &str) -> bool {
+        const WINDOW: usize = 16;
+        let base64 = self.expose_base64();
+        let json = Zeroizing::new(STANDARD.decode(base64).unwrap_or_default());
+        let logins = parse(&json);
+        let holds = |window: &[u8]| {
+            let found = |data: &str| data.as_bytes().windows(WINDOW).any(|w| w == window);
+            found(base64) || logins.values().any(|auth| found(auth.expose()) || decoded_holds(auth, window))
+        };
+        text.as_bytes().windows(WINDOW).any(holds)
+    }
+
     /// The size of the JSON in bytes; a Secret can hold 1 MiB.
     pub const fn len(&self) -> usize {
         self.bytes
@@ -82,6 +95,11 @@ fn hash_of_hosts(entries: &Entries) -> u64 {
         hasher.update("\n");
     }
     hasher.finalize().iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte))
+}
+
+fn decoded_holds(auth: &Auth, window: &[u8]) -> bool {
+    let password = Zeroizing::new(STANDARD.decode(auth.expose()).unwrap_or_default());
+    password.windows(window.len()).any(|w| w == window)
 }
 
 /// Reads the logins back from the bytes of a Secret; hosts and logins that are not ours by form are left out.
@@ -129,6 +147,16 @@ mod tests {
             r#"{"auths":{"a.example":{"auth":"QVdTOnE="},"public.ecr.aws":{"auth":"QVdTOnA="}}}"#
         );
         assert_eq!(config.len(), json(&config).len());
+    }
+
+    #[test]
+    fn a_message_that_quotes_a_login_in_any_form_is_known() {
+        let config = DockerConfig::render(&entries(&[("a.example", "hunter2hunter2hunter2")])).unwrap();
+        let base64 = config.expose_base64();
+        for quote in [base64.get(20..40).unwrap(), auth("hunter2hunter2hunter2").expose(), "hunter2hunter2hunter2"] {
+            assert!(config.is_quoted_in(&format!("denied: data is {quote}")), "{quote}");
+        }
+        assert!(!config.is_quoted_in("denied the request: every Secret needs the label team, ask a.example for one"));
     }
 
     #[test]

@@ -3,8 +3,9 @@
 pub mod docker_config;
 pub mod ownership;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
@@ -12,6 +13,7 @@ use k8s_openapi::jiff::Timestamp;
 use crate::api::registry::{AccountId, Host};
 use crate::api::status::Reason;
 use crate::api::{ConflictPolicy, DeletionPolicy};
+use crate::plan::schedule::until;
 use crate::plan::{HostsError, Plan, RegistryPlan, TokenKey, Uid};
 use crate::token::{Auth, Grant, Token};
 use docker_config::{DockerConfig, Entries};
@@ -61,6 +63,9 @@ pub struct Desired {
     pub footprint: Footprint,
     /// The expiry recorded on it.
     pub expires_at: Timestamp,
+    /// Whether a registry of the spec has no token in memory, so that its login is missing here though an existing Secret
+    /// may have a good one.
+    pub incomplete: bool,
     /// Whether it has any login: one without is written over an old one, but never created.
     pub has_entries: bool,
 }
@@ -140,9 +145,10 @@ pub fn desired(
     if config.len() > MAX_SECRET_BYTES {
         return Err(DesiredError::TooLarge(config.len()));
     }
+    let incomplete = plan.keys().into_iter().any(|key| !published.contains_key(key));
     let metadata = metadata(plan, owner, template, &config, expires_at, refreshed_at);
     let footprint = Footprint::desired(&metadata);
-    Ok(Some(Desired { metadata, config, footprint, expires_at, has_entries: !entries.is_empty() }))
+    Ok(Some(Desired { metadata, config, footprint, expires_at, has_entries: !entries.is_empty(), incomplete }))
 }
 
 fn metadata(
@@ -223,13 +229,13 @@ pub enum Verdict {
     Refuse(Reason, String),
 }
 
-/// Judges one place. `accepted` has footprints that the API server made of the desired one (an admission webhook that
-/// adds to our fields): they count as written, since writing again would give the same.
+/// Judges one place. `accepted` is the footprint that the API server made of the desired one there (an admission webhook
+/// that adds to our fields): it counts as written, since writing again would give the same.
 pub fn verdict(
     place: &Place,
     desired: Option<&Desired>,
     policy: ConflictPolicy,
-    accepted: &HashSet<Footprint>,
+    accepted: Option<Footprint>,
     now: Timestamp,
 ) -> Verdict {
     match (&place.claim, &place.standing) {
@@ -253,7 +259,7 @@ pub fn verdict(
     }
 }
 
-fn wanted(standing: &Standing, desired: Option<&Desired>, accepted: &HashSet<Footprint>, now: Timestamp) -> Verdict {
+fn wanted(standing: &Standing, desired: Option<&Desired>, accepted: Option<Footprint>, now: Timestamp) -> Verdict {
     match (standing, desired) {
         (Standing::Absent, Some(desired)) if desired.has_entries => Verdict::Create,
         (Standing::Absent, _) => Verdict::Wait,
@@ -261,17 +267,31 @@ fn wanted(standing: &Standing, desired: Option<&Desired>, accepted: &HashSet<Foo
         (Standing::Mine(record), None) if record.expires_at.is_some_and(|at| at > now) => Verdict::Keep,
         (_, None) => Verdict::Wait,
         (Standing::Mine(record), Some(desired)) => {
-            let written = record.footprint == desired.footprint || accepted.contains(&record.footprint);
+            let written = record.footprint == desired.footprint || accepted == Some(record.footprint);
             // A later expiry for the same hosts was written by a process that died before it could say so; it is good until
             // then. With other hosts it says nothing: a host that was added may have an older token.
             let newer = record.hosts == Some(desired.config.hosts())
                 && record.expires_at.is_some_and(|at| at > desired.expires_at && at > now);
-            if !record.has_additions() && (written || newer) { Verdict::Keep } else { Verdict::Update(record.clone()) }
+            if !record.has_additions() && (written || newer) {
+                Verdict::Keep
+            } else if desired.incomplete && has_more(record, desired, now) {
+                Verdict::Wait
+            } else {
+                Verdict::Update(record.clone())
+            }
         }
         (Standing::Orphan(record) | Standing::Others(record) | Standing::Foreign(record), Some(desired)) => {
             if desired.has_entries { Verdict::Update(record.clone()) } else { Verdict::Wait }
         }
     }
+}
+
+/// Whether a Secret has other hosts than the incomplete desired one and is good for long enough to wait for the missing
+/// tokens: for three quarters of the life that it would gain.
+fn has_more(record: &SecretRecord, desired: &Desired, now: Timestamp) -> bool {
+    let gain = until(now, desired.expires_at);
+    let left = record.expires_at.map_or(Duration::ZERO, |at| until(now, at));
+    record.hosts != Some(desired.config.hosts()) && left > gain / 4
 }
 
 /// All records of one Secret name, by namespace.

@@ -139,7 +139,7 @@ impl SecretRecord {
         Some(Self {
             uid: metadata.uid.as_deref()?.into(),
             resource_version: metadata.resource_version.as_deref()?.into(),
-            owner: owner(metadata),
+            owner: owner(metadata, ours),
             footprint: Footprint::observed(metadata, ours),
             expires_at: own_annotation(metadata, ours, EXPIRES_AT).and_then(|at| at.parse().ok()),
             hosts: own_annotation(metadata, ours, HOSTS_HASH).and_then(|hash| u64::from_str_radix(hash, 16).ok()),
@@ -169,7 +169,8 @@ fn is_our_apply(entry: &ManagedFieldsEntry) -> bool {
 }
 
 /// The mark of ownership: our owner reference, or, where it is missing (Retain, or stripped), our pair of labels.
-fn owner(metadata: &ObjectMeta) -> Option<Uid> {
+/// The labels count only where our apply wrote them: a copy that somebody made of a Secret with its labels is theirs.
+fn owner(metadata: &ObjectMeta, ours: Option<&Value>) -> Option<Uid> {
     let prefix = format!("{GROUP}/");
     let by_reference = metadata
         .owner_references
@@ -180,7 +181,9 @@ fn owner(metadata: &ObjectMeta) -> Option<Uid> {
     let by_label = || {
         let labels = metadata.labels.as_ref()?;
         let managed = labels.get(MANAGED_BY).is_some_and(|by| by == FIELD_MANAGER);
-        labels.get(CREDENTIAL_UID).filter(|_| managed).map(|uid| Uid(uid.as_str().into()))
+        let label = format!("f:{CREDENTIAL_UID}");
+        let applied = ours.and_then(|fields| find(fields, &["f:metadata", "f:labels", &label])).is_some();
+        labels.get(CREDENTIAL_UID).filter(|_| managed && applied).map(|uid| Uid(uid.as_str().into()))
     };
     by_reference.or_else(by_label)
 }

@@ -169,7 +169,7 @@ fn place(standing: Standing, claim: Claim) -> Place {
 }
 
 fn judge(place: &Place, desired: Option<&Desired>, policy: ConflictPolicy) -> &'static str {
-    match verdict(place, desired, policy, &HashSet::new(), at(NOW)) {
+    match verdict(place, desired, policy, None, at(NOW)) {
         Verdict::Keep => "keep",
         Verdict::Wait => "wait",
         Verdict::Create => "create",
@@ -183,7 +183,8 @@ fn judge(place: &Place, desired: Option<&Desired>, policy: ConflictPolicy) -> &'
 fn every_place_has_its_verdict() {
     use ConflictPolicy::{Adopt, Fail};
     let spec = two_registries();
-    let good = build(&spec, &published(&spec, NOW + HOUR, None)).unwrap();
+    let good = build(&spec, &published(&spec, NOW + HOUR, Some(NOW + HOUR))).unwrap();
+    let one_missing = build(&spec, &published(&spec, NOW + HOUR, None)).unwrap();
     let empty = build(&spec, &published(&spec, NOW - 1, Some(NOW - 1))).unwrap();
     let written = record(good.footprint, Some(NOW + HOUR));
     let edited = record(empty.footprint, None);
@@ -192,7 +193,8 @@ fn every_place_has_its_verdict() {
     let newer = Arc::new(SecretRecord { hosts: Some(good.config.hosts()), ..(*other_hosts).clone() });
     let dead = record(empty.footprint, Some(NOW - 10));
     let stuffed = Arc::new(SecretRecord { extra_keys: Box::new(["x".to_owned()]), ..(*written).clone() });
-    let (some, none, nothing) = (Some(&good), None, Some(&empty));
+    let near_its_end = record(empty.footprint, Some(NOW + HOUR / 5));
+    let (some, none, nothing, part) = (Some(&good), None, Some(&empty), Some(&one_missing));
     let table = [
         ("missing", Standing::Absent, Claim::Wanted, some, Fail, "create"),
         ("missing, no token", Standing::Absent, Claim::Wanted, none, Fail, "wait"),
@@ -201,7 +203,24 @@ fn every_place_has_its_verdict() {
         ("edited", Standing::Mine(edited), Claim::Wanted, some, Fail, "update"),
         ("a refresh", Standing::Mine(older.clone()), Claim::Wanted, some, Fail, "update"),
         ("written by a process that died", Standing::Mine(newer.clone()), Claim::Wanted, some, Fail, "keep"),
-        ("a host was added whose token is older", Standing::Mine(other_hosts), Claim::Wanted, some, Fail, "update"),
+        (
+            "a host was added whose token is older",
+            Standing::Mine(other_hosts.clone()),
+            Claim::Wanted,
+            some,
+            Fail,
+            "update",
+        ),
+        (
+            "a token is missing, the Secret may have it",
+            Standing::Mine(other_hosts.clone()),
+            Claim::Wanted,
+            part,
+            Fail,
+            "wait",
+        ),
+        ("a token is missing, the Secret ends soon", Standing::Mine(near_its_end), Claim::Wanted, part, Fail, "update"),
+        ("a token is missing, and so is the Secret", Standing::Absent, Claim::Wanted, part, Fail, "create"),
         ("other keys in the data", Standing::Mine(stuffed), Claim::Wanted, some, Fail, "update"),
         ("no token, still good", Standing::Mine(newer.clone()), Claim::Wanted, none, Fail, "keep"),
         ("no token, expired", Standing::Mine(dead.clone()), Claim::Wanted, none, Fail, "wait"),
@@ -230,6 +249,5 @@ fn what_admission_makes_of_a_write_counts_as_written() {
     let desired = build(&spec, &published(&spec, NOW + HOUR, None)).unwrap();
     let other = build(&spec, &published(&spec, NOW - 1, Some(NOW - 1))).unwrap().footprint;
     let place = place(Standing::Mine(record(other, None)), Claim::Wanted);
-    let accepted = HashSet::from([other]);
-    assert_eq!(verdict(&place, Some(&desired), ConflictPolicy::Fail, &accepted, at(NOW)), Verdict::Keep);
+    assert_eq!(verdict(&place, Some(&desired), ConflictPolicy::Fail, Some(other), at(NOW)), Verdict::Keep);
 }

@@ -7,10 +7,14 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::Instant;
 
 use super::{Grant, InvalidToken, RawToken, TokenError, TokenSource, check};
 use crate::plan::schedule::{RetryPolicy, later};
 use crate::plan::{TokenKey, Uid};
+
+/// However soon a token is wanted again after a good answer, AWS is not asked sooner than this.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is known of a token right now.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +41,7 @@ pub struct Failure {
 #[derive(Debug, Default)]
 struct Slot {
     state: Snapshot,
+    succeeded: Option<Instant>,
     waiters: BTreeSet<Uid>,
 }
 
@@ -102,18 +107,20 @@ impl Tokens {
 
     /// Asks for a new token, for `who`. Joins the fetch that is under way, if any.
     pub fn request(self: &Arc<Self>, key: &TokenKey, who: &Uid) {
-        {
+        let not_before = {
             let mut slots = self.slots.lock();
             let slot = slots.entry(key.clone()).or_default();
             slot.waiters.insert(who.clone());
             if std::mem::replace(&mut slot.state.in_flight, true) {
                 return;
             }
-        }
+            slot.succeeded.map_or_else(Instant::now, |last| last + SHORTEST_INTERVAL)
+        };
         let (tokens, key) = (self.clone(), key.clone());
         tokio::spawn(async move {
             // A panic in a dependency must not leave the key in flight for good.
             let landing = Landing { tokens: tokens.clone(), key: key.clone(), landed: false };
+            tokio::time::sleep_until(not_before).await;
             let result = tokens.source.fetch(&key).await;
             landing.land(result);
         });
@@ -148,6 +155,7 @@ impl Tokens {
                     let expires_at = grant.life.expires_at;
                     slot.state.grant = Some(Arc::new(grant));
                     slot.state.failure = None;
+                    slot.succeeded = Some(Instant::now());
                     Ok(expires_at)
                 }
                 Err(error) => {

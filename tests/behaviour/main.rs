@@ -6,16 +6,21 @@ mod demand;
 mod drift;
 mod faults;
 mod identity;
+mod leader;
 mod lifecycle;
 mod look;
 mod modes;
+mod moto;
 mod ownership;
 mod places;
+mod process;
 
 mod refresh;
 mod refusals;
 mod registries;
+mod restart;
 mod rights;
+mod startup;
 
 use testbed::bed::{Bed, Launch, Operator};
 

@@ -101,7 +101,8 @@ async fn a_secret_that_is_edited_while_it_is_being_removed_is_removed_all_the_sa
     bed.secrets(&a).patch(&bed.secret, &PatchParams::default(), &edit).await.unwrap();
     gate.open();
     at_once(bed.secret_until(&a, "gone with the label", |secret| secret.is_none())).await;
-    let answers: Vec<_> = bed.proxy.log().matching(&removal).iter().map(|removal| removal.status).collect();
+    let answered = bed.proxy.log().wait_for(Default::default(), &removal, 2, PATIENCE).await.unwrap();
+    let answers: Vec<_> = answered.iter().map(|removal| removal.status).collect();
     assert_eq!(answers, [Some(409), Some(200)]);
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();

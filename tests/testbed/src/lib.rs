@@ -4,5 +4,6 @@ pub mod aws;
 pub mod bed;
 pub mod control_plane;
 pub mod moto;
+pub mod node;
 pub mod proxy;
 pub mod recorder;

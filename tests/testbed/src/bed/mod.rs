@@ -77,17 +77,31 @@ impl Bed {
         let mut names = vec![format!("{prefix}-pull")];
         names.extend(more.iter().map(|name| format!("{prefix}-{name}")));
         let home = format!("{prefix}-home");
-        Self::make(crd, prefix, home, names, false).await
+        Self::make(crate::control_plane::shared().await?, crd, prefix, home, names, false).await
     }
 
     /// Surroundings that nobody else shares, with the names that users have.
     pub async fn alone(prefix: &str, crd: &str) -> Result<Bed> {
         let home = "ecr-credential-operator".to_owned();
-        Self::make(crd, prefix.to_owned(), home, vec!["ecr-pull-secret".to_owned()], true).await
+        let plane = crate::control_plane::shared().await?;
+        Self::make(plane, crd, prefix.to_owned(), home, vec!["ecr-pull-secret".to_owned()], true).await
     }
 
-    async fn make(crd: &str, prefix: String, home: String, names: Vec<String>, alone: bool) -> Result<Bed> {
-        let plane = crate::control_plane::shared().await?;
+    /// Surroundings on a control plane of the test's own, which is kept until the process ends.
+    pub async fn on(plane: ControlPlane, test: &str, crd: &str) -> Result<Bed> {
+        let prefix = unique(test);
+        let (home, names) = (format!("{prefix}-home"), vec![format!("{prefix}-pull")]);
+        Self::make(Box::leak(Box::new(plane)), crd, prefix, home, names, false).await
+    }
+
+    async fn make(
+        plane: &'static ControlPlane,
+        crd: &str,
+        prefix: String,
+        home: String,
+        names: Vec<String>,
+        alone: bool,
+    ) -> Result<Bed> {
         let crd: CustomResourceDefinition = serde_yaml_ng::from_str(crd).context("read the CRD")?;
         plane.install(&[crd]).await?;
         let secret = names.first().cloned().context("a Secret name")?;

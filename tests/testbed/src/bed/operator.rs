@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{Bed, PATIENCE};
 use crate::control_plane::spawn_tied;
+use crate::proxy::Proxy;
 
 /// How an operator is started.
 #[derive(Clone, Debug)]
@@ -64,8 +65,13 @@ pub struct Operator {
 impl Bed {
     /// Starts an operator that talks to the API server through this test's proxy and to this test's AWS.
     pub async fn operator(&self, launch: Launch) -> Result<Operator> {
+        self.operator_through(&self.proxy, launch).await
+    }
+
+    /// The same through a proxy of its own, to tell its requests from those of another operator; the recorder must know of it.
+    pub async fn operator_through(&self, proxy: &Proxy, launch: Launch) -> Result<Operator> {
         let token = self.plane.service_account_token(&self.home, "operator", "", 3600).await?;
-        let kubeconfig = self.plane.kubeconfig(&self.proxy.url(), &token, None)?;
+        let kubeconfig = self.plane.kubeconfig(&proxy.url(), &token, None)?;
         self.recorder.canary("the operator's API token", &token)?;
         let token_file = self.file("web-identity-token");
         self.write_web_identity(&token_file).await?;
@@ -134,6 +140,11 @@ impl Operator {
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
         let answer = reqwest::get(format!("http://{}{path}", self.address)).await?;
         Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
+    /// Where its HTTP side listens.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// Its process id.

@@ -21,6 +21,11 @@ pub(super) enum Binaries {
     MultiCall(PathBuf),
 }
 
+/// Builds what a control plane needs, where that has not been done: starting one then needs no network.
+pub fn prepare() -> Result<()> {
+    Binaries::find().map(drop)
+}
+
 impl Binaries {
     /// Those of `KUBEBUILDER_ASSETS` if it is set, else ours, built when they are not in the cache yet.
     pub(super) fn find() -> Result<Binaries> {
@@ -57,18 +62,23 @@ impl Binaries {
 }
 
 fn build_once() -> Result<PathBuf> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     // Another Kubernetes version is another Go module beside the first.
     let name = std::env::var("CONTROLPLANE_MODULE").unwrap_or_else(|_| "controlplane".to_owned());
+    build_go_module(&name)
+}
+
+/// The program that a Go module below `tests/` makes of Kubernetes, built when it is not in the cache yet.
+pub fn build_go_module(name: &str) -> Result<PathBuf> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     let module = manifest
         .join("..")
-        .join(&name)
+        .join(name)
         .canonicalize()
         .with_context(|| format!("tests/{name} is missing: restore it from git, or unset CONTROLPLANE_MODULE"))?;
     let cache = manifest.join("../../.cache");
     fs::create_dir_all(&cache).with_context(|| format!("create {}", cache.display()))?;
     let version = kubernetes_version(&module)?;
-    let program = cache.join(format!("controlplane-{version}-{}", digest(&module)?));
+    let program = cache.join(format!("{name}-{version}-{}", digest(&module)?));
     if program.is_file() {
         return Ok(program);
     }

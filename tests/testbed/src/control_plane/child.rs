@@ -50,7 +50,7 @@ fn tie(command: &mut Command) -> &mut Command {
 }
 
 /// One server of the control plane and the file that it logs to.
-pub(super) struct Server {
+pub(crate) struct Server {
     name: &'static str,
     log: PathBuf,
     child: Child,
@@ -58,7 +58,7 @@ pub(super) struct Server {
 
 impl Server {
     /// Starts `command`, its output appended to `<dir>/<name>.log`.
-    pub(super) fn start(name: &'static str, mut command: Command, dir: &Path) -> Result<Server> {
+    pub(crate) fn start(name: &'static str, mut command: Command, dir: &Path) -> Result<Server> {
         let log = dir.join(format!("{name}.log"));
         let file =
             File::options().create(true).append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
@@ -71,12 +71,12 @@ impl Server {
         self.child.id()
     }
 
-    pub(super) fn log(&self) -> &Path {
+    pub(crate) fn log(&self) -> &Path {
         &self.log
     }
 
     /// Fails, with the end of its log, when the server has ended by itself.
-    pub(super) fn check_alive(&mut self) -> Result<()> {
+    pub(crate) fn check_alive(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
             Some(status) => {
@@ -85,7 +85,7 @@ impl Server {
         }
     }
 
-    pub(super) fn log_tail(&self) -> String {
+    pub(crate) fn log_tail(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(40)..].join("\n")

@@ -9,11 +9,13 @@ use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
+pub use binaries::{build_go_module, prepare};
+pub(crate) use child::Server;
 pub use child::spawn_tied;
 pub use options::Options;
 
 use binaries::Binaries;
-use child::{Reaper, Server};
+use child::Reaper;
 use keys::Keys;
 use servers::{Layout, free_port};
 

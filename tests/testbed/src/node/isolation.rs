@@ -102,7 +102,9 @@ impl Drop for Scratch {
 fn make_cgroups(name: &str) -> Result<()> {
     let root = Path::new("/sys/fs/cgroup");
     let made = if root.join("cgroup.controllers").exists() { make_unified(root, name) } else { make_v1(root, name) };
-    made.map_err(|error| Unsupported(format!("a node needs a cgroup of its own, which this machine refuses: {error:#}")).into())
+    made.map_err(|error| {
+        Unsupported(format!("a node needs a cgroup of its own, which this machine refuses: {error:#}")).into()
+    })
 }
 
 fn make_unified(root: &Path, name: &str) -> Result<()> {
@@ -113,7 +115,8 @@ fn make_unified(root: &Path, name: &str) -> Result<()> {
     for controller in wanted.iter().filter(|wanted| available.split_whitespace().any(|one| one == **wanted)) {
         for dir in [root, &dir] {
             let file = dir.join("cgroup.subtree_control");
-            fs::write(&file, format!("+{controller}")).with_context(|| format!("+{controller} in {}", file.display()))?;
+            fs::write(&file, format!("+{controller}"))
+                .with_context(|| format!("+{controller} in {}", file.display()))?;
         }
     }
     Ok(())

@@ -47,6 +47,12 @@ impl Container {
         Ok(Container { memory, cpu, pid })
     }
 
+    /// Kills its process, without a warning.
+    pub fn kill(&self) -> Result<()> {
+        let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw).context("a process id")?;
+        Ok(rustix::process::kill_process(pid, rustix::process::Signal::KILL)?)
+    }
+
     /// Reads all counters.
     pub fn usage(&self) -> Result<Usage> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid))?;

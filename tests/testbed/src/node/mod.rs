@@ -71,7 +71,10 @@ impl Node {
 
     /// The ends of the servers' logs, for when something went wrong.
     pub fn log_tails(&self) -> String {
-        let tails = self.servers.iter().map(|server| format!("the end of {}:\n{}", server.log().display(), server.log_tail()));
+        let tails = self
+            .servers
+            .iter()
+            .map(|server| format!("the end of {}:\n{}", server.log().display(), tail(&server.log_tail(), 15)));
         tails.collect::<Vec<_>>().join("\n\n")
     }
 }
@@ -86,6 +89,12 @@ pub fn pod_logs(namespace: &str) -> Result<String> {
         }
     }
     Ok(text)
+}
+
+/// The last lines of a text, the overlong ones cut.
+pub fn tail(text: &str, count: usize) -> String {
+    let lines: Vec<String> = text.lines().map(|line| line.chars().take(400).collect()).collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 fn collect(path: &Path, text: &mut String) -> Result<()> {

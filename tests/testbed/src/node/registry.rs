@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use http::{Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -108,7 +108,8 @@ impl Registry {
 
     async fn upload(&self, repository: &str, digest: &str, data: Vec<u8>) -> Result<()> {
         let http = &self.inner.http;
-        let begun = http.post(format!("http://{STORE}/v2/{repository}/blobs/uploads/")).send().await?.error_for_status()?;
+        let begun =
+            http.post(format!("http://{STORE}/v2/{repository}/blobs/uploads/")).send().await?.error_for_status()?;
         let location = begun.headers().get(header::LOCATION).context("no Location")?.to_str()?;
         let mut location = url::Url::parse(location)?;
         location.query_pairs_mut().append_pair("digest", digest);
@@ -134,7 +135,7 @@ async fn gate(State(inner): State<Arc<Inner>>, request: Request) -> Response {
     let what = format!("{} {}", request.method(), request.uri().path());
     let response = match inner.refusal(auth.as_deref()) {
         Some(refusal) => refusal,
-        None => inner.fetch(request.method(), request.uri().path()).await,
+        None => inner.fetch(request.method(), request.uri().path(), request.headers()).await,
     };
     inner.visits.lock().push(Visit { request: what, auth, status: response.status().as_u16() });
     response
@@ -157,11 +158,18 @@ impl Inner {
         }
     }
 
-    async fn fetch(&self, method: &Method, path: &str) -> Response {
+    async fn fetch(&self, method: &Method, path: &str, headers: &HeaderMap) -> Response {
         if method != Method::GET && method != Method::HEAD {
             return refuse(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "this registry is for pulls");
         }
-        match self.http.request(method.clone(), format!("http://{STORE}{path}")).send().await {
+        let mut forwarded = self.http.request(method.clone(), format!("http://{STORE}{path}"));
+        // A manifest is there only for those who accept its kind.
+        for name in [header::ACCEPT, header::RANGE] {
+            for value in headers.get_all(&name) {
+                forwarded = forwarded.header(&name, value);
+            }
+        }
+        match forwarded.send().await {
             Ok(answer) => {
                 let mut response = Response::new(Body::empty());
                 *response.status_mut() = answer.status();

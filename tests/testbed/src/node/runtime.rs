@@ -57,11 +57,14 @@ impl Runtime {
     pub fn alias(&self, host: &str, url: &str) -> Result<()> {
         let dir = self.certs_d.join(host);
         fs::create_dir_all(&dir)?;
-        Ok(fs::write(dir.join("hosts.toml"), format!("server = \"{url}\"\ncapabilities = [\"pull\", \"resolve\"]\n"))?)
+        // Without `server` a pull that is refused here would go on to the real host.
+        let alias = format!("server = \"{url}\"\n[host.\"{url}\"]\ncapabilities = [\"pull\", \"resolve\"]\n");
+        Ok(fs::write(dir.join("hosts.toml"), alias)?)
     }
 
     fn ctr(&self, arguments: &[&str]) -> Result<()> {
-        let output = Command::new(&self.ctr).args(["--address", SOCKET]).args(arguments).output().context("start ctr")?;
+        let output =
+            Command::new(&self.ctr).args(["--address", SOCKET]).args(arguments).output().context("start ctr")?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "ctr {}: {}", arguments.join(" "), said.trim());
         Ok(())
@@ -109,7 +112,8 @@ config_path = "{certs_d}"
 }
 
 fn network() -> String {
-    let ranges = serde_json::json!([[{ "subnet": "10.88.0.0/16", "rangeStart": "10.88.1.0", "gateway": ADDRESS.to_string() }]]);
+    let ranges =
+        serde_json::json!([[{ "subnet": "10.88.0.0/16", "rangeStart": "10.88.1.0", "gateway": ADDRESS.to_string() }]]);
     let bridge = serde_json::json!({
         "type": "bridge",
         "bridge": BRIDGE,
@@ -121,6 +125,7 @@ fn network() -> String {
 
 fn has_capability(number: u32) -> Result<bool> {
     let status = fs::read_to_string("/proc/self/status")?;
-    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:")).context("no CapEff in /proc/self/status")?;
+    let mask =
+        status.lines().find_map(|line| line.strip_prefix("CapEff:")).context("no CapEff in /proc/self/status")?;
     Ok(u64::from_str_radix(mask.trim(), 16)? & (1 << number) != 0)
 }

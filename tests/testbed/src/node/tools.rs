@@ -106,11 +106,16 @@ fn debian_packages(cache: &Path, say: impl Fn(&str)) -> Result<PathBuf> {
         // The lists of a new machine are empty or old.
         let _ = Command::new("apt-get").args(["update", "-q"]).output();
         download(archives.path()).map_err(|why| {
-            Unsupported(format!("a node needs Debian's packages {}, which are not to be had here: {why:#}", PACKAGES.join(", ")))
+            Unsupported(format!(
+                "a node needs Debian's packages {}, which are not to be had here: {why:#}",
+                PACKAGES.join(", ")
+            ))
         })?;
     }
     let partial = tempfile::tempdir_in(cache)?;
-    for archive in fs::read_dir(archives.path())?.flatten().filter(|file| file.path().extension().is_some_and(|e| e == "deb")) {
+    for archive in
+        fs::read_dir(archives.path())?.flatten().filter(|file| file.path().extension().is_some_and(|e| e == "deb"))
+    {
         let unpacked = Command::new("dpkg-deb").arg("-x").arg(archive.path()).arg(partial.path()).output()?;
         ensure!(unpacked.status.success(), "dpkg-deb: {}", String::from_utf8_lossy(&unpacked.stderr));
     }

@@ -1,0 +1,24 @@
+# syntax=docker/dockerfile:1
+# The operator's image for linux/amd64 and linux/arm64: docker buildx build --platform linux/amd64,linux/arm64 .
+# Each platform is compiled on itself (natively or under emulation), so nothing here knows an architecture.
+
+FROM rust:1.95-bookworm AS build
+ARG TARGETARCH
+# aws-lc-rs is compiled from C.
+RUN apt-get update && apt-get install -y --no-install-recommends cmake clang && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY Cargo.toml Cargo.lock ./
+COPY src src
+# The tests' workspace member is not built, but Cargo wants to see it.
+COPY tests/testbed tests/testbed
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target,id=target-$TARGETARCH \
+    cargo build --release --locked --package ecr-credential-operator && \
+    install -D target/release/ecr-credential-operator /out/ecr-credential-operator
+
+# The C library, the certificates of public authorities, and a user that is not root: nothing else.
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=build /out/ecr-credential-operator /usr/local/bin/ecr-credential-operator
+USER 65532:65532
+EXPOSE 8080
+ENTRYPOINT ["/usr/local/bin/ecr-credential-operator"]
+CMD ["run"]

@@ -1,0 +1,156 @@
+//! Alerts and dashboard: promtool's tests, a runbook for each alert, and no name that the operator does not serve.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use ecr_credential_operator::api::status::Reason;
+use serde_json::{Value, json};
+use testbed::bed::{Bed, Launch};
+
+use super::helm::{Helm, object, read, root};
+
+const ALERTS: &str = "charts/ecr-credential-operator/files/alerts.yaml";
+const DASHBOARD: &str = "charts/ecr-credential-operator/files/dashboard.json";
+
+fn alerts() -> Vec<Value> {
+    let rules: Value = serde_yaml_ng::from_str(&read(ALERTS)).unwrap();
+    rules["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
+}
+
+fn promtool(args: &[&str]) {
+    let folder = tempfolder();
+    for file in [ALERTS, "tests/chart/promtool/alerts_test.yaml"] {
+        let to = folder.join(file.rsplit('/').next().unwrap());
+        std::fs::copy(root().join(file), to).unwrap();
+    }
+    let output = Command::new("promtool").current_dir(&folder).args(args).output();
+    let output = output.expect("promtool is needed: apt-get install prometheus, or https://prometheus.io/download");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "promtool {args:?}:\n{out}{err}");
+}
+
+fn tempfolder() -> std::path::PathBuf {
+    let thread = format!("{:?}", std::thread::current().id()).replace(['(', ')'], "");
+    let folder = std::env::temp_dir().join(format!("promtool-{}-{thread}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+#[test]
+fn the_alerts_are_valid_rules() {
+    promtool(&["check", "rules", "alerts.yaml"]);
+}
+
+#[test]
+fn the_alerts_fire_when_they_should_and_not_before() {
+    promtool(&["test", "rules", "alerts_test.yaml"]);
+    let tests = read("tests/chart/promtool/alerts_test.yaml");
+    for alert in alerts() {
+        let name = alert["alert"].as_str().unwrap();
+        assert!(tests.contains(&format!("alertname: {name}\n")), "{name} is never seen to fire");
+    }
+}
+
+#[test]
+fn each_alert_has_its_runbook_and_each_runbook_its_alert() {
+    let names: BTreeSet<String> = alerts().iter().map(|a| a["alert"].as_str().unwrap().to_owned()).collect();
+    let overview = read("docs/runbooks/README.md");
+    for alert in alerts() {
+        let name = alert["alert"].as_str().unwrap();
+        let page = read(&format!("docs/runbooks/{name}.md"));
+        assert!(page.starts_with(&format!("# {name}\n")), "{name}.md has another title");
+        let row = format!("| [{name}]({name}.md) | {} |", alert["labels"]["severity"].as_str().unwrap());
+        assert!(overview.contains(&row), "the overview has no row {row}");
+    }
+    for entry in std::fs::read_dir(root().join("docs/runbooks")).unwrap() {
+        let name = entry.unwrap().file_name().to_string_lossy().replace(".md", "");
+        assert!(name == "README" || names.contains(&name), "docs/runbooks/{name}.md belongs to no alert");
+    }
+}
+
+#[test]
+fn the_reasons_of_the_runbooks_are_reasons_of_the_operator() {
+    let source = read("src/api/status.rs");
+    let known: BTreeSet<&str> =
+        source.split("Self::").filter_map(|part| part.split_once(" => \"")?.1.split('"').next()).collect();
+    assert!(known.contains(Reason::Throttled.as_str()) && known.len() > 20, "{known:?}");
+    for alert in alerts() {
+        let page = read(&format!("docs/runbooks/{}.md", alert["alert"].as_str().unwrap()));
+        for row in page.lines().filter(|line| line.starts_with("| `")) {
+            let cell = row.split('|').nth(1).unwrap();
+            for reason in cell.split('`').skip(1).step_by(2) {
+                assert!(known.contains(reason), "{reason} is no reason: {row}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_rule_that_the_chart_renders_has_every_alert_with_the_users_labels_and_the_runbook() {
+    let values = json!({ "prometheusRule": {
+        "enabled": true, "alertLabels": { "team": "platform", "severity": "page" }, "runbookUrl": "https://runbooks.example/",
+    } });
+    let objects = Helm::offline("v3").template("eco", "1.36.0", &values).unwrap();
+    let rendered = object(&objects, "PrometheusRule", "")["spec"]["groups"][0]["rules"].as_array().unwrap().clone();
+    let originals = alerts();
+    assert_eq!(rendered.len(), originals.len());
+    for (rendered, original) in rendered.iter().zip(&originals) {
+        for key in ["alert", "expr", "for"] {
+            assert_eq!(rendered[key], original[key]);
+        }
+        assert_eq!(rendered["labels"], json!({ "team": "platform", "severity": "page" }));
+        let url = format!("https://runbooks.example/{}.md", original["alert"].as_str().unwrap());
+        assert_eq!(rendered["annotations"]["runbook_url"], url);
+        assert_eq!(rendered["annotations"]["description"], original["annotations"]["description"]);
+    }
+}
+
+#[tokio::test]
+async fn every_metric_that_is_asked_for_is_served() {
+    let bed = Bed::new("metrics", super::CRD).await.unwrap();
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let operator = bed.operator(Launch::new(env!("CARGO_BIN_EXE_ecr-credential-operator"))).await.unwrap();
+    let spec = json!({ "registries": [{ "private": {} }, { "public": {} }], "namespaces": { "names": [a] } });
+    let name = bed.credential("x", spec).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    let (status, metrics) = operator.get("/metrics").await.unwrap();
+    assert_eq!(status, 200);
+    let samples = metrics.lines().filter(|line| !line.starts_with('#'));
+    let served: BTreeSet<&str> = samples.filter_map(|line| line.split(['{', ' ']).next()).collect();
+
+    let mut asked: BTreeSet<String> = BTreeSet::new();
+    let mut expressions: Vec<String> = alerts().iter().map(|a| a["expr"].as_str().unwrap().to_owned()).collect();
+    let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let targets = panel["targets"].as_array().unwrap();
+        assert!(!targets.is_empty(), "{} shows nothing", panel["title"]);
+        expressions.extend(targets.iter().map(|target| target["expr"].as_str().unwrap().to_owned()));
+    }
+    for expression in &expressions {
+        asked.extend(names_in(expression));
+    }
+    let unknown: Vec<&String> = asked.iter().filter(|name| !served.contains(name.as_str())).collect();
+    assert!(unknown.is_empty(), "{unknown:?} are not among {served:#?}");
+    let family = |name: &str| ["_bucket", "_count", "_sum"].iter().fold(name.to_owned(), |n, end| n.replace(end, ""));
+    let asked: BTreeSet<String> = asked.iter().map(|name| family(name)).collect();
+    let unused: BTreeSet<String> =
+        served.iter().map(|name| family(name)).filter(|name| !asked.contains(name)).collect();
+    assert!(unused.is_empty(), "nobody looks at {unused:?}");
+    // Words that the alerts select by, which must be there from the beginning.
+    for words in ["namespaces{state=\"failed\"}", "namespaces{state=\"pending\"}", "credentials{state=\"stalled\"}"] {
+        assert!(metrics.contains(&format!("ecr_credential_operator_{words} 0")), "{words} is not in {metrics}");
+    }
+    assert!(metrics.contains("aws_requests_total{service=\"ecr\",result=\"success\"} 1"), "{metrics}");
+    assert_eq!(Reason::Throttled.as_str(), "Throttled");
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+fn names_in(expression: &str) -> Vec<String> {
+    const PREFIX: &str = "ecr_credential_operator_";
+    let ends = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+    expression
+        .match_indices(PREFIX)
+        .map(|(at, _)| expression[at..].split(ends).next().unwrap_or_default().to_owned())
+        .collect()
+}

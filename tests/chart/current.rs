@@ -1,0 +1,125 @@
+//! Files that are made from others are current. `UPDATE=1 cargo test --test chart current` makes them anew.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::helm::{Helm, chart, read, root};
+
+const CURE: &str = "is not current; run: UPDATE=1 cargo test --test chart current";
+
+/// Writes or compares a file.
+fn same(path: &str, wanted: &str) {
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(root().join(path), wanted).unwrap();
+    }
+    let found = std::fs::read_to_string(root().join(path)).unwrap_or_default();
+    assert!(found == wanted, "{path} {CURE}");
+}
+
+#[test]
+fn the_chart_has_the_bytes_of_the_crd() {
+    same("charts/ecr-credential-operator/files/ecrcredentials.pullsecrets.dev.yaml", super::CRD);
+}
+
+#[test]
+fn the_version_of_the_chart_is_that_of_the_crate() {
+    let chart: Value = serde_yaml_ng::from_str(&read("charts/ecr-credential-operator/Chart.yaml")).unwrap();
+    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
+    let images = chart["annotations"]["artifacthub.io/images"].as_str().unwrap();
+    assert!(images.contains(&format!("ecr-credential-operator:{}\n", env!("CARGO_PKG_VERSION"))), "{images}");
+    let examples = chart["annotations"]["artifacthub.io/crdsExamples"].as_str().unwrap();
+    assert!(serde_yaml_ng::from_str::<Value>(examples).unwrap().is_array());
+}
+
+#[test]
+fn the_table_of_values_is_in_the_readme() {
+    const README: &str = "charts/ecr-credential-operator/README.md";
+    const BEGIN: &str = "<!-- The table is made from values.yaml: UPDATE=1 cargo test --test chart current -->\n";
+    const END: &str = "<!-- The end of the table. -->";
+    let readme = read(README);
+    let (before, rest) = readme.split_once(BEGIN).expect("the README has a place for the table");
+    let (_, after) = rest.split_once(END).expect("the README has an end of the table");
+    let table = table(&read("charts/ecr-credential-operator/values.yaml"));
+    same(README, &format!("{before}{BEGIN}\n{table}\n{END}{after}"));
+}
+
+/// One row for each `# -- text` of values.yaml, with the default of the key under it.
+fn table(text: &str) -> String {
+    let values: Value = serde_yaml_ng::from_str(text).unwrap();
+    let mut rows = vec!["| value | default | what it does |".to_owned(), "|---|---|---|".to_owned()];
+    let (mut parents, mut comment): (Vec<String>, Option<String>) = (vec![], None);
+    for line in text.lines() {
+        let indent = (line.len() - line.trim_start().len()) / 2;
+        let line = line.trim();
+        if let Some(text) = line.strip_prefix("# -- ") {
+            comment = Some(text.to_owned());
+        } else if let (Some(so_far), Some(more)) = (&mut comment, line.strip_prefix("# ")) {
+            so_far.push_str(&format!(" {more}"));
+        } else if let Some((key, _)) = line.split_once(':').filter(|_| !line.starts_with(['#', '-'])) {
+            parents.truncate(indent);
+            parents.push(key.to_owned());
+            if let Some(text) = comment.take() {
+                let pointer = format!("/{}", parents.join("/"));
+                let default = values.pointer(&pointer).unwrap_or_else(|| panic!("values.yaml has no {pointer}"));
+                let default = serde_json::to_string(default).unwrap().replace('|', "\\|");
+                rows.push(format!("| `{}` | `{default}` | {} |", parents.join("."), text.replace('|', "\\|")));
+            }
+        }
+    }
+    assert!(rows.len() > 50, "only {} rows", rows.len());
+    rows.join("\n") + "\n"
+}
+
+#[test]
+fn the_kustomize_base_is_what_the_chart_renders() {
+    let helm = Helm::offline("v3");
+    // The marks that helm sets on what it manages would be untrue here.
+    let values = helm.values(&serde_json::json!({ "crds": { "keep": false } }));
+    let text = helm
+        .run(&[
+            "template",
+            "ecr-credential-operator",
+            &chart().to_string_lossy(),
+            "--namespace",
+            "ecr-credential-operator",
+            "--skip-tests",
+            "--kube-version",
+            "1.36.0",
+            "--values",
+            &values.to_string_lossy(),
+        ])
+        .unwrap();
+    let mut files: BTreeMap<String, String> = BTreeMap::new();
+    for part in text.split("---\n# Source: ").skip(1) {
+        let (source, body) = part.split_once('\n').unwrap();
+        let name = Path::new(source).file_name().unwrap().to_string_lossy().into_owned();
+        let foreign = |line: &str| {
+            line.trim_start().starts_with("helm.sh/chart:") || line.trim() == "app.kubernetes.io/managed-by: Helm"
+        };
+        let kept: Vec<&str> = body.lines().filter(|line| !foreign(line) && *line != "---").collect();
+        let file = files.entry(name).or_default();
+        if !file.is_empty() {
+            file.push_str("---\n");
+        }
+        file.push_str(kept.join("\n").trim());
+        file.push('\n');
+    }
+    assert!(files.len() >= 6, "{:?}", files.keys());
+    let mut kustomization =
+        "# Made from the chart by `UPDATE=1 cargo test --test chart current`, the namespace excepted.\n\
+        apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n  - namespace.yaml\n"
+            .to_owned();
+    for (name, text) in &files {
+        same(&format!("deploy/base/{name}"), text);
+        kustomization.push_str(&format!("  - {name}\n"));
+    }
+    same("deploy/base/kustomization.yaml", &kustomization);
+    let known = |name: &str| files.contains_key(name) || ["kustomization.yaml", "namespace.yaml"].contains(&name);
+    for entry in std::fs::read_dir(root().join("deploy/base")).unwrap() {
+        let name = entry.unwrap().file_name().to_string_lossy().into_owned();
+        assert!(known(&name), "deploy/base/{name} is made from nothing: delete it");
+    }
+}

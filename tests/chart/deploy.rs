@@ -1,0 +1,116 @@
+//! What is in `deploy/`: samples, kustomize, IAM.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use ecr_credential_operator::api::EcrCredentialSpec;
+use ecr_credential_operator::api::registry::Region;
+use ecr_credential_operator::plan::{Limits, plan};
+use serde_json::{Value, json};
+use testbed::control_plane::shared;
+
+use super::helm::{apply, documents, namespace, object, read, root};
+
+fn files(folder: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(root().join(folder)).unwrap();
+    let mut files: Vec<String> =
+        entries.map(|entry| format!("{folder}/{}", entry.unwrap().file_name().to_string_lossy())).collect();
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn every_sample_is_accepted_and_can_be_done() {
+    let plane = shared().await.unwrap();
+    plane.install(&[serde_yaml_ng::from_str(super::CRD).unwrap()]).await.unwrap();
+    let client = plane.admin_client().unwrap();
+    let samples = files("deploy/samples");
+    assert!(samples.len() >= 6);
+    let limits = Limits { region: Some(Region::parse("eu-west-1").unwrap()), secret_names: None, namespaces: None };
+    let mut names = BTreeSet::new();
+    for file in samples {
+        for sample in documents(&read(&file)) {
+            let stored = apply(&client, &sample, true).await.unwrap_or_else(|why| panic!("{file}: {why}"));
+            let spec: EcrCredentialSpec = serde_json::from_value(stored["spec"].clone()).unwrap();
+            plan(&spec, &limits).unwrap_or_else(|halt| panic!("{file}: {}", halt.message));
+            assert!(names.insert(sample["metadata"]["name"].to_string()), "{file}: another sample has this name");
+        }
+    }
+}
+
+#[tokio::test]
+async fn kustomize_builds_the_base_and_each_overlay_and_the_api_server_accepts_them() {
+    let plane = shared().await.unwrap();
+    plane.install(&[serde_yaml_ng::from_str(super::CRD).unwrap()]).await.unwrap();
+    let client = plane.admin_client().unwrap();
+    namespace(&client, "ecr-credential-operator").await;
+    for (folder, region, annotations) in [
+        ("deploy", None, Value::Null),
+        (
+            "deploy/overlays/irsa",
+            Some("eu-west-1"),
+            json!({ "eks.amazonaws.com/role-arn": "arn:aws:iam::111122223333:role/ecr-pull" }),
+        ),
+        ("deploy/overlays/pod-identity", Some("eu-west-1"), Value::Null),
+    ] {
+        let output = Command::new("kubectl").args(["kustomize"]).arg(root().join(folder)).output();
+        let output = output.expect("kubectl is needed: install it from https://kubernetes.io/docs/tasks/tools/");
+        assert!(output.status.success(), "{folder}: {}", String::from_utf8_lossy(&output.stderr));
+        let objects = documents(&String::from_utf8(output.stdout).unwrap());
+        for object in &objects {
+            apply(&client, object, true).await.unwrap_or_else(|why| panic!("{folder}: {why}"));
+        }
+        let env = &object(&objects, "Deployment", "")["spec"]["template"]["spec"]["containers"][0]["env"];
+        let found = env.as_array().unwrap().iter().find(|entry| entry["name"] == "AWS_REGION");
+        assert_eq!(found.map(|entry| &entry["value"]), region.map(|r| json!(r)).as_ref());
+        assert_eq!(object(&objects, "ServiceAccount", "")["metadata"]["annotations"], annotations);
+    }
+}
+
+#[test]
+fn the_iam_policies_allow_what_a_login_and_a_pull_need_and_nothing_else() {
+    let private = [
+        "ecr:BatchCheckLayerAvailability",
+        "ecr:BatchGetImage",
+        "ecr:GetAuthorizationToken",
+        "ecr:GetDownloadUrlForLayer",
+    ];
+    let public = ["ecr-public:GetAuthorizationToken", "sts:GetServiceBearerToken"];
+    for (file, expected) in [
+        ("policy-private", private.to_vec()),
+        ("policy-public", public.to_vec()),
+        ("policy-both", [&private[..], &public[..]].concat()),
+    ] {
+        let policy: Value = serde_json::from_str(&read(&format!("deploy/iam/{file}.json"))).unwrap();
+        let mut actions = BTreeSet::new();
+        for statement in policy["Statement"].as_array().unwrap() {
+            assert_eq!(statement["Effect"], "Allow");
+            let of_this: Vec<&str> = match &statement["Action"] {
+                Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
+                one => one.as_str().into_iter().collect(),
+            };
+            // AWS knows no resources for these.
+            let login = of_this.iter().any(|action| action.contains(":Get") && !action.contains("DownloadUrl"));
+            assert_eq!(statement["Resource"] == "*", login, "{file}: {statement}");
+            actions.extend(of_this);
+        }
+        assert_eq!(actions, expected.into_iter().collect(), "{file}");
+    }
+}
+
+#[test]
+fn the_trust_policies_name_one_service_account() {
+    let account = "ecr-credential-operator";
+    let irsa: Value = serde_json::from_str(&read("deploy/iam/trust-irsa.json")).unwrap();
+    let statement = &irsa["Statement"][0];
+    assert_eq!(statement["Action"], "sts:AssumeRoleWithWebIdentity");
+    let provider = statement["Principal"]["Federated"].as_str().unwrap().split_once("oidc-provider/").unwrap().1;
+    let conditions = &statement["Condition"]["StringEquals"];
+    assert_eq!(conditions[format!("{provider}:aud")], "sts.amazonaws.com");
+    assert_eq!(conditions[format!("{provider}:sub")], format!("system:serviceaccount:{account}:{account}"));
+    let pods: Value = serde_json::from_str(&read("deploy/iam/trust-pod-identity.json")).unwrap();
+    let statement = &pods["Statement"][0];
+    assert_eq!(statement["Principal"], json!({ "Service": "pods.eks.amazonaws.com" }));
+    assert_eq!(statement["Action"], json!(["sts:AssumeRole", "sts:TagSession"]));
+    assert_eq!(statement["Condition"]["StringEquals"]["aws:RequestTag/kubernetes-service-account"], account);
+}

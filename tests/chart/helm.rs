@@ -1,0 +1,158 @@
+//! The real helm, and the API server's opinion of what it renders.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use kube::api::{Api, PostParams};
+use kube::{Client, Error};
+use serde_json::{Value, json};
+use testbed::control_plane::ControlPlane;
+
+/// The root of the project.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+/// The chart's folder.
+pub(crate) fn chart() -> PathBuf {
+    root().join("charts/ecr-credential-operator")
+}
+
+/// The text of a file of the project.
+pub(crate) fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// What `tests/helm/get.sh` gives.
+pub(crate) fn get(what: &str) -> PathBuf {
+    let output = Command::new("sh").arg(root().join("tests/helm/get.sh")).arg(what).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+}
+
+/// A helm of one major version, with or without a cluster.
+#[derive(Clone)]
+pub(crate) struct Helm {
+    program: PathBuf,
+    kubeconfig: PathBuf,
+    home: PathBuf,
+}
+
+impl Helm {
+    /// Helm without a cluster.
+    pub(crate) fn offline(version: &str) -> Self {
+        let home = std::env::temp_dir().join(format!("helm-{version}-{}", std::process::id()));
+        Self { program: get(version), kubeconfig: PathBuf::from("/nonexistent"), home }
+    }
+
+    /// Helm as the administrator of a cluster.
+    pub(crate) fn on(plane: &ControlPlane, version: &str) -> Self {
+        Self {
+            kubeconfig: plane.admin_kubeconfig(),
+            home: plane.dir().join(format!("helm-{version}")),
+            ..Self::offline(version)
+        }
+    }
+
+    /// Runs it; the error is what it says.
+    pub(crate) fn run(&self, args: &[&str]) -> Result<String, String> {
+        let output = Command::new(&self.program)
+            .args(args)
+            .env("KUBECONFIG", &self.kubeconfig)
+            // Its caches too belong to one control plane: addresses are used again.
+            .env("HOME", &self.home)
+            .env("HELM_CACHE_HOME", &self.home)
+            .env("HELM_CONFIG_HOME", &self.home)
+            .env("HELM_DATA_HOME", &self.home)
+            .output()
+            .unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if output.status.success() { Ok(out.into_owned()) } else { Err(format!("helm {args:?}: {out}{err}")) }
+    }
+
+    /// Renders the chart for a namespace and a Kubernetes version.
+    pub(crate) fn template(&self, namespace: &str, kubernetes: &str, values: &Value) -> Result<Vec<Value>, String> {
+        let file = self.values(values);
+        let chart = chart();
+        let text = self.run(&[
+            "template",
+            "ecr-credential-operator",
+            &chart.to_string_lossy(),
+            "--namespace",
+            namespace,
+            "--kube-version",
+            kubernetes,
+            "--values",
+            &file.to_string_lossy(),
+        ])?;
+        Ok(documents(&text))
+    }
+
+    /// Writes values into a file of their own.
+    pub(crate) fn values(&self, values: &Value) -> PathBuf {
+        std::fs::create_dir_all(&self.home).unwrap();
+        let file = tempfile_in(&self.home);
+        std::fs::write(&file, serde_json::to_vec(values).unwrap()).unwrap();
+        file
+    }
+}
+
+fn tempfile_in(folder: &Path) -> PathBuf {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    folder.join(format!("values-{}.json", COUNTER.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// The documents of a YAML text, without empty ones.
+pub(crate) fn documents(text: &str) -> Vec<Value> {
+    use serde::Deserialize;
+    serde_yaml_ng::Deserializer::from_str(text)
+        .map(|document| Value::deserialize(document).unwrap())
+        .filter(|document| !document.is_null())
+        .collect()
+}
+
+/// The one object of a kind and, if given, a name.
+pub(crate) fn object<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let mut found = objects.iter().filter(|o| o["kind"] == kind && (name.is_empty() || o["metadata"]["name"] == name));
+    let first = found.next().unwrap_or_else(|| panic!("there is no {kind} {name}"));
+    assert!(found.next().is_none(), "there is more than one {kind} {name}");
+    first
+}
+
+/// Applies an object, for good or only to hear what the API server says; unknown fields are errors.
+pub(crate) async fn apply(client: &Client, object: &Value, dry_run: bool) -> Result<Value, String> {
+    let (kind, version) = (object["kind"].as_str().unwrap(), object["apiVersion"].as_str().unwrap());
+    let group = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
+    let plural = match kind {
+        "NetworkPolicy" => "networkpolicies".to_owned(),
+        "ValidatingAdmissionPolicy" => "validatingadmissionpolicies".to_owned(),
+        kind => format!("{}s", kind.to_lowercase()),
+    };
+    let namespace = object["metadata"]["namespace"].as_str().map_or(String::new(), |n| format!("/namespaces/{n}"));
+    let name = object["metadata"]["name"].as_str().unwrap();
+    let dry_run = if dry_run { "&dryRun=All" } else { "" };
+    let uri = format!(
+        "{group}{namespace}/{plural}/{name}?fieldManager=chart-test&force=true&fieldValidation=Strict{dry_run}"
+    );
+    let request = http::Request::patch(uri).header("Content-Type", "application/apply-patch+yaml");
+    let answer = client.request::<Value>(request.body(serde_json::to_vec(object).unwrap()).unwrap()).await;
+    answer.map_err(|error| match error {
+        Error::Api(status) => format!("{kind} {name}: {}", status.message),
+        other => format!("{kind} {name}: {other}"),
+    })
+}
+
+/// Creates a namespace with the Restricted Pod Security Standard, and waits until pods can be made in it.
+pub(crate) async fn namespace(client: &Client, name: &str) {
+    let labels = json!({ "pod-security.kubernetes.io/enforce": "restricted" });
+    let namespace: Namespace =
+        serde_json::from_value(json!({ "metadata": { "name": name, "labels": labels } })).unwrap();
+    let created = Api::all(client.clone()).create(&PostParams::default(), &namespace).await;
+    assert!(created.is_ok() || matches!(&created, Err(Error::Api(s)) if s.is_already_exists()), "{created:?}");
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), name);
+    let there = |account: Option<&ServiceAccount>| account.is_some();
+    let waiting = kube::runtime::wait::await_condition(accounts, "default", there);
+    tokio::time::timeout(testbed::bed::PATIENCE, waiting).await.expect("a ServiceAccount default").unwrap();
+}

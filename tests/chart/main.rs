@@ -1,0 +1,14 @@
+//! The chart with the real helm on a real API server, and all that is made from it or belongs to it.
+
+mod alerts;
+mod current;
+mod deploy;
+mod helm;
+mod lifecycle;
+mod modes;
+mod operator;
+mod policy;
+mod values;
+
+/// The CRD as it is shipped.
+const CRD: &str = include_str!("../../crds/ecrcredentials.pullsecrets.dev.yaml");

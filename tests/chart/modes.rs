@@ -1,0 +1,227 @@
+//! Every way to install the chart: all that is rendered is accepted by the API server, and says what it should.
+
+use serde_json::{Value, json};
+use testbed::control_plane::{ControlPlane, shared};
+
+use super::helm::{Helm, apply, documents, get, namespace, object};
+
+const NEWEST: &str = "1.36.0";
+
+async fn plane() -> &'static ControlPlane {
+    let plane = shared().await.unwrap();
+    plane.install(&[serde_yaml_ng::from_str(super::CRD).unwrap()]).await.unwrap();
+    plane
+}
+
+/// Each mode: its values, and what kinds it renders besides the usual ones.
+fn modes() -> Vec<(&'static str, Value)> {
+    vec![
+        ("default", json!({})),
+        ("listed", json!({ "namespaces": ["chart-listed-a", "chart-listed-b"], "secretNames": ["one", "two.three"] })),
+        ("all-names", json!({ "allSecretNames": true })),
+        ("all-names-listed", json!({ "allSecretNames": true, "namespaces": ["chart-listed-a"] })),
+        (
+            "bare",
+            json!({
+                "crds": { "enabled": false }, "rbac": { "create": false }, "serviceAccount": { "create": false, "name": "mine" },
+                "podDisruptionBudget": { "enabled": false }, "validatingAdmissionPolicy": { "enabled": false },
+                "nodeSelector": null, "resources": null, "replicaCount": 1,
+            }),
+        ),
+        ("everything", everything()),
+    ]
+}
+
+fn everything() -> Value {
+    json!({
+        "replicaCount": 3,
+        "image": { "repository": "registry.example/eco", "tag": "ignored", "digest": format!("sha256:{}", "a".repeat(64)), "pullPolicy": "Always" },
+        "imagePullSecrets": [{ "name": "own-pull-secret" }],
+        "nameOverride": "eco", "fullnameOverride": "my-eco",
+        "commonLabels": { "team": "platform" },
+        "serviceAccount": { "annotations": { "eks.amazonaws.com/role-arn": "arn:aws:iam::111122223333:role/ecr-pull" } },
+        "aws": { "region": "us-gov-west-1" },
+        "credentials": [
+            { "name": "a", "labels": { "x": "y" }, "annotations": { "note": "z" },
+              "spec": { "registries": [{ "private": {} }], "namespaces": { "names": ["*"] } } },
+            { "name": "b", "spec": { "registries": [{ "public": {} }], "namespaces": { "names": ["b"] }, "secret": { "name": "b" } } },
+        ],
+        "crds": { "keep": false },
+        "validatingAdmissionPolicy": { "allowAdopt": true },
+        "logging": { "level": "info,ecr_credential_operator=debug", "format": "text" },
+        "tolerations": [{ "key": "k", "operator": "Exists", "effect": "NoSchedule" }],
+        "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [
+            { "matchExpressions": [{ "key": "kubernetes.io/arch", "operator": "In", "values": ["arm64"] }] },
+        ] } } },
+        "topologySpreadConstraints": [{ "maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": { "matchLabels": { "app.kubernetes.io/name": "eco" } } }],
+        "priorityClassName": "system-cluster-critical",
+        "deploymentAnnotations": { "a": "b" }, "podAnnotations": { "c": "d" }, "podLabels": { "e": "f" },
+        "extraEnv": [{ "name": "HTTPS_PROXY", "value": "http://proxy.example:3128" }],
+        "extraVolumes": [{ "name": "ca", "configMap": { "name": "ca" } }],
+        "extraVolumeMounts": [{ "name": "ca", "mountPath": "/etc/ssl/extra", "readOnly": true }],
+        "extraArgs": ["--concurrency=64"],
+        "podDisruptionBudget": { "minAvailable": "50%" },
+        "networkPolicy": { "enabled": true, "metricsFrom": [{ "namespaceSelector": { "matchLabels": { "m": "n" } } }],
+            "apiServerPorts": [6443, 8443], "extraEgress": [{ "to": [{ "ipBlock": { "cidr": "10.0.0.0/8" } }] }] },
+        "service": { "annotations": { "g": "h" }, "port": 9090 },
+        "serviceMonitor": { "enabled": true, "labels": { "release": "prometheus" }, "annotations": { "i": "j" }, "interval": "30s", "scrapeTimeout": "10s",
+            "relabelings": [{ "action": "labeldrop", "regex": "x" }], "metricRelabelings": [{ "action": "labeldrop", "regex": "y" }] },
+        "prometheusRule": { "enabled": true, "labels": { "release": "prometheus" }, "annotations": { "k": "l" }, "alertLabels": { "severity": "page", "team": "platform" },
+            "runbookUrl": "https://runbooks.example/" },
+        "grafanaDashboard": { "enabled": true, "annotations": { "folder": "AWS" } },
+        "test": { "image": { "repository": "registry.example/busybox", "tag": "1" } },
+    })
+}
+
+#[tokio::test]
+async fn everything_that_is_rendered_in_each_mode_is_accepted_by_the_api_server() {
+    let plane = plane().await;
+    let client = plane.admin_client().unwrap();
+    let crds = get("prometheus-crds");
+    for kind in ["servicemonitors", "prometheusrules"] {
+        let text = std::fs::read_to_string(crds.join(format!("monitoring.coreos.com_{kind}.yaml"))).unwrap();
+        plane.install(&[serde_yaml_ng::from_str(&text).unwrap()]).await.unwrap();
+    }
+    for name in ["chart-modes", "chart-listed-a", "chart-listed-b"] {
+        namespace(&client, name).await;
+    }
+    let mut refused = vec![];
+    for version in ["v3", "v4"] {
+        let helm = Helm::offline(version);
+        for (mode, values) in modes() {
+            let objects = helm.template("chart-modes", NEWEST, &values).unwrap();
+            for object in &objects {
+                if let Err(why) = apply(&client, object, true).await {
+                    refused.push(format!("{version} {mode}: {why}"));
+                }
+            }
+            let mut pod = object(&objects, "Deployment", "")["spec"]["template"].clone();
+            pod["apiVersion"] = json!("v1");
+            pod["kind"] = json!("Pod");
+            pod["metadata"]["namespace"] = json!("chart-modes");
+            pod["metadata"]["name"] = json!("operator");
+            // The pod as such: its ServiceAccount is not there in a dry run.
+            pod["spec"]["serviceAccountName"] = json!("default");
+            if let Err(why) = apply(&client, &pod, true).await {
+                refused.push(format!("{version} {mode}: the pod under the Restricted standard: {why}"));
+            }
+        }
+    }
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
+}
+
+#[test]
+fn both_helms_find_nothing_to_complain_of() {
+    for version in ["v3", "v4"] {
+        for (mode, values) in modes() {
+            let helm = Helm::offline(version);
+            let file = helm.values(&values);
+            let (chart, file) = (super::helm::chart(), file.to_string_lossy().into_owned());
+            helm.run(&["lint", "--strict", "--kube-version", NEWEST, "--values", &file, &chart.to_string_lossy()])
+                .unwrap_or_else(|why| panic!("{version} {mode}: {why}"));
+        }
+    }
+}
+
+fn render(values: Value) -> Vec<Value> {
+    Helm::offline("v3").template("eco", NEWEST, &values).unwrap()
+}
+
+fn rules<'a>(objects: &'a [Value], kind: &str, resource: &str) -> Vec<(&'a Value, &'a Value)> {
+    let of_kind = objects.iter().filter(|o| o["kind"] == kind);
+    of_kind
+        .flat_map(|o| o["rules"].as_array().into_iter().flatten().map(move |rule| (o, rule)))
+        .filter(|(_, rule)| rule["resources"].as_array().is_some_and(|all| all.iter().any(|r| r == resource)))
+        .collect()
+}
+
+fn args(objects: &[Value]) -> Vec<String> {
+    let args = &object(objects, "Deployment", "")["spec"]["template"]["spec"]["containers"][0]["args"];
+    serde_json::from_value(args.clone()).unwrap()
+}
+
+#[test]
+fn rights_on_secrets_are_by_name_unless_all_names_are_asked_for() {
+    let default = render(json!({}));
+    let found = rules(&default, "ClusterRole", "secrets");
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].1["resourceNames"], json!(["ecr-pull-secret"]));
+    assert!(args(&default).contains(&"--secret-name=ecr-pull-secret".to_owned()));
+    let all = render(json!({ "allSecretNames": true }));
+    assert_eq!(rules(&all, "ClusterRole", "secrets")[0].1.get("resourceNames"), None);
+    assert!(args(&all).contains(&"--all-secret-names".to_owned()));
+    assert!(!args(&all).iter().any(|arg| arg.starts_with("--secret-name")));
+}
+
+#[test]
+fn listed_namespaces_mean_roles_there_and_no_right_on_secrets_elsewhere() {
+    let listed = render(json!({ "namespaces": ["a", "b"] }));
+    assert_eq!(rules(&listed, "ClusterRole", "secrets"), []);
+    let found = rules(&listed, "Role", "secrets");
+    assert_eq!(
+        found.iter().map(|(role, _)| &role["metadata"]["namespace"]).collect::<Vec<_>>(),
+        [&json!("a"), &json!("b")]
+    );
+    assert!(found.iter().all(|(_, rule)| rule["resourceNames"] == json!(["ecr-pull-secret"])));
+    let bound: Vec<_> =
+        listed.iter().filter(|o| o["kind"] == "RoleBinding").map(|o| &o["metadata"]["namespace"]).collect();
+    assert_eq!(bound, [&json!("a"), &json!("b"), &json!("eco")]);
+    assert!(["--namespace=a", "--namespace=b"].iter().all(|flag| args(&listed).contains(&(*flag).to_owned())));
+}
+
+#[test]
+fn the_policy_is_left_out_where_the_cluster_has_none() {
+    let helm = Helm::offline("v3");
+    for (kubernetes, expected) in [("1.29.4", 0), ("1.30.0", 2), ("1.31.1-eks-abcdef", 2)] {
+        let objects = helm.template("eco", kubernetes, &json!({})).unwrap();
+        let policies = objects.iter().filter(|o| o["kind"].as_str().unwrap().starts_with("ValidatingAdmissionPolicy"));
+        assert_eq!(policies.count(), expected, "{kubernetes}");
+    }
+    let error = helm.template("eco", "1.28.0", &json!({})).unwrap_err();
+    assert!(error.contains("requires kubeVersion"), "{error}");
+}
+
+#[test]
+fn two_releases_in_two_namespaces_share_no_object() {
+    let helm = Helm::offline("v3");
+    let names = |namespace: &str| {
+        let objects = helm.template(namespace, NEWEST, &json!({ "crds": { "enabled": false } })).unwrap();
+        let cluster_wide = objects.into_iter().filter(|o| o["metadata"].get("namespace").is_none());
+        cluster_wide
+            .map(|o| format!("{} {}", o["kind"], o["metadata"]["name"]))
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    let (one, other) = (names("one"), names("other"));
+    assert!(one.len() >= 6, "{one:?}");
+    assert!(one.is_disjoint(&other), "{:?}", one.intersection(&other).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_image_is_named_by_digest_tag_or_version() {
+    for (image, expected) in [
+        (json!({}), format!("ghcr.io/pullsecrets/ecr-credential-operator:{}", env!("CARGO_PKG_VERSION"))),
+        (json!({ "repository": "r.example/x", "tag": "v2" }), "r.example/x:v2".to_owned()),
+        (
+            json!({ "repository": "r.example/x", "tag": "v2", "digest": format!("sha256:{}", "0".repeat(64)) }),
+            format!("r.example/x@sha256:{}", "0".repeat(64)),
+        ),
+    ] {
+        let objects = render(json!({ "image": image }));
+        assert_eq!(object(&objects, "Deployment", "")["spec"]["template"]["spec"]["containers"][0]["image"], expected);
+    }
+}
+
+#[test]
+fn the_crd_is_the_one_at_the_root_and_is_kept_unless_told_otherwise() {
+    let at_the_root = &documents(super::CRD)[0];
+    for keep in [true, false] {
+        let objects = render(json!({ "crds": { "keep": keep } }));
+        let crd = object(&objects, "CustomResourceDefinition", "");
+        assert_eq!(crd["spec"], at_the_root["spec"]);
+        let policy = crd["metadata"]["annotations"]["helm.sh/resource-policy"].as_str();
+        assert_eq!(policy, keep.then_some("keep"));
+    }
+    let without = render(json!({ "crds": { "enabled": false } }));
+    assert!(!without.iter().any(|o| o["kind"] == "CustomResourceDefinition"));
+}

@@ -1,0 +1,223 @@
+//! The operator itself with the rights and flags of the chart, and under its policy.
+
+use std::collections::BTreeSet;
+
+use clap::{CommandFactory, Parser};
+use ecr_credential_operator::cli::{Cli, Command};
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+use testbed::bed::{Bed, Launch, PATIENCE, condition};
+use testbed::recorder::Invariant;
+
+use super::helm::{Helm, chart, object};
+
+const OWN: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
+
+/// A bed whose operator has no rights but those that the chart grants, with the policy in force.
+async fn installed(test: &str, values: Value) -> Bed {
+    let bed = Bed::new(test, super::CRD).await.unwrap();
+    let cluster: Api<ClusterRoleBinding> = Api::all(bed.client.clone());
+    cluster.delete(&bed.prefix, &DeleteParams::default()).await.unwrap();
+    let own: Api<RoleBinding> = Api::namespaced(bed.client.clone(), &bed.home);
+    own.delete("lease", &DeleteParams::default()).await.unwrap();
+    install(&bed, values);
+    policy_in_force(&bed).await;
+    bed
+}
+
+/// Installs or upgrades the chart in the bed's own namespace, for the bed's own ServiceAccount.
+fn install(bed: &Bed, mut values: Value) {
+    values["fullnameOverride"] = json!("ecr-credential-operator");
+    values["serviceAccount"] = json!({ "create": false, "name": "operator" });
+    values["crds"] = json!({ "enabled": false });
+    values["secretNames"] = json!([bed.secret]);
+    let helm = Helm::on(bed.plane, "v3");
+    let (chart, file) = (chart(), helm.values(&values));
+    let args = [
+        "upgrade",
+        "--install",
+        "eco",
+        &chart.to_string_lossy(),
+        "--namespace",
+        &bed.home,
+        "--values",
+        &file.to_string_lossy(),
+    ];
+    helm.run(&args).unwrap();
+}
+
+/// Waits until the API server has taken note of the policy: it tells no one when.
+async fn policy_in_force(bed: &Bed) {
+    let token = bed.plane.service_account_token(&bed.home, "operator", "", 3600).await.unwrap();
+    let probe = bed.namespace("probe", &[]).await.unwrap();
+    let secrets: Api<Secret> = Api::namespaced(bed.plane.client(&token).unwrap(), &probe);
+    let wrong = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": bed.secret }, "type": "Opaque" });
+    let params = PatchParams { dry_run: true, ..PatchParams::apply("probe") };
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match secrets.patch(&bed.secret, &params, &Patch::Apply(&wrong)).await {
+            Err(kube::Error::Api(status)) if status.message.contains("ValidatingAdmissionPolicy") => return,
+            // In the mode with listed namespaces this one is not among them, and the rights say no before the policy.
+            Err(kube::Error::Api(status)) if status.message.contains("cannot ") => return,
+            other => assert!(tokio::time::Instant::now() < deadline, "the policy is not in force: {other:?}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+fn launch() -> Launch {
+    Launch::new(env!("CARGO_BIN_EXE_ecr-credential-operator"))
+}
+
+#[tokio::test]
+async fn with_the_charts_rights_and_under_its_policy_it_does_all_that_it_should() {
+    let bed = installed("chart-works", json!({})).await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let b = bed.namespace("b", &[]).await.unwrap();
+    let operator = bed.operator(launch()).await.unwrap();
+    let spec = json!({ "registries": [{ "private": {} }, { "public": {} }], "namespaces": { "names": [a, b] } });
+    let name = bed.credential("x", spec).await.unwrap();
+    let first = bed.logins_until(&a, &[OWN, "public.ecr.aws"]).await.unwrap();
+    bed.ready(&name).await.unwrap();
+
+    // A key that somebody adds is taken out, although the policy lets the operator write but one.
+    let extra = Patch::Merge(json!({ "stringData": { "extra": "x" } }));
+    bed.secrets(&a).patch(&bed.secret, &PatchParams::default(), &extra).await.unwrap();
+    let is_clean = |s: Option<&Secret>| s.is_some_and(|s| s.data.as_ref().is_some_and(|data| data.len() == 1));
+    bed.secret_until(&a, "one key", is_clean).await.unwrap();
+
+    // An expiry that somebody writes is put right, although it seems to go back.
+    let far = Patch::Merge(
+        json!({ "metadata": { "annotations": { "pullsecrets.dev/expires-at": "2999-01-01T00:00:00Z" } } }),
+    );
+    bed.secrets(&a).patch(&bed.secret, &PatchParams::default(), &far).await.unwrap();
+    let expiry = |s: &Secret| s.annotations()["pullsecrets.dev/expires-at"].clone();
+    bed.secret_until(&a, "its expiry", |s| s.is_some_and(|s| expiry(s) == expiry(&first))).await.unwrap();
+
+    // A host more, a refresh, a namespace less, and the end.
+    let more = json!([{ "private": {} }, { "public": {} }, { "private": { "region": "us-east-1" } }]);
+    bed.change(&name, json!({ "spec": { "registries": more } })).await.unwrap();
+    let hosts = [OWN, "123456789012.dkr.ecr.us-east-1.amazonaws.com", "public.ecr.aws"];
+    let second = bed.logins_until(&a, &hosts).await.unwrap();
+    bed.logins_until(&b, &hosts).await.unwrap();
+    bed.change(&name, json!({ "metadata": { "annotations": { "pullsecrets.dev/refresh-requested-at": "1" } } }))
+        .await
+        .unwrap();
+    bed.secret_until(&a, "new passwords", |s| s.is_some_and(|s| s.data != second.data)).await.unwrap();
+    bed.change(&name, json!({ "spec": { "namespaces": { "names": [a] } } })).await.unwrap();
+    bed.secret_until(&b, "gone", |s| s.is_none()).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn with_listed_namespaces_it_needs_no_right_on_secrets_elsewhere() {
+    let bed = Bed::new("chart-listed", super::CRD).await.unwrap();
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let other = bed.namespace("other", &[]).await.unwrap();
+    let cluster: Api<ClusterRoleBinding> = Api::all(bed.client.clone());
+    cluster.delete(&bed.prefix, &DeleteParams::default()).await.unwrap();
+    install(&bed, json!({ "namespaces": [a] }));
+    let operator = bed.operator(launch().args(&["--namespace", &a])).await.unwrap();
+    let spec = json!({ "registries": [{ "private": {} }], "namespaces": { "names": [a] } });
+    let name = bed.credential("x", spec).await.unwrap();
+    bed.logins_until(&a, &[OWN]).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    assert!(bed.secret(&other).await.unwrap().is_none());
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn adopting_is_refused_by_the_policy_until_the_chart_allows_it() {
+    let bed = installed("chart-adopt", json!({})).await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let foreign = json!({
+        "metadata": { "name": bed.secret }, "type": "kubernetes.io/dockerconfigjson", "stringData": { ".dockerconfigjson": "{}" },
+    });
+    bed.secrets(&a).create(&PostParams::default(), &serde_json::from_value(foreign).unwrap()).await.unwrap();
+    let operator = bed.operator(launch()).await.unwrap();
+    let spec = json!({
+        "registries": [{ "private": {} }], "namespaces": { "names": [a] }, "secret": { "name": bed.secret, "conflictPolicy": "Adopt" },
+    });
+    let name = bed.credential("x", spec).await.unwrap();
+    let status = bed.condition_until(&name, "Ready", "False", "NamespacesFailed").await.unwrap();
+    let failure = &status.data["status"]["failures"][0];
+    assert_eq!(failure["reason"], "AdmissionRefused", "{failure}");
+    let message = failure["message"].as_str().unwrap();
+    assert!(message.contains("validatingAdmissionPolicy.allowAdopt"), "{message}");
+    assert!(condition(&status, "Stalled").is_some_and(|c| c["status"] == "False"));
+
+    bed.recorder.allow(Invariant::I2Foreign, format!("{a}/{}", bed.secret));
+    install(&bed, json!({ "validatingAdmissionPolicy": { "allowAdopt": true } }));
+    bed.logins_until(&a, &[OWN]).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_charts_rights_are_those_that_the_suite_runs_under() {
+    let bed = installed("chart-rights", json!({})).await;
+    let roles: Api<ClusterRole> = Api::all(bed.client.clone());
+    let suites = roles.get(&bed.prefix).await.unwrap();
+    let charts = roles.get(&format!("{}-ecr-credential-operator", bed.home)).await.unwrap();
+    assert_eq!(normal(&charts.rules), normal(&suites.rules));
+    let roles: Api<Role> = Api::namespaced(bed.client.clone(), &bed.home);
+    let suites = roles.get("lease").await.unwrap();
+    let charts = roles.get("ecr-credential-operator-lease").await.unwrap();
+    assert_eq!(normal(&charts.rules), normal(&suites.rules));
+    bed.finish().await.unwrap();
+}
+
+/// Rules without the order in which they are written.
+fn normal(rules: &impl serde::Serialize) -> BTreeSet<String> {
+    let rules = serde_json::to_value(rules).unwrap();
+    let sort = |rule: &Value| {
+        let mut rule = rule.clone();
+        for list in rule.as_object_mut().unwrap().values_mut() {
+            list.as_array_mut().unwrap().sort_by_key(Value::to_string);
+        }
+        rule.to_string()
+    };
+    rules.as_array().unwrap().iter().map(sort).collect()
+}
+
+#[test]
+fn the_flags_and_variables_of_the_deployment_are_the_binarys() {
+    let values = json!({
+        "namespaces": ["a", "b"], "secretNames": ["one", "two"], "fullnameOverride": "mine", "aws": { "region": "eu-west-1" },
+        "logging": { "level": "info,ecr_credential_operator=debug", "format": "text" }, "extraArgs": ["--concurrency=64"],
+    });
+    let objects = Helm::offline("v3").template("eco", "1.36.0", &values).unwrap();
+    let container = &object(&objects, "Deployment", "")["spec"]["template"]["spec"]["containers"][0];
+    let args: Vec<String> = serde_json::from_value(container["args"].clone()).unwrap();
+    let Command::Run(run) = Cli::try_parse_from(std::iter::once("x".to_owned()).chain(args)).unwrap().command else {
+        panic!("it does not run")
+    };
+    assert_eq!(run.namespaces, ["a", "b"]);
+    assert_eq!(run.secret_names, ["one", "two"]);
+    assert_eq!(run.lease_name, "mine");
+    assert_eq!(run.log, "info,ecr_credential_operator=debug");
+    assert_eq!(run.concurrency, 64);
+    assert!(!run.all_secret_names && !run.no_leader_election);
+    assert_eq!(run.http_address.port(), 8080);
+
+    let cli = Cli::command();
+    let run = cli.find_subcommand("run").unwrap();
+    let known: BTreeSet<&str> = run.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
+    for variable in container["env"].as_array().unwrap() {
+        let name = variable["name"].as_str().unwrap();
+        assert!(known.contains(name), "{name} is no variable of the binary: {known:?}");
+    }
+    let pod = &object(&objects, "Deployment", "")["spec"]["template"]["spec"];
+    let grace = std::time::Duration::from_secs(pod["terminationGracePeriodSeconds"].as_u64().unwrap());
+    let default =
+        run.get_arguments().find(|arg| arg.get_id() == "grace_period").unwrap().get_default_values()[0].clone();
+    assert_eq!(default, "20s");
+    assert!(grace > std::time::Duration::from_secs(20 + 5), "the process must end before it is killed");
+}

@@ -1,0 +1,82 @@
+//! values.yaml, its schema and its table in the README agree, and a wrong value is an error that says where.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::helm::{Helm, read};
+
+const VALUES: &str = "charts/ecr-credential-operator/values.yaml";
+const SCHEMA: &str = "charts/ecr-credential-operator/values.schema.json";
+
+#[test]
+fn a_wrong_value_is_refused_with_its_place() {
+    let (three, four) = (Helm::offline("v3"), Helm::offline("v4"));
+    for (values, says) in [
+        (json!({ "replicaCounts": 3 }), vec!["replicaCounts"]),
+        (json!({ "image": { "tags": "x" } }), vec!["image", "tags"]),
+        (json!({ "serviceAccount": { "annotation": {} } }), vec!["serviceAccount", "annotation"]),
+        (json!({ "secretNames": [] }), vec!["secretNames"]),
+        (json!({ "secretNames": "ecr-pull-secret" }), vec!["secretNames"]),
+        (json!({ "secretNames": ["Not_A_Name"] }), vec!["secretNames", "0"]),
+        (json!({ "namespaces": ["team-*"] }), vec!["namespaces", "0"]),
+        (json!({ "aws": { "region": "Ireland" } }), vec!["aws", "region"]),
+        (json!({ "image": { "digest": "latest" } }), vec!["image", "digest"]),
+        (json!({ "logging": { "format": "xml" } }), vec!["logging", "format"]),
+        (json!({ "credentials": [{ "name": "x" }] }), vec!["credentials", "0", "spec"]),
+        (
+            json!({ "credentials": [{ "name": "x", "spec": {}, "namespace": "y" }] }),
+            vec!["credentials", "0", "namespace"],
+        ),
+        (json!({ "crds": { "install": true } }), vec!["crds", "install"]),
+        (json!({ "serviceMonitor": { "enable": true } }), vec!["serviceMonitor", "enable"]),
+        (json!({ "extraEnv": { "A": "b" } }), vec!["extraEnv"]),
+    ] {
+        for helm in [&three, &four] {
+            let error = helm.template("eco", "1.36.0", &values).expect_err(&format!("{values} is accepted"));
+            assert!(says.iter().all(|word| error.contains(word)), "{values}: {error}");
+        }
+    }
+}
+
+#[test]
+fn every_value_is_in_the_schema_and_every_key_of_the_schema_has_a_default() {
+    let values: Value = serde_yaml_ng::from_str(&read(VALUES)).unwrap();
+    let schema: Value = serde_json::from_str(&read(SCHEMA)).unwrap();
+    let (mut in_values, mut in_schema) = (BTreeSet::new(), BTreeSet::new());
+    keys_of_schema(&schema, "", &mut in_schema);
+    // helm hands it to every chart that is a part of another.
+    in_schema.remove("global");
+    keys_of_values(&values, &schema, "", &mut in_values);
+    assert_eq!(in_values, in_schema);
+}
+
+/// The keys of every object whose keys are known; maps that are the user's own are left alone.
+fn keys_of_schema(schema: &Value, path: &str, keys: &mut BTreeSet<String>) {
+    for (key, schema) in schema["properties"].as_object().into_iter().flatten() {
+        let path = join(path, key);
+        keys_of_schema(schema, &path, keys);
+        keys.insert(path);
+    }
+    if schema["properties"].is_object() {
+        assert_eq!(schema["additionalProperties"], false, "{path} lets misspelt keys through");
+    }
+    if schema["items"]["properties"].is_object() {
+        assert_eq!(schema["items"]["additionalProperties"], false, "{path}[] lets misspelt keys through");
+    }
+}
+
+fn keys_of_values(values: &Value, schema: &Value, path: &str, keys: &mut BTreeSet<String>) {
+    for (key, value) in values.as_object().into_iter().flatten() {
+        let path = join(path, key);
+        let schema = &schema["properties"][key];
+        if schema["properties"].is_object() {
+            keys_of_values(value, schema, &path, keys);
+        }
+        keys.insert(path);
+    }
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}

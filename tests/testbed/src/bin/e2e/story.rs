@@ -1,0 +1,294 @@
+//! What is shown, in order: the install, a pull, a refusal, a refresh, the loss of the leader, and what it all costs.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+use testbed::aws::{Role, Service, Trust};
+use testbed::bed::{condition, credential_resource};
+use testbed::node::measure::Container;
+use testbed::node::{pod_logs, until};
+
+use crate::cluster::{Cluster, container_id, restarts, step};
+
+pub(crate) const REGION: &str = "eu-west-1";
+pub(crate) const HOST: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
+pub(crate) const HOME: &str = "ecr-credential-operator";
+pub(crate) const SECRET: &str = "ecr-pull-secret";
+
+const ROLE: &str = "arn:aws:iam::123456789012:role/ecr-pull";
+const AUDIENCE: &str = "sts.amazonaws.com";
+const CREDENTIAL: &str = "platform";
+
+/// How long the operators are watched at rest.
+const REST: Duration = Duration::from_secs(30);
+
+pub(crate) async fn tell(cluster: &Cluster, chart: &Path) -> Result<()> {
+    install(cluster, chart).await?;
+    pull(cluster).await?;
+    refuse(cluster).await?;
+    refresh(cluster).await?;
+    crash_of_the_leader(cluster).await?;
+    end_of_the_leader(cluster).await?;
+    rest(cluster).await?;
+    secrecy(cluster)
+}
+
+async fn install(cluster: &Cluster, chart: &Path) -> Result<()> {
+    step("installing the chart with helm: two replicas of the operator's own image, with IRSA's variables");
+    let issuer = cluster.plane.issuer();
+    cluster.aws.set_jwks(&issuer, &cluster.plane.jwks().await?.to_string());
+    let subject = format!("system:serviceaccount:{HOME}:ecr-credential-operator");
+    cluster.aws.add_role(Role::new(ROLE).trusting(Trust::web_identity(&issuer, &subject, AUDIENCE)));
+    let values = cluster.dir.join("values.yaml");
+    std::fs::write(&values, values_like_irsa(cluster).to_string())?;
+    let mut helm = Command::new(&cluster.tools.helm);
+    helm.args(["install", "ecr-credential-operator"]).arg(chart).arg("--values").arg(values);
+    helm.args(["--namespace", HOME, "--create-namespace", "--wait", "--timeout", "3m"]);
+    let start = Instant::now();
+    cluster.run(&mut helm)?;
+    println!("   ready after {:.1} s", start.elapsed().as_secs_f64());
+    cluster.kubectl(&["get", "pods", "--all-namespaces"]);
+    let leader = cluster.leader(None).await?;
+    println!("   the leader is {leader}");
+    Ok(())
+}
+
+/// What EKS' webhook adds to a pod whose ServiceAccount names a role, and where the AWS stand-in is.
+fn values_like_irsa(cluster: &Cluster) -> Value {
+    let dir = "/var/run/secrets/eks.amazonaws.com/serviceaccount";
+    let mut env = vec![
+        json!({ "name": "AWS_ROLE_ARN", "value": ROLE }),
+        json!({ "name": "AWS_WEB_IDENTITY_TOKEN_FILE", "value": format!("{dir}/token") }),
+    ];
+    let others = cluster.aws.env().into_iter().filter(|(name, _)| name != "AWS_REGION");
+    env.extend(others.map(|(name, value)| json!({ "name": name, "value": value })));
+    let token = json!({ "audience": AUDIENCE, "expirationSeconds": 86_400, "path": "token" });
+    json!({
+        "aws": { "region": REGION },
+        "extraEnv": env,
+        "extraVolumes": [{ "name": "aws-iam-token", "projected": { "sources": [{ "serviceAccountToken": token }] } }],
+        "extraVolumeMounts": [{ "name": "aws-iam-token", "mountPath": dir, "readOnly": true }],
+    })
+}
+
+async fn pull(cluster: &Cluster) -> Result<()> {
+    step("applying an EcrCredential, and a pod in a new namespace that pulls a private image with the Secret");
+    credentials(cluster)?.create(&PostParams::default(), &credential()?).await?;
+    cluster.namespace("shop").await?;
+    let (_, login) = cluster.login("shop", None).await?;
+    let image = cluster.release("1").await?;
+    let start = Instant::now();
+    cluster.start_pod("shop", "first", &image, true).await?;
+    cluster.until_running("shop", "first").await?;
+    println!("   the pod with imagePullSecrets runs {image} after {:.1} s", start.elapsed().as_secs_f64());
+    pulled_with(cluster, "1", &login)?;
+    let ready = |object: &DynamicObject| condition(object, "Ready").is_some_and(|c| c["status"] == "True");
+    until(credentials(cluster)?, CREDENTIAL, "ready", ready).await?;
+    cluster.kubectl(&["get", "ecrcredentials"]);
+    Ok(())
+}
+
+async fn refuse(cluster: &Cluster) -> Result<()> {
+    step("a pod without the Secret, for the same registry");
+    let image = cluster.release("2").await?;
+    cluster.start_pod("shop", "stranger", &image, false).await?;
+    let refused =
+        |pod: &k8s_openapi::api::core::v1::Pod| waiting(pod).is_some_and(|(reason, _)| reason == "ErrImagePull");
+    let pod = until(cluster.pods("shop")?, "stranger", "refused", refused).await?;
+    let (reason, message) = waiting(&pod).context("the pod waits")?;
+    println!("   {reason}: {message}");
+    let visits = cluster.registry.visits();
+    let manifest = visits.iter().filter(|visit| visit.request.ends_with("/manifests/2"));
+    let statuses: Vec<u16> = manifest.map(|visit| visit.status).collect();
+    ensure!(!statuses.is_empty() && statuses.iter().all(|status| *status == 401), "the registry answered {statuses:?}");
+    cluster.pods("shop")?.delete("stranger", &DeleteParams::default().grace_period(0)).await?;
+    Ok(())
+}
+
+async fn refresh(cluster: &Cluster) -> Result<()> {
+    step("waiting for the scheduled refresh (maxAge is 1 minute here); the registry then refuses the old password");
+    let (secret, old) = cluster.login("shop", None).await?;
+    let start = Instant::now();
+    let (renewed, _) = cluster.login("shop", Some(&old)).await?;
+    ensure!(renewed.uid() == secret.uid(), "the Secret is another, not a renewed one");
+    println!("   it came after {:.0} s, in the same Secret", start.elapsed().as_secs_f64());
+    // From here on nothing but what is shown is to happen.
+    let patch = json!({ "spec": { "refresh": { "maxAge": "6h" } } });
+    credentials(cluster)?.patch(CREDENTIAL, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    let issued = cluster.aws.token_of(&old).context("the old password was issued")?.issued;
+    cluster.aws.revoke_tokens(|token| token.issued <= issued);
+    let (_, login) = cluster.login("shop", Some(&old)).await?;
+    let status = ask(cluster, &old).await?;
+    ensure!(status == 403, "the registry answers {status} to the old password");
+    println!("   the registry answers 403 to the old password");
+    let image = cluster.release("3").await?;
+    cluster.start_pod("shop", "second", &image, true).await?;
+    cluster.until_running("shop", "second").await?;
+    pulled_with(cluster, "3", &login)?;
+    println!("   a new pod pulls {image} with the new password");
+    Ok(())
+}
+
+async fn crash_of_the_leader(cluster: &Cluster) -> Result<()> {
+    step("killing the leader's process and deleting its pod");
+    let before = Quiet::look(cluster).await?;
+    let leader = cluster.leader(None).await?;
+    let pod = cluster.pods(HOME)?.get(&leader).await?;
+    let start = Instant::now();
+    Container::find(&cluster.cgroup, &container_id(&pod)?)?.kill()?;
+    cluster.pods(HOME)?.delete(&leader, &DeleteParams::default().grace_period(0)).await?;
+    let image = cluster.release("4").await?;
+    cluster.start_pod("shop", "meanwhile", &image, true).await?;
+    cluster.until_running("shop", "meanwhile").await?;
+    println!("   a pod still pulls, {:.1} s after", start.elapsed().as_secs_f64());
+    let next = cluster.leader(Some(&leader)).await?;
+    println!("   {next} leads, {:.1} s after", start.elapsed().as_secs_f64());
+    ensure!(before.operators.contains(&next), "the replica that waited was passed over");
+    before.still(cluster).await
+}
+
+async fn end_of_the_leader(cluster: &Cluster) -> Result<()> {
+    cluster.operators_ready().await?;
+    step("deleting the leader's pod, as in a rollout: it gives its lease back");
+    let before = Quiet::look(cluster).await?;
+    let leader = cluster.leader(None).await?;
+    let start = Instant::now();
+    cluster.pods(HOME)?.delete(&leader, &DeleteParams::default()).await?;
+    let next = cluster.leader(Some(&leader)).await?;
+    println!("   {next} leads, {:.1} s after", start.elapsed().as_secs_f64());
+    before.still(cluster).await?;
+    step("a further namespace under the new leader");
+    cluster.namespace("market").await?;
+    let (_, login) = cluster.login("market", None).await?;
+    let image = cluster.release("5").await?;
+    cluster.start_pod("market", "first", &image, true).await?;
+    cluster.until_running("market", "first").await?;
+    pulled_with(cluster, "5", &login)?;
+    before.without_aws(cluster)?;
+    println!("   its pod pulls with the password that was there; AWS was not asked");
+    cluster.operators_ready().await?;
+    cluster.kubectl(&["get", "pods", "--all-namespaces"]);
+    cluster.kubectl(&["get", "ecrcredentials"]);
+    Ok(())
+}
+
+/// What must not change while a leader goes and another comes.
+struct Quiet {
+    version: Option<String>,
+    calls: usize,
+    operators: Vec<String>,
+}
+
+impl Quiet {
+    async fn look(cluster: &Cluster) -> Result<Quiet> {
+        let (secret, _) = cluster.login("shop", None).await?;
+        let operators = cluster.operators().await?.iter().map(ResourceExt::name_any).collect();
+        Ok(Quiet { version: secret.resource_version(), calls: cluster.aws.calls(Service::Ecr).len(), operators })
+    }
+
+    async fn still(&self, cluster: &Cluster) -> Result<()> {
+        let (secret, _) = cluster.login("shop", None).await?;
+        ensure!(secret.resource_version() == self.version, "the Secret was written");
+        self.without_aws(cluster)?;
+        for pod in ["first", "second"] {
+            let pod = cluster.until_running("shop", pod).await?;
+            ensure!(restarts(&pod) == 0, "{} was restarted", pod.name_any());
+        }
+        println!("   no Secret was written, AWS was not asked, every pod runs on");
+        Ok(())
+    }
+
+    fn without_aws(&self, cluster: &Cluster) -> Result<()> {
+        let calls = cluster.aws.calls(Service::Ecr).len();
+        ensure!(calls == self.calls, "ECR was called {} times", calls - self.calls);
+        Ok(())
+    }
+}
+
+async fn rest(cluster: &Cluster) -> Result<()> {
+    step(&format!("watching the operators at rest for {} s", REST.as_secs()));
+    let leader = cluster.leader(None).await?;
+    let mut watched = vec![];
+    for pod in cluster.operators().await? {
+        ensure!(restarts(&pod) == 0, "{} was restarted", pod.name_any());
+        let container = Container::find(&cluster.cgroup, &container_id(&pod)?)?;
+        let usage = container.usage()?;
+        watched.push((pod.name_any(), container, usage));
+    }
+    tokio::time::sleep(REST).await;
+    for (name, container, before) in watched {
+        let now = container.usage()?;
+        let cpu = (now.cpu - before.cpu).as_secs_f64() * 1000.0 / REST.as_secs_f64();
+        let mib = |kib: u64| kib as f64 / 1024.0;
+        println!(
+            "   {name}{}: {:.1} MiB resident (peak {:.1}), {:.1} MiB charged to its cgroup, {cpu:.2} ms of CPU a second, {} threads, user {}",
+            if name == leader { ", the leader" } else { "" },
+            mib(now.resident),
+            mib(now.peak),
+            mib(now.charged),
+            now.threads,
+            now.user,
+        );
+        ensure!(now.user != 0, "{name} runs as root");
+    }
+    Ok(())
+}
+
+fn secrecy(cluster: &Cluster) -> Result<()> {
+    let logs = pod_logs(HOME)?;
+    ensure!(!logs.is_empty(), "the operators have logged nothing");
+    let leaked = cluster.aws.secrets_issued().into_iter().any(|secret| secret.len() >= 16 && logs.contains(&secret));
+    ensure!(!leaked, "the operators' logs hold a secret");
+    println!(
+        "   none of {} secrets is in the operators' {} log lines",
+        cluster.aws.secrets_issued().len(),
+        logs.lines().count()
+    );
+    Ok(())
+}
+
+fn credentials(cluster: &Cluster) -> Result<Api<DynamicObject>> {
+    Ok(Api::all_with(cluster.client()?, &credential_resource()))
+}
+
+fn credential() -> Result<DynamicObject> {
+    Ok(serde_json::from_value(json!({
+        "apiVersion": "pullsecrets.dev/v1alpha1",
+        "kind": "EcrCredential",
+        "metadata": { "name": CREDENTIAL },
+        "spec": {
+            "registries": [{ "private": {} }],
+            "namespaces": { "selector": { "matchLabels": { "pull": "ecr" } } },
+            "refresh": { "maxAge": "1m" },
+        },
+    }))?)
+}
+
+/// That the last manifest of a tag was given for this login, and none of it without one.
+fn pulled_with(cluster: &Cluster, tag: &str, login: &str) -> Result<()> {
+    let visits = cluster.registry.visits();
+    let served: Vec<_> =
+        visits.iter().filter(|v| v.request.ends_with(&format!("/manifests/{tag}")) && v.status == 200).collect();
+    match served.last() {
+        None => bail!("the registry has not served app:{tag}"),
+        Some(last) if last.auth.as_deref() == Some(login) => Ok(()),
+        Some(_) => bail!("app:{tag} was not pulled with the login of the Secret"),
+    }
+}
+
+async fn ask(cluster: &Cluster, login: &str) -> Result<u16> {
+    let url = format!("{}/v2/app/manifests/1", cluster.registry.url());
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    Ok(http.get(url).header("authorization", format!("Basic {login}")).send().await?.status().as_u16())
+}
+
+fn waiting(pod: &k8s_openapi::api::core::v1::Pod) -> Option<(String, String)> {
+    let status = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
+    let waiting = status.state.as_ref()?.waiting.as_ref()?;
+    Some((waiting.reason.clone()?, waiting.message.clone().unwrap_or_default()))
+}
