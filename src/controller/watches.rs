@@ -240,7 +240,7 @@ fn reported<K>(
 
 fn hint(what: &str, error: &watcher::Error) -> &'static str {
     match status(error) {
-        Some(status) if status.is_not_found() && what == "EcrCredentials" => {
+        Some(status) if status.code == 404 && what == "EcrCredentials" => {
             "the CRD ecrcredentials.pullsecrets.dev is not installed: waiting for it"
         }
         Some(status) if status.is_forbidden() => "the operator lacks the right to watch: check its ClusterRole",

@@ -109,7 +109,10 @@ struct Namespace {
 }
 
 /// By namespace: who wants a Secret there, the oldest first.
-type Claims = HashMap<Arc<str>, Vec<(Timestamp, Uid)>>;
+type Claims = HashMap<Arc<str>, Vec<Claimed>>;
+
+/// A claim in the order of precedence: of two that were created in the same second, the first by name.
+type Claimed = (Timestamp, Arc<str>, Uid);
 
 /// All namespaces and all `EcrCredentials`, with the targets of each kept up to date.
 #[derive(Debug, Default)]
@@ -236,13 +239,13 @@ impl Index {
 
     /// Who is entitled to a Secret: the oldest `EcrCredential` that wants it.
     pub fn winner(&self, secret_name: &str, namespace: &str) -> Option<&Uid> {
-        self.claims.get(secret_name)?.get(namespace)?.first().map(|(_, uid)| uid)
+        self.claims.get(secret_name)?.get(namespace)?.first().map(|(_, _, uid)| uid)
     }
 
     /// Everyone who wants a Secret, the oldest first.
     pub fn claims(&self, secret_name: &str, namespace: &str) -> Vec<Uid> {
         let claims = self.claims.get(secret_name).and_then(|by_namespace| by_namespace.get(namespace));
-        claims.into_iter().flatten().map(|(_, uid)| uid.clone()).collect()
+        claims.into_iter().flatten().map(|(_, _, uid)| uid.clone()).collect()
     }
 
     /// Whether Secrets may be touched in a namespace: it exists, is allowed, and is not terminating.
@@ -259,9 +262,9 @@ impl Index {
         entry.targets.insert(namespace.clone());
         let by_namespace = self.claims.entry(entry.claimant.secret_name.clone()).or_default();
         let claims = by_namespace.entry(namespace.clone()).or_default();
-        claims.push((entry.claimant.created, uid.clone()));
+        claims.push((entry.claimant.created, entry.claimant.name.clone(), uid.clone()));
         claims.sort();
-        affected.extend(claims.iter().map(|(_, uid)| uid.clone()));
+        affected.extend(claims.iter().map(|(_, _, uid)| uid.clone()));
     }
 
     fn remove_claim(&mut self, uid: &Uid, namespace: &Arc<str>, affected: &mut BTreeSet<Uid>) {
@@ -270,8 +273,8 @@ impl Index {
         entry.targets.remove(namespace);
         let Some(by_namespace) = self.claims.get_mut(&entry.claimant.secret_name) else { return };
         let Some(claims) = by_namespace.get_mut(namespace) else { return };
-        claims.retain(|(_, other)| other != uid);
-        affected.extend(claims.iter().map(|(_, uid)| uid.clone()));
+        claims.retain(|(_, _, other)| other != uid);
+        affected.extend(claims.iter().map(|(_, _, uid)| uid.clone()));
         if claims.is_empty() {
             by_namespace.remove(namespace);
         }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, ServiceAccount};
-use kube::api::{ListParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use testbed::aws::AwsStandIn;
@@ -64,6 +64,8 @@ impl Cluster {
                 "containers": [{ "name": "app", "image": image, "imagePullPolicy": "Always" }],
                 "imagePullSecrets": secrets,
                 "automountServiceAccountToken": false,
+                // Also while the node is closed to others.
+                "tolerations": [{ "operator": "Exists" }],
                 "terminationGracePeriodSeconds": 0,
             },
         });
@@ -83,6 +85,19 @@ impl Cluster {
         let secret = until(api, SECRET, "written", test).await?;
         let login = login(&secret).context("no login")?;
         Ok((secret, login))
+    }
+
+    /// Closes the node to new pods, or opens it again.
+    pub(crate) async fn close_node(&self, closed: bool) -> Result<()> {
+        let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(self.client()?);
+        let patch = Patch::Merge(json!({ "spec": { "unschedulable": closed } }));
+        nodes.patch(testbed::node::NAME, &PatchParams::default(), &patch).await?;
+        until(nodes, testbed::node::NAME, "closed or open", |node| {
+            let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+            taints.is_some_and(|taints| !taints.is_empty()) == closed
+        })
+        .await?;
+        Ok(())
     }
 
     /// The operator's pods.
@@ -115,26 +130,22 @@ impl Cluster {
         pod(&lease).context("no holder")
     }
 
-    /// Runs a program against the cluster, and shows what it says.
-    pub(crate) fn run(&self, command: &mut Command) -> Result<()> {
+    /// Runs a program against the cluster, and returns what it says.
+    pub(crate) fn run(&self, command: &mut Command) -> Result<String> {
         let home = self.dir.join("home");
         std::fs::create_dir_all(&home)?;
         command.env("KUBECONFIG", self.plane.admin_kubeconfig()).env("HOME", home);
         let output = command.output().with_context(|| format!("start {:?}", command.get_program()))?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{:?}: {}", command.get_program(), said.trim());
-        for line in String::from_utf8_lossy(&output.stdout).lines() {
-            println!("   {line}");
-        }
-        Ok(())
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Shows what kubectl says; where there is none, the run goes on without.
     pub(crate) fn kubectl(&self, arguments: &[&str]) {
         println!("   $ kubectl {}", arguments.join(" "));
-        if let Err(error) = self.run(Command::new("kubectl").args(arguments)) {
-            println!("   {error:#}");
-        }
+        let said = self.run(Command::new("kubectl").args(arguments)).unwrap_or_else(|error| format!("{error:#}"));
+        said.lines().for_each(|line| println!("   {line}"));
     }
 
     /// What helps to see why something failed.

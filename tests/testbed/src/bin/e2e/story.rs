@@ -136,6 +136,8 @@ async fn refresh(cluster: &Cluster) -> Result<()> {
 
 async fn crash_of_the_leader(cluster: &Cluster) -> Result<()> {
     step("killing the leader's process and deleting its pod");
+    // Its successor in the Deployment must wait, so that the replica that is there takes over.
+    cluster.close_node(true).await?;
     let before = Quiet::look(cluster).await?;
     let leader = cluster.leader(None).await?;
     let pod = cluster.pods(HOME)?.get(&leader).await?;
@@ -148,8 +150,9 @@ async fn crash_of_the_leader(cluster: &Cluster) -> Result<()> {
     println!("   a pod still pulls, {:.1} s after", start.elapsed().as_secs_f64());
     let next = cluster.leader(Some(&leader)).await?;
     println!("   {next} leads, {:.1} s after", start.elapsed().as_secs_f64());
-    ensure!(before.operators.contains(&next), "the replica that waited was passed over");
-    before.still(cluster).await
+    ensure!(before.operators.contains(&next), "{next} was not there before");
+    before.still(cluster).await?;
+    cluster.close_node(false).await
 }
 
 async fn end_of_the_leader(cluster: &Cluster) -> Result<()> {
