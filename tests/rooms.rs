@@ -1,4 +1,10 @@
 //! Which room of the crate may use which, and which names the pure rooms never say (`ARCHITECTURE.md`).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends with the first thing that goes wrong"
+)]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -62,7 +62,7 @@ impl Backoff for Waits {
 fn backoff() -> Waits {
     let growing = backon::ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(500))
-        .with_max_delay(Duration::from_secs(5))
+        .with_max_delay(Duration::from_secs(3))
         .with_factor(2.0)
         .with_jitter()
         .without_max_times()

@@ -1,4 +1,10 @@
 //! What the operator does, seen on a real API server: each test runs the real binary and is judged by the recorder.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends with the first thing that goes wrong"
+)]
 
 mod away;
 mod create;

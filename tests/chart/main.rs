@@ -1,4 +1,10 @@
 //! The chart with the real helm on a real API server, and all that is made from it or belongs to it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends with the first thing that goes wrong"
+)]
 
 mod alerts;
 mod current;

@@ -1,4 +1,10 @@
 //! The CRD as the API server sees it: what it refuses and says, what it accepts and fills in, and how it is shown.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends with the first thing that goes wrong"
+)]
 
 mod accepted;
 mod api_server;
