@@ -3,10 +3,16 @@
 OPERATOR := target/debug/ecr-credential-operator
 CRD := crds/ecrcredentials.pullsecrets.dev.yaml
 
-.PHONY: demo test generate check tools help
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+IMAGE ?= ghcr.io/pullsecrets/ecr-credential-operator:$(VERSION)
+ARCHIVE := target/image/ecr-credential-operator.tar
+# The image's times are those of the commit, so that building it again gives the same bytes.
+IMAGE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
+
+.PHONY: demo test image e2e generate check tools help
 
 help: ## Shows what there is.
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: tools ## Runs the main job on a real control plane; KEEP=1 leaves it running.
 	@echo "building the operator (the first time takes about 6 minutes on 2 cores)"
@@ -16,6 +22,26 @@ demo: tools ## Runs the main job on a real control plane; KEEP=1 leaves it runni
 test: tools ## Runs every test, most of them on a real control plane.
 	@echo "building the operator and its tests (the first time takes about 6 minutes on 2 cores)"
 	cargo test --workspace
+
+image: ## Makes the container image without Docker; IMAGE=name:tag names it.
+	@echo "building the release (the first time takes about 12 minutes on 2 cores)"
+	cargo build --release --locked --bin ecr-credential-operator
+	@SOURCE_DATE_EPOCH=$(IMAGE_EPOCH) python3 hack/image.py --program target/release/ecr-credential-operator \
+		--argument run --port 8080 --name $(IMAGE) --output $(ARCHIVE) \
+		--label org.opencontainers.image.title=ecr-credential-operator \
+		--label "org.opencontainers.image.description=Keeps Amazon ECR pull Secrets fresh" \
+		--label org.opencontainers.image.version=$(VERSION) \
+		--label org.opencontainers.image.revision=$(shell git rev-parse HEAD 2>/dev/null) \
+		--label org.opencontainers.image.source=https://github.com/pullsecrets/ecr-credential-operator \
+		--label org.opencontainers.image.licenses=Apache-2.0
+
+E2E := target/debug/e2e --image $(ARCHIVE) --chart charts/ecr-credential-operator
+
+e2e: tools ## Runs the main job on a real node, as root; 77 says that it cannot run here; KEEP=1 leaves it running.
+	@cargo build --package testbed --bin e2e
+	@$(E2E) --check
+	@$(MAKE) --no-print-directory image
+	@$(E2E)
 
 generate: ## Writes the files that are made from others.
 	cargo build --tests --workspace --bins

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Makes a container image of one program, without a daemon and without a base image.
 
-The root file system is the program, the shared objects that it is linked to (taken from this machine), the machine's CA
-certificates and a user without rights. The result is one tar file that is both an OCI layout and what `docker load` reads:
+The root file system is the program, the shared objects that it is linked to (taken from this machine), the CA
+certificates of this machine, and a user without rights. The result is one tar file that is an OCI layout and also what
+`docker load` reads:
 
     docker load -i FILE        podman load -i FILE        ctr images import FILE        skopeo copy oci-archive:FILE ...
 
@@ -49,13 +50,14 @@ def arguments():
     parser.add_argument("--output", required=True, help="the tar file to write")
     parser.add_argument("--static", action="store_true", help="the program needs no shared objects and no certificates")
     parser.add_argument("--argument", action="append", default=[], help="a default argument of the program; repeatable")
+    parser.add_argument("--port", action="append", default=[], help="a TCP port that the program serves; repeatable")
     parser.add_argument("--label", action="append", default=[], help="a label as KEY=VALUE; repeatable")
     args = parser.parse_args()
     if ":" not in args.name.rsplit("/", 1)[-1]:
         parser.error(f"--name {args.name} has no tag")
     args.labels = dict(label.split("=", 1) for label in args.label)
     args.epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or 0)
-    args.path = "/" + os.path.basename(args.program)
+    args.path = "/usr/local/bin/" + os.path.basename(args.program)
     machine = platform.machine()
     args.architecture = ARCHITECTURES.get(machine, machine)
     return args
@@ -72,7 +74,8 @@ def base_files(args):
         path = f"/usr/share/doc/{package}/copyright"
         if os.path.exists(path):
             files[path] = (path, 0o644)
-    files["/etc/passwd"] = (f"root:x:0:0:root:/:/sbin/nologin\nnonroot:x:{USER}:{USER}:nonroot:/:/sbin/nologin\n".encode(), 0o644)
+    users = f"root:x:0:0:root:/:/sbin/nologin\nnonroot:x:{USER}:{USER}:nonroot:/:/sbin/nologin\n"
+    files["/etc/passwd"] = (users.encode(), 0o644)
     files["/etc/group"] = (f"root:x:0:\nnonroot:x:{USER}:\n".encode(), 0o644)
     files["/etc/nsswitch.conf"] = (b"hosts: files dns\n", 0o644)
     files["/tmp/"] = (None, 0o1777)
@@ -159,7 +162,8 @@ def image(args, tars, blobs):
             "User": f"{USER}:{USER}",
             "Entrypoint": [args.path],
             "Cmd": args.argument,
-            "Env": ["PATH=/"],
+            "ExposedPorts": {f"{port}/tcp": {} for port in args.port},
+            "Env": ["PATH=/usr/local/bin"],
             "WorkingDir": "/",
             "Labels": {"org.opencontainers.image.created": created, **args.labels},
         },

@@ -2,9 +2,11 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use testbed::bed::PATIENCE;
 
 #[test]
 fn each_mistake_at_the_start_ends_with_a_sentence_that_helps() {
@@ -85,7 +87,16 @@ fn start(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
             command.env(name, value)
         };
     }
-    command.args(args).output().unwrap()
+    let mut child = command.args(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let began = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if began.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("{args:?} did not end: {:?}", child.wait_with_output().unwrap());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.wait_with_output().unwrap()
 }
 
 /// A home directory with a kubeconfig of a cluster that is not there.

@@ -1,1 +1,241 @@
-//! To come.
+//! What the ValidatingAdmissionPolicy lets the operator's own account do with Secrets, asked as that account.
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::{Client, ResourceExt};
+use serde_json::{Value, json};
+use testbed::bed::PATIENCE;
+use testbed::control_plane::{ControlPlane, shared};
+
+use super::helm::{Helm, apply, chart, namespace};
+
+const MANAGER: &str = "ecr-credential-operator";
+const TYPE: &str = "only Secrets of the type kubernetes.io/dockerconfigjson";
+const KEY: &str = "only the key .dockerconfigjson";
+const OWN: &str = "not the operator's own Secret";
+const DELETE: &str = "delete only its own Secrets";
+const EARLIER: &str = "a password by one that expires earlier";
+
+struct Cluster {
+    plane: &'static ControlPlane,
+    home: String,
+    admin: Client,
+    operator: Client,
+}
+
+/// The chart in a namespace of its own, and the operator's account as a client.
+async fn installed(name: &str, policy: Value) -> Cluster {
+    let plane = shared().await.unwrap();
+    plane.install(&[serde_yaml_ng::from_str(super::CRD).unwrap()]).await.unwrap();
+    let admin = plane.admin_client().unwrap();
+    let home = format!("chart-policy-{name}");
+    namespace(&admin, &home).await;
+    let helm = Helm::on(plane, "v3");
+    let values = json!({ "crds": { "enabled": false }, "validatingAdmissionPolicy": policy, "allSecretNames": true });
+    let (chart, file) = (chart(), helm.values(&values));
+    let args =
+        ["install", MANAGER, &chart.to_string_lossy(), "--namespace", &home, "--values", &file.to_string_lossy()];
+    helm.run(&args).unwrap();
+    let token = plane.service_account_token(&home, MANAGER, "", 3600).await.unwrap();
+    let cluster = Cluster { plane, operator: plane.client(&token).unwrap(), admin, home };
+    cluster.until_in_force().await;
+    cluster
+}
+
+impl Cluster {
+    /// The API server tells no one when it has taken note of a policy.
+    async fn until_in_force(&self) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let wrong = json!({ "type": "Opaque", "data": {} });
+        while !self.write("probe", wrong.clone()).await.is_err_and(|why| why.contains(TYPE)) {
+            assert!(tokio::time::Instant::now() < deadline, "the policy is not in force");
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        let _ = self.secrets(&self.admin).delete("probe", &DeleteParams::default()).await;
+    }
+
+    fn secrets(&self, client: &Client) -> Api<Secret> {
+        Api::namespaced(client.clone(), &self.home)
+    }
+
+    /// Applies a Secret as the operator does.
+    async fn write(&self, name: &str, secret: Value) -> Result<Secret, String> {
+        let mut secret = secret;
+        secret["apiVersion"] = json!("v1");
+        secret["kind"] = json!("Secret");
+        let params = PatchParams::apply(MANAGER).force();
+        let answer = self.secrets(&self.operator).patch(name, &params, &Patch::Apply(&secret)).await;
+        answer.map_err(|error| error.to_string())
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), String> {
+        let answer = self.secrets(&self.operator).delete(name, &DeleteParams::default()).await;
+        answer.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Somebody else's Secret.
+    async fn foreign(&self, name: &str) {
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name, "namespace": self.home },
+            "type": "kubernetes.io/dockerconfigjson", "data": { ".dockerconfigjson": "e30=" },
+        });
+        apply(&self.admin, &secret, false).await.unwrap();
+    }
+
+    async fn edit(&self, name: &str, patch: Value) {
+        self.secrets(&self.admin).patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+    }
+}
+
+/// A Secret as the operator writes it, with an expiry at this hour.
+fn good(hour: u32) -> Value {
+    json!({
+        "metadata": {
+            "labels": { "app.kubernetes.io/managed-by": MANAGER, "pullsecrets.dev/credential-uid": "u" },
+            "annotations": { "pullsecrets.dev/expires-at": format!("2026-01-01T{hour:02}:00:00Z"), "pullsecrets.dev/hosts-hash": "aa" },
+        },
+        "type": "kubernetes.io/dockerconfigjson",
+        "data": { ".dockerconfigjson": "e30=" },
+    })
+}
+
+fn with(mut secret: Value, pointer: &str, key: &str, value: Value) -> Value {
+    secret.pointer_mut(pointer).unwrap()[key] = value;
+    secret
+}
+
+#[track_caller]
+fn refused(answer: Result<impl std::fmt::Debug, String>, says: &str) {
+    let why = answer.expect_err(says);
+    assert!(why.contains(says) && why.contains("ValidatingAdmissionPolicy"), "{why}");
+}
+
+#[tokio::test]
+async fn the_operator_writes_one_kind_of_secret_and_only_its_own() {
+    let cluster = installed("own", json!({})).await;
+    let opaque = json!({ "type": "Opaque", "data": { "password": "eA==" } });
+    refused(cluster.write("new", opaque).await, TYPE);
+    let token = json!({ "type": "kubernetes.io/service-account-token", "metadata": { "annotations": { "kubernetes.io/service-account.name": "default" } } });
+    refused(cluster.write("new", token).await, TYPE);
+    refused(cluster.write("new", with(good(1), "/data", "more", json!("eA=="))).await, KEY);
+    cluster.write("new", good(1)).await.unwrap();
+    refused(cluster.write("new", with(good(1), "/data", "more", json!("eA=="))).await, KEY);
+
+    cluster.foreign("foreign").await;
+    refused(cluster.write("foreign", good(1)).await, OWN);
+    refused(cluster.remove("foreign").await, OWN);
+    // One label of the two is not the mark.
+    cluster.edit("foreign", json!({ "metadata": { "labels": { "app.kubernetes.io/managed-by": MANAGER } } })).await;
+    refused(cluster.write("foreign", good(1)).await, OWN);
+    // Of an owner reference either, only ours counts.
+    let other = json!([{ "apiVersion": "example.com/v1", "kind": "EcrCredential", "name": "x", "uid": "u", "controller": true }]);
+    cluster.edit("foreign", json!({ "metadata": { "ownerReferences": other } })).await;
+    refused(cluster.write("foreign", good(1)).await, OWN);
+    let ours = json!([{ "apiVersion": "pullsecrets.dev/v1alpha1", "kind": "EcrCredential", "name": "x", "uid": "u", "controller": true }]);
+    cluster.edit("foreign", json!({ "metadata": { "ownerReferences": ours, "labels": null } })).await;
+    cluster.write("foreign", good(1)).await.unwrap();
+    cluster.remove("foreign").await.unwrap();
+    cluster.remove("new").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_expiry_does_not_go_back_unless_it_cannot_be_compared() {
+    let cluster = installed("expiry", json!({})).await;
+    cluster.write("x", good(5)).await.unwrap();
+    for (what, secret, says) in [
+        ("the same", good(5), None),
+        ("later", good(6), None),
+        ("earlier", good(5), Some(EARLIER)),
+        (
+            "later by a fraction",
+            with(good(6), "/metadata/annotations", "pullsecrets.dev/expires-at", json!("2026-01-01T06:00:00.5Z")),
+            None,
+        ),
+        (
+            "none",
+            with(good(6), "/metadata", "annotations", json!({ "pullsecrets.dev/hosts-hash": "aa" })),
+            Some(EARLIER),
+        ),
+        ("garbage", with(good(6), "/metadata/annotations", "pullsecrets.dev/expires-at", json!("soon")), Some("")),
+        ("another's, earlier", with(good(4), "/metadata/labels", "pullsecrets.dev/credential-uid", json!("v")), None),
+        (
+            "with other hosts, earlier",
+            with(good(3), "/metadata/annotations", "pullsecrets.dev/hosts-hash", json!("bb")),
+            None,
+        ),
+    ] {
+        let mut secret = secret;
+        if what.starts_with("with other hosts") {
+            secret["metadata"]["labels"]["pullsecrets.dev/credential-uid"] = json!("v");
+        }
+        match says {
+            Some(says) => refused(cluster.write("x", secret).await, says),
+            None => drop(cluster.write("x", secret).await.unwrap_or_else(|why| panic!("{what}: {why}"))),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_somebody_else_has_changed_can_be_put_right() {
+    let cluster = installed("repair", json!({})).await;
+    for (name, edit) in [
+        ("far", json!({ "metadata": { "annotations": { "pullsecrets.dev/expires-at": "2999-01-01T00:00:00Z" } } })),
+        ("garbage", json!({ "metadata": { "annotations": { "pullsecrets.dev/expires-at": "never" } } })),
+        ("gone", json!({ "metadata": { "annotations": null } })),
+        ("data", json!({ "data": { ".dockerconfigjson": "eyJhdXRocyI6e319" } })),
+        ("key", json!({ "data": { "more": "eA==" } })),
+        ("labels", json!({ "metadata": { "labels": { "team": "x" } } })),
+    ] {
+        cluster.write(name, good(5)).await.unwrap();
+        cluster.edit(name, edit).await;
+        // The data that somebody else wrote has no expiry of ours, so even an earlier one is better.
+        let hour = if name == "key" || name == "labels" { 5 } else { 4 };
+        cluster.write(name, good(hour)).await.unwrap_or_else(|why| panic!("{name}: {why}"));
+        let strip = json!({ "data": { "more": null } });
+        let stripped =
+            cluster.secrets(&cluster.operator).patch(name, &PatchParams::default(), &Patch::Merge(&strip)).await;
+        assert_eq!(stripped.unwrap().data.unwrap().len(), 1, "{name}");
+        cluster.remove(name).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn adopting_can_be_allowed_and_deleting_what_is_foreign_cannot() {
+    let cluster = installed("adopt", json!({ "allowAdopt": true })).await;
+    cluster.foreign("foreign").await;
+    refused(cluster.remove("foreign").await, DELETE);
+    cluster.write("foreign", good(1)).await.unwrap();
+    cluster.remove("foreign").await.unwrap();
+}
+
+#[tokio::test]
+async fn others_are_not_bound_by_it() {
+    let cluster = installed("others", json!({})).await;
+    let opaque = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "any", "namespace": cluster.home }, "type": "Opaque",
+        "stringData": { "a": "b", "c": "d" },
+    });
+    apply(&cluster.admin, &opaque, false).await.unwrap();
+    namespace(&cluster.admin, "chart-policy-another").await;
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": { "name": "default-edits", "namespace": "chart-policy-another" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" },
+        "subjects": [{ "kind": "ServiceAccount", "name": "default", "namespace": "chart-policy-another" }],
+    });
+    apply(&cluster.admin, &role, false).await.unwrap();
+    let token = cluster.plane.service_account_token("chart-policy-another", "default", "", 3600).await.unwrap();
+    let mut theirs = opaque;
+    theirs["metadata"]["namespace"] = json!("chart-policy-another");
+    let created = apply(&cluster.plane.client(&token).unwrap(), &theirs, false).await.unwrap();
+    assert_eq!(created["metadata"]["name"], "any");
+    let names: Vec<String> = cluster
+        .secrets(&cluster.admin)
+        .list(&Default::default())
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|s| s.name_any())
+        .collect();
+    assert!(names.contains(&"any".to_owned()));
+}

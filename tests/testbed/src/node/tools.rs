@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
@@ -13,9 +13,6 @@ use crate::control_plane;
 /// They are unpacked into the cache, not installed: the machine may run a containerd of its own.
 const PACKAGES: [&str; 6] =
     ["busybox-static", "containerd", "containernetworking-plugins", "docker-registry", "libseccomp2", "runc"];
-
-/// The helm that installs the chart.
-const HELM: &str = "v3.22.0";
 
 /// The pause image's name, in the container runtime's configuration too.
 pub const PAUSE: &str = "localhost/pause:1";
@@ -39,7 +36,7 @@ impl Tools {
         control_plane::prepare()?;
         let node = control_plane::build_go_module("node")?;
         let debian = debian_packages(&cache, &say)?;
-        let helm = helm(&cache, &say)?;
+        let helm = helm()?;
         let mut tools = Tools { debian, node, helm, pause: cache.join("pause.tar") };
         tools.pause = tools.busybox_image(PAUSE, &["sleep", "2147483647"], &cache)?;
         Ok(tools)
@@ -135,16 +132,10 @@ fn download(into: &Path) -> Result<()> {
     Ok(())
 }
 
-fn helm(cache: &Path, say: impl Fn(&str)) -> Result<PathBuf> {
-    let dir = cache.join("helm").join(HELM);
-    let helm = dir.join("helm");
-    if !helm.is_file() {
-        say("building helm, which takes about 2 minutes");
-        fs::create_dir_all(&dir)?;
-        let mut go = Command::new("go");
-        go.args(["install", &format!("helm.sh/helm/v3/cmd/helm@{HELM}")]).env("CGO_ENABLED", "0").env("GOBIN", &dir);
-        let output = go.output().context("helm is built by Go: install Go 1.26 or later")?;
-        ensure!(output.status.success(), "go install helm: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(helm)
+/// The helm that the chart's tests use too.
+fn helm() -> Result<PathBuf> {
+    let script = repository().join("tests/helm/get.sh");
+    let output = Command::new("sh").arg(&script).arg("v3").stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "{} v3 ended with {}", script.display(), output.status);
+    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
 }
