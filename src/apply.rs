@@ -56,6 +56,15 @@ impl WriteError {
     }
 }
 
+/// What is written over an existing Secret.
+#[derive(Clone, Copy)]
+enum Overwrite<'a> {
+    /// Everything, and what others have added is taken out.
+    All(&'a Desired),
+    /// What others have added is taken out, no more.
+    Additions,
+}
+
 /// Writes Secrets and statuses, so many at a time.
 #[derive(Clone)]
 pub struct Writer {
@@ -81,7 +90,8 @@ impl Writer {
         let work = async {
             match (verdict, desired) {
                 (Verdict::Create, Some(desired)) => self.apply(place, desired, None).await,
-                (Verdict::Update(record), Some(desired)) => self.update(place, desired, record).await,
+                (Verdict::Update(record), Some(desired)) => self.update(place, Overwrite::All(desired), record).await,
+                (Verdict::Strip(record), _) => self.update(place, Overwrite::Additions, record).await,
                 (Verdict::Delete(record), _) => self.delete(place, record).await,
                 _ => Err(WriteError::Stale),
             }
@@ -141,22 +151,19 @@ impl Writer {
     async fn update(
         &self,
         place: &Place,
-        desired: &Desired,
+        write: Overwrite<'_>,
         record: &Arc<SecretRecord>,
     ) -> Result<Written, WriteError> {
         let mine = matches!(place.standing, crate::secret::ownership::Standing::Mine(_));
-        let applied = if record.footprint == desired.footprint {
-            // What we wrote is as it should be; only something was added to it.
-            Ok(Written::Stored(record.clone()))
-        } else {
-            self.apply(place, desired, Some(record)).await
-        };
-        let (last, written) = match applied {
-            Ok(Written::Stored(stored)) if stored.has_additions() => {
-                let stripped = self.strip(place, &stored).await;
-                (stored, stripped)
-            }
-            applied => (record.clone(), applied),
+        let (last, written) = match write {
+            Overwrite::All(desired) => match self.apply(place, desired, Some(record)).await {
+                Ok(Written::Stored(stored)) if stored.has_additions() => {
+                    let stripped = self.strip(place, &stored).await;
+                    (stored, stripped)
+                }
+                applied => (record.clone(), applied),
+            },
+            Overwrite::Additions => (record.clone(), self.strip(place, record).await),
         };
         match written {
             // Ours, and wrong in a way that nobody can mend in place: such a Secret never worked, or cannot be refreshed.

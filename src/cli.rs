@@ -160,7 +160,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     let parsed: kube::core::Duration =
         text.parse().map_err(|_| format!("{text:?} is not a duration such as 90s or 1h30m"))?;
     let duration = Duration::from(parsed);
-    if duration.is_zero() || parsed.is_negative() { Err("the duration must be longer than zero".to_owned()) } else { Ok(duration) }
+    if duration.is_zero() || parsed.is_negative() {
+        Err("the duration must be longer than zero".to_owned())
+    } else {
+        Ok(duration)
+    }
 }
 
 /// Reads the length of a lease, which Kubernetes keeps in whole seconds.

@@ -101,7 +101,7 @@ impl Observer for Reporter {
     fn wrote(&self, verdict: &Verdict, result: &Result<Written, WriteError>) {
         let operation = match verdict {
             Verdict::Create => "create",
-            Verdict::Update(_) => "update",
+            Verdict::Update(_) | Verdict::Strip(_) => "update",
             Verdict::Delete(_) => "delete",
             Verdict::Keep | Verdict::Wait | Verdict::Refuse(..) => return,
         };

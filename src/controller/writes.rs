@@ -149,7 +149,7 @@ async fn perform(
         }
         Ok(Written::Deleted) => {
             let uid = match &verdict {
-                Verdict::Update(record) | Verdict::Delete(record) => Some(&*record.uid),
+                Verdict::Update(record) | Verdict::Strip(record) | Verdict::Delete(record) => Some(&*record.uid),
                 _ => None,
             };
             ctx.shared.secret_gone(&place.name, &place.namespace, uid);
@@ -164,7 +164,7 @@ async fn perform(
 const fn rank(verdict: &Verdict) -> Option<u8> {
     match verdict {
         Verdict::Create => Some(0),
-        Verdict::Update(_) => Some(1),
+        Verdict::Update(_) | Verdict::Strip(_) => Some(1),
         Verdict::Delete(_) => Some(2),
         Verdict::Keep | Verdict::Wait | Verdict::Refuse(..) => None,
     }
@@ -303,7 +303,7 @@ impl History {
         } else {
             self.accepted.remove(&spot);
         }
-        if matches!(verdict, Verdict::Update(_)) {
+        if matches!(verdict, Verdict::Update(_) | Verdict::Strip(_)) {
             let repairs = self.repairs.entry(spot).or_insert(Repairs { count: 0, last: now });
             repairs.count = repairs.count.saturating_add(1);
             repairs.last = now;

@@ -309,7 +309,7 @@ fn refuse_ambiguous_hosts(registries: &[RegistryPlan]) -> Result<(), Halt> {
 /// Reads a duration such as `6h` or `1h30m`; the CRD allows from 1m to 12h.
 fn parse_max_age(text: &str) -> Result<Duration, Halt> {
     let parsed: Option<kube::core::Duration> = text.parse().ok();
-    match parsed.map(Duration::from) {
+    match parsed.filter(|age| !age.is_negative()).map(Duration::from) {
         Some(age) if !age.is_zero() => Ok(age),
         _ => Err(Halt::invalid(format!("refresh.maxAge {text:?} is not a duration such as 6h or 90m"))),
     }

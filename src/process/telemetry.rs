@@ -27,6 +27,10 @@ pub enum LogFormat {
 /// Whether a line may be printed, whatever the filter says: the finer levels of libraries print requests and answers,
 /// tokens included.
 fn is_harmless(line: &Metadata<'_>) -> bool {
+    // It repeats each failure of a watch, of which the controller tells once.
+    if line.target().starts_with("kube_runtime::watcher") {
+        return *line.level() <= Level::ERROR;
+    }
     *line.level() <= Level::INFO || line.target().starts_with("ecr_credential_operator")
 }
 

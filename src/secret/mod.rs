@@ -223,6 +223,8 @@ pub enum Verdict {
     Create,
     /// Write over this very state of it, and take out what others added to it.
     Update(Arc<SecretRecord>),
+    /// Take out of this very state of it what others have added to the data; the rest is as it should be.
+    Strip(Arc<SecretRecord>),
     /// Delete this very state of it.
     Delete(Arc<SecretRecord>),
     /// Leave it alone and report it.
@@ -272,8 +274,8 @@ fn wanted(standing: &Standing, desired: Option<&Desired>, accepted: Option<Footp
             // then. With other hosts it says nothing: a host that was added may have an older token.
             let newer = record.hosts == Some(desired.config.hosts())
                 && record.expires_at.is_some_and(|at| at > desired.expires_at && at > now);
-            if !record.has_additions() && (written || newer) {
-                Verdict::Keep
+            if written || newer {
+                if record.has_additions() { Verdict::Strip(record.clone()) } else { Verdict::Keep }
             } else if desired.incomplete && has_more(record, desired, now) {
                 Verdict::Wait
             } else {

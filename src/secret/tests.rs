@@ -174,6 +174,7 @@ fn judge(place: &Place, desired: Option<&Desired>, policy: ConflictPolicy) -> &'
         Verdict::Wait => "wait",
         Verdict::Create => "create",
         Verdict::Update(_) => "update",
+        Verdict::Strip(_) => "strip",
         Verdict::Delete(_) => "delete",
         Verdict::Refuse(reason, _) => reason.as_str(),
     }
@@ -191,6 +192,7 @@ fn every_place_has_its_verdict() {
     let older = record(empty.footprint, Some(NOW + 10));
     let other_hosts = record(empty.footprint, Some(NOW + 9 * HOUR));
     let newer = Arc::new(SecretRecord { hosts: Some(good.config.hosts()), ..(*other_hosts).clone() });
+    let newer_and_more = Arc::new(SecretRecord { extra_keys: Box::new(["x".to_owned()]), ..(*newer).clone() });
     let dead = record(empty.footprint, Some(NOW - 10));
     let stuffed = Arc::new(SecretRecord { extra_keys: Box::new(["x".to_owned()]), ..(*written).clone() });
     let near_its_end = record(empty.footprint, Some(NOW + HOUR / 5));
@@ -221,7 +223,8 @@ fn every_place_has_its_verdict() {
         ),
         ("a token is missing, the Secret ends soon", Standing::Mine(near_its_end), Claim::Wanted, part, Fail, "update"),
         ("a token is missing, and so is the Secret", Standing::Absent, Claim::Wanted, part, Fail, "create"),
-        ("other keys in the data", Standing::Mine(stuffed), Claim::Wanted, some, Fail, "update"),
+        ("other keys in the data", Standing::Mine(stuffed), Claim::Wanted, some, Fail, "strip"),
+        ("a later token and other keys", Standing::Mine(newer_and_more), Claim::Wanted, some, Fail, "strip"),
         ("no token, still good", Standing::Mine(newer.clone()), Claim::Wanted, none, Fail, "keep"),
         ("no token, expired", Standing::Mine(dead.clone()), Claim::Wanted, none, Fail, "wait"),
         ("expired, public pulls work without", Standing::Mine(dead), Claim::Wanted, nothing, Fail, "keep"),

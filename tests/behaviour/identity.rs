@@ -1,5 +1,6 @@
 //! The operator's AWS identity: STS fails or refuses, the web identity token is missing, empty, rotated or for another audience.
 
+use k8s_openapi::jiff::SignedDuration;
 use serde_json::json;
 use testbed::aws::{Fault, Field, Service, ThrottleCode};
 use testbed::bed::ACCOUNT;
@@ -8,7 +9,7 @@ use super::demand::*;
 use super::{OWN, bed, launch, operator};
 
 /// Shorter than the time before their end at which sessions are renewed, so that each fetch needs a new one.
-const SHORT_SESSION: k8s_openapi::jiff::SignedDuration = k8s_openapi::jiff::SignedDuration::from_secs(60);
+const SHORT_SESSION: SignedDuration = SignedDuration::from_secs(60);
 
 #[tokio::test]
 async fn whatever_ails_sts_is_named_and_passes() {
@@ -91,6 +92,31 @@ async fn a_web_identity_token_that_is_empty_or_for_another_audience_is_told_and_
         bed.ready(&name).await.unwrap();
         bed.write_web_identity(&operator.token_file).await.unwrap();
         served(&bed, &name, &value).await;
+    }
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_is_named() {
+    let bed = bed("clock").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let operator = operator(&bed).await;
+    let name = bed.credential("x", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    for (value, minutes) in [("behind", 10), ("ahead", -10)] {
+        let before = login(&bed, &a, OWN).await;
+        bed.recorder.aws_fails();
+        bed.aws.clock().set_offset(SignedDuration::from_mins(minutes));
+        demand(&bed, &name, value).await;
+        let message = registry_until(&bed, &name, 0, "AccessDenied").await;
+        assert!(message.contains("clock of this node"), "{value}: {message}");
+        bed.ready(&name).await.unwrap();
+        assert_eq!(login(&bed, &a, OWN).await, before);
+        bed.recorder.aws_recovers();
+        bed.aws.clock().set_offset(SignedDuration::ZERO);
+        served(&bed, &name, value).await;
+        assert_ne!(login(&bed, &a, OWN).await, before);
     }
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();

@@ -39,6 +39,10 @@ async fn on_sigterm_the_lease_is_handed_over_at_once_and_on_sigkill_it_is_waited
     assert_eq!(proxy.log().writes_to_secrets().len(), 1);
     assert_eq!(bed.proxy.log().mutations_since(mark).len(), 0);
 
+    let (idle, silent) = standby(&bed).await;
+    idle.stop().await.unwrap();
+    assert_eq!(mutations(silent.log(), Match::any()), 0, "a standby that ends leaves the lease alone");
+
     let (third, last) = standby(&bed).await;
     // The lease is known to the third from now on, and renewed at least once.
     proxy.log().wait_for(proxy.log().mark(), &renewals(), 2, LEASE_DURATION).await.unwrap();

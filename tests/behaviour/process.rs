@@ -10,6 +10,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Api, DeleteParams, ListParams};
 use kube::runtime::wait::{await_condition, conditions};
 use serde_json::{Value, json};
+use testbed::aws::{Fault as AwsFault, Service};
 use testbed::bed::Bed;
 use testbed::control_plane::{ControlPlane, Options};
 use testbed::proxy::{Action, Fault, Gate, Match};
@@ -47,6 +48,33 @@ async fn sigterm_in_the_middle_of_300_writes_ends_well_and_the_next_process_comp
     let secrets = secrets.list(&ListParams::default().fields(&format!("metadata.name={}", bed.secret))).await.unwrap();
     assert_eq!(secrets.items.len(), 300);
     assert!(secrets.items.iter().all(|secret| secret.data == secrets.items[0].data), "every namespace has the same");
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn neither_aws_nor_the_api_server_can_hold_up_the_end() {
+    let bed = bed("end").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let _ = bed.aws.fault(Service::Ecr, AwsFault::Hang).until_cleared();
+    let mut patient = launch();
+    let flag = patient.args.iter().position(|arg| arg == "--aws-timeout").unwrap();
+    patient.args[flag + 1] = "60s".to_owned();
+    let first = bed.operator(patient).await.unwrap();
+    bed.credential("x", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
+    bed.aws.wait_for_calls(Service::Ecr, 1).await;
+    let began = Instant::now();
+    first.stop().await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(3), "it need not wait for AWS: {:?}", began.elapsed());
+
+    // The lists never come.
+    let gate = Gate::new();
+    let lists = Match::any().method("GET").resource("secrets");
+    bed.proxy.place(Fault::new(lists, Action::HoldRequest(gate.clone())));
+    let second = bed.operator(launch().without_waiting()).await.unwrap();
+    gate.arrived(1).await;
+    let began = Instant::now();
+    second.stop().await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(3), "it need not wait for a list: {:?}", began.elapsed());
     bed.finish().await.unwrap();
 }
 

@@ -153,6 +153,31 @@ async fn a_public_login_that_cannot_be_refreshed_is_taken_out_when_it_expires() 
     bed.finish().await.unwrap();
 }
 
+#[tokio::test]
+async fn a_secret_whose_password_has_expired_stays_where_it_is_until_there_is_a_better_one() {
+    let bed = bed("all-expired").await;
+    bed.aws.set_token_life(SignedDuration::from_secs(8));
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let operator = operator(&bed).await;
+    let name = bed.credential("x", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    let fault = bed.aws.fault(Service::Ecr, Fault::Status(503)).until_cleared();
+    let object = bed.condition_until(&name, "Ready", "False", "AwsUnavailable").await.unwrap();
+    assert!(time(&object, "/status/expiresAt").unwrap() <= Timestamp::now(), "ready for as long as it is true");
+    let before = bed.secret(&a).await.unwrap().unwrap();
+    assert!(expiry(&before) <= Timestamp::now());
+    // It comes back to this every two seconds, and has nothing to write.
+    let mark = bed.aws.mark();
+    bed.aws.wait_until(|calls| calls.len() >= mark.0 + 2).await;
+    assert_eq!(bed.secret(&a).await.unwrap().as_ref(), Some(&before));
+    fault.clear();
+    let after = bed.logins_until(&a, &[OWN]).await.unwrap();
+    assert_eq!(after.uid(), before.uid());
+    bed.ready(&name).await.unwrap();
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
 /// Makes the operator look at an EcrCredential again, by a label that its Secret gets.
 async fn seen_again(bed: &testbed::bed::Bed, name: &str, namespace: &str, value: &str) {
     bed.change(name, json!({ "spec": { "secret": { "labels": { "seen": value } } } })).await.unwrap();

@@ -36,11 +36,13 @@ async fn live_through_all(version: &str) {
     let values = helm.values(&values(2));
     let values = values.to_string_lossy();
 
-    // The first install brings the CRD and an EcrCredential at once.
-    let said = helm
-        .run(&["install", NAMESPACE, &old, "--namespace", NAMESPACE, "--create-namespace", "--values", &values])
-        .unwrap();
-    assert!(said.contains("kubectl get ecrcredentials"), "{said}");
+    // The first install brings the CRD, and says that the EcrCredential needs an upgrade, which brings it.
+    let install = ["install", NAMESPACE, &old, "--namespace", NAMESPACE, "--create-namespace", "--values", &values];
+    let said = helm.run(&install).unwrap();
+    assert!(said.contains("NOT THERE YET") && said.contains("kubectl get ecrcredentials"), "{said}");
+    assert!(credential(&client).await.is_none());
+    let said = helm.run(&["upgrade", NAMESPACE, &old, "--namespace", NAMESPACE, "--reuse-values"]).unwrap();
+    assert!(!said.contains("NOT THERE YET"), "{said}");
     let first = credential(&client).await.expect("the EcrCredential is there").uid();
     assert_eq!(description(&client).await.as_deref(), Some(OLD_SENTENCE));
     no_warnings_on_the_policy(&client).await;

@@ -46,12 +46,16 @@ impl Cluster {
     /// The API server tells no one when it has taken note of a policy.
     async fn until_in_force(&self) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        let wrong = json!({ "type": "Opaque", "data": {} });
-        while !self.write("probe", wrong.clone()).await.is_err_and(|why| why.contains(TYPE)) {
-            assert!(tokio::time::Instant::now() < deadline, "the policy is not in force");
+        let wrong = json!({ "apiVersion": "v1", "kind": "Secret", "type": "Opaque" });
+        let params = PatchParams { dry_run: true, ..PatchParams::apply(MANAGER) };
+        loop {
+            let answer = self.secrets(&self.operator).patch("probe", &params, &Patch::Apply(&wrong)).await;
+            if answer.as_ref().is_err_and(|why| why.to_string().contains("ValidatingAdmissionPolicy")) {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "the policy is not in force: {answer:?}");
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
-        let _ = self.secrets(&self.admin).delete("probe", &DeleteParams::default()).await;
     }
 
     fn secrets(&self, client: &Client) -> Api<Secret> {

@@ -73,3 +73,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   name: {{ include "eco.serviceAccountName" . }}
   namespace: {{ .Release.Namespace }}
 {{- end }}
+
+{{/* Whether the cluster knows EcrCredentials. Without a cluster, as in `helm template`, no kind is known, and it counts as one. */}}
+{{- define "eco.knowsCredentials" -}}
+{{- $kinds := .Capabilities.APIVersions }}
+{{- or ($kinds.Has "pullsecrets.dev/v1alpha1/EcrCredential") (not ($kinds.Has "v1/Namespace")) }}
+{{- end }}

@@ -133,10 +133,11 @@ fn build(module: &Path, version: &str, program: &Path) -> Result<()> {
         "the tests need a Kubernetes control plane: install Go 1.26 (https://go.dev/dl) so that it can be built, or set \
          KUBEBUILDER_ASSETS to a directory with etcd, kube-apiserver and kube-controller-manager",
     )?;
-    let status = wait_with_progress(&mut go)?;
+    let status = wait_with_progress(&mut go, module)?;
     if !status.success() {
         bail!(
-            "building tests/controlplane ended with {status}:\n{}",
+            "building {} ended with {status}:\n{}",
+            module.display(),
             fs::read_to_string(&log_path).unwrap_or_default()
         );
     }
@@ -152,7 +153,7 @@ fn link_flags(version: &str) -> String {
     format!("-s -w -X {package}.gitVersion={version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}")
 }
 
-fn wait_with_progress(go: &mut std::process::Child) -> Result<std::process::ExitStatus> {
+fn wait_with_progress(go: &mut std::process::Child, module: &Path) -> Result<std::process::ExitStatus> {
     let started = Instant::now();
     let mut next = Duration::ZERO;
     loop {
@@ -162,7 +163,11 @@ fn wait_with_progress(go: &mut std::process::Child) -> Result<std::process::Exit
         let elapsed = started.elapsed();
         if elapsed >= next {
             let (minutes, seconds) = (elapsed.as_secs() / 60, elapsed.as_secs() % 60);
-            eprintln!("building the control plane, first time takes about 7 minutes, {minutes}m{seconds:02}s so far");
+            let name = module.file_name().unwrap_or_default().display();
+            eprintln!(
+                "building Kubernetes' programs of tests/{name}, the first time takes about 7 minutes, \
+                 {minutes}m{seconds:02}s so far"
+            );
             next = elapsed + Duration::from_secs(15);
         }
         std::thread::sleep(Duration::from_millis(200));

@@ -18,7 +18,9 @@ pub struct Container {
 pub struct Usage {
     /// The resident memory of its process, in KiB.
     pub resident: u64,
-    /// The most that it ever was, in KiB.
+    /// The part of it that is no file's, such as the heap, in KiB.
+    pub anonymous: u64,
+    /// The most that was ever resident, in KiB.
     pub peak: u64,
     /// What its cgroup is charged, in KiB: caches and the kernel's share included.
     pub charged: u64,
@@ -65,8 +67,16 @@ impl Container {
             Ok(nanoseconds) => Duration::from_nanos(nanoseconds),
             Err(_) => unified_cpu(&self.cpu)?,
         };
-        let (resident, peak) = (field("VmRSS:")?, field("VmHWM:")?);
-        Ok(Usage { resident, peak, charged: charged / 1024, cpu, threads: field("Threads:")?, user: field("Uid:")? })
+        let (resident, anonymous, peak) = (field("VmRSS:")?, field("RssAnon:")?, field("VmHWM:")?);
+        Ok(Usage {
+            resident,
+            anonymous,
+            peak,
+            charged: charged / 1024,
+            cpu,
+            threads: field("Threads:")?,
+            user: field("Uid:")?,
+        })
     }
 }
 

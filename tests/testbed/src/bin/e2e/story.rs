@@ -233,10 +233,11 @@ async fn rest(cluster: &Cluster) -> Result<()> {
         let cpu = (now.cpu - before.cpu).as_secs_f64() * 1000.0 / REST.as_secs_f64();
         let mib = |kib: u64| kib as f64 / 1024.0;
         println!(
-            "   {name}{}: {:.1} MiB resident (peak {:.1}), {:.1} MiB charged to its cgroup, {cpu:.2} ms of CPU a second, {} threads, user {}",
+            "   {name}{}: {:.1} MiB resident (peak {:.1}), {:.1} MiB of it anonymous; {:.1} MiB charged to its cgroup; {cpu:.2} ms of CPU a second; {} threads; user {}",
             if name == leader { ", the leader" } else { "" },
             mib(now.resident),
             mib(now.peak),
+            mib(now.anonymous),
             mib(now.charged),
             now.threads,
             now.user,
