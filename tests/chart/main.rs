@@ -6,6 +6,7 @@
     reason = "a test ends with the first thing that goes wrong"
 )]
 
+mod access;
 mod alerts;
 mod current;
 mod deploy;

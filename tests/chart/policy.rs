@@ -46,7 +46,7 @@ impl Cluster {
     /// The API server tells no one when it has taken note of a policy.
     async fn until_in_force(&self) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        let wrong = json!({ "apiVersion": "v1", "kind": "Secret", "type": "Opaque" });
+        let wrong = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "probe" }, "type": "Opaque" });
         let params = PatchParams { dry_run: true, ..PatchParams::apply(MANAGER) };
         loop {
             let answer = self.secrets(&self.operator).patch("probe", &params, &Patch::Apply(&wrong)).await;
@@ -67,6 +67,7 @@ impl Cluster {
         let mut secret = secret;
         secret["apiVersion"] = json!("v1");
         secret["kind"] = json!("Secret");
+        secret["metadata"]["name"] = json!(name);
         let params = PatchParams::apply(MANAGER).force();
         let answer = self.secrets(&self.operator).patch(name, &params, &Patch::Apply(&secret)).await;
         answer.map_err(|error| error.to_string())

@@ -9,6 +9,7 @@
 mod accepted;
 mod api_server;
 mod bounds;
+mod cases;
 mod refused;
 mod shown;
 

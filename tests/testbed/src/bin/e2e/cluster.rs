@@ -74,7 +74,7 @@ impl Cluster {
     }
 
     pub(crate) async fn until_running(&self, namespace: &str, name: &str) -> Result<Pod> {
-        until(self.pods(namespace)?, name, "running", |pod| is_ready(pod)).await
+        until(self.pods(namespace)?, name, "running", is_ready).await
     }
 
     /// The login for the registry in the Secret of a namespace, once it is there and another than `before`.
