@@ -46,6 +46,7 @@ e2e: tools ## Runs the main job on a real node, as root; 77 says that it cannot 
 generate: ## Writes the files that are made from others.
 	cargo build --tests --workspace --bins
 	$(OPERATOR) crd > $(CRD).new && mv $(CRD).new $(CRD)
+	UPDATE=1 cargo test --test chart current
 
 check: ## What CI checks besides the tests: format, lints, generated files.
 	cargo fmt --all --check

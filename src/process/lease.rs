@@ -48,17 +48,20 @@ pub struct Leadership {
     lease: Lease,
 }
 
-/// What was seen of the Lease, and when it last changed by our clock.
+/// What was seen of the Lease: when it last changed by our clock, who holds it, and until when if nothing more changes.
 struct Observed {
     version: Option<String>,
     since: Instant,
+    holder: String,
+    over_at: Instant,
 }
 
 /// Waits until the lease is ours; `standing_by` hears each time that it is another's. Never fails: what hinders it is logged
 /// when it changes.
 pub async fn acquire(client: Client, settings: LeaseSettings, fence: Fence, standing_by: impl Fn()) -> Leadership {
     let api: Api<Lease> = Api::namespaced(client, &settings.namespace);
-    let mut observed = Observed { version: None, since: Instant::now() };
+    let start = Instant::now();
+    let mut observed = Observed { version: None, since: start, holder: String::new(), over_at: start };
     let mut last_error = String::new();
     loop {
         let sent = Instant::now();
@@ -85,7 +88,10 @@ pub async fn acquire(client: Client, settings: LeaseSettings, fence: Fence, stan
                 }
             }
         }
-        tokio::time::sleep(settings.period()).await;
+        // Who looks at the very moment at which the lease runs out comes before one that has only just been started.
+        let next = Instant::now() + settings.period();
+        let over_at = observed.over_at;
+        tokio::time::sleep_until(if over_at > Instant::now() { next.min(over_at) } else { next }).await;
     }
 }
 
@@ -102,14 +108,19 @@ async fn try_acquire(
         return lost_race(limited(settings, api.create(&PostParams::default(), &fresh)).await);
     };
     if lease.resource_version() != observed.version {
-        *observed = Observed { version: lease.resource_version(), since: Instant::now() };
+        observed.version = lease.resource_version();
+        observed.since = Instant::now();
     }
     let spec = lease.spec.clone().unwrap_or_default();
     let holder = spec.holder_identity.as_deref().unwrap_or_default();
     let theirs =
         spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).map_or(settings.duration, Duration::from_secs);
-    let over = observed.since.elapsed() >= theirs;
-    if !holder.is_empty() && holder != settings.identity && !over {
+    observed.over_at = observed.since + theirs;
+    if !holder.is_empty() && holder != settings.identity && Instant::now() < observed.over_at {
+        if holder != observed.holder {
+            tracing::info!(leader = holder, "standing by");
+            holder.clone_into(&mut observed.holder);
+        }
         return Ok(None);
     }
     let taken = Lease { spec: Some(claim(settings, Some(&spec), Timestamp::now())), ..lease };
