@@ -36,15 +36,17 @@ pub(super) async fn served(bed: &Bed, name: &str, value: &str) -> DynamicObject 
     bed.credential_until(name, &format!("the refresh {value} is served"), served).await.unwrap()
 }
 
-/// Waits until the registry at an index of the status has a reason; returns its message.
-pub(super) async fn registry_until(bed: &Bed, name: &str, index: usize, reason: &str) -> String {
+/// Waits until the registry at an index of the status has a reason, and words in its message.
+pub(super) async fn registry_until(bed: &Bed, name: &str, index: usize, reason: &str, words: &[&str]) -> DynamicObject {
     let field = |object: &DynamicObject, field: &str| {
         let path = format!("/status/registries/{index}/{field}");
         object.data.pointer(&path).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
-    let what = format!("registry {index} is {reason}");
-    let found = bed.credential_until(name, &what, |object| field(object, "reason") == reason).await.unwrap();
-    field(&found, "message")
+    let is = |object: &DynamicObject| {
+        let message = field(object, "message");
+        field(object, "reason") == reason && words.iter().all(|word| message.contains(word))
+    };
+    bed.credential_until(name, &format!("registry {index} is {reason} {words:?}"), is).await.unwrap()
 }
 
 /// A time in an object.

@@ -109,7 +109,7 @@ async fn a_request_while_aws_fails_is_served_when_it_recovers_and_not_twice() {
     bed.recorder.aws_fails();
     let fault = bed.aws.fault(Service::Ecr, Fault::Status(500)).until_cleared();
     demand(&bed, &name, "please").await;
-    registry_until(&bed, &name, 0, "AwsUnavailable").await;
+    registry_until(&bed, &name, 0, "AwsUnavailable", &[]).await;
     let object = bed.ready(&name).await.unwrap();
     assert_eq!(object.data.pointer("/status/handledRefreshRequest"), None, "not served yet");
     assert_eq!(own_token(&bed, &a).await.auth, before.auth);

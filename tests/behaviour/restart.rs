@@ -1,12 +1,13 @@
 //! A restart finds the published tokens again in the Secrets: nothing is fetched or written anew, and nothing is lost that was good.
 
 use k8s_openapi::ByteString;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
-use kube::api::{Patch, PatchParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use testbed::aws::{Fault as AwsFault, Service};
-use testbed::bed::{ACCOUNT, Bed, logins};
+use testbed::bed::{ACCOUNT, Bed, Operator, logins};
 use testbed::proxy::{Action, Fault, Gate, Match};
 
 use super::demand::*;
@@ -32,7 +33,7 @@ async fn a_restart_with_fresh_secrets_writes_nothing_and_asks_aws_for_nothing() 
     for round in 0..3 {
         let operator = operator(&bed).await;
         page_until(&operator, "/metrics", |_, text| text.contains("credentials{state=\"ready\"} 1\n")).await;
-        if round == 2 { operator.stop().await.unwrap() } else { operator.kill().unwrap() }
+        if round == 2 { operator.stop().await.unwrap() } else { die(&bed, operator).await }
     }
     assert_eq!(bed.aws.calls_since(calls).len(), 0);
     let changes: Vec<String> = bed.recorder.changes_since(&marks).iter().map(|change| change.summary()).collect();
@@ -51,7 +52,7 @@ async fn a_namespace_made_while_the_operator_was_away_gets_the_token_of_the_othe
     let name = bed.credential("x", spec).await.unwrap();
     bed.ready(&name).await.unwrap();
     let token = login(&bed, &a, OWN).await;
-    first.kill().unwrap();
+    die(&bed, first).await;
     let late = bed.namespace("late-1", &[]).await.unwrap();
     let second = operator(&bed).await;
     bed.logins_until(&late, &[OWN, PUBLIC]).await.unwrap();
@@ -80,7 +81,7 @@ async fn a_death_in_the_middle_of_a_batch_leaves_all_namespaces_alike_in_the_end
         bed.proxy.place(Fault::new(Match::secret_writes(), action(gate.clone())).skip(2));
         demand(&bed, &name, "1").await;
         gate.arrived(4).await;
-        first.kill().unwrap();
+        die(&bed, first).await;
         bed.proxy.heal();
         gate.open();
         let calls = bed.aws.mark();
@@ -112,7 +113,7 @@ async fn what_was_written_before_the_death_but_not_reported_is_kept_while_aws_fa
     bed.proxy.place(Fault::new(Match::status_writes(), Action::HoldRequest(gate.clone())));
     demand(&bed, &name, "1").await;
     gate.arrived(1).await;
-    first.kill().unwrap();
+    die(&bed, first).await;
     bed.proxy.heal();
     gate.open();
     let written = bed.secret(&a).await.unwrap().unwrap();
@@ -120,8 +121,8 @@ async fn what_was_written_before_the_death_but_not_reported_is_kept_while_aws_fa
     // The status cannot vouch for either login. One region answers, the other does not.
     let fault = bed.aws.fault(Service::Ecr, AwsFault::Status(503)).in_region("eu-central-1").until_cleared();
     let second = operator(&bed).await;
-    registry_until(&bed, &name, 1, "AwsUnavailable").await;
-    registry_until(&bed, &name, 0, "Synced").await;
+    registry_until(&bed, &name, 1, "AwsUnavailable", &[]).await;
+    registry_until(&bed, &name, 0, "Synced", &[]).await;
     assert_eq!(bed.secret(&a).await.unwrap().unwrap().data, written.data, "a good login is not taken away");
     // What is new gets what there is.
     let b = bed.namespace("b", &[]).await.unwrap();
@@ -150,10 +151,10 @@ async fn while_aws_is_away_a_restart_changes_nothing() {
     for service in [Service::Sts, Service::Ecr, Service::EcrPublic] {
         let _ = bed.aws.fault(service, AwsFault::Refused).until_cleared();
     }
-    first.kill().unwrap();
+    die(&bed, first).await;
     demand(&bed, &name, "1").await;
     let second = operator(&bed).await;
-    registry_until(&bed, &name, 0, "AwsUnavailable").await;
+    registry_until(&bed, &name, 0, "AwsUnavailable", &[]).await;
     bed.ready(&name).await.unwrap();
     assert_eq!(bed.secret(&a).await.unwrap(), before);
     bed.recorder.aws_recovers();
@@ -215,6 +216,13 @@ async fn where_the_only_secret_was_edited_a_new_token_is_fetched() {
     second.stop().await.unwrap();
     assert_eq!(fetches(&bed), (2, 0));
     bed.finish().await.unwrap();
+}
+
+/// Kills an operator, and ends its lease as if its time had run out.
+async fn die(bed: &Bed, operator: Operator) {
+    operator.kill().unwrap();
+    let leases: Api<Lease> = Api::namespaced(bed.client.clone(), &bed.home);
+    leases.delete("ecr-credential-operator", &DeleteParams::default()).await.unwrap();
 }
 
 /// Puts a login of somebody else's into a Secret, with annotations that praise it; returns the login.

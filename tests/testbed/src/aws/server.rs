@@ -1,6 +1,7 @@
 //! The stand-in's ports: one listener per service, and connections that may be cut, stalled or fed byte by byte.
 
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -24,6 +25,9 @@ use super::fault::Delivery;
 use super::{Inner, Service};
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// A child process that is being started holds our sockets until it executes its own program.
+const LONGEST_FORK: Duration = Duration::from_secs(5);
 
 /// Ends the stand-in's thread, and so closes its ports.
 pub(super) struct StopOnDrop {
@@ -55,7 +59,7 @@ pub(super) fn start(inner: &Arc<Inner>, address: IpAddr) -> Result<([SocketAddr;
         let all = Service::ALL.into_iter().zip(listeners);
         let servers = all.map(|(service, listener)| serve(inner.clone(), service, listener, stopped.clone()));
         if let Err(error) = runtime.block_on(futures::future::try_join_all(servers)) {
-            tracing::error!("the AWS stand-in stopped: {error:#}");
+            eprintln!("the AWS stand-in stopped: {error:#}");
         }
         runtime.shutdown_background();
     };
@@ -83,7 +87,7 @@ async fn serve(
     loop {
         if *closed.borrow_and_update() {
             drop(listener);
-            let reserved = reserve(address)?;
+            let reserved = reserve(address).await?;
             inner.faults.gate(service).report_closed(true);
             tokio::select! {
                 _ = closed.wait_for(|closed| !closed) => {}
@@ -104,11 +108,19 @@ async fn serve(
 }
 
 /// Holds the port without listening, so that calls are refused and nobody else takes it.
-fn reserve(address: SocketAddr) -> Result<TcpSocket> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address).with_context(|| format!("holding the closed port {address}"))?;
-    Ok(socket)
+async fn reserve(address: SocketAddr) -> Result<TcpSocket> {
+    let deadline = tokio::time::Instant::now() + LONGEST_FORK;
+    loop {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        match socket.bind(address) {
+            Ok(()) => return Ok(socket),
+            Err(error) if error.kind() == ErrorKind::AddrInUse && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Err(error) => return Err(error).with_context(|| format!("holding the closed port {address}")),
+        }
+    }
 }
 
 async fn connection(inner: Arc<Inner>, service: Service, stream: TcpStream) {

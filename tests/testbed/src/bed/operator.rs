@@ -88,7 +88,9 @@ impl Bed {
             .env("AWS_ROLE_ARN", &self.role)
             .env("AWS_WEB_IDENTITY_TOKEN_FILE", &token_file)
             .envs(self.aws.env())
-            .args(["run", "--http-address", &address, "--log", "trace", "--lease-duration", "6s"])
+            // A machine that is busy with other tests must not cost a leader its lease.
+            .env("ECO_LEASE_DURATION", "20s")
+            .args(["run", "--http-address", &address, "--log", "trace"])
             .args(["--secret-name", &self.secret])
             .args(&launch.args)
             .stdout(output.try_clone()?)
@@ -196,6 +198,9 @@ impl Operator {
 
 impl Drop for Operator {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the operator {}, {:?}; the end of its log:\n{}", self.pid(), self.child.try_wait(), self.tail());
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
