@@ -195,6 +195,29 @@ async fn one_registry_that_fails_does_not_hold_up_the_other_also_across_a_restar
 }
 
 #[tokio::test]
+async fn an_edit_towards_a_registry_that_fails_takes_no_login_away() {
+    let bed = bed("edit").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let operator = operator(&bed).await;
+    let name = bed.credential("x", spec(json!([{ "private": {} }, { "public": {} }]), &[&a])).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    let before = bed.secret(&a).await.unwrap();
+    let fault = bed.aws.fault(Service::Ecr, Fault::AccessDenied).in_region("eu-central-1").until_cleared();
+    let registries = json!([{ "private": { "region": "eu-central-1" } }, { "public": {} }]);
+    bed.change(&name, json!({ "spec": { "registries": registries } })).await.unwrap();
+    registry_until(&bed, &name, 0, "AccessDenied", &["eu-central-1"]).await;
+    bed.condition_until(&name, "Ready", "False", "AccessDenied").await.unwrap();
+    assert_eq!(bed.secret(&a).await.unwrap(), before, "the old registry may still be pulled from");
+    fault.clear();
+    let frankfurt = format!("{ACCOUNT}.dkr.ecr.eu-central-1.amazonaws.com");
+    bed.logins_until(&a, &[&frankfurt, PUBLIC]).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    operator.stop().await.unwrap();
+    assert_eq!(bed.proxy.log().writes_to_secrets().len(), 2);
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
 async fn while_aws_hangs_new_namespaces_get_the_token_that_is_there() {
     let bed = bed("hang").await;
     let a = bed.namespace("a", &[]).await.unwrap();

@@ -101,10 +101,12 @@ async fn a_leader_that_was_stopped_past_its_lease_in_the_middle_of_a_batch_write
 
 #[tokio::test]
 async fn without_its_lease_a_leader_ends_and_says_why() {
-    let cases: [(&str, &str); 3] = [
+    let cases: [(&str, &str); 5] = [
         ("deleted", "the lease was deleted"),
         ("taken", "the lease was taken by \"somebody\""),
-        ("stuck", "could not be renewed in time"),
+        ("refused", "could not be renewed in time"),
+        ("hanging", "could not be renewed in time"),
+        ("cut-off", "could not be renewed in time"),
     ];
     for (case, words) in cases {
         let bed = bed(&format!("lease-{case}")).await;
@@ -118,6 +120,8 @@ async fn without_its_lease_a_leader_ends_and_says_why() {
                 let patch = json!({ "spec": { "holderIdentity": "somebody" } });
                 leases(&bed).patch(LEASE, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
             }
+            "hanging" => drop(bed.proxy.place(Fault::new(renewals(), Action::HoldRequest(Gate::new())))),
+            "cut-off" => drop(bed.proxy.place(Fault::new(Match::any(), Action::Drop))),
             _ => {
                 let answer = Answer::refusal(500, "InternalError", "etcd is away");
                 bed.proxy.place(Fault::new(renewals(), Action::Answer(answer)));
