@@ -10,7 +10,7 @@ use crate::api::status::{
     EcrCredentialStatus, MAX_FAILURES, NamespaceCounts, NamespaceFailure, Reason, RegistryStatus, condition,
 };
 use crate::plan::Halt;
-use crate::plan::schedule::{Life, until};
+use crate::plan::schedule::{Life, until, whole_seconds};
 use crate::token::{TokenError, TokenHash};
 
 /// The longest time without a look at the clock. Timers stand still while a machine sleeps; tokens do not.
@@ -228,11 +228,6 @@ fn with_transition(
         observed_generation: generation,
         last_transition_time: since.unwrap_or_else(|| Time(whole_seconds(now))),
     }
-}
-
-/// Times in a status have no fractions, like those that Kubernetes writes.
-fn whole_seconds(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 /// Events tell changes, not states: one when the passwords are new, one when the readiness or what hinders it changes.

@@ -112,7 +112,7 @@ impl Round<'_> {
             memory.demand = None;
             return None;
         }
-        let second = Timestamp::from_second(now.as_second()).unwrap_or(now);
+        let second = plan::schedule::whole_seconds(now);
         let known = memory.demand.take().filter(|demand| demand.value == *value);
         let mut demand =
             known.unwrap_or_else(|| Requested { value: value.clone(), since: second, first: true, served: false });

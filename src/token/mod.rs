@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::api::registry::AccountId;
 use crate::api::status::Reason;
-use crate::plan::schedule::{Life, later};
+use crate::plan::schedule::{Life, later, whole_seconds};
 use crate::plan::{Service, TokenKey};
 
 /// The user name in every ECR token (ECR API Reference, AuthorizationData).
@@ -145,11 +145,6 @@ pub fn check(raw: Vec<RawToken>, key: &TokenKey, now: Timestamp, min_life: Durat
         }
     }
     Ok(grant)
-}
-
-/// Expiries are recorded in whole seconds, rounded down, so that they survive being written and read.
-fn whole_seconds(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 /// Why an answer of AWS is not a usable token. No message holds anything of the token.
