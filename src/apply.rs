@@ -22,6 +22,13 @@ use crate::plan::targets::Labels;
 use crate::secret::ownership::SecretRecord;
 use crate::secret::{Desired, FIELD_MANAGER, Place, Verdict};
 
+/// A write that takes longer than this gives its slot to others: a namespace whose admission webhook hangs must not hold up
+/// the rest.
+pub const SLOW: Duration = Duration::from_secs(2);
+
+/// How many writes may be under way for each that may be under way and not slow.
+pub const SLOW_FACTOR: usize = 8;
+
 /// What became of a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Written {
@@ -69,14 +76,20 @@ enum Overwrite<'a> {
 #[derive(Clone)]
 pub struct Writer {
     client: Client,
+    /// For every write, slow ones too.
+    all: Arc<Semaphore>,
+    /// For writes that are not slow.
     slots: Arc<Semaphore>,
     timeout: Duration,
 }
 
 impl Writer {
-    /// A writer with at most `concurrency` requests under way, none of which may take longer than `timeout`.
+    /// A writer with at most `concurrency` writes under way, those that are [`SLOW`] apart, none of which may take longer
+    /// than `timeout`.
     pub fn new(client: Client, concurrency: usize, timeout: Duration) -> Self {
-        Self { client, slots: Arc::new(Semaphore::new(concurrency.max(1))), timeout }
+        let slots = |number: usize| Arc::new(Semaphore::new(number.clamp(1, Semaphore::MAX_PERMITS)));
+        let all = slots(concurrency.saturating_mul(SLOW_FACTOR));
+        Self { client, all, slots: slots(concurrency), timeout }
     }
 
     /// Does what a verdict says. A verdict that says to do nothing is answered with [`WriteError::Stale`], which asks for
@@ -96,10 +109,19 @@ impl Writer {
                 _ => Err(WriteError::Stale),
             }
         };
-        // The semaphore is never closed.
-        let _slot = self.slots.acquire().await.ok();
-        let late = || WriteError::Refused(Reason::ApiError, "the API server did not answer in time".to_owned());
-        let result = tokio::time::timeout(self.timeout, work).await.unwrap_or_else(|_| Err(late()));
+        // Semaphores that are never closed.
+        let _place = self.all.acquire().await.ok();
+        let slot = self.slots.acquire().await.ok();
+        let mut work = std::pin::pin!(tokio::time::timeout(self.timeout, work));
+        let ended = match tokio::time::timeout(SLOW, &mut work).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                drop(slot);
+                work.await
+            }
+        };
+        let late = |_| Err(WriteError::Refused(Reason::ApiError, "the API server did not answer in time".to_owned()));
+        let result = ended.unwrap_or_else(late);
         result.map_err(|error| error.without(desired))
     }
 

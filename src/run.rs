@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::api::EcrCredential;
 use crate::api::registry::Region;
@@ -191,7 +192,10 @@ impl Process {
             () = self.stop.cancelled() => return,
         }
         self.readiness.set(true);
+        let writes = ctx.writes.clone();
         controller::run(ctx, store, controller::queue(queue, self.stop.clone().cancelled_owned())).await;
+        writes.close();
+        writes.wait().await;
     }
 
     /// Waits for the lease; none when the process is stopped before. A replica that stands by is ready to.
@@ -275,6 +279,7 @@ impl Process {
             now: Timestamp::now,
             observer: reporter,
             stop: self.stop.clone(),
+            writes: TaskTracker::new(),
             memories,
         });
         let (store, writer) = reflector::store();

@@ -5,6 +5,7 @@ pub mod events;
 mod reconcile;
 mod recover;
 pub mod shared;
+mod under_way;
 pub mod watches;
 pub mod world;
 mod writes;
@@ -21,6 +22,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::apply::{WriteError, Writer, Written};
@@ -70,6 +72,8 @@ pub struct Context {
     pub observer: Arc<dyn Observer>,
     /// Cancelled when the process is to end: no new write begins after that.
     pub stop: CancellationToken,
+    /// The writes under way, which a process that is ending waits for.
+    pub writes: TaskTracker,
     /// What is remembered of each `EcrCredential`.
     pub memories: Memories,
 }

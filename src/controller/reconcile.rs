@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::controller::Action;
@@ -16,7 +17,11 @@ use crate::outcome::{Course, NamespaceReport, Outcome, RegistryReport, conclude}
 use crate::plan::refresh::{Demand, Held, Step, step};
 use crate::plan::{self, Hosts, Plan, TokenKey, Uid};
 use crate::secret::{Owner, registry_entries};
-use crate::token::TokenHash;
+use crate::token::cache::Snapshot;
+use crate::token::{Grant, TokenHash};
+
+/// When to look again at writes that are slow.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Brings everything that an `EcrCredential` asks for about, as far as it can be now.
 pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> Result<Action, Error> {
@@ -28,32 +33,46 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
     let mut memory = memory.lock().await;
     let status = memory.last_status.clone().or_else(|| object.status.clone()).unwrap_or_default();
     let round = Round { object: &object, ctx: &ctx, uid: &uid, status: &status };
-    let Some(course) = round.course(&mut memory).await? else { return Ok(Action::await_change()) };
+    let course = match round.course(&mut memory).await? {
+        Turn::Told(course) => course,
+        Turn::Wait => return Ok(Action::await_change()),
+        Turn::Soon => return Ok(Action::requeue(SOON)),
+    };
     let outcome = conclude(course, &status, object.meta().generation, (ctx.now)());
     round.report(outcome, &mut memory).await
 }
 
+/// What a round comes to.
+enum Turn {
+    /// Something to tell.
+    Told(Course),
+    /// Nothing to say before something else happens, which puts it on the queue again.
+    Wait,
+    /// Nothing to say before the writes that are slow have ended.
+    Soon,
+}
+
 struct Round<'a> {
     object: &'a EcrCredential,
-    ctx: &'a Context,
+    ctx: &'a Arc<Context>,
     uid: &'a Uid,
     status: &'a EcrCredentialStatus,
 }
 
 impl Round<'_> {
-    /// The round itself; none while there is nothing to say before a fetch that is under way has ended.
-    async fn course(&self, memory: &mut Memory) -> Result<Option<Course>, Error> {
+    /// The round itself.
+    async fn course(&self, memory: &mut Memory) -> Result<Turn, Error> {
         let plan = match plan::plan(&self.object.spec, &self.ctx.limits) {
             Ok(plan) => plan,
-            Err(halt) => return Ok(Some(Course::Halted(halt))),
+            Err(halt) => return Ok(Turn::Told(Course::Halted(halt))),
         };
         if self.object.spec.suspend {
-            return Ok(Some(Course::Suspended));
+            return Ok(Turn::Told(Course::Suspended));
         }
         recover(self.ctx, self.uid, &plan, self.status, memory, (self.ctx.now)()).await?;
         let step = self.tokens(&plan, memory);
         if step.incomplete && self.is_first_try(&plan, memory) {
-            return Ok(None);
+            return Ok(Turn::Wait);
         }
         let task = Task {
             plan: &plan,
@@ -62,8 +81,10 @@ impl Round<'_> {
             generation: self.object.meta().generation,
         };
         match writes::write(self.ctx, &task, &memory.published, &mut memory.history).await {
-            Ok(tally) => Ok(tally.map(|tally| self.ran(&plan, &step, tally, memory))),
-            Err(halt) => Ok(Some(Course::Halted(halt))),
+            Ok(writes::Round::Done(tally)) => Ok(Turn::Told(self.ran(&plan, &step, tally, memory))),
+            Ok(writes::Round::Slow) => Ok(Turn::Soon),
+            Ok(writes::Round::Superseded) => Ok(Turn::Wait),
+            Err(halt) => Ok(Turn::Told(Course::Halted(halt))),
         }
     }
 
@@ -75,7 +96,11 @@ impl Round<'_> {
         self.ctx.memories.want(self.uid, keys.iter().map(|key| (*key).clone()).collect());
         forget_without_caller(plan, memory);
         let demand = self.demand(memory, now);
-        let held: BTreeMap<TokenKey, Held> = keys.iter().map(|key| ((*key).clone(), self.held(key, memory))).collect();
+        // One look for the decision and for the act: between two, a token could be forgotten that another one's end left
+        // without a user.
+        let known: BTreeMap<&TokenKey, Snapshot> = keys.iter().map(|key| (*key, self.ctx.tokens.look(key))).collect();
+        let held: BTreeMap<TokenKey, Held> =
+            known.iter().map(|(key, known)| ((*key).clone(), held(known, memory.published.get(*key)))).collect();
         let step = step(&plan.refresh, &self.uid.0, now, demand, &held);
         for key in &step.fetch {
             self.ctx.tokens.request(key, self.uid);
@@ -84,7 +109,7 @@ impl Round<'_> {
             self.ctx.tokens.join(key, self.uid);
         }
         for key in &step.publish {
-            if let Some(grant) = self.ctx.tokens.look(key).grant {
+            if let Some(grant) = known.get(key).and_then(|known| known.grant.clone()) {
                 memory.published.insert(key.clone(), grant);
             }
         }
@@ -92,16 +117,6 @@ impl Round<'_> {
             demand.first = false;
         }
         step
-    }
-
-    fn held(&self, key: &TokenKey, memory: &Memory) -> Held {
-        let known = self.ctx.tokens.look(key);
-        Held {
-            published: memory.published.get(key).map(|grant| grant.life),
-            cached: known.grant.map(|grant| grant.life),
-            in_flight: known.in_flight,
-            retry_at: known.failure.map(|failure| failure.retry_at),
-        }
     }
 
     /// The refresh on demand that is not served yet, if any. Each value of the annotation is served once, also across
@@ -196,6 +211,15 @@ impl Round<'_> {
             self.ctx.observer.concluded(self.uid, &outcome.status);
         }
         Ok(Action::requeue(outcome.requeue_after))
+    }
+}
+
+fn held(known: &Snapshot, published: Option<&Arc<Grant>>) -> Held {
+    Held {
+        published: published.map(|grant| grant.life),
+        cached: known.grant.as_ref().map(|grant| grant.life),
+        in_flight: known.in_flight,
+        retry_at: known.failure.as_ref().map(|failure| failure.retry_at),
     }
 }
 

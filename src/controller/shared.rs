@@ -7,8 +7,9 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::core::{ObjectMeta, PartialObjectMeta};
 use parking_lot::Mutex;
+use tokio::sync::futures::Notified;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::watches::{SecretScope, claimant};
 use super::world::World;
@@ -25,6 +26,7 @@ pub struct Shared {
     versions: Mutex<HashMap<Uid, Version>>,
     queue: UnboundedSender<Uid>,
     listed: watch::Sender<Listed>,
+    news: Notify,
     gone: Box<dyn Fn(&Uid) + Send + Sync>,
 }
 
@@ -56,6 +58,7 @@ impl Shared {
             versions: Mutex::default(),
             queue,
             listed: watch::Sender::new(Listed::default()),
+            news: Notify::new(),
             gone: Box::new(gone),
         }
     }
@@ -85,6 +88,12 @@ impl Shared {
             world.touch(&concerned);
             concerned
         });
+        self.news.notify_waiters();
+    }
+
+    /// Ends when somebody's targets change, from the moment it is enabled.
+    pub(super) fn news(&self) -> Notified<'_> {
+        self.news.notified()
     }
 
     pub(super) fn credential_seen(&self, object: &EcrCredential) {

@@ -4,16 +4,15 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use k8s_openapi::jiff::Timestamp;
 
 use super::Context;
+use super::under_way::{Ended, UnderWay, spot};
 use super::world::Spot;
 use crate::api::status::{NamespaceFailure, Reason};
 use crate::apply::{WriteError, Written};
 use crate::plan::schedule::{RetryPolicy, later, until};
-use crate::plan::{Halt, Plan, Uid};
+use crate::plan::{Halt, Plan};
 use crate::secret::ownership::Footprint;
 use crate::secret::{self, Desired, Owner, Place, Published, Verdict, verdict};
 
@@ -29,6 +28,9 @@ const BRAKE: RetryPolicy = RetryPolicy { initial: Duration::from_secs(1), max: D
 /// A Secret that was left alone for so long is not being fought over.
 const PEACE: Duration = Duration::from_secs(60);
 
+/// How long a round waits for writes of which none ends.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// What is remembered of the writes of one `EcrCredential`.
 #[derive(Default)]
 pub(super) struct History {
@@ -37,6 +39,7 @@ pub(super) struct History {
     accepted: HashMap<Spot, Footprint>,
     failing: HashMap<Spot, Failing>,
     repairs: HashMap<Spot, Repairs>,
+    under_way: UnderWay,
 }
 
 /// A place where the last write failed.
@@ -64,29 +67,39 @@ pub(super) struct Tally {
     pub(super) failures: Vec<NamespaceFailure>,
 }
 
-/// Writes until every place is as it should be or has failed. None when the `EcrCredential` is not what it was when the
-/// round began: the next round is queued already.
+/// How a round of writes ended.
+pub(super) enum Round {
+    /// Every place is as it should be or has failed.
+    Done(Tally),
+    /// Nothing is left but writes that are slow. It is to be looked at again soon.
+    Slow,
+    /// The `EcrCredential` is not what it was when the round began, and the next round is queued; or the process is ending.
+    Superseded,
+}
+
+/// Writes until every place is as it should be, has failed, or is slow.
 pub(super) async fn write(
-    ctx: &Context,
+    ctx: &Arc<Context>,
     task: &Task<'_>,
     published: &Published,
     history: &mut History,
-) -> Result<Option<Tally>, Halt> {
+) -> Result<Round, Halt> {
     let now = (ctx.now)();
     let desired = secret::desired(task.plan, &task.owner, task.template, published, now)?.map(Arc::new);
     history.expect(desired.as_deref());
-    let mut under_way = FuturesUnordered::new();
-    let mut busy: HashSet<Spot> = HashSet::new();
     let mut jobs: VecDeque<(Place, Verdict)> = VecDeque::new();
     let mut looked_at = None;
     loop {
+        // Before the look at the revision, so that no change falls in between.
+        let mut news = std::pin::pin!(ctx.shared.news());
+        news.as_mut().enable();
         let revision = ctx.shared.world.lock().revision(&task.owner.uid);
-        if looked_at != Some(revision) || (jobs.is_empty() && under_way.is_empty()) {
+        if looked_at != Some(revision) || (jobs.is_empty() && history.under_way.is_empty()) {
             let again = looked_at.replace(revision) == Some(revision);
-            let Some(verdicts) = task.verdicts(ctx, desired.as_deref(), history) else { return Ok(None) };
-            jobs = history.jobs(&verdicts, &busy, (ctx.now)());
-            if jobs.is_empty() && under_way.is_empty() {
-                return Ok(Some(history.tally(&verdicts)));
+            let Some(verdicts) = task.verdicts(ctx, desired.as_deref(), history) else { return Ok(Round::Superseded) };
+            jobs = history.jobs(&verdicts, (ctx.now)());
+            if jobs.is_empty() && history.under_way.is_empty() {
+                return Ok(Round::Done(history.tally(&verdicts)));
             }
             if again {
                 // Everything planned was done and something is left: new since, or it failed in a way that lets it be
@@ -94,19 +107,21 @@ pub(super) async fn write(
                 tokio::task::yield_now().await;
             }
         }
-        while under_way.len() < ctx.concurrency && !ctx.stop.is_cancelled() {
+        while !ctx.stop.is_cancelled() && history.under_way.has_room(ctx.concurrency) {
             let Some((place, verdict)) = jobs.pop_front() else { break };
-            busy.insert(spot(&place));
-            under_way.push(perform(ctx, &task.owner.uid, place, verdict, desired.clone()));
+            history.under_way.begin(ctx, &task.owner.uid, place, verdict, desired.clone());
         }
-        match under_way.next().await {
-            Some((place, verdict, result)) => {
-                busy.remove(&spot(&place));
-                history.note(&place, &verdict, result, desired.as_deref(), &ctx.retry, (ctx.now)());
-            }
-            // A process that is ending leaves the rest, and the last word, to its successor.
-            None if ctx.stop.is_cancelled() => return Ok(None),
-            None => {}
+        tokio::select! {
+            biased;
+            ended = history.under_way.next() => match ended {
+                Some(ended) => history.note(&ended, desired.as_deref(), &ctx.retry, (ctx.now)()),
+                // A process that is ending leaves the rest, and the last word, to its successor.
+                None if ctx.stop.is_cancelled() => return Ok(Round::Superseded),
+                None => {}
+            },
+            // A namespace that is new must not wait for writes that hang.
+            () = news => {}
+            () = tokio::time::sleep(PATIENCE), if !ctx.stop.is_cancelled() => return Ok(Round::Slow),
         }
     }
 }
@@ -134,32 +149,6 @@ impl Task<'_> {
     }
 }
 
-async fn perform(
-    ctx: &Context,
-    me: &Uid,
-    place: Place,
-    verdict: Verdict,
-    desired: Option<Arc<Desired>>,
-) -> (Place, Verdict, Result<Written, WriteError>) {
-    let result = ctx.writer.perform(&place, &verdict, desired.as_deref()).await;
-    // The world hears of it from us before the watch tells it.
-    match &result {
-        Ok(Written::Stored(record)) => {
-            ctx.shared.secret_written(&place.name, &place.namespace, record.clone(), me);
-        }
-        Ok(Written::Deleted) => {
-            let uid = match &verdict {
-                Verdict::Update(record) | Verdict::Strip(record) | Verdict::Delete(record) => Some(&*record.uid),
-                _ => None,
-            };
-            ctx.shared.secret_gone(&place.name, &place.namespace, uid);
-        }
-        Err(_) => {}
-    }
-    ctx.observer.wrote(&verdict, &result);
-    (place, verdict, result)
-}
-
 /// Missing Secrets go first: someone is waiting for them, while those that exist are still good.
 const fn rank(verdict: &Verdict) -> Option<u8> {
     match verdict {
@@ -175,7 +164,8 @@ impl History {
     fn expect(&mut self, desired: Option<&Desired>) {
         let footprint = desired.map(|d| d.footprint);
         if self.expected != footprint {
-            *self = Self { expected: footprint, ..Self::default() };
+            let under_way = std::mem::take(&mut self.under_way);
+            *self = Self { expected: footprint, under_way, ..Self::default() };
         }
     }
 
@@ -188,24 +178,19 @@ impl History {
 
     /// What to write now, in order. Deletions come when nothing else is left, and an old Secret stays until the new one of
     /// its namespace is there.
-    fn jobs(
-        &mut self,
-        verdicts: &[(Place, Verdict)],
-        busy: &HashSet<Spot>,
-        now: Timestamp,
-    ) -> VecDeque<(Place, Verdict)> {
+    fn jobs(&mut self, verdicts: &[(Place, Verdict)], now: Timestamp) -> VecDeque<(Place, Verdict)> {
         let to_do: HashSet<Spot> =
             verdicts.iter().filter(|(_, v)| rank(v).is_some()).map(|(place, _)| spot(place)).collect();
         self.failing.retain(|spot, _| to_do.contains(spot));
         self.repairs.retain(|_, repairs| until(repairs.last, now) < PEACE);
         let unmet: HashSet<&Arc<str>> = verdicts
             .iter()
-            .filter(|(place, v)| !matches!(v, Verdict::Keep | Verdict::Delete(_)) || busy.contains(&spot(place)))
+            .filter(|(place, v)| !matches!(v, Verdict::Keep | Verdict::Delete(_)) || self.under_way.is_at(&spot(place)))
             .map(|(place, _)| &place.namespace)
             .collect();
         let may = |place: &Place, verdict: &Verdict| {
             let spot = spot(place);
-            !busy.contains(&spot)
+            !self.under_way.is_at(&spot)
                 && self.failing.get(&spot).is_none_or(|failing| failing.may_retry(place, now))
                 && (!matches!(verdict, Verdict::Delete(_)) || !unmet.contains(&place.namespace))
                 && !self.is_contested(&spot, now)
@@ -256,21 +241,18 @@ impl History {
     }
 
     /// Remembers what became of a place.
-    fn note(
-        &mut self,
-        place: &Place,
-        verdict: &Verdict,
-        result: Result<Written, WriteError>,
-        desired: Option<&Desired>,
-        retry: &RetryPolicy,
-        now: Timestamp,
-    ) {
+    fn note(&mut self, ended: &Ended, desired: Option<&Desired>, retry: &RetryPolicy, now: Timestamp) {
+        let Ended { place, verdict, result, .. } = ended;
+        // What became of an older content says nothing of this one.
+        if ended.desired.as_deref().map(|d| d.footprint) != desired.map(|d| d.footprint) {
+            return;
+        }
         let spot = spot(place);
         let count = self.failing.get(&spot).map_or(1, |failing| failing.count.saturating_add(1));
         let (shown, wait) = match result {
             Ok(written) => {
                 self.failing.remove(&spot);
-                self.note_written(spot, verdict, &written, desired, now);
+                self.note_written(spot, verdict, written, desired, now);
                 return;
             }
             // The namespace's own event follows; until then there is nothing to say.
@@ -282,7 +264,7 @@ impl History {
                 (Some((Reason::Contested, message.to_owned())), retry.delay(count, 1, &place.namespace))
             }
             Err(WriteError::Unchangeable(reason, message) | WriteError::Refused(reason, message)) => {
-                (Some((reason, message)), retry.delay(count, 1, &place.namespace))
+                (Some((*reason, message.clone())), retry.delay(count, 1, &place.namespace))
             }
         };
         let failing = Failing { count, retry_at: later(now, wait), shown, seen: place.standing.version() };
@@ -326,8 +308,4 @@ impl Repairs {
             Some(beyond) => later(self.last, BRAKE.delay(beyond, 1, namespace)),
         }
     }
-}
-
-fn spot(place: &Place) -> Spot {
-    (place.name.clone(), place.namespace.clone())
 }

@@ -7,7 +7,7 @@ use kube::runtime::wait::{await_condition, conditions::is_deleted};
 use serde_json::json;
 use testbed::aws::Service;
 use testbed::bed::{Bed, PATIENCE, condition};
-use testbed::proxy::Match;
+use testbed::proxy::{Action, Fault, Gate, Match};
 
 use super::look::{
     at_once, counts, failure_until, labelled_owner, owner, quiet, spec, stored_in, uid, version, writes_in,
@@ -263,4 +263,31 @@ async fn delete(bed: &Bed, name: &str) {
     bed.credentials().delete(name, &DeleteParams::default()).await.unwrap();
     let gone = await_condition(bed.credentials(), name, is_deleted(&uid));
     tokio::time::timeout(PATIENCE, gone).await.expect("it is to go at once").unwrap();
+}
+
+#[tokio::test]
+async fn deleting_an_ecrcredential_in_the_middle_of_its_writes_deletes_none_of_its_secrets_under_retain() {
+    let bed = bed("mid-delete").await;
+    let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());
+    let other = bed.namespace("other", &[]).await.unwrap();
+    let operator = operator(&bed).await;
+    let gate = Gate::new();
+    let held = Match::secret_writes().namespace(&b);
+    bed.proxy.place(Fault::new(held, Action::HoldRequest(gate.clone())).once());
+    let mut retained = spec(json!({ "names": [a, b] }));
+    retained["secret"]["deletionPolicy"] = json!("Retain");
+    let name = bed.credential("x", retained).await.unwrap();
+    bed.logins_until(&a, &[OWN]).await.unwrap();
+    gate.arrived(1).await;
+    bed.credentials().delete(&name, &DeleteParams::default()).await.unwrap();
+    // Events of one kind come in order: who has seen the second EcrCredential has seen the first one go.
+    bed.credential("y", spec(json!({ "names": [other] }))).await.unwrap();
+    bed.logins_until(&other, &[OWN]).await.unwrap();
+    gate.open();
+    bed.logins_until(&b, &[OWN]).await.unwrap();
+    operator.stop().await.unwrap();
+    assert!(bed.secret(&a).await.unwrap().is_some() && bed.secret(&b).await.unwrap().is_some());
+    let deletions = Match::secret_writes().method("DELETE");
+    assert_eq!(bed.proxy.log().count(&deletions), 0);
+    bed.finish().await.unwrap();
 }
