@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, GetParams, Patch, PatchParams, Preconditions};
 use kube::core::{Request, Status};
 use kube::{Client, Resource, ResourceExt};
@@ -20,7 +21,7 @@ use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::plan::targets::Labels;
 use crate::secret::ownership::SecretRecord;
-use crate::secret::{Desired, FIELD_MANAGER, Place, Verdict};
+use crate::secret::{Desired, FIELD_MANAGER, Place, REFRESHED_AT, Verdict};
 
 /// A write that takes longer than this gives its slot to others: a namespace whose admission webhook hangs must not hold up
 /// the rest.
@@ -61,6 +62,14 @@ impl WriteError {
             other => other,
         }
     }
+}
+
+/// What is read of one of our Secrets.
+pub struct Found {
+    /// The docker config, as JSON.
+    pub config: Zeroizing<Vec<u8>>,
+    /// When the youngest of its logins was issued, as its annotation says.
+    pub refreshed_at: Option<Timestamp>,
 }
 
 /// What is written over an existing Secret.
@@ -129,7 +138,7 @@ impl Writer {
     ///
     /// # Errors
     /// The API server refused, failed, or did not answer in time.
-    pub async fn read(&self, namespace: &str, name: &str) -> Result<Option<Vec<u8>>, kube::Error> {
+    pub async fn read(&self, namespace: &str, name: &str) -> Result<Option<Found>, kube::Error> {
         // As text: when an answer cannot be read as an object, kube logs all of it.
         let request = Request::new(Secret::url_path(&(), Some(namespace)))
             .get(name, &GetParams::default())
@@ -140,8 +149,10 @@ impl Writer {
             Err(error) => return Err(error),
         };
         let secret: Option<Stored> = serde_json::from_str(&text).ok();
-        let data = secret.and_then(|secret| STANDARD.decode(secret.data.config).ok());
-        Ok(data)
+        Ok(secret.and_then(|secret| {
+            let refreshed_at = secret.metadata.annotations.get(REFRESHED_AT).and_then(|text| text.parse().ok());
+            Some(Found { config: Zeroizing::new(STANDARD.decode(secret.data.config).ok()?), refreshed_at })
+        }))
     }
 
     async fn in_time<T>(&self, call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
@@ -273,7 +284,14 @@ struct ManifestMeta<'a> {
 /// A Secret as far as it is read.
 #[derive(Deserialize)]
 struct Stored {
+    metadata: StoredMeta,
     data: StoredData,
+}
+
+#[derive(Deserialize)]
+struct StoredMeta {
+    #[serde(default)]
+    annotations: Labels,
 }
 
 #[derive(Deserialize)]

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use crate::api::DEFAULT_SECRET_NAME;
+use crate::plan::references::{AccountScope, KeysScope, Lent};
 use crate::process::telemetry::LogFormat;
+use crate::token::identity::{AwsSettings, Endpoints, WebIdentityFile};
 
 /// Keeps Amazon ECR pull Secrets fresh in every namespace that needs them.
 #[derive(Parser, Debug)]
@@ -27,9 +32,9 @@ pub enum Command {
     Crd,
 }
 
-/// The flags of `run`.
+/// What the operator may touch and whose identities it may use.
 #[derive(Args, Clone, Debug)]
-pub struct RunArgs {
+pub struct ScopeArgs {
     /// A Secret name that may be written; repeatable. The operator needs RBAC rights on each.
     #[arg(long = "secret-name", env = "ECO_SECRET_NAMES", value_delimiter = ',', default_value = DEFAULT_SECRET_NAME, value_parser = secret_name, help_heading = "Scope")]
     pub secret_names: Vec<String>,
@@ -42,10 +47,20 @@ pub struct RunArgs {
     #[arg(long = "namespace", env = "ECO_NAMESPACES", value_delimiter = ',', value_parser = namespace_name, help_heading = "Scope")]
     pub namespaces: Vec<String>,
 
-    /// Serves only the EcrCredentials with these labels, e.g. `shard=a`. Two operators must not share a Secret.
-    #[arg(long, env = "ECO_CREDENTIAL_SELECTOR", help_heading = "Scope")]
-    pub credential_selector: Option<String>,
+    /// A ServiceAccount whose AWS identity an EcrCredential may use, as NAMESPACE/NAME, or */NAME for that of each namespace;
+    /// repeatable. The operator needs RBAC rights on each: get, list, watch, and create on its token.
+    #[arg(long = "service-account", env = "ECO_SERVICE_ACCOUNTS", value_delimiter = ',', value_parser = account_scope, value_name = "NAMESPACE/NAME", help_heading = "Scope")]
+    pub service_accounts: Vec<AccountScope>,
 
+    /// A Secret with static AWS keys that an EcrCredential may use, as NAMESPACE/NAME; repeatable. The operator needs RBAC
+    /// rights on each: get, list, watch.
+    #[arg(long = "credentials-secret", env = "ECO_CREDENTIALS_SECRETS", value_delimiter = ',', value_parser = keys_scope, value_name = "NAMESPACE/NAME", help_heading = "Scope")]
+    pub credentials_secrets: Vec<KeysScope>,
+}
+
+/// How AWS is reached, and as whom.
+#[derive(Args, Clone, Debug)]
+pub struct AwsArgs {
     /// The AWS region for registries that name none, and for STS.
     #[arg(long, env = "AWS_REGION", help_heading = "AWS")]
     pub aws_region: Option<String>,
@@ -53,6 +68,58 @@ pub struct RunArgs {
     /// The longest that one call to AWS may take.
     #[arg(long, env = "ECO_AWS_TIMEOUT", default_value = "10s", value_parser = duration, help_heading = "AWS")]
     pub aws_timeout: Duration,
+
+    /// Never falls back to the role of the node when no identity is given to the operator itself.
+    #[arg(long, env = "ECO_REQUIRE_WORKLOAD_IDENTITY", help_heading = "AWS")]
+    pub require_workload_identity: bool,
+
+    /// The URL at which ECR is called, e.g. of a VPC endpoint. Default: AWS's own, by region.
+    #[arg(long, env = "AWS_ENDPOINT_URL_ECR", value_parser = url, value_name = "URL", help_heading = "AWS")]
+    pub aws_endpoint_url_ecr: Option<Url>,
+
+    /// The URL at which ECR Public is called.
+    #[arg(long, env = "AWS_ENDPOINT_URL_ECR_PUBLIC", value_parser = url, value_name = "URL", help_heading = "AWS")]
+    pub aws_endpoint_url_ecr_public: Option<Url>,
+
+    /// The URL at which STS is called.
+    #[arg(long, env = "AWS_ENDPOINT_URL_STS", value_parser = url, value_name = "URL", help_heading = "AWS")]
+    pub aws_endpoint_url_sts: Option<Url>,
+
+    /// A file of certificates in PEM that are trusted besides those of public authorities, e.g. of a proxy.
+    #[arg(long, env = "AWS_CA_BUNDLE", value_name = "FILE", help_heading = "AWS")]
+    pub aws_ca_bundle: Option<PathBuf>,
+
+    /// The operator's web identity, as the EKS webhook sets it.
+    #[arg(env = "AWS_WEB_IDENTITY_TOKEN_FILE", long, hide = true)]
+    pub web_identity_token_file: Option<PathBuf>,
+
+    /// See `web_identity_token_file`.
+    #[arg(env = "AWS_ROLE_ARN", long, hide = true)]
+    pub role_arn: Option<String>,
+
+    /// See `web_identity_token_file`.
+    #[arg(env = "AWS_ROLE_SESSION_NAME", long, hide = true)]
+    pub role_session_name: Option<String>,
+}
+
+/// The flags of `run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// See [`ScopeArgs`].
+    #[command(flatten)]
+    pub scope: ScopeArgs,
+
+    /// See [`AwsArgs`].
+    #[command(flatten)]
+    pub aws: AwsArgs,
+
+    /// Serves only the EcrCredentials with these labels, e.g. `shard=a`. Two operators must not share a Secret.
+    #[arg(long, env = "ECO_CREDENTIAL_SELECTOR", help_heading = "Scope")]
+    pub credential_selector: Option<String>,
+
+    /// How many passwords that serve a single namespace each are fetched in a second (fromTargetNamespace). AWS allows about 20.
+    #[arg(long, env = "ECO_AWS_RATE", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = "AWS")]
+    pub aws_rate: u16,
 
     /// A password that AWS issues with less life than this is refused.
     #[arg(long, env = "ECO_MINIMUM_TOKEN_LIFE", default_value = "5m", value_parser = duration, help_heading = "AWS")]
@@ -108,7 +175,7 @@ pub struct RunArgs {
     pub log_format: LogFormat,
 }
 
-impl RunArgs {
+impl ScopeArgs {
     /// The Secret names that may be written; `None` for any.
     pub fn allowed_names(&self) -> Option<BTreeSet<std::sync::Arc<str>>> {
         (!self.all_secret_names).then(|| self.secret_names.iter().map(|name| name.as_str().into()).collect())
@@ -118,6 +185,93 @@ impl RunArgs {
     pub fn allowed_namespaces(&self) -> Option<BTreeSet<std::sync::Arc<str>>> {
         (!self.namespaces.is_empty()).then(|| self.namespaces.iter().map(|name| name.as_str().into()).collect())
     }
+
+    /// Whose identities may be used besides the operator's own.
+    pub fn lent(&self) -> Lent {
+        Lent {
+            accounts: self.service_accounts.iter().cloned().collect(),
+            keys: self.credentials_secrets.iter().cloned().collect(),
+        }
+    }
+}
+
+impl AwsArgs {
+    /// What the rooms that call AWS are told.
+    ///
+    /// # Errors
+    /// The file of certificates cannot be read; the text says why.
+    pub fn settings(&self) -> Result<AwsSettings, String> {
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let ca_bundle = self.aws_ca_bundle.as_deref().filter(|path| !path.as_os_str().is_empty());
+        let token_file = self.web_identity_token_file.clone().filter(|path| !path.as_os_str().is_empty());
+        let web_identity = token_file.zip(given(&self.role_arn)).map(|(token_file, role_arn)| WebIdentityFile {
+            token_file,
+            role_arn,
+            session_name: given(&self.role_session_name),
+        });
+        let endpoint = |url: &Option<Url>| url.as_ref().and_then(|url| url.0.clone());
+        Ok(AwsSettings {
+            region: given(&self.aws_region),
+            timeout: self.aws_timeout,
+            identity_hints: identity_hints(),
+            web_identity,
+            node_identity: !self.require_workload_identity,
+            endpoints: Endpoints {
+                ecr: endpoint(&self.aws_endpoint_url_ecr),
+                ecr_public: endpoint(&self.aws_endpoint_url_ecr_public),
+                sts: endpoint(&self.aws_endpoint_url_sts),
+            },
+            ca_bundle: ca_bundle.map(certificates).transpose()?,
+        })
+    }
+}
+
+/// An URL, or nothing where a variable is set to nothing.
+#[derive(Clone, Debug)]
+pub struct Url(Option<String>);
+
+fn url(text: &str) -> Result<Url, String> {
+    if text.is_empty() {
+        return Ok(Url(None));
+    }
+    let parsed: http::Uri = text.parse().map_err(|_| format!("{text:?} is not a URL"))?;
+    match (parsed.scheme_str(), parsed.host()) {
+        (Some("http" | "https"), Some(_)) => Ok(Url(Some(text.to_owned()))),
+        _ => Err(format!("{text:?} is not a URL such as https://vpce-1.api.ecr.eu-west-1.vpce.amazonaws.com")),
+    }
+}
+
+/// Reads a file of certificates, and makes sure that there are some.
+fn certificates(path: &Path) -> Result<Vec<u8>, String> {
+    let pem = std::fs::read(path).map_err(|error| format!("--aws-ca-bundle {}: {error}", path.display()))?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match certificates {
+        Ok(found) if !found.is_empty() => Ok(pem),
+        _ => Err(format!("--aws-ca-bundle {} has no readable certificate in PEM", path.display())),
+    }
+}
+
+/// Reads NAMESPACE/NAME of a ServiceAccount, or */NAME.
+fn account_scope(text: &str) -> Result<AccountScope, String> {
+    let (namespace, name) = text.split_once('/').ok_or_else(|| not_a_place(text))?;
+    let name = secret_name(name).map_err(|_| not_a_place(text))?.as_str().into();
+    if namespace == "*" {
+        return Ok(AccountScope { namespace: None, name });
+    }
+    let namespace = namespace_name(namespace).map_err(|_| not_a_place(text))?;
+    Ok(AccountScope { namespace: Some(namespace.as_str().into()), name })
+}
+
+/// Reads NAMESPACE/NAME of a Secret.
+fn keys_scope(text: &str) -> Result<KeysScope, String> {
+    match account_scope(text)? {
+        AccountScope { namespace: Some(namespace), name } => Ok(KeysScope { namespace, name }),
+        AccountScope { namespace: None, .. } => Err(format!("{text:?} needs the namespace of the one Secret")),
+    }
+}
+
+fn not_a_place(text: &str) -> String {
+    format!("{text:?} is not of the form NAMESPACE/NAME")
 }
 
 /// The variables by which the AWS SDK's chain chooses an identity: when they change, tokens of before are another's.

@@ -8,6 +8,7 @@
 pub mod api;
 pub mod apply;
 pub mod cli;
+pub mod cluster;
 pub mod controller;
 pub mod crd;
 pub mod outcome;

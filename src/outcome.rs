@@ -11,7 +11,7 @@ use crate::api::status::{
 };
 use crate::plan::Halt;
 use crate::plan::schedule::{Life, until, whole_seconds};
-use crate::token::{TokenError, TokenHash};
+use crate::token::TokenHash;
 
 /// The longest time without a look at the clock. Timers stand still while a machine sleeps; tokens do not.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -26,10 +26,14 @@ pub struct RegistryReport {
     pub region: Region,
     /// The hosts in the Secret.
     pub hosts: Vec<Host>,
-    /// The token in the Secret: its life and its hash.
-    pub token: Option<(Life, TokenHash)>,
+    /// The life of the token in the Secret; of several the one that expires first.
+    pub life: Option<Life>,
+    /// The hash of the token, where all namespaces share it.
+    pub hash: Option<TokenHash>,
     /// Why the last fetch failed, if it did.
-    pub failure: Option<TokenError>,
+    pub failure: Option<Halt>,
+    /// Whether each namespace has a token of its own, so that what is missing is told with the namespace.
+    pub each_targets: bool,
 }
 
 /// The selected namespaces after a reconciliation.
@@ -100,7 +104,7 @@ pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Opti
     let mut look_again = None;
     if let Course::Ran { registries, namespaces, next_refresh_at, look_again: at, handled_refresh_request } = course {
         look_again = at;
-        let lives = || registries.iter().filter_map(|r| r.token.as_ref()).map(|(life, _)| *life);
+        let lives = || registries.iter().filter_map(|r| r.life);
         status.expires_at = lives().map(|l| l.expires_at).min();
         status.refreshed_at = lives().map(|l| l.issued_at).max();
         status.next_refresh_at = next_refresh_at.map(whole_seconds);
@@ -134,16 +138,20 @@ fn judge(course: &Course, now: Timestamp) -> Judgement {
 }
 
 fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timestamp) -> Judgement {
-    let dead = registries.iter().find(|r| !r.token.as_ref().is_some_and(|(life, _)| life.is_valid(now)));
+    let shared = || registries.iter().filter(|r| !r.each_targets);
+    let dead = shared().find(|r| !r.life.is_some_and(|life| life.is_valid(now)));
     let failing = registries.iter().find_map(|r| r.failure.as_ref());
     let missing = namespaces.selected.saturating_sub(namespaces.synced);
     let ready = if let Some(registry) = dead {
         let (reason, why) = match &registry.failure {
-            Some(error) => (error.reason(), error.to_string()),
-            None if registry.token.is_some() => (Reason::TokenExpired, "its password has expired".to_owned()),
+            Some(halt) => (halt.reason, halt.message.clone()),
+            None if registry.life.is_some() => (Reason::TokenExpired, "its password has expired".to_owned()),
             None => (Reason::FetchingToken, "its first password is being fetched".to_owned()),
         };
         (false, reason, format!("registry in {}: {why}", registry.region))
+    } else if missing > 0 && namespaces.failures.is_empty() && registries.iter().any(|r| r.each_targets) {
+        let message = format!("{missing} of {} namespaces wait for their first password", namespaces.selected);
+        (false, Reason::FetchingToken, message)
     } else if missing > 0 {
         let first = namespaces.failures.iter().min_by(|a, b| a.namespace.cmp(&b.namespace));
         let detail = first.map(|f| format!("; the first: {}: {}: {}", f.namespace, f.reason, f.message));
@@ -156,7 +164,7 @@ fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timesta
         (true, Reason::Synced, "every selected namespace holds a valid password for every registry".to_owned())
     };
     let reconciling = match failing {
-        Some(error) => Some((error.reason(), format!("trying again: {error}"))),
+        Some(halt) => Some((halt.reason, format!("trying again: {}", halt.message))),
         None if !ready.0 => Some((ready.1, ready.2.clone())),
         None => None,
     };
@@ -164,9 +172,9 @@ fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timesta
 }
 
 fn registry_status(report: RegistryReport) -> RegistryStatus {
-    let (life, hash) = report.token.map_or((None, None), |(life, hash)| (Some(life), Some(hash)));
-    let (reason, message) = match (&report.failure, &life) {
-        (Some(error), _) => (error.reason(), Some(error.to_string())),
+    let (life, hash) = (report.life, report.hash);
+    let (reason, message) = match (report.failure, &life) {
+        (Some(halt), _) => (halt.reason, Some(halt.message)),
         (None, Some(_)) => (Reason::Synced, None),
         (None, None) => (Reason::FetchingToken, None),
     };

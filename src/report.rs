@@ -14,9 +14,21 @@ use crate::apply::{WriteError, Written};
 use crate::controller::Observer;
 use crate::controller::error::Error;
 use crate::plan::{Service, TokenKey, Uid};
-use crate::process::telemetry::{CallLabels, Metrics, ResultLabels, StateLabels, TokenLabels, WriteLabels};
+use crate::process::telemetry::{
+    CallLabels, Metrics, ResultLabels, SourceLabels, StateLabels, TokenLabels, WriteLabels,
+};
 use crate::secret::Verdict;
 use crate::token::cache::Fetched;
+use crate::token::identity::Origin;
+
+/// The operator's own AWS identity was found, or is found elsewhere now.
+pub fn found_identity(metrics: &Metrics, origin: Origin) {
+    tracing::info!(source = origin.as_str(), "found the operator's AWS identity");
+    for each in Origin::ALL {
+        let labels = SourceLabels { source: each.as_str() };
+        metrics.identity.get_or_create(&labels).set(i64::from(each == origin));
+    }
+}
 
 /// Keeps the metrics.
 pub struct Reporter {
@@ -45,19 +57,20 @@ impl Reporter {
 
     /// A call of GetAuthorizationToken has ended.
     pub fn fetched(&self, fetched: &Fetched) {
-        let (service, region) = (service(&fetched.key), fetched.key.region().to_string());
+        let (service, region) = (service(&fetched.key), fetched.key.service.region().to_string());
+        let identity = fetched.key.identity.kind();
         match &fetched.result {
             Ok(expires_at) => {
-                tracing::info!(service, region, %expires_at, "fetched a token");
-                self.metrics.aws_requests.get_or_create(&CallLabels { service, result: "success" }).inc();
-                let labels = TokenLabels { service, region };
+                tracing::info!(service, region, identity = %fetched.key.identity, %expires_at, "fetched a token");
+                self.metrics.aws_requests.get_or_create(&CallLabels { service, identity, result: "success" }).inc();
+                let labels = TokenLabels { service, region, identity };
                 self.metrics.token_expiry.get_or_create(&labels).set(expires_at.as_second());
                 self.metrics.token_refresh.get_or_create(&labels).set(Timestamp::now().as_second());
             }
             Err(error) => {
                 let result = error.reason().as_str();
-                tracing::warn!(service, region, reason = result, %error, "no token: trying again");
-                self.metrics.aws_requests.get_or_create(&CallLabels { service, result }).inc();
+                tracing::warn!(service, region, identity = %fetched.key.identity, reason = result, %error, "no token: trying again");
+                self.metrics.aws_requests.get_or_create(&CallLabels { service, identity, result }).inc();
             }
         }
     }

@@ -19,11 +19,14 @@ use tokio_util::task::TaskTracker;
 use crate::api::EcrCredential;
 use crate::api::registry::Region;
 use crate::apply::Writer;
-use crate::cli::{RunArgs, host_name, identity_hints};
+use crate::cli::{RunArgs, host_name};
+use crate::cluster::ApiServer;
 use crate::controller::events::Events;
+use crate::controller::references;
 use crate::controller::watches::{self, SecretScope};
 use crate::controller::world::World;
 use crate::controller::{self, Context, Memories, Shared};
+use crate::plan::references::References;
 use crate::plan::schedule::RetryPolicy;
 use crate::plan::targets::Index;
 use crate::plan::{Limits, Uid};
@@ -31,10 +34,10 @@ use crate::process::fence::Fence;
 use crate::process::http::{self, Readiness};
 use crate::process::lease::{self, Leadership, LeaseSettings};
 use crate::process::telemetry::{self, Metrics};
-use crate::report::Reporter;
+use crate::report::{self, Reporter};
 use crate::token::cache::{CacheSettings, Tokens};
 use crate::token::ecr::Ecr;
-use crate::token::identity::{self, AwsSettings};
+use crate::token::identity;
 
 /// The longest that one write to the API server may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -51,6 +54,9 @@ pub enum RunError {
     /// No cluster was found.
     #[error("no Kubernetes cluster: run inside a cluster, or set KUBECONFIG: {0}")]
     NoCluster(String),
+    /// A setting is wrong.
+    #[error("{0}")]
+    Settings(String),
     /// No region was found.
     #[error("no AWS region: set --aws-region, the variable AWS_REGION, or the chart's aws.region")]
     NoRegion,
@@ -187,8 +193,10 @@ impl Process {
     ) {
         let mut listed = ctx.shared.listed();
         let scopes = self.scopes().len();
+        let lent = self.args.scope.lent();
+        let references = lent.accounts.len() + lent.keys.len();
         tokio::select! {
-            _ = listed.wait_for(|listed| listed.is_complete(scopes)) => {}
+            _ = listed.wait_for(|listed| listed.is_complete(scopes, references)) => {}
             () = self.stop.cancelled() => return,
         }
         self.readiness.set(true);
@@ -235,31 +243,43 @@ impl Process {
         for scope in self.scopes() {
             watches.spawn(watches::secrets(client.clone(), scope, shared.clone()));
         }
+        let lent = self.args.scope.lent();
+        for scope in lent.accounts {
+            watches.spawn(references::accounts(client.clone(), scope, shared.clone()));
+        }
+        for scope in lent.keys {
+            watches.spawn(references::keys(client.clone(), scope, shared.clone()));
+        }
         watches
     }
 
     /// Makes the parts.
     async fn assemble(&self, client: &Client) -> Result<Parts, RunError> {
         let args = &self.args;
-        let settings = AwsSettings {
-            region: args.aws_region.clone().filter(|region| !region.is_empty()),
-            timeout: args.aws_timeout,
-            identity_hints: identity_hints(),
-        };
-        let identity = identity::load(&settings).await;
+        let settings = args.aws.settings().map_err(RunError::Settings)?;
+        let origins = self.metrics.clone();
+        let identity = identity::load(&settings, move |origin| report::found_identity(&origins, origin)).await;
         let region = identity.config.region().map(|region| region.as_ref().to_owned()).ok_or(RunError::NoRegion)?;
         let region = Region::parse(&region).map_err(RunError::BadRegion)?;
-        let limits =
-            Limits { region: Some(region), secret_names: args.allowed_names(), namespaces: args.allowed_namespaces() };
+        let limits = Limits {
+            region: Some(region),
+            secret_names: args.scope.allowed_names(),
+            namespaces: args.scope.allowed_namespaces(),
+            lent: args.scope.lent(),
+            fixed_api: settings.endpoints.ecr.is_some(),
+        };
         let retry = RetryPolicy { initial: args.retry_initial, max: args.retry_max };
         let (send, queue) = unbounded_channel();
         let reporter = Arc::new(Reporter::new(self.metrics.clone()));
-        let cache = CacheSettings { retry, min_life: args.minimum_token_life, now: Timestamp::now };
+        let cache =
+            CacheSettings { retry, min_life: args.minimum_token_life, rate: args.aws_rate, now: Timestamp::now };
         let seen = reporter.clone();
-        let tokens = Arc::new(Tokens::new(Arc::new(Ecr::new(identity)), cache, send.clone(), move |f| seen.fetched(f)));
+        let cluster = Arc::new(ApiServer::new(client.clone(), WRITE_TIMEOUT));
+        let source = Arc::new(Ecr::new(identity, cluster));
+        let tokens = Arc::new(Tokens::new(source, cache, send.clone(), move |f| seen.fetched(f)));
         let memories = Memories::default();
         let (gone, forget, unused) = (reporter.clone(), memories.clone(), tokens.clone());
-        let world = World::new(Index::new(limits.namespaces.clone()));
+        let world = World::new(Index::new(limits.namespaces.clone()), References::new(limits.lent.clone()));
         let shared = Arc::new(Shared::new(world, send, move |uid| {
             gone.forget(uid);
             unused.retain(&forget.forget(uid));
@@ -292,8 +312,8 @@ impl Process {
             Some(set) => set.into_iter().map(Some).collect(),
             None => vec![None],
         };
-        let namespaces: Vec<Option<Arc<str>>> = all(self.args.allowed_namespaces());
-        let names: Vec<Option<Arc<str>>> = all(self.args.allowed_names());
+        let namespaces: Vec<Option<Arc<str>>> = all(self.args.scope.allowed_namespaces());
+        let names: Vec<Option<Arc<str>>> = all(self.args.scope.allowed_names());
         let pairs = namespaces.iter().flat_map(|namespace| names.iter().map(move |name| (name, namespace)));
         pairs.map(|(name, namespace)| SecretScope { name: name.clone(), namespace: namespace.clone() }).collect()
     }

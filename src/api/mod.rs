@@ -1,6 +1,8 @@
 //! The `EcrCredential` custom resource: what users write, as types whose schema and CEL rules are the CRD.
 #![allow(unreachable_pub, reason = "the KubeSchema derive repeats each type inside a private scope")]
 
+pub mod arn;
+pub mod auth;
 pub mod registry;
 mod schema;
 pub mod status;
@@ -11,6 +13,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use auth::{AssumeRole, Auth, KeysRef, ServiceAccountAuth};
 use schema::{
     account_ids, annotation_map, extra_hosts, globs, host_variants, label_map, label_values, match_labels, percent,
 };
@@ -52,6 +55,11 @@ pub struct EcrCredentialSpec {
     #[x_kube(validation = Rule::new("self.filter(r, has(r.public)).size() <= 1").message("only one entry may be public: public.ecr.aws needs one password"))]
     pub registries: Vec<Registry>,
 
+    /// Whose AWS identity fetches the passwords. Default: the operator's own (IRSA, EKS Pod Identity, or what else the AWS
+    /// SDK finds). An entry of `registries` may have its own `auth` instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Auth>,
+
     /// The Secret to write into each target namespace.
     #[serde(default)]
     pub secret: SecretTemplate,
@@ -80,6 +88,10 @@ pub struct Registry {
     /// Amazon ECR Public, `public.ecr.aws`, always through us-east-1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public: Option<PublicRegistry>,
+
+    /// Whose AWS identity fetches the password of this entry. Default: that of `spec.auth`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Auth>,
 }
 
 /// Private ECR registries of one region.
@@ -104,6 +116,11 @@ pub struct PrivateRegistry {
     #[schemars(schema_with = "host_variants")]
     pub host_variants: Vec<HostVariant>,
 
+    /// Which host of the ECR API is asked for the password: `Standard` (`api.ecr.REGION.amazonaws.com`), `Fips`, `DualStack`
+    /// (`ecr.REGION.api.aws`), `DualStackFips`.
+    #[serde(default)]
+    pub api_endpoint: HostVariant,
+
     /// Further host names that serve the same registries, e.g. of a VPC endpoint; written as given, without a scheme.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "extra_hosts")]
@@ -119,17 +136,17 @@ pub struct PrivateRegistry {
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PublicRegistry {}
 
-/// A family of ECR host names.
+/// A family of host names of ECR: of its registries, or of its API.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum HostVariant {
-    /// `ID.dkr.ecr.REGION.amazonaws.com`
+    /// A plain host: `ID.dkr.ecr.REGION.amazonaws.com`.
     #[default]
     Standard,
-    /// `ID.dkr.ecr-fips.REGION.amazonaws.com`
+    /// A FIPS 140 host: `ID.dkr.ecr-fips.REGION.amazonaws.com`.
     Fips,
-    /// `ID.dkr-ecr.REGION.on.aws`
+    /// A host with IPv4 and IPv6: `ID.dkr-ecr.REGION.on.aws`.
     DualStack,
-    /// `ID.dkr-ecr-fips.REGION.on.aws`
+    /// A FIPS 140 host with IPv4 and IPv6: `ID.dkr-ecr-fips.REGION.on.aws`.
     DualStackFips,
 }
 

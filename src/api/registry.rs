@@ -85,6 +85,12 @@ impl Region {
         &self.0
     }
 
+    /// The partition as ARNs name it: `aws`, `aws-cn`, `aws-us-gov`, ...
+    pub fn partition_name(&self) -> &'static str {
+        // Hosts there are as in the commercial partition, roles are not.
+        if self.0.starts_with("us-gov-") { "aws-us-gov" } else { self.partition().name }
+    }
+
     fn partition(&self) -> &'static Partition {
         PARTITIONS.iter().find(|p| self.0.starts_with(p.region_prefix)).unwrap_or(&COMMERCIAL)
     }
@@ -145,25 +151,32 @@ impl HostVariant {
 
 /// A set of regions under one DNS suffix, as in the AWS SDKs' `partitions.json`.
 struct Partition {
+    name: &'static str,
     region_prefix: &'static str,
     suffix: &'static str,
     dual_stack_suffix: Option<&'static str>,
 }
 
 const COMMERCIAL: Partition =
-    Partition { region_prefix: "", suffix: "amazonaws.com", dual_stack_suffix: Some("on.aws") };
+    Partition { name: "aws", region_prefix: "", suffix: "amazonaws.com", dual_stack_suffix: Some("on.aws") };
 
 const PARTITIONS: [Partition; 6] = [
     Partition {
+        name: "aws-cn",
         region_prefix: "cn-",
         suffix: "amazonaws.com.cn",
         dual_stack_suffix: Some("on.amazonwebservices.com.cn"),
     },
-    Partition { region_prefix: "eusc-", suffix: "amazonaws.eu", dual_stack_suffix: Some("on.amazonwebservices.eu") },
-    Partition { region_prefix: "us-iso-", suffix: "c2s.ic.gov", dual_stack_suffix: None },
-    Partition { region_prefix: "us-isob-", suffix: "sc2s.sgov.gov", dual_stack_suffix: None },
-    Partition { region_prefix: "eu-isoe-", suffix: "cloud.adc-e.uk", dual_stack_suffix: None },
-    Partition { region_prefix: "us-isof-", suffix: "csp.hci.ic.gov", dual_stack_suffix: None },
+    Partition {
+        name: "aws-eusc",
+        region_prefix: "eusc-",
+        suffix: "amazonaws.eu",
+        dual_stack_suffix: Some("on.amazonwebservices.eu"),
+    },
+    Partition { name: "aws-iso", region_prefix: "us-iso-", suffix: "c2s.ic.gov", dual_stack_suffix: None },
+    Partition { name: "aws-iso-b", region_prefix: "us-isob-", suffix: "sc2s.sgov.gov", dual_stack_suffix: None },
+    Partition { name: "aws-iso-e", region_prefix: "eu-isoe-", suffix: "cloud.adc-e.uk", dual_stack_suffix: None },
+    Partition { name: "aws-iso-f", region_prefix: "us-isof-", suffix: "csp.hci.ic.gov", dual_stack_suffix: None },
 ];
 
 fn is_word(text: &str) -> bool {

@@ -99,3 +99,29 @@ pub(super) fn match_labels(_: &mut SchemaGenerator) -> Schema {
 pub(super) fn annotation_map(_: &mut SchemaGenerator) -> Schema {
     string_map(4096, &[(KEYS, ANNOTATION_KEY_MESSAGE), (OWN_KEYS, OWN_KEYS_MESSAGE)])
 }
+
+pub(super) fn audiences(_: &mut SchemaGenerator) -> Schema {
+    string_set(4, 256, "self.size() > 0", "an audience must not be empty: sts.amazonaws.com")
+}
+
+/// Seconds, without a format: see [`percent`].
+pub(super) fn session_seconds(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "integer", "minimum": 900, "maximum": 43200, "nullable": true })
+}
+
+const TAG_KEY: &str = "^[\\\\p{L}\\\\p{Z}\\\\p{N}_.:/=+@-]{1,128}$";
+
+pub(super) fn tag_keys(_: &mut SchemaGenerator) -> Schema {
+    let check = format!("self.matches('{TAG_KEY}')");
+    string_set(50, 128, &check, "a tag key has 1 to 128 letters, digits, spaces and characters of _.:/=+@-")
+}
+
+pub(super) fn session_tags(_: &mut SchemaGenerator) -> Schema {
+    let keys = format!("self.all(k, k.matches('{TAG_KEY}'))");
+    json_schema!({
+        "type": "object",
+        "maxProperties": 50,
+        "additionalProperties": { "type": "string", "maxLength": 256 },
+        "x-kubernetes-validations": rule(&keys, "each tag key has 1 to 128 letters, digits, spaces and characters of _.:/=+@-"),
+    })
+}

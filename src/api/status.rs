@@ -49,7 +49,7 @@ pub struct EcrCredentialStatus {
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RegistryStatus {
-    /// The hosts written into the Secret.
+    /// The hosts written into the Secret; where each namespace has its own identity, those of the first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<String>,
     /// The region whose API issued the password.
@@ -134,6 +134,10 @@ pub enum Reason {
     InvalidSpec,
     /// The operator may not write Secrets of this name.
     SecretNameNotAllowed,
+    /// The operator may not use the ServiceAccount or Secret that `auth` names.
+    AuthNotAllowed,
+    /// The ServiceAccount or Secret that `auth` names is missing, or lacks what is needed of it.
+    IdentityNotFound,
     /// The spec names no region and the operator has none.
     NoRegion,
     /// The operator has no AWS credentials.
@@ -160,7 +164,7 @@ pub enum Reason {
     WrongType,
     /// The Secret is immutable.
     Immutable,
-    /// The operator lacks a right in this namespace.
+    /// The operator lacks a right in the cluster.
     Forbidden,
     /// The namespace's quota is used up.
     QuotaExceeded,
@@ -182,6 +186,8 @@ impl Reason {
             Self::NamespacesFailed => "NamespacesFailed",
             Self::InvalidSpec => "InvalidSpec",
             Self::SecretNameNotAllowed => "SecretNameNotAllowed",
+            Self::AuthNotAllowed => "AuthNotAllowed",
+            Self::IdentityNotFound => "IdentityNotFound",
             Self::NoRegion => "NoRegion",
             Self::NoCredentials => "NoCredentials",
             Self::AccessDenied => "AccessDenied",

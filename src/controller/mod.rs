@@ -4,7 +4,10 @@ pub mod error;
 pub mod events;
 mod reconcile;
 mod recover;
+pub mod references;
 pub mod shared;
+mod tenants;
+mod tokens;
 mod under_way;
 pub mod watches;
 pub mod world;
@@ -94,8 +97,16 @@ impl Memories {
         wanted.values().flatten().cloned().collect()
     }
 
-    fn want(&self, uid: &Uid, keys: BTreeSet<TokenKey>) {
-        self.wanted.lock().insert(uid.clone(), keys);
+    /// Notes which tokens one wants; returns what all want, if one of them is wanted no more.
+    fn want(&self, uid: &Uid, keys: BTreeSet<TokenKey>) -> Option<BTreeSet<TokenKey>> {
+        let mut wanted = self.wanted.lock();
+        let before = wanted.get(uid);
+        if before == Some(&keys) {
+            return None;
+        }
+        let dropped = before.is_some_and(|before| !before.is_subset(&keys));
+        wanted.insert(uid.clone(), keys);
+        dropped.then(|| wanted.values().flatten().cloned().collect())
     }
 }
 
@@ -109,11 +120,14 @@ impl Context {
 #[derive(Default)]
 pub struct Memory {
     published: Published,
+    tenants: tenants::Tenants,
+    generation: Option<i64>,
     recovered: bool,
     demand: Option<Requested>,
     history: writes::History,
     last_status: Option<EcrCredentialStatus>,
     status_failures: u32,
+    status_written: Option<tokio::time::Instant>,
 }
 
 /// A refresh on demand. It is kept when it is served until the status says so, or it would be served again.

@@ -1,27 +1,32 @@
 //! One round for one `EcrCredential`: plan, tokens, desired Secret, writes, outcome.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
+use tokio::time::Instant;
 
 use super::error::Error;
 use super::recover::recover;
-use super::writes::{self, Tally, Task};
+use super::tenants::{Census, Estate};
+use super::tokens::{Group, Progress};
+use super::writes::{self, Content, Tally, Task};
 use super::{Context, Memory, Requested};
 use crate::api::{EcrCredential, EcrCredentialStatus, REFRESH_REQUESTED_AT};
 use crate::outcome::{Course, NamespaceReport, Outcome, RegistryReport, conclude};
-use crate::plan::refresh::{Demand, Held, Step, step};
-use crate::plan::{self, Hosts, Plan, TokenKey, Uid};
-use crate::secret::{Owner, registry_entries};
-use crate::token::cache::Snapshot;
-use crate::token::{Grant, TokenHash};
+use crate::plan::refresh::Demand;
+use crate::plan::{self, Halt, Hosts, Need, Plan, RegistryPlan, Uid};
+use crate::secret::{self, Owner, registry_entries};
+use crate::token::{Auth, TokenHash};
 
 /// When to look again at writes that are slow.
 const SOON: Duration = Duration::from_secs(1);
+
+/// The status is written at most so often: where thousands of namespaces come, each for itself, nobody reads every step.
+const BETWEEN_STATUSES: Duration = Duration::from_millis(500);
 
 /// Brings everything that an `EcrCredential` asks for about, as far as it can be now.
 pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> Result<Action, Error> {
@@ -59,6 +64,25 @@ struct Round<'a> {
     status: &'a EcrCredentialStatus,
 }
 
+/// What has become of the tokens in one round.
+struct Tokens {
+    /// Those that all namespaces share.
+    shared: Progress,
+    /// Those of each namespace.
+    census: Census,
+}
+
+impl Tokens {
+    fn progress(&self) -> impl Iterator<Item = &Progress> {
+        std::iter::once(&self.shared).chain(self.census.progress())
+    }
+
+    /// Every token is as new as it should be.
+    fn are_fresh(&self) -> bool {
+        self.progress().all(|progress| progress.step.fresh)
+    }
+}
+
 impl Round<'_> {
     /// The round itself.
     async fn course(&self, memory: &mut Memory) -> Result<Turn, Error> {
@@ -69,61 +93,79 @@ impl Round<'_> {
         if self.object.spec.suspend {
             return Ok(Turn::Told(Course::Suspended));
         }
-        recover(self.ctx, self.uid, &plan, self.status, memory, (self.ctx.now)()).await?;
-        let step = self.tokens(&plan, memory);
-        if step.incomplete && self.is_first_try(&plan, memory) {
+        let shared = Group {
+            needs: plan.needs().into_iter().filter(|need| !need.auth.is_each_targets()).collect(),
+            target: None,
+            policy: &plan.refresh,
+            seed: &self.uid.0,
+        };
+        recover(self.ctx, self.uid, &plan, &shared, self.status, memory, (self.ctx.now)()).await?;
+        let owner = Owner { name: self.object.name_any(), uid: self.uid.clone() };
+        let tokens = self.tokens(&plan, &shared, &owner, memory).await;
+        if tokens.shared.step.incomplete && self.is_first_try(&tokens.shared, memory) {
             return Ok(Turn::Wait);
         }
-        let task = Task {
-            plan: &plan,
-            owner: Owner { name: self.object.name_any(), uid: self.uid.clone() },
-            template: &self.object.spec.secret,
-            generation: self.object.meta().generation,
+        let content = match self.content(&plan, &owner, &tokens.census, memory) {
+            Ok(content) => content,
+            Err(halt) => return Ok(Turn::Told(Course::Halted(halt))),
         };
-        match writes::write(self.ctx, &task, &memory.published, &mut memory.history).await {
-            Ok(writes::Round::Done(tally)) => Ok(Turn::Told(self.ran(&plan, &step, tally, memory))),
-            Ok(writes::Round::Slow) => Ok(Turn::Soon),
-            Ok(writes::Round::Superseded) => Ok(Turn::Wait),
-            Err(halt) => Ok(Turn::Told(Course::Halted(halt))),
+        let task = Task { plan: &plan, owner: &owner, generation: self.object.meta().generation };
+        match writes::write(self.ctx, &task, &content, &mut memory.history).await {
+            writes::Round::Done(tally) => Ok(Turn::Told(self.ran(&plan, &tokens, tally, memory))),
+            writes::Round::Slow => Ok(Turn::Soon),
+            writes::Round::Superseded => Ok(Turn::Wait),
         }
     }
 
     /// Fetches what is due and publishes what has come.
-    fn tokens(&self, plan: &Plan, memory: &mut Memory) -> Step {
+    async fn tokens(&self, plan: &Plan, group: &Group<'_>, owner: &Owner, memory: &mut Memory) -> Tokens {
         let now = (self.ctx.now)();
-        let keys = plan.keys();
-        memory.published.retain(|key, _| keys.contains(key));
-        self.ctx.memories.want(self.uid, keys.iter().map(|key| (*key).clone()).collect());
         forget_without_caller(plan, memory);
         let demand = self.demand(memory, now);
-        // One look for the decision and for the act: between two, a token could be forgotten that another one's end left
-        // without a user.
-        let known: BTreeMap<&TokenKey, Snapshot> = keys.iter().map(|key| (*key, self.ctx.tokens.look(key))).collect();
-        let held: BTreeMap<TokenKey, Held> =
-            known.iter().map(|(key, known)| ((*key).clone(), held(known, memory.published.get(*key)))).collect();
-        let step = step(&plan.refresh, &self.uid.0, now, demand, &held);
-        for key in &step.fetch {
-            self.ctx.tokens.request(key, self.uid);
+        let shared = group.advance(self.ctx, self.uid, demand, &mut memory.published, now);
+        let generation = self.object.meta().generation;
+        if std::mem::replace(&mut memory.generation, generation) != generation || shared.changed {
+            memory.tenants.shared_changed();
         }
-        for (key, _) in held.iter().filter(|(_, held)| held.in_flight) {
-            self.ctx.tokens.join(key, self.uid);
-        }
-        for key in &step.publish {
-            if let Some(grant) = known.get(key).and_then(|known| known.grant.clone()) {
-                memory.published.insert(key.clone(), grant);
-            }
-        }
+        let census = if plan.has_tenants() {
+            let estate = self.estate(plan, owner, &memory.published);
+            memory.tenants.advance(&estate, demand, now).await
+        } else {
+            memory.tenants = super::tenants::Tenants::default();
+            Census::default()
+        };
         if let Some(demand) = &mut memory.demand {
             demand.first = false;
         }
-        step
+        let tokens = Tokens { shared, census };
+        let in_use = tokens.progress().flat_map(Progress::in_use).cloned().collect();
+        if let Some(all) = self.ctx.memories.want(self.uid, in_use) {
+            self.ctx.tokens.retain(&all);
+        }
+        tokens
+    }
+
+    fn estate<'a>(&'a self, plan: &'a Plan, owner: &'a Owner, shared: &'a secret::Published) -> Estate<'a> {
+        Estate { ctx: self.ctx, uid: self.uid, plan, owner, template: &self.object.spec.secret, shared }
+    }
+
+    /// What the target namespaces should hold.
+    fn content(&self, plan: &Plan, owner: &Owner, census: &Census, memory: &mut Memory) -> Result<Content, Halt> {
+        let now = (self.ctx.now)();
+        if plan.has_tenants() {
+            let estate = self.estate(plan, owner, &memory.published);
+            return Ok(memory.tenants.content(&estate, census, now)?);
+        }
+        let desired = secret::desired(plan, owner, &self.object.spec.secret, &memory.published, now)?;
+        Ok(Content::Alike(desired.map(Arc::new)))
     }
 
     /// The refresh on demand that is not served yet, if any. Each value of the annotation is served once, also across
     /// restarts; on an object that was never refreshed there is nothing to renew.
     fn demand(&self, memory: &mut Memory, now: Timestamp) -> Option<Demand> {
         let value = self.object.annotations().get(REFRESH_REQUESTED_AT)?;
-        if self.status.handled_refresh_request.as_ref() == Some(value) || memory.published.is_empty() {
+        let refreshed = !memory.published.is_empty() || memory.tenants.has_any();
+        if self.status.handled_refresh_request.as_ref() == Some(value) || !refreshed {
             memory.demand = None;
             return None;
         }
@@ -138,29 +180,32 @@ impl Round<'_> {
     }
 
     /// Whether the tokens that are missing are being fetched for the first time.
-    fn is_first_try(&self, plan: &Plan, memory: &Memory) -> bool {
-        let missing = plan.keys().into_iter().filter(|key| !memory.published.contains_key(*key));
-        missing.map(|key| self.ctx.tokens.look(key)).all(|known| known.failure.is_none())
+    fn is_first_try(&self, shared: &Progress, memory: &Memory) -> bool {
+        let missing = |need: &&Need| !memory.published.contains_key(*need);
+        shared.keys.keys().filter(missing).all(|need| shared.failure(self.ctx, need).is_none())
     }
 
-    fn ran(&self, plan: &Plan, step: &Step, tally: Tally, memory: &mut Memory) -> Course {
+    fn ran(&self, plan: &Plan, tokens: &Tokens, tally: Tally, memory: &mut Memory) -> Course {
         let now = (self.ctx.now)();
-        let registries = plan.registries.iter().map(|registry| self.report_registry(registry, memory)).collect();
-        let seed = &self.uid.0;
-        let next_refresh_at = memory.published.values().map(|grant| plan.refresh.due_at(grant.life, seed)).min();
+        let registries =
+            plan.registries.iter().map(|registry| self.report_registry(registry, tokens, memory)).collect();
+        let owner = Owner { name: self.object.name_any(), uid: self.uid.clone() };
+        let shared = memory.published.values().map(|grant| plan.refresh.due_at(grant.life, &self.uid.0)).min();
+        let each = memory.tenants.due_at(&self.estate(plan, &owner, &memory.published));
+        let looks = tokens.progress().filter_map(|progress| progress.step.look_again);
         Course::Ran {
             registries,
             namespaces: NamespaceReport { selected: tally.selected, synced: tally.synced, failures: tally.failures },
-            next_refresh_at,
-            look_again: memory.history.retry_at(now).into_iter().chain(step.look_again).min(),
-            handled_refresh_request: self.handled(step, memory),
+            next_refresh_at: shared.into_iter().chain(each).min(),
+            look_again: memory.history.retry_at(now).into_iter().chain(looks).min(),
+            handled_refresh_request: self.handled(tokens.are_fresh(), memory),
         }
     }
 
     /// The refresh request that is served now. What is fresh serves whatever was asked; what is not leaves it as it was.
-    fn handled(&self, step: &Step, memory: &mut Memory) -> Option<String> {
+    fn handled(&self, fresh: bool, memory: &mut Memory) -> Option<String> {
         let before = || self.status.handled_refresh_request.clone();
-        if step.fresh {
+        if fresh {
             if let Some(demand) = &mut memory.demand {
                 demand.served = true;
             }
@@ -169,27 +214,37 @@ impl Round<'_> {
         memory.demand.as_ref().filter(|demand| demand.served).map(|demand| demand.value.clone()).or_else(before)
     }
 
-    fn report_registry(&self, registry: &plan::RegistryPlan, memory: &Memory) -> RegistryReport {
-        let grants: Vec<_> = registry.keys.iter().filter_map(|key| memory.published.get(key)).collect();
-        let entries = registry_entries(registry, &memory.published);
-        let complete = grants.len() == registry.keys.len();
-        let life = complete.then(|| grants.iter().map(|grant| grant.life).reduce(shortest)).flatten();
-        let failure = registry.keys.iter().find_map(|key| self.ctx.tokens.look(key).failure).map(|f| f.error);
+    fn report_registry(&self, registry: &RegistryPlan, tokens: &Tokens, memory: &Memory) -> RegistryReport {
+        let each_targets = registry.is_each_targets();
+        let published = if each_targets { memory.tenants.first() } else { Some(&memory.published) };
         // Hosts that cannot be told come of a token without an account, and such a one is not published.
-        let entries = entries.unwrap_or_default();
-        let fingerprint = registry.keys.first().map(|key| self.ctx.tokens.fingerprint(key)).unwrap_or_default();
-        let hash = TokenHash::of(&fingerprint, entries.iter().map(|(host, auth)| (host.as_str(), *auth)));
-        RegistryReport {
-            region: registry.region(),
-            hosts: entries.into_iter().map(|(host, _)| host).collect(),
-            token: life.map(|life| (life, hash)),
-            failure,
+        let entries = published.and_then(|published| registry_entries(registry, published).ok()).unwrap_or_default();
+        let hosts = entries.iter().map(|(host, _)| host.clone()).collect();
+        if each_targets {
+            let life = memory.tenants.life(registry);
+            let failure = tokens.census.failure(self.ctx, registry);
+            return RegistryReport { region: registry.region(), hosts, life, hash: None, failure, each_targets };
         }
+        let grants: Vec<_> = registry.needs.iter().filter_map(|need| memory.published.get(need)).collect();
+        let complete = grants.len() == registry.needs.len();
+        let life = complete.then(|| grants.iter().map(|grant| grant.life).min_by_key(|l| l.expires_at)).flatten();
+        let hash = life.and_then(|_| self.hash(grants.first().map(|grant| &grant.identity)?, &entries));
+        let failure = registry.needs.iter().find_map(|need| tokens.shared.failure(self.ctx, need));
+        RegistryReport { region: registry.region(), hosts, life, hash, failure, each_targets }
+    }
+
+    fn hash(&self, identity: &plan::Identity, entries: &[(crate::api::registry::Host, &Auth)]) -> Option<TokenHash> {
+        let fingerprint = self.ctx.tokens.fingerprint(identity);
+        Some(TokenHash::of(&fingerprint, entries.iter().map(|(host, auth)| (host.as_str(), *auth))))
     }
 
     /// Writes the status if it has changed, sends the Events, and says when to come back.
     async fn report(&self, outcome: Outcome, memory: &mut Memory) -> Result<Action, Error> {
         if outcome.status != *self.status {
+            let next = memory.status_written.map(|last| last + BETWEEN_STATUSES);
+            if let Some(next) = next.filter(|next| *next > Instant::now()) {
+                return Ok(Action::requeue(next.duration_since(Instant::now()).min(outcome.requeue_after)));
+            }
             match self.ctx.writer.status(self.object, &outcome.status).await {
                 Ok(()) => memory.last_status = Some(outcome.status.clone()),
                 // Gone, or made again under another uid: nobody is left to tell.
@@ -202,6 +257,7 @@ impl Round<'_> {
                     return Err(Error::Status { source, wait });
                 }
             }
+            memory.status_written = Some(Instant::now());
         }
         memory.status_failures = 0;
         for note in outcome.notes {
@@ -214,26 +270,9 @@ impl Round<'_> {
     }
 }
 
-fn held(known: &Snapshot, published: Option<&Arc<Grant>>) -> Held {
-    Held {
-        published: published.map(|grant| grant.life),
-        cached: known.grant.as_ref().map(|grant| grant.life),
-        in_flight: known.in_flight,
-        retry_at: known.failure.as_ref().map(|failure| failure.retry_at),
-    }
-}
-
 /// A token found again without its account is of no use where the account names the hosts.
 fn forget_without_caller(plan: &Plan, memory: &mut Memory) {
-    for registry in plan.registries.iter().filter(|r| matches!(r.hosts, Hosts::Callers { .. })) {
-        for key in &registry.keys {
-            if memory.published.get(key).is_some_and(|grant| grant.caller().is_none()) {
-                memory.published.remove(key);
-            }
-        }
-    }
-}
-
-fn shortest(a: plan::schedule::Life, b: plan::schedule::Life) -> plan::schedule::Life {
-    if a.expires_at <= b.expires_at { a } else { b }
+    let callers = plan.registries.iter().filter(|r| matches!(r.hosts, Hosts::Callers { .. }));
+    let needs: BTreeSet<&Need> = callers.flat_map(|registry| &registry.needs).collect();
+    memory.published.retain(|need, grant| !needs.contains(need) || grant.caller().is_some());
 }

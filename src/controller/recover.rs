@@ -1,18 +1,21 @@
 //! Finding the published tokens again after a restart: our Secrets are where they are kept.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
 use super::error::Error;
+use super::tenants::{Estate, Tenant};
+use super::tokens::Group;
 use super::world::Spot;
 use super::{Context, Memory};
 use crate::api::EcrCredentialStatus;
 use crate::api::registry::{AccountId, Host};
 use crate::api::status::RegistryStatus;
 use crate::plan::schedule::Life;
-use crate::plan::{Hosts, Plan, RegistryPlan, Service, TokenKey, Uid};
+use crate::plan::{Halt, Hosts, Need, Plan, RegistryPlan, Service, TokenKey, Uid};
+use crate::secret;
 use crate::secret::docker_config::{self, Entries};
 use crate::secret::ownership::SecretRecord;
 use crate::token::{Grant, Token, TokenHash};
@@ -29,6 +32,7 @@ pub(super) async fn recover(
     ctx: &Context,
     uid: &Uid,
     plan: &Plan,
+    shared: &Group<'_>,
     status: &EcrCredentialStatus,
     memory: &mut Memory,
     now: Timestamp,
@@ -36,12 +40,13 @@ pub(super) async fn recover(
     if memory.recovered {
         return Ok(());
     }
+    let keys = Keys(shared.keys(ctx));
     let wanted = |r: &&RegistryStatus| r.token_hash.is_some() && life(r).is_some_and(|life| life.is_valid(now));
     if status.registries.iter().any(|r| wanted(&r)) {
         let owned = ctx.shared.world.lock().owned_by(uid);
         for (name, namespace) in candidates(owned) {
-            let json = match ctx.writer.read(&namespace, &name).await {
-                Ok(Some(json)) => json,
+            let found = match ctx.writer.read(&namespace, &name).await {
+                Ok(Some(found)) => found,
                 Ok(None) => continue,
                 // One namespace that cannot be read must not hold up all others; there are more to ask.
                 Err(kube::Error::Api(status)) => {
@@ -50,11 +55,11 @@ pub(super) async fn recover(
                 }
                 Err(error) => return Err(Error::Recover(error)),
             };
-            let entries = docker_config::parse(&json);
+            let entries = docker_config::parse(&found.config);
             for vouched in status.registries.iter().filter(wanted) {
-                take(ctx, plan, vouched, &entries, memory);
+                take(ctx, plan, &keys, vouched, &entries, memory);
             }
-            if plan.keys().into_iter().all(|key| memory.published.contains_key(key)) {
+            if shared.needs.iter().all(|need| memory.published.contains_key(*need)) {
                 break;
             }
         }
@@ -78,39 +83,109 @@ fn life(status: &RegistryStatus) -> Option<Life> {
     Some(Life { issued_at: status.issued_at?, expires_at: status.expires_at? })
 }
 
+/// What needs come to, where they come to something.
+struct Keys(BTreeMap<Need, Result<TokenKey, Halt>>);
+
+impl Keys {
+    fn get(&self, need: &Need) -> Option<&TokenKey> {
+        self.0.get(need)?.as_ref().ok()
+    }
+}
+
 /// Takes the tokens of one registry for every registry of the plan that they serve.
-fn take(ctx: &Context, plan: &Plan, vouched: &RegistryStatus, entries: &Entries, memory: &mut Memory) -> Option<()> {
+fn take(
+    ctx: &Context,
+    plan: &Plan,
+    keys: &Keys,
+    vouched: &RegistryStatus,
+    entries: &Entries,
+    memory: &mut Memory,
+) -> Option<()> {
     let life = life(vouched)?;
     let hosts: Vec<Host> = vouched.hosts.iter().filter_map(|host| Host::parse(host).ok()).collect();
     for registry in plan.registries.iter().filter(|r| Some(r.region().as_str()) == vouched.region.as_deref()) {
         let same = match &registry.hosts {
             Hosts::Named(named) => named.iter().map(|(host, _)| host).eq(&hosts),
-            Hosts::Callers { .. } => !matches!(registry.keys.first()?.service, Service::Public),
+            Hosts::Callers { .. } => !matches!(registry.needs.first()?.service, Service::Public),
         };
-        let first = registry.keys.first()?;
+        let Some(first) = registry.needs.first().and_then(|need| keys.get(need)) else { continue };
         let logins: Vec<_> = hosts.iter().filter_map(|host| Some((host.as_str(), entries.get(host)?))).collect();
-        let hash = TokenHash::of(&ctx.tokens.fingerprint(first), logins.into_iter());
+        let hash = TokenHash::of(&ctx.tokens.fingerprint(&first.identity), logins.into_iter());
         if !same || Some(hash.as_str()) != vouched.token_hash.as_deref() {
             continue;
         }
-        for key in &registry.keys {
-            if let Some(tokens) = tokens(registry, key, &hosts, entries) {
-                let grant = Arc::new(Grant { tokens, life });
+        for need in &registry.needs {
+            let Some(key) = keys.get(need) else { continue };
+            if let Some(tokens) = tokens(registry, need, &hosts, entries) {
+                let grant = Arc::new(Grant { tokens, life, identity: key.identity.clone() });
                 // Without the caller's account it would not serve an EcrCredential that needs it for its hosts.
                 if grant.caller().is_some() || key.service == Service::Public {
                     ctx.tokens.seed(key, &grant);
                 }
-                memory.published.entry(key.clone()).or_insert(grant);
+                memory.published.entry(need.clone()).or_insert(grant);
             }
         }
     }
     Some(())
 }
 
+/// Reads the Secret of a namespace that has an identity of its own, and takes its tokens if it is just as we would write it
+/// with them. A login forged by a tenant would go nowhere but where it came from.
+pub(super) async fn recover_tenant(estate: &Estate<'_>, namespace: &Arc<str>, tenant: &mut Tenant, now: Timestamp) {
+    let Estate { ctx, uid, plan, .. } = estate;
+    tenant.recovered = true;
+    let record = ctx.shared.world.lock().record(&plan.secret_name, namespace).cloned();
+    let Some(record) = record.filter(|record| record.owner.as_ref() == Some(uid)) else { return };
+    let Some(expires_at) = record.expires_at.filter(|at| *at > now) else { return };
+    let found = match ctx.writer.read(namespace, &plan.secret_name).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::warn!(%namespace, %error, "a Secret could not be read");
+            return;
+        }
+    };
+    let Some(issued_at) = found.refreshed_at else { return };
+    let entries = docker_config::parse(&found.config);
+    let needs = plan.needs().into_iter().filter(|need| need.auth.is_each_targets()).collect();
+    let group = Group { needs, target: Some(namespace), policy: &plan.refresh, seed: "" };
+    let keys = Keys(group.keys(ctx));
+    for registry in plan.registries.iter().filter(|registry| registry.is_each_targets()) {
+        let hosts = own_hosts(registry, &entries);
+        for need in &registry.needs {
+            let grant = tokens(registry, need, &hosts, &entries).zip(keys.get(need)).map(|(tokens, key)| {
+                Arc::new(Grant { tokens, life: Life { issued_at, expires_at }, identity: key.identity.clone() })
+            });
+            if let Some(grant) = grant {
+                tenant.published.insert(need.clone(), grant);
+            }
+        }
+    }
+    let as_found = secret::desired(plan, estate.owner, estate.template, &tenant.with(estate.shared), now);
+    if !as_found.is_ok_and(|desired| desired.is_some_and(|desired| desired.footprint == record.footprint)) {
+        tenant.published.clear();
+    }
+}
+
+/// The hosts of a registry in a Secret: as the spec names them, or those of the one account that has them all.
+fn own_hosts(registry: &RegistryPlan, entries: &Entries) -> Vec<Host> {
+    match &registry.hosts {
+        Hosts::Named(named) => named.iter().map(|(host, _)| host.clone()).collect(),
+        Hosts::Callers { .. } => {
+            let accounts: BTreeSet<AccountId> = entries.keys().filter_map(Host::account).collect();
+            let all = |account: &AccountId| registry.hosts.resolve(Some(account)).ok();
+            let complete = accounts.iter().filter_map(all).filter(|h| h.iter().all(|(h, _)| entries.contains_key(h)));
+            let mut complete = complete.map(|hosts| hosts.into_iter().map(|(host, _)| host).collect());
+            // Of several it cannot be told which is the caller's own.
+            complete.next().filter(|_| complete.next().is_none()).unwrap_or_default()
+        }
+    }
+}
+
 /// The tokens that one call gave: one, or one for each of its registry ids.
-fn tokens(registry: &RegistryPlan, key: &TokenKey, hosts: &[Host], entries: &Entries) -> Option<Vec<Token>> {
+fn tokens(registry: &RegistryPlan, need: &Need, hosts: &[Host], entries: &Entries) -> Option<Vec<Token>> {
     let host_of = |id: &AccountId| hosts.iter().find(|host| host.account().as_ref() == Some(id));
-    match &key.service {
+    match &need.service {
         Service::Private { registry_ids, .. } if !registry_ids.is_empty() => registry_ids
             .iter()
             .map(|id| Some(Token { auth: entries.get(host_of(id)?)?.clone(), account: Some(id.clone()) }))

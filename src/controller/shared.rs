@@ -15,6 +15,8 @@ use super::watches::{SecretScope, claimant};
 use super::world::World;
 use crate::api::{EcrCredential, REFRESH_REQUESTED_AT};
 use crate::plan::Uid;
+use crate::plan::auth::Reference;
+use crate::plan::references::{AccountRecord, AccountScope, KeysRecord, KeysScope};
 use crate::plan::targets::Claimant;
 use crate::secret::ownership::SecretRecord;
 use std::sync::Arc;
@@ -40,13 +42,15 @@ pub struct Listed {
     namespaces: bool,
     secrets: HashSet<SecretScope>,
     refused: HashSet<SecretScope>,
+    references: HashSet<Reference>,
 }
 
 impl Listed {
-    /// Whether all have, of so many watches of Secrets; those that are refused do not count, unless all of them are.
-    pub fn is_complete(&self, secret_scopes: usize) -> bool {
+    /// Whether all have, of so many watches of our Secrets and of what identities refer to; those that are refused do not
+    /// count, unless all of them are.
+    pub fn is_complete(&self, secret_scopes: usize, references: usize) -> bool {
         let secrets = !self.secrets.is_empty() && self.secrets.union(&self.refused).count() >= secret_scopes;
-        self.credentials && self.namespaces && secrets
+        self.credentials && self.namespaces && secrets && self.references.len() >= references
     }
 }
 
@@ -126,6 +130,7 @@ impl Shared {
             secret_name: "".into(),
             generation: None,
             selection: None,
+            references: BTreeSet::new(),
         };
         self.change_targets(|world| world.index.set_claimant(&uid, claimant));
     }
@@ -205,6 +210,51 @@ impl Shared {
     pub(super) fn secrets_refused(&self, scope: &SecretScope) {
         self.listed.send_modify(|listed| {
             listed.refused.insert(scope.clone());
+        });
+    }
+
+    /// A ServiceAccount that identities may begin with, as a watch shows it, or that it is gone.
+    pub(super) fn account_seen(&self, namespace: &str, name: &str, record: Option<AccountRecord>) {
+        self.change(|world| {
+            if !world.references.set_account(namespace, name, record) {
+                return BTreeSet::new();
+            }
+            let exact = AccountScope { namespace: Some(namespace.into()), name: name.into() };
+            let any = AccountScope { namespace: None, name: name.into() };
+            let mut concerned = world.index.referring_to(&Reference::Account(exact));
+            concerned.extend(world.index.referring_to(&Reference::Account(any)));
+            concerned
+        });
+    }
+
+    /// A whole list of them.
+    pub(super) fn accounts_listed(&self, scope: &AccountScope, seen: &HashSet<String>) {
+        let known = self.world.lock().references.accounts_in(scope);
+        for namespace in known.iter().filter(|namespace| !seen.contains(&***namespace)) {
+            self.account_seen(namespace, &scope.name, None);
+        }
+        self.reference_known(Reference::Account(scope.clone()), false);
+    }
+
+    /// A Secret with static keys, as a watch shows it, or that it is gone.
+    pub(super) fn keys_seen(&self, scope: &KeysScope, record: Option<KeysRecord>) {
+        self.change(|world| match world.references.set_keys(scope, record) {
+            true => world.index.referring_to(&Reference::Keys(scope.clone())),
+            false => BTreeSet::new(),
+        });
+    }
+
+    /// Whether what identities refer to may be watched is known now.
+    pub(super) fn reference_known(&self, reference: Reference, refused: bool) {
+        self.change(|world| {
+            let news = match &reference {
+                Reference::Account(scope) => world.references.set_accounts_refused(scope, refused),
+                Reference::Keys(scope) => world.references.set_keys_refused(scope, refused),
+            };
+            if news { world.index.referring_to(&reference) } else { BTreeSet::new() }
+        });
+        self.listed.send_modify(|listed| {
+            listed.references.insert(reference);
         });
     }
 }

@@ -16,7 +16,8 @@ use kube::runtime::watcher::{self, Event, ExponentialBackoff, watcher};
 use kube::{Client, Resource, ResourceExt};
 
 use super::Shared;
-use crate::api::EcrCredential;
+use crate::api::{Auth, EcrCredential, EcrCredentialSpec};
+use crate::plan::auth::Reference;
 use crate::plan::targets::{Claimant, Selection};
 use crate::secret::ownership::SecretRecord;
 
@@ -38,7 +39,7 @@ const REFUSED: Duration = Duration::from_secs(10);
 
 /// The waits of a failing watch: it is tried again within seconds, for it is what new namespaces wait for. They grow
 /// although the watch says each time that it begins, which would reset the waits of the library.
-struct Waits {
+pub(super) struct Waits {
     growing: ExponentialBackoff,
     last: Option<Instant>,
 }
@@ -59,7 +60,7 @@ impl Backoff for Waits {
     fn reset(&mut self) {}
 }
 
-fn backoff() -> Waits {
+pub(super) fn backoff() -> Waits {
     let growing = backon::ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(500))
         .with_max_delay(Duration::from_secs(3))
@@ -133,7 +134,13 @@ pub fn claimant(object: &EcrCredential) -> Claimant {
         secret_name: object.spec.secret.name.as_str().into(),
         generation: object.metadata.generation,
         selection: Selection::parse(&object.spec.namespaces).ok(),
+        references: auths(&object.spec).filter_map(Reference::of).collect(),
     }
+}
+
+/// Every `auth` of a spec.
+fn auths(spec: &EcrCredentialSpec) -> impl Iterator<Item = &Auth> {
+    spec.auth.iter().chain(spec.registries.iter().filter_map(|registry| registry.auth.as_ref()))
 }
 
 /// Follows the namespaces' metadata; ends with the process.
@@ -166,7 +173,8 @@ pub async fn secrets(client: Client, scope: SecretScope, shared: Arc<Shared>) {
     if let Some(name) = &scope.name {
         config = config.fields(&format!("metadata.name={name}"));
     }
-    let noted = refusals(shared.clone(), scope.clone());
+    let (told, refused) = (shared.clone(), scope.clone());
+    let noted = refusals(move || told.secrets_refused(&refused));
     let events = reported("Secrets", watcher(api, config).backoff(backoff()).inspect(noted));
     let mut events = std::pin::pin!(events);
     let mut seen: HashSet<(String, String)> = HashSet::new();
@@ -192,13 +200,13 @@ pub async fn secrets(client: Client, scope: SecretScope, shared: Arc<Shared>) {
 
 /// Notes that a scope is refused for good, so that nobody waits for it: one namespace without rights must not hold up the
 /// others. What is written there will be refused, and told of.
-fn refusals<K>(shared: Arc<Shared>, scope: SecretScope) -> impl FnMut(&watcher::Result<Event<K>>) {
+pub(super) fn refusals<K>(refused: impl Fn()) -> impl FnMut(&watcher::Result<Event<K>>) {
     let mut since: Option<Instant> = None;
     move |item| match item {
         Ok(Event::Init) => {}
         Err(error) if status(error).is_some_and(Status::is_forbidden) => {
             if since.get_or_insert_with(Instant::now).elapsed() >= REFUSED {
-                shared.secrets_refused(&scope);
+                refused();
             }
         }
         _ => since = None,
@@ -212,7 +220,7 @@ fn secret_seen(shared: &Shared, object: &PartialObjectMeta<Secret>) {
 }
 
 /// Passes events on and reports errors: each text once, until something else happens.
-fn reported<K>(
+pub(super) fn reported<K>(
     what: &'static str,
     stream: impl Stream<Item = watcher::Result<Event<K>>>,
 ) -> impl Stream<Item = Event<K>> {

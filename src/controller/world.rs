@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::plan::Uid;
+use crate::plan::references::References;
 use crate::plan::targets::Index;
 use crate::secret::ownership::{SecretRecord, Standing};
 use crate::secret::{Claim, Place, Records};
@@ -16,6 +17,8 @@ pub type Spot = (Arc<str>, Arc<str>);
 pub struct World {
     /// Who wants what where.
     pub index: Index,
+    /// What identities refer to.
+    pub references: References,
     records: HashMap<Arc<str>, Records>,
     owned: HashMap<Uid, BTreeSet<Spot>>,
     revisions: HashMap<Uid, u64>,
@@ -23,9 +26,16 @@ pub struct World {
 }
 
 impl World {
-    /// An empty world over an index.
-    pub fn new(index: Index) -> Self {
-        Self { index, records: HashMap::new(), owned: HashMap::new(), revisions: HashMap::new(), last_revision: 0 }
+    /// An empty world over an index, with what identities may refer to.
+    pub fn new(index: Index, references: References) -> Self {
+        Self {
+            index,
+            references,
+            records: HashMap::new(),
+            owned: HashMap::new(),
+            revisions: HashMap::new(),
+            last_revision: 0,
+        }
     }
 
     /// Takes a Secret as it is now; returns whom it concerns. A state older than the one known is no news: the answer
@@ -102,6 +112,12 @@ impl World {
         Some(places.into_values().collect())
     }
 
+    /// The namespaces that an `EcrCredential` selects and is entitled to.
+    pub fn own_targets(&self, me: &Uid, secret_name: &str) -> BTreeSet<Arc<str>> {
+        let mine = |namespace: &&Arc<str>| self.index.winner(secret_name, namespace) == Some(me);
+        self.index.targets(me).filter(mine).cloned().collect()
+    }
+
     /// Changes with every change to an `EcrCredential`'s targets, so that a long round of writes sees that there is news.
     pub fn revision(&self, uid: &Uid) -> u64 {
         self.revisions.get(uid).copied().unwrap_or_default()
@@ -126,7 +142,8 @@ impl World {
         Place { namespace: namespace.clone(), name: name.clone(), standing, claim }
     }
 
-    fn record(&self, name: &str, namespace: &str) -> Option<&Arc<SecretRecord>> {
+    /// What is known of the Secret in a place.
+    pub fn record(&self, name: &str, namespace: &str) -> Option<&Arc<SecretRecord>> {
         self.records.get(name)?.get(namespace)
     }
 

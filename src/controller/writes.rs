@@ -14,7 +14,7 @@ use crate::apply::{WriteError, Written};
 use crate::plan::schedule::{RetryPolicy, later, until};
 use crate::plan::{Halt, Plan};
 use crate::secret::ownership::Footprint;
-use crate::secret::{self, Desired, Owner, Place, Published, Verdict, verdict};
+use crate::secret::{self, Desired, Owner, Place, Verdict, verdict};
 
 /// A write that met a changed Secret is tried again after this many seconds, unless the watch brings us back sooner.
 const STALE_WAIT: Duration = Duration::from_secs(1);
@@ -31,10 +31,54 @@ const PEACE: Duration = Duration::from_secs(60);
 /// How long a round waits for writes of which none ends.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// What the target namespaces should hold.
+pub(super) enum Content {
+    /// All of them the same.
+    Alike(Option<Arc<Desired>>),
+    /// Each its own.
+    Each(HashMap<Arc<str>, Share>),
+}
+
+/// What one namespace should hold.
+pub(super) struct Share {
+    pub(super) desired: Option<Arc<Desired>>,
+    /// Why it has no valid password for one of the registries.
+    pub(super) lacks: Option<Halt>,
+    /// Why its passwords could not be renewed.
+    pub(super) failure: Option<Halt>,
+}
+
+impl Content {
+    fn share(&self, namespace: &str) -> Option<&Share> {
+        match self {
+            Self::Alike(_) => None,
+            Self::Each(shares) => shares.get(namespace),
+        }
+    }
+
+    fn at(&self, namespace: &str) -> Option<&Arc<Desired>> {
+        match self {
+            Self::Alike(desired) => desired.as_ref(),
+            Self::Each(_) => self.share(namespace)?.desired.as_ref(),
+        }
+    }
+
+    /// Whether it is known what a place should hold.
+    fn covers(&self, place: &Place) -> bool {
+        match self {
+            Self::Alike(_) => true,
+            Self::Each(shares) => place.claim != secret::Claim::Wanted || shares.contains_key(&place.namespace),
+        }
+    }
+}
+
 /// What is remembered of the writes of one `EcrCredential`.
 #[derive(Default)]
 pub(super) struct History {
+    /// What was to be written last, where all are alike.
     expected: Option<Footprint>,
+    /// The same for each namespace, where each has its own.
+    expected_in: HashMap<Arc<str>, Footprint>,
     /// What the API server made of our write, where it is not what we wrote.
     accepted: HashMap<Spot, Footprint>,
     failing: HashMap<Spot, Failing>,
@@ -78,15 +122,8 @@ pub(super) enum Round {
 }
 
 /// Writes until every place is as it should be, has failed, or is slow.
-pub(super) async fn write(
-    ctx: &Arc<Context>,
-    task: &Task<'_>,
-    published: &Published,
-    history: &mut History,
-) -> Result<Round, Halt> {
-    let now = (ctx.now)();
-    let desired = secret::desired(task.plan, &task.owner, task.template, published, now)?.map(Arc::new);
-    history.expect(desired.as_deref());
+pub(super) async fn write(ctx: &Arc<Context>, task: &Task<'_>, content: &Content, history: &mut History) -> Round {
+    history.expect(content);
     let mut jobs: VecDeque<(Place, Verdict)> = VecDeque::new();
     let mut looked_at = None;
     loop {
@@ -96,10 +133,10 @@ pub(super) async fn write(
         let revision = ctx.shared.world.lock().revision(&task.owner.uid);
         if looked_at != Some(revision) || (jobs.is_empty() && history.under_way.is_empty()) {
             let again = looked_at.replace(revision) == Some(revision);
-            let Some(verdicts) = task.verdicts(ctx, desired.as_deref(), history) else { return Ok(Round::Superseded) };
+            let Some(verdicts) = task.verdicts(ctx, content, history) else { return Round::Superseded };
             jobs = history.jobs(&verdicts, (ctx.now)());
             if jobs.is_empty() && history.under_way.is_empty() {
-                return Ok(Round::Done(history.tally(&verdicts)));
+                return Round::Done(history.tally(&verdicts, content));
             }
             if again {
                 // Everything planned was done and something is left: new since, or it failed in a way that lets it be
@@ -109,19 +146,20 @@ pub(super) async fn write(
         }
         while !ctx.stop.is_cancelled() && history.under_way.has_room(ctx.concurrency) {
             let Some((place, verdict)) = jobs.pop_front() else { break };
-            history.under_way.begin(ctx, &task.owner.uid, place, verdict, desired.clone());
+            let desired = content.at(&place.namespace).cloned();
+            history.under_way.begin(ctx, &task.owner.uid, place, verdict, desired);
         }
         tokio::select! {
             biased;
             ended = history.under_way.next() => match ended {
-                Some(ended) => history.note(&ended, desired.as_deref(), &ctx.retry, (ctx.now)()),
+                Some(ended) => history.note(&ended, content, &ctx.retry, (ctx.now)()),
                 // A process that is ending leaves the rest, and the last word, to its successor.
-                None if ctx.stop.is_cancelled() => return Ok(Round::Superseded),
+                None if ctx.stop.is_cancelled() => return Round::Superseded,
                 None => {}
             },
             // A namespace that is new must not wait for writes that hang.
             () = news => {}
-            () = tokio::time::sleep(PATIENCE), if !ctx.stop.is_cancelled() => return Ok(Round::Slow),
+            () = tokio::time::sleep(PATIENCE), if !ctx.stop.is_cancelled() => return Round::Slow,
         }
     }
 }
@@ -129,19 +167,23 @@ pub(super) async fn write(
 /// What one round is about.
 pub(super) struct Task<'a> {
     pub(super) plan: &'a Plan,
-    pub(super) owner: Owner,
-    pub(super) template: &'a crate::api::SecretTemplate,
+    pub(super) owner: &'a Owner,
     /// The generation of the spec that the round works on.
     pub(super) generation: Option<i64>,
 }
 
 impl Task<'_> {
-    /// Every place with its verdict, as the world is now; none when the `EcrCredential` has changed or gone.
-    fn verdicts(&self, ctx: &Context, desired: Option<&Desired>, history: &History) -> Option<Vec<(Place, Verdict)>> {
+    /// Every place with its verdict, as the world is now; none when the `EcrCredential` has changed or gone, or has gained a
+    /// namespace that needs tokens of its own.
+    fn verdicts(&self, ctx: &Context, content: &Content, history: &History) -> Option<Vec<(Place, Verdict)>> {
         let places = ctx.shared.world.lock().places(&self.owner.uid, &self.plan.secret_name, self.generation)?;
+        if !places.iter().all(|place| content.covers(place)) {
+            return None;
+        }
         let now = (ctx.now)();
         let judge = |place: Place| {
             let accepted = history.accepted.get(&spot(&place)).copied();
+            let desired = content.at(&place.namespace).map(AsRef::as_ref);
             let verdict = verdict(&place, desired, self.plan.conflict_policy, accepted, now);
             (place, verdict)
         };
@@ -160,12 +202,32 @@ const fn rank(verdict: &Verdict) -> Option<u8> {
 }
 
 impl History {
-    /// Starts afresh with a new desired Secret: what the API server made of the old one, and what failed, is history.
-    fn expect(&mut self, desired: Option<&Desired>) {
-        let footprint = desired.map(|d| d.footprint);
-        if self.expected != footprint {
-            let under_way = std::mem::take(&mut self.under_way);
-            *self = Self { expected: footprint, under_way, ..Self::default() };
+    /// Starts afresh where a new content is to be written: what the API server made of the old one, and what failed, is
+    /// history.
+    fn expect(&mut self, content: &Content) {
+        match content {
+            Content::Alike(desired) => {
+                let footprint = desired.as_ref().map(|d| d.footprint);
+                if self.expected != footprint || !self.expected_in.is_empty() {
+                    let under_way = std::mem::take(&mut self.under_way);
+                    *self = Self { expected: footprint, under_way, ..Self::default() };
+                }
+            }
+            Content::Each(shares) => {
+                self.expected = None;
+                let footprint = |share: &Share| share.desired.as_ref().map(|d| d.footprint);
+                let changed: HashSet<&Arc<str>> = shares
+                    .iter()
+                    .filter(|(namespace, share)| self.expected_in.get(*namespace).copied() != footprint(share))
+                    .map(|(namespace, _)| namespace)
+                    .collect();
+                let stays = |spot: &Spot| !changed.contains(&spot.1);
+                self.accepted.retain(|spot, _| stays(spot));
+                self.failing.retain(|spot, _| stays(spot));
+                self.repairs.retain(|spot, _| stays(spot));
+                let expected = shares.iter().filter_map(|(ns, share)| Some((ns.clone(), footprint(share)?)));
+                self.expected_in = expected.collect();
+            }
         }
     }
 
@@ -209,18 +271,19 @@ impl History {
     }
 
     /// Counts what holds after all writes.
-    fn tally(&self, verdicts: &[(Place, Verdict)]) -> Tally {
+    fn tally(&self, verdicts: &[(Place, Verdict)], content: &Content) -> Tally {
         let mut tally = Tally::default();
         for (place, verdict) in verdicts {
             let wanted = matches!(place.claim, secret::Claim::Wanted | secret::Claim::Lost(_));
             tally.selected += usize::from(wanted);
+            let share = content.share(&place.namespace).filter(|_| place.claim == secret::Claim::Wanted);
             let shown = match verdict {
-                Verdict::Keep => {
+                Verdict::Keep if share.is_none_or(|share| share.lacks.is_none()) => {
                     tally.synced += usize::from(wanted);
-                    None
+                    share.and_then(|share| shown(share.failure.as_ref()))
                 }
                 Verdict::Refuse(reason, message) => Some((*reason, message.clone())),
-                _ => self.failure(&spot(place)),
+                _ => self.failure(&spot(place)).or_else(|| share.and_then(|share| shown(share.lacks.as_ref()))),
             };
             if let Some((reason, message)) = shown {
                 let (namespace, reason) = (place.namespace.to_string(), reason.as_str().to_owned());
@@ -241,8 +304,9 @@ impl History {
     }
 
     /// Remembers what became of a place.
-    fn note(&mut self, ended: &Ended, desired: Option<&Desired>, retry: &RetryPolicy, now: Timestamp) {
+    fn note(&mut self, ended: &Ended, content: &Content, retry: &RetryPolicy, now: Timestamp) {
         let Ended { place, verdict, result, .. } = ended;
+        let desired = content.at(&place.namespace).map(AsRef::as_ref);
         // What became of an older content says nothing of this one.
         if ended.desired.as_deref().map(|d| d.footprint) != desired.map(|d| d.footprint) {
             return;
@@ -291,6 +355,11 @@ impl History {
             repairs.last = now;
         }
     }
+}
+
+/// What is told of a namespace: that a password is being fetched is no failure.
+fn shown(halt: Option<&Halt>) -> Option<(Reason, String)> {
+    halt.filter(|halt| halt.reason != Reason::FetchingToken).map(|halt| (halt.reason, halt.message.clone()))
 }
 
 impl Failing {

@@ -1,5 +1,7 @@
 //! What should be true: the spec as checked values, without a client, a clock or a token.
 
+pub mod auth;
+pub mod references;
 pub mod refresh;
 pub mod schedule;
 pub mod targets;
@@ -11,8 +13,12 @@ use std::time::Duration;
 
 use crate::api::registry::{AccountId, Host, NameError, Region};
 use crate::api::status::Reason;
-use crate::api::{ConflictPolicy, DeletionPolicy, EcrCredentialSpec, HostVariant, PrivateRegistry, Registry};
+use crate::api::{self, ConflictPolicy, DeletionPolicy, EcrCredentialSpec, HostVariant, PrivateRegistry, Registry};
+use auth::{Auth, Reference};
+use references::{AccountScope, Lent, account_not_allowed, keys_not_allowed};
 use targets::{Selection, SelectionError};
+
+pub use auth::Identity;
 
 /// The most ids in one `registryIds` (ECR API Reference, GetAuthorizationToken: 1 to 10).
 const REGISTRY_IDS_PER_CALL: usize = 10;
@@ -27,13 +33,6 @@ impl fmt::Display for Uid {
     }
 }
 
-/// Whose AWS identity fetches a token.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Identity {
-    /// The operator's own, found by the AWS SDK's default chain.
-    Operator,
-}
-
 /// Which API issues a token, and for what.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Service {
@@ -41,11 +40,22 @@ pub enum Service {
     Private {
         /// The region whose API is called.
         region: Region,
+        /// Which host of the API is called.
+        endpoint: HostVariant,
         /// What is sent as `registryIds`: at most 10.
         registry_ids: Vec<AccountId>,
     },
     /// ECR Public.
     Public,
+}
+
+/// What a registry needs: a token, by what the spec says of it. It stays the same when the identity behind it changes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Need {
+    /// Whose identity fetches it.
+    pub auth: Arc<Auth>,
+    /// Which API issues it.
+    pub service: Service,
 }
 
 /// Everything that distinguishes one token from another; the key of the token cache.
@@ -57,12 +67,12 @@ pub struct TokenKey {
     pub service: Service,
 }
 
-impl TokenKey {
+impl Service {
     /// The region whose API issues the token.
     pub fn region(&self) -> Region {
-        match &self.service {
-            Service::Private { region, .. } => region.clone(),
-            Service::Public => Region::public(),
+        match self {
+            Self::Private { region, .. } => region.clone(),
+            Self::Public => Region::public(),
         }
     }
 }
@@ -119,7 +129,7 @@ pub enum HostsError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryPlan {
     /// The tokens it needs: one, or one for each ten account ids when these are sent.
-    pub keys: Vec<TokenKey>,
+    pub needs: Vec<Need>,
     /// The hosts it writes.
     pub hosts: Hosts,
     /// Whether its entries are removed once expired: an expired entry breaks pulls that work anonymously.
@@ -129,7 +139,12 @@ pub struct RegistryPlan {
 impl RegistryPlan {
     /// The region whose API issues its tokens.
     pub fn region(&self) -> Region {
-        self.keys.first().map_or_else(Region::public, TokenKey::region)
+        self.needs.first().map_or_else(Region::public, |need| need.service.region())
+    }
+
+    /// Whether each target namespace has a token of its own for it.
+    pub fn is_each_targets(&self) -> bool {
+        self.needs.iter().any(|need| need.auth.is_each_targets())
     }
 }
 
@@ -150,13 +165,18 @@ pub struct Plan {
 
 impl Plan {
     /// The tokens that all registries need, each once.
-    pub fn keys(&self) -> BTreeSet<&TokenKey> {
-        self.registries.iter().flat_map(|r| &r.keys).collect()
+    pub fn needs(&self) -> BTreeSet<&Need> {
+        self.registries.iter().flat_map(|r| &r.needs).collect()
+    }
+
+    /// Whether some registry has a token of its own for each target namespace.
+    pub fn has_tenants(&self) -> bool {
+        self.registries.iter().any(RegistryPlan::is_each_targets)
     }
 }
 
 /// What the operator was started with, as far as plans depend on it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Limits {
     /// The operator's own region, for entries without one.
     pub region: Option<Region>,
@@ -164,6 +184,10 @@ pub struct Limits {
     pub secret_names: Option<BTreeSet<Arc<str>>>,
     /// The namespaces that may be written; `None` for any.
     pub namespaces: Option<BTreeSet<Arc<str>>>,
+    /// Whose identities may be used besides the operator's own.
+    pub lent: Lent,
+    /// Whether a host of the ECR API is set for all calls, so that no entry can choose another.
+    pub fixed_api: bool,
 }
 
 /// Why nothing is done for an `EcrCredential` until somebody changes it or the installation.
@@ -212,7 +236,7 @@ pub fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Plan, Halt> {
     }
     Selection::parse(&spec.namespaces)?;
     let registries: Vec<RegistryPlan> =
-        spec.registries.iter().map(|r| registry_plan(r, limits.region.as_ref())).collect::<Result<_, _>>()?;
+        spec.registries.iter().map(|r| registry_plan(r, spec.auth.as_ref(), limits)).collect::<Result<_, _>>()?;
     refuse_ambiguous_hosts(&registries)?;
     let refresh = schedule::RefreshPolicy {
         at_percent: spec.refresh.at_percent.clamp(10, 90),
@@ -227,11 +251,12 @@ pub fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Plan, Halt> {
     })
 }
 
-fn registry_plan(registry: &Registry, own_region: Option<&Region>) -> Result<RegistryPlan, Halt> {
+fn registry_plan(registry: &Registry, auth: Option<&api::Auth>, limits: &Limits) -> Result<RegistryPlan, Halt> {
+    let auth = registry.auth.as_ref().or(auth);
     match (&registry.private, &registry.public) {
-        (Some(private), None) => private_plan(private, own_region),
+        (Some(private), None) => private_plan(private, auth, limits),
         (None, Some(_)) => Ok(RegistryPlan {
-            keys: vec![TokenKey { identity: Identity::Operator, service: Service::Public }],
+            needs: vec![Need { auth: allowed_auth(auth, &Region::public(), limits)?, service: Service::Public }],
             hosts: Hosts::Named(vec![(Host::public(), None)]),
             anonymous_works: true,
         }),
@@ -239,8 +264,22 @@ fn registry_plan(registry: &Registry, own_region: Option<&Region>) -> Result<Reg
     }
 }
 
-fn private_plan(private: &PrivateRegistry, own_region: Option<&Region>) -> Result<RegistryPlan, Halt> {
-    let region = match (&private.region, own_region) {
+/// Checks an `auth` against what the installation lets the operator use.
+fn allowed_auth(auth: Option<&api::Auth>, region: &Region, limits: &Limits) -> Result<Arc<Auth>, Halt> {
+    let auth = Auth::parse(auth, region, limits.region.as_ref())?;
+    match auth.reference() {
+        Some(Reference::Account(AccountScope { namespace, name }))
+            if !limits.lent.has_account(namespace.as_deref(), &name) =>
+        {
+            Err(account_not_allowed(namespace.as_deref(), &name))
+        }
+        Some(Reference::Keys(scope)) if !limits.lent.keys.contains(&scope) => Err(keys_not_allowed(&scope)),
+        _ => Ok(Arc::new(auth)),
+    }
+}
+
+fn private_plan(private: &PrivateRegistry, auth: Option<&api::Auth>, limits: &Limits) -> Result<RegistryPlan, Halt> {
+    let region = match (&private.region, &limits.region) {
         (Some(region), _) => Region::parse(region)?,
         (None, Some(own)) => own.clone(),
         (None, None) => {
@@ -249,6 +288,13 @@ fn private_plan(private: &PrivateRegistry, own_region: Option<&Region>) -> Resul
             return Err(Halt { reason: Reason::NoRegion, message: message.to_owned() });
         }
     };
+    let endpoint = private.api_endpoint;
+    if limits.fixed_api && endpoint != HostVariant::Standard {
+        return Err(Halt::invalid(format!(
+            "apiEndpoint: {endpoint:?} cannot be had while the operator is told one host for all calls of ECR: remove the chart's aws.endpoints.ecr (flag --aws-endpoint-url-ecr), or apiEndpoint"
+        )));
+    }
+    let auth = allowed_auth(auth, &region, limits)?;
     let accounts: Vec<AccountId> =
         private.account_ids.iter().map(|id| AccountId::parse(id)).collect::<Result<_, _>>()?;
     let extra: Vec<Host> = private.extra_hosts.iter().map(|h| Host::parse(h)).collect::<Result<_, _>>()?;
@@ -259,11 +305,11 @@ fn private_plan(private: &PrivateRegistry, own_region: Option<&Region>) -> Resul
     } else {
         vec![Vec::new()]
     };
-    let keys = chunks
+    let needs = chunks
         .into_iter()
-        .map(|registry_ids| TokenKey {
-            identity: Identity::Operator,
-            service: Service::Private { region: region.clone(), registry_ids },
+        .map(|registry_ids| Need {
+            auth: auth.clone(),
+            service: Service::Private { region: region.clone(), endpoint, registry_ids },
         })
         .collect();
     let hosts = if accounts.is_empty() {
@@ -282,7 +328,7 @@ fn private_plan(private: &PrivateRegistry, own_region: Option<&Region>) -> Resul
         hosts.extend(extra.into_iter().map(|h| (h, None)));
         Hosts::Named(hosts)
     };
-    Ok(RegistryPlan { keys, hosts, anonymous_works: false })
+    Ok(RegistryPlan { needs, hosts, anonymous_works: false })
 }
 
 /// A host that two entries would fill with different passwords has no right content.
@@ -295,7 +341,7 @@ fn refuse_ambiguous_hosts(registries: &[RegistryPlan]) -> Result<(), Halt> {
         };
         for host in hosts {
             if let Some(other) = seen.insert(host, registry)
-                && other.keys != registry.keys
+                && other.needs != registry.needs
             {
                 return Err(Halt::invalid(format!(
                     "two of spec.registries write the host {host} with different passwords: name it in one of them"

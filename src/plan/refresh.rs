@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::TokenKey;
+use super::Need;
 use super::schedule::{Life, RefreshPolicy};
 
 /// A cached token this young counts as new, though another may live longer, in seconds.
@@ -15,12 +15,16 @@ const JUST_FETCHED: i64 = 60;
 pub struct Held {
     /// The life of the token in our Secrets.
     pub published: Option<Life>,
+    /// Whether another identity has fetched that one than the spec now comes to.
+    pub outdated: bool,
     /// The life of the newest token in memory, perhaps fetched for another `EcrCredential`.
     pub cached: Option<Life>,
     /// Whether a fetch is under way.
     pub in_flight: bool,
     /// When a failed fetch may be tried again.
     pub retry_at: Option<Timestamp>,
+    /// Whether it cannot be fetched until something in the cluster changes.
+    pub blocked: bool,
 }
 
 /// A refresh on demand.
@@ -36,10 +40,10 @@ pub struct Demand {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// Tokens to fetch now.
-    pub fetch: Vec<TokenKey>,
+    pub fetch: Vec<Need>,
     /// Tokens whose cached form replaces the published one. Empty while any fetch is under way, so that tokens renewed
     /// together reach each Secret in one write.
-    pub publish: Vec<TokenKey>,
+    pub publish: Vec<Need>,
     /// A token that no Secret holds yet is being fetched.
     pub incomplete: bool,
     /// Every token is as new as it should be.
@@ -54,7 +58,7 @@ pub fn step(
     seed: &str,
     now: Timestamp,
     demand: Option<Demand>,
-    held: &BTreeMap<TokenKey, Held>,
+    held: &BTreeMap<Need, Held>,
 ) -> Step {
     let current = |life: Life| {
         life.is_valid(now) && now < policy.due_at(life, seed) && demand.is_none_or(|d| life.issued_at >= d.since)
@@ -62,17 +66,18 @@ pub fn step(
     // A token new to the Secret must not shorten its recorded expiry: an older one from memory is fetched anew.
     let floor = held.values().filter_map(|h| h.published).filter(|l| l.is_valid(now)).map(|l| l.expires_at).min();
     let acceptable = |h: &Held, life: Life| {
-        let newer = h.published.is_none_or(|p| life.issued_at > p.issued_at);
+        let newer = h.outdated || h.published.is_none_or(|p| life.issued_at > p.issued_at);
         let long_enough =
             floor.is_none_or(|f| life.expires_at >= f) || now.duration_since(life.issued_at).as_secs() < JUST_FETCHED;
         newer && long_enough && current(life)
     };
-    let due = held.values().any(|h| !h.published.is_some_and(current));
+    let up_to_date = |h: &Held| !h.outdated && h.published.is_some_and(current);
+    let due = held.values().any(|h| !up_to_date(h));
     let mut step = Step { fetch: Vec::new(), publish: Vec::new(), incomplete: false, fresh: true, look_again: None };
     let mut pending = false;
     for (key, h) in held {
         let wanted = match h.published {
-            Some(life) => !current(life) || (due && policy.due_together(life, seed, now)),
+            Some(life) => !up_to_date(h) || (due && policy.due_together(life, seed, now)),
             None => true,
         };
         if !wanted {
@@ -82,7 +87,10 @@ pub fn step(
             step.publish.push(key.clone());
             continue;
         }
-        step.fresh &= h.published.is_some_and(current);
+        step.fresh &= up_to_date(h);
+        if h.blocked {
+            continue;
+        }
         let waiting = h.retry_at.filter(|at| *at > now && !demand.is_some_and(|d| d.first));
         match (h.in_flight, waiting) {
             (true, _) => pending = true,
@@ -105,7 +113,7 @@ pub fn step(
 }
 
 /// Times at which a published token is due or expires.
-fn look_again(step: &mut Step, policy: &RefreshPolicy, seed: &str, now: Timestamp, held: &BTreeMap<TokenKey, Held>) {
+fn look_again(step: &mut Step, policy: &RefreshPolicy, seed: &str, now: Timestamp, held: &BTreeMap<Need, Held>) {
     for (key, h) in held {
         let life = if step.publish.contains(key) { h.cached } else { h.published };
         let Some(life) = life else { continue };
@@ -124,8 +132,11 @@ fn sooner(slot: &mut Option<Timestamp>, at: Timestamp) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::HostVariant;
     use crate::api::registry::Region;
-    use crate::plan::{Identity, Service};
+    use crate::plan::Service;
+    use crate::plan::auth::Auth;
+    use std::sync::Arc;
     use std::time::Duration;
 
     const HOUR: i64 = 3600;
@@ -139,9 +150,10 @@ mod tests {
         Some(Life { issued_at: at(issued), expires_at: at(issued + 12 * HOUR) })
     }
 
-    fn key(region: &str) -> TokenKey {
-        let service = Service::Private { region: Region::parse(region).unwrap(), registry_ids: Vec::new() };
-        TokenKey { identity: Identity::Operator, service }
+    fn key(region: &str) -> Need {
+        let region = Region::parse(region).unwrap();
+        let service = Service::Private { region, endpoint: HostVariant::Standard, registry_ids: Vec::new() };
+        Need { auth: Arc::new(Auth::operator()), service }
     }
 
     fn decide(now: i64, demand: Option<Demand>, held: &[(&str, Held)]) -> Step {
@@ -220,5 +232,26 @@ mod tests {
         let new = Held { cached: life(HOUR), ..Held::default() };
         let step = decide(6 * HOUR, None, &[("eu-west-1", published), ("eu-west-2", new)]);
         assert_eq!(step.fetch, [key("eu-west-2")]);
+    }
+
+    #[test]
+    fn a_token_that_another_identity_fetched_is_replaced_at_once_and_stands_until_then() {
+        let held = Held { published: life(0), outdated: true, ..Held::default() };
+        let step = decide(HOUR, None, &[("eu-west-1", held)]);
+        assert_eq!(step.fetch, [key("eu-west-1")]);
+        assert!(!step.incomplete, "what is published is still good");
+        let step = decide(HOUR, None, &[("eu-west-1", Held { cached: life(0), ..held })]);
+        assert_eq!(step.publish, [key("eu-west-1")], "though it is no younger");
+    }
+
+    #[test]
+    fn what_cannot_be_fetched_holds_nobody_up() {
+        let blocked = Held { published: life(0), outdated: true, blocked: true, ..Held::default() };
+        let back = Held { published: life(0), cached: life(6 * HOUR), ..Held::default() };
+        let step = decide(6 * HOUR, None, &[("eu-west-1", blocked), ("eu-west-2", back)]);
+        assert!(step.fetch.is_empty() && !step.fresh && !step.incomplete);
+        assert_eq!(step.publish, [key("eu-west-2")]);
+        let missing = Held { blocked: true, ..Held::default() };
+        assert!(!decide(0, None, &[("eu-west-1", missing)]).incomplete, "there is nothing to wait for");
     }
 }

@@ -8,6 +8,7 @@ use kube::core::{Expression, Selector, SelectorExt};
 use wildmatch::WildMatch;
 
 use super::Uid;
+use super::auth::Reference;
 use crate::api::{LabelRequirement, NamespaceSelection, SelectorOperator};
 
 /// Labels as Kubernetes has them.
@@ -94,6 +95,8 @@ pub struct Claimant {
     pub generation: Option<i64>,
     /// The namespaces it wants; `None` when its spec is not usable, so that it wants none but is still alive.
     pub selection: Option<Selection>,
+    /// What its identities refer to.
+    pub references: BTreeSet<Reference>,
 }
 
 #[derive(Debug)]
@@ -232,6 +235,12 @@ impl Index {
         self.claimants.keys().cloned().collect()
     }
 
+    /// The uids of the `EcrCredentials` whose identities refer to something.
+    pub fn referring_to(&self, reference: &Reference) -> BTreeSet<Uid> {
+        let refers = |(_, entry): &(&Uid, &Entry)| entry.claimant.references.contains(reference);
+        self.claimants.iter().filter(refers).map(|(uid, _)| uid.clone()).collect()
+    }
+
     /// The namespaces that an `EcrCredential` selects, in order.
     pub fn targets<'a>(&'a self, uid: &Uid) -> impl Iterator<Item = &'a Arc<str>> + use<'a> {
         self.claimants.get(uid).into_iter().flat_map(|entry| &entry.targets)
@@ -310,6 +319,7 @@ mod tests {
             secret_name: "pull".into(),
             generation: Some(1),
             selection: Some(Selection::parse(spec).unwrap()),
+            references: BTreeSet::new(),
         }
     }
 

@@ -53,13 +53,15 @@ pub fn start_logs(filter: &str, format: LogFormat) -> Result<(), String> {
     started.map_err(|error| error.to_string())
 }
 
-/// `service` is `ecr` or `ecr-public`, `region` an AWS region.
+/// `service` is `ecr` or `ecr-public`, `region` an AWS region, `identity` the kind of the identity that fetches.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct TokenLabels {
     /// Which API.
     pub service: &'static str,
     /// Which region.
     pub region: String,
+    /// What kind of identity.
+    pub identity: &'static str,
 }
 
 /// `result` is `success` or a reason of the status.
@@ -67,6 +69,8 @@ pub struct TokenLabels {
 pub struct CallLabels {
     /// Which API.
     pub service: &'static str,
+    /// What kind of identity.
+    pub identity: &'static str,
     /// How the call ended.
     pub result: &'static str,
 }
@@ -85,6 +89,13 @@ pub struct WriteLabels {
 pub struct StateLabels {
     /// The word.
     pub state: &'static str,
+}
+
+/// One label from a fixed set of words.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct SourceLabels {
+    /// The word.
+    pub source: &'static str,
 }
 
 /// One label from a fixed set of words.
@@ -115,6 +126,8 @@ pub struct Metrics {
     pub earliest_issue: Gauge,
     /// How long reconciliations took.
     pub reconciles: Family<ResultLabels, Histogram>,
+    /// 1 for where the operator's own AWS identity was found last, 0 for the others.
+    pub identity: Family<SourceLabels, Gauge>,
     /// 1 while this process is the leader.
     pub leader: Gauge,
     /// The time that the process started, in seconds since 1970.
@@ -136,6 +149,7 @@ impl Metrics {
             earliest_expiry: Gauge::default(),
             earliest_issue: Gauge::default(),
             reconciles: Family::new_with_constructor(buckets),
+            identity: Family::default(),
             leader: Gauge::default(),
             started: Gauge::default(),
         };
@@ -170,6 +184,7 @@ impl Metrics {
             m.earliest_issue,
         );
         ours.register_with_unit("reconcile_duration", "How long reconciliations took", Unit::Seconds, m.reconciles);
+        ours.register("aws_identity", "1 for where the operator's own AWS identity was found", m.identity);
         ours.register("leader", "1 while this process is the leader", m.leader);
         ours.register_with_unit("start_timestamp", "When the process started", Unit::Seconds, m.started);
         ours.register("build", "The version", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
+use sha2::{Digest, Sha256};
 
 use crate::api::registry::{AccountId, Host};
 use crate::api::status::Reason;
 use crate::api::{ConflictPolicy, DeletionPolicy};
 use crate::plan::schedule::until;
-use crate::plan::{HostsError, Plan, RegistryPlan, TokenKey, Uid};
-use crate::token::{Auth, Grant, Token};
+use crate::plan::{HostsError, Need, Plan, RegistryPlan, Uid};
+use crate::token::{Auth, Grant, Token, hex};
 use docker_config::{DockerConfig, Entries};
 use ownership::{Footprint, SecretRecord, Standing};
 
@@ -37,11 +38,14 @@ pub const CONTENT_HASH: &str = "pullsecrets.dev/content-hash";
 /// The annotation with 16 hexadecimal digits over the hosts: expiries are compared between Secrets with the same hosts only.
 pub const HOSTS_HASH: &str = "pullsecrets.dev/hosts-hash";
 
+/// The annotation with a hash over the identities that fetched the logins, where each namespace has its own.
+pub const IDENTITY_HASH: &str = "pullsecrets.dev/identity-hash";
+
 /// The greatest data of a Secret in bytes (k8s.io/api/core/v1, MaxSecretSize).
 const MAX_SECRET_BYTES: usize = 1024 * 1024;
 
 /// The tokens published by one `EcrCredential`.
-pub type Published = BTreeMap<TokenKey, Arc<Grant>>;
+pub type Published = BTreeMap<Need, Arc<Grant>>;
 
 /// The `EcrCredential` as its Secrets name it.
 #[derive(Clone, Debug)]
@@ -91,8 +95,8 @@ pub fn registry_entries<'a>(
     registry: &RegistryPlan,
     published: &'a Published,
 ) -> Result<Vec<(Host, &'a Auth)>, HostsError> {
-    let grants: Vec<&Arc<Grant>> = registry.keys.iter().filter_map(|key| published.get(key)).collect();
-    if grants.len() != registry.keys.len() {
+    let grants: Vec<&Arc<Grant>> = registry.needs.iter().filter_map(|need| published.get(need)).collect();
+    if grants.len() != registry.needs.len() {
         return Ok(Vec::new());
     }
     let hosts = registry.hosts.resolve(grants.first().and_then(|g| g.caller()))?;
@@ -122,7 +126,7 @@ pub fn desired(
     let mut entries = Entries::new();
     let (mut alive, mut all) = (Vec::new(), Vec::new());
     for registry in &plan.registries {
-        let lives: Vec<_> = registry.keys.iter().filter_map(|key| published.get(key)).map(|g| g.life).collect();
+        let lives: Vec<_> = registry.needs.iter().filter_map(|need| published.get(need)).map(|g| g.life).collect();
         all.extend(lives.iter().copied());
         if lives.iter().any(|life| !life.is_valid(now)) {
             continue;
@@ -145,10 +149,27 @@ pub fn desired(
     if config.len() > MAX_SECRET_BYTES {
         return Err(DesiredError::TooLarge(config.len()));
     }
-    let incomplete = plan.keys().into_iter().any(|key| !published.contains_key(key));
-    let metadata = metadata(plan, owner, template, &config, expires_at, refreshed_at);
+    let incomplete = plan.needs().into_iter().any(|need| !published.contains_key(need));
+    let mut metadata = metadata(plan, owner, template, &config, expires_at, refreshed_at);
+    if plan.has_tenants() {
+        let hash = identity_hash(published);
+        metadata.annotations.get_or_insert_default().insert(IDENTITY_HASH.to_owned(), hash);
+    }
     let footprint = Footprint::desired(&metadata);
     Ok(Some(Desired { metadata, config, footprint, expires_at, has_entries: !entries.is_empty(), incomplete }))
+}
+
+/// A hash over the identities that fetched the logins, so that a restarted operator does not take those of another for them.
+fn identity_hash(published: &Published) -> String {
+    let mut hasher = Sha256::new();
+    for grant in published.values() {
+        let text = grant.identity.canonical();
+        hasher.update((text.len() as u64).to_be_bytes());
+        hasher.update(text.as_bytes());
+    }
+    let mut text = hex(&hasher.finalize());
+    text.truncate(16);
+    text
 }
 
 fn metadata(

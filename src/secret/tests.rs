@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::*;
 use crate::api::{EcrCredentialSpec, SecretTemplate};
 use crate::plan::schedule::Life;
-use crate::plan::{Limits, plan};
+use crate::plan::{Identity, Limits, plan};
 
 const NOW: i64 = 1_000_000;
 const HOUR: i64 = 3600;
@@ -27,14 +27,14 @@ fn two_registries() -> EcrCredentialSpec {
 }
 
 fn planned(spec: &EcrCredentialSpec) -> Plan {
-    plan(spec, &Limits { region: None, secret_names: None, namespaces: None }).unwrap()
+    plan(spec, &Limits::default()).unwrap()
 }
 
 fn grant(password: &str, account: Option<&str>, issued: i64, expires: i64) -> Arc<Grant> {
     let auth = Auth::parse(STANDARD.encode(format!("AWS:{password}"))).unwrap();
     let account = account.map(|id| AccountId::parse(id).unwrap());
     let life = Life { issued_at: at(issued), expires_at: at(expires) };
-    Arc::new(Grant { tokens: vec![Token { auth, account }], life })
+    Arc::new(Grant { tokens: vec![Token { auth, account }], life, identity: Identity::operator() })
 }
 
 fn owner() -> Owner {
@@ -54,9 +54,9 @@ fn published(spec: &EcrCredentialSpec, private_expires: i64, public_expires: Opt
     let plan = planned(spec);
     let mut published = Published::new();
     let issued = NOW - 6 * HOUR;
-    published.insert(plan.registries[0].keys[0].clone(), grant("p", Some("111122223333"), issued, private_expires));
+    published.insert(plan.registries[0].needs[0].clone(), grant("p", Some("111122223333"), issued, private_expires));
     if let Some(expires) = public_expires {
-        published.insert(plan.registries[1].keys[0].clone(), grant("q", None, issued, expires));
+        published.insert(plan.registries[1].needs[0].clone(), grant("q", None, issued, expires));
     }
     published
 }
@@ -104,16 +104,16 @@ fn each_token_of_a_registry_id_goes_to_its_own_host() {
         "namespaces": { "names": ["a"] },
     }));
     let plan = planned(&spec);
-    assert_eq!(plan.registries[0].keys.len(), 2, "ten ids in one call, one in the other");
+    assert_eq!(plan.registries[0].needs.len(), 2, "ten ids in one call, one in the other");
     let mut all = Published::new();
-    for key in &plan.registries[0].keys {
+    for key in &plan.registries[0].needs {
         let crate::plan::Service::Private { registry_ids, .. } = &key.service else { panic!("private") };
         let tokens = registry_ids.iter().map(|id| Token {
             auth: Auth::parse(STANDARD.encode(format!("AWS:{id}"))).unwrap(),
             account: Some(id.clone()),
         });
         let life = Life { issued_at: at(NOW), expires_at: at(NOW + HOUR) };
-        all.insert(key.clone(), Arc::new(Grant { tokens: tokens.collect(), life }));
+        all.insert(key.clone(), Arc::new(Grant { tokens: tokens.collect(), life, identity: Identity::operator() }));
     }
     let entries = registry_entries(&plan.registries[0], &all).unwrap();
     assert_eq!(entries.len(), 12);
@@ -136,7 +136,7 @@ fn a_secret_beyond_the_limit_of_kubernetes_is_refused_with_the_way_out() {
     let plan = planned(&spec);
     let long = "x".repeat(4000);
     let published =
-        Published::from([(plan.registries[0].keys[0].clone(), grant(&long, Some("111122223333"), NOW, NOW + HOUR))]);
+        Published::from([(plan.registries[0].needs[0].clone(), grant(&long, Some("111122223333"), NOW, NOW + HOUR))]);
     let error = desired(&plan, &owner(), &SecretTemplate::default(), &published, at(NOW)).unwrap_err();
     assert!(matches!(error, DesiredError::TooLarge(n) if n > MAX_SECRET_BYTES) && error.to_string().contains("split"));
 }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
+use leaky_bucket::RateLimiter;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Grant, InvalidToken, RawToken, TokenError, TokenSource, check};
 use crate::plan::schedule::{RetryPolicy, later};
-use crate::plan::{TokenKey, Uid};
+use crate::plan::{Identity, TokenKey, Uid};
 
 /// However soon a token is wanted again after a good answer, AWS is not asked sooner than this.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
@@ -43,6 +45,17 @@ struct Slot {
     state: Snapshot,
     succeeded: Option<Instant>,
     waiters: BTreeSet<Uid>,
+    /// While a fetch waits for its turn: ends the wait when nobody wants the token any more.
+    waiting: Option<DropGuard>,
+}
+
+/// How urgently a token is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// At once: it serves every namespace.
+    AtOnce,
+    /// In turn with the others of its kind, so many a second: it serves one namespace of perhaps thousands.
+    InTurn,
 }
 
 /// A finished fetch, for logs and metrics.
@@ -61,6 +74,8 @@ pub struct CacheSettings {
     pub retry: RetryPolicy,
     /// A token that lives less than this is refused.
     pub min_life: Duration,
+    /// How many tokens that serve one namespace each are fetched in a second.
+    pub rate: u16,
     /// The clock.
     pub now: fn() -> Timestamp,
 }
@@ -70,6 +85,7 @@ pub struct Tokens {
     source: Arc<dyn TokenSource>,
     settings: CacheSettings,
     slots: Mutex<HashMap<TokenKey, Slot>>,
+    turns: RateLimiter,
     finished: UnboundedSender<Uid>,
     observer: Box<dyn Fn(&Fetched) + Send + Sync>,
 }
@@ -83,7 +99,15 @@ impl Tokens {
         finished: UnboundedSender<Uid>,
         observer: impl Fn(&Fetched) + Send + Sync + 'static,
     ) -> Self {
-        Self { source, settings, slots: Mutex::default(), finished, observer: Box::new(observer) }
+        let rate = settings.rate.max(1);
+        let turns = RateLimiter::builder()
+            .max(usize::from(rate))
+            .initial(usize::from(rate))
+            .refill(1)
+            .interval(Duration::from_secs(1) / u32::from(rate))
+            .fair(true)
+            .build();
+        Self { source, settings, slots: Mutex::default(), turns, finished, observer: Box::new(observer) }
     }
 
     /// What is known of a token.
@@ -101,12 +125,13 @@ impl Tokens {
     }
 
     /// See [`TokenSource::fingerprint`].
-    pub fn fingerprint(&self, key: &TokenKey) -> String {
-        self.source.fingerprint(key)
+    pub fn fingerprint(&self, identity: &Identity) -> String {
+        self.source.fingerprint(identity)
     }
 
     /// Asks for a new token, for `who`. Joins the fetch that is under way, if any.
-    pub fn request(self: &Arc<Self>, key: &TokenKey, who: &Uid) {
+    pub fn request(self: &Arc<Self>, key: &TokenKey, who: &Uid, turn: Turn) {
+        let waiting = CancellationToken::new();
         let not_before = {
             let mut slots = self.slots.lock();
             let slot = slots.entry(key.clone()).or_default();
@@ -114,16 +139,41 @@ impl Tokens {
             if std::mem::replace(&mut slot.state.in_flight, true) {
                 return;
             }
+            slot.waiting = Some(waiting.clone().drop_guard());
             slot.succeeded.map_or_else(Instant::now, |last| last + SHORTEST_INTERVAL)
         };
         let (tokens, key) = (self.clone(), key.clone());
         tokio::spawn(async move {
+            let my_turn = async {
+                tokio::time::sleep_until(not_before).await;
+                if turn == Turn::InTurn {
+                    tokens.turns.acquire_one().await;
+                }
+            };
+            tokio::select! {
+                () = waiting.cancelled() => return,
+                () = my_turn => {}
+            }
+            if !tokens.begin(&key, &waiting) {
+                return;
+            }
             // A panic in a dependency must not leave the key in flight for good.
             let landing = Landing { tokens: tokens.clone(), key: key.clone(), landed: false };
-            tokio::time::sleep_until(not_before).await;
             let result = tokens.source.fetch(&key).await;
             landing.land(result);
         });
+    }
+
+    /// Ends the wait of a fetch; false when nobody wants it any more.
+    fn begin(&self, key: &TokenKey, waiting: &CancellationToken) -> bool {
+        let mut slots = self.slots.lock();
+        if waiting.is_cancelled() {
+            return false;
+        }
+        if let Some(guard) = slots.get_mut(key).and_then(|slot| slot.waiting.take()) {
+            guard.disarm();
+        }
+        true
     }
 
     /// Joins a fetch that is under way, so as to be told when it is done.
@@ -133,14 +183,18 @@ impl Tokens {
         }
     }
 
-    /// Forgets every token that is not in use, so that what nobody wants any more is not kept in memory. A wait after a
-    /// failure is kept until it is over.
+    /// Forgets every token that is not in use, so that what nobody wants any more is not kept in memory, and the sessions of
+    /// identities that have none left. A wait after a failure is kept until it is over.
     pub fn retain(&self, in_use: &BTreeSet<TokenKey>) {
         let now = (self.settings.now)();
-        self.slots.lock().retain(|key, slot| {
-            let waiting = slot.state.failure.as_ref().is_some_and(|failure| failure.retry_at > now);
-            slot.state.in_flight || waiting || in_use.contains(key)
+        let mut slots = self.slots.lock();
+        slots.retain(|key, slot| {
+            let fetching = slot.state.in_flight && slot.waiting.is_none();
+            let failed = slot.state.failure.as_ref().is_some_and(|failure| failure.retry_at > now);
+            fetching || failed || in_use.contains(key)
         });
+        let identities: BTreeSet<&Identity> = slots.keys().chain(in_use).map(|key| &key.identity).collect();
+        self.source.retain(&identities);
     }
 
     fn finish(&self, key: &TokenKey, result: Result<Grant, TokenError>) {
@@ -212,7 +266,7 @@ impl Drop for Landing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Identity, Service};
+    use crate::plan::Service;
     use base64::Engine;
     use futures::future::BoxFuture;
     use secrecy::SecretString;
@@ -235,13 +289,15 @@ mod tests {
             })
         }
 
-        fn fingerprint(&self, _: &TokenKey) -> String {
+        fn fingerprint(&self, _: &Identity) -> String {
             String::new()
         }
+
+        fn retain(&self, _: &BTreeSet<&Identity>) {}
     }
 
     fn key() -> TokenKey {
-        TokenKey { identity: Identity::Operator, service: Service::Public }
+        TokenKey { identity: Identity::operator(), service: Service::Public }
     }
 
     fn tokens(answers: Vec<Result<i64, TokenError>>) -> (Arc<Tokens>, UnboundedReceiver<Uid>) {
@@ -249,6 +305,7 @@ mod tests {
         let settings = CacheSettings {
             retry: RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) },
             min_life: Duration::from_secs(60),
+            rate: 10,
             now: || Timestamp::from_second(NOW).unwrap(),
         };
         (Arc::new(Tokens::new(Arc::new(Script(Mutex::new(answers.into()))), settings, sender, |_| ())), receiver)
@@ -262,7 +319,7 @@ mod tests {
     async fn everyone_who_asks_shares_one_fetch_and_is_told() {
         let (tokens, mut told) = tokens(vec![Ok(NOW + 12 * HOUR)]);
         for who in ["a", "b", "c"] {
-            tokens.request(&key(), &uid(who));
+            tokens.request(&key(), &uid(who), Turn::AtOnce);
         }
         let mut names = BTreeSet::new();
         for _ in 0..3 {
@@ -278,14 +335,14 @@ mod tests {
         let (tokens, mut told) = tokens(vec![Ok(NOW + HOUR), down(), down(), Ok(NOW + 2 * HOUR)]);
         let mut waits = Vec::new();
         for _ in 0..3 {
-            tokens.request(&key(), &uid("a"));
+            tokens.request(&key(), &uid("a"), Turn::AtOnce);
             told.recv().await.unwrap();
             let known = tokens.look(&key());
             assert!(known.grant.is_some());
             waits.push(known.failure.map(|f| f.retry_at.as_second() - NOW));
         }
         assert!(waits[0].is_none() && waits[1] < waits[2], "{waits:?}");
-        tokens.request(&key(), &uid("a"));
+        tokens.request(&key(), &uid("a"), Turn::AtOnce);
         told.recv().await.unwrap();
         assert!(tokens.look(&key()).failure.is_none());
     }
@@ -294,7 +351,7 @@ mod tests {
     async fn a_token_that_expires_before_the_one_held_is_not_taken() {
         let (tokens, mut told) = tokens(vec![Ok(NOW + 2 * HOUR), Ok(NOW + HOUR)]);
         for _ in 0..2 {
-            tokens.request(&key(), &uid("a"));
+            tokens.request(&key(), &uid("a"), Turn::AtOnce);
             told.recv().await.unwrap();
         }
         let known = tokens.look(&key());
@@ -305,7 +362,7 @@ mod tests {
     #[tokio::test]
     async fn a_source_that_panics_counts_as_a_failure() {
         let (tokens, mut told) = tokens(vec![]);
-        tokens.request(&key(), &uid("a"));
+        tokens.request(&key(), &uid("a"), Turn::AtOnce);
         told.recv().await.unwrap();
         assert!(tokens.look(&key()).failure.is_some() && !tokens.look(&key()).in_flight);
     }

@@ -1,9 +1,15 @@
 //! Where passwords come from: the values, the errors, and what makes an answer of AWS a usable token.
 
+mod assume_role;
 pub mod cache;
 pub mod ecr;
+mod errors;
 pub mod identity;
+mod session;
+mod static_keys;
+mod web_identity;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -16,8 +22,9 @@ use sha2::{Digest, Sha256};
 
 use crate::api::registry::AccountId;
 use crate::api::status::Reason;
+use crate::plan::auth::{Account, Keys};
 use crate::plan::schedule::{Life, later, whole_seconds};
-use crate::plan::{Service, TokenKey};
+use crate::plan::{Identity, Service, TokenKey};
 
 /// The user name in every ECR token (ECR API Reference, AuthorizationData).
 const USER: &str = "AWS";
@@ -79,6 +86,8 @@ pub struct Grant {
     pub tokens: Vec<Token>,
     /// From the call to the earliest expiry, in whole seconds.
     pub life: Life,
+    /// Whose identity it was issued to.
+    pub identity: Identity,
 }
 
 impl Grant {
@@ -128,7 +137,7 @@ pub fn check(raw: Vec<RawToken>, key: &TokenKey, now: Timestamp, min_life: Durat
     if Duration::try_from(expires_at.duration_since(now)).unwrap_or_default() < min_life {
         return Err(InvalidToken::NearlyExpired(expires_at));
     }
-    let mut grant = Grant { tokens, life };
+    let mut grant = Grant { tokens, life, identity: key.identity.clone() };
     if let Service::Private { registry_ids, .. } = &key.service {
         if registry_ids.is_empty() {
             // Asked for none in particular, the first token serves every account.
@@ -194,6 +203,12 @@ pub enum TokenError {
     /// No AWS credentials were found.
     #[error("no AWS credentials: {0}")]
     NoCredentials(String),
+    /// What `auth` refers to is missing or lacks something.
+    #[error("{0}")]
+    IdentityNotFound(String),
+    /// The API server refused what the identity needs.
+    #[error("the API server refused: {0}")]
+    Forbidden(String),
     /// AWS refused the identity or the call.
     #[error("AWS refused the call: {0}")]
     Denied(String),
@@ -216,6 +231,8 @@ impl TokenError {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::NoCredentials(_) => Reason::NoCredentials,
+            Self::IdentityNotFound(_) => Reason::IdentityNotFound,
+            Self::Forbidden(_) => Reason::Forbidden,
             Self::Denied(_) => Reason::AccessDenied,
             Self::Throttled(_) => Reason::Throttled,
             Self::Unavailable(_) => Reason::AwsUnavailable,
@@ -229,7 +246,7 @@ impl TokenError {
     pub const fn retry_scale(&self) -> u32 {
         match self {
             Self::Unavailable(_) => 1,
-            Self::Throttled(_) | Self::NoCredentials(_) => 3,
+            Self::Throttled(_) | Self::NoCredentials(_) | Self::IdentityNotFound(_) | Self::Forbidden(_) => 3,
             Self::Denied(_) | Self::Invalid(_) | Self::Unreadable(_) => 5,
         }
     }
@@ -240,8 +257,36 @@ pub trait TokenSource: Send + Sync + 'static {
     /// One call for one key, without retries of its own.
     fn fetch<'a>(&'a self, key: &'a TokenKey) -> BoxFuture<'a, Result<Vec<RawToken>, TokenError>>;
 
-    /// A text that changes whenever the AWS identity behind a key does, and holds nothing secret.
-    fn fingerprint(&self, key: &TokenKey) -> String;
+    /// A text that changes whenever the AWS identity behind one of ours does, and holds nothing secret.
+    fn fingerprint(&self, identity: &Identity) -> String;
+
+    /// Ends the sessions of all other identities.
+    fn retain(&self, identities: &BTreeSet<&Identity>);
+}
+
+/// What the cluster lends to an identity.
+pub trait Cluster: Send + Sync + 'static {
+    /// A web identity token of a ServiceAccount, by the TokenRequest API.
+    fn web_identity<'a>(&'a self, account: &'a Account) -> BoxFuture<'a, Result<SecretString, TokenError>>;
+
+    /// The static keys in a Secret of that uid and resourceVersion.
+    fn static_keys<'a>(
+        &'a self,
+        keys: &'a Keys,
+        uid: &'a str,
+        version: &'a str,
+    ) -> BoxFuture<'a, Result<StaticKeys, TokenError>>;
+}
+
+/// AWS keys, trimmed.
+#[derive(Clone, Debug)]
+pub struct StaticKeys {
+    /// The access key id.
+    pub access_key_id: SecretString,
+    /// The secret access key.
+    pub secret_access_key: SecretString,
+    /// The session token of temporary keys.
+    pub session_token: Option<SecretString>,
 }
 
 /// A SHA-256 over logins and the identity that fetched them. ECR's passwords are far too long to be guessed back from it.
@@ -287,8 +332,8 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::HostVariant;
     use crate::api::registry::Region;
-    use crate::plan::Identity;
     use proptest::prelude::*;
 
     fn encode(text: &[u8]) -> String {
@@ -305,8 +350,9 @@ mod tests {
 
     fn key(ids: &[&str]) -> TokenKey {
         let registry_ids = ids.iter().map(|id| AccountId::parse(id).unwrap()).collect();
-        let service = Service::Private { region: Region::parse("eu-west-1").unwrap(), registry_ids };
-        TokenKey { identity: Identity::Operator, service }
+        let region = Region::parse("eu-west-1").unwrap();
+        let service = Service::Private { region, endpoint: HostVariant::Standard, registry_ids };
+        TokenKey { identity: Identity::operator(), service }
     }
 
     fn checked(raw: Vec<RawToken>) -> Result<Grant, InvalidToken> {

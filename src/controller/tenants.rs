@@ -1,0 +1,200 @@
+//! Namespaces that have an identity of their own: each has its own tokens, and fails alone.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use futures::{StreamExt, stream};
+use k8s_openapi::jiff::Timestamp;
+
+use super::Context;
+use super::recover::recover_tenant;
+use super::tokens::{Group, Progress};
+use super::writes::{Content, Share};
+use crate::api::status::Reason;
+use crate::plan::refresh::Demand;
+use crate::plan::schedule::Life;
+use crate::plan::{Halt, Need, Plan, RegistryPlan, Uid};
+use crate::secret::{self, Desired, DesiredError, Owner, Published};
+
+/// How many Secrets are read at a time to find tokens again after a restart.
+const READS: usize = 16;
+
+/// What is remembered of one namespace.
+#[derive(Default)]
+pub(super) struct Tenant {
+    pub(super) published: Published,
+    pub(super) recovered: bool,
+    made: Option<Made>,
+}
+
+/// A Secret's content as it was made last. To make it is the most of a round's work where there are thousands.
+struct Made {
+    /// From which state of what all namespaces share.
+    version: u64,
+    /// When a login in it expires, which changes it.
+    until: Option<Timestamp>,
+    desired: Option<Arc<Desired>>,
+}
+
+/// What is remembered of all of them.
+#[derive(Default)]
+pub(super) struct Tenants {
+    each: HashMap<Arc<str>, Tenant>,
+    /// Counts the changes of what all namespaces share.
+    version: u64,
+}
+
+/// What has become of all of them in one round.
+#[derive(Default)]
+pub(super) struct Census {
+    each: BTreeMap<Arc<str>, Progress>,
+}
+
+/// What one round is about, as far as tenants depend on it.
+pub(super) struct Estate<'a> {
+    pub(super) ctx: &'a Context,
+    pub(super) uid: &'a Uid,
+    pub(super) plan: &'a Plan,
+    pub(super) owner: &'a Owner,
+    pub(super) template: &'a crate::api::SecretTemplate,
+    /// What all namespaces share.
+    pub(super) shared: &'a Published,
+}
+
+impl Tenants {
+    /// Whether any has a token.
+    pub(super) fn has_any(&self) -> bool {
+        self.each.values().any(|tenant| !tenant.published.is_empty())
+    }
+
+    /// Notes that what all namespaces share has changed.
+    pub(super) fn shared_changed(&mut self) {
+        self.version = self.version.wrapping_add(1);
+    }
+
+    /// When the next token of any is due.
+    pub(super) fn due_at(&self, estate: &Estate<'_>) -> Option<Timestamp> {
+        let due = |(namespace, tenant): (&Arc<str>, &Tenant)| {
+            let seed = seed(estate.uid, namespace);
+            tenant.published.values().map(|grant| estate.plan.refresh.due_at(grant.life, &seed)).min()
+        };
+        self.each.iter().filter_map(due).min()
+    }
+
+    /// Goes through all target namespaces: finds tokens again after a restart, asks for what is due, publishes what has come.
+    pub(super) async fn advance(&mut self, estate: &Estate<'_>, demand: Option<Demand>, now: Timestamp) -> Census {
+        let Estate { ctx, uid, plan, .. } = estate;
+        let targets = ctx.shared.world.lock().own_targets(uid, &plan.secret_name);
+        self.each.retain(|namespace, _| targets.contains(namespace));
+        for namespace in &targets {
+            self.each.entry(namespace.clone()).or_default();
+        }
+        self.recover(estate, now).await;
+        let needs: BTreeSet<&Need> = plan.needs().into_iter().filter(|need| need.auth.is_each_targets()).collect();
+        let mut census = Census::default();
+        for (namespace, tenant) in &mut self.each {
+            let seed = seed(uid, namespace);
+            let group = Group { needs: needs.clone(), target: Some(namespace), policy: &plan.refresh, seed: &seed };
+            let progress = group.advance(ctx, uid, demand, &mut tenant.published, now);
+            if progress.changed {
+                tenant.made = None;
+            }
+            census.each.insert(namespace.clone(), progress);
+        }
+        census
+    }
+
+    async fn recover(&mut self, estate: &Estate<'_>, now: Timestamp) {
+        let unread = self.each.iter_mut().filter(|(_, tenant)| !tenant.recovered);
+        stream::iter(unread)
+            .for_each_concurrent(READS, |(namespace, tenant)| recover_tenant(estate, namespace, tenant, now))
+            .await;
+    }
+
+    /// What each namespace should hold.
+    ///
+    /// # Errors
+    /// [`DesiredError`].
+    pub(super) fn content(
+        &mut self,
+        estate: &Estate<'_>,
+        census: &Census,
+        now: Timestamp,
+    ) -> Result<Content, DesiredError> {
+        let mut shares = HashMap::with_capacity(self.each.len());
+        for (namespace, tenant) in &mut self.each {
+            let desired = tenant.desired(estate, self.version, now)?;
+            let progress = census.each.get(namespace);
+            let failure = progress.and_then(|p| p.keys.keys().find_map(|need| p.failure(estate.ctx, need)));
+            let lacks = census.lacks(namespace, tenant, now).then(|| {
+                failure.clone().unwrap_or_else(|| Halt {
+                    reason: Reason::FetchingToken,
+                    message: "its first password is being fetched".to_owned(),
+                })
+            });
+            shares.insert(namespace.clone(), Share { desired, lacks, failure });
+        }
+        Ok(Content::Each(shares))
+    }
+
+    /// The earliest life of any namespace's token for a registry.
+    pub(super) fn life(&self, registry: &RegistryPlan) -> Option<Life> {
+        let lives = self.each.values().flat_map(|tenant| registry.needs.iter().filter_map(|n| tenant.published.get(n)));
+        lives.map(|grant| grant.life).min_by_key(|life| life.expires_at)
+    }
+
+    /// What the first namespace with tokens has published.
+    pub(super) fn first(&self) -> Option<&Published> {
+        let with_tokens = self.each.iter().filter(|(_, tenant)| !tenant.published.is_empty());
+        with_tokens.min_by_key(|(namespace, _)| (*namespace).clone()).map(|(_, tenant)| &tenant.published)
+    }
+}
+
+impl Census {
+    /// Each namespace's progress.
+    pub(super) fn progress(&self) -> impl Iterator<Item = &Progress> {
+        self.each.values()
+    }
+
+    /// Why a registry's token is not new in the first namespace where it is not.
+    pub(super) fn failure(&self, ctx: &Context, registry: &RegistryPlan) -> Option<Halt> {
+        self.each.iter().find_map(|(namespace, progress)| {
+            let halt = registry.needs.iter().find_map(|need| progress.failure(ctx, need))?;
+            Some(Halt { reason: halt.reason, message: format!("in namespace {namespace}: {}", halt.message) })
+        })
+    }
+
+    /// Whether a namespace has no valid token for one of its registries.
+    fn lacks(&self, namespace: &Arc<str>, tenant: &Tenant, now: Timestamp) -> bool {
+        let has = |need: &Need| tenant.published.get(need).is_some_and(|grant| grant.life.is_valid(now));
+        self.each.get(namespace).is_none_or(|progress| !progress.keys.keys().all(has))
+    }
+}
+
+impl Tenant {
+    fn desired(
+        &mut self,
+        estate: &Estate<'_>,
+        version: u64,
+        now: Timestamp,
+    ) -> Result<Option<Arc<Desired>>, DesiredError> {
+        if let Some(made) = self.made.as_ref().filter(|m| m.version == version && m.until.is_none_or(|at| now < at)) {
+            return Ok(made.desired.clone());
+        }
+        let all = self.with(estate.shared);
+        let desired = secret::desired(estate.plan, estate.owner, estate.template, &all, now)?.map(Arc::new);
+        let until = all.values().map(|grant| grant.life.expires_at).filter(|at| *at > now).min();
+        self.made = Some(Made { version, until, desired: desired.clone() });
+        Ok(desired)
+    }
+
+    /// Its tokens with those that all namespaces share.
+    pub(super) fn with(&self, shared: &Published) -> Published {
+        shared.iter().chain(&self.published).map(|(need, grant)| (need.clone(), grant.clone())).collect()
+    }
+}
+
+/// Refreshes of many namespaces spread over the jitter.
+fn seed(uid: &Uid, namespace: &str) -> String {
+    format!("{uid}/{namespace}")
+}

@@ -1,0 +1,383 @@
+//! Whose AWS identity fetches a token: as the spec says it, and what that comes to once its references are followed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::Halt;
+use super::references::{AccountScope, KeysScope, References};
+use crate::api::arn::RoleArn;
+use crate::api::registry::Region;
+use crate::api::status::Reason;
+use crate::api::{self, AssumeRole, KeysRef, ServiceAccountAuth};
+
+/// The name of sessions whose spec gives none, as CloudTrail shows it.
+pub const SESSION_NAME: &str = "ecr-credential-operator";
+
+/// The audience of web identity tokens for STS, in every partition.
+const STS_AUDIENCE: &str = "sts.amazonaws.com";
+
+/// `auth` of a spec, checked; its references are not followed yet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Auth {
+    base: Base,
+    roles: Arc<[RoleStep]>,
+    /// The region whose STS is asked; none when no session is made.
+    sts: Option<Region>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Base {
+    Operator,
+    Account { of: Accounts, role: Option<RoleArn>, audiences: Vec<String> },
+    Keys(Keys),
+}
+
+/// Which ServiceAccount.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Accounts {
+    One {
+        namespace: Arc<str>,
+        name: Arc<str>,
+    },
+    /// That of each target namespace for itself.
+    OfTarget {
+        name: Arc<str>,
+    },
+}
+
+/// Static keys in a Secret.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Keys {
+    /// The Secret's namespace.
+    pub namespace: Arc<str>,
+    /// The Secret's name.
+    pub name: Arc<str>,
+    /// The key of its data with the access key id.
+    pub access_key_id: String,
+    /// The key of its data with the secret access key.
+    pub secret_access_key: String,
+    /// The key of its data with the session token, if there is to be one.
+    pub session_token: Option<String>,
+}
+
+/// One call of STS AssumeRole.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RoleStep {
+    /// The role.
+    pub role: RoleArn,
+    /// The external id.
+    pub external_id: Option<String>,
+    /// The session's name.
+    pub session_name: String,
+    /// The session's length in seconds.
+    pub seconds: Option<i32>,
+    /// Session tags.
+    pub tags: BTreeMap<String, String>,
+    /// Which of them are handed on.
+    pub transitive_tag_keys: Vec<String>,
+    /// The source identity.
+    pub source_identity: Option<String>,
+    /// The session policy.
+    pub policy: Option<String>,
+}
+
+/// An AWS identity with everything that distinguishes it from another: two that are equal may share sessions and tokens.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity(Arc<Parts>);
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Parts {
+    base: Source,
+    roles: Arc<[RoleStep]>,
+    sts: Option<Region>,
+}
+
+/// Where an identity begins.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// The operator's own, found by the AWS SDK's chain.
+    Operator,
+    /// A ServiceAccount's web identity.
+    Account(Account),
+    /// Static keys.
+    Keys {
+        /// Where they are.
+        keys: Keys,
+        /// The Secret's uid.
+        uid: Arc<str>,
+        /// The Secret's resourceVersion: rotated keys are another identity.
+        version: Arc<str>,
+    },
+}
+
+/// A ServiceAccount with the role that its token is exchanged for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Account {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its uid: one that was deleted and made again is another identity.
+    pub uid: Arc<str>,
+    /// The role.
+    pub role: RoleArn,
+    /// The audiences of its token.
+    pub audiences: Vec<String>,
+}
+
+impl Identity {
+    /// The operator's own.
+    pub fn operator() -> Self {
+        Self(Arc::new(Parts { base: Source::Operator, roles: Arc::new([]), sts: None }))
+    }
+
+    /// Where it begins.
+    pub fn source(&self) -> &Source {
+        &self.0.base
+    }
+
+    /// The roles to assume, in order.
+    pub fn roles(&self) -> &[RoleStep] {
+        &self.0.roles
+    }
+
+    /// The region whose STS is asked; none when no session is made.
+    pub fn sts_region(&self) -> Option<&Region> {
+        self.0.sts.as_ref()
+    }
+
+    /// Whether it is the operator's own, without any role assumed from it.
+    pub fn is_operators_own(&self) -> bool {
+        self.0.base == Source::Operator && self.0.roles.is_empty()
+    }
+
+    /// A bounded word for metric labels and logs.
+    pub fn kind(&self) -> &'static str {
+        match (&self.0.base, self.0.roles.is_empty()) {
+            (Source::Operator, true) => "operator",
+            (Source::Operator, false) => "operator_role",
+            (Source::Account(_), true) => "service_account",
+            (Source::Account(_), false) => "service_account_role",
+            (Source::Keys { .. }, true) => "secret",
+            (Source::Keys { .. }, false) => "secret_role",
+        }
+    }
+
+    /// Everything that distinguishes it, as text; nothing in it is secret.
+    pub fn canonical(&self) -> String {
+        format!("{:?}", self.0)
+    }
+}
+
+/// For people: where it begins and the last role.
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.base {
+            Source::Operator => f.write_str("the operator's own identity")?,
+            Source::Account(account) => write!(f, "ServiceAccount {}/{}", account.namespace, account.name)?,
+            Source::Keys { keys, .. } => write!(f, "the keys in Secret {}/{}", keys.namespace, keys.name)?,
+        }
+        let first = match &self.0.base {
+            Source::Account(account) => Some(&account.role),
+            _ => None,
+        };
+        for role in first.into_iter().chain(self.0.roles.iter().map(|step| &step.role)) {
+            write!(f, " → {role}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Auth {
+    /// The operator's own identity.
+    pub fn operator() -> Self {
+        Self { base: Base::Operator, roles: Arc::new([]), sts: None }
+    }
+
+    /// Checks `auth` for the tokens of one region. `own` is the operator's region, whose STS is asked when it is in the same
+    /// partition.
+    ///
+    /// # Errors
+    /// A [`Halt`] that says what to change.
+    pub fn parse(spec: Option<&api::Auth>, region: &Region, own: Option<&Region>) -> Result<Self, Halt> {
+        let Some(spec) = spec.filter(|auth| !auth.is_operators_own()) else { return Ok(Self::operator()) };
+        let base = match (&spec.service_account, &spec.secret_ref) {
+            (Some(_), Some(_)) => {
+                return Err(Halt::invalid("auth takes serviceAccount or secretRef, not both"));
+            }
+            (Some(account), None) => account_base(account, region)?,
+            (None, Some(keys)) => Base::Keys(keys_of(keys)),
+            (None, None) => Base::Operator,
+        };
+        let roles: Vec<RoleStep> =
+            spec.assume_roles.iter().map(|role| role_step(role, region)).collect::<Result<_, _>>()?;
+        let near = own.filter(|own| own.partition_name() == region.partition_name());
+        Ok(Self { base, roles: roles.into(), sts: Some(near.unwrap_or(region).clone()) })
+    }
+
+    /// Whether each target namespace has an identity of its own.
+    pub fn is_each_targets(&self) -> bool {
+        matches!(self.base, Base::Account { of: Accounts::OfTarget { .. }, .. })
+    }
+
+    /// Which ServiceAccounts or Secret it refers to.
+    pub fn reference(&self) -> Option<Reference> {
+        match &self.base {
+            Base::Operator => None,
+            Base::Account { of: Accounts::One { namespace, name }, .. } => {
+                Some(Reference::Account(AccountScope { namespace: Some(namespace.clone()), name: name.clone() }))
+            }
+            Base::Account { of: Accounts::OfTarget { name }, .. } => {
+                Some(Reference::Account(AccountScope { namespace: None, name: name.clone() }))
+            }
+            Base::Keys(keys) => {
+                Some(Reference::Keys(KeysScope { namespace: keys.namespace.clone(), name: keys.name.clone() }))
+            }
+        }
+    }
+
+    /// The identity that it comes to, in the target namespace where each has its own.
+    ///
+    /// # Errors
+    /// Something that it refers to is missing, or may not be used; the message says what to do.
+    pub fn resolve(&self, target: Option<&str>, references: &References) -> Result<Identity, Halt> {
+        let base = match &self.base {
+            Base::Operator => Source::Operator,
+            Base::Account { of, role, audiences } => {
+                let (namespace, name) = match of {
+                    Accounts::One { namespace, name } => (namespace.clone(), name),
+                    Accounts::OfTarget { name } => (target.unwrap_or_default().into(), name),
+                };
+                Source::Account(self.account(namespace, name, role.as_ref(), audiences, references)?)
+            }
+            Base::Keys(keys) => {
+                let scope = KeysScope { namespace: keys.namespace.clone(), name: keys.name.clone() };
+                let found = references.keys(&scope)?;
+                Source::Keys { keys: keys.clone(), uid: found.uid.clone(), version: found.version.clone() }
+            }
+        };
+        Ok(Identity(Arc::new(Parts { base, roles: self.roles.clone(), sts: self.sts.clone() })))
+    }
+
+    fn account(
+        &self,
+        namespace: Arc<str>,
+        name: &Arc<str>,
+        role: Option<&RoleArn>,
+        audiences: &[String],
+        references: &References,
+    ) -> Result<Account, Halt> {
+        let found = references.account(&namespace, name)?;
+        let lacks = |message: String| Halt { reason: Reason::IdentityNotFound, message };
+        let role = match (role, &found.role) {
+            (Some(role), _) => role.clone(),
+            (None, Some(text)) => RoleArn::parse(text).map_err(|e| {
+                lacks(format!(
+                    "the annotation eks.amazonaws.com/role-arn of ServiceAccount {namespace}/{name} is wrong: {e}"
+                ))
+            })?,
+            (None, None) => {
+                return Err(lacks(format!(
+                    "ServiceAccount {namespace}/{name} has no annotation eks.amazonaws.com/role-arn: annotate it, or set serviceAccount.roleArn"
+                )));
+            }
+        };
+        if let Some(region) = self.sts.as_ref().filter(|region| !role.is_in_partition_of(region)) {
+            return Err(lacks(other_partition(&role, region)));
+        }
+        let audiences = match (audiences, &found.audience) {
+            ([], Some(audience)) => vec![audience.clone()],
+            ([], None) => vec![STS_AUDIENCE.to_owned()],
+            (given, _) => given.to_vec(),
+        };
+        Ok(Account { namespace, name: name.clone(), uid: found.uid.clone(), role, audiences })
+    }
+}
+
+/// What an `auth` refers to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reference {
+    /// ServiceAccounts.
+    Account(AccountScope),
+    /// A Secret with static keys.
+    Keys(KeysScope),
+}
+
+impl Reference {
+    /// What an `auth` of a spec refers to, whether or not the rest of it is right.
+    pub fn of(auth: &api::Auth) -> Option<Self> {
+        let account = auth.service_account.as_ref().and_then(|account| match &account.from_target_namespace {
+            Some(name) => Some(AccountScope { namespace: None, name: name.as_str().into() }),
+            None => Some(AccountScope {
+                namespace: Some(account.namespace.as_deref()?.into()),
+                name: account.name.as_deref()?.into(),
+            }),
+        });
+        let keys = auth.secret_ref.as_ref();
+        let keys =
+            keys.map(|keys| KeysScope { namespace: keys.namespace.as_str().into(), name: keys.name.as_str().into() });
+        account.map(Self::Account).or(keys.map(Self::Keys))
+    }
+}
+
+fn account_base(account: &ServiceAccountAuth, region: &Region) -> Result<Base, Halt> {
+    let of = match (&account.from_target_namespace, &account.namespace, &account.name) {
+        (Some(name), None, None) => Accounts::OfTarget { name: name.as_str().into() },
+        (None, Some(namespace), Some(name)) => {
+            Accounts::One { namespace: namespace.as_str().into(), name: name.as_str().into() }
+        }
+        _ => {
+            let message =
+                "auth.serviceAccount needs namespace and name of one ServiceAccount, or fromTargetNamespace alone";
+            return Err(Halt::invalid(message));
+        }
+    };
+    let role = account.role_arn.as_deref().map(|text| role_of(text, region)).transpose()?;
+    Ok(Base::Account { of, role, audiences: account.audiences.clone() })
+}
+
+fn keys_of(keys: &KeysRef) -> Keys {
+    Keys {
+        namespace: keys.namespace.as_str().into(),
+        name: keys.name.as_str().into(),
+        access_key_id: keys.access_key_id_key.clone(),
+        secret_access_key: keys.secret_access_key_key.clone(),
+        session_token: keys.session_token_key.clone(),
+    }
+}
+
+fn role_step(step: &AssumeRole, region: &Region) -> Result<RoleStep, Halt> {
+    if step.session_policy.as_deref().is_some_and(|text| serde_json::from_str::<serde_json::Map<_, _>>(text).is_err()) {
+        return Err(Halt::invalid(format!("the sessionPolicy for {} is not a JSON object", step.role_arn)));
+    }
+    Ok(RoleStep {
+        role: role_of(&step.role_arn, region)?,
+        external_id: step.external_id.clone(),
+        session_name: step.session_name.clone().unwrap_or_else(|| SESSION_NAME.to_owned()),
+        seconds: step.duration_seconds,
+        tags: step.tags.clone(),
+        transitive_tag_keys: step.transitive_tag_keys.clone(),
+        source_identity: step.source_identity.clone(),
+        policy: step.session_policy.clone(),
+    })
+}
+
+fn role_of(text: &str, region: &Region) -> Result<RoleArn, Halt> {
+    let role = RoleArn::parse(text).map_err(Halt::invalid)?;
+    if role.is_in_partition_of(region) { Ok(role) } else { Err(Halt::invalid(other_partition(&role, region))) }
+}
+
+fn other_partition(role: &RoleArn, region: &Region) -> String {
+    format!(
+        "the role {role} is in the partition {} and region {region} in {}: no identity reaches from one to the other",
+        role.partition(),
+        region.partition_name()
+    )
+}

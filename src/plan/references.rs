@@ -1,0 +1,218 @@
+//! What identities refer to, as the watches show it: ServiceAccounts and Secrets with static keys, by their metadata.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use super::Halt;
+use crate::api::status::Reason;
+
+/// The annotation of a ServiceAccount that names its role (EKS user guide, "IAM roles for service accounts").
+pub const ROLE_ANNOTATION: &str = "eks.amazonaws.com/role-arn";
+
+/// The annotation of a ServiceAccount that names the audience of its tokens.
+pub const AUDIENCE_ANNOTATION: &str = "eks.amazonaws.com/audience";
+
+/// ServiceAccounts of one name, in one namespace or in any.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AccountScope {
+    /// The namespace; none for any.
+    pub namespace: Option<Arc<str>>,
+    /// The name.
+    pub name: Arc<str>,
+}
+
+/// A Secret with static keys.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeysScope {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The name.
+    pub name: Arc<str>,
+}
+
+/// What is known of a ServiceAccount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountRecord {
+    /// Its uid.
+    pub uid: Arc<str>,
+    /// The value of [`ROLE_ANNOTATION`].
+    pub role: Option<String>,
+    /// The value of [`AUDIENCE_ANNOTATION`].
+    pub audience: Option<String>,
+}
+
+/// What is known of a Secret with static keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeysRecord {
+    /// Its uid.
+    pub uid: Arc<str>,
+    /// Its resourceVersion.
+    pub version: Arc<str>,
+}
+
+/// What the operator may use as other identities than its own, from its command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lent {
+    /// ServiceAccounts.
+    pub accounts: BTreeSet<AccountScope>,
+    /// Secrets with static keys.
+    pub keys: BTreeSet<KeysScope>,
+}
+
+/// Everything that identities refer to.
+#[derive(Clone, Debug, Default)]
+pub struct References {
+    lent: Lent,
+    accounts: HashMap<(Arc<str>, Arc<str>), AccountRecord>,
+    keys: BTreeMap<KeysScope, KeysRecord>,
+    refused_accounts: BTreeSet<AccountScope>,
+    refused_keys: BTreeSet<KeysScope>,
+}
+
+impl Lent {
+    /// Whether a ServiceAccount may be used; with no namespace, whether one of that name may be in some namespace.
+    pub fn has_account(&self, namespace: Option<&str>, name: &str) -> bool {
+        let fits = |scope: &AccountScope| {
+            *scope.name == *name
+                && (scope.namespace.is_none() || namespace.is_none() || scope.namespace.as_deref() == namespace)
+        };
+        self.accounts.iter().any(fits)
+    }
+}
+
+impl References {
+    /// Nothing seen yet.
+    pub fn new(lent: Lent) -> Self {
+        Self { lent, ..Self::default() }
+    }
+
+    /// Takes a ServiceAccount as it is now, or that it is gone; returns whether that is news.
+    pub fn set_account(&mut self, namespace: &str, name: &str, record: Option<AccountRecord>) -> bool {
+        let place: (Arc<str>, Arc<str>) = (namespace.into(), name.into());
+        match record {
+            Some(record) if self.accounts.get(&place) == Some(&record) => false,
+            Some(record) => {
+                self.accounts.insert(place, record);
+                true
+            }
+            None => self.accounts.remove(&place).is_some(),
+        }
+    }
+
+    /// Takes a Secret with static keys as it is now, or that it is gone; returns whether that is news.
+    pub fn set_keys(&mut self, scope: &KeysScope, record: Option<KeysRecord>) -> bool {
+        match record {
+            Some(record) if self.keys.get(scope) == Some(&record) => false,
+            Some(record) => {
+                self.keys.insert(scope.clone(), record);
+                true
+            }
+            None => self.keys.remove(scope).is_some(),
+        }
+    }
+
+    /// The namespaces in which ServiceAccounts of a scope are known.
+    pub fn accounts_in(&self, scope: &AccountScope) -> Vec<Arc<str>> {
+        let fits = |(namespace, name): &&(Arc<str>, Arc<str>)| {
+            *name == scope.name && scope.namespace.as_ref().is_none_or(|wanted| wanted == namespace)
+        };
+        self.accounts.keys().filter(fits).map(|(namespace, _)| namespace.clone()).collect()
+    }
+
+    /// Notes whether ServiceAccounts of a scope may be watched; returns whether that is news.
+    pub fn set_accounts_refused(&mut self, scope: &AccountScope, refused: bool) -> bool {
+        if refused { self.refused_accounts.insert(scope.clone()) } else { self.refused_accounts.remove(scope) }
+    }
+
+    /// Notes whether a Secret with static keys may be watched; returns whether that is news.
+    pub fn set_keys_refused(&mut self, scope: &KeysScope, refused: bool) -> bool {
+        if refused { self.refused_keys.insert(scope.clone()) } else { self.refused_keys.remove(scope) }
+    }
+
+    /// A ServiceAccount that an identity begins with.
+    ///
+    /// # Errors
+    /// It is missing, may not be used, or may not be watched.
+    pub fn account(&self, namespace: &Arc<str>, name: &Arc<str>) -> Result<&AccountRecord, Halt> {
+        if !self.lent.has_account(Some(namespace), name) {
+            return Err(account_not_allowed(Some(namespace), name));
+        }
+        if let Some(found) = self.accounts.get(&(namespace.clone(), name.clone())) {
+            return Ok(found);
+        }
+        let scope = AccountScope { namespace: Some(namespace.clone()), name: name.clone() };
+        let any = AccountScope { namespace: None, name: name.clone() };
+        if let Some(refused) = [scope, any].iter().find(|scope| self.refused_accounts.contains(scope)) {
+            return Err(refused_by_rbac("serviceaccounts", refused.to_string(), "auth.serviceAccounts"));
+        }
+        Err(Halt {
+            reason: Reason::IdentityNotFound,
+            message: format!(
+                "ServiceAccount {namespace}/{name} does not exist: create it, or correct auth.serviceAccount"
+            ),
+        })
+    }
+
+    /// The Secret with static keys that an identity begins with.
+    ///
+    /// # Errors
+    /// It is missing, may not be used, or may not be watched.
+    pub fn keys(&self, scope: &KeysScope) -> Result<&KeysRecord, Halt> {
+        if !self.lent.keys.contains(scope) {
+            return Err(keys_not_allowed(scope));
+        }
+        if let Some(found) = self.keys.get(scope) {
+            return Ok(found);
+        }
+        if self.refused_keys.contains(scope) {
+            return Err(refused_by_rbac("secrets", scope.to_string(), "auth.secrets"));
+        }
+        Err(Halt {
+            reason: Reason::IdentityNotFound,
+            message: format!("Secret {scope} does not exist: create it, or correct auth.secretRef"),
+        })
+    }
+}
+
+/// The installation does not let the operator use a ServiceAccount.
+pub fn account_not_allowed(namespace: Option<&str>, name: &str) -> Halt {
+    let (which, entry) = match namespace {
+        Some(namespace) => {
+            (format!("ServiceAccount {namespace}/{name}"), format!("{{namespace: {namespace}, name: {name}}}"))
+        }
+        None => (format!("ServiceAccounts named {name}"), format!("{{name: {name}}}")),
+    };
+    let message = format!(
+        "the operator may not use {which}: add {entry} to the chart's auth.serviceAccounts (flag --service-account)"
+    );
+    Halt { reason: Reason::AuthNotAllowed, message }
+}
+
+/// The installation does not let the operator read a Secret with static keys.
+pub fn keys_not_allowed(scope: &KeysScope) -> Halt {
+    let KeysScope { namespace, name } = scope;
+    let message = format!(
+        "the operator may not read Secret {scope}: add {{namespace: {namespace}, name: {name}}} to the chart's auth.secrets (flag --credentials-secret)"
+    );
+    Halt { reason: Reason::AuthNotAllowed, message }
+}
+
+fn refused_by_rbac(resource: &str, which: String, value: &str) -> Halt {
+    let message = format!(
+        "the operator lacks the right to get, list and watch {resource} {which}: the chart grants it for the entries of {value}"
+    );
+    Halt { reason: Reason::Forbidden, message }
+}
+
+impl fmt::Display for AccountScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace.as_deref().unwrap_or("*"), self.name)
+    }
+}
+
+impl fmt::Display for KeysScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}

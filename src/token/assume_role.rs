@@ -1,0 +1,63 @@
+//! Credentials by AssumeRole, one step of a chain of roles.
+
+use std::fmt;
+
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::{ProvideCredentials, future};
+use aws_sdk_sts::Client;
+use aws_sdk_sts::types::Tag;
+
+use super::TokenError;
+use super::errors::{Call, classify};
+use super::web_identity::{credentials, provided};
+use crate::plan::auth::RoleStep;
+
+/// The credentials of one role, asked for with the identity before it. The SDK's own provider knows neither transitive tag
+/// keys nor a source identity.
+pub(super) struct AssumedRole {
+    /// A client with the identity before it.
+    pub(super) sts: Client,
+    pub(super) step: RoleStep,
+}
+
+impl AssumedRole {
+    async fn session(&self) -> Result<Credentials, TokenError> {
+        let step = &self.step;
+        let tags: Vec<Tag> = step
+            .tags
+            .iter()
+            .map(|(key, value)| Tag::builder().key(key).value(value).build())
+            .collect::<Result<_, _>>()
+            .map_err(|_| TokenError::Denied("a session tag lacks its key or value".to_owned()))?;
+        let keys = &step.transitive_tag_keys;
+        let request = self
+            .sts
+            .assume_role()
+            .role_arn(step.role.as_str())
+            .role_session_name(&step.session_name)
+            .set_external_id(step.external_id.clone())
+            .set_duration_seconds(step.seconds)
+            .set_tags((!tags.is_empty()).then_some(tags))
+            .set_transitive_tag_keys((!keys.is_empty()).then(|| keys.clone()))
+            .set_source_identity(step.source_identity.clone())
+            .set_policy(step.policy.clone());
+        let place = format!("STS for {}", step.role);
+        let answer = request.send().await.map_err(|error| classify(&error, Call::AssumeRole, &place))?;
+        credentials(answer.credentials, "AssumeRole")
+    }
+}
+
+impl ProvideCredentials for AssumedRole {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async move { provided(self.session().await) })
+    }
+}
+
+impl fmt::Debug for AssumedRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AssumedRole").field("role", &self.step.role).finish_non_exhaustive()
+    }
+}

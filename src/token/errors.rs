@@ -1,0 +1,178 @@
+//! What the errors of AWS and of its SDK mean, and what to do about each.
+
+use std::error::Error as StdError;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_ecr::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+
+use super::TokenError;
+
+/// The error codes by which ECR and STS ask to slow down; the SDK knows only some of them.
+const THROTTLING: [&str; 6] = [
+    "ThrottlingException",
+    "ThrottleException",
+    "Throttling",
+    "TooManyRequestsException",
+    "RequestLimitExceeded",
+    "LimitExceededException",
+];
+
+/// How the identity cache's own error begins, whose type is not public (aws-smithy-runtime, identity/cache/lazy.rs).
+const IDENTITY_TIMED_OUT: &str = "identity resolver timed out";
+
+const LATE_CREDENTIALS: &str =
+    "the source of AWS credentials did not answer in time: check that STS can be reached from the cluster";
+
+/// Which call has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    /// GetAuthorizationToken of ECR.
+    Ecr,
+    /// GetAuthorizationToken of ECR Public.
+    EcrPublic,
+    /// AssumeRoleWithWebIdentity with the operator's own token.
+    OwnWebIdentity,
+    /// AssumeRoleWithWebIdentity with another ServiceAccount's token.
+    WebIdentity,
+    /// AssumeRole.
+    AssumeRole,
+    /// GetCallerIdentity.
+    CallerIdentity,
+}
+
+/// Sorts an SDK error into our classes. The SDK's own text is not used: it can hold the whole answer. `place` is the API
+/// with its region, for people.
+pub(super) fn classify<E>(error: &SdkError<E, HttpResponse>, call: Call, place: &str) -> TokenError
+where
+    E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
+{
+    let status = error.raw_response().map(|r| r.status().as_u16());
+    match error {
+        SdkError::ServiceError(context) => {
+            let (code, message) = (context.err().code(), context.err().message().unwrap_or_default());
+            tracing::debug!(place, code, message, "AWS answered with an error");
+            by_code(code, message, status, call, place)
+        }
+        SdkError::TimeoutError(_) => TokenError::Unavailable(format!("{place} did not answer in time")),
+        SdkError::ResponseError(_) => match status {
+            Some(429) => TokenError::Throttled("HTTP status 429".to_owned()),
+            Some(status) if status >= 500 => TokenError::Unavailable(format!("{place}: HTTP status {status}")),
+            _ => TokenError::Unreadable(format!("the answer of {place} is not of its protocol")),
+        },
+        _ => from_identity(error).unwrap_or_else(|| {
+            TokenError::Unavailable(format!(
+                "no connection to {place}: check that the region has it, and the way out of the cluster"
+            ))
+        }),
+    }
+}
+
+fn by_code(code: Option<&str>, message: &str, status: Option<u16>, call: Call, place: &str) -> TokenError {
+    let status = status.unwrap_or_default();
+    match code {
+        Some(code) if THROTTLING.contains(&code) => TokenError::Throttled(format!("{code} from {place}")),
+        _ if status == 429 => TokenError::Throttled(format!("HTTP status 429 from {place}")),
+        _ if status >= 500 => {
+            TokenError::Unavailable(format!("{place}: {}", code.map_or(format!("HTTP status {status}"), str::to_owned)))
+        }
+        // The provider of web identities is away, which passes.
+        Some("IDPCommunicationError") => {
+            TokenError::Unavailable(format!("{place} could not reach the cluster's OIDC issuer"))
+        }
+        Some(code) => TokenError::Denied(format!("{code} from {place}: {}", advice(code, message, call))),
+        None if status < 400 => TokenError::Unreadable(format!("the answer of {place} is not of its protocol")),
+        None => TokenError::Unreadable(format!("HTTP status {status} from {place} without an error code")),
+    }
+}
+
+/// What to do about an error code of AWS.
+fn advice(code: &str, message: &str, call: Call) -> &'static str {
+    match (code, call) {
+        ("AccessDeniedException" | "AccessDenied", Call::EcrPublic) => {
+            "allow ecr-public:GetAuthorizationToken and sts:GetServiceBearerToken on Resource \"*\" (deploy/iam/policy-public.json)"
+        }
+        ("AccessDeniedException" | "AccessDenied", Call::Ecr) => {
+            "allow ecr:GetAuthorizationToken on Resource \"*\" (deploy/iam/policy-private.json)"
+        }
+        ("AccessDenied", Call::AssumeRole) => assume_role_advice(message),
+        ("AccessDenied", Call::OwnWebIdentity) => {
+            "check that the role's trust policy allows sts:AssumeRoleWithWebIdentity and names this ServiceAccount as subject and the cluster's issuer (deploy/iam/trust-irsa.json)"
+        }
+        ("AccessDenied", Call::WebIdentity) => {
+            "check that the role's trust policy allows sts:AssumeRoleWithWebIdentity and names that ServiceAccount as subject, the cluster's issuer and the audience (deploy/iam/trust-tenant.json)"
+        }
+        ("InvalidIdentityToken", _) => {
+            "check the cluster's OIDC provider in IAM, and that the token's audience is sts.amazonaws.com"
+        }
+        ("ExpiredTokenException" | "ExpiredToken", _) => {
+            "the AWS session or web identity token has expired: check that it is rotated"
+        }
+        ("InvalidSignatureException" | "SignatureDoesNotMatch" | "RequestTimeTooSkewed", _) => {
+            "check the AWS keys and the clock of this node"
+        }
+        ("UnrecognizedClientException" | "InvalidClientTokenId", _) => {
+            "AWS does not know these keys: check them, and that the region is enabled for the account"
+        }
+        ("RegionDisabledException", _) => "STS is not enabled for this account in the region: enable it in IAM",
+        ("PackedPolicyTooLarge", _) => "make sessionPolicy or tags smaller",
+        ("MalformedPolicyDocument", _) => "correct sessionPolicy",
+        ("ValidationError", Call::OwnWebIdentity) => {
+            "check AWS_ROLE_ARN, and that the web identity token file is not empty"
+        }
+        ("ValidationError", Call::AssumeRole) if message.contains("DurationSeconds") => {
+            "lower durationSeconds: to the role's maximum session duration, and to 3600 where a role's session assumes it"
+        }
+        ("ValidationError", Call::AssumeRole | Call::WebIdentity) => {
+            "check the role's ARN and the options of assumeRoles"
+        }
+        ("UnsupportedCommandException", _) => "this region has no such API",
+        _ => "see the AWS documentation of this error code",
+    }
+}
+
+/// AWS names the missing action in the message.
+fn assume_role_advice(message: &str) -> &'static str {
+    if message.contains("sts:TagSession") {
+        "allow sts:TagSession, which session tags need, in the role's trust policy (deploy/iam/trust-chained-role.json)"
+    } else if message.contains("sts:SetSourceIdentity") {
+        "allow sts:SetSourceIdentity in the role's trust policy (deploy/iam/trust-chained-role.json)"
+    } else {
+        "allow sts:AssumeRole on the role for the identity before it (deploy/iam/policy-assume-role.json), and let the role's trust policy name that identity and, if it asks for one, the externalId (deploy/iam/trust-chained-role.json)"
+    }
+}
+
+/// An error of the credentials that were needed before the call could be signed.
+fn from_identity(error: &(dyn StdError + 'static)) -> Option<TokenError> {
+    let mut credentials = None;
+    for current in sources(error).skip(1) {
+        // Our own sources of credentials say themselves what went wrong.
+        if let Some(error) = current.downcast_ref::<TokenError>() {
+            return Some(error.clone());
+        }
+        if current.to_string().starts_with(IDENTITY_TIMED_OUT) {
+            return Some(TokenError::Unavailable(LATE_CREDENTIALS.to_owned()));
+        }
+        credentials = credentials.or_else(|| current.downcast_ref::<CredentialsError>());
+    }
+    credentials.map(|error| match error {
+        CredentialsError::CredentialsNotLoaded(_) => {
+            TokenError::NoCredentials("no AWS identity was found: annotate the ServiceAccount with eks.amazonaws.com/role-arn (IRSA), or create an EKS Pod Identity association".to_owned())
+        }
+        CredentialsError::ProviderTimedOut(_) => TokenError::Unavailable(LATE_CREDENTIALS.to_owned()),
+        CredentialsError::InvalidConfiguration(_) => TokenError::NoCredentials("the AWS configuration is invalid: check AWS_ROLE_ARN, AWS_WEB_IDENTITY_TOKEN_FILE and the profile".to_owned()),
+        _ => TokenError::Unavailable(
+            "the source of AWS credentials failed: check that STS can be reached from the cluster".to_owned(),
+        ),
+    })
+}
+
+/// An error and everything that it was caused by.
+fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        let current = next?;
+        next = current.source();
+        Some(current)
+    })
+}

@@ -1,0 +1,121 @@
+//! The sessions of all identities: each has its own configuration and clients, made when first needed and kept while in use.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use aws_config::{Region as SdkRegion, SdkConfig};
+use parking_lot::Mutex;
+
+use super::Cluster;
+use super::assume_role::AssumedRole;
+use super::identity::{OperatorIdentity, sts, with_credentials};
+use super::static_keys::StoredKeys;
+use super::web_identity::{TokenFrom, WebIdentity};
+use crate::api::HostVariant;
+use crate::api::registry::{PUBLIC_REGION, Region};
+use crate::plan::Identity;
+use crate::plan::auth::Source;
+
+/// All sessions.
+pub(super) struct Sessions {
+    pub(super) operator: OperatorIdentity,
+    cluster: Arc<dyn Cluster>,
+    sessions: Mutex<HashMap<Identity, Arc<Session>>>,
+}
+
+/// The clients of one identity.
+pub(super) struct Session {
+    config: SdkConfig,
+    operator: OperatorIdentity,
+    clients: Mutex<HashMap<(Region, HostVariant), aws_sdk_ecr::Client>>,
+}
+
+impl Sessions {
+    pub(super) fn new(operator: OperatorIdentity, cluster: Arc<dyn Cluster>) -> Self {
+        Self { operator, cluster, sessions: Mutex::default() }
+    }
+
+    /// The session of an identity. Nothing is called before the session is used.
+    pub(super) fn of(&self, identity: &Identity) -> Arc<Session> {
+        let make = || {
+            let (config, operator) = (self.config(identity), self.operator.clone());
+            Arc::new(Session { config, operator, clients: Mutex::default() })
+        };
+        self.sessions.lock().entry(identity.clone()).or_insert_with(make).clone()
+    }
+
+    /// Ends all other sessions.
+    pub(super) fn retain(&self, identities: &BTreeSet<&Identity>) {
+        self.sessions.lock().retain(|identity, _| identities.contains(identity));
+    }
+
+    /// The configuration with which an identity signs: its source, then each role with the one before it.
+    fn config(&self, identity: &Identity) -> SdkConfig {
+        let OperatorIdentity { config, endpoints, timeout, .. } = &self.operator;
+        let region = identity.sts_region().map(|region| SdkRegion::new(region.as_str().to_owned()));
+        let mut calls = 1;
+        let mut config = match identity.source() {
+            Source::Operator => config.clone(),
+            Source::Account(account) => {
+                let from = TokenFrom::Cluster { cluster: self.cluster.clone(), account: account.clone() };
+                let sts = sts(&unsigned(config), region.clone(), endpoints);
+                with_credentials(config, WebIdentity { sts, from }, *timeout, calls)
+            }
+            Source::Keys { keys, uid, version } => {
+                let (cluster, keys) = (self.cluster.clone(), keys.clone());
+                let stored = StoredKeys { cluster, keys, uid: uid.clone(), version: version.clone() };
+                with_credentials(config, stored, *timeout, calls)
+            }
+        };
+        for step in identity.roles() {
+            calls += 1;
+            let sts = sts(&config, region.clone(), endpoints);
+            config = with_credentials(&config, AssumedRole { sts, step: step.clone() }, *timeout, calls);
+        }
+        config
+    }
+}
+
+/// The call that exchanges a web identity token is not signed: no other identity may be asked for.
+fn unsigned(config: &SdkConfig) -> SdkConfig {
+    let mut builder = config.to_builder();
+    builder.set_credentials_provider(None);
+    builder.build()
+}
+
+impl Session {
+    /// ECR in a region.
+    pub(super) fn ecr(&self, region: &Region, endpoint: HostVariant) -> aws_sdk_ecr::Client {
+        let make = || {
+            let mut builder = aws_sdk_ecr::config::Builder::from(&self.config)
+                .region(aws_sdk_ecr::config::Region::new(region.as_str().to_owned()));
+            if endpoint != HostVariant::Standard {
+                builder = builder
+                    .use_fips(matches!(endpoint, HostVariant::Fips | HostVariant::DualStackFips))
+                    .use_dual_stack(matches!(endpoint, HostVariant::DualStack | HostVariant::DualStackFips));
+            }
+            if let Some(url) = &self.operator.endpoints.ecr {
+                builder = builder.endpoint_url(url);
+            }
+            aws_sdk_ecr::Client::from_conf(builder.build())
+        };
+        self.clients.lock().entry((region.clone(), endpoint)).or_insert_with(make).clone()
+    }
+
+    /// ECR Public.
+    pub(super) fn public(&self) -> aws_sdk_ecrpublic::Client {
+        let mut builder = aws_sdk_ecrpublic::config::Builder::from(&self.config)
+            .region(aws_sdk_ecrpublic::config::Region::from_static(PUBLIC_REGION))
+            // ECR Public has no FIPS endpoint: a FIPS setting meant for the other calls would name a host that is not.
+            .use_fips(false);
+        if let Some(url) = &self.operator.endpoints.ecr_public {
+            builder = builder.endpoint_url(url);
+        }
+        aws_sdk_ecrpublic::Client::from_conf(builder.build())
+    }
+
+    /// STS, to ask who this is.
+    pub(super) fn sts(&self) -> aws_sdk_sts::Client {
+        sts(&self.config, None, &self.operator.endpoints)
+    }
+}

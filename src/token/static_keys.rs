@@ -1,0 +1,48 @@
+//! Credentials from static keys in a Secret.
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::{ProvideCredentials, future};
+use secrecy::ExposeSecret;
+
+use super::web_identity::provided;
+use super::{Cluster, TokenError};
+use crate::plan::auth::Keys;
+
+/// The keys of one state of a Secret: when it changes, that is another identity.
+pub(super) struct StoredKeys {
+    pub(super) cluster: Arc<dyn Cluster>,
+    pub(super) keys: Keys,
+    pub(super) uid: Arc<str>,
+    pub(super) version: Arc<str>,
+}
+
+impl StoredKeys {
+    async fn read(&self) -> Result<Credentials, TokenError> {
+        let found = self.cluster.static_keys(&self.keys, &self.uid, &self.version).await?;
+        Ok(Credentials::new(
+            found.access_key_id.expose_secret(),
+            found.secret_access_key.expose_secret(),
+            found.session_token.as_ref().map(|token| token.expose_secret().to_owned()),
+            None,
+            "Secret",
+        ))
+    }
+}
+
+impl ProvideCredentials for StoredKeys {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async move { provided(self.read().await) })
+    }
+}
+
+impl fmt::Debug for StoredKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoredKeys")
+    }
+}

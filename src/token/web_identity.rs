@@ -1,0 +1,108 @@
+//! Credentials by AssumeRoleWithWebIdentity: a ServiceAccount's token for a role's session.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{self, ProvideCredentials, future};
+use aws_sdk_sts::Client;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::errors::{Call, classify};
+use super::{Cluster, TokenError};
+use crate::plan::auth::{Account, SESSION_NAME};
+
+/// The operator's own web identity (IRSA): what the EKS webhook puts into its environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebIdentityFile {
+    /// `AWS_WEB_IDENTITY_TOKEN_FILE`. It is rotated, and read for each session.
+    pub token_file: PathBuf,
+    /// `AWS_ROLE_ARN`.
+    pub role_arn: String,
+    /// `AWS_ROLE_SESSION_NAME`.
+    pub session_name: Option<String>,
+}
+
+/// Where the token comes from.
+pub(super) enum TokenFrom {
+    File(WebIdentityFile),
+    Cluster { cluster: Arc<dyn Cluster>, account: Account },
+}
+
+/// The credentials of one role.
+pub(super) struct WebIdentity {
+    pub(super) sts: Client,
+    pub(super) from: TokenFrom,
+}
+
+impl WebIdentity {
+    async fn session(&self) -> Result<Credentials, TokenError> {
+        let token = self.token().await?;
+        let (role, name, call) = match &self.from {
+            TokenFrom::File(file) => {
+                let name = file.session_name.as_deref().unwrap_or(SESSION_NAME);
+                (file.role_arn.as_str(), name, Call::OwnWebIdentity)
+            }
+            TokenFrom::Cluster { account, .. } => (account.role.as_str(), SESSION_NAME, Call::WebIdentity),
+        };
+        let request = self.sts.assume_role_with_web_identity().role_arn(role).role_session_name(name);
+        let answer = request.web_identity_token(token.expose_secret()).send().await;
+        let answer = answer.map_err(|error| classify(&error, call, "STS"))?;
+        credentials(answer.credentials, "WebIdentity")
+    }
+
+    async fn token(&self) -> Result<SecretString, TokenError> {
+        match &self.from {
+            TokenFrom::Cluster { cluster, account } => cluster.web_identity(account).await,
+            TokenFrom::File(file) => match tokio::fs::read_to_string(&file.token_file).await {
+                Ok(text) => Ok(SecretString::from(text.trim())),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(TokenError::NoCredentials(
+                    "the web identity token file is missing: check the ServiceAccount's token volume".to_owned(),
+                )),
+                Err(error) => Err(TokenError::NoCredentials(format!(
+                    "the web identity token file cannot be read ({}): check the ServiceAccount's token volume",
+                    error.kind()
+                ))),
+            },
+        }
+    }
+}
+
+/// The credentials in an answer of STS.
+pub(super) fn credentials(
+    answer: Option<aws_sdk_sts::types::Credentials>,
+    provider: &'static str,
+) -> Result<Credentials, TokenError> {
+    let answer = answer.ok_or_else(|| TokenError::Unavailable("STS answered without credentials".to_owned()))?;
+    let expires_at = std::time::SystemTime::try_from(answer.expiration)
+        .map_err(|_| TokenError::Unreadable("STS answered with a time that cannot be".to_owned()))?;
+    Ok(Credentials::new(
+        answer.access_key_id,
+        answer.secret_access_key,
+        Some(answer.session_token),
+        Some(expires_at),
+        provider,
+    ))
+}
+
+impl ProvideCredentials for WebIdentity {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async move { provided(self.session().await) })
+    }
+}
+
+/// The SDK carries our error to who called it.
+pub(super) fn provided(result: Result<Credentials, TokenError>) -> provider::Result {
+    result.map_err(CredentialsError::provider_error)
+}
+
+impl fmt::Debug for WebIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WebIdentity")
+    }
+}
