@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms whose names it may use.
-const ROOMS: [(&str, &[&str]); 13] = [
+const ROOMS: [(&str, &[&str]); 14] = [
     ("api", &[]),
     ("plan", &["api"]),
     ("token", &["api", "plan"]),
@@ -18,11 +18,12 @@ const ROOMS: [(&str, &[&str]); 13] = [
     ("apply", &["api", "plan", "secret"]),
     ("outcome", &["api", "plan", "token"]),
     ("process", &[]),
+    ("cluster", &["plan", "token"]),
     ("controller", &["api", "plan", "token", "secret", "apply", "outcome"]),
     ("report", &["api", "plan", "token", "secret", "apply", "outcome", "controller", "process"]),
-    ("cli", &["api", "process"]),
+    ("cli", &["api", "plan", "token", "process"]),
     ("crd", &["api", "run"]),
-    ("run", &["api", "plan", "token", "apply", "controller", "process", "report", "cli"]),
+    ("run", &["api", "plan", "token", "apply", "cluster", "controller", "process", "report", "cli"]),
     ("main", &["cli", "crd", "run"]),
 ];
 
@@ -49,22 +50,23 @@ const IMPURE: [&str; 13] = [
 ];
 
 /// A name, and the only files or rooms that may say it.
-const RESERVED: [(&str, &[&str]); 18] = [
+const RESERVED: [(&str, &[&str]); 19] = [
     ("aws_config", &["token"]),
     ("aws_credential_types", &["token"]),
     ("aws_runtime", &["token"]),
     ("aws_sdk_ecr", &["token"]),
     ("aws_sdk_ecrpublic", &["token"]),
     ("aws_sdk_sts", &["token"]),
+    ("aws_smithy_http_client", &["token"]),
     ("aws_smithy_runtime", &["token"]),
     ("aws_smithy_runtime_api", &["token"]),
     ("aws_smithy_types", &["token"]),
-    ("PostParams", &["apply", "process/lease"]),
+    ("PostParams", &["apply", "cluster", "process/lease"]),
     ("PatchParams", &["apply", "process/lease"]),
     ("DeleteParams", &["apply", "process/lease"]),
     ("Recorder", &["controller/events"]),
-    ("Api<", &["apply", "process/lease", "controller/watches"]),
-    ("http::Request", &["process/fence"]),
+    ("Api<", &["apply", "process/lease", "controller/watches", "controller/references"]),
+    ("http::Request", &["cluster", "process/fence"]),
     ("std::env", &["cli"]),
     ("env::var", &["cli"]),
     ("process::exit", &[]),
