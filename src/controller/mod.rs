@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod events;
+mod history;
 mod reconcile;
 mod recover;
 pub mod references;
@@ -124,7 +125,7 @@ pub struct Memory {
     generation: Option<i64>,
     recovered: bool,
     demand: Option<Requested>,
-    history: writes::History,
+    history: history::History,
     last_status: Option<EcrCredentialStatus>,
     status_failures: u32,
     status_written: Option<tokio::time::Instant>,

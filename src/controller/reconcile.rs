@@ -10,10 +10,11 @@ use kube::{Resource, ResourceExt};
 use tokio::time::Instant;
 
 use super::error::Error;
+use super::history::Tally;
 use super::recover::recover;
 use super::tenants::{Census, Estate};
 use super::tokens::{Group, Progress};
-use super::writes::{self, Content, Tally, Task};
+use super::writes::{self, Content, Task};
 use super::{Context, Memory, Requested};
 use crate::api::{EcrCredential, EcrCredentialStatus, REFRESH_REQUESTED_AT};
 use crate::outcome::{Course, NamespaceReport, Outcome, RegistryReport, conclude};

@@ -1,32 +1,21 @@
-//! The writes of one round: which places come first, what is under way, and what is remembered of those that fail.
+//! The writes of one round: what each place should hold, which come first, and when the round is over.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 
 use super::Context;
-use super::under_way::{Ended, UnderWay, spot};
-use super::world::Spot;
-use crate::api::status::{NamespaceFailure, Reason};
-use crate::apply::{WriteError, Written};
-use crate::plan::schedule::{RetryPolicy, later, until};
+use super::history::{History, Tally};
+use super::under_way::spot;
+use super::world::{Spot, World};
 use crate::plan::{Halt, Plan};
-use crate::secret::ownership::Footprint;
 use crate::secret::{self, Desired, Owner, Place, Verdict, verdict};
 
-/// A write that met a changed Secret is tried again after this many seconds, unless the watch brings us back sooner.
-const STALE_WAIT: Duration = Duration::from_secs(1);
-
-/// So many repairs of one Secret in a row are done at once; after that somebody else is writing it, too, and each one waits.
-const QUICK_REPAIRS: u32 = 5;
-
-/// The waits between further repairs.
-const BRAKE: RetryPolicy = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(30) };
-
-/// A Secret that was left alone for so long is not being fought over.
-const PEACE: Duration = Duration::from_secs(60);
+/// A look at all places takes time that grows with their number. While writes are under way, the next one waits for so many
+/// times that long: thousands of namespaces that are labelled at once must not cost a look each.
+const LOOK_PAUSE: u32 = 20;
 
 /// How long a round waits for writes of which none ends.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -49,14 +38,14 @@ pub(super) struct Share {
 }
 
 impl Content {
-    fn share(&self, namespace: &str) -> Option<&Share> {
+    pub(super) fn share(&self, namespace: &str) -> Option<&Share> {
         match self {
             Self::Alike(_) => None,
             Self::Each(shares) => shares.get(namespace),
         }
     }
 
-    fn at(&self, namespace: &str) -> Option<&Arc<Desired>> {
+    pub(super) fn at(&self, namespace: &str) -> Option<&Arc<Desired>> {
         match self {
             Self::Alike(desired) => desired.as_ref(),
             Self::Each(_) => self.share(namespace)?.desired.as_ref(),
@@ -70,45 +59,6 @@ impl Content {
             Self::Each(shares) => place.claim != secret::Claim::Wanted || shares.contains_key(&place.namespace),
         }
     }
-}
-
-/// What is remembered of the writes of one `EcrCredential`.
-#[derive(Default)]
-pub(super) struct History {
-    /// What was to be written last, where all are alike.
-    expected: Option<Footprint>,
-    /// The same for each namespace, where each has its own.
-    expected_in: HashMap<Arc<str>, Footprint>,
-    /// What the API server made of our write, where it is not what we wrote.
-    accepted: HashMap<Spot, Footprint>,
-    failing: HashMap<Spot, Failing>,
-    repairs: HashMap<Spot, Repairs>,
-    under_way: UnderWay,
-}
-
-/// A place where the last write failed.
-struct Failing {
-    count: u32,
-    retry_at: Timestamp,
-    shown: Option<(Reason, String)>,
-    seen: Option<Box<str>>,
-}
-
-/// How often the same content was written over somebody else's.
-struct Repairs {
-    count: u32,
-    last: Timestamp,
-}
-
-/// The selected namespaces after a round.
-#[derive(Debug, Default)]
-pub(super) struct Tally {
-    /// How many are selected.
-    pub(super) selected: usize,
-    /// How many hold the Secret as desired.
-    pub(super) synced: usize,
-    /// The others of which something is to be said.
-    pub(super) failures: Vec<NamespaceFailure>,
 }
 
 /// How a round of writes ended.
@@ -126,12 +76,24 @@ pub(super) async fn write(ctx: &Arc<Context>, task: &Task<'_>, content: &Content
     history.expect(content);
     let mut jobs: VecDeque<(Place, Verdict)> = VecDeque::new();
     let mut looked_at = None;
+    let mut look_after = Instant::now();
     loop {
         // Before the look at the revision, so that no change falls in between.
-        let mut news = std::pin::pin!(ctx.shared.news());
-        news.as_mut().enable();
+        let mut woken = std::pin::pin!(ctx.shared.news());
+        woken.as_mut().enable();
+        let urgent = task.urgent(ctx, content, history);
+        if !urgent.is_empty() {
+            for (place, verdict) in urgent {
+                begin(ctx, task, content, history, place, verdict);
+            }
+            // They are sent before all the others are looked at.
+            tokio::task::yield_now().await;
+        }
         let revision = ctx.shared.world.lock().revision(&task.owner.uid);
-        if looked_at != Some(revision) || (jobs.is_empty() && history.under_way.is_empty()) {
+        let (begun, idle) = (Instant::now(), jobs.is_empty() && history.under_way.is_empty());
+        let mut behind = looked_at != Some(revision);
+        if idle || (behind && begun >= look_after) {
+            behind = false;
             let again = looked_at.replace(revision) == Some(revision);
             let Some(verdicts) = task.verdicts(ctx, content, history) else { return Round::Superseded };
             jobs = history.jobs(&verdicts, (ctx.now)());
@@ -143,11 +105,15 @@ pub(super) async fn write(ctx: &Arc<Context>, task: &Task<'_>, content: &Content
                 // tried at once. Others get their turn first.
                 tokio::task::yield_now().await;
             }
+            look_after = Instant::now() + begun.elapsed() * LOOK_PAUSE;
         }
         while !ctx.stop.is_cancelled() && history.under_way.has_room(ctx.concurrency) {
             let Some((place, verdict)) = jobs.pop_front() else { break };
-            let desired = content.at(&place.namespace).cloned();
-            history.under_way.begin(ctx, &task.owner.uid, place, verdict, desired);
+            if behind && !task.still_holds(ctx, &place, &verdict, content, history) {
+                // The next look tells what is to be done instead, if anything.
+                continue;
+            }
+            begin(ctx, task, content, history, place, verdict);
         }
         tokio::select! {
             biased;
@@ -158,10 +124,23 @@ pub(super) async fn write(ctx: &Arc<Context>, task: &Task<'_>, content: &Content
                 None => {}
             },
             // A namespace that is new must not wait for writes that hang.
-            () = news => {}
+            () = woken => {}
+            () = tokio::time::sleep(look_after.saturating_duration_since(Instant::now())), if behind => {}
             () = tokio::time::sleep(PATIENCE), if !ctx.stop.is_cancelled() => return Round::Slow,
         }
     }
+}
+
+fn begin(
+    ctx: &Arc<Context>,
+    task: &Task<'_>,
+    content: &Content,
+    history: &mut History,
+    place: Place,
+    verdict: Verdict,
+) {
+    let desired = content.at(&place.namespace).cloned();
+    history.under_way.begin(ctx, &task.owner.uid, place, verdict, desired);
 }
 
 /// What one round is about.
@@ -181,200 +160,51 @@ impl Task<'_> {
             return None;
         }
         let now = (ctx.now)();
-        let judge = |place: Place| {
-            let accepted = history.accepted.get(&spot(&place)).copied();
-            let desired = content.at(&place.namespace).map(AsRef::as_ref);
-            let verdict = verdict(&place, desired, self.plan.conflict_policy, accepted, now);
+        let judged = places.into_iter().map(|place| {
+            let verdict = self.judge(&place, content, history, now);
             (place, verdict)
-        };
-        Some(places.into_iter().map(judge).collect())
+        });
+        Some(judged.collect())
     }
-}
 
-/// Missing Secrets go first: someone is waiting for them, while those that exist are still good.
-const fn rank(verdict: &Verdict) -> Option<u8> {
-    match verdict {
-        Verdict::Create => Some(0),
-        Verdict::Update(_) | Verdict::Strip(_) => Some(1),
-        Verdict::Delete(_) => Some(2),
-        Verdict::Keep | Verdict::Wait | Verdict::Refuse(..) => None,
-    }
-}
-
-impl History {
-    /// Starts afresh where a new content is to be written: what the API server made of the old one, and what failed, is
-    /// history.
-    fn expect(&mut self, content: &Content) {
-        match content {
-            Content::Alike(desired) => {
-                let footprint = desired.as_ref().map(|d| d.footprint);
-                if self.expected != footprint || !self.expected_in.is_empty() {
-                    let under_way = std::mem::take(&mut self.under_way);
-                    *self = Self { expected: footprint, under_way, ..Self::default() };
-                }
-            }
-            Content::Each(shares) => {
-                self.expected = None;
-                let footprint = |share: &Share| share.desired.as_ref().map(|d| d.footprint);
-                let changed: HashSet<&Arc<str>> = shares
-                    .iter()
-                    .filter(|(namespace, share)| self.expected_in.get(*namespace).copied() != footprint(share))
-                    .map(|(namespace, _)| namespace)
-                    .collect();
-                let stays = |spot: &Spot| !changed.contains(&spot.1);
-                self.accepted.retain(|spot, _| stays(spot));
-                self.failing.retain(|spot, _| stays(spot));
-                self.repairs.retain(|spot, _| stays(spot));
-                let expected = shares.iter().filter_map(|(ns, share)| Some((ns.clone(), footprint(share)?)));
-                self.expected_in = expected.collect();
-            }
+    /// The Secrets that new namespaces lack.
+    fn urgent(&self, ctx: &Context, content: &Content, history: &History) -> Vec<(Place, Verdict)> {
+        if ctx.stop.is_cancelled() {
+            return Vec::new();
         }
+        let mut world = ctx.shared.world.lock();
+        let news =
+            world.take_news(&self.owner.uid).into_iter().map(|namespace| (self.plan.secret_name.clone(), namespace));
+        let places: Vec<Place> = news.filter_map(|spot| self.place_at(&world, &spot)).collect();
+        drop(world);
+        let now = (ctx.now)();
+        let judged = places.into_iter().map(|place| {
+            let verdict = self.judge(&place, content, history, now);
+            (place, verdict)
+        });
+        judged.filter(|(place, verdict)| *verdict == Verdict::Create && history.may_write(place, now)).collect()
     }
 
-    /// When the next failing or contested place may be written.
-    pub(super) fn retry_at(&self, now: Timestamp) -> Option<Timestamp> {
-        let failing = self.failing.values().map(|failing| failing.retry_at);
-        let contested = self.repairs.iter().map(|(spot, repairs)| repairs.not_before(spot));
-        failing.chain(contested.filter(|at| *at > now)).min()
+    fn place_at(&self, world: &World, spot: &Spot) -> Option<Place> {
+        world.place_at(&self.owner.uid, &self.plan.secret_name, self.generation, spot)
     }
 
-    /// What to write now, in order. Deletions come when nothing else is left, and an old Secret stays until the new one of
-    /// its namespace is there.
-    fn jobs(&mut self, verdicts: &[(Place, Verdict)], now: Timestamp) -> VecDeque<(Place, Verdict)> {
-        let to_do: HashSet<Spot> =
-            verdicts.iter().filter(|(_, v)| rank(v).is_some()).map(|(place, _)| spot(place)).collect();
-        self.failing.retain(|spot, _| to_do.contains(spot));
-        self.repairs.retain(|_, repairs| until(repairs.last, now) < PEACE);
-        let unmet: HashSet<&Arc<str>> = verdicts
-            .iter()
-            .filter(|(place, v)| !matches!(v, Verdict::Keep | Verdict::Delete(_)) || self.under_way.is_at(&spot(place)))
-            .map(|(place, _)| &place.namespace)
-            .collect();
-        let may = |place: &Place, verdict: &Verdict| {
-            let spot = spot(place);
-            !self.under_way.is_at(&spot)
-                && self.failing.get(&spot).is_none_or(|failing| failing.may_retry(place, now))
-                && (!matches!(verdict, Verdict::Delete(_)) || !unmet.contains(&place.namespace))
-                && !self.is_contested(&spot, now)
-        };
-        let mut jobs: Vec<(u8, &(Place, Verdict))> = verdicts
-            .iter()
-            .filter_map(|job| rank(&job.1).map(|rank| (rank, job)))
-            .filter(|(_, (place, verdict))| may(place, verdict))
-            .collect();
-        jobs.sort_by_key(|(rank, _)| *rank);
-        jobs.into_iter().map(|(_, job)| job.clone()).collect()
-    }
-
-    fn is_contested(&self, spot: &Spot, now: Timestamp) -> bool {
-        self.repairs.get(spot).is_some_and(|repairs| repairs.not_before(spot) > now)
-    }
-
-    /// Counts what holds after all writes.
-    fn tally(&self, verdicts: &[(Place, Verdict)], content: &Content) -> Tally {
-        let mut tally = Tally::default();
-        for (place, verdict) in verdicts {
-            let wanted = matches!(place.claim, secret::Claim::Wanted | secret::Claim::Lost(_));
-            tally.selected += usize::from(wanted);
-            let share = content.share(&place.namespace).filter(|_| place.claim == secret::Claim::Wanted);
-            let shown = match verdict {
-                Verdict::Keep if share.is_none_or(|share| share.lacks.is_none()) => {
-                    tally.synced += usize::from(wanted);
-                    share.and_then(|share| shown(share.failure.as_ref()))
-                }
-                Verdict::Refuse(reason, message) => Some((*reason, message.clone())),
-                _ => self.failure(&spot(place)).or_else(|| share.and_then(|share| shown(share.lacks.as_ref()))),
-            };
-            if let Some((reason, message)) = shown {
-                let (namespace, reason) = (place.namespace.to_string(), reason.as_str().to_owned());
-                tally.failures.push(NamespaceFailure { namespace, reason, message });
-            }
-        }
-        tally
-    }
-
-    fn failure(&self, spot: &Spot) -> Option<(Reason, String)> {
-        let contested = || {
-            let quick = self.repairs.get(spot).is_none_or(|repairs| repairs.count <= QUICK_REPAIRS);
-            let message =
-                "somebody else keeps changing the Secret, so it is repaired less often: see its managedFields for who";
-            (!quick).then(|| (Reason::Contested, message.to_owned()))
-        };
-        self.failing.get(spot).and_then(|failing| failing.shown.clone()).or_else(contested)
-    }
-
-    /// Remembers what became of a place.
-    fn note(&mut self, ended: &Ended, content: &Content, retry: &RetryPolicy, now: Timestamp) {
-        let Ended { place, verdict, result, .. } = ended;
-        let desired = content.at(&place.namespace).map(AsRef::as_ref);
-        // What became of an older content says nothing of this one.
-        if ended.desired.as_deref().map(|d| d.footprint) != desired.map(|d| d.footprint) {
-            return;
-        }
-        let spot = spot(place);
-        let count = self.failing.get(&spot).map_or(1, |failing| failing.count.saturating_add(1));
-        let (shown, wait) = match result {
-            Ok(written) => {
-                self.failing.remove(&spot);
-                self.note_written(spot, verdict, written, desired, now);
-                return;
-            }
-            // The namespace's own event follows; until then there is nothing to say.
-            Err(WriteError::NamespaceGone) => (None, retry.delay(count, 1, &place.namespace).max(STALE_WAIT)),
-            // Once is nothing: the watch was behind. Again and again is worth a word.
-            Err(WriteError::Stale) if count < 5 => (None, STALE_WAIT),
-            Err(WriteError::Stale) => {
-                let message = "the Secret there is not as the watch shows it, or another field manager holds its data: see who else writes it";
-                (Some((Reason::Contested, message.to_owned())), retry.delay(count, 1, &place.namespace))
-            }
-            Err(WriteError::Unchangeable(reason, message) | WriteError::Refused(reason, message)) => {
-                (Some((*reason, message.clone())), retry.delay(count, 1, &place.namespace))
-            }
-        };
-        let failing = Failing { count, retry_at: later(now, wait), shown, seen: place.standing.version() };
-        self.failing.insert(spot, failing);
-    }
-
-    fn note_written(
-        &mut self,
-        spot: Spot,
+    /// Whether a place is to be treated so, as the world is now.
+    fn still_holds(
+        &self,
+        ctx: &Context,
+        place: &Place,
         verdict: &Verdict,
-        written: &Written,
-        desired: Option<&Desired>,
-        now: Timestamp,
-    ) {
-        let Written::Stored(record) = written else { return };
-        if desired.is_some_and(|d| d.footprint != record.footprint) {
-            self.accepted.insert(spot.clone(), record.footprint);
-        } else {
-            self.accepted.remove(&spot);
-        }
-        if matches!(verdict, Verdict::Update(_) | Verdict::Strip(_)) {
-            let repairs = self.repairs.entry(spot).or_insert(Repairs { count: 0, last: now });
-            repairs.count = repairs.count.saturating_add(1);
-            repairs.last = now;
-        }
+        content: &Content,
+        history: &History,
+    ) -> bool {
+        let place = self.place_at(&ctx.shared.world.lock(), &spot(place));
+        place.is_some_and(|place| self.judge(&place, content, history, (ctx.now)()) == *verdict)
     }
-}
 
-/// What is told of a namespace: that a password is being fetched is no failure.
-fn shown(halt: Option<&Halt>) -> Option<(Reason, String)> {
-    halt.filter(|halt| halt.reason != Reason::FetchingToken).map(|halt| (halt.reason, halt.message.clone()))
-}
-
-impl Failing {
-    /// Whether to try again: the wait is over, or the Secret there has changed since.
-    fn may_retry(&self, place: &Place, now: Timestamp) -> bool {
-        self.retry_at <= now || self.seen != place.standing.version()
-    }
-}
-
-impl Repairs {
-    /// When the next repair may be done.
-    fn not_before(&self, (_, namespace): &Spot) -> Timestamp {
-        match self.count.checked_sub(QUICK_REPAIRS) {
-            None | Some(0) => self.last,
-            Some(beyond) => later(self.last, BRAKE.delay(beyond, 1, namespace)),
-        }
+    fn judge(&self, place: &Place, content: &Content, history: &History, now: Timestamp) -> Verdict {
+        let accepted = history.accepted.get(&spot(place)).copied();
+        let desired = content.at(&place.namespace).map(AsRef::as_ref);
+        verdict(place, desired, self.plan.conflict_policy, accepted, now)
     }
 }
