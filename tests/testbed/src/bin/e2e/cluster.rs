@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{Event, Namespace, Pod, Secret, ServiceAccount};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
@@ -116,6 +116,13 @@ impl Cluster {
         };
         until(api, "ecr-credential-operator", "ready", all_ready).await?;
         Ok(())
+    }
+
+    /// What kubelet has warned of the operators' health.
+    pub(crate) async fn failed_probes(&self) -> Result<Vec<String>> {
+        let events: Api<Event> = Api::namespaced(self.client()?, HOME);
+        let events = events.list(&ListParams::default().fields("reason=Unhealthy")).await?;
+        Ok(events.into_iter().filter_map(|event| event.message).collect())
     }
 
     /// The pod that holds the lease, once it is another than `before`.

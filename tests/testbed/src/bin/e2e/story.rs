@@ -56,6 +56,8 @@ async fn install(cluster: &Cluster, chart: &Path) -> Result<()> {
     cluster.kubectl(&["get", "pods", "--all-namespaces"]);
     let leader = cluster.leader(None).await?;
     println!("   the leader is {leader}");
+    let warnings = cluster.failed_probes().await?;
+    ensure!(warnings.is_empty(), "the start alone made warnings: {warnings:?}");
     Ok(())
 }
 
