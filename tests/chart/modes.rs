@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use testbed::control_plane::{ControlPlane, shared};
 
-use super::helm::{Helm, apply, documents, get, namespace, object};
+use super::helm::{Helm, apply, documents, get, namespace, object, read};
 
 const NEWEST: &str = "1.36.0";
 
@@ -171,15 +171,27 @@ fn listed_namespaces_mean_roles_there_and_no_right_on_secrets_elsewhere() {
 }
 
 #[test]
-fn the_policy_is_left_out_where_the_cluster_has_none() {
-    let helm = Helm::offline("v3");
-    for (kubernetes, expected) in [("1.29.4", 0), ("1.30.0", 2), ("1.31.1-eks-abcdef", 2)] {
-        let objects = helm.template("eco", kubernetes, &json!({})).unwrap();
-        let policies = objects.iter().filter(|o| o["kind"].as_str().unwrap().starts_with("ValidatingAdmissionPolicy"));
-        assert_eq!(policies.count(), expected, "{kubernetes}");
+fn the_oldest_kubernetes_that_is_accepted_is_the_oldest_that_the_tests_run_on() {
+    let (newest, oldest) = (tried("controlplane"), tried("controlplane-oldest"));
+    for readme in ["README.md", "charts/ecr-credential-operator/README.md"] {
+        let text = read(readme);
+        assert!(text.contains(&newest) && text.contains(&oldest), "{readme} does not name {newest} and {oldest}");
     }
-    let error = helm.template("eco", "1.28.0", &json!({})).unwrap_err();
-    assert!(error.contains("requires kubeVersion"), "{error}");
+    let minor: u32 = oldest.split('.').nth(1).unwrap().parse().unwrap();
+    for helm in ["v3", "v4"].map(Helm::offline) {
+        for accepted in [format!("1.{minor}.0"), format!("1.{minor}.1-eks-abcdef"), newest.clone()] {
+            helm.template("eco", &accepted, &json!({})).unwrap();
+        }
+        let error = helm.template("eco", &format!("1.{}.99", minor - 1), &json!({})).unwrap_err();
+        assert!(error.contains("requires kubeVersion"), "{error}");
+    }
+}
+
+/// The version of Kubernetes that a Go module of the tests builds.
+fn tried(module: &str) -> String {
+    let file = read(&format!("tests/{module}/go.mod"));
+    let version = file.lines().find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes v"));
+    version.unwrap().to_owned()
 }
 
 #[test]
