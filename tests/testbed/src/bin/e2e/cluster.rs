@@ -13,6 +13,7 @@ use serde_json::json;
 use testbed::aws::AwsStandIn;
 use testbed::bed::logins;
 use testbed::control_plane::ControlPlane;
+use testbed::node::gateway::Gateway;
 use testbed::node::registry::Registry;
 use testbed::node::tools::Tools;
 use testbed::node::{Node, pod_logs, tail, until};
@@ -21,6 +22,7 @@ use crate::story::{HOME, HOST, SECRET};
 
 pub(crate) struct Cluster {
     pub(crate) plane: ControlPlane,
+    pub(crate) gateway: Gateway,
     pub(crate) aws: AwsStandIn,
     pub(crate) registry: Registry,
     pub(crate) tools: Tools,
@@ -50,7 +52,7 @@ impl Cluster {
     /// Puts a new image of the application into the registry, and returns the name by which pods know it.
     pub(crate) async fn release(&self, tag: &str) -> Result<String> {
         let image = format!("{HOST}/app:{tag}");
-        let archive = self.tools.busybox_image(&image, &["sleep", "2147483647"], &self.dir)?;
+        let archive = self.tools.busybox_image(&image, &["sleep", "2147483647"], &[], &self.dir)?;
         self.registry.push(&archive, "app", tag).await?;
         Ok(image)
     }
