@@ -83,15 +83,14 @@ async fn test_of_the_chart(cluster: &Cluster) -> Result<()> {
 /// What EKS' webhook adds to a pod whose ServiceAccount names a role, and where the AWS stand-in is.
 fn values_like_irsa(cluster: &Cluster) -> Value {
     let dir = "/var/run/secrets/eks.amazonaws.com/serviceaccount";
-    let mut env = vec![
-        json!({ "name": "AWS_ROLE_ARN", "value": ROLE }),
-        json!({ "name": "AWS_WEB_IDENTITY_TOKEN_FILE", "value": format!("{dir}/token") }),
-    ];
-    let others = cluster.aws.env().into_iter().filter(|(name, _)| name != "AWS_REGION");
-    env.extend(others.map(|(name, value)| json!({ "name": name, "value": value })));
+    let env = json!([
+        { "name": "AWS_ROLE_ARN", "value": ROLE },
+        { "name": "AWS_WEB_IDENTITY_TOKEN_FILE", "value": format!("{dir}/token") },
+    ]);
+    let [ecr, ecr_public, sts] = [Service::Ecr, Service::EcrPublic, Service::Sts].map(|one| cluster.aws.endpoint(one));
     let token = json!({ "audience": AUDIENCE, "expirationSeconds": 86_400, "path": "token" });
     json!({
-        "aws": { "region": REGION },
+        "aws": { "region": REGION, "endpoints": { "ecr": ecr, "ecrPublic": ecr_public, "sts": sts } },
         "extraEnv": env,
         "extraVolumes": [{ "name": "aws-iam-token", "projected": { "sources": [{ "serviceAccountToken": token }] } }],
         "extraVolumeMounts": [{ "name": "aws-iam-token", "mountPath": dir, "readOnly": true }],
