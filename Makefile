@@ -9,10 +9,10 @@ ARCHIVE := target/image/ecr-credential-operator.tar
 # The image's times are those of the commit, so that building it again gives the same bytes.
 IMAGE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
 
-.PHONY: demo test image e2e generate check tools help
+.PHONY: demo test test-oldest image e2e generate check tools help
 
 help: ## Shows what there is.
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: tools ## Runs the main job on a real control plane; KEEP=1 leaves it running.
 	@echo "building the operator (the first time takes about 6 minutes on 2 cores)"
@@ -22,6 +22,9 @@ demo: tools ## Runs the main job on a real control plane; KEEP=1 leaves it runni
 test: tools ## Runs every test, most of them on a real control plane.
 	@echo "building the operator and its tests (the first time takes about 6 minutes on 2 cores)"
 	cargo test --workspace
+
+test-oldest: tools ## Runs the tests of the CRD, the chart and the behaviour on the oldest Kubernetes that the chart claims.
+	CONTROLPLANE_MODULE=controlplane-oldest KUBEBUILDER_ASSETS= cargo test --test crd --test chart --test behaviour
 
 image: ## Makes the container image without Docker; IMAGE=name:tag names it.
 	@echo "building the release (the first time takes about 12 minutes on 2 cores)"

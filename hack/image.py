@@ -50,6 +50,7 @@ def arguments():
     parser.add_argument("--output", required=True, help="the tar file to write")
     parser.add_argument("--static", action="store_true", help="the program needs no shared objects and no certificates")
     parser.add_argument("--argument", action="append", default=[], help="a default argument of the program; repeatable")
+    parser.add_argument("--link", action="append", default=[], help="a further name of the program; repeatable")
     parser.add_argument("--port", action="append", default=[], help="a TCP port that the program serves; repeatable")
     parser.add_argument("--label", action="append", default=[], help="a label as KEY=VALUE; repeatable")
     args = parser.parse_args()
@@ -82,8 +83,14 @@ def base_files(args):
     return files
 
 
+class Link(str):
+    """The path that a symbolic link leads to."""
+
+
 def program_files(args):
     files = {args.path: (args.program, 0o755)}
+    for name in args.link:
+        files["/usr/local/bin/" + name] = (Link(args.path), 0o777)
     licence = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../LICENSE")
     if not args.static:
         files["/LICENSE"] = (licence, 0o644)
@@ -118,6 +125,10 @@ def tar_of(files, epoch):
             entry.mtime, entry.mode = epoch, mode
             if source is None:
                 entry.type = tarfile.DIRTYPE
+                tar.addfile(entry)
+                continue
+            if isinstance(source, Link):
+                entry.type, entry.linkname = tarfile.SYMTYPE, source
                 tar.addfile(entry)
                 continue
             if not isinstance(source, bytes):

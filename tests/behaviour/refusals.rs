@@ -1,12 +1,9 @@
 //! What the API server refuses in one namespace is told of, holds up nobody else, and is mended once it is allowed.
 
-use k8s_openapi::api::admissionregistration::v1::{
-    MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, ValidatingAdmissionPolicy,
-    ValidatingAdmissionPolicyBinding,
-};
+use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use k8s_openapi::api::core::v1::{ResourceQuota, Secret};
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::runtime::wait::await_condition;
 use serde_json::{Value, json};
 use testbed::aws::Service;
@@ -123,8 +120,8 @@ async fn an_admission_policy_that_refuses_is_told_of_and_retried_until_it_is_gon
 async fn an_admission_policy_that_changes_the_secret_makes_no_write_loop() {
     let bed = bed("changing").await;
     let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());
-    let policies: Api<MutatingAdmissionPolicy> = Api::all(bed.client.clone());
-    let bindings: Api<MutatingAdmissionPolicyBinding> = Api::all(bed.client.clone());
+    let policies = admission(&bed, "MutatingAdmissionPolicy").await;
+    let bindings = admission(&bed, "MutatingAdmissionPolicyBinding").await;
     let label =
         |key: &str, value: &str| format!("JSONPatch{{op: 'add', path: '/metadata/labels/{key}', value: '{value}'}}");
     // In one namespace it adds a label, in the other it changes one that the EcrCredential asks for.
@@ -186,6 +183,14 @@ async fn an_admission_policy_that_changes_the_secret_makes_no_write_loop() {
     }
     second.stop().await.unwrap();
     bed.finish().await.unwrap();
+}
+
+/// The objects of a kind that is in one version here and in another there: v1 since Kubernetes 1.36, v1alpha1 in 1.32.
+async fn admission(bed: &Bed, kind: &str) -> Api<DynamicObject> {
+    let group = kube::discovery::group(&bed.client, "admissionregistration.k8s.io").await.unwrap();
+    let all = group.versions().flat_map(|version| group.versioned_resources(version));
+    let (resource, _) = all.into_iter().find(|(resource, _)| resource.kind == kind).expect("it is served");
+    Api::all_with(bed.client.clone(), &resource)
 }
 
 /// Waits until an admission policy holds: it is asked by dry runs, as no event tells when the API server has read it.

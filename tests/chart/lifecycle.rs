@@ -45,7 +45,9 @@ async fn live_through_all(version: &str) {
     assert!(!said.contains("NOT THERE YET"), "{said}");
     let first = credential(&client).await.expect("the EcrCredential is there").uid();
     assert_eq!(description(&client).await.as_deref(), Some(OLD_SENTENCE));
-    no_warnings_on_the_policy(&client).await;
+    for policy in [NAMESPACE, &format!("{NAMESPACE}-tokens")] {
+        no_warnings_on_the_policy(&client, policy).await;
+    }
 
     // An upgrade brings the new CRD and the new values, and the same EcrCredential.
     let new = chart();
@@ -99,7 +101,8 @@ async fn plane() -> ControlPlane {
 }
 
 fn values(replicas: u32) -> Value {
-    json!({ "replicaCount": replicas, "credentials": [{
+    let auth = json!({ "serviceAccounts": [{ "name": "puller" }] });
+    json!({ "replicaCount": replicas, "auth": auth, "credentials": [{
         "name": "platform", "spec": {
             "registries": [{ "private": { "region": "eu-west-1" } }], "namespaces": { "names": ["*"] },
             "refresh": { "atPercent": replicas * 10 },
@@ -158,12 +161,12 @@ async fn leftovers(client: &Client) -> Vec<String> {
 }
 
 /// The API server's own check of the policy's expressions against the types that they speak of.
-async fn no_warnings_on_the_policy(client: &Client) {
+async fn no_warnings_on_the_policy(client: &Client, name: &str) {
     let policies: Api<ValidatingAdmissionPolicy> = Api::all(client.clone());
     let checked = |policy: Option<&ValidatingAdmissionPolicy>| {
         policy.is_some_and(|p| p.status.as_ref().is_some_and(|s| s.observed_generation == p.metadata.generation))
     };
-    let waiting = kube::runtime::wait::await_condition(policies, NAMESPACE, checked);
+    let waiting = kube::runtime::wait::await_condition(policies, name, checked);
     let policy = tokio::time::timeout(PATIENCE, waiting).await.expect("the policy is checked").unwrap().unwrap();
     let warnings = policy.status.and_then(|s| s.type_checking).and_then(|t| t.expression_warnings).unwrap_or_default();
     assert!(warnings.is_empty(), "{warnings:#?}");

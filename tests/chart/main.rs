@@ -11,6 +11,7 @@ mod alerts;
 mod current;
 mod deploy;
 mod helm;
+mod identities;
 mod lifecycle;
 mod modes;
 mod operator;

@@ -1,9 +1,11 @@
 //! Every way to install the chart: all that is rendered is accepted by the API server, and says what it should.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use testbed::control_plane::{ControlPlane, shared};
 
-use super::helm::{Helm, apply, documents, get, namespace, object};
+use super::helm::{Helm, apply, documents, get, namespace, object, read};
 
 const NEWEST: &str = "1.36.0";
 
@@ -40,7 +42,14 @@ fn everything() -> Value {
         "nameOverride": "eco", "fullnameOverride": "my-eco",
         "commonLabels": { "team": "platform" },
         "serviceAccount": { "annotations": { "eks.amazonaws.com/role-arn": "arn:aws:iam::111122223333:role/ecr-pull" } },
-        "aws": { "region": "us-gov-west-1" },
+        "aws": {
+            "region": "us-gov-west-1", "caBundle": { "kind": "Secret", "name": "proxy", "key": "tls.crt" },
+            "endpoints": { "ecr": "https://vpce-1.api.ecr.us-gov-west-1.vpce.amazonaws.com", "ecrPublic": "https://public.example", "sts": "https://sts.example:8443/x" },
+        },
+        "auth": {
+            "serviceAccounts": [{ "namespace": "chart-listed-a", "name": "one" }, { "name": "any" }, { "namespace": "chart-listed-b", "name": "one" }],
+            "audiences": ["sts.amazonaws.com", "other"], "secrets": [{ "namespace": "chart-listed-a", "name": "keys" }], "requireWorkloadIdentity": false,
+        },
         "credentials": [
             { "name": "a", "labels": { "x": "y" }, "annotations": { "note": "z" },
               "spec": { "registries": [{ "private": {} }], "namespaces": { "names": ["*"] } } },
@@ -136,9 +145,10 @@ fn rules<'a>(objects: &'a [Value], kind: &str, resource: &str) -> Vec<(&'a Value
         .collect()
 }
 
-fn args(objects: &[Value]) -> Vec<String> {
-    let args = &object(objects, "Deployment", "")["spec"]["template"]["spec"]["containers"][0]["args"];
-    serde_json::from_value(args.clone()).unwrap()
+fn settings(objects: &[Value]) -> BTreeMap<String, String> {
+    let env = &object(objects, "Deployment", "")["spec"]["template"]["spec"]["containers"][0]["env"];
+    let plain = |entry: &Value| Some((entry["name"].as_str()?.to_owned(), entry["value"].as_str()?.to_owned()));
+    env.as_array().unwrap().iter().filter_map(plain).collect()
 }
 
 #[test]
@@ -147,11 +157,11 @@ fn rights_on_secrets_are_by_name_unless_all_names_are_asked_for() {
     let found = rules(&default, "ClusterRole", "secrets");
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].1["resourceNames"], json!(["ecr-pull-secret"]));
-    assert!(args(&default).contains(&"--secret-name=ecr-pull-secret".to_owned()));
+    assert_eq!(settings(&default)["ECO_SECRET_NAMES"], "ecr-pull-secret");
     let all = render(json!({ "allSecretNames": true }));
     assert_eq!(rules(&all, "ClusterRole", "secrets")[0].1.get("resourceNames"), None);
-    assert!(args(&all).contains(&"--all-secret-names".to_owned()));
-    assert!(!args(&all).iter().any(|arg| arg.starts_with("--secret-name")));
+    assert_eq!(settings(&all)["ECO_ALL_SECRET_NAMES"], "true");
+    assert_eq!(settings(&all).get("ECO_SECRET_NAMES"), None);
 }
 
 #[test]
@@ -167,19 +177,31 @@ fn listed_namespaces_mean_roles_there_and_no_right_on_secrets_elsewhere() {
     let bound: Vec<_> =
         listed.iter().filter(|o| o["kind"] == "RoleBinding").map(|o| &o["metadata"]["namespace"]).collect();
     assert_eq!(bound, [&json!("a"), &json!("b"), &json!("eco")]);
-    assert!(["--namespace=a", "--namespace=b"].iter().all(|flag| args(&listed).contains(&(*flag).to_owned())));
+    assert_eq!(settings(&listed)["ECO_NAMESPACES"], "a,b");
 }
 
 #[test]
-fn the_policy_is_left_out_where_the_cluster_has_none() {
-    let helm = Helm::offline("v3");
-    for (kubernetes, expected) in [("1.29.4", 0), ("1.30.0", 2), ("1.31.1-eks-abcdef", 2)] {
-        let objects = helm.template("eco", kubernetes, &json!({})).unwrap();
-        let policies = objects.iter().filter(|o| o["kind"].as_str().unwrap().starts_with("ValidatingAdmissionPolicy"));
-        assert_eq!(policies.count(), expected, "{kubernetes}");
+fn the_oldest_kubernetes_that_is_accepted_is_the_oldest_that_the_tests_run_on() {
+    let (newest, oldest) = (tried("controlplane"), tried("controlplane-oldest"));
+    for readme in ["README.md", "charts/ecr-credential-operator/README.md"] {
+        let text = read(readme);
+        assert!(text.contains(&newest) && text.contains(&oldest), "{readme} does not name {newest} and {oldest}");
     }
-    let error = helm.template("eco", "1.28.0", &json!({})).unwrap_err();
-    assert!(error.contains("requires kubeVersion"), "{error}");
+    let minor: u32 = oldest.split('.').nth(1).unwrap().parse().unwrap();
+    for helm in ["v3", "v4"].map(Helm::offline) {
+        for accepted in [format!("1.{minor}.0"), format!("1.{minor}.1-eks-abcdef"), newest.clone()] {
+            helm.template("eco", &accepted, &json!({})).unwrap();
+        }
+        let error = helm.template("eco", &format!("1.{}.99", minor - 1), &json!({})).unwrap_err();
+        assert!(error.contains("requires kubeVersion"), "{error}");
+    }
+}
+
+/// The version of Kubernetes that a Go module of the tests builds.
+fn tried(module: &str) -> String {
+    let file = read(&format!("tests/{module}/go.mod"));
+    let version = file.lines().find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes v"));
+    version.unwrap().to_owned()
 }
 
 #[test]

@@ -57,6 +57,38 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
+{{- define "eco.caDirectory" -}}
+/etc/ecr-credential-operator/aws-ca
+{{- end }}
+
+{{/* The operator's settings, as JSON; empty ones are left to their defaults. */}}
+{{- define "eco.settings" -}}
+{{- $places := list }}
+{{- range include "eco.serviceAccounts" . | fromJsonArray }}
+{{- $places = append $places (printf "%s/%s" .namespace .name) }}
+{{- end }}
+{{- $secrets := list }}
+{{- range .Values.auth.secrets }}
+{{- $secrets = append $secrets (printf "%s/%s" .namespace .name) }}
+{{- end }}
+{{- dict
+  "AWS_REGION" .Values.aws.region
+  "AWS_ENDPOINT_URL_ECR" .Values.aws.endpoints.ecr
+  "AWS_ENDPOINT_URL_ECR_PUBLIC" .Values.aws.endpoints.ecrPublic
+  "AWS_ENDPOINT_URL_STS" .Values.aws.endpoints.sts
+  "AWS_CA_BUNDLE" (ternary "" (printf "%s/ca.crt" (include "eco.caDirectory" .)) (empty .Values.aws.caBundle.name))
+  "ECO_ALL_SECRET_NAMES" (ternary "true" "" .Values.allSecretNames)
+  "ECO_SECRET_NAMES" (ternary "" (join "," .Values.secretNames) .Values.allSecretNames)
+  "ECO_NAMESPACES" (join "," .Values.namespaces)
+  "ECO_SERVICE_ACCOUNTS" (join "," $places)
+  "ECO_CREDENTIALS_SECRETS" (join "," $secrets)
+  "ECO_REQUIRE_WORKLOAD_IDENTITY" (ternary "true" "" .Values.auth.requireWorkloadIdentity)
+  "ECO_LEASE_NAME" (include "eco.fullname" .)
+  "ECO_LOG" .Values.logging.level
+  "ECO_LOG_FORMAT" .Values.logging.format
+  | toJson }}
+{{- end }}
+
 {{/* The rights on Secrets: the names of this release and no others, unless all are asked for. */}}
 {{- define "eco.secretRules" -}}
 - apiGroups: [""]
@@ -66,6 +98,54 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   resourceNames: {{ toJson .Values.secretNames }}
   {{- end }}
   verbs: [get, list, watch, create, patch, delete]
+{{- end }}
+
+{{/* The ServiceAccounts that EcrCredentials may use, as JSON; the namespace `*` stands for every one. */}}
+{{- define "eco.serviceAccounts" -}}
+{{- $all := list }}
+{{- range .Values.auth.serviceAccounts }}
+{{- $name := .name }}
+{{- range ternary (default (list "*") $.Values.namespaces) (list .namespace) (empty .namespace) }}
+{{- $all = append $all (dict "namespace" . "name" $name) }}
+{{- end }}
+{{- end }}
+{{- toJson $all }}
+{{- end }}
+
+{{/* The names of the ServiceAccounts and the Secrets that EcrCredentials may use, by namespace, as JSON. */}}
+{{- define "eco.lent" -}}
+{{- $lent := dict }}
+{{- range include "eco.serviceAccounts" . | fromJsonArray }}
+{{- $here := get $lent .namespace | default (dict "serviceAccounts" list "secrets" list) }}
+{{- $_ := set $here "serviceAccounts" (append $here.serviceAccounts .name | uniq) }}
+{{- $_ := set $lent .namespace $here }}
+{{- end }}
+{{- range .Values.auth.secrets }}
+{{- $here := get $lent .namespace | default (dict "serviceAccounts" list "secrets" list) }}
+{{- $_ := set $here "secrets" (append $here.secrets .name | uniq) }}
+{{- $_ := set $lent .namespace $here }}
+{{- end }}
+{{- toJson $lent }}
+{{- end }}
+
+{{/* The rights to use them, of one namespace or of all. */}}
+{{- define "eco.authRules" -}}
+{{- with .serviceAccounts }}
+- apiGroups: [""]
+  resources: [serviceaccounts]
+  resourceNames: {{ toJson . }}
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [serviceaccounts/token]
+  resourceNames: {{ toJson . }}
+  verbs: [create]
+{{- end }}
+{{- with .secrets }}
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: {{ toJson . }}
+  verbs: [get, list, watch]
+{{- end }}
 {{- end }}
 
 {{- define "eco.subjects" -}}

@@ -1,21 +1,29 @@
-//! The Service `kubernetes` without kube-proxy: the address that every pod is told leads to the API server.
+//! Services without kube-proxy: the address of each leads to what stands behind it.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::{EndpointConditions, EndpointSlice};
+use kube::api::ListParams;
+use kube::{Api, Client};
+use parking_lot::Mutex;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
+use super::tools::Tools;
+use super::{isolation, names};
 use crate::control_plane::{ControlPlane, Options};
 
-/// The first address of the control plane's Service range.
-pub const SERVICE_ADDRESS: &str = "10.96.0.1";
+/// The first address of the control plane's Service range, which every pod knows as the API server's.
+const API_SERVER: &str = "10.96.0.1";
 
 /// What a control plane needs besides to have a node.
 pub fn options() -> Options {
     let mut options = Options::default();
-    options.server_names.push(SERVICE_ADDRESS.to_owned());
+    options.server_names.push(API_SERVER.to_owned());
     for argument in [
         "--authorization-mode=Node",
         "--enable-admission-plugins=NodeRestriction",
@@ -36,30 +44,72 @@ pub fn options() -> Options {
     options
 }
 
-/// Carries connections to the Service's address on to the API server, as long as it is kept.
-pub struct Gateway(JoinHandle<()>);
+/// Carries connections to Services on, and answers for their names, as long as it is kept.
+pub struct Gateway {
+    client: Client,
+    busybox: PathBuf,
+    serving: Mutex<JoinSet<()>>,
+}
 
 impl Gateway {
-    /// Listens on the Service's address, which the namespace's loopback device has.
-    pub async fn start(plane: &ControlPlane) -> Result<Gateway> {
-        let listener = TcpListener::bind((SERVICE_ADDRESS, 443)).await.context("listen on the Service's address")?;
-        let target: Arc<str> = plane.url().trim_start_matches("https://").into();
-        Ok(Gateway(tokio::spawn(async move {
+    /// Opens the Service `kubernetes`, and the name service.
+    pub async fn start(plane: &ControlPlane, tools: &Tools) -> Result<Gateway> {
+        let (client, busybox) = (plane.admin_client()?, tools.program("busybox")?);
+        let gateway = Gateway { client: client.clone(), busybox, serving: Mutex::default() };
+        isolation::add_address(&gateway.busybox, names::ADDRESS)?;
+        gateway.serving.lock().spawn(names::serve(client).await?);
+        let api_server: SocketAddr = plane.url().trim_start_matches("https://").parse()?;
+        gateway.carry(API_SERVER, 443, Target::Server(api_server)).await?;
+        Ok(gateway)
+    }
+
+    /// Opens a Service of pods: each connection goes to one that is ready, or is closed when none is.
+    pub async fn open(&self, namespace: &str, name: &str) -> Result<()> {
+        let service = Api::<Service>::namespaced(self.client.clone(), namespace).get(name).await?;
+        let spec = service.spec.context("the Service has a spec")?;
+        let address = spec.cluster_ip.context("the Service has an address")?;
+        let port = spec.ports.unwrap_or_default().first().context("the Service has a port")?.port;
+        let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), namespace);
+        let own = ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
+        self.carry(&address, port.try_into()?, Target::Pods(slices, own)).await
+    }
+
+    async fn carry(&self, address: &str, port: u16, target: Target) -> Result<()> {
+        isolation::add_address(&self.busybox, address)?;
+        let listener = TcpListener::bind((address, port)).await.context("listen on the Service's address")?;
+        self.serving.lock().spawn(async move {
             while let Ok((mut inbound, _)) = listener.accept().await {
-                let target = target.clone();
+                let Some(target) = target.address().await else { continue };
                 tokio::spawn(async move {
-                    if let Ok(mut outbound) = TcpStream::connect(&*target).await {
+                    if let Ok(mut outbound) = TcpStream::connect(target).await {
                         // Either side may hang up as it likes.
                         let _ = copy_bidirectional(&mut inbound, &mut outbound).await;
                     }
                 });
             }
-        })))
+        });
+        Ok(())
     }
 }
 
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        self.0.abort();
+/// What stands behind a Service.
+enum Target {
+    Server(SocketAddr),
+    Pods(Api<EndpointSlice>, ListParams),
+}
+
+impl Target {
+    async fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Target::Server(address) => Some(*address),
+            Target::Pods(slices, own) => slices.list(own).await.ok()?.items.iter().find_map(ready_endpoint),
+        }
     }
+}
+
+fn ready_endpoint(slice: &EndpointSlice) -> Option<SocketAddr> {
+    let port = slice.ports.as_ref()?.first()?.port?.try_into().ok()?;
+    let ready = |conditions: &EndpointConditions| conditions.ready == Some(true);
+    let endpoint = slice.endpoints.iter().flatten().find(|endpoint| endpoint.conditions.as_ref().is_some_and(ready))?;
+    Some(SocketAddr::new(endpoint.addresses.first()?.parse().ok()?, port))
 }

@@ -159,15 +159,18 @@ pub fn furnish(dir: &Path, tools: &Tools) -> Result<()> {
     }
     let busybox = tools.program("busybox")?.to_string_lossy().into_owned();
     let address = format!("{ADDRESS}/16");
-    let commands: [&[&str]; 5] = [
+    let commands: [&[&str]; 4] = [
         &["ip", "link", "set", "lo", "up"],
         &["brctl", "addbr", BRIDGE],
         &["ip", "addr", "add", &address, "dev", BRIDGE],
         &["ip", "link", "set", BRIDGE, "up"],
-        // The Service `kubernetes`, which every pod knows as the API server's address.
-        &["ip", "addr", "add", "10.96.0.1/32", "dev", "lo"],
     ];
     commands.into_iter().try_for_each(|arguments| run(&busybox, arguments))
+}
+
+/// Takes an address as the node's own, so that pods' connections to it end here.
+pub(super) fn add_address(busybox: &Path, address: &str) -> Result<()> {
+    run(&busybox.to_string_lossy(), &["ip", "addr", "add", &format!("{address}/32"), "dev", "lo"])
 }
 
 fn run(program: &str, arguments: &[&str]) -> Result<()> {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::tools::Tools;
-use super::{ADDRESS, NAME, runtime};
+use super::{ADDRESS, NAME, names, runtime};
 use crate::control_plane::{ControlPlane, Server};
 
 pub(super) fn start_scheduler(dir: &Path, tools: &Tools, plane: &ControlPlane) -> Result<Server> {
@@ -38,7 +38,7 @@ pub(super) fn start(dir: &Path, cgroup: &str, tools: &Tools, plane: &ControlPlan
 /// JSON is YAML too.
 fn configuration(dir: &Path, cgroup: &str) -> Result<String> {
     let resolv_conf = dir.join("resolv.conf");
-    // There is no name service in the namespaces, and none is needed: all endpoints are addresses.
+    // Names of the world have no service here, and need none: all endpoints outside of the cluster are addresses.
     fs::write(&resolv_conf, "options timeout:1 attempts:1\n")?;
     let config = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -53,7 +53,8 @@ fn configuration(dir: &Path, cgroup: &str) -> Result<String> {
         "failCgroupV1": false,
         "failSwapOn": false,
         "resolvConf": resolv_conf,
-        "clusterDNS": ["10.96.0.10"],
+        "clusterDNS": [names::ADDRESS],
+        "clusterDomain": names::DOMAIN,
         // No pod is to be driven away, nor an image taken, because the machine is full.
         "evictionHard": { "memory.available": "1Mi", "nodefs.available": "0%", "imagefs.available": "0%" },
         "imageGCHighThresholdPercent": 100,

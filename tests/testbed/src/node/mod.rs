@@ -17,6 +17,7 @@ pub mod gateway;
 pub mod isolation;
 pub mod kubelet;
 pub mod measure;
+mod names;
 pub mod registry;
 pub mod runtime;
 pub mod tools;

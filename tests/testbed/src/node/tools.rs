@@ -38,7 +38,7 @@ impl Tools {
         let debian = debian_packages(&cache, &say)?;
         let helm = helm()?;
         let mut tools = Tools { debian, node, helm, pause: cache.join("pause.tar") };
-        tools.pause = tools.busybox_image(PAUSE, &["sleep", "2147483647"], &cache)?;
+        tools.pause = tools.busybox_image(PAUSE, &["sleep", "2147483647"], &[], &cache)?;
         Ok(tools)
     }
 
@@ -66,8 +66,8 @@ impl Tools {
         self.debian.join("usr/lib/cni")
     }
 
-    /// Makes an image of busybox that runs one of its commands.
-    pub fn busybox_image(&self, name: &str, command: &[&str], dir: &Path) -> Result<PathBuf> {
+    /// Makes an image of busybox that runs one of its commands, and has `names` for others of them.
+    pub fn busybox_image(&self, name: &str, command: &[&str], names: &[&str], dir: &Path) -> Result<PathBuf> {
         let output = dir.join(format!("{}.tar", name.replace(['/', ':'], "-")));
         let mut python = Command::new("python3");
         python.arg(repository().join("hack/image.py")).args(["--static", "--name", name, "--program"]);
@@ -79,6 +79,9 @@ impl Tools {
         );
         for argument in command {
             python.args(["--argument", argument]);
+        }
+        for name in names {
+            python.args(["--link", name]);
         }
         let made = python.output().context("images are made by hack/image.py: install python3")?;
         ensure!(made.status.success(), "hack/image.py: {}", String::from_utf8_lossy(&made.stderr));

@@ -6,13 +6,14 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{Event, Namespace, Pod, Secret, ServiceAccount};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use testbed::aws::AwsStandIn;
 use testbed::bed::logins;
 use testbed::control_plane::ControlPlane;
+use testbed::node::gateway::Gateway;
 use testbed::node::registry::Registry;
 use testbed::node::tools::Tools;
 use testbed::node::{Node, pod_logs, tail, until};
@@ -21,6 +22,7 @@ use crate::story::{HOME, HOST, SECRET};
 
 pub(crate) struct Cluster {
     pub(crate) plane: ControlPlane,
+    pub(crate) gateway: Gateway,
     pub(crate) aws: AwsStandIn,
     pub(crate) registry: Registry,
     pub(crate) tools: Tools,
@@ -50,7 +52,7 @@ impl Cluster {
     /// Puts a new image of the application into the registry, and returns the name by which pods know it.
     pub(crate) async fn release(&self, tag: &str) -> Result<String> {
         let image = format!("{HOST}/app:{tag}");
-        let archive = self.tools.busybox_image(&image, &["sleep", "2147483647"], &self.dir)?;
+        let archive = self.tools.busybox_image(&image, &["sleep", "2147483647"], &[], &self.dir)?;
         self.registry.push(&archive, "app", tag).await?;
         Ok(image)
     }
@@ -116,6 +118,13 @@ impl Cluster {
         };
         until(api, "ecr-credential-operator", "ready", all_ready).await?;
         Ok(())
+    }
+
+    /// What kubelet has warned of the operators' health.
+    pub(crate) async fn failed_probes(&self) -> Result<Vec<String>> {
+        let events: Api<Event> = Api::namespaced(self.client()?, HOME);
+        let events = events.list(&ListParams::default().fields("reason=Unhealthy")).await?;
+        Ok(events.into_iter().filter_map(|event| event.message).collect())
     }
 
     /// The pod that holds the lease, once it is another than `before`.

@@ -87,14 +87,16 @@ fn inside(args: &Args, dir: &Path, cgroup: &str) -> Result<()> {
     runtime.block_on(async {
         cluster::step("starting a control plane with an address for pods, an AWS stand-in and a private registry");
         let plane = ControlPlane::start(gateway::options()).await?;
-        let _gateway = Gateway::start(&plane).await?;
+        let gateway = Gateway::start(&plane, &tools).await?;
         let aws = AwsStandIn::start_on(node::ADDRESS.into())?;
         let registry = Registry::start(dir, &tools, &aws, story::REGION).await?;
         cluster::step("starting the scheduler, containerd and kubelet");
         let node = Node::start(dir, cgroup, &tools, &plane).await?;
         node.runtime.import(&args.image).context("give the node the operator's image")?;
+        node.runtime.import(&story::test_image(&tools, dir)?).context("give the node the image of the chart's test")?;
         node.runtime.alias(story::HOST, &registry.url())?;
-        let cluster = cluster::Cluster { plane, aws, registry, tools, dir: dir.to_owned(), cgroup: cgroup.to_owned() };
+        let (dir, cgroup) = (dir.to_owned(), cgroup.to_owned());
+        let cluster = cluster::Cluster { plane, gateway, aws, registry, tools, dir, cgroup };
         let told = tokio::select! {
             told = story::tell(&cluster, &args.chart) => told,
             _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),

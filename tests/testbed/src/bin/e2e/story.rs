@@ -1,6 +1,6 @@
 //! What is shown, in order: the install, a pull, a refusal, a refresh, the loss of the leader, and what it all costs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use testbed::aws::{Role, Service, Trust};
 use testbed::bed::{condition, credential_resource};
 use testbed::node::measure::Container;
+use testbed::node::tools::Tools;
 use testbed::node::{pod_logs, until};
 
 use crate::cluster::{Cluster, container_id, restarts, step};
@@ -23,12 +24,14 @@ pub(crate) const SECRET: &str = "ecr-pull-secret";
 const ROLE: &str = "arn:aws:iam::123456789012:role/ecr-pull";
 const AUDIENCE: &str = "sts.amazonaws.com";
 const CREDENTIAL: &str = "platform";
+const TEST_IMAGE: &str = "public.ecr.aws/docker/library/busybox:1.37";
 
 /// How long the operators are watched at rest.
 const REST: Duration = Duration::from_secs(30);
 
 pub(crate) async fn tell(cluster: &Cluster, chart: &Path) -> Result<()> {
     install(cluster, chart).await?;
+    test_of_the_chart(cluster).await?;
     pull(cluster).await?;
     refuse(cluster).await?;
     refresh(cluster).await?;
@@ -56,21 +59,38 @@ async fn install(cluster: &Cluster, chart: &Path) -> Result<()> {
     cluster.kubectl(&["get", "pods", "--all-namespaces"]);
     let leader = cluster.leader(None).await?;
     println!("   the leader is {leader}");
+    let warnings = cluster.failed_probes().await?;
+    ensure!(warnings.is_empty(), "the start alone made warnings: {warnings:?}");
+    Ok(())
+}
+
+/// The image that the chart's test names, made here of busybox as the real one is: the cluster reaches no other registry.
+pub(crate) fn test_image(tools: &Tools, dir: &Path) -> Result<PathBuf> {
+    tools.busybox_image(TEST_IMAGE, &["sh"], &["sh", "wget", "grep"], dir)
+}
+
+async fn test_of_the_chart(cluster: &Cluster) -> Result<()> {
+    step("helm test: a pod of the chart asks the operators' Service, by its name");
+    cluster.gateway.open(HOME, "ecr-credential-operator").await?;
+    let mut helm = Command::new(&cluster.tools.helm);
+    helm.args(["test", "ecr-credential-operator", "--namespace", HOME, "--timeout", "2m"]);
+    let said = cluster.run(&mut helm)?;
+    let lines = said.lines().skip_while(|line| !line.starts_with("TEST SUITE")).take(4);
+    lines.for_each(|line| println!("   {line}"));
     Ok(())
 }
 
 /// What EKS' webhook adds to a pod whose ServiceAccount names a role, and where the AWS stand-in is.
 fn values_like_irsa(cluster: &Cluster) -> Value {
     let dir = "/var/run/secrets/eks.amazonaws.com/serviceaccount";
-    let mut env = vec![
-        json!({ "name": "AWS_ROLE_ARN", "value": ROLE }),
-        json!({ "name": "AWS_WEB_IDENTITY_TOKEN_FILE", "value": format!("{dir}/token") }),
-    ];
-    let others = cluster.aws.env().into_iter().filter(|(name, _)| name != "AWS_REGION");
-    env.extend(others.map(|(name, value)| json!({ "name": name, "value": value })));
+    let env = json!([
+        { "name": "AWS_ROLE_ARN", "value": ROLE },
+        { "name": "AWS_WEB_IDENTITY_TOKEN_FILE", "value": format!("{dir}/token") },
+    ]);
+    let [ecr, ecr_public, sts] = [Service::Ecr, Service::EcrPublic, Service::Sts].map(|one| cluster.aws.endpoint(one));
     let token = json!({ "audience": AUDIENCE, "expirationSeconds": 86_400, "path": "token" });
     json!({
-        "aws": { "region": REGION },
+        "aws": { "region": REGION, "endpoints": { "ecr": ecr, "ecrPublic": ecr_public, "sts": sts } },
         "extraEnv": env,
         "extraVolumes": [{ "name": "aws-iam-token", "projected": { "sources": [{ "serviceAccountToken": token }] } }],
         "extraVolumeMounts": [{ "name": "aws-iam-token", "mountPath": dir, "readOnly": true }],
