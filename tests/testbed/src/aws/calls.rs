@@ -6,12 +6,14 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::Service;
+use super::{ApiHost, Service};
 
 /// One call and what became of it.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub service: Service,
+    /// The host of AWS that was called; none where the call came to the stand-in's own port.
+    pub host: Option<ApiHost>,
     /// `GetAuthorizationToken`, or `-` where the request named none.
     pub api: String,
     /// The region of the signature's scope; none where the call was not signed.

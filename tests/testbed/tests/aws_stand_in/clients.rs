@@ -15,10 +15,16 @@ pub const HOUR: SignedDuration = SignedDuration::from_hours(1);
 /// A stand-in with one role that trusts one ServiceAccount of one issuer.
 pub fn stand_in() -> (AwsStandIn, Issuer) {
     let aws = AwsStandIn::start().unwrap();
+    let issuer = trusted_issuer(&aws);
+    (aws, issuer)
+}
+
+/// An issuer, and the one role that trusts it.
+pub fn trusted_issuer(aws: &AwsStandIn) -> Issuer {
     let issuer = Issuer::new(ISSUER).unwrap();
     aws.set_jwks(ISSUER, &issuer.jwks().unwrap());
     aws.add_role(Role::new(ROLE).trusting(Trust::web_identity(ISSUER, SUBJECT, AUDIENCE)));
-    (aws, issuer)
+    issuer
 }
 
 pub fn good_token(issuer: &Issuer) -> String {

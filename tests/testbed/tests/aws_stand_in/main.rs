@@ -9,3 +9,4 @@ mod moto;
 mod raw;
 mod refusals;
 mod signatures;
+mod through_a_proxy;
