@@ -1,11 +1,14 @@
 //! One request in, one reply out: who calls, which fault strikes, what the service says, and the line in the log.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use http::request::Parts;
 use serde_json::Value;
 
 use super::auth::{Caller, authenticate, claimed_region};
 use super::calls::Call;
+use super::credentials::partition_and_account;
 use super::error::ApiError;
 use super::fault::{Delivery, Effect};
 use super::fault_plan::Target;
@@ -87,7 +90,9 @@ impl Incoming {
             role: known.and_then(|principal| principal.role.clone()).or_else(asked_role),
             principal: known.map(|principal| principal.arn.clone()),
             account: known.map(|principal| principal.account.clone()),
+            assumes: form.get("RoleArn").map(str::to_owned),
             at: inner.clock.now(),
+            received: Instant::now(),
             code: "OK".to_owned(),
             fault: None,
         };
@@ -128,6 +133,7 @@ impl Incoming {
 
     async fn execute(&mut self, inner: &Inner, body: &Bytes, effect: &Effect, id: &str) -> Result<Answer, ApiError> {
         let caller = self.caller.clone()?;
+        self.check_rate(inner)?;
         if let Some(error) = &effect.error {
             return Err(error.clone());
         }
@@ -137,13 +143,21 @@ impl Incoming {
             }
             ("AssumeRole", Some(caller)) => sts::assume_role(inner, &self.form, &caller, effect, id)?,
             ("GetCallerIdentity", Some(caller)) => sts::get_caller_identity(&caller, id),
-            _ => sts::assume_role_with_web_identity(inner, &self.form, effect, id).await?,
+            _ => sts::assume_role_with_web_identity(inner, &self.form, self.call.region.as_deref(), effect, id).await?,
         };
         if let (None, Some(session)) = (&self.call.principal, &answer.session) {
             self.call.principal = Some(session.principal.arn.clone());
             self.call.account = Some(session.principal.account.clone());
         }
         Ok(Answer::Xml(answer.xml))
+    }
+
+    /// Whoever calls without a signature is counted with the account of the role that is asked for.
+    fn check_rate(&self, inner: &Inner) -> Result<(), ApiError> {
+        let asked = self.call.assumes.as_deref().and_then(partition_and_account).map(|(_, account)| account);
+        let account = self.call.account.clone().or(asked).unwrap_or_default();
+        let region = self.call.region.as_deref().unwrap_or_default();
+        inner.rates.take(self.service, &account, region, self.call.received)
     }
 }
 

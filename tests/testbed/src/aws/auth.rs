@@ -68,7 +68,7 @@ impl Caller {
     ) -> Result<(), ApiError> {
         let principal = &self.credential.principal;
         let verdict = match &principal.role {
-            None => self.credential.permissions.check(action),
+            None => inner.users.check(&principal.arn, action),
             Some(arn) => {
                 inner.roles.lock().get(arn).map_or(Err(Refusal::NotAllowed), |role| role.permissions.check(action))
             }

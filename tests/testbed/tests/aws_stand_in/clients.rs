@@ -93,3 +93,8 @@ pub async fn public_code(aws: &AwsStandIn, region: &str, credentials: &Credentia
 pub fn code(error: &impl ProvideErrorMetadata) -> String {
     error.code().unwrap_or("-").to_owned()
 }
+
+/// The service's own words.
+pub fn message(error: &impl ProvideErrorMetadata) -> String {
+    error.message().unwrap_or_default().to_owned()
+}
