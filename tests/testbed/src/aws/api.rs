@@ -1,15 +1,19 @@
 //! One request in, one reply out: who calls, which fault strikes, what the service says, and the line in the log.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use http::request::Parts;
 use serde_json::Value;
 
 use super::auth::{Caller, authenticate, claimed_region};
 use super::calls::Call;
+use super::credentials::partition_and_account;
 use super::error::ApiError;
 use super::fault::{Delivery, Effect};
 use super::fault_plan::Target;
 use super::form::Form;
+use super::server::Door;
 use super::sigv4::SignedRequest;
 use super::spoil::{json_body, xml_body};
 use super::{Inner, Service, ecr, sts};
@@ -31,9 +35,10 @@ enum Answer {
     Xml(String),
 }
 
-pub(super) async fn handle(inner: &Inner, service: Service, parts: &Parts, body: &Bytes) -> Reply {
+pub(super) async fn handle(inner: &Inner, door: &Door, parts: &Parts, body: &Bytes) -> Reply {
     let request_id = request_id();
-    let mut request = Incoming::read(inner, service, parts, body);
+    let service = door.service;
+    let mut request = Incoming::read(inner, door, parts, body);
     let struck = inner.faults.strike(&Target {
         service,
         api: &request.call.api,
@@ -58,9 +63,10 @@ struct Incoming {
 }
 
 impl Incoming {
-    fn read(inner: &Inner, service: Service, parts: &Parts, body: &Bytes) -> Self {
+    fn read(inner: &Inner, door: &Door, parts: &Parts, body: &Bytes) -> Self {
+        let service = door.service;
         let form = Form::parse(if service == Service::Sts { body } else { b"" });
-        let api = operation(service, parts, &form);
+        let api = check_host(door, parts).and_then(|()| operation(service, parts, &form));
         let unsigned = matches!(api.as_deref(), Ok("AssumeRoleWithWebIdentity"));
         let request = SignedRequest {
             method: parts.method.as_str(),
@@ -72,18 +78,21 @@ impl Incoming {
         let caller = match &api {
             Err(error) => Err(error.clone()),
             Ok(_) if unsigned => Ok(None),
-            Ok(_) => authenticate(inner, service, &request).map(Some),
+            Ok(_) => authenticate(inner, door, &request).map(Some),
         };
         let known = caller.as_ref().ok().and_then(Option::as_ref).map(|caller| &caller.credential.principal);
         let asked_role = || form.get("RoleArn").filter(|_| unsigned).map(str::to_owned);
         let call = Call {
             service,
+            host: door.host.clone(),
             api: api.unwrap_or_else(|_| "-".to_owned()),
-            region: claimed_region(&parts.headers),
+            region: claimed_region(&parts.headers).or_else(|| door.host.as_ref().map(|host| host.region.clone())),
             role: known.and_then(|principal| principal.role.clone()).or_else(asked_role),
             principal: known.map(|principal| principal.arn.clone()),
             account: known.map(|principal| principal.account.clone()),
+            assumes: form.get("RoleArn").map(str::to_owned),
             at: inner.clock.now(),
+            received: Instant::now(),
             code: "OK".to_owned(),
             fault: None,
         };
@@ -124,6 +133,7 @@ impl Incoming {
 
     async fn execute(&mut self, inner: &Inner, body: &Bytes, effect: &Effect, id: &str) -> Result<Answer, ApiError> {
         let caller = self.caller.clone()?;
+        self.check_rate(inner)?;
         if let Some(error) = &effect.error {
             return Err(error.clone());
         }
@@ -133,13 +143,32 @@ impl Incoming {
             }
             ("AssumeRole", Some(caller)) => sts::assume_role(inner, &self.form, &caller, effect, id)?,
             ("GetCallerIdentity", Some(caller)) => sts::get_caller_identity(&caller, id),
-            _ => sts::assume_role_with_web_identity(inner, &self.form, effect, id).await?,
+            _ => sts::assume_role_with_web_identity(inner, &self.form, self.call.region.as_deref(), effect, id).await?,
         };
         if let (None, Some(session)) = (&self.call.principal, &answer.session) {
             self.call.principal = Some(session.principal.arn.clone());
             self.call.account = Some(session.principal.account.clone());
         }
         Ok(Answer::Xml(answer.xml))
+    }
+
+    /// Whoever calls without a signature is counted with the account of the role that is asked for.
+    fn check_rate(&self, inner: &Inner) -> Result<(), ApiError> {
+        let asked = self.call.assumes.as_deref().and_then(partition_and_account).map(|(_, account)| account);
+        let account = self.call.account.clone().or(asked).unwrap_or_default();
+        let region = self.call.region.as_deref().unwrap_or_default();
+        inner.rates.take(self.service, &account, region, self.call.received)
+    }
+}
+
+/// A call through a host's own tunnel names that host.
+fn check_host(door: &Door, parts: &Parts) -> Result<(), ApiError> {
+    let sent = parts.headers.get("host").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match &door.host {
+        Some(host) if host.name != sent => {
+            Err(ApiError::new(421, "MisdirectedRequest", format!("{} is not {sent}", host.name)))
+        }
+        _ => Ok(()),
     }
 }
 

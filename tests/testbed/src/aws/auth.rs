@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::credentials::Credential;
 use super::error::ApiError;
 use super::iam::Refusal;
+use super::server::Door;
 use super::sigv4::{Authorization, SignedRequest, amz_date, parse_amz_date};
 use super::{Inner, Service};
 
@@ -22,13 +23,14 @@ pub(super) struct Caller {
 }
 
 /// Checks the signature and the session; the order of the checks is that of the services, as far as their answers show it.
-pub(super) fn authenticate(inner: &Inner, service: Service, request: &SignedRequest<'_>) -> Result<Caller, ApiError> {
+pub(super) fn authenticate(inner: &Inner, door: &Door, request: &SignedRequest<'_>) -> Result<Caller, ApiError> {
+    let service = door.service;
     let words = Words(service);
     let authorization = Authorization::parse(request.headers).map_err(|why| words.incomplete(why))?;
     let authorization = authorization.ok_or_else(|| words.missing())?;
     let sent =
         header(request.headers, "x-amz-date").ok_or_else(|| words.incomplete("'X-Amz-Date' is required".into()))?;
-    check_scope(service, &authorization, sent)?;
+    check_scope(door, &authorization, sent)?;
     let unsigned = authorization.unsigned_headers(request.headers);
     if !unsigned.is_empty() {
         return Err(words.mismatch(&format!("must be signed but are not: {}", unsigned.join(", "))));
@@ -44,8 +46,7 @@ pub(super) fn authenticate(inner: &Inner, service: Service, request: &SignedRequ
     if credential.expires.is_some_and(|expires| expires <= inner.clock.now()) {
         return Err(words.expired());
     }
-    if service != Service::Sts && credential.principal.partition != super::region::partition(&authorization.region).name
-    {
+    if credential.principal.partition != super::region::partition(&authorization.region).name {
         return Err(words.unknown());
     }
     Ok(Caller { credential, region: authorization.region })
@@ -67,7 +68,7 @@ impl Caller {
     ) -> Result<(), ApiError> {
         let principal = &self.credential.principal;
         let verdict = match &principal.role {
-            None => self.credential.permissions.check(action),
+            None => inner.users.check(&principal.arn, action),
             Some(arn) => {
                 inner.roles.lock().get(arn).map_or(Err(Refusal::NotAllowed), |role| role.permissions.check(action))
             }
@@ -86,7 +87,8 @@ impl Caller {
     }
 }
 
-fn check_scope(service: Service, authorization: &Authorization, sent: &str) -> Result<(), ApiError> {
+fn check_scope(door: &Door, authorization: &Authorization, sent: &str) -> Result<(), ApiError> {
+    let service = door.service;
     let words = Words(service);
     if authorization.service != service.signing_name() {
         return Err(
@@ -95,6 +97,12 @@ fn check_scope(service: Service, authorization: &Authorization, sent: &str) -> R
     }
     if !super::region::is_region(&authorization.region) {
         return Err(words.scope("Credential should be scoped to a valid region."));
+    }
+    if let Some(host) = door.host.as_ref().filter(|host| host.region != authorization.region) {
+        let (right, wrong) = (&host.region, &authorization.region);
+        return Err(
+            words.scope(&format!("Credential should be scoped to a valid region, not '{wrong}' but '{right}'."))
+        );
     }
     if !sent.starts_with(&authorization.date) {
         return Err(

@@ -1,17 +1,20 @@
 //! The log of every call that the stand-in answered, and a way to await the next one.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::Service;
+use super::{ApiHost, Service};
 
 /// One call and what became of it.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub service: Service,
+    /// The host of AWS that was called; none where the call came to the stand-in's own port.
+    pub host: Option<ApiHost>,
     /// `GetAuthorizationToken`, or `-` where the request named none.
     pub api: String,
     /// The region of the signature's scope; none where the call was not signed.
@@ -21,8 +24,12 @@ pub struct Call {
     /// The caller's ARN, `arn:aws:sts::123456789012:assumed-role/pull/session`; none where it is not known.
     pub principal: Option<String>,
     pub account: Option<String>,
+    /// The role that AssumeRole or AssumeRoleWithWebIdentity asked for.
+    pub assumes: Option<String>,
     /// By the stand-in's clock.
     pub at: Timestamp,
+    /// When it came, in real time.
+    pub received: Instant,
     /// `OK`, the error code of the answer, or `-` where none was sent.
     pub code: String,
     /// The fault that shaped the answer.

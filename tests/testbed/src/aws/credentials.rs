@@ -8,7 +8,6 @@ use parking_lot::Mutex;
 use rand::Rng;
 use rand::distr::{Alphanumeric, SampleString};
 
-use super::iam::Permissions;
 use super::policy::SessionPolicy;
 
 /// Who stands behind an access key.
@@ -21,6 +20,8 @@ pub struct Principal {
     pub user_id: String,
     /// The role behind a session.
     pub role: Option<String>,
+    /// The session's own name.
+    pub session_name: Option<String>,
 }
 
 /// An access key with everything that hangs on it.
@@ -29,11 +30,14 @@ pub struct Credential {
     pub access_key: String,
     pub secret_key: String,
     pub session_token: Option<String>,
+    pub issued: Timestamp,
     pub expires: Option<Timestamp>,
     pub principal: Principal,
-    /// A user's own permissions; a session has its role's.
-    pub(super) permissions: Permissions,
     pub(super) policy: Option<SessionPolicy>,
+    /// The ARNs of the callers from whom a session comes by role chaining, the first of them first.
+    pub chain: Vec<String>,
+    /// The external id that a session was asked for with.
+    pub external_id: Option<String>,
     pub tags: BTreeMap<String, String>,
     /// The keys of those tags that go on to further sessions.
     pub transitive_tags: BTreeSet<String>,
@@ -43,21 +47,52 @@ pub struct Credential {
 #[derive(Default)]
 pub(super) struct Credentials {
     by_access_key: Mutex<BTreeMap<String, Arc<Credential>>>,
+    inactive: Mutex<BTreeSet<String>>,
+    /// Those that are no longer known too: what they were must stay secret.
+    ever: Mutex<Vec<Arc<Credential>>>,
+}
+
+impl Credential {
+    /// The session policy as it was sent.
+    pub fn session_policy(&self) -> Option<&str> {
+        self.policy.as_ref().map(SessionPolicy::text)
+    }
 }
 
 impl Credentials {
     pub(super) fn add(&self, credential: Credential) -> Arc<Credential> {
         let credential = Arc::new(credential);
         self.by_access_key.lock().insert(credential.access_key.clone(), credential.clone());
+        self.ever.lock().push(credential.clone());
         credential
     }
 
+    /// The key, unless it is inactive.
     pub(super) fn find(&self, access_key: &str) -> Option<Arc<Credential>> {
+        if self.inactive.lock().contains(access_key) {
+            return None;
+        }
         self.by_access_key.lock().get(access_key).cloned()
+    }
+
+    pub(super) fn ever(&self) -> Vec<Arc<Credential>> {
+        self.ever.lock().clone()
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Credential>> {
         self.by_access_key.lock().values().cloned().collect()
+    }
+
+    pub(super) fn set_active(&self, access_key: &str, active: bool) {
+        let mut inactive = self.inactive.lock();
+        match active {
+            true => inactive.remove(access_key),
+            false => inactive.insert(access_key.to_owned()),
+        };
+    }
+
+    pub(super) fn remove(&self, access_key: &str) {
+        self.by_access_key.lock().remove(access_key);
     }
 
     pub(super) fn revoke_sessions(&self) {

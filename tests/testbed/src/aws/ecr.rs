@@ -93,7 +93,7 @@ fn issue(inner: &Inner, service: Service, caller: &Caller, registry: Option<Stri
     let settings = inner.settings.lock().clone();
     inner.tokens.issue(Request {
         service,
-        principal: &caller.credential.principal,
+        caller: &caller.credential,
         region: &caller.region,
         registry,
         form: effect.token,

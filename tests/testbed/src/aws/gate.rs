@@ -33,6 +33,11 @@ impl Gate {
         self.wanted_closed.subscribe()
     }
 
+    /// Whether new connections are refused.
+    pub(super) fn is_closed(&self) -> bool {
+        *self.is_closed.lock()
+    }
+
     /// For the listener: what it has done.
     pub(super) fn report_closed(&self, closed: bool) {
         *self.is_closed.lock() = closed;

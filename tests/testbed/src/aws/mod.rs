@@ -12,8 +12,10 @@ use parking_lot::Mutex;
 mod api;
 mod assume;
 mod auth;
+mod authority;
 mod calls;
 mod clock;
+mod connect;
 mod credentials;
 mod ecr;
 mod error;
@@ -21,9 +23,11 @@ mod fault;
 mod fault_plan;
 mod form;
 mod gate;
+mod hosts;
 mod iam;
 mod issuer;
 mod policy;
+mod rate;
 mod region;
 mod server;
 mod service;
@@ -31,18 +35,22 @@ pub mod sigv4;
 mod spoil;
 mod sts;
 mod tokens;
+mod users;
 mod web_identity;
 
 pub use calls::{Call, CallCounts, Mark, count_calls};
 pub use clock::Clock;
+pub use connect::{AwsProxy, Tunnel};
 pub use credentials::{Credential, Principal};
 pub use fault::{Fault, Field, ThrottleCode};
 pub use fault_plan::{FaultBuilder, FaultHandle};
+pub use hosts::{ApiHost, Variant};
 pub use iam::{Permissions, PrincipalTrust, Refusal, Role, Trust, WebIdentityTrust};
 pub use issuer::Issuer;
-
+pub use rate::{Rate, busiest_second};
 pub use service::Service;
 pub use tokens::{CANARY, IssuedToken};
+pub use users::AccessKey;
 pub use web_identity::JwksSource;
 
 /// A running stand-in; clones are the same one, and it ends with the last of them.
@@ -59,6 +67,8 @@ struct Inner {
     clock: Clock,
     settings: Mutex<Settings>,
     roles: Mutex<BTreeMap<String, Role>>,
+    users: users::Users,
+    rates: rate::Rates,
     providers: web_identity::Providers,
     credentials: credentials::Credentials,
     tokens: tokens::Tokens,
@@ -122,43 +132,13 @@ impl AwsStandIn {
         self.inner.roles.lock().remove(arn);
     }
 
-    /// Changes what a role may do, for its open sessions too.
-    pub fn set_permissions(&self, role_arn: &str, permissions: Permissions) {
-        if let Some(role) = self.inner.roles.lock().get_mut(role_arn) {
+    /// Changes what a role or a user may do, for its open sessions too.
+    pub fn set_permissions(&self, arn: &str, permissions: Permissions) {
+        if !self.inner.users.set_permissions(arn, &permissions)
+            && let Some(role) = self.inner.roles.lock().get_mut(arn)
+        {
             role.permissions = permissions;
         }
-    }
-
-    /// Adds `arn:aws:iam::ACCOUNT:user/testbed` with a long-lived key and the rights to pull and to assume roles.
-    pub fn add_user(&self, access_key: &str, secret_key: &str, account: &str) {
-        self.add_user_with(
-            access_key,
-            secret_key,
-            &format!("arn:aws:iam::{account}:user/testbed"),
-            Permissions::pull(),
-        );
-    }
-
-    pub fn add_user_with(&self, access_key: &str, secret_key: &str, arn: &str, permissions: Permissions) {
-        let (partition, account) = credentials::partition_and_account(arn).unwrap_or_default();
-        self.inner.credentials.add(Credential {
-            access_key: access_key.to_owned(),
-            secret_key: secret_key.to_owned(),
-            session_token: None,
-            expires: None,
-            principal: Principal {
-                arn: arn.to_owned(),
-                account,
-                partition,
-                user_id: format!("AIDA{}", credentials::upper_id(17)),
-                role: None,
-            },
-            permissions,
-            policy: None,
-            tags: BTreeMap::new(),
-            transitive_tags: BTreeSet::new(),
-            source_identity: None,
-        });
     }
 
     /// Trusts the tokens that one of these keys has signed for `issuer`; a second call rotates the keys.
@@ -238,10 +218,10 @@ impl AwsStandIn {
         self.inner.credentials.revoke_sessions();
     }
 
-    /// All that must never be seen outside a Secret: tokens, passwords, secret keys, session tokens and the web identity tokens received.
+    /// All that must never be seen outside a Secret, whether or not it is still good: tokens, passwords, secret keys, session tokens and the web identity tokens received.
     pub fn secrets_issued(&self) -> Vec<String> {
         let tokens = self.tokens().into_iter().flat_map(|token| [token.auth, token.password]);
-        let keys = self.inner.credentials.all().into_iter().flat_map(|credential| {
+        let keys = self.inner.credentials.ever().into_iter().flat_map(|credential| {
             [Some(credential.secret_key.clone()), credential.session_token.clone()].into_iter().flatten()
         });
         let received = self.inner.web_identity_tokens.lock().clone().into_iter();

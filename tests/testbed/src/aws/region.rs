@@ -1,24 +1,36 @@
-//! Regions, and the partition of each with its registries' domain.
+//! Regions, and the partition of each with its domains.
 
 /// A partition of AWS.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Partition {
     pub(super) name: &'static str,
+    /// The domain of its hosts, the registries' among them.
     pub(super) suffix: &'static str,
+    /// The domain of its hosts that have IPv4 and IPv6 addresses.
+    pub(super) dual_stack_suffix: &'static str,
     prefix: &'static str,
 }
 
 /// From the `partitions.json` of the SDKs; the last one takes every other region.
-const PARTITIONS: [Partition; 8] = [
-    Partition { prefix: "cn-", name: "aws-cn", suffix: "amazonaws.com.cn" },
-    Partition { prefix: "us-gov-", name: "aws-us-gov", suffix: "amazonaws.com" },
-    Partition { prefix: "us-iso-", name: "aws-iso", suffix: "c2s.ic.gov" },
-    Partition { prefix: "us-isob-", name: "aws-iso-b", suffix: "sc2s.sgov.gov" },
-    Partition { prefix: "eu-isoe-", name: "aws-iso-e", suffix: "cloud.adc-e.uk" },
-    Partition { prefix: "us-isof-", name: "aws-iso-f", suffix: "csp.hci.ic.gov" },
-    Partition { prefix: "eusc-", name: "aws-eusc", suffix: "amazonaws.eu" },
-    Partition { prefix: "", name: "aws", suffix: "amazonaws.com" },
+pub(super) const PARTITIONS: [Partition; 8] = [
+    part("cn-", "aws-cn", "amazonaws.com.cn", "api.amazonwebservices.com.cn"),
+    part("us-gov-", "aws-us-gov", "amazonaws.com", "api.aws"),
+    part("us-iso-", "aws-iso", "c2s.ic.gov", "api.aws.ic.gov"),
+    part("us-isob-", "aws-iso-b", "sc2s.sgov.gov", "api.aws.scloud"),
+    part("eu-isoe-", "aws-iso-e", "cloud.adc-e.uk", "api.cloud-aws.adc-e.uk"),
+    part("us-isof-", "aws-iso-f", "csp.hci.ic.gov", "api.aws.hci.ic.gov"),
+    part("eusc-", "aws-eusc", "amazonaws.eu", "api.amazonwebservices.eu"),
+    part("", "aws", "amazonaws.com", "api.aws"),
 ];
+
+const fn part(
+    prefix: &'static str,
+    name: &'static str,
+    suffix: &'static str,
+    dual_stack_suffix: &'static str,
+) -> Partition {
+    Partition { name, suffix, dual_stack_suffix, prefix }
+}
 
 pub(super) fn partition(region: &str) -> Partition {
     let fits = |partition: &&Partition| region.starts_with(partition.prefix);

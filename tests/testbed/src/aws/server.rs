@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, TryFutureExt};
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -17,14 +17,42 @@ use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, watch};
+use tokio_rustls::server::TlsStream;
 
 use super::api::{Reply, handle};
 use super::fault::Delivery;
+use super::hosts::ApiHost;
 use super::{Inner, Service};
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// Where a call comes in: a service's own port, or one of its host names.
+#[derive(Clone, Debug)]
+pub(super) struct Door {
+    pub(super) service: Service,
+    pub(super) host: Option<ApiHost>,
+}
+
+/// A stream over a connection that can be reset.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    fn socket(&self) -> SockRef<'_>;
+}
+
+impl Wire for TcpStream {
+    fn socket(&self) -> SockRef<'_> {
+        SockRef::from(self)
+    }
+}
+
+impl Wire for TlsStream<TcpStream> {
+    fn socket(&self) -> SockRef<'_> {
+        SockRef::from(self.get_ref().0)
+    }
+}
 
 /// A child process that is being started holds our sockets until it executes its own program.
 const LONGEST_FORK: Duration = Duration::from_secs(5);
@@ -52,22 +80,36 @@ pub(super) fn start(inner: &Arc<Inner>, address: IpAddr) -> Result<([SocketAddr;
     for (address, listener) in addresses.iter_mut().zip(&listeners) {
         *address = listener.local_addr()?;
     }
+    let inner = inner.clone();
+    let stop = in_own_thread("aws-stand-in", move |stopped| {
+        let all = Service::ALL.into_iter().zip(listeners);
+        let servers = all.map(move |(service, listener)| serve(inner.clone(), service, listener, stopped.clone()));
+        futures::future::try_join_all(servers).map_ok(drop)
+    })?;
+    Ok((addresses, stop))
+}
+
+/// Runs what `serve` makes in a thread and runtime of its own until it is dropped; `serve` is told when to end.
+pub(super) fn in_own_thread<F>(
+    name: &'static str,
+    serve: impl FnOnce(watch::Receiver<bool>) -> F + Send + 'static,
+) -> Result<StopOnDrop>
+where
+    F: Future<Output = Result<()>>,
+{
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (stop, stopped) = watch::channel(false);
-    let inner = inner.clone();
-    let serve_all = move || {
-        let all = Service::ALL.into_iter().zip(listeners);
-        let servers = all.map(|(service, listener)| serve(inner.clone(), service, listener, stopped.clone()));
-        if let Err(error) = runtime.block_on(futures::future::try_join_all(servers)) {
-            eprintln!("the AWS stand-in stopped: {error:#}");
+    let run = move || {
+        if let Err(error) = runtime.block_on(serve(stopped)) {
+            eprintln!("the {name} stopped: {error:#}");
         }
         runtime.shutdown_background();
     };
-    let thread = std::thread::Builder::new().name("aws-stand-in".to_owned()).spawn(serve_all)?;
-    Ok((addresses, StopOnDrop { stop, thread: Some(thread) }))
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
+    Ok(StopOnDrop { stop, thread: Some(thread) })
 }
 
-fn bind(address: IpAddr) -> Result<std::net::TcpListener> {
+pub(super) fn bind(address: IpAddr) -> Result<std::net::TcpListener> {
     let bound = std::net::TcpListener::bind((address, 0));
     let listener = bound.with_context(|| format!("binding a port of {address} for the AWS stand-in"))?;
     listener.set_nonblocking(true)?;
@@ -99,7 +141,7 @@ async fn serve(
         tokio::select! {
             accepted = listener.accept() => {
                 let (stream, _) = accepted.context("accepting a connection")?;
-                tokio::spawn(connection(inner.clone(), service, stream));
+                tokio::spawn(connection(inner.clone(), Door { service, host: None }, stream));
             }
             _ = closed.changed() => {}
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
@@ -123,12 +165,13 @@ async fn reserve(address: SocketAddr) -> Result<TcpSocket> {
     }
 }
 
-async fn connection(inner: Arc<Inner>, service: Service, stream: TcpStream) {
+/// Answers the calls of one connection until it ends or is cut.
+pub(super) async fn connection(inner: Arc<Inner>, door: Door, stream: impl Wire) {
     let cut = Arc::new(Notify::new());
-    let mut closed = inner.faults.gate(service).wanted_closed();
+    let mut closed = inner.faults.gate(door.service).wanted_closed();
     let answer = service_fn({
         let (inner, cut) = (inner.clone(), cut.clone());
-        move |request| respond(inner.clone(), service, request, cut.clone())
+        move |request| respond(inner.clone(), door.clone(), request, cut.clone())
     });
     let mut http = http1::Builder::new().auto_date_header(false).serve_connection(TokioIo::new(stream), answer);
     tokio::select! {
@@ -138,22 +181,22 @@ async fn connection(inner: Arc<Inner>, service: Service, stream: TcpStream) {
         _ = closed.wait_for(|closed| *closed) => {}
     }
     // With no time to linger the kernel sends a reset instead of an orderly end.
-    let _ = socket2::SockRef::from(http.into_parts().io.inner()).set_linger(Some(Duration::ZERO));
+    let _ = http.into_parts().io.inner().socket().set_linger(Some(Duration::ZERO));
 }
 
 async fn respond(
     inner: Arc<Inner>,
-    service: Service,
+    door: Door,
     request: Request<Incoming>,
     cut: Arc<Notify>,
 ) -> Result<Response<Body>, hyper::Error> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
-    let reply = handle(&inner, service, &parts, &body).await;
+    let reply = handle(&inner, &door, &parts, &body).await;
     match (reply.delivery, reply.fault_id) {
         (Delivery::Hang, Some(id)) => inner.faults.cleared(id).await,
         (Delivery::Reset, _) => {}
-        _ => return Ok(response(&inner, service, reply)),
+        _ => return Ok(response(&inner, door.service, reply)),
     }
     cut.notify_one();
     std::future::pending().await

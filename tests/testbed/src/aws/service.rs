@@ -28,7 +28,7 @@ impl Service {
     }
 
     /// The SDK's variable for the endpoint of this service alone.
-    pub(super) fn endpoint_variable(self) -> &'static str {
+    pub(crate) fn endpoint_variable(self) -> &'static str {
         match self {
             Service::Sts => "AWS_ENDPOINT_URL_STS",
             Service::Ecr => "AWS_ENDPOINT_URL_ECR",

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::Inner;
 use super::assume;
 use super::auth::Caller;
 use super::credentials::{Credential, Principal, new_session_keys, partition_and_account, upper_id};
 use super::error::{ApiError, escape};
 use super::fault::Effect;
 use super::form::Form;
-use super::iam::{Permissions, Role};
-use super::policy::SessionPolicy;
-use super::{Inner, Service};
+use super::iam::Role;
+use super::policy::{SessionPolicy, packed_size};
 
 const XMLNS: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
 
@@ -27,24 +27,24 @@ pub(super) struct Answer {
 pub(super) async fn assume_role_with_web_identity(
     inner: &Inner,
     form: &Form,
+    region: Option<&str>,
     effect: &Effect,
     request_id: &str,
 ) -> Result<Answer, ApiError> {
     let token = form.required("WebIdentityToken")?;
     inner.web_identity_tokens.lock().insert(token.to_owned());
-    let request = SessionRequest::read(form)?;
+    let request = SessionRequest::read(form, region)?;
     let claims = inner.providers.verify(token, inner.clock.now()).await?;
     let role = assume::by_web_identity(inner, &request.role_arn, &claims)?;
-    let life = request.life(&role, None)?;
     let extras = Extras { source_identity: claims.source_identity.clone(), ..Extras::default() };
-    let session = start_session(inner, &role, &request, life, extras, effect)?;
+    let (session, packed) = request.grant(inner, &role, extras, effect)?;
     let subject = format!(
         "<SubjectFromWebIdentityToken>{}</SubjectFromWebIdentityToken><Provider>{}</Provider><Audience>{}</Audience>",
         escape(&claims.sub),
         escape(&claims.iss),
         escape(claims.aud.all().first().map_or("", String::as_str))
     );
-    let xml = envelope("AssumeRoleWithWebIdentity", &(session_xml(&session) + &subject), request_id);
+    let xml = envelope("AssumeRoleWithWebIdentity", &(session_xml(&session) + &packed + &subject), request_id);
     Ok(Answer { xml, session: Some(session) })
 }
 
@@ -55,14 +55,12 @@ pub(super) fn assume_role(
     effect: &Effect,
     request_id: &str,
 ) -> Result<Answer, ApiError> {
-    let request = SessionRequest::read(form)?;
+    let request = SessionRequest::read(form, Some(&caller.region))?;
     let asked = assume::Asked::read(form)?;
-    caller.require(inner, Service::Sts, "sts:AssumeRole", &request.role_arn)?;
     let (role, extras) = assume::by_principal(inner, &request.role_arn, caller, asked)?;
-    let life = request.life(&role, caller.credential.principal.role.as_deref())?;
-    let session = start_session(inner, &role, &request, life, extras, effect)?;
+    let (session, packed) = request.grant(inner, &role, extras, effect)?;
     let source = session.source_identity.iter().map(|id| format!("<SourceIdentity>{}</SourceIdentity>", escape(id)));
-    let xml = envelope("AssumeRole", &(session_xml(&session) + &source.collect::<String>()), request_id);
+    let xml = envelope("AssumeRole", &(session_xml(&session) + &packed + &source.collect::<String>()), request_id);
     Ok(Answer { xml, session: Some(session) })
 }
 
@@ -87,11 +85,9 @@ struct SessionRequest {
 }
 
 impl SessionRequest {
-    fn read(form: &Form) -> Result<Self, ApiError> {
+    fn read(form: &Form, region: Option<&str>) -> Result<Self, ApiError> {
         let role_arn = form.required("RoleArn")?.to_owned();
-        if role_arn.len() < 20 || partition_and_account(&role_arn).is_none() {
-            return Err(ApiError::bad("ValidationError", format!("{role_arn} is invalid")));
-        }
+        check_role_arn(&role_arn, region)?;
         let duration = form.get("DurationSeconds").map(str::parse::<i64>).transpose();
         let duration = duration.map_err(|_| form.invalid("durationSeconds", "Member must be a number"))?;
         // 900 s to 12 h: the limits of `DurationSeconds` in STS's API reference.
@@ -99,20 +95,50 @@ impl SessionRequest {
             return Err(form.invalid("durationSeconds", "Member must have value between 900 and 43200"));
         }
         let session_name = form.name("RoleSessionName")?;
-        let policy = form.get("Policy").map(SessionPolicy::parse).transpose()?;
+        let policy = SessionPolicy::read(form)?;
         Ok(SessionRequest { role_arn, session_name, duration, policy })
     }
 
-    /// How long the session lives; `chained_from` is the caller's own role, which caps it at one hour.
-    fn life(&self, role: &Role, chained_from: Option<&str>) -> Result<SignedDuration, ApiError> {
+    /// The session that was asked for, and the element that says how much room its policy and tags take.
+    fn grant(
+        &self,
+        inner: &Inner,
+        role: &Role,
+        extras: Extras,
+        effect: &Effect,
+    ) -> Result<(Arc<Credential>, String), ApiError> {
+        let asked = self.life(role, extras.is_chained)?;
+        let size = packed_size(self.policy.as_ref(), &extras.tags)?;
+        let life = effect.claimed_life.or(inner.settings.lock().session_life).unwrap_or(asked);
+        let (name, policy) = (self.session_name.as_str(), self.policy.clone());
+        let session = start_session(inner, NewSession { role, name, life, policy, extras })?;
+        let size = size.map(|size| format!("<PackedPolicySize>{size}</PackedPolicySize>"));
+        Ok((session, size.unwrap_or_default()))
+    }
+
+    /// How long the session lives; role chaining caps it at one hour.
+    fn life(&self, role: &Role, is_chained: bool) -> Result<SignedDuration, ApiError> {
         let seconds = self.duration.unwrap_or(3600);
         let longest = role.max_session.as_secs() as i64;
-        let problem = match chained_from {
-            Some(_) if seconds > 3600 => "1 hour session limit for roles assumed by role chaining",
-            _ if self.duration.is_some() && seconds > longest => "MaxSessionDuration set for this role",
+        let problem = match self.duration {
+            Some(seconds) if is_chained && seconds > 3600 => "1 hour session limit for roles assumed by role chaining",
+            Some(seconds) if seconds > longest => "MaxSessionDuration set for this role.",
             _ => return Ok(SignedDuration::from_secs(seconds)),
         };
-        Err(ApiError::bad("ValidationError", format!("The requested DurationSeconds exceeds the {problem}.")))
+        Err(ApiError::bad("ValidationError", format!("The requested DurationSeconds exceeds the {problem}")))
+    }
+}
+
+/// A role's ARN in the partition of the STS that is called.
+fn check_role_arn(arn: &str, region: Option<&str>) -> Result<(), ApiError> {
+    let invalid = |message: String| Err(ApiError::bad("ValidationError", message));
+    let Some((partition, account)) = partition_and_account(arn) else { return invalid(format!("{arn} is invalid")) };
+    if !arn.starts_with(&format!("arn:{partition}:iam::{account}:role/")) || arn.ends_with('/') {
+        return invalid(format!("{arn} is invalid"));
+    }
+    match region.is_some_and(|region| super::region::partition(region).name != partition) {
+        true => invalid("Request ARN is invalid".to_owned()),
+        false => Ok(()),
     }
 }
 
@@ -122,38 +148,48 @@ pub(super) struct Extras {
     pub(super) tags: BTreeMap<String, String>,
     pub(super) transitive_tags: BTreeSet<String>,
     pub(super) source_identity: Option<String>,
+    pub(super) external_id: Option<String>,
+    /// The ARNs of the callers before it.
+    pub(super) chain: Vec<String>,
+    /// Whether the caller is a session itself.
+    pub(super) is_chained: bool,
 }
 
-fn start_session(
-    inner: &Inner,
-    role: &Role,
-    request: &SessionRequest,
-    life: SignedDuration,
-    extras: Extras,
-    effect: &Effect,
-) -> Result<Arc<Credential>, ApiError> {
+/// A session about to be started.
+pub(super) struct NewSession<'a> {
+    pub(super) role: &'a Role,
+    pub(super) name: &'a str,
+    pub(super) life: SignedDuration,
+    pub(super) policy: Option<SessionPolicy>,
+    pub(super) extras: Extras,
+}
+
+pub(super) fn start_session(inner: &Inner, new: NewSession<'_>) -> Result<Arc<Credential>, ApiError> {
+    let NewSession { role, name, life, policy, extras } = new;
     let invalid = || ApiError::bad("ValidationError", format!("{} is invalid", role.arn));
     let (partition, account) = partition_and_account(&role.arn).ok_or_else(invalid)?;
     // A role's path is not part of its sessions' ARNs.
     let role_name = role.arn.rsplit('/').next().unwrap_or_default();
     let (access_key, secret_key, session_token) = new_session_keys();
-    let settable = inner.settings.lock().session_life;
-    let life = effect.claimed_life.or(settable).unwrap_or(life);
+    let now = inner.clock.now();
     Ok(inner.credentials.add(Credential {
         access_key,
         secret_key,
         session_token: Some(session_token),
+        issued: now,
         // STS writes whole seconds.
-        expires: Timestamp::from_second((inner.clock.now() + life).as_second()).ok(),
+        expires: Timestamp::from_second((now + life).as_second()).ok(),
         principal: Principal {
-            arn: format!("arn:{partition}:sts::{account}:assumed-role/{role_name}/{}", request.session_name),
+            arn: format!("arn:{partition}:sts::{account}:assumed-role/{role_name}/{name}"),
             account,
             partition,
-            user_id: format!("AROA{}:{}", upper_id(17), request.session_name),
+            user_id: format!("AROA{}:{name}", upper_id(17)),
             role: Some(role.arn.clone()),
+            session_name: Some(name.to_owned()),
         },
-        permissions: Permissions::none(),
-        policy: request.policy.clone(),
+        policy,
+        chain: extras.chain,
+        external_id: extras.external_id,
         tags: extras.tags,
         transitive_tags: extras.transitive_tags,
         source_identity: extras.source_identity,

@@ -1,6 +1,6 @@
 //! The registry passwords that the stand-in has issued, and which of them a registry would accept now.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use rand::distr::{Alphanumeric, SampleString};
 
-use super::Service;
+use super::{Credential, Service};
 
 /// Every password holds this, then 16 letters of its own, so that a leak can be found by eye.
 pub const CANARY: &str = "CANARY";
@@ -24,6 +24,11 @@ pub struct IssuedToken {
     pub principal: String,
     /// The caller's role, if it has one.
     pub role: Option<String>,
+    /// The name of the caller's session, if it is one.
+    pub session_name: Option<String>,
+    /// The tags of the caller's session, those that it inherited among them.
+    pub tags: BTreeMap<String, String>,
+    pub source_identity: Option<String>,
     /// The caller's account.
     pub account: String,
     pub region: String,
@@ -55,7 +60,7 @@ pub(super) enum TokenForm {
 /// Whom and what a token is for.
 pub(super) struct Request<'a> {
     pub(super) service: Service,
-    pub(super) principal: &'a super::credentials::Principal,
+    pub(super) caller: &'a Credential,
     pub(super) region: &'a str,
     pub(super) registry: Option<String>,
     pub(super) form: TokenForm,
@@ -83,14 +88,18 @@ impl Tokens {
     pub(super) fn issue(&self, request: Request<'_>) -> IssuedToken {
         let expires = request.now + request.claimed_life;
         let size = if let TokenForm::Sized(size) = request.form { size } else { request.size };
+        let principal = &request.caller.principal;
         let (auth, password) = encode(request.form, new_password(size, expires));
         let token = IssuedToken {
             service: request.service,
             auth,
             password,
-            principal: request.principal.arn.clone(),
-            role: request.principal.role.clone(),
-            account: request.principal.account.clone(),
+            principal: principal.arn.clone(),
+            role: principal.role.clone(),
+            session_name: principal.session_name.clone(),
+            tags: request.caller.tags.clone(),
+            source_identity: request.caller.source_identity.clone(),
+            account: principal.account.clone(),
             region: request.region.to_owned(),
             registry: request.registry,
             issued: request.now,
@@ -121,6 +130,11 @@ impl Tokens {
 }
 
 impl IssuedToken {
+    /// Whether it was issued to this role, or to this user or session by its own ARN.
+    pub fn is_of(&self, arn: &str) -> bool {
+        self.role.as_deref() == Some(arn) || self.principal == arn
+    }
+
     /// Whether a registry accepts it at `now`.
     pub fn is_accepted(&self, now: Timestamp) -> bool {
         let well_formed = self.auth == BASE64.encode(format!("AWS:{}", self.password)) && !self.password.is_empty();

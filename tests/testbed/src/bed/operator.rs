@@ -2,13 +2,15 @@
 
 use std::fs::File;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::rights::Lent;
 use super::{Bed, PATIENCE};
+use crate::aws::{AwsProxy, Service};
 use crate::control_plane::spawn_tied;
 use crate::proxy::Proxy;
 
@@ -23,6 +25,10 @@ pub struct Launch {
     pub env: Vec<(String, String)>,
     /// Whether to wait until it is ready.
     pub wait: bool,
+    /// Whose identities it may use besides its own.
+    pub lent: Lent,
+    /// Whether it gets the rights for these.
+    pub grant: bool,
 }
 
 impl Launch {
@@ -30,7 +36,8 @@ impl Launch {
     pub fn new(binary: impl Into<PathBuf>) -> Self {
         let args =
             ["--retry-initial", "200ms", "--retry-max", "2s", "--minimum-token-life", "2s", "--aws-timeout", "3s"];
-        Self { binary: binary.into(), args: args.map(str::to_owned).to_vec(), env: Vec::new(), wait: true }
+        let args = args.map(str::to_owned).to_vec();
+        Self { binary: binary.into(), args, env: Vec::new(), wait: true, lent: Lent::default(), grant: true }
     }
 
     /// Adds flags.
@@ -42,6 +49,41 @@ impl Launch {
     /// Sets a variable.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Lets EcrCredentials use a ServiceAccount, `NAMESPACE/NAME`, or `*/NAME` for that of each namespace.
+    pub fn service_account(mut self, which: &str) -> Self {
+        self.lent.service_accounts.push(which.to_owned());
+        self.args(&["--service-account", which])
+    }
+
+    /// Lets EcrCredentials use static keys in a Secret, `NAMESPACE/NAME`.
+    pub fn credentials_secret(mut self, which: &str) -> Self {
+        self.lent.secrets.push(which.to_owned());
+        self.args(&["--credentials-secret", which])
+    }
+
+    /// Gives no rights for the identities that may be used, as an installation that has forgotten them.
+    pub fn without_rights(mut self) -> Self {
+        self.grant = false;
+        self
+    }
+
+    /// How many calls for the tokens of single namespaces there may be in a second.
+    pub fn aws_rate(self, per_second: u32) -> Self {
+        self.args(&["--aws-rate", &per_second.to_string()])
+    }
+
+    /// Has no identity of the node to fall back to.
+    pub fn require_workload_identity(self) -> Self {
+        self.args(&["--require-workload-identity"])
+    }
+
+    /// Reaches AWS by its own host names, through this proxy, whose certificate was written to `ca_file`.
+    pub fn through(mut self, proxy: &AwsProxy, ca_file: &Path) -> Self {
+        let direct = Service::ALL.map(|service| (service.endpoint_variable().to_owned(), String::new()));
+        self.env.extend(direct.into_iter().chain(proxy.env(ca_file)));
         self
     }
 
@@ -70,6 +112,7 @@ impl Bed {
 
     /// The same through a proxy of its own, to tell its requests from those of another operator; the recorder must know of it.
     pub async fn operator_through(&self, proxy: &Proxy, launch: Launch) -> Result<Operator> {
+        self.make_known(&launch).await?;
         let token = self.plane.service_account_token(&self.home, "operator", "", 3600).await?;
         let kubeconfig = self.plane.kubeconfig(&proxy.url(), &token, None)?;
         self.recorder.canary("the operator's API token", &token)?;
@@ -113,8 +156,24 @@ impl Bed {
         Ok(operator)
     }
 
+    /// Tells the API server and the judge whose identities an operator may use.
+    async fn make_known(&self, launch: &Launch) -> Result<()> {
+        for which in &launch.lent.service_accounts {
+            let (namespace, name) = which.split_once('/').with_context(|| format!("{which} is not NAMESPACE/NAME"))?;
+            self.recorder.allow_tokens_of(Some(namespace).filter(|namespace| *namespace != "*"), name);
+        }
+        if launch.grant { self.lend(&launch.lent).await } else { Ok(()) }
+    }
+
+    /// Writes the certificate of a proxy where an operator can read it.
+    pub fn write_ca(&self, proxy: &AwsProxy) -> Result<PathBuf> {
+        let file = self.file("aws-ca.pem");
+        std::fs::write(&file, proxy.ca_pem())?;
+        Ok(file)
+    }
+
     /// Writes a fresh web identity token as kubelet would for IRSA.
-    pub async fn write_web_identity(&self, file: &std::path::Path) -> Result<()> {
+    pub async fn write_web_identity(&self, file: &Path) -> Result<()> {
         let token = self.plane.service_account_token(&self.home, "operator", "sts.amazonaws.com", 3600).await?;
         self.recorder.canary("a web identity token", &token)?;
         std::fs::write(file, token)?;

@@ -97,7 +97,7 @@ impl Forwarder {
         let sent = self.upstream.request(request.method.clone(), url).headers(headers).body(bytes).send().await;
         let response = sent.map_err(io::Error::other)?;
         let (status, headers) = (response.status(), response.headers().clone());
-        if !request.is_mutation() && status.is_success() {
+        if !request.is_mutation() && !request.is_token_request() && status.is_success() {
             self.log.update(request.number, |logged| logged.committed = Some(status.as_u16()));
             if request.is_watch() || !self.views.concern(request) {
                 return Ok(Answered { status, headers, body: AnsweredBody::Stream(response) });
@@ -107,6 +107,9 @@ impl Forwarder {
         }
         let body = response.bytes().await;
         self.log.update(request.number, |logged| record_answer(logged, status, body.as_deref().unwrap_or_default()));
+        if let Some(answer) = body.as_ref().ok().filter(|_| request.is_token_request()) {
+            self.log.keep_token(request, &serde_json::from_slice(answer).unwrap_or_default());
+        }
         Ok(Answered { status, headers, body: AnsweredBody::Whole(body.map_err(io::Error::other)?) })
     }
 

@@ -15,15 +15,27 @@ use super::request::Request;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(usize);
 
+/// A ServiceAccount's token that the API server handed out.
+#[derive(Clone, Debug)]
+pub struct GrantedToken {
+    pub namespace: String,
+    pub service_account: String,
+    pub audiences: Vec<String>,
+    /// Whoever has it is that ServiceAccount.
+    pub token: String,
+    pub expires: Option<Timestamp>,
+}
+
 /// The log of one proxy. It never forgets.
 pub struct Log {
     requests: Mutex<Vec<Request>>,
+    tokens: Mutex<Vec<GrantedToken>>,
     changed: watch::Sender<usize>,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { requests: Mutex::default(), changed: watch::channel(0).0 }
+        Log { requests: Mutex::default(), tokens: Mutex::default(), changed: watch::channel(0).0 }
     }
 }
 
@@ -34,6 +46,11 @@ impl Log {
 
     pub fn all(&self) -> Vec<Request> {
         self.requests.lock().clone()
+    }
+
+    /// The tokens of ServiceAccounts that went through, oldest first.
+    pub fn granted_tokens(&self) -> Vec<GrantedToken> {
+        self.tokens.lock().clone()
     }
 
     pub fn matching(&self, wanted: &Match) -> Vec<Request> {
@@ -105,6 +122,20 @@ impl Log {
                 }
             }
         }
+    }
+
+    /// Takes note of the answer to a request for a token.
+    pub(super) fn keep_token(&self, request: &Request, answer: &serde_json::Value) {
+        let Some(token) = answer["status"]["token"].as_str() else { return };
+        let audiences = answer["spec"]["audiences"].as_array().into_iter().flatten();
+        let granted = GrantedToken {
+            namespace: request.target.namespace.clone(),
+            service_account: request.target.name.clone(),
+            audiences: audiences.filter_map(|audience| audience.as_str().map(str::to_owned)).collect(),
+            token: token.to_owned(),
+            expires: answer["status"]["expirationTimestamp"].as_str().and_then(|time| time.parse().ok()),
+        };
+        self.tokens.lock().push(granted);
     }
 
     pub(super) fn push(&self, make: impl FnOnce(usize) -> Request) -> Request {

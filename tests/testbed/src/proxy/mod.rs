@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::net::TcpListener;
 
 pub use fault::{Action, Answer, Fault, Gate, Match, Placed};
-pub use log::{Log, Mark};
+pub use log::{GrantedToken, Log, Mark};
 pub use request::{Request, Stored, Target};
 
 use crate::control_plane::{ControlPlane, install_crypto_provider};

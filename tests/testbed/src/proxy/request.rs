@@ -48,11 +48,17 @@ pub struct Target {
 }
 
 impl Request {
-    /// Whether it would change something: not a read, a dry run or a question about rights.
+    /// Whether it would change something: not a read, a dry run, a question about rights or a request for a token.
     pub fn is_mutation(&self) -> bool {
         let asks = matches!(&*self.target.group, "authorization.k8s.io" | "authentication.k8s.io");
         let writes = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE].contains(&self.method);
-        writes && !asks && self.parameter("dryRun").is_none()
+        writes && !asks && !self.is_token_request() && self.parameter("dryRun").is_none()
+    }
+
+    /// A request for a ServiceAccount's token. It leaves nothing behind in the cluster.
+    pub fn is_token_request(&self) -> bool {
+        let Target { group, resource, subresource, .. } = &self.target;
+        (&**group, &**resource, &**subresource) == ("", "serviceaccounts", "token") && self.method == Method::POST
     }
 
     /// A mutation that is not the renewal of a Lease, which goes on for ever.
@@ -145,6 +151,7 @@ mod tests {
                 "/apis/pullsecrets.dev/v1alpha1/ecrcredentials/c/status",
                 target("pullsecrets.dev", "", "ecrcredentials", "c", "status"),
             ),
+            ("/api/v1/namespaces/a/serviceaccounts/b/token", target("", "a", "serviceaccounts", "b", "token")),
             (
                 "/apis/coordination.k8s.io/v1/namespaces/o/leases/l",
                 target("coordination.k8s.io", "o", "leases", "l", ""),

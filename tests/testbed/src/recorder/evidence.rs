@@ -1,6 +1,6 @@
 //! Everything that a judgement rests on, and who wrote which version of a Secret.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use http::Method;
@@ -8,7 +8,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::Scope;
+use super::declared::{Account, Holder};
 use super::history::{History, Key, Kind, Version, visible_at};
+use super::hosts::account_of;
 use super::marks::{MANAGER, uids};
 use super::selection::{secret_name, selects};
 use super::violation::Violation;
@@ -24,6 +26,12 @@ pub(super) struct Evidence {
     pub(super) now: Timestamp,
     /// What was seen to be wrong before the end.
     pub(super) found: Vec<Violation>,
+    /// Those whose tokens may be asked for.
+    pub(super) service_accounts: Vec<Account>,
+    /// The roles and users of each tenant's namespace.
+    pub(super) tenants: BTreeMap<String, BTreeSet<String>>,
+    /// Whom each login was issued to.
+    pub(super) issued: HashMap<String, Holder>,
 }
 
 /// One change of a Secret: its creation, a new version, or its end.
@@ -70,6 +78,31 @@ impl Evidence {
         self.history.of_kind(Kind::Credential).any(|(_, versions)| {
             let mut credentials = visible_at(versions, time, staleness);
             credentials.any(|credential| namespaces.iter().any(|namespace| wants(credential, key, namespace)))
+        })
+    }
+
+    /// The account of the tenant in whose namespace this Secret is, if it has but one.
+    pub(super) fn tenant_account(&self, secret: &Version) -> Option<&str> {
+        let namespace = secret.object["metadata"]["namespace"].as_str()?;
+        let accounts: BTreeSet<&str> = self.tenants.get(namespace)?.iter().filter_map(|arn| account_of(arn)).collect();
+        accounts.first().copied().filter(|_| accounts.len() == 1)
+    }
+
+    /// Whether an EcrCredential that could be seen at `time` names this ServiceAccount.
+    pub(super) fn names_account(&self, namespace: &str, name: &str, time: Timestamp) -> bool {
+        let staleness = self.scope.staleness;
+        let namespaces: Vec<&Version> = visible_at(self.history.namespace(namespace), time, staleness).collect();
+        let is_target = |credential: &Version| {
+            namespaces.iter().any(|namespace| !namespace.deleted && selects(credential, namespace))
+        };
+        self.history.of_kind(Kind::Credential).any(|(_, versions)| {
+            let mut credentials = visible_at(versions, time, staleness).filter(|credential| !credential.deleted);
+            credentials.any(|credential| {
+                auths(credential).any(|auth| match &auth["serviceAccount"] {
+                    account if account["fromTargetNamespace"] == name => is_target(credential),
+                    account => account["namespace"] == namespace && account["name"] == name,
+                })
+            })
         })
     }
 
@@ -137,6 +170,13 @@ impl Evidence {
             same && (answered || unanswered)
         })
     }
+}
+
+/// Every `auth` of an EcrCredential: its own, and those of its registries.
+fn auths(credential: &Version) -> impl Iterator<Item = &Value> {
+    let spec = &credential.object["spec"];
+    let registries = spec["registries"].as_array().into_iter().flatten();
+    std::iter::once(&spec["auth"]).chain(registries.map(|registry| &registry["auth"]))
 }
 
 fn wants(credential: &Version, key: &Key, namespace: &Version) -> bool {

@@ -1,5 +1,6 @@
 //! Invented histories for the tests of the judge: a default story in which all is well, and ways to spoil it.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Scope;
+use super::declared::{Account, Holder};
 use super::evidence::Evidence;
 use super::history::{History, Kind, Version};
 use crate::proxy::{Request, Stored, Target};
@@ -83,6 +85,9 @@ pub(super) struct Story {
     pub(super) requests: Vec<Request>,
     pub(super) aws_failures: Vec<(Timestamp, Timestamp)>,
     pub(super) now: Timestamp,
+    pub(super) service_accounts: Vec<Account>,
+    pub(super) tenants: BTreeMap<String, BTreeSet<String>>,
+    pub(super) issued: HashMap<String, Holder>,
     versions: u64,
     secret_uid: u64,
 }
@@ -92,7 +97,19 @@ impl Story {
     pub(super) fn new() -> Story {
         let scope = Scope { lease: Some(("operator".into(), "operator".into())), ..Scope::new(["pull"], "platform") };
         let (history, requests, aws_failures) = Default::default();
-        let mut story = Story { scope, history, requests, aws_failures, now: start(), versions: 0, secret_uid: 1 };
+        let (service_accounts, tenants, issued) = Default::default();
+        let mut story = Story {
+            scope,
+            history,
+            requests,
+            aws_failures,
+            now: start(),
+            service_accounts,
+            tenants,
+            issued,
+            versions: 0,
+            secret_uid: 1,
+        };
         for name in ["a", "b", "c"] {
             story = story.sees(Kind::Namespace, json!({"metadata": {"name": name, "uid": name}}));
         }
@@ -186,8 +203,9 @@ impl Story {
     }
 
     pub(super) fn evidence(self) -> Evidence {
-        let Story { scope, history, requests, aws_failures, now, .. } = self;
-        Evidence { scope, history, requests, aws_failures, now, found: vec![] }
+        let Story { scope, history, requests, aws_failures, now, service_accounts, tenants, issued, .. } = self;
+        let found = vec![];
+        Evidence { scope, history, requests, aws_failures, now, found, service_accounts, tenants, issued }
     }
 
     fn tick(&mut self) {

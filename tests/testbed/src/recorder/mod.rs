@@ -1,7 +1,5 @@
 //! The recorder: it sees every version of the objects of a test and every request of its operators, and judges them by the invariants.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +13,13 @@ pub use violation::{Invariant, Violation};
 
 use crate::control_plane::ControlPlane;
 use crate::proxy::{Log, Mark, Request};
-use canary::Canaries;
+use declared::Declared;
 use evidence::Evidence;
 use history::{Key, Kind};
-use watch::{Shared, Source};
+use watch::{Shared, Source, sources};
 
 mod canary;
+mod declared;
 mod evidence;
 #[cfg(test)]
 mod fixture;
@@ -54,6 +53,8 @@ pub struct Scope {
     pub staleness: Duration,
     /// What the operator's clock is ahead of the true time.
     pub clock_offset: SignedDuration,
+    /// The audiences of tokens that the API server itself accepts.
+    pub api_audiences: Vec<String>,
 }
 
 impl Scope {
@@ -69,6 +70,7 @@ impl Scope {
             extra_hosts: vec![],
             staleness: Duration::from_secs(10),
             clock_offset: SignedDuration::ZERO,
+            api_audiences: vec![],
         }
     }
 }
@@ -83,24 +85,6 @@ pub struct Recorder {
     logs: Mutex<Vec<Arc<Log>>>,
     declared: Mutex<Declared>,
     runtime: Option<tokio::runtime::Runtime>,
-}
-
-/// What the test told.
-#[derive(Default)]
-struct Declared {
-    aws_failures: Vec<(Timestamp, Timestamp)>,
-    exceptions: Vec<Exception>,
-    canaries: Canaries,
-    files: Vec<PathBuf>,
-    texts: BTreeMap<String, Vec<u8>>,
-    found: Vec<Violation>,
-}
-
-struct Exception {
-    invariant: Invariant,
-    about: String,
-    from: Timestamp,
-    until: Timestamp,
 }
 
 /// A point in the logs of all proxies.
@@ -147,61 +131,6 @@ impl Recorder {
         self.logs.lock().push(log.clone());
     }
 
-    /// I5: from now on AWS refuses, lies, or does not answer.
-    pub fn aws_fails(&self) {
-        self.declared.lock().aws_failures.push((Timestamp::now(), Timestamp::MAX));
-    }
-
-    /// I5: from now on AWS is well.
-    pub fn aws_recovers(&self) {
-        if let Some((_, until)) = self.declared.lock().aws_failures.last_mut() {
-            *until = Timestamp::now();
-        }
-    }
-
-    /// From now on the invariant may be broken about this: `namespace/name`, an EcrCredential's name, or `*`; as with `Adopt` for I2.
-    pub fn allow(&self, invariant: Invariant, about: impl Into<String>) {
-        let exception = Exception { invariant, about: about.into(), from: Timestamp::now(), until: Timestamp::MAX };
-        self.declared.lock().exceptions.push(exception);
-    }
-
-    /// Ends [`allow`](Self::allow).
-    pub fn disallow(&self, invariant: Invariant, about: &str) {
-        let now = Timestamp::now();
-        let mut declared = self.declared.lock();
-        let open =
-            declared.exceptions.iter_mut().filter(|e| e.invariant == invariant && e.about == about && e.until > now);
-        open.for_each(|exception| exception.until = now);
-    }
-
-    /// I11: this must not appear outside of Secrets; `name` stands for it in a violation. At least 8 bytes.
-    pub fn canary(&self, name: &str, secret: impl AsRef<[u8]>) -> Result<()> {
-        self.declared.lock().canaries.add(name, secret.as_ref())
-    }
-
-    /// I11: a file of the operator's output, read at the end.
-    pub fn search_file(&self, path: impl Into<PathBuf>) {
-        self.declared.lock().files.push(path.into());
-    }
-
-    /// I11: a text of the operator, such as its metrics; `name` says where it comes from.
-    pub fn search_text(&self, name: &str, text: impl Into<Vec<u8>>) {
-        self.declared.lock().texts.insert(name.to_owned(), text.into());
-    }
-
-    /// I10: how often AWS was asked for a token for one identity in one region, and how often at most it should have been.
-    pub fn aws_calls(&self, identity: &str, region: &str, calls: usize, bound: usize) {
-        if calls > bound {
-            let detail = format!("{calls} calls, at most {bound} are right");
-            self.found(Violation::new(
-                Invariant::I10AwsBound,
-                format!("{identity} in {region}"),
-                Timestamp::now(),
-                detail,
-            ));
-        }
-    }
-
     pub fn mark(&self) -> Marks {
         Marks(self.logs.lock().iter().map(|log| log.mark()).collect())
     }
@@ -234,8 +163,9 @@ impl Recorder {
         self.settle().await?;
         let evidence = self.evidence();
         let mut violations = judge::judge(&evidence);
+        let granted = self.logs.lock().iter().flat_map(|log| log.granted_tokens()).collect::<Vec<_>>();
         let declared = self.declared.lock();
-        violations.extend(declared.search(&evidence)?);
+        violations.extend(declared.search(&evidence, &granted)?);
         violations.retain(|violation| !declared.exceptions.iter().any(|exception| exception.covers(violation)));
         Ok(violations)
     }
@@ -274,10 +204,6 @@ impl Recorder {
             .collect()
     }
 
-    fn found(&self, violation: Violation) {
-        self.declared.lock().found.push(violation);
-    }
-
     fn evidence(&self) -> Evidence {
         let declared = self.declared.lock();
         Evidence {
@@ -287,6 +213,9 @@ impl Recorder {
             aws_failures: declared.aws_failures.clone(),
             now: Timestamp::now(),
             found: declared.found.clone(),
+            service_accounts: declared.service_accounts.clone(),
+            tenants: declared.tenants.clone(),
+            issued: declared.issued(),
         }
     }
 }
@@ -297,37 +226,4 @@ impl Drop for Recorder {
             runtime.shutdown_background();
         }
     }
-}
-
-impl Exception {
-    fn covers(&self, violation: &Violation) -> bool {
-        self.invariant == violation.invariant
-            && (self.about == "*" || self.about == violation.about)
-            && (self.from..self.until).contains(&violation.at)
-    }
-}
-
-fn sources(scope: &Scope) -> Vec<Source> {
-    let source = |kind, path: &str, field_selector: String, in_scope: Arc<dyn Fn(&Key) -> bool + Send + Sync>| Source {
-        kind,
-        path: path.to_owned(),
-        field_selector,
-        in_scope,
-    };
-    let prefix = scope.credential_prefix.clone();
-    let all: Arc<dyn Fn(&Key) -> bool + Send + Sync> = Arc::new(|_: &Key| true);
-    let mut sources = vec![
-        source(Kind::Namespace, "/api/v1/namespaces", String::new(), all.clone()),
-        source(Kind::Event, "/api/v1/events", String::new(), all.clone()),
-        source(
-            Kind::Credential,
-            "/apis/pullsecrets.dev/v1alpha1/ecrcredentials",
-            String::new(),
-            Arc::new(move |key: &Key| key.name.starts_with(&prefix)),
-        ),
-    ];
-    for name in &scope.secret_names {
-        sources.push(source(Kind::Secret, "/api/v1/secrets", format!("metadata.name={name}"), all.clone()));
-    }
-    sources
 }

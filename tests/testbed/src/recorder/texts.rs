@@ -6,10 +6,15 @@ use super::Declared;
 use super::evidence::Evidence;
 use super::history::Kind;
 use super::violation::Violation;
-use crate::proxy::Request;
+use crate::proxy::{GrantedToken, Request};
 
 impl Declared {
-    pub(super) fn search(&self, evidence: &Evidence) -> Result<Vec<Violation>> {
+    /// Looks for what was declared, and for the tokens of ServiceAccounts that the operator was handed.
+    pub(super) fn search(&self, evidence: &Evidence, granted: &[GrantedToken]) -> Result<Vec<Violation>> {
+        let mut canaries = self.canaries.clone();
+        for GrantedToken { namespace, service_account, token, .. } in granted {
+            canaries.add(&format!("a token of the ServiceAccount {namespace}/{service_account}"), token.as_bytes())?;
+        }
         let mut texts: Vec<(String, Vec<u8>)> = vec![];
         for path in &self.files {
             let bytes =
@@ -19,7 +24,7 @@ impl Declared {
         texts.extend(self.texts.iter().map(|(name, text)| (name.clone(), text.clone())));
         texts.extend(objects(evidence));
         texts.extend(evidence.requests.iter().map(|request| (request.summary(), sent(request))));
-        self.canaries.search(texts.iter().map(|(place, text)| (&**place, &**text)), evidence.now)
+        canaries.search(texts.iter().map(|(place, text)| (&**place, &**text)), evidence.now)
     }
 }
 
@@ -57,7 +62,7 @@ mod tests {
         let mut declared = Declared::default();
         declared.canaries.add("token", TOKEN.as_bytes()).unwrap();
         let mut places: Vec<String> =
-            declared.search(&story.evidence()).unwrap().into_iter().map(|violation| violation.about).collect();
+            declared.search(&story.evidence(), &[]).unwrap().into_iter().map(|violation| violation.about).collect();
         places.dedup();
         places
     }
@@ -88,8 +93,28 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), TOKEN).unwrap();
         declared.files.push(file.path().to_owned());
-        let found = declared.search(&Story::new().evidence()).unwrap();
+        let found = declared.search(&Story::new().evidence(), &[]).unwrap();
         let places: std::collections::BTreeSet<_> = found.into_iter().map(|violation| violation.about).collect();
         assert_eq!(places, [file.path().display().to_string(), "/metrics".into()].into());
+    }
+
+    #[test]
+    fn a_service_accounts_token_is_to_be_found_nowhere() {
+        let granted = GrantedToken {
+            namespace: "a".into(),
+            service_account: "puller".into(),
+            audiences: vec![],
+            token: TOKEN.into(),
+            expires: None,
+        };
+        let mut told = credential();
+        told["status"] = json!({"message": TOKEN});
+        let evidence = Story::new().credential(told).evidence();
+        let found = Declared::default().search(&evidence, &[granted]).unwrap();
+        assert!(!found.is_empty());
+        for violation in found {
+            assert_eq!(violation.about, "Credential platform");
+            assert!(violation.detail.contains("a token of the ServiceAccount a/puller"), "{violation}");
+        }
     }
 }

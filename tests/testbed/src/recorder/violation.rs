@@ -7,7 +7,8 @@ use jiff::Timestamp;
 /// What must always hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Invariant {
-    /// Every mutating request is for an allowed Secret in a selected namespace, the own status, the own Lease, or an Event.
+    /// Every mutating request is for an allowed Secret in a selected namespace, the own status, the own Lease, or an Event; every
+    /// token that is asked for is one of an allowed ServiceAccount, for AWS alone.
     I1Scope,
     /// A Secret without our marks keeps its resourceVersion.
     I2Foreign,
@@ -29,6 +30,8 @@ pub enum Invariant {
     I14TrueStatus,
     /// The operator is never refused for lack of rights.
     I16Rbac,
+    /// No version of any Secret in a tenant's namespace holds a login that AWS issued to somebody else.
+    I17Tenancy,
 }
 
 /// One broken invariant.

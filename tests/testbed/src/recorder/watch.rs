@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::Scope;
 use super::history::{History, Key, Kind, Version};
 
 /// Nothing tells when an API server that is away comes back.
@@ -134,4 +135,30 @@ impl Source {
 
 fn is_too_old(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(kube::Error::Api(status)) if status.code == 410)
+}
+
+/// All that a recorder of this scope follows.
+pub(super) fn sources(scope: &Scope) -> Vec<Source> {
+    let source = |kind, path: &str, field_selector: String, in_scope: Arc<dyn Fn(&Key) -> bool + Send + Sync>| Source {
+        kind,
+        path: path.to_owned(),
+        field_selector,
+        in_scope,
+    };
+    let prefix = scope.credential_prefix.clone();
+    let all: Arc<dyn Fn(&Key) -> bool + Send + Sync> = Arc::new(|_: &Key| true);
+    let mut sources = vec![
+        source(Kind::Namespace, "/api/v1/namespaces", String::new(), all.clone()),
+        source(Kind::Event, "/api/v1/events", String::new(), all.clone()),
+        source(
+            Kind::Credential,
+            "/apis/pullsecrets.dev/v1alpha1/ecrcredentials",
+            String::new(),
+            Arc::new(move |key: &Key| key.name.starts_with(&prefix)),
+        ),
+    ];
+    for name in &scope.secret_names {
+        sources.push(source(Kind::Secret, "/api/v1/secrets", format!("metadata.name={name}"), all.clone()));
+    }
+    sources
 }

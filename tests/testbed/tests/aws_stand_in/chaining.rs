@@ -1,16 +1,14 @@
-//! AssumeRole from a session: external ids, tags, source identities, durations, session policies.
+//! AssumeRole from a session: external ids, durations, names, session policies.
 
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
 use aws_sdk_sts::operation::assume_role::builders::AssumeRoleFluentBuilder;
-use aws_sdk_sts::types::Tag;
 use testbed::aws::{AwsStandIn, Permissions, PrincipalTrust, Role, Trust};
 
 use crate::clients::*;
 
 const TARGET: &str = "arn:aws:iam::999988887777:role/images";
-const FURTHER: &str = "arn:aws:iam::555566667777:role/further";
 
 fn trust() -> PrincipalTrust {
     Trust::principal(ROLE)
@@ -23,10 +21,6 @@ async fn ask(aws: &AwsStandIn, from: &Credentials) -> AssumeRoleFluentBuilder {
 
 async fn send(call: AssumeRoleFluentBuilder) -> Result<Credentials, String> {
     call.send().await.map(|answer| credentials(answer.credentials())).map_err(|error| code(&error))
-}
-
-fn tag(key: &str, value: &str) -> Tag {
-    Tag::builder().key(key).value(value).build().unwrap()
 }
 
 #[tokio::test]
@@ -55,42 +49,6 @@ async fn an_external_id_must_be_the_one_that_is_asked_for() {
 }
 
 #[tokio::test]
-async fn tags_need_leave_and_transitive_ones_go_on() {
-    let (aws, _, from) = good_session().await;
-    aws.add_role(Role::new(TARGET).trusting(trust()));
-    let tagged =
-        async || ask(&aws, &from).await.tags(tag("team", "a")).tags(tag("env", "test")).transitive_tag_keys("team");
-    assert_eq!(send(tagged().await).await.unwrap_err(), "AccessDenied");
-    aws.add_role(Role::new(TARGET).trusting(trust().allow_tags()));
-    let first = send(tagged().await).await.unwrap();
-    aws.add_role(Role::new(FURTHER).trusting(Trust::principal(TARGET).require_tag("team", "a")));
-    let further = || async { ask(&aws, &first).await.role_arn(FURTHER) };
-    let second = send(further().await).await.unwrap();
-    let sessions = aws.sessions();
-    let session = sessions.iter().find(|session| session.access_key == second.access_key_id()).unwrap();
-    assert_eq!(session.tags.iter().collect::<Vec<_>>(), [(&"team".to_owned(), &"a".to_owned())]);
-    assert_eq!(send(further().await.tags(tag("team", "b"))).await.unwrap_err(), "InvalidParameterValue");
-    let unknown_key = ask(&aws, &from).await.transitive_tag_keys("nothing");
-    assert_eq!(send(unknown_key).await.unwrap_err(), "InvalidParameterValue");
-}
-
-#[tokio::test]
-async fn a_source_identity_needs_leave_and_sticks() {
-    let (aws, _, from) = good_session().await;
-    aws.add_role(Role::new(TARGET).trusting(trust()));
-    assert_eq!(send(ask(&aws, &from).await.source_identity("alice")).await.unwrap_err(), "AccessDenied");
-    aws.add_role(Role::new(TARGET).trusting(trust().require_source_identity("alice")));
-    assert_eq!(send(ask(&aws, &from).await).await.unwrap_err(), "AccessDenied");
-    let alice = send(ask(&aws, &from).await.source_identity("alice")).await.unwrap();
-    aws.add_role(Role::new(FURTHER).trusting(Trust::principal(TARGET).allow_source_identity()));
-    assert_eq!(
-        send(ask(&aws, &alice).await.role_arn(FURTHER).source_identity("bob")).await.unwrap_err(),
-        "AccessDenied"
-    );
-    assert!(send(ask(&aws, &alice).await.role_arn(FURTHER)).await.is_ok());
-}
-
-#[tokio::test]
 async fn durations_and_names_are_bounded() {
     let (aws, issuer, from) = good_session().await;
     aws.add_role(Role::new(TARGET).trusting(trust()).with_max_session(Duration::from_secs(43200)));
@@ -98,17 +56,41 @@ async fn durations_and_names_are_bounded() {
         let answer = send(ask(&aws, &from).await.duration_seconds(seconds)).await;
         assert_eq!(answer.map_or_else(|code| code, |_| "OK".to_owned()), expected, "{seconds} s by chaining");
     }
+    let error = ask(&aws, &from).await.duration_seconds(7200).send().await.unwrap_err();
+    let words = "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining";
+    assert_eq!(message(&error), words);
     for (name, expected) in [("a", "ValidationError"), ("a:b", "ValidationError"), ("a_+=,.@-9", "OK")] {
         let answer = send(ask(&aws, &from).await.role_session_name(name)).await;
         assert_eq!(answer.map_or_else(|code| code, |_| "OK".to_owned()), expected, "{name}");
     }
-    let long = sts(&aws, None).await.assume_role_with_web_identity().role_arn(ROLE).role_session_name("long");
-    let answer = long.web_identity_token(good_token(&issuer)).duration_seconds(7200).send().await;
-    assert_eq!(code(&answer.unwrap_err()), "ValidationError", "longer than the role's own limit");
+    for (longest, asked, expected) in [(3600, 7200, false), (43200, 43200, true), (43200, 43201, false)] {
+        let trust = Trust::web_identity(ISSUER, SUBJECT, AUDIENCE);
+        aws.add_role(Role::new(ROLE).trusting(trust).with_max_session(Duration::from_secs(longest)));
+        let long = sts(&aws, None).await.assume_role_with_web_identity().role_arn(ROLE).role_session_name("long");
+        let answer = long.web_identity_token(good_token(&issuer)).duration_seconds(asked).send().await;
+        let code = answer.as_ref().map_or_else(code, |_| "OK".to_owned());
+        assert_eq!(code, if expected { "OK" } else { "ValidationError" }, "{asked} s of {longest} s");
+    }
 }
 
 #[tokio::test]
-async fn a_session_policy_must_parse_and_narrows() {
+async fn only_the_arn_of_a_role_in_the_same_partition_will_do() {
+    let (aws, _, from) = good_session().await;
+    let cases = [
+        ("arn:aws:iam::999988887777:user/images", "ValidationError"),
+        ("arn:aws:iam::999988887777:role/", "ValidationError"),
+        ("arn:aws:iam::99998888:role/images", "ValidationError"),
+        ("arn:aws-cn:iam::999988887777:role/images", "ValidationError"),
+        // STS does not tell a role that does not exist from one that does not trust.
+        ("arn:aws:iam::999988887777:role/nobody", "AccessDenied"),
+    ];
+    for (arn, expected) in cases {
+        assert_eq!(send(ask(&aws, &from).await.role_arn(arn)).await.unwrap_err(), expected, "{arn}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_policy_must_parse_and_narrows_and_is_remembered() {
     let (aws, _, from) = good_session().await;
     aws.add_role(Role::new(TARGET).trusting(trust()));
     for broken in ["{", r#"{"Version":"2012-10-17"}"#, r#"{"Version":"now","Statement":[]}"#] {
@@ -118,8 +100,21 @@ async fn a_session_policy_must_parse_and_narrows() {
             "{broken}"
         );
     }
-    let policy = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"ecr:Get*","Resource":"*"}]}"#;
-    let narrow = send(ask(&aws, &from).await.policy(policy)).await.unwrap();
+    let padded = |length: usize| format!("{:length$}", policy("ecr:Get*"));
+    assert_eq!(send(ask(&aws, &from).await.policy(padded(2049))).await.unwrap_err(), "ValidationError");
+    assert_eq!(send(ask(&aws, &from).await.policy(padded(2048))).await.unwrap_err(), "PackedPolicyTooLarge");
+    let narrow = send(ask(&aws, &from).await.policy(policy("ecr:Get*"))).await.unwrap();
     assert_eq!(ecr_code(&aws, "eu-west-1", &narrow).await, "OK");
     assert_eq!(public_code(&aws, "us-east-1", &narrow).await, "AccessDeniedException");
+    let sessions = aws.sessions();
+    let session = sessions.iter().find(|session| session.access_key == narrow.access_key_id()).unwrap();
+    assert_eq!(session.session_policy(), Some(policy("ecr:Get*").as_str()));
+    let answer = ask(&aws, &from).await.policy(policy("ecr:Get*")).send().await.unwrap();
+    #[allow(deprecated, reason = "its successor measures something else, and AWS still sends this")]
+    let size = answer.packed_policy_size();
+    assert_eq!(size, Some(6), "AWS's own example, of about 100 characters, takes 6 %");
+}
+
+fn policy(action: &str) -> String {
+    format!(r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Action":"{action}","Resource":"*"}}]}}"#)
 }

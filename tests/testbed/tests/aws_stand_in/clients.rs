@@ -15,10 +15,16 @@ pub const HOUR: SignedDuration = SignedDuration::from_hours(1);
 /// A stand-in with one role that trusts one ServiceAccount of one issuer.
 pub fn stand_in() -> (AwsStandIn, Issuer) {
     let aws = AwsStandIn::start().unwrap();
+    let issuer = trusted_issuer(&aws);
+    (aws, issuer)
+}
+
+/// An issuer, and the one role that trusts it.
+pub fn trusted_issuer(aws: &AwsStandIn) -> Issuer {
     let issuer = Issuer::new(ISSUER).unwrap();
     aws.set_jwks(ISSUER, &issuer.jwks().unwrap());
     aws.add_role(Role::new(ROLE).trusting(Trust::web_identity(ISSUER, SUBJECT, AUDIENCE)));
-    (aws, issuer)
+    issuer
 }
 
 pub fn good_token(issuer: &Issuer) -> String {
@@ -86,4 +92,9 @@ pub async fn public_code(aws: &AwsStandIn, region: &str, credentials: &Credentia
 /// The service's error code, or `-` where the failure has none.
 pub fn code(error: &impl ProvideErrorMetadata) -> String {
     error.code().unwrap_or("-").to_owned()
+}
+
+/// The service's own words.
+pub fn message(error: &impl ProvideErrorMetadata) -> String {
+    error.message().unwrap_or_default().to_owned()
 }

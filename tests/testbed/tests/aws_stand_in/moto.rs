@@ -58,6 +58,69 @@ async fn moto_and_the_stand_in_answer_in_the_same_shape() {
     assert!(moto.log().contains("POST / HTTP/1.1"));
 }
 
+/// What the SDK made of the answers to AssumeRole and GetCallerIdentity, without what must differ. moto knows no source
+/// identity.
+#[derive(Debug, PartialEq)]
+struct Chained {
+    arn: Option<String>,
+    assumed_role_id: Option<String>,
+    access_key: String,
+    session_token: bool,
+    seconds: i64,
+    /// ARN and account.
+    caller: (Option<String>, Option<String>),
+    caller_id: Option<String>,
+}
+
+/// Letters and digits as `A` and `9`, so that ids of the same form are the same.
+fn form(id: &str) -> String {
+    let (letters, name) = id.split_once(':').map_or((id, ""), |(letters, name)| (letters, name));
+    let random = letters.get(4..).unwrap_or_default();
+    let all_upper = random.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+    format!("{}+{} {all_upper} {name}", letters.get(..4).unwrap_or_default(), random.len())
+}
+
+async fn chained(sts_endpoint: &str, key: Credentials, role: &str) -> Chained {
+    let sts = aws_sdk_sts::Client::new(&config("eu-west-1", sts_endpoint.to_owned(), Some(key)).await);
+    let policy = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"ecr:*","Resource":"*"}]}"#;
+    let tag = aws_sdk_sts::types::Tag::builder().key("team").value("a").build().unwrap();
+    let call = sts.assume_role().role_arn(role).role_session_name("twins").external_id("tenant-7").policy(policy);
+    let call = call.duration_seconds(900).tags(tag).transitive_tag_keys("team").source_identity("ops");
+    let answer = call.send().await.unwrap();
+    let session = credentials(answer.credentials());
+    let expires = answer.credentials().unwrap().expiration().secs() - jiff::Timestamp::now().as_second();
+    let user = answer.assumed_role_user();
+    let (key_id, token) = (session.access_key_id().to_owned(), session.session_token().map(str::to_owned));
+    let sts = aws_sdk_sts::Client::new(&config("eu-west-1", sts_endpoint.to_owned(), Some(session)).await);
+    let caller = sts.get_caller_identity().send().await.unwrap();
+    Chained {
+        arn: user.map(|user| user.arn().to_owned()),
+        assumed_role_id: user.map(|user| form(user.assumed_role_id())),
+        access_key: form(&key_id),
+        session_token: token.is_some_and(|token| token.len() > 100),
+        // Within a second or two of what was asked for.
+        seconds: (expires + 5) / 10 * 10,
+        caller: (caller.arn().map(str::to_owned), caller.account().map(str::to_owned)),
+        caller_id: caller.user_id().map(form),
+    }
+}
+
+#[tokio::test]
+async fn moto_and_the_stand_in_chain_roles_in_the_same_shape() {
+    use testbed::aws::{Permissions, Role, Trust};
+    let moto = Moto::start().await.unwrap();
+    let (aws, _) = stand_in();
+    let (user, target) = ("arn:aws:iam::123456789012:user/puller", "arn:aws:iam::123456789012:role/images");
+    aws.create_user(user, Permissions::pull());
+    let key = aws.create_access_key(user).unwrap();
+    let trust = Trust::principal(user).external_id("tenant-7").require_tag("team", "a").require_source_identity("ops");
+    aws.add_role(Role::new(target).trusting(trust));
+    let key = Credentials::new(key.id, key.secret, None, None, "testbed");
+    let of_moto = chained(moto.endpoint(), key.clone(), target).await;
+    let of_ours = chained(&aws.endpoint(Service::Sts), key, target).await;
+    assert_eq!(of_moto, of_ours);
+}
+
 #[tokio::test]
 async fn motos_token_expired_in_2015() {
     let moto = Moto::start().await.unwrap();

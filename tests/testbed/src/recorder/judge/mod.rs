@@ -8,6 +8,7 @@ pub(super) use credentials::is_collected;
 mod credentials;
 mod requests;
 mod secrets;
+mod tenancy;
 mod well_formed;
 
 /// Everything that was wrong, in the order of the invariants.
@@ -22,6 +23,7 @@ pub(super) fn judge(evidence: &Evidence) -> Vec<Violation> {
         credentials::deletion,
         credentials::true_status,
         credentials::small_status,
+        tenancy::tenancy,
     ];
     let mut violations = evidence.found.clone();
     violations.extend(checks.iter().flat_map(|check| check(evidence)));

@@ -2,14 +2,17 @@
 
 use http::Method;
 
+use super::super::declared::Account;
 use super::super::evidence::Evidence;
 use super::super::history::{Key, Kind};
 use super::super::violation::{Invariant, Violation};
 use crate::proxy::Request;
 
-/// I1: every mutating request is for an allowed Secret in a selected namespace, the own status, the own Lease, or an Event.
+/// I1: every mutating request is for an allowed Secret in a selected namespace, the own status, the own Lease, or an Event, and
+/// every token that is asked for is one of an allowed ServiceAccount.
 pub(super) fn scope(evidence: &Evidence) -> Vec<Violation> {
-    let mutations = evidence.requests.iter().filter(|request| request.is_mutation());
+    let is_judged = |request: &&Request| request.is_mutation() || request.is_token_request();
+    let mutations = evidence.requests.iter().filter(is_judged);
     let outside = mutations.filter_map(|request| Some((request, out_of_scope(evidence, request)?)));
     outside.map(|(request, why)| violation(Invariant::I1Scope, request, &why)).collect()
 }
@@ -30,6 +33,7 @@ fn out_of_scope(evidence: &Evidence, request: &Request) -> Option<String> {
     let target = &request.target;
     match (&*target.group, &*target.resource, &*target.subresource) {
         ("", "secrets", "") => secret_out_of_scope(evidence, request),
+        ("", "serviceaccounts", "token") if request.is_token_request() => token_out_of_scope(evidence, request),
         ("pullsecrets.dev", "ecrcredentials", "status")
             if target.name.starts_with(&evidence.scope.credential_prefix) =>
         {
@@ -55,6 +59,25 @@ fn secret_out_of_scope(evidence: &Evidence, request: &Request) -> Option<String>
     let applies = request.method == Method::PATCH && request.content_type.starts_with("application/apply-patch");
     (!applies && request.method != Method::DELETE)
         .then(|| format!("neither an apply nor a deletion, but {}", request.content_type))
+}
+
+fn token_out_of_scope(evidence: &Evidence, request: &Request) -> Option<String> {
+    let (namespace, name) = (&*request.target.namespace, &*request.target.name);
+    let is_declared = |account: &Account| {
+        account.name == name && account.namespace.as_deref().is_none_or(|declared| declared == namespace)
+    };
+    if !evidence.service_accounts.iter().any(is_declared) {
+        return Some("a ServiceAccount that is not allowed".into());
+    }
+    if !evidence.names_account(namespace, name, request.started) {
+        return Some("a ServiceAccount that no EcrCredential names".into());
+    }
+    let audiences = request.body.as_ref().and_then(|body| body["spec"]["audiences"].as_array());
+    let audiences: Vec<&str> = audiences.into_iter().flatten().filter_map(|audience| audience.as_str()).collect();
+    // Without an audience the token is for the API server.
+    let is_its_own = |audience: &&str| evidence.scope.api_audiences.iter().any(|own| own == audience);
+    (audiences.is_empty() || audiences.iter().any(is_its_own))
+        .then(|| format!("a token that the API server itself accepts, with the audiences {audiences:?}"))
 }
 
 fn is_own_lease(evidence: &Evidence, request: &Request) -> bool {
@@ -117,6 +140,8 @@ mod tests {
             (Method::PATCH, "/apis/coordination.k8s.io/v1/namespaces/operator/leases/other".into()),
             (Method::DELETE, "/apis/events.k8s.io/v1/namespaces/default/events/e".into()),
             (Method::PATCH, "/api/v1/namespaces/a".into()),
+            (Method::POST, "/api/v1/namespaces/a/serviceaccounts/puller/token".into()),
+            (Method::PATCH, "/api/v1/namespaces/a/serviceaccounts/puller".into()),
         ];
         for (method, path) in cases {
             let story = Story::new().operator_sends(method.clone(), &path, json!({}));
@@ -132,6 +157,42 @@ mod tests {
         assert_eq!(scope(&late(1).operator_writes(secret().value("2")).evidence()), []);
         assert_eq!(scope(&late(60).operator_writes(secret().value("2")).evidence()).len(), 1);
         assert_eq!(scope(&late(60).operator_deletes().evidence()), []);
+    }
+
+    fn token_request(path: &str, audiences: serde_json::Value) -> Story {
+        let mut story = Story::new();
+        story.scope.api_audiences = vec!["https://kubernetes.default.svc".into()];
+        story.service_accounts = vec![
+            Account { namespace: Some("ops".into()), name: "puller".into() },
+            Account { namespace: None, name: "tenant".into() },
+        ];
+        let mut named = credential();
+        named["spec"]["auth"] = json!({"serviceAccount": {"namespace": "ops", "name": "puller"}});
+        named["spec"]["registries"][0]["auth"] = json!({"serviceAccount": {"fromTargetNamespace": "tenant"}});
+        let body = json!({"spec": {"audiences": audiences}});
+        story.credential(named).operator_sends(Method::POST, path, body)
+    }
+
+    #[test]
+    fn a_token_is_asked_for_only_where_it_is_allowed_and_named_and_not_for_the_api_server() {
+        let aws = || json!(["sts.amazonaws.com"]);
+        let path = |namespace: &str, name: &str| format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");
+        let cases = [
+            (path("ops", "puller"), aws(), ""),
+            (path("a", "tenant"), aws(), ""),
+            (path("ops", "other"), aws(), "not allowed"),
+            (path("elsewhere", "puller"), aws(), "not allowed"),
+            (path("c", "tenant"), aws(), "no EcrCredential names"),
+            (path("ops", "tenant"), aws(), "no EcrCredential names"),
+            (path("ops", "puller"), json!([]), "the API server itself accepts"),
+            (path("ops", "puller"), json!(["sts.amazonaws.com", "https://kubernetes.default.svc"]), "itself accepts"),
+        ];
+        for (path, audiences, expected) in cases {
+            let violations = scope(&token_request(&path, audiences.clone()).evidence());
+            let detail = violations.first().map(|violation| &*violation.detail).unwrap_or_default();
+            assert_eq!(violations.is_empty(), expected.is_empty(), "{path} {audiences}: {detail}");
+            assert!(detail.contains(expected), "{path} {audiences}: {detail}");
+        }
     }
 
     #[test]

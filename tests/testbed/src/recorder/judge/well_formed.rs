@@ -85,7 +85,7 @@ fn expected_hosts(evidence: &Evidence, secret: &Version, at: Timestamp) -> Optio
     let mut expected: BTreeSet<String> = evidence.scope.extra_hosts.iter().cloned().collect();
     let credentials = visible_at(evidence.owner_of(secret), at, evidence.scope.staleness);
     for credential in credentials.filter(|credential| !credential.deleted) {
-        expected.extend(configured_hosts(credential, &evidence.scope.defaults)?);
+        expected.extend(configured_hosts(credential, &evidence.scope.defaults, evidence.tenant_account(secret))?);
     }
     Some(expected)
 }
@@ -96,7 +96,7 @@ fn incomplete(evidence: &Evidence, secret: &Version) -> Option<String> {
     let credential =
         versions.last().filter(|last| !last.deleted && is_ready(last) && is_settled(evidence, versions))?;
     let auths = auths(secret).ok()?;
-    let expected = configured_hosts(credential, &evidence.scope.defaults)?;
+    let expected = configured_hosts(credential, &evidence.scope.defaults, evidence.tenant_account(secret))?;
     let missing: Vec<&String> = expected.iter().filter(|host| !auths.contains_key(*host)).collect();
     (!missing.is_empty()).then(|| format!("the EcrCredential is Ready, yet these hosts are missing: {missing:?}"))
 }

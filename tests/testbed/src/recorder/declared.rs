@@ -1,0 +1,143 @@
+//! What a test tells the recorder: what goes wrong on purpose, what must stay secret, what belongs to whom.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+
+use anyhow::Result;
+use jiff::Timestamp;
+
+use super::Recorder;
+use super::canary::Canaries;
+use super::violation::{Invariant, Violation};
+use crate::aws::AwsStandIn;
+
+/// What the test told.
+#[derive(Default)]
+pub(super) struct Declared {
+    pub(super) aws_failures: Vec<(Timestamp, Timestamp)>,
+    pub(super) exceptions: Vec<Exception>,
+    pub(super) canaries: Canaries,
+    pub(super) files: Vec<PathBuf>,
+    pub(super) texts: BTreeMap<String, Vec<u8>>,
+    pub(super) found: Vec<Violation>,
+    pub(super) service_accounts: Vec<Account>,
+    pub(super) tenants: BTreeMap<String, BTreeSet<String>>,
+    aws: Option<AwsStandIn>,
+}
+
+/// A ServiceAccount whose tokens the operator may ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Account {
+    /// `None` is any namespace.
+    pub(super) namespace: Option<String>,
+    pub(super) name: String,
+}
+
+/// Whom AWS issued a login to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Holder {
+    pub(super) role: Option<String>,
+    pub(super) principal: String,
+}
+
+pub(super) struct Exception {
+    invariant: Invariant,
+    about: String,
+    from: Timestamp,
+    until: Timestamp,
+}
+
+impl Recorder {
+    /// I5: from now on AWS refuses, lies, or does not answer.
+    pub fn aws_fails(&self) {
+        self.declared.lock().aws_failures.push((Timestamp::now(), Timestamp::MAX));
+    }
+
+    /// I5: from now on AWS is well.
+    pub fn aws_recovers(&self) {
+        if let Some((_, until)) = self.declared.lock().aws_failures.last_mut() {
+            *until = Timestamp::now();
+        }
+    }
+
+    /// From now on the invariant may be broken about this: `namespace/name`, an EcrCredential's name, or `*`; as with `Adopt` for I2.
+    pub fn allow(&self, invariant: Invariant, about: impl Into<String>) {
+        let exception = Exception { invariant, about: about.into(), from: Timestamp::now(), until: Timestamp::MAX };
+        self.declared.lock().exceptions.push(exception);
+    }
+
+    /// Ends [`allow`](Self::allow).
+    pub fn disallow(&self, invariant: Invariant, about: &str) {
+        let now = Timestamp::now();
+        let mut declared = self.declared.lock();
+        let open =
+            declared.exceptions.iter_mut().filter(|e| e.invariant == invariant && e.about == about && e.until > now);
+        open.for_each(|exception| exception.until = now);
+    }
+
+    /// I11: this must not appear outside of Secrets; `name` stands for it in a violation. At least 8 bytes.
+    pub fn canary(&self, name: &str, secret: impl AsRef<[u8]>) -> Result<()> {
+        self.declared.lock().canaries.add(name, secret.as_ref())
+    }
+
+    /// I11: a file of the operator's output, read at the end.
+    pub fn search_file(&self, path: impl Into<PathBuf>) {
+        self.declared.lock().files.push(path.into());
+    }
+
+    /// I11: a text of the operator, such as its metrics; `name` says where it comes from.
+    pub fn search_text(&self, name: &str, text: impl Into<Vec<u8>>) {
+        self.declared.lock().texts.insert(name.to_owned(), text.into());
+    }
+
+    /// I10: how often AWS was asked for a token for one identity in one region, and how often at most it should have been.
+    pub fn aws_calls(&self, identity: &str, region: &str, calls: usize, bound: usize) {
+        if calls > bound {
+            let detail = format!("{calls} calls, at most {bound} are right");
+            self.found(Violation::new(
+                Invariant::I10AwsBound,
+                format!("{identity} in {region}"),
+                Timestamp::now(),
+                detail,
+            ));
+        }
+    }
+
+    /// I1: the operator may ask for tokens of this ServiceAccount, `None` for that of every namespace, as long as an EcrCredential
+    /// names it.
+    pub fn allow_tokens_of(&self, namespace: Option<&str>, service_account: &str) {
+        let account = Account { namespace: namespace.map(str::to_owned), name: service_account.to_owned() };
+        self.declared.lock().service_accounts.push(account);
+    }
+
+    /// I17: the Secrets of this namespace may hold logins that AWS issued to this role or user, and to nobody else who is not
+    /// declared for it as well.
+    pub fn tenant(&self, namespace: &str, arn: &str) {
+        self.declared.lock().tenants.entry(namespace.to_owned()).or_default().insert(arn.to_owned());
+    }
+
+    /// I17: who issues the logins.
+    pub fn issued_by(&self, aws: &AwsStandIn) {
+        self.declared.lock().aws = Some(aws.clone());
+    }
+
+    pub(super) fn found(&self, violation: Violation) {
+        self.declared.lock().found.push(violation);
+    }
+}
+
+impl Declared {
+    /// Whom each login was issued to, by what kubelet reads as `auth`.
+    pub(super) fn issued(&self) -> HashMap<String, Holder> {
+        let tokens = self.aws.iter().flat_map(AwsStandIn::tokens);
+        tokens.map(|token| (token.auth, Holder { role: token.role, principal: token.principal })).collect()
+    }
+}
+
+impl Exception {
+    pub(super) fn covers(&self, violation: &Violation) -> bool {
+        self.invariant == violation.invariant
+            && (self.about == "*" || self.about == violation.about)
+            && (self.from..self.until).contains(&violation.at)
+    }
+}
