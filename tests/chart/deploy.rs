@@ -26,7 +26,7 @@ async fn every_sample_is_accepted_and_can_be_done() {
     let client = plane.admin_client().unwrap();
     let samples = files("deploy/samples");
     assert!(samples.len() >= 6);
-    let limits = Limits { region: Some(Region::parse("eu-west-1").unwrap()), secret_names: None, namespaces: None };
+    let limits = Limits { region: Some(Region::parse("eu-west-1").unwrap()), ..Limits::default() };
     let mut names = BTreeSet::new();
     for file in samples {
         for sample in documents(&read(&file)) {
