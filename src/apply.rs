@@ -101,13 +101,14 @@ impl Writer {
         Self { client, all, slots: slots(concurrency), timeout }
     }
 
-    /// Does what a verdict says. A verdict that says to do nothing is answered with [`WriteError::Stale`], which asks for
-    /// a fresh look.
+    /// Does what a verdict says, when its turn comes and `begin` says so. A verdict that says to do nothing is answered with
+    /// [`WriteError::Stale`], which asks for a fresh look.
     pub async fn perform(
         &self,
         place: &Place,
         verdict: &Verdict,
         desired: Option<&Desired>,
+        begin: impl FnOnce() -> bool,
     ) -> Result<Written, WriteError> {
         let work = async {
             match (verdict, desired) {
@@ -121,6 +122,9 @@ impl Writer {
         // Semaphores that are never closed.
         let _place = self.all.acquire().await.ok();
         let slot = self.slots.acquire().await.ok();
+        if !begin() {
+            return Err(WriteError::Stale);
+        }
         let mut work = std::pin::pin!(tokio::time::timeout(self.timeout, work));
         let ended = match tokio::time::timeout(SLOW, &mut work).await {
             Ok(ended) => ended,

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -28,6 +29,9 @@ pub struct Cli {
 pub enum Command {
     /// Runs the controller.
     Run(Box<RunArgs>),
+    /// Says what is wrong: which identity, which passwords and until when, which namespaces lack them and why, which permission
+    /// is missing. Ends with 0 when all is well, 1 when there are problems, 2 when it could not check.
+    Check(Box<CheckArgs>),
     /// Prints the CustomResourceDefinition as YAML.
     Crd,
 }
@@ -100,6 +104,53 @@ pub struct AwsArgs {
     /// See `web_identity_token_file`.
     #[arg(env = "AWS_ROLE_SESSION_NAME", long, hide = true)]
     pub role_session_name: Option<String>,
+}
+
+/// The flags of `check`.
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// The EcrCredential to check. Default: all of them.
+    pub name: Option<String>,
+
+    /// The form of the report.
+    #[arg(long, short, default_value = "text", value_enum)]
+    pub output: Output,
+
+    /// Asks nothing of AWS.
+    #[arg(long)]
+    pub offline: bool,
+
+    /// See [`ScopeArgs`].
+    #[command(flatten)]
+    pub scope: ScopeArgs,
+
+    /// See [`AwsArgs`].
+    #[command(flatten)]
+    pub aws: AwsArgs,
+
+    /// Checks only the EcrCredentials with these labels, as the operator serves only these.
+    #[arg(long, env = "ECO_CREDENTIAL_SELECTOR", help_heading = "Scope")]
+    pub credential_selector: Option<String>,
+
+    /// The operator's pod, in which this runs; none elsewhere.
+    #[arg(env = "POD_NAME", long, hide = true)]
+    pub replica_name: Option<String>,
+}
+
+/// The form of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl CheckArgs {
+    /// Whether this runs with the operator's rights and identity.
+    pub fn is_in_operator_pod(&self) -> bool {
+        self.replica_name.as_deref().is_some_and(|name| !name.is_empty())
+    }
 }
 
 /// The flags of `run`.
@@ -186,6 +237,12 @@ impl ScopeArgs {
         (!self.namespaces.is_empty()).then(|| self.namespaces.iter().map(|name| name.as_str().into()).collect())
     }
 
+    /// Whether nothing was said.
+    pub fn is_default(&self) -> bool {
+        let names = !self.all_secret_names && self.secret_names == [DEFAULT_SECRET_NAME];
+        names && self.namespaces.is_empty() && self.service_accounts.is_empty() && self.credentials_secrets.is_empty()
+    }
+
     /// Whose identities may be used besides the operator's own.
     pub fn lent(&self) -> Lent {
         Lent {
@@ -244,9 +301,11 @@ fn url(text: &str) -> Result<Url, String> {
 /// Reads a file of certificates, and makes sure that there are some.
 fn certificates(path: &Path) -> Result<Vec<u8>, String> {
     let pem = std::fs::read(path).map_err(|error| format!("--aws-ca-bundle {}: {error}", path.display()))?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match certificates {
-        Ok(found) if !found.is_empty() => Ok(pem),
+    // The SDK does not survive a certificate that it cannot read.
+    let mut roots = RootCertStore::empty();
+    let readable = CertificateDer::pem_slice_iter(&pem).all(|found| found.is_ok_and(|found| roots.add(found).is_ok()));
+    match roots.is_empty() {
+        false if readable => Ok(pem),
         _ => Err(format!("--aws-ca-bundle {} has no readable certificate in PEM", path.display())),
     }
 }
@@ -284,6 +343,13 @@ pub fn identity_hints() -> Vec<String> {
         "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     ];
     VARIABLES.iter().map(|name| format!("{name}={}", std::env::var(name).unwrap_or_default())).collect()
+}
+
+/// Whether a URL is that of a proxy that the environment names.
+pub fn is_proxy_of_environment(url: &str) -> bool {
+    const VARIABLES: [&str; 6] = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+    let plain = |text: &str| text.trim_end_matches('/').to_owned();
+    VARIABLES.iter().filter_map(|name| std::env::var(name).ok()).any(|value| plain(&value) == plain(url))
 }
 
 /// This replica's name where neither flag nor variable gives one.

@@ -42,7 +42,7 @@ impl ApiServer {
 
     async fn request_token(&self, account: &Account) -> Result<SecretString, TokenError> {
         let Account { namespace, name, uid, audiences, .. } = account;
-        let what = format!("a token for ServiceAccount {namespace}/{name}");
+        let what = format!("ServiceAccount {namespace}/{name}");
         let spec = TokenRequestSpec {
             audiences: Some(audiences.clone()),
             expiration_seconds: Some(TOKEN_SECONDS),
@@ -51,16 +51,15 @@ impl ApiServer {
         let mut body = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
         // Of one that was deleted and made again the API server says so, and the watch brings us its new identity.
         body.metadata.uid = Some(uid.to_string());
-        let body = serde_json::to_vec(&body).map_err(|_| TokenError::Unreadable(what.clone()))?;
+        let body = serde_json::to_vec(&body).map_err(|_| unreadable(&what))?;
         let request = Request::new(ServiceAccount::url_path(&(), Some(namespace)))
             .create_subresource("token", name, &PostParams::default(), body)
-            .map_err(|_| TokenError::Unavailable(what.clone()))?;
+            .map_err(|_| unreadable(&what))?;
         let text = self.text(request).await.map_err(|error| {
             let right = format!("create serviceaccounts/token for {name} in namespace {namespace}");
             refused(&error, &what, &right, "auth.serviceAccounts")
         })?;
-        let answer: Answer =
-            serde_json::from_str(&text).map_err(|_| TokenError::Unreadable(format!("the answer about {what}")))?;
+        let answer: Answer = serde_json::from_str(&text).map_err(|_| unreadable(&what))?;
         Ok(answer.status.token)
     }
 
@@ -69,12 +68,11 @@ impl ApiServer {
         let what = format!("Secret {namespace}/{name}");
         let request = Request::new(Secret::url_path(&(), Some(namespace)))
             .get(name, &GetParams::default())
-            .map_err(|_| TokenError::Unavailable(what.clone()))?;
+            .map_err(|_| unreadable(&what))?;
         let text = self.text(request).await.map_err(|error| {
             refused(&error, &what, &format!("get the Secret {name} in namespace {namespace}"), "auth.secrets")
         })?;
-        let secret: Stored =
-            serde_json::from_str(&text).map_err(|_| TokenError::Unreadable(format!("the answer about {what}")))?;
+        let secret: Stored = serde_json::from_str(&text).map_err(|_| unreadable(&what))?;
         if secret.metadata.uid != uid || secret.metadata.resource_version != version {
             return Err(TokenError::IdentityNotFound(format!("{what} has just changed")));
         }
@@ -143,14 +141,18 @@ fn refused(error: &kube::Error, what: &str, right: &str, value: &str) -> TokenEr
             "the operator lacks the right to {right}: the chart grants it for the entries of {value}"
         )),
         kube::Error::Api(status) if status.is_not_found() => {
-            TokenError::IdentityNotFound(format!("{what} is not there"))
+            TokenError::IdentityNotFound(format!("{what} does not exist"))
         }
         kube::Error::Api(status) if status.is_conflict() => {
             TokenError::IdentityNotFound(format!("{what} has just changed"))
         }
         kube::Error::Api(status) if status.code < 500 && status.code != 429 => {
-            TokenError::Forbidden(format!("{what}: HTTP status {}", status.code))
+            TokenError::Forbidden(format!("the API server refused {what}: HTTP status {}", status.code))
         }
-        _ => TokenError::Unavailable(format!("the API server gave no answer about {what}")),
+        _ => TokenError::Cluster(format!("the API server gave no answer about {what}: trying again")),
     }
+}
+
+fn unreadable(what: &str) -> TokenError {
+    TokenError::Cluster(format!("the API server's answer about {what} cannot be read"))
 }

@@ -4,11 +4,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ecr_credential_operator::cli::{Cli, Command};
-use ecr_credential_operator::{crd, run};
+use ecr_credential_operator::{check, crd, run};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(*args),
+        Command::Check(args) => return checked(&check::run(&args)),
         Command::Crd => crd::print(),
     };
     match result {
@@ -20,6 +21,18 @@ fn main() -> ExitCode {
                 run::say(&error);
             }
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Scripts tell problems found from a check that could not be made; clap ends with 2 for wrong arguments, too.
+fn checked(result: &Result<check::Verdict, check::CheckError>) -> ExitCode {
+    match result {
+        Ok(check::Verdict::Well) => ExitCode::SUCCESS,
+        Ok(check::Verdict::Problems) => ExitCode::from(1),
+        Err(error) => {
+            check::say(error);
+            ExitCode::from(2)
         }
     }
 }

@@ -43,7 +43,9 @@ pub struct NamespaceReport {
     pub selected: usize,
     /// How many hold the Secret as desired.
     pub synced: usize,
-    /// The others of which something is to be said.
+    /// How many others something is to be said of.
+    pub failed: usize,
+    /// Those of which something is to be said.
     pub failures: Vec<NamespaceFailure>,
 }
 
@@ -89,6 +91,32 @@ pub struct Outcome {
     pub notes: Vec<Note>,
     /// How long to wait if nothing else happens.
     pub requeue_after: Duration,
+    /// Whether namespaces have tokens of their own, whose times move all the while.
+    each_targets: bool,
+}
+
+impl Outcome {
+    /// Whether it differs from a status in nothing but times that move all the while.
+    pub fn is_progress_alone(&self, status: &EcrCredentialStatus) -> bool {
+        let still = EcrCredentialStatus {
+            expires_at: status.expires_at,
+            refreshed_at: status.refreshed_at,
+            next_refresh_at: status.next_refresh_at,
+            registries: self
+                .status
+                .registries
+                .iter()
+                .zip(&status.registries)
+                .map(|(new, old)| timeless(new, old))
+                .collect(),
+            ..self.status.clone()
+        };
+        self.each_targets && still == *status
+    }
+}
+
+fn timeless(new: &RegistryStatus, old: &RegistryStatus) -> RegistryStatus {
+    RegistryStatus { issued_at: old.issued_at, expires_at: old.expires_at, ..new.clone() }
 }
 
 struct Judgement {
@@ -102,10 +130,12 @@ pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Opti
     let judgement = judge(&course, now);
     let mut status = EcrCredentialStatus { observed_generation: generation, ..previous.clone() };
     let mut look_again = None;
+    let mut each_targets = false;
     if let Course::Ran { registries, namespaces, next_refresh_at, look_again: at, handled_refresh_request } = course {
         look_again = at;
         let lives = || registries.iter().filter_map(|r| r.life);
         status.expires_at = lives().map(|l| l.expires_at).min();
+        each_targets = registries.iter().any(|r| r.each_targets);
         status.refreshed_at = lives().map(|l| l.issued_at).max();
         status.next_refresh_at = next_refresh_at.map(whole_seconds);
         status.handled_refresh_request = handled_refresh_request;
@@ -116,9 +146,9 @@ pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Opti
         status.failures.truncate(MAX_FAILURES);
     }
     status.conditions = conditions(&judgement, &previous.conditions, generation, now);
-    let notes = notes(&judgement, previous, &status);
+    let notes = notes(&judgement, previous, &status, each_targets);
     let wait = look_again.map_or(LONGEST_WAIT, |at| until(now, at));
-    Outcome { status, notes, requeue_after: wait.clamp(SHORTEST_WAIT, LONGEST_WAIT) }
+    Outcome { status, notes, requeue_after: wait.clamp(SHORTEST_WAIT, LONGEST_WAIT), each_targets }
 }
 
 fn judge(course: &Course, now: Timestamp) -> Judgement {
@@ -194,7 +224,7 @@ fn counts(report: &NamespaceReport) -> NamespaceCounts {
     NamespaceCounts {
         selected: number(report.selected),
         synced: number(report.synced),
-        failed: number(report.failures.len()),
+        failed: number(report.failed),
         summary: format!("{}/{}", report.synced, report.selected),
     }
 }
@@ -239,9 +269,15 @@ fn with_transition(
 }
 
 /// Events tell changes, not states: one when the passwords are new, one when the readiness or what hinders it changes.
-fn notes(judgement: &Judgement, previous: &EcrCredentialStatus, status: &EcrCredentialStatus) -> Vec<Note> {
+/// Where each namespace has passwords of its own, new ones come all the time and are no event.
+fn notes(
+    judgement: &Judgement,
+    previous: &EcrCredentialStatus,
+    status: &EcrCredentialStatus,
+    each_targets: bool,
+) -> Vec<Note> {
     let mut notes = Vec::new();
-    if status.refreshed_at.is_some() && status.refreshed_at > previous.refreshed_at {
+    if !each_targets && status.refreshed_at.is_some() && status.refreshed_at > previous.refreshed_at {
         let expiry = status.expires_at.map(|at| format!(", valid until {at}")).unwrap_or_default();
         notes.push(Note { warning: false, reason: Reason::Refreshed, message: format!("new passwords{expiry}") });
     }

@@ -1,5 +1,6 @@
 //! The wiring of `run`: which part gets what, in which order they start, and how they end.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::EcrCredential;
 use crate::api::registry::Region;
 use crate::apply::Writer;
-use crate::cli::{RunArgs, host_name};
+use crate::cli::{RunArgs, host_name, is_proxy_of_environment};
 use crate::cluster::ApiServer;
 use crate::controller::events::Events;
 use crate::controller::references;
@@ -117,6 +118,10 @@ impl Process {
         let metrics = Metrics::register(&mut registry);
         metrics.started.set(Timestamp::now().as_duration().as_secs_f64());
         let mut config = Config::infer().await.map_err(|error| RunError::NoCluster(error.to_string()))?;
+        // A proxy in the environment is the way to AWS. kube takes it for the API server too, past NO_PROXY.
+        if config.proxy_url.as_ref().is_some_and(|url| is_proxy_of_environment(&url.to_string())) {
+            config.proxy_url = None;
+        }
         // Longer than the silence of a watch, which the library ends after 290 seconds.
         config.read_timeout = Some(Duration::from_secs(300));
         let readiness = Readiness::default();
@@ -258,7 +263,8 @@ impl Process {
         let args = &self.args;
         let settings = args.aws.settings().map_err(RunError::Settings)?;
         let origins = self.metrics.clone();
-        let identity = identity::load(&settings, move |origin| report::found_identity(&origins, origin)).await;
+        let found = move |origin| report::found_identity(&origins, origin);
+        let identity = identity::load(&settings, found).await.map_err(RunError::Settings)?;
         let region = identity.config.region().map(|region| region.as_ref().to_owned()).ok_or(RunError::NoRegion)?;
         let region = Region::parse(&region).map_err(RunError::BadRegion)?;
         let limits = Limits {
@@ -274,7 +280,7 @@ impl Process {
         let cache =
             CacheSettings { retry, min_life: args.minimum_token_life, rate: args.aws_rate, now: Timestamp::now };
         let seen = reporter.clone();
-        let cluster = Arc::new(ApiServer::new(client.clone(), WRITE_TIMEOUT));
+        let cluster = Arc::new(ApiServer::new(client.clone(), args.aws.aws_timeout.mul_f64(0.7)));
         let source = Arc::new(Ecr::new(identity, cluster));
         let tokens = Arc::new(Tokens::new(source, cache, send.clone(), move |f| seen.fetched(f)));
         let memories = Memories::default();
@@ -282,7 +288,8 @@ impl Process {
         let world = World::new(Index::new(limits.namespaces.clone()), References::new(limits.lent.clone()));
         let shared = Arc::new(Shared::new(world, send, move |uid| {
             gone.forget(uid);
-            unused.retain(&forget.forget(uid));
+            forget.forget(uid);
+            unused.want(uid, BTreeSet::new());
         }));
         let ctx = Arc::new(Context {
             shared: shared.clone(),
@@ -308,7 +315,7 @@ impl Process {
 
     /// One watch of Secrets for each allowed name in each allowed namespace: no wider than the rights.
     fn scopes(&self) -> Vec<SecretScope> {
-        let all = |set: Option<std::collections::BTreeSet<Arc<str>>>| match set {
+        let all = |set: Option<BTreeSet<Arc<str>>>| match set {
             Some(set) => set.into_iter().map(Some).collect(),
             None => vec![None],
         };

@@ -146,7 +146,7 @@ pub struct AssumeRole {
     /// A session policy as JSON, which narrows what the session may do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
-    #[x_kube(validation = Rule::new("self.startsWith('{') && self.endsWith('}')").message("sessionPolicy must be an IAM policy as a JSON object"))]
+    #[x_kube(validation = Rule::new("self.trim().startsWith('{') && self.trim().endsWith('}')").message("sessionPolicy must be an IAM policy as a JSON object"))]
     pub session_policy: Option<String>,
 }
 

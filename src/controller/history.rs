@@ -63,8 +63,10 @@ pub(super) struct Tally {
     pub(super) selected: usize,
     /// How many hold the Secret as desired.
     pub(super) synced: usize,
-    /// The others of which something is to be said.
+    /// Those of which something is to be said.
     pub(super) failures: Vec<NamespaceFailure>,
+    /// How many of these are synced all the same: their passwords are good and could not be renewed.
+    pub(super) lagging: usize,
 }
 
 /// Missing Secrets go first: someone is waiting for them, while those that exist are still good.
@@ -161,21 +163,31 @@ impl History {
         for (place, verdict) in verdicts {
             let wanted = matches!(place.claim, secret::Claim::Wanted | secret::Claim::Lost(_));
             tally.selected += usize::from(wanted);
-            let share = content.share(&place.namespace).filter(|_| place.claim == secret::Claim::Wanted);
+            let share = content.share(place).filter(|_| place.claim == secret::Claim::Wanted);
+            let synced = tally.synced;
             let shown = match verdict {
                 Verdict::Keep if share.is_none_or(|share| share.lacks.is_none()) => {
                     tally.synced += usize::from(wanted);
                     share.and_then(|share| shown(share.failure.as_ref()))
                 }
                 Verdict::Refuse(reason, message) => Some((*reason, message.clone())),
-                _ => self.failure(&spot(place)).or_else(|| share.and_then(|share| shown(share.lacks.as_ref()))),
+                _ => self
+                    .failure(&spot(place))
+                    .or_else(|| self.hanging(&spot(place)))
+                    .or_else(|| share.and_then(|share| shown(share.lacks.as_ref()))),
             };
             if let Some((reason, message)) = shown {
+                tally.lagging += tally.synced - synced;
                 let (namespace, reason) = (place.namespace.to_string(), reason.as_str().to_owned());
                 tally.failures.push(NamespaceFailure { namespace, reason, message });
             }
         }
         tally
+    }
+
+    fn hanging(&self, spot: &Spot) -> Option<(Reason, String)> {
+        let message = "the API server takes long to answer: see its admission webhooks";
+        self.under_way.is_hanging_at(spot).then(|| (Reason::ApiError, message.to_owned()))
     }
 
     fn failure(&self, spot: &Spot) -> Option<(Reason, String)> {
@@ -191,7 +203,7 @@ impl History {
     /// Remembers what became of a place.
     pub(super) fn note(&mut self, ended: &Ended, content: &Content, retry: &RetryPolicy, now: Timestamp) {
         let Ended { place, verdict, result, .. } = ended;
-        let desired = content.at(&place.namespace).map(AsRef::as_ref);
+        let desired = content.at(place).map(AsRef::as_ref);
         // What became of an older content says nothing of this one.
         if ended.desired.as_deref().map(|d| d.footprint) != desired.map(|d| d.footprint) {
             return;

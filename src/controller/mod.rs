@@ -14,7 +14,7 @@ pub mod watches;
 pub mod world;
 mod writes;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::apply::{WriteError, Writer, Written};
 use crate::plan::schedule::RetryPolicy;
-use crate::plan::{Limits, TokenKey, Uid};
+use crate::plan::{Limits, Uid};
 use crate::secret::{Published, Verdict};
 use crate::token::cache::Tokens;
 use error::Error;
@@ -84,36 +84,18 @@ pub struct Context {
 
 /// What is remembered of all `EcrCredentials`.
 #[derive(Clone, Default)]
-pub struct Memories {
-    each: Arc<Mutex<HashMap<Uid, Arc<tokio::sync::Mutex<Memory>>>>>,
-    wanted: Arc<Mutex<HashMap<Uid, BTreeSet<TokenKey>>>>,
-}
+pub struct Memories(Arc<Mutex<HashMap<Uid, Arc<tokio::sync::Mutex<Memory>>>>>);
 
 impl Memories {
-    /// Forgets one that is gone; returns the tokens that the others want.
-    pub fn forget(&self, uid: &Uid) -> BTreeSet<TokenKey> {
-        self.each.lock().remove(uid);
-        let mut wanted = self.wanted.lock();
-        wanted.remove(uid);
-        wanted.values().flatten().cloned().collect()
-    }
-
-    /// Notes which tokens one wants; returns what all want, if one of them is wanted no more.
-    fn want(&self, uid: &Uid, keys: BTreeSet<TokenKey>) -> Option<BTreeSet<TokenKey>> {
-        let mut wanted = self.wanted.lock();
-        let before = wanted.get(uid);
-        if before == Some(&keys) {
-            return None;
-        }
-        let dropped = before.is_some_and(|before| !before.is_subset(&keys));
-        wanted.insert(uid.clone(), keys);
-        dropped.then(|| wanted.values().flatten().cloned().collect())
+    /// Forgets one that is gone.
+    pub fn forget(&self, uid: &Uid) {
+        self.0.lock().remove(uid);
     }
 }
 
 impl Context {
     fn memory(&self, uid: &Uid) -> Arc<tokio::sync::Mutex<Memory>> {
-        self.memories.each.lock().entry(uid.clone()).or_default().clone()
+        self.memories.0.lock().entry(uid.clone()).or_default().clone()
     }
 }
 

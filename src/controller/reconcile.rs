@@ -1,6 +1,6 @@
 //! One round for one `EcrCredential`: plan, tokens, desired Secret, writes, outcome.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::error::Error;
 use super::history::Tally;
 use super::recover::recover;
-use super::tenants::{Census, Estate};
+use super::tenants::{Census, Estate, Tenants};
 use super::tokens::{Group, Progress};
 use super::writes::{self, Content, Task};
 use super::{Context, Memory, Requested};
@@ -29,6 +29,9 @@ const SOON: Duration = Duration::from_secs(1);
 /// The status is written at most so often: where thousands of namespaces come, each for itself, nobody reads every step.
 const BETWEEN_STATUSES: Duration = Duration::from_millis(500);
 
+/// The same where nothing has changed but the times in it, as they do with each renewal among thousands.
+const BETWEEN_TIMES: Duration = Duration::from_secs(30);
+
 /// Brings everything that an `EcrCredential` asks for about, as far as it can be now.
 pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> Result<Action, Error> {
     let uid = Uid(object.uid().ok_or(Error::NoUid)?.into());
@@ -39,12 +42,23 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
     let mut memory = memory.lock().await;
     let status = memory.last_status.clone().or_else(|| object.status.clone()).unwrap_or_default();
     let round = Round { object: &object, ctx: &ctx, uid: &uid, status: &status };
-    let course = match round.course(&mut memory).await? {
-        Turn::Told(course) => course,
+    let turn = round.course(&mut memory).await;
+    if !ctx.shared.world.lock().index.is_alive(&uid) {
+        // Deleted meanwhile: what was noted of it since is noted of nobody.
+        ctx.memories.forget(&uid);
+        ctx.tokens.want(&uid, BTreeSet::new());
+        return Ok(Action::await_change());
+    }
+    let (course, soon) = match turn? {
+        Turn::Told(course) => (course, false),
+        Turn::Soon(Some(course)) => (course, true),
+        Turn::Soon(None) => return Ok(Action::requeue(SOON)),
         Turn::Wait => return Ok(Action::await_change()),
-        Turn::Soon => return Ok(Action::requeue(SOON)),
     };
-    let outcome = conclude(course, &status, object.meta().generation, (ctx.now)());
+    let mut outcome = conclude(course, &status, object.meta().generation, (ctx.now)());
+    if soon {
+        outcome.requeue_after = outcome.requeue_after.min(SOON);
+    }
     round.report(outcome, &mut memory).await
 }
 
@@ -54,8 +68,8 @@ enum Turn {
     Told(Course),
     /// Nothing to say before something else happens, which puts it on the queue again.
     Wait,
-    /// Nothing to say before the writes that are slow have ended.
-    Soon,
+    /// Writes are slow: there is perhaps something to tell, and it is to be looked at again soon.
+    Soon(Option<Course>),
 }
 
 struct Round<'a> {
@@ -78,9 +92,10 @@ impl Tokens {
         std::iter::once(&self.shared).chain(self.census.progress())
     }
 
-    /// Every token is as new as it should be.
+    /// Every token is as new as it should be; of a namespace's own, as new as it can be: one that is denied must not keep a
+    /// refresh on demand alive for all.
     fn are_fresh(&self) -> bool {
-        self.progress().all(|progress| progress.step.fresh)
+        self.shared.step.fresh && self.census.progress().all(|progress| progress.step.settled)
     }
 }
 
@@ -89,7 +104,10 @@ impl Round<'_> {
     async fn course(&self, memory: &mut Memory) -> Result<Turn, Error> {
         let plan = match plan::plan(&self.object.spec, &self.ctx.limits) {
             Ok(plan) => plan,
-            Err(halt) => return Ok(Turn::Told(Course::Halted(halt))),
+            Err(halt) => {
+                self.ctx.tokens.want(self.uid, BTreeSet::new());
+                return Ok(Turn::Told(Course::Halted(halt)));
+            }
         };
         if self.object.spec.suspend {
             return Ok(Turn::Told(Course::Suspended));
@@ -113,7 +131,7 @@ impl Round<'_> {
         let task = Task { plan: &plan, owner: &owner, generation: self.object.meta().generation };
         match writes::write(self.ctx, &task, &content, &mut memory.history).await {
             writes::Round::Done(tally) => Ok(Turn::Told(self.ran(&plan, &tokens, tally, memory))),
-            writes::Round::Slow => Ok(Turn::Soon),
+            writes::Round::Slow(tally) => Ok(Turn::Soon(tally.map(|tally| self.ran(&plan, &tokens, tally, memory)))),
             writes::Round::Superseded => Ok(Turn::Wait),
         }
     }
@@ -122,28 +140,26 @@ impl Round<'_> {
     async fn tokens(&self, plan: &Plan, group: &Group<'_>, owner: &Owner, memory: &mut Memory) -> Tokens {
         let now = (self.ctx.now)();
         forget_without_caller(plan, memory);
+        let each = if plan.has_tenants() {
+            memory.tenants.prepare(&self.estate(plan, owner, &memory.published), now).await
+        } else {
+            memory.tenants = Tenants::default();
+            BTreeMap::new()
+        };
+        let keys = group.keys(self.ctx);
+        let in_use = each.values().chain([&keys]).flat_map(BTreeMap::values).flatten().cloned().collect();
+        self.ctx.tokens.want(self.uid, in_use);
         let demand = self.demand(memory, now);
-        let shared = group.advance(self.ctx, self.uid, demand, &mut memory.published, now);
+        let shared = group.advance(self.ctx, self.uid, keys, demand, &mut memory.published, now);
         let generation = self.object.meta().generation;
         if std::mem::replace(&mut memory.generation, generation) != generation || shared.changed {
             memory.tenants.shared_changed();
         }
-        let census = if plan.has_tenants() {
-            let estate = self.estate(plan, owner, &memory.published);
-            memory.tenants.advance(&estate, demand, now).await
-        } else {
-            memory.tenants = super::tenants::Tenants::default();
-            Census::default()
-        };
+        let census = memory.tenants.advance(&self.estate(plan, owner, &memory.published), each, demand, now);
         if let Some(demand) = &mut memory.demand {
             demand.first = false;
         }
-        let tokens = Tokens { shared, census };
-        let in_use = tokens.progress().flat_map(Progress::in_use).cloned().collect();
-        if let Some(all) = self.ctx.memories.want(self.uid, in_use) {
-            self.ctx.tokens.retain(&all);
-        }
-        tokens
+        Tokens { shared, census }
     }
 
     fn estate<'a>(&'a self, plan: &'a Plan, owner: &'a Owner, shared: &'a secret::Published) -> Estate<'a> {
@@ -155,7 +171,7 @@ impl Round<'_> {
         let now = (self.ctx.now)();
         if plan.has_tenants() {
             let estate = self.estate(plan, owner, &memory.published);
-            return Ok(memory.tenants.content(&estate, census, now)?);
+            return Ok(memory.tenants.content(&estate, census, now));
         }
         let desired = secret::desired(plan, owner, &self.object.spec.secret, &memory.published, now)?;
         Ok(Content::Alike(desired.map(Arc::new)))
@@ -196,7 +212,12 @@ impl Round<'_> {
         let looks = tokens.progress().filter_map(|progress| progress.step.look_again);
         Course::Ran {
             registries,
-            namespaces: NamespaceReport { selected: tally.selected, synced: tally.synced, failures: tally.failures },
+            namespaces: NamespaceReport {
+                selected: tally.selected,
+                synced: tally.synced,
+                failed: tally.failures.len().saturating_sub(tally.lagging),
+                failures: tally.failures,
+            },
             next_refresh_at: shared.into_iter().chain(each).min(),
             look_again: memory.history.retry_at(now).into_iter().chain(looks).min(),
             handled_refresh_request: self.handled(tokens.are_fresh(), memory),
@@ -242,7 +263,8 @@ impl Round<'_> {
     /// Writes the status if it has changed, sends the Events, and says when to come back.
     async fn report(&self, outcome: Outcome, memory: &mut Memory) -> Result<Action, Error> {
         if outcome.status != *self.status {
-            let next = memory.status_written.map(|last| last + BETWEEN_STATUSES);
+            let wait = if outcome.is_progress_alone(self.status) { BETWEEN_TIMES } else { BETWEEN_STATUSES };
+            let next = memory.status_written.map(|last| last + wait);
             if let Some(next) = next.filter(|next| *next > Instant::now()) {
                 return Ok(Action::requeue(next.duration_since(Instant::now()).min(outcome.requeue_after)));
             }

@@ -1,20 +1,20 @@
 //! Finding the published tokens again after a restart: our Secrets are where they are kept.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
 use super::error::Error;
 use super::tenants::{Estate, Tenant};
-use super::tokens::Group;
+use super::tokens::{Group, Keys};
 use super::world::Spot;
 use super::{Context, Memory};
 use crate::api::EcrCredentialStatus;
 use crate::api::registry::{AccountId, Host};
 use crate::api::status::RegistryStatus;
 use crate::plan::schedule::Life;
-use crate::plan::{Halt, Hosts, Need, Plan, RegistryPlan, Service, TokenKey, Uid};
+use crate::plan::{Hosts, Need, Plan, RegistryPlan, Service, TokenKey, Uid};
 use crate::secret;
 use crate::secret::docker_config::{self, Entries};
 use crate::secret::ownership::SecretRecord;
@@ -40,7 +40,7 @@ pub(super) async fn recover(
     if memory.recovered {
         return Ok(());
     }
-    let keys = Keys(shared.keys(ctx));
+    let keys = Resolved(shared.keys(ctx));
     let wanted = |r: &&RegistryStatus| r.token_hash.is_some() && life(r).is_some_and(|life| life.is_valid(now));
     if status.registries.iter().any(|r| wanted(&r)) {
         let owned = ctx.shared.world.lock().owned_by(uid);
@@ -84,9 +84,9 @@ fn life(status: &RegistryStatus) -> Option<Life> {
 }
 
 /// What needs come to, where they come to something.
-struct Keys(BTreeMap<Need, Result<TokenKey, Halt>>);
+struct Resolved(Keys);
 
-impl Keys {
+impl Resolved {
     fn get(&self, need: &Need) -> Option<&TokenKey> {
         self.0.get(need)?.as_ref().ok()
     }
@@ -96,7 +96,7 @@ impl Keys {
 fn take(
     ctx: &Context,
     plan: &Plan,
-    keys: &Keys,
+    keys: &Resolved,
     vouched: &RegistryStatus,
     entries: &Entries,
     memory: &mut Memory,
@@ -149,7 +149,7 @@ pub(super) async fn recover_tenant(estate: &Estate<'_>, namespace: &Arc<str>, te
     let entries = docker_config::parse(&found.config);
     let needs = plan.needs().into_iter().filter(|need| need.auth.is_each_targets()).collect();
     let group = Group { needs, target: Some(namespace), policy: &plan.refresh, seed: "" };
-    let keys = Keys(group.keys(ctx));
+    let keys = Resolved(group.keys(ctx));
     for registry in plan.registries.iter().filter(|registry| registry.is_each_targets()) {
         let hosts = own_hosts(registry, &entries);
         for need in &registry.needs {

@@ -47,14 +47,18 @@ pub async fn accounts(client: Client, scope: AccountScope, shared: Arc<Shared>) 
 }
 
 fn account_seen(shared: &Shared, metadata: &ObjectMeta) {
+    let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+    shared.account_seen(namespace.unwrap_or_default(), name.unwrap_or_default(), account_record(metadata));
+}
+
+/// What is kept of a ServiceAccount.
+pub fn account_record(metadata: &ObjectMeta) -> Option<AccountRecord> {
     let text = |key: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(key)).cloned();
-    let record = metadata.uid.as_deref().map(|uid| AccountRecord {
-        uid: uid.into(),
+    Some(AccountRecord {
+        uid: metadata.uid.as_deref()?.into(),
         role: text(ROLE_ANNOTATION),
         audience: text(AUDIENCE_ANNOTATION),
-    });
-    let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
-    shared.account_seen(namespace.unwrap_or_default(), name.unwrap_or_default(), record);
+    })
 }
 
 /// Follows a Secret with static keys; ends with the process.
@@ -85,7 +89,8 @@ pub async fn keys(client: Client, scope: KeysScope, shared: Arc<Shared>) {
     }
 }
 
-fn keys_record(metadata: &ObjectMeta) -> Option<KeysRecord> {
+/// What is kept of a Secret with static keys.
+pub fn keys_record(metadata: &ObjectMeta) -> Option<KeysRecord> {
     let version = metadata.resource_version.as_deref()?.into();
     Some(KeysRecord { uid: metadata.uid.as_deref()?.into(), version })
 }

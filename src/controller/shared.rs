@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use k8s_openapi::api::core::v1::Namespace;
-use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::core::{ObjectMeta, PartialObjectMeta};
 use parking_lot::Mutex;
@@ -11,13 +10,13 @@ use tokio::sync::futures::Notified;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, watch};
 
-use super::watches::{SecretScope, claimant};
+use super::watches::{SecretScope, claimant, unreadable};
 use super::world::World;
 use crate::api::{EcrCredential, REFRESH_REQUESTED_AT};
 use crate::plan::Uid;
 use crate::plan::auth::Reference;
 use crate::plan::references::{AccountRecord, AccountScope, KeysRecord, KeysScope};
-use crate::plan::targets::Claimant;
+use crate::plan::targets::Incarnation;
 use crate::secret::ownership::SecretRecord;
 use std::sync::Arc;
 
@@ -124,15 +123,7 @@ impl Shared {
     pub(super) fn credential_unreadable(&self, metadata: &ObjectMeta) {
         let Some(uid) = metadata.uid.as_deref().map(|uid| Uid(uid.into())) else { return };
         self.versions.lock().remove(&uid);
-        let claimant = Claimant {
-            name: metadata.name.as_deref().unwrap_or_default().into(),
-            created: metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |time| time.0),
-            secret_name: "".into(),
-            generation: None,
-            selection: None,
-            references: BTreeSet::new(),
-        };
-        self.change_targets(|world| world.index.set_claimant(&uid, claimant));
+        self.change_targets(|world| world.index.set_claimant(&uid, unreadable(metadata)));
     }
 
     fn credential_removed(&self, uid: &Uid) {
@@ -162,8 +153,9 @@ impl Shared {
     pub(super) fn namespace_seen(&self, object: PartialObjectMeta<Namespace>) {
         let terminating = object.metadata.deletion_timestamp.is_some();
         let name = object.name_any();
+        let incarnation = Incarnation::of(object.metadata.uid.as_deref().unwrap_or_default());
         let labels = object.metadata.labels.unwrap_or_default();
-        self.change_targets(|world| world.set_namespace(&name, &labels, terminating));
+        self.change_targets(|world| world.set_namespace(&name, incarnation, &labels, terminating));
     }
 
     pub(super) fn namespace_gone(&self, name: &str) {

@@ -1,6 +1,6 @@
 //! Namespaces that have an identity of their own: each has its own tokens, and fails alone.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
@@ -8,11 +8,12 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::Context;
 use super::recover::recover_tenant;
-use super::tokens::{Group, Progress};
+use super::tokens::{Group, Keys, Progress};
 use super::writes::{Content, Share};
 use crate::api::status::Reason;
 use crate::plan::refresh::Demand;
 use crate::plan::schedule::Life;
+use crate::plan::targets::Incarnation;
 use crate::plan::{Halt, Need, Plan, RegistryPlan, Uid};
 use crate::secret::{self, Desired, DesiredError, Owner, Published};
 
@@ -22,6 +23,8 @@ const READS: usize = 16;
 /// What is remembered of one namespace.
 #[derive(Default)]
 pub(super) struct Tenant {
+    /// Which of the namespaces that had this name.
+    incarnation: Incarnation,
     pub(super) published: Published,
     pub(super) recovered: bool,
     made: Option<Made>,
@@ -81,21 +84,36 @@ impl Tenants {
         self.each.iter().filter_map(due).min()
     }
 
-    /// Goes through all target namespaces: finds tokens again after a restart, asks for what is due, publishes what has come.
-    pub(super) async fn advance(&mut self, estate: &Estate<'_>, demand: Option<Demand>, now: Timestamp) -> Census {
+    /// Goes through all target namespaces: finds tokens again after a restart, and says what each needs.
+    pub(super) async fn prepare(&mut self, estate: &Estate<'_>, now: Timestamp) -> BTreeMap<Arc<str>, Keys> {
         let Estate { ctx, uid, plan, .. } = estate;
         let targets = ctx.shared.world.lock().own_targets(uid, &plan.secret_name);
-        self.each.retain(|namespace, _| targets.contains(namespace));
-        for namespace in &targets {
-            self.each.entry(namespace.clone()).or_default();
+        // A namespace that was deleted and made again is another tenant.
+        self.each.retain(|namespace, tenant| targets.get(namespace) == Some(&tenant.incarnation));
+        for (namespace, incarnation) in &targets {
+            let tenant = || Tenant { incarnation: *incarnation, ..Tenant::default() };
+            self.each.entry(namespace.clone()).or_insert_with(tenant);
         }
         self.recover(estate, now).await;
-        let needs: BTreeSet<&Need> = plan.needs().into_iter().filter(|need| need.auth.is_each_targets()).collect();
+        let keys = |namespace: &Arc<str>| (namespace.clone(), group(estate, namespace, "").keys(ctx));
+        self.each.keys().map(keys).collect()
+    }
+
+    /// Asks for what is due, publishes what has come.
+    pub(super) fn advance(
+        &mut self,
+        estate: &Estate<'_>,
+        mut keys: BTreeMap<Arc<str>, Keys>,
+        demand: Option<Demand>,
+        now: Timestamp,
+    ) -> Census {
+        let Estate { ctx, uid, .. } = estate;
         let mut census = Census::default();
         for (namespace, tenant) in &mut self.each {
+            let Some(keys) = keys.remove(namespace) else { continue };
             let seed = seed(uid, namespace);
-            let group = Group { needs: needs.clone(), target: Some(namespace), policy: &plan.refresh, seed: &seed };
-            let progress = group.advance(ctx, uid, demand, &mut tenant.published, now);
+            let group = group(estate, namespace, &seed);
+            let progress = group.advance(ctx, uid, keys, demand, &mut tenant.published, now);
             if progress.changed {
                 tenant.made = None;
             }
@@ -112,29 +130,25 @@ impl Tenants {
     }
 
     /// What each namespace should hold.
-    ///
-    /// # Errors
-    /// [`DesiredError`].
-    pub(super) fn content(
-        &mut self,
-        estate: &Estate<'_>,
-        census: &Census,
-        now: Timestamp,
-    ) -> Result<Content, DesiredError> {
+    pub(super) fn content(&mut self, estate: &Estate<'_>, census: &Census, now: Timestamp) -> Content {
         let mut shares = HashMap::with_capacity(self.each.len());
         for (namespace, tenant) in &mut self.each {
-            let desired = tenant.desired(estate, self.version, now)?;
             let progress = census.each.get(namespace);
             let failure = progress.and_then(|p| p.keys.keys().find_map(|need| p.failure(estate.ctx, need)));
+            let (desired, wrong) = match tenant.desired(estate, self.version, now) {
+                Ok(desired) => (desired, None),
+                Err(error) => (None, Some(Halt::from(error))),
+            };
             let lacks = census.lacks(namespace, tenant, now).then(|| {
                 failure.clone().unwrap_or_else(|| Halt {
                     reason: Reason::FetchingToken,
                     message: "its first password is being fetched".to_owned(),
                 })
             });
-            shares.insert(namespace.clone(), Share { desired, lacks, failure });
+            let incarnation = tenant.incarnation;
+            shares.insert(namespace.clone(), Share { incarnation, desired, lacks: wrong.or(lacks), failure });
         }
-        Ok(Content::Each(shares))
+        Content::Each(shares)
     }
 
     /// The earliest life of any namespace's token for a registry.
@@ -192,6 +206,12 @@ impl Tenant {
     pub(super) fn with(&self, shared: &Published) -> Published {
         shared.iter().chain(&self.published).map(|(need, grant)| (need.clone(), grant.clone())).collect()
     }
+}
+
+/// The tokens of one namespace.
+fn group<'a>(estate: &Estate<'a>, namespace: &'a str, seed: &'a str) -> Group<'a> {
+    let needs = estate.plan.needs().into_iter().filter(|need| need.auth.is_each_targets()).collect();
+    Group { needs, target: Some(namespace), policy: &estate.plan.refresh, seed }
 }
 
 /// Refreshes of many namespaces spread over the jitter.

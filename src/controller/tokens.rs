@@ -26,21 +26,18 @@ pub(super) struct Group<'a> {
     pub(super) seed: &'a str,
 }
 
+/// What each need comes to, or why to nothing.
+pub(super) type Keys = BTreeMap<Need, Result<TokenKey, Halt>>;
+
 /// What has become of a group.
 pub(super) struct Progress {
     pub(super) step: Step,
-    /// What each need comes to, or why to nothing.
-    pub(super) keys: BTreeMap<Need, Result<TokenKey, Halt>>,
+    pub(super) keys: Keys,
     /// Whether anything was published.
     pub(super) changed: bool,
 }
 
 impl Progress {
-    /// The tokens that it uses.
-    pub(super) fn in_use(&self) -> impl Iterator<Item = &TokenKey> {
-        self.keys.values().flatten()
-    }
-
     /// Why a need is not met, if the last try failed.
     pub(super) fn failure(&self, ctx: &Context, need: &Need) -> Option<Halt> {
         match self.keys.get(need)? {
@@ -56,7 +53,7 @@ impl Progress {
 
 impl Group<'_> {
     /// What each need comes to.
-    pub(super) fn keys(&self, ctx: &Context) -> BTreeMap<Need, Result<TokenKey, Halt>> {
+    pub(super) fn keys(&self, ctx: &Context) -> Keys {
         let world = ctx.shared.world.lock();
         let key = |need: &Need| {
             let identity = need.auth.resolve(self.target, &world.references)?;
@@ -65,17 +62,17 @@ impl Group<'_> {
         self.needs.iter().map(|need| ((*need).clone(), key(need))).collect()
     }
 
-    /// Asks for what is due, for `who`, and publishes what has come.
+    /// Asks for what is due, for `who`, and publishes what has come. That `who` wants these tokens is known already.
     pub(super) fn advance(
         &self,
         ctx: &Context,
         who: &Uid,
+        keys: Keys,
         demand: Option<Demand>,
         published: &mut Published,
         now: Timestamp,
     ) -> Progress {
         published.retain(|need, _| self.needs.contains(need));
-        let keys = self.keys(ctx);
         // One look for the decision and for the act: in between, a token could be forgotten.
         let known: BTreeMap<&Need, Snapshot> = keys
             .iter()

@@ -2,7 +2,8 @@
 //! that hangs and none is given up halfway.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -15,6 +16,9 @@ use crate::api::status::Reason;
 use crate::apply::{SLOW, SLOW_FACTOR, WriteError, Written};
 use crate::plan::Uid;
 use crate::secret::{Desired, Place, Verdict};
+
+/// A write that takes longer than this is told of in the status.
+const HANGING: Duration = Duration::from_secs(5);
 
 /// A write that has ended.
 pub(super) struct Ended {
@@ -29,25 +33,34 @@ pub(super) struct Ended {
 #[derive(Default)]
 pub(super) struct UnderWay {
     writes: FuturesUnordered<BoxFuture<'static, Ended>>,
-    since: HashMap<Spot, Instant>,
+    /// When each was sent; empty while it waits for a slot.
+    sent: HashMap<Spot, Arc<OnceLock<Instant>>>,
 }
 
 impl UnderWay {
     pub(super) fn is_empty(&self) -> bool {
-        self.since.is_empty()
+        self.sent.is_empty()
     }
 
     pub(super) fn is_at(&self, spot: &Spot) -> bool {
-        self.since.contains_key(spot)
+        self.sent.contains_key(spot)
     }
 
     /// Whether one more may begin, of so many at a time. Those that are slow count little.
     pub(super) fn has_room(&self, concurrency: usize) -> bool {
-        if self.since.len() < concurrency {
-            return true;
-        }
-        let quick = self.since.values().filter(|since| since.elapsed() < SLOW).count();
-        quick < concurrency && self.since.len() < concurrency.saturating_mul(SLOW_FACTOR)
+        let quick = || self.sent.values().filter(|sent| !is_older(sent, SLOW)).count();
+        self.sent.len() < concurrency
+            || (self.sent.len() < concurrency.saturating_mul(SLOW_FACTOR / 2) && quick() < concurrency)
+    }
+
+    /// Whether the write in a place has been sent long ago.
+    pub(super) fn is_hanging_at(&self, spot: &Spot) -> bool {
+        self.sent.get(spot).is_some_and(|sent| is_older(sent, HANGING))
+    }
+
+    /// Whether any write has been sent long ago.
+    pub(super) fn hangs(&self) -> bool {
+        self.sent.values().any(|sent| is_older(sent, HANGING))
     }
 
     /// Begins one, on a task of its own.
@@ -59,11 +72,12 @@ impl UnderWay {
         verdict: Verdict,
         desired: Option<Arc<Desired>>,
     ) {
-        self.since.insert(spot(&place), Instant::now());
+        let sent = Arc::new(OnceLock::new());
+        self.sent.insert(spot(&place), sent.clone());
         let (ctx, me) = (ctx.clone(), me.clone());
         let (there, what, content) = (place.clone(), verdict.clone(), desired.clone());
         let tracker = ctx.writes.clone();
-        let task = tracker.spawn(async move { perform(&ctx, &me, &there, &what, content.as_deref()).await });
+        let task = tracker.spawn(async move { perform(&ctx, &me, &there, &what, content.as_deref(), &sent).await });
         let ended = task.map(move |result| {
             let died = |_| Err(WriteError::Refused(Reason::ApiError, "the write was interrupted".to_owned()));
             Ended { place, verdict, desired, result: result.unwrap_or_else(died) }
@@ -74,7 +88,7 @@ impl UnderWay {
     /// The next that ends; none when none is under way.
     pub(super) async fn next(&mut self) -> Option<Ended> {
         let ended = self.writes.next().await?;
-        self.since.remove(&spot(&ended.place));
+        self.sent.remove(&spot(&ended.place));
         Some(ended)
     }
 }
@@ -85,8 +99,11 @@ async fn perform(
     place: &Place,
     verdict: &Verdict,
     desired: Option<&Desired>,
+    sent: &OnceLock<Instant>,
 ) -> Result<Written, WriteError> {
-    let result = ctx.writer.perform(place, verdict, desired).await;
+    // A process that is ending begins nothing new, though it may have waited for a slot.
+    let begin = || !ctx.stop.is_cancelled() && sent.set(Instant::now()).is_ok();
+    let result = ctx.writer.perform(place, verdict, desired, begin).await;
     // The world hears of it from us before the watch tells it.
     match &result {
         Ok(Written::Stored(record)) => {
@@ -103,6 +120,10 @@ async fn perform(
     }
     ctx.observer.wrote(verdict, &result);
     result
+}
+
+fn is_older(sent: &OnceLock<Instant>, age: Duration) -> bool {
+    sent.get().is_some_and(|sent| sent.elapsed() >= age)
 }
 
 /// Where a place is.

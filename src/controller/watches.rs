@@ -1,6 +1,6 @@
 //! The watches: what they see goes into the world, and whom it concerns onto the queue.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -135,6 +135,18 @@ pub fn claimant(object: &EcrCredential) -> Claimant {
         generation: object.metadata.generation,
         selection: Selection::parse(&object.spec.namespaces).ok(),
         references: auths(&object.spec).filter_map(Reference::of).collect(),
+    }
+}
+
+/// The same of one that cannot be read: it is alive, and wants nothing.
+pub fn unreadable(metadata: &ObjectMeta) -> Claimant {
+    Claimant {
+        name: metadata.name.as_deref().unwrap_or_default().into(),
+        created: metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |time| time.0),
+        secret_name: "".into(),
+        generation: None,
+        selection: None,
+        references: BTreeSet::new(),
     }
 }
 

@@ -1,11 +1,11 @@
 //! What the watches have seen, indexed so that an event touches only whom it concerns.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::plan::Uid;
 use crate::plan::references::References;
-use crate::plan::targets::{Index, Labels};
+use crate::plan::targets::{Incarnation, Index, Labels};
 use crate::secret::ownership::{SecretRecord, Standing};
 use crate::secret::{Claim, Place, Records};
 
@@ -121,13 +121,15 @@ impl World {
             }
         };
         let standing = Standing::of(self.record(name, namespace), me, |uid| self.index.is_alive(uid));
-        Some(Place { namespace: namespace.clone(), name: name.clone(), standing, claim })
+        let incarnation = self.index.incarnation(namespace);
+        Some(Place { namespace: namespace.clone(), incarnation, name: name.clone(), standing, claim })
     }
 
     /// The namespaces that an `EcrCredential` selects and is entitled to.
-    pub fn own_targets(&self, me: &Uid, secret_name: &str) -> BTreeSet<Arc<str>> {
+    pub fn own_targets(&self, me: &Uid, secret_name: &str) -> BTreeMap<Arc<str>, Incarnation> {
         let mine = |namespace: &&Arc<str>| self.index.winner(secret_name, namespace) == Some(me);
-        self.index.targets(me).filter(mine).cloned().collect()
+        let incarnation = |namespace: &Arc<str>| (namespace.clone(), self.index.incarnation(namespace));
+        self.index.targets(me).filter(mine).map(incarnation).collect()
     }
 
     /// Changes with every change to an `EcrCredential`'s targets, so that a long round of writes sees that there is news.
@@ -144,8 +146,14 @@ impl World {
     }
 
     /// Takes a namespace as it is now; returns whom it concerns.
-    pub fn set_namespace(&mut self, name: &str, labels: &Labels, terminating: bool) -> BTreeSet<Uid> {
-        let concerned = self.index.set_namespace(name, labels, terminating);
+    pub fn set_namespace(
+        &mut self,
+        name: &str,
+        incarnation: Incarnation,
+        labels: &Labels,
+        terminating: bool,
+    ) -> BTreeSet<Uid> {
+        let concerned = self.index.set_namespace(name, incarnation, labels, terminating);
         for uid in &concerned {
             let news = self.news.entry(uid.clone()).or_default();
             if news.len() < MOST_NEWS {

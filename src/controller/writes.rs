@@ -10,6 +10,7 @@ use super::Context;
 use super::history::{History, Tally};
 use super::under_way::spot;
 use super::world::{Spot, World};
+use crate::plan::targets::Incarnation;
 use crate::plan::{Halt, Plan};
 use crate::secret::{self, Desired, Owner, Place, Verdict, verdict};
 
@@ -30,6 +31,8 @@ pub(super) enum Content {
 
 /// What one namespace should hold.
 pub(super) struct Share {
+    /// Which of the namespaces that had this name it is for.
+    pub(super) incarnation: Incarnation,
     pub(super) desired: Option<Arc<Desired>>,
     /// Why it has no valid password for one of the registries.
     pub(super) lacks: Option<Halt>,
@@ -38,17 +41,17 @@ pub(super) struct Share {
 }
 
 impl Content {
-    pub(super) fn share(&self, namespace: &str) -> Option<&Share> {
+    pub(super) fn share(&self, place: &Place) -> Option<&Share> {
         match self {
             Self::Alike(_) => None,
-            Self::Each(shares) => shares.get(namespace),
+            Self::Each(shares) => shares.get(&place.namespace).filter(|share| share.incarnation == place.incarnation),
         }
     }
 
-    pub(super) fn at(&self, namespace: &str) -> Option<&Arc<Desired>> {
+    pub(super) fn at(&self, place: &Place) -> Option<&Arc<Desired>> {
         match self {
             Self::Alike(desired) => desired.as_ref(),
-            Self::Each(_) => self.share(namespace)?.desired.as_ref(),
+            Self::Each(_) => self.share(place)?.desired.as_ref(),
         }
     }
 
@@ -56,7 +59,7 @@ impl Content {
     fn covers(&self, place: &Place) -> bool {
         match self {
             Self::Alike(_) => true,
-            Self::Each(shares) => place.claim != secret::Claim::Wanted || shares.contains_key(&place.namespace),
+            Self::Each(_) => place.claim != secret::Claim::Wanted || self.share(place).is_some(),
         }
     }
 }
@@ -65,8 +68,8 @@ impl Content {
 pub(super) enum Round {
     /// Every place is as it should be or has failed.
     Done(Tally),
-    /// Nothing is left but writes that are slow. It is to be looked at again soon.
-    Slow,
+    /// Nothing is left but writes that are slow. It is to be looked at again soon; there is a tally if some hang.
+    Slow(Option<Tally>),
     /// The `EcrCredential` is not what it was when the round began, and the next round is queued; or the process is ending.
     Superseded,
 }
@@ -109,6 +112,9 @@ pub(super) async fn write(ctx: &Arc<Context>, task: &Task<'_>, content: &Content
         }
         while !ctx.stop.is_cancelled() && history.under_way.has_room(ctx.concurrency) {
             let Some((place, verdict)) = jobs.pop_front() else { break };
+            if history.under_way.is_at(&spot(&place)) {
+                continue;
+            }
             if behind && !task.still_holds(ctx, &place, &verdict, content, history) {
                 // The next look tells what is to be done instead, if anything.
                 continue;
@@ -126,7 +132,10 @@ pub(super) async fn write(ctx: &Arc<Context>, task: &Task<'_>, content: &Content
             // A namespace that is new must not wait for writes that hang.
             () = woken => {}
             () = tokio::time::sleep(look_after.saturating_duration_since(Instant::now())), if behind => {}
-            () = tokio::time::sleep(PATIENCE), if !ctx.stop.is_cancelled() => return Round::Slow,
+            () = tokio::time::sleep(PATIENCE), if !ctx.stop.is_cancelled() => {
+                let verdicts = history.under_way.hangs().then(|| task.verdicts(ctx, content, history)).flatten();
+                return Round::Slow(verdicts.map(|verdicts| history.tally(&verdicts, content)));
+            }
         }
     }
 }
@@ -139,7 +148,7 @@ fn begin(
     place: Place,
     verdict: Verdict,
 ) {
-    let desired = content.at(&place.namespace).cloned();
+    let desired = content.at(&place).cloned();
     history.under_way.begin(ctx, &task.owner.uid, place, verdict, desired);
 }
 
@@ -204,7 +213,7 @@ impl Task<'_> {
 
     fn judge(&self, place: &Place, content: &Content, history: &History, now: Timestamp) -> Verdict {
         let accepted = history.accepted.get(&spot(place)).copied();
-        let desired = content.at(&place.namespace).map(AsRef::as_ref);
+        let desired = content.at(place).map(AsRef::as_ref);
         verdict(place, desired, self.plan.conflict_policy, accepted, now)
     }
 }

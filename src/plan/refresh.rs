@@ -48,6 +48,8 @@ pub struct Step {
     pub incomplete: bool,
     /// Every token is as new as it should be.
     pub fresh: bool,
+    /// Every token is as new as it should be, or has just failed to be renewed, or cannot be fetched at all.
+    pub settled: bool,
     /// When time alone changes the answer.
     pub look_again: Option<Timestamp>,
 }
@@ -73,7 +75,14 @@ pub fn step(
     };
     let up_to_date = |h: &Held| !h.outdated && h.published.is_some_and(current);
     let due = held.values().any(|h| !up_to_date(h));
-    let mut step = Step { fetch: Vec::new(), publish: Vec::new(), incomplete: false, fresh: true, look_again: None };
+    let mut step = Step {
+        fetch: Vec::new(),
+        publish: Vec::new(),
+        incomplete: false,
+        fresh: true,
+        settled: true,
+        look_again: None,
+    };
     let mut pending = false;
     for (key, h) in held {
         let wanted = match h.published {
@@ -107,6 +116,7 @@ pub fn step(
     if pending {
         step.publish.clear();
         step.fresh = false;
+        step.settled = false;
     }
     look_again(&mut step, policy, seed, now, held);
     step

@@ -1,6 +1,7 @@
 //! Which namespaces are whose: selectors over namespaces as an index, so that an event touches only what it concerns.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
@@ -120,8 +121,22 @@ struct Entry {
     targets: BTreeSet<Arc<str>>,
 }
 
+/// Which of the namespaces that had a name, by a hash of its uid: one that is deleted and made again is another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Incarnation(u64);
+
+impl Incarnation {
+    /// That of a namespace with this uid.
+    pub fn of(uid: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        uid.hash(&mut hasher);
+        Self(hasher.finish())
+    }
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Namespace {
+    incarnation: Incarnation,
     labels: PackedLabels,
     terminating: bool,
 }
@@ -176,25 +191,34 @@ impl Index {
     }
 
     /// Takes a namespace as it is now; returns the claimants whose targets, or rank in them, changed.
-    pub fn set_namespace(&mut self, name: &str, labels: &Labels, terminating: bool) -> BTreeSet<Uid> {
+    pub fn set_namespace(
+        &mut self,
+        name: &str,
+        incarnation: Incarnation,
+        labels: &Labels,
+        terminating: bool,
+    ) -> BTreeSet<Uid> {
         let name: Arc<str> = self.namespaces.get_key_value(name).map_or_else(|| name.into(), |(k, _)| k.clone());
-        let namespace = Namespace { labels: PackedLabels::pack(labels), terminating };
+        let namespace = Namespace { incarnation, labels: PackedLabels::pack(labels), terminating };
         if self.namespaces.get(&name) == Some(&namespace) {
             return BTreeSet::new();
         }
         let open = !terminating && self.is_allowed(&name);
         let candidates = self.candidates(self.namespaces.get(&name), &namespace);
+        let reborn = self.namespaces.get(&name).is_some_and(|old| old.incarnation != incarnation);
         self.namespaces.insert(name.clone(), namespace);
-        let (mut gained, mut lost) = (Vec::new(), Vec::new());
+        let (mut gained, mut lost, mut affected) = (Vec::new(), Vec::new(), BTreeSet::new());
         for uid in candidates {
             let Some(entry) = self.claimants.get(&uid) else { continue };
             match (open && entry.claimant.wants(&name, labels), entry.targets.contains(&name)) {
                 (true, false) => gained.push(uid),
                 (false, true) => lost.push(uid),
+                (true, true) if reborn => {
+                    affected.insert(uid);
+                }
                 _ => {}
             }
         }
-        let mut affected = BTreeSet::new();
         for uid in gained {
             self.add_claim(&uid, &name, &mut affected);
         }
@@ -212,7 +236,7 @@ impl Index {
 
     /// Forgets a namespace that is gone.
     pub fn remove_namespace(&mut self, name: &str) -> BTreeSet<Uid> {
-        let affected = self.set_namespace(name, &Labels::new(), true);
+        let affected = self.set_namespace(name, Incarnation::default(), &Labels::new(), true);
         self.namespaces.remove(name);
         affected
     }
@@ -225,6 +249,11 @@ impl Index {
     /// A namespace's name as it is shared in memory, if it is known.
     pub fn namespace_name(&self, name: &str) -> Option<Arc<str>> {
         self.namespaces.get_key_value(name).map(|(key, _)| key.clone())
+    }
+
+    /// Which of the namespaces that had this name is there now.
+    pub fn incarnation(&self, namespace: &str) -> Incarnation {
+        self.namespaces.get(namespace).map(|n| n.incarnation).unwrap_or_default()
     }
 
     /// Takes an `EcrCredential` as it is now; returns the claimants whose targets, or rank in them, changed.
@@ -410,7 +439,7 @@ mod tests {
     #[test]
     fn the_older_of_two_wins_and_the_other_inherits() {
         let mut index = Index::default();
-        index.set_namespace("a", &labels(&[]), false);
+        index.set_namespace("a", Incarnation::default(), &labels(&[]), false);
         let spec = selection(&["*"], None, &[]);
         index.set_claimant(&uid("young"), claimant(20, &spec));
         assert_eq!(index.winner("pull", "a"), Some(&uid("young")));
@@ -426,14 +455,20 @@ mod tests {
         let mut index = Index::default();
         index.set_claimant(&uid("x"), claimant(1, &selection(&[], by_label("pull", "ecr"), &[])));
         index.set_claimant(&uid("y"), claimant(2, &selection(&["other"], None, &[])));
-        assert!(index.set_namespace("a", &labels(&[]), false).is_empty());
-        assert_eq!(index.set_namespace("a", &labels(&[("pull", "ecr")]), false), BTreeSet::from([uid("x")]));
+        assert!(index.set_namespace("a", Incarnation::default(), &labels(&[]), false).is_empty());
+        assert_eq!(
+            index.set_namespace("a", Incarnation::default(), &labels(&[("pull", "ecr")]), false),
+            BTreeSet::from([uid("x")])
+        );
         assert_eq!(index.targets(&uid("x")).count(), 1);
         assert!(
-            index.set_namespace("a", &labels(&[("pull", "ecr")]), false).is_empty(),
+            index.set_namespace("a", Incarnation::default(), &labels(&[("pull", "ecr")]), false).is_empty(),
             "an unchanged namespace is no news"
         );
-        assert_eq!(index.set_namespace("a", &labels(&[("pull", "ecr")]), true), BTreeSet::from([uid("x")]));
+        assert_eq!(
+            index.set_namespace("a", Incarnation::default(), &labels(&[("pull", "ecr")]), true),
+            BTreeSet::from([uid("x")])
+        );
         assert_eq!(index.targets(&uid("x")).count(), 0, "a terminating namespace is never a target");
         assert!(!index.is_open("a"));
     }
@@ -470,14 +505,14 @@ mod tests {
             for (name, labels, expected) in &table {
                 let mut index = Index::default();
                 // What it was before must not matter.
-                index.set_namespace(name, &before, false);
+                index.set_namespace(name, Incarnation::default(), &before, false);
                 if namespace_first {
-                    index.set_namespace(name, labels, false);
+                    index.set_namespace(name, Incarnation::default(), labels, false);
                 }
                 for (second, (name, spec)) in (1..).zip(&specs) {
                     index.set_claimant(&uid(name), claimant(second, spec));
                 }
-                index.set_namespace(name, labels, false);
+                index.set_namespace(name, Incarnation::default(), labels, false);
                 let wanting = specs.iter().map(|(name, _)| *name).filter(|who| index.targets(&uid(who)).count() == 1);
                 let mut wanting: Vec<&str> = wanting.collect();
                 wanting.sort_unstable();
@@ -497,8 +532,8 @@ mod tests {
     fn only_allowed_namespaces_are_targets() {
         let mut index = Index::new(Some(BTreeSet::from(["a".into()])));
         index.set_claimant(&uid("x"), claimant(1, &selection(&["*"], None, &[])));
-        index.set_namespace("a", &labels(&[]), false);
-        index.set_namespace("b", &labels(&[]), false);
+        index.set_namespace("a", Incarnation::default(), &labels(&[]), false);
+        index.set_namespace("b", Incarnation::default(), &labels(&[]), false);
         assert_eq!(index.targets(&uid("x")).map(AsRef::as_ref).collect::<Vec<&str>>(), ["a"]);
     }
 }

@@ -1,6 +1,6 @@
 //! The bytes of `.dockerconfigjson`: the same entries always give the same bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -42,7 +42,7 @@ impl DockerConfig {
     /// # Errors
     /// Only if serde fails, which strings do not make it do.
     pub fn render(entries: &Entries) -> Result<Self, serde_json::Error> {
-        let hosts = hash_of_hosts(entries);
+        let hosts = hash_of(entries.keys().map(Host::as_str));
         let auths = entries.iter().map(|(host, auth)| (host.as_str(), Entry { auth: auth.expose() })).collect();
         let json = Zeroizing::new(serde_json::to_vec(&Config { auths })?);
         let hash = format!("sha256:{}", hex(&Sha256::digest(&*json)));
@@ -88,10 +88,11 @@ impl DockerConfig {
     }
 }
 
-fn hash_of_hosts(entries: &Entries) -> u64 {
+/// A hash over hosts, whatever their order.
+pub fn hash_of<'a>(hosts: impl IntoIterator<Item = &'a str>) -> u64 {
     let mut hasher = Sha256::new();
-    for host in entries.keys() {
-        hasher.update(host.as_str());
+    for host in hosts.into_iter().collect::<BTreeSet<&str>>() {
+        hasher.update(host);
         hasher.update("\n");
     }
     hasher.finalize().iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte))

@@ -15,8 +15,9 @@ use crate::api::registry::{AccountId, Host};
 use crate::api::status::Reason;
 use crate::api::{ConflictPolicy, DeletionPolicy};
 use crate::plan::schedule::until;
+use crate::plan::targets::Incarnation;
 use crate::plan::{HostsError, Need, Plan, RegistryPlan, Uid};
-use crate::token::{Auth, Grant, Token, hex};
+use crate::token::{Auth, Grant, Token};
 use docker_config::{DockerConfig, Entries};
 use ownership::{Footprint, SecretRecord, Standing};
 
@@ -38,7 +39,7 @@ pub const CONTENT_HASH: &str = "pullsecrets.dev/content-hash";
 /// The annotation with 16 hexadecimal digits over the hosts: expiries are compared between Secrets with the same hosts only.
 pub const HOSTS_HASH: &str = "pullsecrets.dev/hosts-hash";
 
-/// The annotation with a hash over the identities that fetched the logins, where each namespace has its own.
+/// The annotation with a hash over the identities that fetched the logins.
 pub const IDENTITY_HASH: &str = "pullsecrets.dev/identity-hash";
 
 /// The greatest data of a Secret in bytes (k8s.io/api/core/v1, MaxSecretSize).
@@ -67,6 +68,8 @@ pub struct Desired {
     pub footprint: Footprint,
     /// The expiry recorded on it.
     pub expires_at: Timestamp,
+    /// The hash over the identities that fetched its logins, recorded on it.
+    pub identity: u64,
     /// Whether a registry of the spec has no token in memory, so that its login is missing here though an existing Secret
     /// may have a good one.
     pub incomplete: bool,
@@ -151,25 +154,22 @@ pub fn desired(
     }
     let incomplete = plan.needs().into_iter().any(|need| !published.contains_key(need));
     let mut metadata = metadata(plan, owner, template, &config, expires_at, refreshed_at);
-    if plan.has_tenants() {
-        let hash = identity_hash(published);
-        metadata.annotations.get_or_insert_default().insert(IDENTITY_HASH.to_owned(), hash);
-    }
+    let identity = identity_hash(published);
+    metadata.annotations.get_or_insert_default().insert(IDENTITY_HASH.to_owned(), format!("{identity:016x}"));
     let footprint = Footprint::desired(&metadata);
-    Ok(Some(Desired { metadata, config, footprint, expires_at, has_entries: !entries.is_empty(), incomplete }))
+    let has_entries = !entries.is_empty();
+    Ok(Some(Desired { metadata, config, footprint, expires_at, identity, has_entries, incomplete }))
 }
 
-/// A hash over the identities that fetched the logins, so that a restarted operator does not take those of another for them.
-fn identity_hash(published: &Published) -> String {
+/// A hash over the identities that fetched the logins, so that those of another are not taken for them.
+fn identity_hash(published: &Published) -> u64 {
     let mut hasher = Sha256::new();
     for grant in published.values() {
         let text = grant.identity.canonical();
         hasher.update((text.len() as u64).to_be_bytes());
         hasher.update(text.as_bytes());
     }
-    let mut text = hex(&hasher.finalize());
-    text.truncate(16);
-    text
+    hasher.finalize().iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }
 
 fn metadata(
@@ -180,15 +180,33 @@ fn metadata(
     expires_at: Timestamp,
     refreshed_at: Timestamp,
 ) -> ObjectMeta {
-    let mut labels = template.labels.clone();
-    labels.insert(MANAGED_BY.to_owned(), FIELD_MANAGER.to_owned());
-    labels.insert(CREDENTIAL.to_owned(), owner.name.clone());
-    labels.insert(CREDENTIAL_UID.to_owned(), owner.uid.to_string());
-    let mut annotations = template.annotations.clone();
+    let mut metadata = frame(plan, owner, template);
+    let annotations = metadata.annotations.get_or_insert_default();
     annotations.insert(EXPIRES_AT.to_owned(), expires_at.to_string());
     annotations.insert(REFRESHED_AT.to_owned(), refreshed_at.to_string());
     annotations.insert(CONTENT_HASH.to_owned(), config.hash().to_owned());
     annotations.insert(HOSTS_HASH.to_owned(), format!("{:016x}", config.hosts()));
+    metadata
+}
+
+/// The metadata that a Secret should have, with what it says itself of its content: of a Secret as we wrote it, nothing but
+/// the passwords can differ.
+pub fn as_found(plan: &Plan, owner: &Owner, template: &crate::api::SecretTemplate, found: &ObjectMeta) -> ObjectMeta {
+    let mut metadata = frame(plan, owner, template);
+    let annotations = metadata.annotations.get_or_insert_default();
+    for key in [EXPIRES_AT, REFRESHED_AT, CONTENT_HASH, HOSTS_HASH, IDENTITY_HASH] {
+        let value = found.annotations.as_ref().and_then(|annotations| annotations.get(key));
+        annotations.insert(key.to_owned(), value.cloned().unwrap_or_default());
+    }
+    metadata
+}
+
+/// The metadata without what it says of the content.
+fn frame(plan: &Plan, owner: &Owner, template: &crate::api::SecretTemplate) -> ObjectMeta {
+    let mut labels = template.labels.clone();
+    labels.insert(MANAGED_BY.to_owned(), FIELD_MANAGER.to_owned());
+    labels.insert(CREDENTIAL.to_owned(), owner.name.clone());
+    labels.insert(CREDENTIAL_UID.to_owned(), owner.uid.to_string());
     let reference = OwnerReference {
         api_version: format!("{}/v1alpha1", crate::api::GROUP),
         kind: "EcrCredential".to_owned(),
@@ -201,7 +219,7 @@ fn metadata(
     let owned = plan.deletion_policy == DeletionPolicy::Delete;
     ObjectMeta {
         labels: Some(labels),
-        annotations: Some(annotations),
+        annotations: Some(template.annotations.clone()),
         owner_references: owned.then(|| vec![reference]),
         ..ObjectMeta::default()
     }
@@ -212,6 +230,8 @@ fn metadata(
 pub struct Place {
     /// The namespace.
     pub namespace: Arc<str>,
+    /// Which of the namespaces that had this name.
+    pub incarnation: Incarnation,
     /// The Secret's name.
     pub name: Arc<str>,
     /// Whose the Secret there is.
@@ -292,8 +312,10 @@ fn wanted(standing: &Standing, desired: Option<&Desired>, accepted: Option<Footp
         (Standing::Mine(record), Some(desired)) => {
             let written = record.footprint == desired.footprint || accepted == Some(record.footprint);
             // A later expiry for the same hosts was written by a process that died before it could say so; it is good until
-            // then. With other hosts it says nothing: a host that was added may have an older token.
+            // then. With other hosts it says nothing: a host that was added may have an older token. With another identity
+            // it is not what is wanted.
             let newer = record.hosts == Some(desired.config.hosts())
+                && record.identity == Some(desired.identity)
                 && record.expires_at.is_some_and(|at| at > desired.expires_at && at > now);
             if written || newer {
                 if record.has_additions() { Verdict::Strip(record.clone()) } else { Verdict::Keep }

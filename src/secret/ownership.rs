@@ -10,7 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::docker_config::DATA_KEY;
-use super::{CREDENTIAL_UID, EXPIRES_AT, FIELD_MANAGER, HOSTS_HASH, MANAGED_BY};
+use super::{CREDENTIAL_UID, EXPIRES_AT, FIELD_MANAGER, HOSTS_HASH, IDENTITY_HASH, MANAGED_BY};
 use crate::api::GROUP;
 use crate::plan::Uid;
 
@@ -38,45 +38,68 @@ impl Footprint {
 
     /// The footprint that a Secret has after we applied this metadata.
     pub fn desired(metadata: &ObjectMeta) -> Self {
-        let mut lines = BTreeSet::from(["data".to_owned(), "type".to_owned()]);
-        for (key, value) in metadata.labels.iter().flatten() {
-            lines.insert(format!("label {key}={value}"));
-        }
-        for (key, value) in metadata.annotations.iter().flatten() {
-            lines.insert(format!("annotation {key}={value}"));
-        }
-        for owner in metadata.owner_references.iter().flatten() {
-            lines.insert(format!("owner {}", owner.uid));
-        }
-        Self::of(&lines)
+        Self::of(&lines_desired(metadata))
     }
 
     fn observed(metadata: &ObjectMeta, ours: Option<&Value>) -> Self {
-        let mut lines = BTreeSet::new();
-        if let Some(fields) = ours {
-            let path = |keys: &[&str]| find(fields, keys);
-            if owns_data(fields) {
-                lines.insert("data".to_owned());
-            }
-            if path(&["f:type"]).is_some() {
-                lines.insert("type".to_owned());
-            }
-            for key in field_names(path(&["f:metadata", "f:labels"])) {
-                let value = metadata.labels.as_ref().and_then(|labels| labels.get(key)).map_or("", String::as_str);
-                lines.insert(format!("label {key}={value}"));
-            }
-            for key in field_names(path(&["f:metadata", "f:annotations"])) {
-                let value = metadata.annotations.as_ref().and_then(|a| a.get(key)).map_or("", String::as_str);
-                lines.insert(format!("annotation {key}={value}"));
-            }
-            for owner in metadata.owner_references.iter().flatten() {
-                if path(&["f:metadata", "f:ownerReferences", &format!("k:{{\"uid\":\"{}\"}}", owner.uid)]).is_some() {
-                    lines.insert(format!("owner {}", owner.uid));
-                }
+        Self::of(&lines_observed(metadata, ours))
+    }
+}
+
+/// The fields that a Secret has after we applied this metadata.
+fn lines_desired(metadata: &ObjectMeta) -> BTreeSet<String> {
+    let mut lines = BTreeSet::from(["data".to_owned(), "type".to_owned()]);
+    for (key, value) in metadata.labels.iter().flatten() {
+        lines.insert(format!("label {key}={value}"));
+    }
+    for (key, value) in metadata.annotations.iter().flatten() {
+        lines.insert(format!("annotation {key}={value}"));
+    }
+    for owner in metadata.owner_references.iter().flatten() {
+        lines.insert(format!("owner {}", owner.uid));
+    }
+    lines
+}
+
+/// The fields of a Secret that are ours.
+fn lines_observed(metadata: &ObjectMeta, ours: Option<&Value>) -> BTreeSet<String> {
+    let mut lines = BTreeSet::new();
+    if let Some(fields) = ours {
+        let path = |keys: &[&str]| find(fields, keys);
+        if owns_data(fields) {
+            lines.insert("data".to_owned());
+        }
+        if path(&["f:type"]).is_some() {
+            lines.insert("type".to_owned());
+        }
+        for key in field_names(path(&["f:metadata", "f:labels"])) {
+            let value = metadata.labels.as_ref().and_then(|labels| labels.get(key)).map_or("", String::as_str);
+            lines.insert(format!("label {key}={value}"));
+        }
+        for key in field_names(path(&["f:metadata", "f:annotations"])) {
+            let value = metadata.annotations.as_ref().and_then(|a| a.get(key)).map_or("", String::as_str);
+            lines.insert(format!("annotation {key}={value}"));
+        }
+        for owner in metadata.owner_references.iter().flatten() {
+            if path(&["f:metadata", "f:ownerReferences", &format!("k:{{\"uid\":\"{}\"}}", owner.uid)]).is_some() {
+                lines.insert(format!("owner {}", owner.uid));
             }
         }
-        Self::of(&lines)
     }
+    lines
+}
+
+/// The fields that we would write with this metadata, and that are not ours in a Secret as it was found, or have other values.
+pub fn lost_fields(desired: &ObjectMeta, found: &ObjectMeta) -> Vec<String> {
+    let there = lines_observed(found, our_fields(found));
+    let lost = lines_desired(desired).into_iter().filter(|line| !there.contains(line));
+    lost.map(|line| line.split('=').next().unwrap_or_default().to_owned()).collect()
+}
+
+/// What the API server says that our apply owns.
+fn our_fields(metadata: &ObjectMeta) -> Option<&Value> {
+    let entry = metadata.managed_fields.iter().flatten().find(|entry| is_our_apply(entry))?;
+    entry.fields_v1.as_ref().map(|fields| &fields.0)
 }
 
 impl fmt::Debug for Footprint {
@@ -119,6 +142,8 @@ pub struct SecretRecord {
     pub expires_at: Option<Timestamp>,
     /// The hash over its hosts, unless somebody else wrote it or the data.
     pub hosts: Option<u64>,
+    /// The hash over the identities that fetched its logins, unless somebody else wrote it or the data.
+    pub identity: Option<u64>,
     /// Keys in its data besides the one it should have.
     pub extra_keys: Box<[String]>,
     /// Whether somebody has said if it is immutable. An immutable one could not be refreshed.
@@ -129,7 +154,7 @@ impl SecretRecord {
     /// Reads a Secret's metadata; none for metadata without uid and resourceVersion, which no stored object lacks.
     pub fn read(metadata: &ObjectMeta) -> Option<Self> {
         let entries = metadata.managed_fields.as_deref().unwrap_or_default();
-        let ours = entries.iter().find(|entry| is_our_apply(entry)).and_then(|e| e.fields_v1.as_ref()).map(|f| &f.0);
+        let ours = our_fields(metadata);
         let mut extra_keys: BTreeSet<String> = BTreeSet::new();
         let mut sets_immutable = false;
         for fields in entries.iter().filter_map(|entry| entry.fields_v1.as_ref()).map(|fields| &fields.0) {
@@ -142,7 +167,8 @@ impl SecretRecord {
             owner: owner(metadata, ours),
             footprint: Footprint::observed(metadata, ours),
             expires_at: own_annotation(metadata, ours, EXPIRES_AT).and_then(|at| at.parse().ok()),
-            hosts: own_annotation(metadata, ours, HOSTS_HASH).and_then(|hash| u64::from_str_radix(hash, 16).ok()),
+            hosts: own_annotation(metadata, ours, HOSTS_HASH).and_then(number),
+            identity: own_annotation(metadata, ours, IDENTITY_HASH).and_then(number),
             extra_keys: extra_keys.into_iter().collect(),
             sets_immutable,
         })
@@ -160,6 +186,10 @@ impl SecretRecord {
             _ => true,
         }
     }
+}
+
+fn number(hash: &str) -> Option<u64> {
+    u64::from_str_radix(hash, 16).ok()
 }
 
 fn is_our_apply(entry: &ManagedFieldsEntry) -> bool {

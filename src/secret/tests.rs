@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::*;
 use crate::api::{EcrCredentialSpec, SecretTemplate};
 use crate::plan::schedule::Life;
+use crate::plan::targets::Incarnation;
 use crate::plan::{Identity, Limits, plan};
 
 const NOW: i64 = 1_000_000;
@@ -159,13 +160,14 @@ fn record(footprint: Footprint, expires: Option<i64>) -> Arc<SecretRecord> {
         footprint,
         expires_at: expires.map(at),
         hosts: None,
+        identity: None,
         extra_keys: Box::default(),
         sets_immutable: false,
     })
 }
 
 fn place(standing: Standing, claim: Claim) -> Place {
-    Place { namespace: "a".into(), name: "pull".into(), standing, claim }
+    Place { namespace: "a".into(), incarnation: Incarnation::default(), name: "pull".into(), standing, claim }
 }
 
 fn judge(place: &Place, desired: Option<&Desired>, policy: ConflictPolicy) -> &'static str {
@@ -191,7 +193,8 @@ fn every_place_has_its_verdict() {
     let edited = record(empty.footprint, None);
     let older = record(empty.footprint, Some(NOW + 10));
     let other_hosts = record(empty.footprint, Some(NOW + 9 * HOUR));
-    let newer = Arc::new(SecretRecord { hosts: Some(good.config.hosts()), ..(*other_hosts).clone() });
+    let of_another = Arc::new(SecretRecord { hosts: Some(good.config.hosts()), ..(*other_hosts).clone() });
+    let newer = Arc::new(SecretRecord { identity: Some(good.identity), ..(*of_another).clone() });
     let newer_and_more = Arc::new(SecretRecord { extra_keys: Box::new(["x".to_owned()]), ..(*newer).clone() });
     let dead = record(empty.footprint, Some(NOW - 10));
     let stuffed = Arc::new(SecretRecord { extra_keys: Box::new(["x".to_owned()]), ..(*written).clone() });
@@ -205,6 +208,7 @@ fn every_place_has_its_verdict() {
         ("edited", Standing::Mine(edited), Claim::Wanted, some, Fail, "update"),
         ("a refresh", Standing::Mine(older.clone()), Claim::Wanted, some, Fail, "update"),
         ("written by a process that died", Standing::Mine(newer.clone()), Claim::Wanted, some, Fail, "keep"),
+        ("the login is another identity's", Standing::Mine(of_another), Claim::Wanted, some, Fail, "update"),
         (
             "a host was added whose token is older",
             Standing::Mine(other_hosts.clone()),

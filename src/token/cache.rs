@@ -18,6 +18,9 @@ use crate::plan::{Identity, TokenKey, Uid};
 /// However soon a token is wanted again after a good answer, AWS is not asked sooner than this.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long tokens that serve one namespace each are collected before those who wait are told.
+const CROWD: Duration = Duration::from_millis(300);
+
 /// What is known of a token right now.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -45,8 +48,59 @@ struct Slot {
     state: Snapshot,
     succeeded: Option<Instant>,
     waiters: BTreeSet<Uid>,
+    /// Whose Secrets hold it, or are to.
+    users: BTreeSet<Uid>,
+    /// How urgent the fetch is that is under way.
+    turn: Option<Turn>,
     /// While a fetch waits for its turn: ends the wait when nobody wants the token any more.
     waiting: Option<DropGuard>,
+}
+
+impl Slot {
+    /// Whether it can be forgotten. A wait after a failure is kept until it is over, so that going and coming back does not
+    /// get round it.
+    fn is_idle(&self, now: Timestamp) -> bool {
+        let fetching = self.state.in_flight && self.waiting.is_none();
+        let failed = self.state.failure.as_ref().is_some_and(|failure| failure.retry_at > now);
+        self.users.is_empty() && !fetching && !failed
+    }
+}
+
+/// All slots, and who wants which.
+#[derive(Debug, Default)]
+struct Slots {
+    by_key: HashMap<TokenKey, Slot>,
+    wanted: HashMap<Uid, BTreeSet<TokenKey>>,
+    /// How many slots each identity has.
+    identities: HashMap<Identity, usize>,
+}
+
+impl Slots {
+    fn slot(&mut self, key: &TokenKey) -> &mut Slot {
+        let Self { by_key, identities, .. } = self;
+        by_key.entry(key.clone()).or_insert_with(|| {
+            *identities.entry(key.identity.clone()).or_default() += 1;
+            Slot::default()
+        })
+    }
+
+    /// Forgets what is idle; returns the identities that have no slot left.
+    fn sweep(&mut self, now: Timestamp) -> Vec<Identity> {
+        let mut gone = Vec::new();
+        let Self { by_key, identities, .. } = self;
+        by_key.retain(|key, slot| {
+            let idle = slot.is_idle(now);
+            if idle && let Some(count) = identities.get_mut(&key.identity) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    identities.remove(&key.identity);
+                    gone.push(key.identity.clone());
+                }
+            }
+            !idle
+        });
+        gone
+    }
 }
 
 /// How urgently a token is fetched.
@@ -84,8 +138,13 @@ pub struct CacheSettings {
 pub struct Tokens {
     source: Arc<dyn TokenSource>,
     settings: CacheSettings,
-    slots: Mutex<HashMap<TokenKey, Slot>>,
+    slots: Mutex<Slots>,
+    /// For first tries in turn.
     turns: RateLimiter,
+    /// For further tries: those of thousands that are denied must not hold up one that is new.
+    retries: RateLimiter,
+    /// Who is to be told soon: tokens that serve one namespace each come in crowds.
+    later: Mutex<BTreeSet<Uid>>,
     finished: UnboundedSender<Uid>,
     observer: Box<dyn Fn(&Fetched) + Send + Sync>,
 }
@@ -99,26 +158,46 @@ impl Tokens {
         finished: UnboundedSender<Uid>,
         observer: impl Fn(&Fetched) + Send + Sync + 'static,
     ) -> Self {
-        let rate = settings.rate.max(1);
-        let turns = RateLimiter::builder()
-            .max(usize::from(rate))
-            .initial(usize::from(rate))
-            .refill(1)
-            .interval(Duration::from_secs(1) / u32::from(rate))
-            .fair(true)
-            .build();
-        Self { source, settings, slots: Mutex::default(), turns, finished, observer: Box::new(observer) }
+        let (turns, retries) = (limiter(settings.rate), limiter(settings.rate / 3));
+        let (slots, later) = Default::default();
+        Self { source, settings, slots, turns, retries, later, finished, observer: Box::new(observer) }
+    }
+
+    /// Notes which tokens an `EcrCredential` wants from now on, before it asks for any. What nobody wants any more is
+    /// forgotten, and so are the sessions of identities that have no token left.
+    pub fn want(&self, who: &Uid, keys: BTreeSet<TokenKey>) {
+        let gone = {
+            let mut slots = self.slots.lock();
+            let before = slots.wanted.remove(who).unwrap_or_default();
+            for key in keys.difference(&before) {
+                slots.slot(key).users.insert(who.clone());
+            }
+            for key in before.difference(&keys) {
+                if let Some(slot) = slots.by_key.get_mut(key) {
+                    slot.users.remove(who);
+                    slot.waiters.remove(who);
+                }
+            }
+            let dropped = !before.is_subset(&keys);
+            if !keys.is_empty() {
+                slots.wanted.insert(who.clone(), keys);
+            }
+            if dropped { slots.sweep((self.settings.now)()) } else { Vec::new() }
+        };
+        for identity in gone {
+            self.source.forget(&identity);
+        }
     }
 
     /// What is known of a token.
     pub fn look(&self, key: &TokenKey) -> Snapshot {
-        self.slots.lock().get(key).map(|slot| slot.state.clone()).unwrap_or_default()
+        self.slots.lock().by_key.get(key).map(|slot| slot.state.clone()).unwrap_or_default()
     }
 
     /// Takes a token that was found again in a Secret, unless a newer one is there.
     pub fn seed(&self, key: &TokenKey, grant: &Arc<Grant>) {
         let mut slots = self.slots.lock();
-        let slot = slots.entry(key.clone()).or_default();
+        let slot = slots.slot(key);
         if slot.state.grant.as_ref().is_none_or(|held| held.life.issued_at < grant.life.issued_at) {
             slot.state.grant = Some(grant.clone());
         }
@@ -132,22 +211,25 @@ impl Tokens {
     /// Asks for a new token, for `who`. Joins the fetch that is under way, if any.
     pub fn request(self: &Arc<Self>, key: &TokenKey, who: &Uid, turn: Turn) {
         let waiting = CancellationToken::new();
-        let not_before = {
+        let (not_before, again) = {
             let mut slots = self.slots.lock();
-            let slot = slots.entry(key.clone()).or_default();
+            let slot = slots.slot(key);
             slot.waiters.insert(who.clone());
             if std::mem::replace(&mut slot.state.in_flight, true) {
                 return;
             }
             slot.waiting = Some(waiting.clone().drop_guard());
-            slot.succeeded.map_or_else(Instant::now, |last| last + SHORTEST_INTERVAL)
+            slot.turn = Some(turn);
+            let not_before = slot.succeeded.map_or_else(Instant::now, |last| last + SHORTEST_INTERVAL);
+            (not_before, slot.state.failure.is_some())
         };
         let (tokens, key) = (self.clone(), key.clone());
         tokio::spawn(async move {
             let my_turn = async {
                 tokio::time::sleep_until(not_before).await;
                 if turn == Turn::InTurn {
-                    tokens.turns.acquire_one().await;
+                    let limiter = if again { &tokens.retries } else { &tokens.turns };
+                    limiter.acquire_one().await;
                 }
             };
             tokio::select! {
@@ -170,39 +252,52 @@ impl Tokens {
         if waiting.is_cancelled() {
             return false;
         }
-        if let Some(guard) = slots.get_mut(key).and_then(|slot| slot.waiting.take()) {
+        if let Some(guard) = slots.by_key.get_mut(key).and_then(|slot| slot.waiting.take()) {
             guard.disarm();
         }
         true
     }
 
-    /// Joins a fetch that is under way, so as to be told when it is done.
+    /// Joins a fetch that is under way, so as to be told when it is done. One that has just ended is told of at once.
     pub fn join(&self, key: &TokenKey, who: &Uid) {
-        if let Some(slot) = self.slots.lock().get_mut(key).filter(|slot| slot.state.in_flight) {
-            slot.waiters.insert(who.clone());
+        let mut slots = self.slots.lock();
+        match slots.by_key.get_mut(key).filter(|slot| slot.state.in_flight) {
+            Some(slot) => {
+                slot.waiters.insert(who.clone());
+            }
+            None => self.tell(who.clone()),
         }
     }
 
-    /// Forgets every token that is not in use, so that what nobody wants any more is not kept in memory, and the sessions of
-    /// identities that have none left. A wait after a failure is kept until it is over.
-    pub fn retain(&self, in_use: &BTreeSet<TokenKey>) {
-        let now = (self.settings.now)();
-        let mut slots = self.slots.lock();
-        slots.retain(|key, slot| {
-            let fetching = slot.state.in_flight && slot.waiting.is_none();
-            let failed = slot.state.failure.as_ref().is_some_and(|failure| failure.retry_at > now);
-            fetching || failed || in_use.contains(key)
-        });
-        let identities: BTreeSet<&Identity> = slots.keys().chain(in_use).map(|key| &key.identity).collect();
-        self.source.retain(&identities);
+    fn tell(&self, who: Uid) {
+        // The receiver ends with the process alone.
+        let _ = self.finished.send(who);
     }
 
-    fn finish(&self, key: &TokenKey, result: Result<Grant, TokenError>) {
+    /// Tells them once for all tokens that come within a moment.
+    fn tell_later(self: &Arc<Self>, whom: BTreeSet<Uid>) {
+        let mut later = self.later.lock();
+        let first = later.is_empty();
+        later.extend(whom);
+        if !first || later.is_empty() {
+            return;
+        }
+        let tokens = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(CROWD).await;
+            for who in std::mem::take(&mut *tokens.later.lock()) {
+                tokens.tell(who);
+            }
+        });
+    }
+
+    fn finish(self: &Arc<Self>, key: &TokenKey, result: Result<Grant, TokenError>) {
         let now = (self.settings.now)();
-        let (waiters, fetched) = {
+        let (waiters, turn, fetched, gone) = {
             let mut slots = self.slots.lock();
-            let slot = slots.entry(key.clone()).or_default();
+            let slot = slots.slot(key);
             slot.state.in_flight = false;
+            let turn = slot.turn.take();
             let result = result.and_then(|grant| refuse_shorter(grant, slot.state.grant.as_deref(), now));
             let result = match result {
                 Ok(grant) => {
@@ -219,14 +314,35 @@ impl Tokens {
                     Err(error)
                 }
             };
-            (std::mem::take(&mut slot.waiters), Fetched { key: key.clone(), result })
+            let waiters = std::mem::take(&mut slot.waiters);
+            let unwanted = slot.is_idle(now);
+            let gone = if unwanted { slots.sweep(now) } else { Vec::new() };
+            (waiters, turn, Fetched { key: key.clone(), result }, gone)
         };
         (self.observer)(&fetched);
-        for who in waiters {
-            // The receiver ends with the process alone.
-            let _ = self.finished.send(who);
+        for identity in gone {
+            self.source.forget(&identity);
+        }
+        if turn == Some(Turn::InTurn) {
+            // Its session would lie idle until the next refresh, for each of perhaps thousands.
+            self.source.forget(&key.identity);
+            self.tell_later(waiters);
+        } else {
+            waiters.into_iter().for_each(|who| self.tell(who));
         }
     }
+}
+
+fn limiter(rate: u16) -> RateLimiter {
+    let rate = rate.max(1);
+    let interval = Duration::from_secs(1) / u32::from(rate);
+    RateLimiter::builder()
+        .max(usize::from(rate))
+        .initial(usize::from(rate))
+        .refill(1)
+        .interval(interval)
+        .fair(true)
+        .build()
 }
 
 /// A Secret's expiry never goes back: a token that expires before the valid one held is not taken.
@@ -293,7 +409,7 @@ mod tests {
             String::new()
         }
 
-        fn retain(&self, _: &BTreeSet<&Identity>) {}
+        fn forget(&self, _: &Identity) {}
     }
 
     fn key() -> TokenKey {
@@ -311,6 +427,11 @@ mod tests {
         (Arc::new(Tokens::new(Arc::new(Script(Mutex::new(answers.into()))), settings, sender, |_| ())), receiver)
     }
 
+    fn ask(tokens: &Arc<Tokens>, who: &str) {
+        tokens.want(&uid(who), BTreeSet::from([key()]));
+        tokens.request(&key(), &uid(who), Turn::AtOnce);
+    }
+
     fn uid(text: &str) -> Uid {
         Uid(text.into())
     }
@@ -319,7 +440,7 @@ mod tests {
     async fn everyone_who_asks_shares_one_fetch_and_is_told() {
         let (tokens, mut told) = tokens(vec![Ok(NOW + 12 * HOUR)]);
         for who in ["a", "b", "c"] {
-            tokens.request(&key(), &uid(who), Turn::AtOnce);
+            ask(&tokens, who);
         }
         let mut names = BTreeSet::new();
         for _ in 0..3 {
@@ -335,14 +456,14 @@ mod tests {
         let (tokens, mut told) = tokens(vec![Ok(NOW + HOUR), down(), down(), Ok(NOW + 2 * HOUR)]);
         let mut waits = Vec::new();
         for _ in 0..3 {
-            tokens.request(&key(), &uid("a"), Turn::AtOnce);
+            ask(&tokens, "a");
             told.recv().await.unwrap();
             let known = tokens.look(&key());
             assert!(known.grant.is_some());
             waits.push(known.failure.map(|f| f.retry_at.as_second() - NOW));
         }
         assert!(waits[0].is_none() && waits[1] < waits[2], "{waits:?}");
-        tokens.request(&key(), &uid("a"), Turn::AtOnce);
+        ask(&tokens, "a");
         told.recv().await.unwrap();
         assert!(tokens.look(&key()).failure.is_none());
     }
@@ -351,7 +472,7 @@ mod tests {
     async fn a_token_that_expires_before_the_one_held_is_not_taken() {
         let (tokens, mut told) = tokens(vec![Ok(NOW + 2 * HOUR), Ok(NOW + HOUR)]);
         for _ in 0..2 {
-            tokens.request(&key(), &uid("a"), Turn::AtOnce);
+            ask(&tokens, "a");
             told.recv().await.unwrap();
         }
         let known = tokens.look(&key());
@@ -362,8 +483,41 @@ mod tests {
     #[tokio::test]
     async fn a_source_that_panics_counts_as_a_failure() {
         let (tokens, mut told) = tokens(vec![]);
-        tokens.request(&key(), &uid("a"), Turn::AtOnce);
+        ask(&tokens, "a");
         told.recv().await.unwrap();
         assert!(tokens.look(&key()).failure.is_some() && !tokens.look(&key()).in_flight);
+    }
+
+    #[tokio::test]
+    async fn who_joins_a_fetch_that_has_just_ended_is_told_at_once() {
+        let (tokens, mut told) = tokens(vec![Ok(NOW + HOUR)]);
+        ask(&tokens, "a");
+        told.recv().await.unwrap();
+        tokens.join(&key(), &uid("b"));
+        assert_eq!(told.recv().await, Some(uid("b")));
+    }
+
+    #[tokio::test]
+    async fn another_ones_end_does_not_take_the_token_that_one_waits_for() {
+        let (tokens, mut told) = tokens(vec![Ok(NOW + HOUR)]);
+        tokens.want(&uid("a"), BTreeSet::from([key()]));
+        tokens.want(&uid("b"), BTreeSet::from([key()]));
+        ask(&tokens, "b");
+        tokens.want(&uid("a"), BTreeSet::new());
+        assert_eq!(told.recv().await, Some(uid("b")));
+        assert!(tokens.look(&key()).grant.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_token_that_nobody_wants_any_more_is_forgotten_also_if_it_comes_later() {
+        let (tokens, _told) = tokens(vec![Ok(NOW + HOUR)]);
+        tokens.want(&uid("a"), BTreeSet::from([key()]));
+        ask(&tokens, "a");
+        tokens.want(&uid("a"), BTreeSet::new());
+        assert!(!tokens.look(&key()).in_flight, "the fetch had not begun");
+        tokens.want(&uid("a"), BTreeSet::from([key()]));
+        tokens.finish(&key(), Err(TokenError::Unavailable("down".to_owned())));
+        tokens.want(&uid("a"), BTreeSet::new());
+        assert!(tokens.look(&key()).failure.is_some(), "the wait stays");
     }
 }

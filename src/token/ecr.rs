@@ -1,6 +1,5 @@
 //! GetAuthorizationToken of ECR and of ECR Public.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -98,8 +97,8 @@ impl TokenSource for Ecr {
         format!("{}/{own}/{}", identity.kind(), hex(&digest))
     }
 
-    fn retain(&self, identities: &BTreeSet<&Identity>) {
-        self.sessions.retain(identities);
+    fn forget(&self, identity: &Identity) {
+        self.sessions.forget(identity);
     }
 }
 

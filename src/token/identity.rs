@@ -15,11 +15,12 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
+use aws_smithy_http_client::pool::{self, ConnectionPool};
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
-use aws_smithy_http_client::{Builder, Connector};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::shared::IntoShared;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
@@ -107,8 +108,16 @@ pub struct OperatorIdentity {
 
 /// Prepares the operator's identity: environment, profile, web identity (IRSA), container (EKS Pod Identity), and the node's
 /// role if that is allowed; the first that is there. `found` hears where it was found, whenever that changes.
-pub async fn load(settings: &AwsSettings, found: impl Fn(Origin) + Send + Sync + 'static) -> OperatorIdentity {
-    let http = http_client(settings.ca_bundle.clone());
+///
+/// # Errors
+/// There is no HTTP client to be had; the text says why.
+pub async fn load(
+    settings: &AwsSettings,
+    found: impl Fn(Origin) + Send + Sync + 'static,
+) -> Result<OperatorIdentity, String> {
+    let http = http_client(settings.ca_bundle.clone(), ProxyConfig::from_env())?;
+    // The node and its agents are asked directly: they give credentials away.
+    let near = http_client(None, ProxyConfig::disabled())?;
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .http_client(http.clone())
         .timeout_config(timeouts(settings.timeout, 1))
@@ -119,15 +128,11 @@ pub async fn load(settings: &AwsSettings, found: impl Fn(Origin) + Send + Sync +
         loader = loader.region(Region::new(region.clone()));
     }
     let bare = loader.load().await;
-    let chain = chain(settings, &bare, http, found).await;
+    let chain = chain(settings, &bare, http, near, found);
     let config = with_credentials(&bare, chain, settings.timeout, 1);
     let endpoints = settings.endpoints.clone();
-    OperatorIdentity {
-        config,
-        fingerprint: fingerprint(&settings.identity_hints),
-        endpoints,
-        timeout: settings.timeout,
-    }
+    let fingerprint = fingerprint(&settings.identity_hints);
+    Ok(OperatorIdentity { config, fingerprint, endpoints, timeout: settings.timeout })
 }
 
 /// The same configuration with other credentials, and sessions of its own. `calls` is how many calls of STS one session takes.
@@ -165,20 +170,24 @@ pub(super) fn sts(config: &SdkConfig, region: Option<Region>, endpoints: &Endpoi
     aws_sdk_sts::Client::from_conf(builder.build())
 }
 
-/// An HTTP client that goes through the proxy of the environment and trusts the given certificates as well as public ones.
-fn http_client(ca_bundle: Option<Vec<u8>>) -> SharedHttpClient {
+/// An HTTP client that goes through a proxy and trusts the given certificates as well as those of the
+/// system. The SDK's own takes no certificates, and a pool for each client.
+///
+/// # Errors
+/// The text says why there is none.
+fn http_client(ca_bundle: Option<Vec<u8>>, proxy: ProxyConfig) -> Result<SharedHttpClient, String> {
     let mut trusted = TrustStore::default();
     if let Some(pem) = ca_bundle {
         trusted = trusted.with_pem_certificate(pem);
     }
-    // It fails on nothing but an unreadable certificate, which was read before.
-    let tls = TlsContext::builder().with_trust_store(trusted).build().unwrap_or_default();
-    Builder::new().build_with_connector_fn(move |settings, components| {
-        let mut connector = Connector::builder().proxy_config(ProxyConfig::from_env());
-        connector.set_connector_settings(settings.cloned());
-        connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
-        connector.tls_provider(Provider::Rustls(CryptoMode::AwsLc)).tls_context(tls.clone()).build()
-    })
+    let tls = TlsContext::builder().with_trust_store(trusted).build().map_err(|error| error.to_string())?;
+    let pool = ConnectionPool::builder()
+        .proxy_config(proxy)
+        .tls_provider(Provider::rustls(CryptoMode::AwsLc))
+        .tls_context(tls)
+        .build_https()
+        .map_err(|error| error.to_string())?;
+    Ok(pool::Client::new(&pool).map_err(|error| error.to_string())?.into_shared())
 }
 
 /// Tries each source in turn.
@@ -188,31 +197,28 @@ struct Chain {
     found: Arc<dyn Fn(Origin) + Send + Sync>,
 }
 
-async fn chain(
+fn chain(
     settings: &AwsSettings,
     bare: &SdkConfig,
     http: SharedHttpClient,
+    near: SharedHttpClient,
     found: impl Fn(Origin) + Send + Sync + 'static,
 ) -> Chain {
     let provider = ProviderConfig::default()
         .with_http_client(http)
         .with_region(bare.region().cloned())
         .with_timeout_config(timeouts(settings.timeout, 1));
-    let share = |provider| -> SharedCredentialsProvider { provider };
+    let profile = ProfileFileCredentialsProvider::builder().configure(&provider).build();
     let mut sources = vec![
-        (Origin::Environment, share(SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new()))),
-        (
-            Origin::Profile,
-            share(SharedCredentialsProvider::new(
-                ProfileFileCredentialsProvider::builder().configure(&provider).build(),
-            )),
-        ),
+        (Origin::Environment, SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new())),
+        (Origin::Profile, SharedCredentialsProvider::new(profile)),
     ];
     if let Some(file) = &settings.web_identity {
         let sts = sts(bare, None, &settings.endpoints);
         let own = WebIdentity { sts, from: TokenFrom::File(file.clone()) };
         sources.push((Origin::WebIdentity, SharedCredentialsProvider::new(own)));
     }
+    let provider = provider.with_http_client(near);
     let container = EcsCredentialsProvider::builder().configure(&provider).build();
     sources.push((Origin::Container, SharedCredentialsProvider::new(container)));
     if settings.node_identity {

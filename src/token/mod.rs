@@ -9,7 +9,6 @@ mod session;
 mod static_keys;
 mod web_identity;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -207,8 +206,11 @@ pub enum TokenError {
     #[error("{0}")]
     IdentityNotFound(String),
     /// The API server refused what the identity needs.
-    #[error("the API server refused: {0}")]
+    #[error("{0}")]
     Forbidden(String),
+    /// The API server failed, or could not be reached.
+    #[error("{0}")]
+    Cluster(String),
     /// AWS refused the identity or the call.
     #[error("AWS refused the call: {0}")]
     Denied(String),
@@ -233,6 +235,7 @@ impl TokenError {
             Self::NoCredentials(_) => Reason::NoCredentials,
             Self::IdentityNotFound(_) => Reason::IdentityNotFound,
             Self::Forbidden(_) => Reason::Forbidden,
+            Self::Cluster(_) => Reason::ApiError,
             Self::Denied(_) => Reason::AccessDenied,
             Self::Throttled(_) => Reason::Throttled,
             Self::Unavailable(_) => Reason::AwsUnavailable,
@@ -245,7 +248,7 @@ impl TokenError {
     /// to reach every endpoint of AWS, so no error is final.
     pub const fn retry_scale(&self) -> u32 {
         match self {
-            Self::Unavailable(_) => 1,
+            Self::Unavailable(_) | Self::Cluster(_) => 1,
             Self::Throttled(_) | Self::NoCredentials(_) | Self::IdentityNotFound(_) | Self::Forbidden(_) => 3,
             Self::Denied(_) | Self::Invalid(_) | Self::Unreadable(_) => 5,
         }
@@ -260,8 +263,8 @@ pub trait TokenSource: Send + Sync + 'static {
     /// A text that changes whenever the AWS identity behind one of ours does, and holds nothing secret.
     fn fingerprint(&self, identity: &Identity) -> String;
 
-    /// Ends the sessions of all other identities.
-    fn retain(&self, identities: &BTreeSet<&Identity>);
+    /// Ends the session of an identity.
+    fn forget(&self, identity: &Identity);
 }
 
 /// What the cluster lends to an identity.

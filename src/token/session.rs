@@ -1,6 +1,6 @@
 //! The sessions of all identities: each has its own configuration and clients, made when first needed and kept while in use.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use aws_config::{Region as SdkRegion, SdkConfig};
@@ -44,9 +44,9 @@ impl Sessions {
         self.sessions.lock().entry(identity.clone()).or_insert_with(make).clone()
     }
 
-    /// Ends all other sessions.
-    pub(super) fn retain(&self, identities: &BTreeSet<&Identity>) {
-        self.sessions.lock().retain(|identity, _| identities.contains(identity));
+    /// Ends the session of an identity. A call that is under way goes on.
+    pub(super) fn forget(&self, identity: &Identity) {
+        self.sessions.lock().remove(identity);
     }
 
     /// The configuration with which an identity signs: its source, then each role with the one before it.

@@ -7,6 +7,7 @@
 )]
 
 mod away;
+mod check;
 mod create;
 mod demand;
 mod drift;

@@ -3,12 +3,13 @@
 use serde_json::{Value, json};
 
 use super::api_server::{create_for_good, credential, least, plane, set, try_create};
+use super::auth_cases::PLACES;
 
 #[tokio::test]
 async fn the_least_that_can_be_said_is_completed_by_the_defaults() {
     let client = plane().await.admin_client().unwrap();
     let completed = json!({
-        "registries": [{ "private": { "hostVariants": ["Standard"], "requestRegistryIds": false } }],
+        "registries": [{ "private": { "hostVariants": ["Standard"], "apiEndpoint": "Standard", "requestRegistryIds": false } }],
         "secret": { "name": "ecr-pull-secret", "conflictPolicy": "Fail", "deletionPolicy": "Delete" },
         "namespaces": { "names": ["a"] },
         "refresh": { "atPercent": 50, "maxAge": "6h" },
@@ -79,6 +80,11 @@ async fn each_good_value_is_accepted() {
             ])],
         ),
         ("spec/registries/0/private", vec![json!({ "requestRegistryIds": true, "accountIds": ["111122223333"] })]),
+        ("spec/registries/0/private/apiEndpoint", ["Fips", "DualStack", "DualStackFips"].map(|e| json!(e)).to_vec()),
+        (
+            "spec/auth",
+            vec![Value::Null, json!({}), json!({ "serviceAccount": null, "secretRef": null, "assumeRoles": null })],
+        ),
         ("spec/secret/name", vec![json!("a"), json!("ecr.pull-secret.1"), json!("a".repeat(253))]),
         (
             "spec/secret/labels",
@@ -115,6 +121,72 @@ async fn each_good_value_is_accepted() {
         }
     }
     assert!(refused.is_empty(), "{}", refused.join("\n"));
+}
+
+#[tokio::test]
+async fn each_kind_of_identity_is_accepted_and_filled_in_as_the_types_do_it() {
+    let client = plane().await.admin_client().unwrap();
+    let roles = [
+        "arn:aws:iam::222233334444:role/y",
+        "arn:aws-cn:iam::222233334444:role/a/b+=,.@_-",
+        "arn:aws-us-gov:iam::222233334444:role/Z",
+    ];
+    let role = json!({
+        "roleArn": roles[0],
+        "externalId": "a:b/c",
+        "sessionName": "pull",
+        "durationSeconds": 3600,
+        "tags": { "team": "a", "Kosten Stelle/ä": "" },
+        "transitiveTagKeys": ["team"],
+        "sourceIdentity": "ops@example.com",
+        "sessionPolicy": r#"{"Version":"2012-10-17","Statement":[]}"#,
+    });
+    let kinds = [
+        json!({ "assumeRoles": [role, { "roleArn": roles[1] }, { "roleArn": roles[2], "durationSeconds": 43_200 }] }),
+        json!({ "serviceAccount": { "namespace": "team-a", "name": "puller" } }),
+        json!({ "serviceAccount": { "namespace": "a", "name": "pull.er", "roleArn": roles[1], "audiences": ["sts.amazonaws.com", "x"] } }),
+        json!({ "serviceAccount": { "fromTargetNamespace": "puller" }, "assumeRoles": [{ "roleArn": roles[0] }] }),
+        json!({ "secretRef": { "namespace": "ops", "name": "aws-keys" } }),
+        json!({ "secretRef": { "namespace": "ops", "name": "aws-keys", "accessKeyIdKey": "id", "secretAccessKeyKey": "key", "sessionTokenKey": "a.b_c-D" }, "assumeRoles": [{ "roleArn": roles[2] }] }),
+    ];
+    let given = json!({ "namespace": "ops", "name": "aws-keys", "accessKeyIdKey": "AWS_ACCESS_KEY_ID", "secretAccessKeyKey": "AWS_SECRET_ACCESS_KEY" });
+    for (path, _) in PLACES {
+        for (number, kind) in kinds.iter().enumerate() {
+            let mut object = credential(least());
+            set(&mut object, path, kind.clone());
+            let created = try_create(&client, &object).await.unwrap_or_else(|e| panic!("{path} = {kind}: {e:#?}"));
+            let ours: ecr_credential_operator::api::EcrCredentialSpec =
+                serde_json::from_value(object["spec"].clone()).unwrap();
+            assert_eq!(serde_json::to_value(&ours).unwrap(), created["spec"], "{path} = {kind}");
+            if number == 4 {
+                assert_eq!(created.pointer(&format!("/{path}/secretRef")), Some(&given));
+            }
+        }
+    }
+}
+
+/// As many of the greatest identities as fit into a request: what the rules cost stays within the API server's limit.
+#[tokio::test]
+async fn the_greatest_identities_are_checked() {
+    let client = plane().await.admin_client().unwrap();
+    let tags: serde_json::Map<_, _> = (0..50).map(|i| (format!("{i:ä>128}"), json!("v".repeat(256)))).collect();
+    let keys: Vec<&String> = tags.keys().collect();
+    let role = json!({
+        "roleArn": format!("arn:aws:iam::222233334444:role/{}", "a".repeat(2017)),
+        "externalId": "a".repeat(1224),
+        "sessionName": "a".repeat(64),
+        "tags": tags,
+        "transitiveTagKeys": keys,
+        "sourceIdentity": "a".repeat(64),
+        "sessionPolicy": format!("{{{}}}", " ".repeat(2046)),
+    });
+    let auth = json!({ "serviceAccount": { "fromTargetNamespace": "a".repeat(253) }, "assumeRoles": vec![role; 5] });
+    let spec = json!({
+        "registries": vec![json!({ "private": {}, "auth": auth }); 10],
+        "auth": auth,
+        "namespaces": { "names": ["a"] },
+    });
+    try_create(&client, &credential(spec)).await.unwrap();
 }
 
 /// Every list and text as long as the schema lets it be: what the rules cost at runtime stays within the API server's limit.

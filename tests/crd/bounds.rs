@@ -13,6 +13,9 @@ pub(crate) struct Bound {
     pub(crate) what: String,
 }
 
+/// The fields that are maps of texts.
+const MAPS: [&str; 4] = ["labels", "annotations", "matchLabels", "tags"];
+
 /// Collects the bounds of a schema and all below it.
 pub(crate) fn bounds_of(schema: &Value, path: &str, found: &mut BTreeSet<Bound>) {
     let mut add = |what: &str, path: &str| found.insert(Bound { path: path.to_owned(), what: what.to_owned() });
@@ -62,12 +65,12 @@ impl Bound {
         let mut path: String =
             field.split(['[', ']']).enumerate().map(|(n, part)| if n % 2 == 0 { part } else { "[]" }).collect();
         // Entries of maps are named as if they were fields.
-        for map in ["labels", "annotations", "matchLabels"] {
+        for map in MAPS {
             if let Some((parent, _)) = path.split_once(&format!("{map}.k")) {
                 path = format!("{parent}{map}{{}}");
             }
         }
-        let of_map = ["labels", "annotations", "matchLabels"].iter().any(|map| path.ends_with(map));
+        let of_map = MAPS.iter().any(|map| path.ends_with(&format!(".{map}")));
         let what = match words.iter().find(|(word, _)| text.contains(word)) {
             Some((_, what)) => *what,
             None if text.starts_with("Too many") => {

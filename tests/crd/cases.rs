@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::auth_cases::auth_cases;
+
 /// What is set where in the least EcrCredential, and the one cause that the refusal gives.
 pub(crate) struct Case {
     pub(crate) path: &'static str,
@@ -9,7 +11,7 @@ pub(crate) struct Case {
     pub(crate) says: String,
 }
 
-fn case(path: &'static str, value: Value, says: &str) -> Case {
+pub(crate) fn case(path: &'static str, value: Value, says: &str) -> Case {
     Case { path, value, says: says.to_owned() }
 }
 
@@ -26,7 +28,8 @@ const REGION: &str = "spec.registries[0].private.region: Invalid value: region m
 const ALL_NAMESPACES: &str = "all namespaces is names: [\"*\"]";
 
 pub(crate) fn cases() -> Vec<Case> {
-    [metadata(), registries(), private(), secret(), namespaces(), selector(), refresh()].into_iter().flatten().collect()
+    let all = [metadata(), registries(), private(), auth_cases(), secret(), namespaces(), selector(), refresh()];
+    all.into_iter().flatten().collect()
 }
 
 fn metadata() -> Vec<Case> {
@@ -92,6 +95,7 @@ fn private() -> Vec<Case> {
     add("hostVariants", json!(["Fips", "Fips"]), "@.hostVariants[1]: Duplicate value: \"Fips\"");
     let known = "@.hostVariants[0]: Unsupported value: \"fips\": supported values: \"Standard\", \"Fips\", \"DualStack\", \"DualStackFips\"";
     add("hostVariants", json!(["fips"]), known);
+    add("apiEndpoint", json!("fips"), &known.replace("hostVariants[0]", "apiEndpoint"));
     let hosts: Vec<String> = (0..33).map(|n| format!("h{n}.example")).collect();
     add("extraHosts", json!(hosts), "@.extraHosts: Too many: 33: must have at most 32 items");
     add("extraHosts", json!([long_host(261)]), "@.extraHosts[0]: Too long: may not be more than 260 bytes");

@@ -8,6 +8,7 @@
 
 mod accepted;
 mod api_server;
+mod auth_cases;
 mod bounds;
 mod cases;
 mod refused;

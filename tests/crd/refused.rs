@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use super::api_server::{credential, least, plane, schema, set, try_create};
+use super::auth_cases::ROLE;
 use super::bounds::{Bound, bounds_of};
 use super::cases::{Case, cases};
 
@@ -42,8 +43,13 @@ async fn every_rule_and_bound_of_the_spec_has_a_case() {
 #[tokio::test]
 async fn a_misspelt_field_is_an_error_at_every_level() {
     let client = plane().await.admin_client().unwrap();
+    let auth = |base: &str| json!({ base: { "namespace": "a", "name": "b" }, "assumeRoles": [{ "roleArn": ROLE }] });
     let full = json!({
-        "registries": [{ "private": { "region": "eu-west-1" } }, { "public": {} }],
+        "registries": [
+            { "private": { "region": "eu-west-1" }, "auth": auth("serviceAccount") },
+            { "public": {}, "auth": auth("secretRef") },
+        ],
+        "auth": auth("serviceAccount"),
         "secret": { "name": "x" },
         "namespaces": { "selector": { "matchExpressions": [{ "key": "k", "operator": "Exists" }] } },
         "refresh": {},
@@ -53,6 +59,13 @@ async fn a_misspelt_field_is_an_error_at_every_level() {
         "spec/registries/0",
         "spec/registries/0/private",
         "spec/registries/1/public",
+        "spec/auth",
+        "spec/auth/serviceAccount",
+        "spec/auth/assumeRoles/0",
+        "spec/registries/0/auth",
+        "spec/registries/0/auth/serviceAccount",
+        "spec/registries/0/auth/assumeRoles/0",
+        "spec/registries/1/auth/secretRef",
         "spec/secret",
         "spec/namespaces",
         "spec/namespaces/selector",

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::history::Version;
 
 pub(super) const EXPIRES_AT: &str = "pullsecrets.dev/expires-at";
+pub(super) const IDENTITY_HASH: &str = "pullsecrets.dev/identity-hash";
 pub(super) const MANAGER: &str = "ecr-credential-operator";
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 const CREDENTIAL_UID: &str = "pullsecrets.dev/credential-uid";

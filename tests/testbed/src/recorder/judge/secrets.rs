@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::super::evidence::{Evidence, Write};
 use super::super::history::Version;
-use super::super::marks::{EXPIRES_AT, is_foreign, is_ours, uids};
+use super::super::marks::{EXPIRES_AT, IDENTITY_HASH, is_foreign, is_ours, uids};
 use super::super::violation::{Invariant, Violation};
 use super::well_formed::auths;
 
@@ -23,7 +23,8 @@ pub(super) fn foreign(evidence: &Evidence) -> Vec<Violation> {
     writes.map(describe).collect()
 }
 
-/// I4: the recorded expiry never goes back from one version of the operator to its next, unless the Secret got other hosts or another owner.
+/// I4: the recorded expiry never goes back from one version of the operator to its next, unless the Secret got other hosts,
+/// logins of another identity, or another owner.
 pub(super) fn monotone(evidence: &Evidence) -> Vec<Violation> {
     let mut last: BTreeMap<&str, &Version> = BTreeMap::new();
     let mut violations = vec![];
@@ -33,7 +34,10 @@ pub(super) fn monotone(evidence: &Evidence) -> Vec<Violation> {
         }
         let Some(before) = last.insert(write.version.uid(), write.version) else { continue };
         let hosts = |version| auths(version).map(|auths| auths.into_keys().collect::<Vec<_>>()).ok();
-        let comparable = hosts(before) == hosts(write.version) && uids(before) == uids(write.version);
+        let identity = |version: &Version| version.annotation(IDENTITY_HASH).map(str::to_owned);
+        let comparable = hosts(before) == hosts(write.version)
+            && identity(before) == identity(write.version)
+            && uids(before) == uids(write.version);
         if comparable && expiry(write.version) < expiry(before) {
             let (from, to) = (before.annotation(EXPIRES_AT), write.version.annotation(EXPIRES_AT));
             violations.push(violation(

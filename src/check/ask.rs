@@ -1,0 +1,73 @@
+//! The questions to AWS: who each identity is, and whether it is given tokens, which are thrown away at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use parking_lot::Mutex;
+
+use super::CheckError;
+use super::facts::Answers;
+use crate::cluster::ApiServer;
+use crate::plan::{Identity, TokenKey};
+use crate::token::ecr::Ecr;
+use crate::token::identity::{self, AwsSettings, OperatorIdentity, Origin};
+use crate::token::{TokenError, TokenSource, check};
+
+/// How many identities are asked about at a time.
+const AT_A_TIME: usize = 4;
+
+/// The longest that one request to the API server may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The identity of this process, and where it was found once it has been used.
+pub(super) struct Own {
+    pub(super) identity: OperatorIdentity,
+    origin: Arc<Mutex<Option<Origin>>>,
+}
+
+/// Prepares the identity of this process.
+pub(super) async fn own(settings: &AwsSettings) -> Result<Own, CheckError> {
+    let origin = Arc::new(Mutex::new(None));
+    let found = origin.clone();
+    let identity = identity::load(settings, move |origin| *found.lock() = Some(origin)).await;
+    Ok(Own { identity: identity.map_err(CheckError::Settings)?, origin })
+}
+
+/// Asks AWS for each of these tokens, and for the caller behind each identity.
+pub(super) async fn ask(own: Own, client: Client, wanted: BTreeSet<TokenKey>) -> Answers {
+    let ecr = Ecr::new(own.identity, Arc::new(ApiServer::new(client, TIMEOUT)));
+    let mut by_identity: BTreeMap<Identity, Vec<TokenKey>> = BTreeMap::new();
+    for key in wanted {
+        by_identity.entry(key.identity.clone()).or_default().push(key);
+    }
+    let asked = stream::iter(by_identity).map(|(identity, keys)| one(&ecr, identity, keys));
+    let mut answers = Answers::default();
+    let mut asked = std::pin::pin!(asked.buffer_unordered(AT_A_TIME));
+    while let Some((identity, caller, tokens)) = asked.next().await {
+        answers.callers.insert(identity, caller);
+        answers.tokens.extend(tokens);
+    }
+    answers.origin = own.origin.lock().map(Origin::as_str);
+    answers
+}
+
+type Answer = (Identity, Result<String, TokenError>, Vec<(TokenKey, Result<Timestamp, TokenError>)>);
+
+async fn one(ecr: &Ecr, identity: Identity, keys: Vec<TokenKey>) -> Answer {
+    let caller = ecr.caller(&identity).await;
+    let mut tokens = Vec::with_capacity(keys.len());
+    for key in keys {
+        let expires_at = match ecr.fetch(&key).await {
+            Ok(raw) => check(raw, &key, Timestamp::now(), Duration::ZERO)
+                .map(|grant| grant.life.expires_at)
+                .map_err(TokenError::from),
+            Err(error) => Err(error),
+        };
+        tokens.push((key, expires_at));
+    }
+    (identity, caller, tokens)
+}

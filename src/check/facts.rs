@@ -1,0 +1,112 @@
+//! What a check has read, before anything is judged.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+
+use super::rights::Right;
+use crate::api::EcrCredential;
+use crate::controller::watches::SecretScope;
+use crate::controller::world::{Spot, World};
+use crate::plan::{self, Halt, Identity, Limits, Need, Plan, TokenKey, Uid};
+use crate::token::TokenError;
+
+/// How many namespaces with an identity of their own AWS is asked about for one `EcrCredential`.
+pub(super) const MOST_TENANTS: usize = 20;
+
+/// Everything that was read.
+pub(super) struct Facts {
+    /// Whether this runs in the operator's own pod, with its rights and its identity.
+    pub(super) inside: bool,
+    /// Whether the limits are not those of the operator but whatever the `EcrCredentials` ask for.
+    pub(super) assumed: bool,
+    /// What the operator may do.
+    pub(super) limits: Limits,
+    /// Namespaces, all `EcrCredentials`, the metadata of their Secrets, and what identities refer to.
+    pub(super) world: World,
+    /// The `EcrCredentials` to check, by name.
+    pub(super) credentials: Vec<EcrCredential>,
+    /// `EcrCredentials` that cannot be read, and why.
+    pub(super) unreadable: Vec<(String, String)>,
+    /// The metadata of the Secrets as they are.
+    pub(super) metadata: HashMap<Spot, ObjectMeta>,
+    /// Where Secrets may not be listed, and what the API server says.
+    pub(super) refused: Vec<(SecretScope, String)>,
+    /// What the operator needs, and whether it has it; none outside of its pod.
+    pub(super) rights: Option<Vec<(Right, bool)>>,
+    /// What AWS said; none when it was not asked.
+    pub(super) aws: Option<Answers>,
+}
+
+/// What AWS said. The tokens themselves were dropped as soon as they had been looked at.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    /// Where the operator's own identity was found.
+    pub(super) origin: Option<&'static str>,
+    /// The caller's ARN for each identity.
+    pub(super) callers: BTreeMap<Identity, Result<String, TokenError>>,
+    /// The expiry of each token.
+    pub(super) tokens: BTreeMap<TokenKey, Result<Timestamp, TokenError>>,
+}
+
+/// One `EcrCredential` with what its spec comes to.
+pub(super) struct Subject<'a> {
+    pub(super) object: &'a EcrCredential,
+    pub(super) uid: Uid,
+    pub(super) plan: Result<Plan, Halt>,
+}
+
+/// What one need comes to, in the namespace where each has its own identity.
+pub(super) struct Resolved<'a> {
+    pub(super) need: &'a Need,
+    pub(super) namespace: Option<Arc<str>>,
+    pub(super) key: Result<TokenKey, Halt>,
+}
+
+impl Facts {
+    /// The `EcrCredentials` with what their specs come to.
+    pub(super) fn subjects(&self) -> impl Iterator<Item = Subject<'_>> {
+        self.credentials.iter().filter_map(|object| {
+            let uid = Uid(object.uid()?.into());
+            Some(Subject { object, uid, plan: plan::plan(&object.spec, &self.limits) })
+        })
+    }
+
+    /// The tokens that AWS is to be asked for.
+    pub(super) fn wanted(&self) -> BTreeSet<TokenKey> {
+        let mut wanted = BTreeSet::new();
+        for subject in self.subjects().filter(|subject| !subject.object.spec.suspend) {
+            let Ok(plan) = &subject.plan else { continue };
+            let all = self.resolve(&subject.uid, plan);
+            let (shared, each): (Vec<_>, Vec<_>) = all.into_iter().partition(|r| r.namespace.is_none());
+            wanted.extend(shared.into_iter().filter_map(|resolved| resolved.key.ok()));
+            let first: BTreeSet<_> = each.iter().filter_map(|r| r.namespace.clone()).collect();
+            let first: BTreeSet<_> = first.into_iter().take(MOST_TENANTS).collect();
+            let asked = each.into_iter().filter(|r| r.namespace.as_ref().is_some_and(|n| first.contains(n)));
+            wanted.extend(asked.filter_map(|resolved| resolved.key.ok()));
+        }
+        wanted
+    }
+
+    /// What each need of a plan comes to: once, or once for each target namespace.
+    pub(super) fn resolve<'p>(&self, uid: &Uid, plan: &'p Plan) -> Vec<Resolved<'p>> {
+        let targets = self.world.own_targets(uid, &plan.secret_name);
+        let resolve = |need: &'p Need, namespace: Option<Arc<str>>| {
+            let identity = need.auth.resolve(namespace.as_deref(), &self.world.references);
+            let key = identity.map(|identity| TokenKey { identity, service: need.service.clone() });
+            Resolved { need, namespace, key }
+        };
+        let mut all = Vec::new();
+        for need in plan.needs() {
+            if need.auth.is_each_targets() {
+                all.extend(targets.keys().map(|namespace| resolve(need, Some(namespace.clone()))));
+            } else {
+                all.push(resolve(need, None));
+            }
+        }
+        all
+    }
+}

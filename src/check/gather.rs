@@ -1,0 +1,244 @@
+//! The reads from the cluster: one list of each kind, by metadata where that is enough. Nothing is written.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, ListParams, PostParams};
+use kube::core::{DeserializeGuard, ObjectList, PartialObjectMeta};
+use kube::{Client, ResourceExt};
+
+use super::CheckError;
+use super::rights::{Right, needed};
+use crate::api::EcrCredential;
+use crate::controller::references::{account_record, keys_record};
+use crate::controller::watches::{SecretScope, claimant};
+use crate::controller::world::{Spot, World};
+use crate::plan::auth::Reference;
+use crate::plan::references::{AccountScope, KeysScope, Lent};
+use crate::plan::targets::Incarnation;
+use crate::plan::{Limits, Uid};
+use crate::secret::ownership::SecretRecord;
+
+/// How many objects are listed in one request.
+const PAGE: u32 = 500;
+
+/// How many rights are asked for at a time.
+const QUESTIONS: usize = 8;
+
+/// Reads from one cluster.
+pub(super) struct Cluster {
+    pub(super) client: Client,
+}
+
+/// All `EcrCredentials`: those that can be read, and the metadata of the others with the error.
+pub(super) type Credentials = (Vec<EcrCredential>, Vec<(ObjectMeta, String)>);
+
+/// The metadata of Secrets by place, and where they may not be listed.
+pub(super) type Secrets = (HashMap<Spot, ObjectMeta>, Vec<(SecretScope, String)>);
+
+impl Cluster {
+    /// The `EcrCredentials` with these labels, by name.
+    pub(super) async fn credentials(&self, selector: Option<&str>) -> Result<Credentials, CheckError> {
+        let api: Api<DeserializeGuard<EcrCredential>> = Api::all(self.client.clone());
+        let params = selector.map_or_else(ListParams::default, |labels| ListParams::default().labels(labels));
+        let listed = pages(params, async |params| api.list(&params).await).await;
+        let listed = listed.map_err(|error| match error {
+            kube::Error::Api(status) if status.is_not_found() => CheckError::NoCrd,
+            error => CheckError::of(error, "EcrCredentials"),
+        })?;
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for DeserializeGuard(object) in listed {
+            match object {
+                Ok(object) => good.push(object),
+                Err(invalid) => bad.push((invalid.metadata, invalid.error)),
+            }
+        }
+        good.sort_by_key(ResourceExt::name_any);
+        Ok((good, bad))
+    }
+
+    /// Puts all namespaces into the world.
+    pub(super) async fn namespaces(&self, world: &mut World) -> Result<(), CheckError> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let listed = pages(ListParams::default(), async |params| api.list_metadata(&params).await).await;
+        for object in listed.map_err(|error| CheckError::of(error, "namespaces"))? {
+            let terminating = object.metadata.deletion_timestamp.is_some();
+            let name = object.name_any();
+            let incarnation = Incarnation::of(object.metadata.uid.as_deref().unwrap_or_default());
+            let labels = object.metadata.labels.unwrap_or_default();
+            world.index.set_namespace(&name, incarnation, &labels, terminating);
+        }
+        Ok(())
+    }
+
+    /// Puts the Secrets of all scopes into the world. A scope that may not be listed does not hide the others.
+    pub(super) async fn secrets(&self, scopes: &[SecretScope], world: &mut World) -> Result<Secrets, CheckError> {
+        let (mut metadata, mut refused) = (HashMap::new(), Vec::new());
+        for scope in scopes {
+            match self.secrets_of(scope).await {
+                Err(kube::Error::Api(status)) if status.is_forbidden() => refused.push((scope.clone(), status.message)),
+                Err(error) => return Err(CheckError::of(error, "Secrets")),
+                Ok(found) => {
+                    for object in found {
+                        let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
+                        if let Some(record) = SecretRecord::read(&object.metadata) {
+                            world.set_secret(&name, &namespace, Arc::new(record));
+                            metadata.insert((name.into(), namespace.into()), object.metadata);
+                        }
+                    }
+                }
+            }
+        }
+        Ok((metadata, refused))
+    }
+
+    async fn secrets_of(&self, scope: &SecretScope) -> Result<Vec<PartialObjectMeta<Secret>>, kube::Error> {
+        let api: Api<Secret> = match &scope.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        let params = scope.name.as_ref().map_or_else(ListParams::default, |name| named(name));
+        pages(params, async |params| api.list_metadata(&params).await).await
+    }
+
+    /// Puts what identities may refer to into the world.
+    pub(super) async fn references(&self, lent: &Lent, world: &mut World) -> Result<(), CheckError> {
+        for scope in &lent.accounts {
+            self.accounts(scope, world).await?;
+        }
+        for scope in &lent.keys {
+            self.keys(scope, world).await?;
+        }
+        Ok(())
+    }
+
+    async fn accounts(&self, scope: &AccountScope, world: &mut World) -> Result<(), CheckError> {
+        let api: Api<ServiceAccount> = match &scope.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        match pages(named(&scope.name), async |params| api.list_metadata(&params).await).await {
+            Err(kube::Error::Api(status)) if status.is_forbidden() => {
+                world.references.set_accounts_refused(scope, true);
+            }
+            Err(error) => return Err(CheckError::of(error, "ServiceAccounts")),
+            Ok(found) => {
+                for object in found {
+                    let namespace = object.namespace().unwrap_or_default();
+                    world.references.set_account(&namespace, &object.name_any(), account_record(&object.metadata));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn keys(&self, scope: &KeysScope, world: &mut World) -> Result<(), CheckError> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &scope.namespace);
+        match api.list_metadata(&named(&scope.name)).await {
+            Err(kube::Error::Api(status)) if status.is_forbidden() => {
+                world.references.set_keys_refused(scope, true);
+            }
+            Err(error) => return Err(CheckError::of(error, "Secrets with AWS keys")),
+            Ok(found) => {
+                let record = found.items.first().and_then(|object| keys_record(&object.metadata));
+                world.references.set_keys(scope, record);
+            }
+        }
+        Ok(())
+    }
+
+    /// Which of the rights that the operator needs this process has.
+    pub(super) async fn rights(&self, scopes: &[SecretScope], lent: &Lent) -> Result<Vec<(Right, bool)>, CheckError> {
+        let api: Api<SelfSubjectAccessReview> = Api::all(self.client.clone());
+        let ask = async |right: Right| {
+            let answer = api.create(&PostParams::default(), &question(&right)).await;
+            let answer = answer.map_err(|error| CheckError::of(error, "what this process may do"))?;
+            Ok((right, answer.status.is_some_and(|status| status.allowed)))
+        };
+        stream::iter(needed(scopes, lent)).map(ask).buffered(QUESTIONS).try_collect().await
+    }
+}
+
+/// All pages of a list.
+async fn pages<K: Clone>(
+    mut params: ListParams,
+    list: impl AsyncFn(ListParams) -> Result<ObjectList<K>, kube::Error>,
+) -> Result<Vec<K>, kube::Error> {
+    params = params.limit(PAGE);
+    let mut all = Vec::new();
+    loop {
+        let page = list(params.clone()).await?;
+        all.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(all),
+        }
+    }
+}
+
+fn named(name: &str) -> ListParams {
+    ListParams::default().fields(&format!("metadata.name={name}"))
+}
+
+fn question(right: &Right) -> SelfSubjectAccessReview {
+    let (resource, subresource) = match right.resource.split_once('/') {
+        Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
+        None => (right.resource, None),
+    };
+    let attributes = ResourceAttributes {
+        group: Some(right.group.to_owned()),
+        resource: Some(resource.to_owned()),
+        subresource,
+        verb: Some(right.verb.to_owned()),
+        namespace: right.namespace.as_deref().map(str::to_owned),
+        name: right.name.as_deref().map(str::to_owned),
+        ..ResourceAttributes::default()
+    };
+    let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
+    SelfSubjectAccessReview { spec, ..Default::default() }
+}
+
+/// Puts all `EcrCredentials` into the world; those that cannot be read are alive and want nothing.
+pub(super) fn set_claimants(world: &mut World, (good, bad): &Credentials) {
+    for object in good.iter().filter(|object| object.metadata.deletion_timestamp.is_none()) {
+        if let Some(uid) = object.uid() {
+            world.index.set_claimant(&Uid(uid.into()), claimant(object));
+        }
+    }
+    for (metadata, _) in bad {
+        if let Some(uid) = &metadata.uid {
+            world.index.set_claimant(&Uid(uid.as_str().into()), crate::controller::watches::unreadable(metadata));
+        }
+    }
+}
+
+/// The lists of Secrets that show every place that the operator may write.
+pub(super) fn scopes(any_name: bool, limits: &Limits, credentials: &[EcrCredential]) -> Vec<SecretScope> {
+    let names: BTreeSet<Option<Arc<str>>> = match &limits.secret_names {
+        Some(names) => names.iter().cloned().map(Some).collect(),
+        None if any_name => BTreeSet::from([None]),
+        None => credentials.iter().map(|c| Some(c.spec.secret.name.as_str().into())).collect(),
+    };
+    let namespaces: Vec<Option<Arc<str>>> = match &limits.namespaces {
+        Some(namespaces) => namespaces.iter().cloned().map(Some).collect(),
+        None => vec![None],
+    };
+    let pairs = namespaces.iter().flat_map(|namespace| names.iter().map(move |name| (name, namespace)));
+    pairs.map(|(name, namespace)| SecretScope { name: name.clone(), namespace: namespace.clone() }).collect()
+}
+
+/// Whatever identities the `EcrCredentials` ask for.
+pub(super) fn lent_as_asked(credentials: &[EcrCredential]) -> Lent {
+    let mut lent = Lent::default();
+    for reference in credentials.iter().flat_map(|object| claimant(object).references) {
+        match reference {
+            Reference::Account(scope) => lent.accounts.insert(scope),
+            Reference::Keys(scope) => lent.keys.insert(scope),
+        };
+    }
+    lent
+}

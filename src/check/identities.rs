@@ -1,0 +1,123 @@
+//! What is said about AWS identities: what each is, who uses it, and what AWS made of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::ResourceExt;
+
+use super::facts::{Answers, Facts, MOST_TENANTS, Resolved};
+use super::judge::service;
+use super::report::{Finding, IdentityReport, TokenReport};
+use crate::plan::auth::Source;
+use crate::plan::{Halt, Identity, TokenKey};
+use crate::token::TokenError;
+
+/// Every identity that is used, with what AWS said.
+pub(super) fn report(facts: &Facts) -> Vec<IdentityReport> {
+    let mut users: BTreeMap<Identity, Users> = BTreeMap::new();
+    for subject in facts.subjects() {
+        let Ok(plan) = &subject.plan else { continue };
+        for resolved in facts.resolve(&subject.uid, plan) {
+            let Ok(key) = resolved.key else { continue };
+            let users = users.entry(key.identity.clone()).or_default();
+            users.names.insert(subject.object.name_any());
+            users.own_for_a_namespace |= resolved.namespace.is_some();
+            users.keys.insert(key);
+        }
+    }
+    users.into_iter().map(|(identity, users)| describe(facts, &identity, users)).collect()
+}
+
+#[derive(Default)]
+struct Users {
+    names: BTreeSet<String>,
+    keys: BTreeSet<TokenKey>,
+    own_for_a_namespace: bool,
+}
+
+fn describe(facts: &Facts, identity: &Identity, users: Users) -> IdentityReport {
+    let (service_account, secret, first) = match identity.source() {
+        Source::Operator => (None, None, None),
+        Source::Account(account) => {
+            (Some(format!("{}/{}", account.namespace, account.name)), None, Some(account.role.to_string()))
+        }
+        Source::Keys { keys, .. } => (None, Some(format!("{}/{}", keys.namespace, keys.name)), None),
+    };
+    let roles = first.into_iter().chain(identity.roles().iter().map(|step| step.role.to_string())).collect();
+    let aws = facts.aws.as_ref();
+    let origin = aws.and_then(|aws| aws.origin).filter(|_| *identity.source() == Source::Operator);
+    let mut report = IdentityReport {
+        identity: identity.to_string(),
+        kind: identity.kind(),
+        service_account,
+        secret,
+        source: origin,
+        roles,
+        caller: aws.and_then(|aws| aws.callers.get(identity)?.clone().ok()),
+        used_by: users.names.into_iter().collect(),
+        tokens: Vec::new(),
+        problems: Vec::new(),
+        notes: Vec::new(),
+    };
+    if let Some(aws) = aws {
+        answers(facts, aws, identity, &users.keys, &mut report);
+        if users.own_for_a_namespace {
+            // Told with the namespace, which fails alone.
+            let problems = std::mem::take(&mut report.problems);
+            report.notes.extend(problems);
+        }
+        if report.tokens.is_empty() && users.own_for_a_namespace {
+            let text = format!("AWS was asked about the first {MOST_TENANTS} namespaces only, and not about this one");
+            report.notes.push(Finding::new("NotAsked", text));
+        }
+    }
+    report
+}
+
+fn answers(facts: &Facts, aws: &Answers, identity: &Identity, keys: &BTreeSet<TokenKey>, report: &mut IdentityReport) {
+    let mut told = BTreeSet::new();
+    for key in keys {
+        let Some(answer) = aws.tokens.get(key) else { continue };
+        let region = key.service.region().to_string();
+        if let Err(error) = answer {
+            // The same identity fails in the same way for each of its tokens where it cannot even be assumed.
+            if told.insert(error.to_string()) {
+                tell(facts, identity, error, report);
+            }
+        }
+        let expires_at = answer.as_ref().ok().copied();
+        report.tokens.push(TokenReport { service: service(Some(&key.service)), region, expires_at });
+    }
+    if let Some(Err(error)) = aws.callers.get(identity)
+        && told.is_empty()
+    {
+        let text = format!("who AWS takes it for could not be asked: {error}");
+        report.notes.push(Finding::new(error.reason().as_str(), text));
+    }
+}
+
+fn tell(facts: &Facts, identity: &Identity, error: &TokenError, report: &mut IdentityReport) {
+    let finding = Finding::new(error.reason().as_str(), error.to_string());
+    if is_problem(facts, identity, error) {
+        report.problems.push(finding);
+    } else {
+        report.notes.push(finding);
+    }
+}
+
+/// Whether what AWS says of an identity here, it would say to the operator too. Elsewhere than in the operator's pod, its own
+/// identity and its rights in the cluster are not at hand.
+pub(super) fn is_problem(facts: &Facts, identity: &Identity, error: &TokenError) -> bool {
+    facts.inside || (*identity.source() != Source::Operator && !matches!(error, TokenError::Forbidden(_)))
+}
+
+/// Why a token cannot be had: what it needs is not there, or AWS has refused it.
+pub(super) fn failure(facts: &Facts, resolved: &Resolved<'_>) -> Option<Halt> {
+    match &resolved.key {
+        Err(halt) => Some(halt.clone()),
+        Ok(key) => {
+            let error = facts.aws.as_ref()?.tokens.get(key)?.as_ref().err()?;
+            let halt = Halt { reason: error.reason(), message: error.to_string() };
+            is_problem(facts, &key.identity, error).then_some(halt)
+        }
+    }
+}

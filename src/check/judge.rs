@@ -1,0 +1,298 @@
+//! From what was read to what is said about it: a pure function, with the time as an argument.
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+
+use super::facts::{Facts, Resolved, Subject};
+use super::identities;
+use super::places::Bench;
+use super::report::{
+    Condition, CredentialReport, Finding, NamespaceReport, Namespaces, RegistryReport, Report, Rights, State,
+};
+use crate::api::EcrCredentialStatus;
+use crate::api::status::{Reason, RegistryStatus, condition};
+use crate::controller::watches::SecretScope;
+use crate::plan::schedule::later;
+use crate::plan::{Halt, Plan, RegistryPlan, Service};
+use crate::secret::{Claim, Owner, Place};
+use crate::token::TokenError;
+
+/// How long after its time a refresh is overdue.
+const OVERDUE: Duration = Duration::from_secs(600);
+
+/// Draws the conclusion.
+pub(super) fn judge(facts: &Facts, now: Timestamp) -> Report {
+    let rights = facts.rights.as_ref().map(|rights| Rights {
+        asked: rights.len(),
+        missing: rights.iter().filter(|(_, granted)| !granted).map(|(right, _)| right.clone()).collect(),
+    });
+    let mut problems: Vec<Finding> = facts.unreadable.iter().map(unreadable).collect();
+    // What a missing right hides is told with the right.
+    if facts.rights.is_none() {
+        problems.extend(facts.refused.iter().map(refused));
+    }
+    let mut report = Report {
+        checked_at: crate::plan::schedule::whole_seconds(now),
+        in_operator_pod: facts.inside,
+        problem_count: 0,
+        problems,
+        notes: notes(facts),
+        credentials: facts.subjects().map(|subject| credential(facts, &subject, now)).collect(),
+        identities: identities::report(facts),
+        rights,
+    };
+    report.problem_count = report.count();
+    report
+}
+
+fn unreadable((name, error): &(String, String)) -> Finding {
+    let message = format!("EcrCredential {name} cannot be read: is the installed CRD of another version? {error}");
+    Finding::new(Reason::InvalidSpec.as_str(), message)
+}
+
+fn refused((scope, message): &(SecretScope, String)) -> Finding {
+    let name = scope.name.as_deref().map(|name| format!(" named {name}")).unwrap_or_default();
+    let place = scope.namespace.as_deref().map_or("all namespaces".to_owned(), |n| format!("namespace {n}"));
+    Finding::new(Reason::Forbidden.as_str(), format!("Secrets{name} in {place} cannot be listed: {message}"))
+}
+
+fn notes(facts: &Facts) -> Vec<Finding> {
+    let mut notes = Vec::new();
+    if !facts.inside {
+        let text = "this is not the operator's pod: its rights were not asked for, and \"the operator's own identity\" is that of this process, not of the operator";
+        notes.push(Finding::new("NotInOperatorPod", text));
+    }
+    if facts.assumed {
+        let text = "the Secret names and identities that the operator may use are taken to be those that the EcrCredentials ask for: give its flags, or check in its pod, to be sure";
+        notes.push(Finding::new("AssumedScope", text));
+    }
+    if facts.aws.is_none() {
+        notes.push(Finding::new("Offline", "AWS was not asked"));
+    }
+    notes
+}
+
+/// The part of a report on one `EcrCredential`.
+fn credential(facts: &Facts, subject: &Subject<'_>, now: Timestamp) -> CredentialReport {
+    let object = subject.object;
+    let status = object.status.clone().unwrap_or_default();
+    let mut report = CredentialReport {
+        name: object.name_any(),
+        operator_says: ready(&status),
+        problems: Vec::new(),
+        notes: Vec::new(),
+        registries: Vec::new(),
+        secret: object.spec.secret.name.clone(),
+        namespaces: Namespaces { selected: facts.world.index.targets(&subject.uid).count(), ..Namespaces::default() },
+    };
+    match &subject.plan {
+        Err(halt) => report.problems.push(finding(halt)),
+        Ok(plan) => {
+            let resolved = facts.resolve(&subject.uid, plan);
+            report.registries = registries(plan, &resolved, &status);
+            if object.spec.suspend {
+                let text = "spec.suspend is true: nothing is refreshed, and its namespaces were not judged";
+                report.notes.push(Finding::new(Reason::Suspended.as_str(), text));
+                return report;
+            }
+            for halt in resolved.iter().filter(|r| r.namespace.is_none()).filter_map(|r| r.key.as_ref().err()) {
+                let list = if is_mine(facts, halt) { &mut report.problems } else { &mut report.notes };
+                list.extend((!list.contains(&finding(halt))).then(|| finding(halt)));
+            }
+            report.problems.extend(tokens(facts, plan, &resolved, &status, now));
+            report.namespaces = namespaces(facts, subject, plan, &resolved, now);
+        }
+    }
+    observed(object, &status, &mut report);
+    report
+}
+
+/// Whether something is to be blamed on the operator's surroundings; elsewhere a right that is missing is somebody else's.
+fn is_mine(facts: &Facts, halt: &Halt) -> bool {
+    facts.inside || halt.reason != Reason::Forbidden
+}
+
+fn finding(halt: &Halt) -> Finding {
+    Finding::new(halt.reason.as_str(), halt.message.clone())
+}
+
+fn ready(status: &EcrCredentialStatus) -> Option<Condition> {
+    let found = status.conditions.iter().find(|c| c.type_ == condition::READY)?;
+    Some(Condition { status: found.status.clone(), reason: found.reason.clone(), message: found.message.clone() })
+}
+
+/// What the operator itself says, where nothing else was found that would explain it.
+fn observed(object: &crate::api::EcrCredential, status: &EcrCredentialStatus, report: &mut CredentialReport) {
+    if status.observed_generation != object.metadata.generation {
+        let text = "the operator has not seen it as it is now: is it running, and does it serve this EcrCredential (--credential-selector)?";
+        report.problems.push(Finding::new("NotObserved", text));
+        return;
+    }
+    if report.problems.is_empty()
+        && report.namespaces.failing.is_empty()
+        && let Some(ready) = report.operator_says.as_ref().filter(|ready| ready.status != "True")
+    {
+        report.problems.push(Finding::new(ready.reason.clone(), ready.message.clone()));
+    }
+}
+
+fn registries(plan: &Plan, resolved: &[Resolved<'_>], status: &EcrCredentialStatus) -> Vec<RegistryReport> {
+    let describe = |(number, registry): (usize, &RegistryPlan)| {
+        let told = told(status, number, registry);
+        let identity = resolved
+            .iter()
+            .filter(|resolved| resolved.namespace.is_none() && registry.needs.contains(resolved.need))
+            .find_map(|resolved| Some(resolved.key.as_ref().ok()?.identity.to_string()));
+        RegistryReport {
+            service: service(registry.needs.first().map(|need| &need.service)),
+            region: registry.region().to_string(),
+            identity,
+            own_for_each_namespace: registry.is_each_targets(),
+            hosts: told.map(|told| told.hosts.clone()).unwrap_or_default(),
+            issued_at: told.and_then(|told| told.issued_at),
+            expires_at: told.and_then(|told| told.expires_at),
+        }
+    };
+    plan.registries.iter().enumerate().map(describe).collect()
+}
+
+/// What the status says of a registry.
+fn told<'a>(status: &'a EcrCredentialStatus, number: usize, registry: &RegistryPlan) -> Option<&'a RegistryStatus> {
+    status.registries.get(number).filter(|told| told.region.as_deref() == Some(registry.region().as_str()))
+}
+
+/// As in the metrics.
+pub(super) fn service(service: Option<&Service>) -> &'static str {
+    match service {
+        Some(Service::Public) => "ecr-public",
+        _ => "ecr",
+    }
+}
+
+/// What is wrong with the tokens, as the operator tells it. What AWS has just said itself is told with the identity.
+fn tokens(
+    facts: &Facts,
+    plan: &Plan,
+    resolved: &[Resolved<'_>],
+    status: &EcrCredentialStatus,
+    now: Timestamp,
+) -> Vec<Finding> {
+    let mut problems = Vec::new();
+    for (number, registry) in plan.registries.iter().enumerate() {
+        let Some(told) = told(status, number, registry) else { continue };
+        let place = format!("registry in {}", registry.region());
+        if let Some(at) = told.expires_at.filter(|at| *at <= now) {
+            problems
+                .push(Finding::new(Reason::TokenExpired.as_str(), format!("{place}: its password expired at {at}")));
+        }
+        let failed = [Reason::Synced, Reason::FetchingToken].map(Reason::as_str);
+        let failing = told.reason.as_deref().filter(|reason| !failed.contains(reason));
+        if let Some(reason) = failing.filter(|reason| !is_told_by_aws(facts, registry, resolved, reason)) {
+            let message = told.message.clone().unwrap_or_default();
+            problems.push(Finding::new(reason, format!("{place}: the operator's last try failed: {message}")));
+        }
+    }
+    if let Some(at) = status.next_refresh_at.filter(|at| problems.is_empty() && later(*at, OVERDUE) < now) {
+        let text = format!("a refresh was due at {at} and has not happened: is the operator running?");
+        problems.push(Finding::new("RefreshOverdue", text));
+    }
+    problems
+}
+
+fn is_told_by_aws(facts: &Facts, registry: &RegistryPlan, resolved: &[Resolved<'_>], reason: &str) -> bool {
+    let halted = |resolved: &&Resolved<'_>| registry.needs.contains(resolved.need);
+    let same = |error: &TokenError| error.reason().as_str() == reason;
+    resolved.iter().filter(halted).any(|resolved| match &resolved.key {
+        Err(halt) => halt.reason.as_str() == reason,
+        Ok(key) => {
+            let answer = facts.aws.as_ref().and_then(|aws| aws.tokens.get(key)?.as_ref().err());
+            answer.is_some_and(|error| same(error) && identities::is_problem(facts, &key.identity, error))
+        }
+    })
+}
+
+fn namespaces(
+    facts: &Facts,
+    subject: &Subject<'_>,
+    plan: &Plan,
+    resolved: &[Resolved<'_>],
+    now: Timestamp,
+) -> Namespaces {
+    let object = subject.object;
+    let owner = Owner { name: object.name_any(), uid: subject.uid.clone() };
+    let status = object.status.clone().unwrap_or_default();
+    let bench = Bench { plan, owner: &owner, template: &object.spec.secret, status: &status, now };
+    let places = facts.world.places(&subject.uid, &plan.secret_name, object.metadata.generation).unwrap_or_default();
+    let mut all = Namespaces::default();
+    for place in &places {
+        let found = facts.metadata.get(&(place.name.clone(), place.namespace.clone()));
+        let report = if is_hidden(facts, place) { Some(hidden(place)) } else { bench.judge(place, found) };
+        let report = with_identity(facts, place, resolved, report);
+        let selected = matches!(place.claim, Claim::Wanted | Claim::Lost(_));
+        all.selected += usize::from(selected);
+        match report {
+            Some(report) => all.failing.push(report),
+            None if selected => {
+                all.good += 1;
+                let expires_at = facts.world.record(&place.name, &place.namespace).and_then(|record| record.expires_at);
+                all.earliest_expiry = all.earliest_expiry.into_iter().chain(expires_at).min();
+            }
+            None => {}
+        }
+    }
+    all
+}
+
+/// Whether Secrets could not be listed in a place.
+fn is_hidden(facts: &Facts, place: &Place) -> bool {
+    facts.refused.iter().any(|(scope, _)| {
+        scope.name.as_ref().is_none_or(|name| *name == place.name)
+            && scope.namespace.as_ref().is_none_or(|namespace| *namespace == place.namespace)
+    })
+}
+
+fn hidden(place: &Place) -> NamespaceReport {
+    NamespaceReport {
+        namespace: place.namespace.to_string(),
+        secret: place.name.to_string(),
+        state: State::Unknown,
+        reason: Reason::Forbidden.as_str().to_owned(),
+        message: format!("Secrets named {} may not be listed here", place.name),
+        issued_at: None,
+        expires_at: None,
+    }
+}
+
+/// Adds that a namespace's own identity fails: the Secret cannot be renewed, or it is the reason why there is no good one.
+fn with_identity(
+    facts: &Facts,
+    place: &Place,
+    resolved: &[Resolved<'_>],
+    report: Option<NamespaceReport>,
+) -> Option<NamespaceReport> {
+    let mine = resolved.iter().filter(|resolved| resolved.namespace.as_deref() == Some(&*place.namespace));
+    let mut failures = mine.filter_map(|resolved| identities::failure(facts, resolved));
+    let failure = failures.find(|halt| is_mine(facts, halt)).filter(|_| place.claim == Claim::Wanted);
+    let (Some(halt), unexplained) = (failure, report.as_ref().is_none_or(is_unexplained)) else { return report };
+    if !unexplained {
+        return report;
+    }
+    let record = facts.world.record(&place.name, &place.namespace);
+    Some(NamespaceReport {
+        namespace: place.namespace.to_string(),
+        secret: place.name.to_string(),
+        state: report.as_ref().map_or(State::NotRenewable, |report| report.state),
+        reason: halt.reason.as_str().to_owned(),
+        message: halt.message,
+        issued_at: report.and_then(|report| report.issued_at),
+        expires_at: record.and_then(|record| record.expires_at),
+    })
+}
+
+/// Whether a namespace lacks good passwords and nothing says why.
+fn is_unexplained(report: &NamespaceReport) -> bool {
+    matches!(report.state, State::Missing | State::Expired | State::Stale)
+        && report.reason == format!("{:?}", report.state)
+}

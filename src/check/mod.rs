@@ -1,0 +1,213 @@
+//! `check`: what is wrong, for people and for programs. It reads the cluster, asks AWS, judges, and writes nothing.
+
+mod ask;
+mod facts;
+mod gather;
+mod identities;
+mod judge;
+mod places;
+mod report;
+mod rights;
+mod text;
+
+use std::io::Write;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::{Client, Config, ResourceExt};
+
+use crate::api::registry::{NameError, Region};
+use crate::cli::{CheckArgs, Output, is_proxy_of_environment};
+use crate::controller::world::World;
+use crate::plan::Limits;
+use crate::plan::references::References;
+use crate::plan::targets::Index;
+use crate::token::identity::AwsSettings;
+use facts::Facts;
+use gather::{Cluster, Credentials};
+
+/// The longest silence of the API server that is waited for.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// How the check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// All is well.
+    Well,
+    /// Problems were found.
+    Problems,
+}
+
+/// Why nothing could be checked. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The runtime could not be started.
+    #[error("the runtime could not be started: {0}")]
+    Runtime(#[source] std::io::Error),
+    /// No cluster was found.
+    #[error("no Kubernetes cluster: run inside a cluster, or set KUBECONFIG: {0}")]
+    NoCluster(String),
+    /// The API server did not answer.
+    #[error("the Kubernetes cluster cannot be reached: {0}")]
+    Unreachable(String),
+    /// The CRD is not there.
+    #[error("the CRD ecrcredentials.pullsecrets.dev is not installed: install the chart, or apply what `crd` prints")]
+    NoCrd,
+    /// Something may not be listed.
+    #[error("{what} cannot be listed: {message}")]
+    Refused {
+        /// What.
+        what: &'static str,
+        /// The API server's message.
+        message: String,
+    },
+    /// There is no such `EcrCredential`.
+    #[error("there is no EcrCredential {0:?}: see `kubectl get ecrcredentials`")]
+    NoSuch(String),
+    /// A setting is wrong.
+    #[error("{0}")]
+    Settings(String),
+    /// The region cannot be one.
+    #[error("the AWS region is wrong: {0}")]
+    BadRegion(#[source] NameError),
+    /// The report could not be written out.
+    #[error("the report could not be written: {0}")]
+    Output(#[source] std::io::Error),
+}
+
+impl CheckError {
+    fn of(error: kube::Error, what: &'static str) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::Refused { what, message: status.message },
+            error => Self::Unreachable(chain(&error)),
+        }
+    }
+}
+
+/// An error with its causes, which say more than it does itself.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// Writes an error to standard error for people.
+pub fn say(error: &CheckError) {
+    // Nothing is left to be done when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "ecr-credential-operator: {error}");
+}
+
+/// Checks, and prints what it has found.
+///
+/// # Errors
+/// [`CheckError`] when nothing could be checked.
+pub fn run(args: &CheckArgs) -> Result<Verdict, CheckError> {
+    // One provider for the process: with two in the binary rustls would panic instead of choosing.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CheckError::Runtime)?;
+    let facts = runtime.block_on(facts(args));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    let report = judge::judge(&facts?, Timestamp::now());
+    let text = match args.output {
+        Output::Text => text::render(&report),
+        Output::Json => serde_json::to_string_pretty(&report).map(|text| text + "\n").unwrap_or_default(),
+    };
+    std::io::stdout().write_all(text.as_bytes()).map_err(CheckError::Output)?;
+    Ok(if report.problem_count == 0 { Verdict::Well } else { Verdict::Problems })
+}
+
+/// Reads everything.
+async fn facts(args: &CheckArgs) -> Result<Facts, CheckError> {
+    let settings = args.aws.settings().map_err(CheckError::Settings)?;
+    let mut config = Config::infer().await.map_err(|error| CheckError::NoCluster(error.to_string()))?;
+    // A proxy in the environment is the way to AWS; see `run`.
+    if config.proxy_url.as_ref().is_some_and(|url| is_proxy_of_environment(&url.to_string())) {
+        config.proxy_url = None;
+    }
+    config.read_timeout = Some(SILENCE);
+    let client = Client::try_from(config).map_err(|error| CheckError::NoCluster(error.to_string()))?;
+    let cluster = Cluster { client: client.clone() };
+    let all = cluster.credentials(args.credential_selector.as_deref()).await?;
+    let own = if args.offline { None } else { Some(ask::own(&settings).await?) };
+    let limits = limits(args, &settings, own.as_ref(), &all)?;
+    let mut facts = cluster_facts(args, &cluster, limits, all).await?;
+    if let Some(own) = own {
+        facts.aws = Some(ask::ask(own, client, facts.wanted()).await);
+    }
+    Ok(facts)
+}
+
+async fn cluster_facts(
+    args: &CheckArgs,
+    cluster: &Cluster,
+    limits: Limits,
+    all: Credentials,
+) -> Result<Facts, CheckError> {
+    let inside = args.is_in_operator_pod();
+    let mut world = World::new(Index::new(limits.namespaces.clone()), References::new(limits.lent.clone()));
+    gather::set_claimants(&mut world, &all);
+    cluster.namespaces(&mut world).await?;
+    let scopes = gather::scopes(args.scope.all_secret_names, &limits, &all.0);
+    let (metadata, refused) = cluster.secrets(&scopes, &mut world).await?;
+    if let Some((_, message)) = refused.first().filter(|_| !inside) {
+        return Err(CheckError::Refused { what: "Secrets", message: message.clone() });
+    }
+    cluster.references(&limits.lent, &mut world).await?;
+    let rights = if inside { Some(cluster.rights(&scopes, &limits.lent).await?) } else { None };
+    let (credentials, unreadable) = chosen(args.name.as_deref(), all)?;
+    let assumed = is_assumed(args);
+    Ok(Facts { inside, assumed, limits, world, credentials, unreadable, metadata, refused, rights, aws: None })
+}
+
+/// The `EcrCredentials` that were asked for.
+fn chosen(
+    name: Option<&str>,
+    (mut good, bad): Credentials,
+) -> Result<(Vec<crate::api::EcrCredential>, Vec<(String, String)>), CheckError> {
+    let mut bad: Vec<(String, String)> =
+        bad.into_iter().map(|(metadata, error)| (metadata.name.unwrap_or_default(), error)).collect();
+    good.retain(|object| object.metadata.deletion_timestamp.is_none());
+    if let Some(name) = name {
+        good.retain(|object| object.name_any() == name);
+        bad.retain(|(other, _)| other == name);
+        if good.is_empty() && bad.is_empty() {
+            return Err(CheckError::NoSuch(name.to_owned()));
+        }
+    }
+    Ok((good, bad))
+}
+
+/// Whether nobody has said what the operator may do.
+fn is_assumed(args: &CheckArgs) -> bool {
+    !args.is_in_operator_pod() && args.scope.is_default()
+}
+
+fn limits(
+    args: &CheckArgs,
+    settings: &AwsSettings,
+    own: Option<&ask::Own>,
+    all: &Credentials,
+) -> Result<Limits, CheckError> {
+    let region = match own {
+        Some(own) => own.identity.config.region().map(|region| region.as_ref().to_owned()),
+        None => settings.region.clone(),
+    };
+    let assumed = is_assumed(args);
+    Ok(Limits {
+        region: region.map(|text| Region::parse(&text)).transpose().map_err(CheckError::BadRegion)?,
+        secret_names: if assumed { None } else { args.scope.allowed_names() },
+        namespaces: args.scope.allowed_namespaces(),
+        lent: if assumed { gather::lent_as_asked(&all.0) } else { args.scope.lent() },
+        fixed_api: settings.endpoints.ecr.is_some(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,465 @@
+//! The verdict by tables: what was read, and what is said of it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use super::facts::{Answers, Facts};
+use super::judge::judge;
+use super::report::{Report, State};
+use super::{rights, text};
+use crate::api::EcrCredential;
+use crate::controller::watches::{SecretScope, claimant};
+use crate::controller::world::World;
+use crate::plan::references::{AccountRecord, AccountScope, Lent, References};
+use crate::plan::targets::{Incarnation, Index};
+use crate::plan::{Identity, Limits, Uid, plan};
+use crate::secret::ownership::SecretRecord;
+use crate::secret::{self, CONTENT_HASH, EXPIRES_AT, HOSTS_HASH, Owner, REFRESHED_AT, docker_config};
+use crate::token::TokenError;
+
+const HOST: &str = "111122223333.dkr.ecr.eu-west-1.amazonaws.com";
+const NOW: i64 = 100_000;
+const EXPIRY: i64 = NOW + 3600;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn credential(change: impl FnOnce(&mut Value)) -> EcrCredential {
+    let mut object = json!({
+        "apiVersion": "pullsecrets.dev/v1alpha1",
+        "kind": "EcrCredential",
+        "metadata": { "name": "x", "uid": "ux", "generation": 1, "creationTimestamp": at(2).to_string() },
+        "spec": {
+            "registries": [{ "private": { "accountIds": ["111122223333"] } }],
+            "namespaces": { "names": ["a"] },
+            "secret": { "name": "pull", "labels": { "team": "t" } },
+        },
+        "status": {
+            "observedGeneration": 1,
+            "expiresAt": at(EXPIRY).to_string(),
+            "nextRefreshAt": at(NOW + 60).to_string(),
+            "conditions": [ready("True", "Synced")],
+            "registries": [{
+                "region": "eu-west-1", "hosts": [HOST], "reason": "Synced",
+                "issuedAt": at(NOW - 60).to_string(), "expiresAt": at(EXPIRY).to_string(),
+            }],
+        },
+    });
+    change(&mut object);
+    serde_json::from_value(object).unwrap()
+}
+
+fn ready(status: &str, reason: &str) -> Value {
+    let message = format!("the operator says {reason}");
+    json!({ "type": "Ready", "status": status, "reason": reason, "message": message, "lastTransitionTime": at(1).to_string() })
+}
+
+fn limits() -> Limits {
+    Limits {
+        region: Some(crate::api::registry::Region::parse("eu-west-1").unwrap()),
+        secret_names: Some(BTreeSet::from(["pull".into()])),
+        ..Limits::default()
+    }
+}
+
+/// The metadata of the Secret as the operator writes it.
+fn written(object: &EcrCredential) -> ObjectMeta {
+    let hosts = docker_config::hash_of([HOST]);
+    let said = [
+        (EXPIRES_AT, at(EXPIRY).to_string()),
+        (REFRESHED_AT, at(NOW - 60).to_string()),
+        (CONTENT_HASH, "sha256:00".to_owned()),
+        (HOSTS_HASH, format!("{hosts:016x}")),
+    ];
+    let found = ObjectMeta {
+        annotations: Some(said.map(|(key, value)| (key.to_owned(), value)).into()),
+        ..ObjectMeta::default()
+    };
+    let owner = Owner { name: object.name_any(), uid: Uid(object.uid().unwrap().into()) };
+    let plan = plan(&object.spec, &limits()).unwrap();
+    let mut metadata = secret::as_found(&plan, &owner, &object.spec.secret, &found);
+    metadata.uid = Some("s".to_owned());
+    metadata.resource_version = Some("7".to_owned());
+    let names = |map: &Option<std::collections::BTreeMap<String, String>>| -> Value {
+        map.iter().flatten().map(|(key, _)| (format!("f:{key}"), json!({}))).collect::<serde_json::Map<_, _>>().into()
+    };
+    let fields = json!({
+        "f:data": { "f:.dockerconfigjson": {} },
+        "f:metadata": {
+            "f:annotations": names(&metadata.annotations),
+            "f:labels": names(&metadata.labels),
+            "f:ownerReferences": { format!("k:{{\"uid\":\"{}\"}}", owner.uid): {} },
+        },
+        "f:type": {},
+    });
+    metadata.managed_fields = Some(vec![ManagedFieldsEntry {
+        manager: Some("ecr-credential-operator".to_owned()),
+        operation: Some("Apply".to_owned()),
+        fields_v1: Some(FieldsV1(fields)),
+        ..ManagedFieldsEntry::default()
+    }]);
+    metadata
+}
+
+fn fields(metadata: &mut ObjectMeta) -> &mut Value {
+    &mut metadata.managed_fields.as_mut().unwrap()[0].fields_v1.as_mut().unwrap().0
+}
+
+fn annotate(metadata: &mut ObjectMeta, key: &str, value: &str) {
+    metadata.annotations.as_mut().unwrap().insert(key.to_owned(), value.to_owned());
+}
+
+/// What was read of these EcrCredentials, in the namespaces a and b, and of a Secret in each of some.
+fn facts(credentials: Vec<EcrCredential>, secrets: &[(&str, ObjectMeta)]) -> Facts {
+    let mut world = World::new(Index::default(), References::new(Lent::default()));
+    for name in ["a", "b"] {
+        world.index.set_namespace(name, Incarnation::of(name), &Default::default(), false);
+    }
+    for object in &credentials {
+        world.index.set_claimant(&Uid(object.uid().unwrap().into()), claimant(object));
+    }
+    let mut metadata = HashMap::new();
+    for (namespace, found) in secrets {
+        world.set_secret("pull", namespace, Arc::new(SecretRecord::read(found).unwrap()));
+        metadata.insert(("pull".into(), (*namespace).into()), found.clone());
+    }
+    Facts {
+        inside: true,
+        assumed: false,
+        limits: limits(),
+        world,
+        credentials: credentials.into_iter().filter(|object| object.name_any() == "x").collect(),
+        unreadable: Vec::new(),
+        metadata,
+        refused: Vec::new(),
+        rights: None,
+        aws: None,
+    }
+}
+
+/// What is said of the one namespace in which something is wrong.
+fn failing(report: &Report) -> Option<(&str, State, &str, &str)> {
+    let all = &report.credentials[0].namespaces;
+    assert!(all.failing.len() <= 1, "{:?}", all.failing);
+    let found = all.failing.first()?;
+    Some((&found.namespace, found.state, &found.reason, &found.message))
+}
+
+fn reasons(report: &Report) -> Vec<&str> {
+    report.credentials[0].problems.iter().map(|problem| problem.reason.as_str()).collect()
+}
+
+#[test]
+fn a_secret_is_judged_by_its_metadata() {
+    type Edit = fn(&mut ObjectMeta);
+    let table: [(&str, Edit, Option<(State, &str, &str)>); 11] = [
+        ("as written", |_| {}, None),
+        (
+            "a webhook adds a label to our apply",
+            |m| {
+                m.labels.as_mut().unwrap().insert("mesh".to_owned(), "on".to_owned());
+                fields(m)["f:metadata"]["f:labels"]["f:mesh"] = json!({});
+            },
+            None,
+        ),
+        (
+            "expired",
+            |m| annotate(m, EXPIRES_AT, &at(NOW).to_string()),
+            Some((State::Expired, "Expired", "expired at 1970-01-02T03:46:40Z")),
+        ),
+        (
+            "older than what is published",
+            |m| annotate(m, EXPIRES_AT, &at(EXPIRY - 1).to_string()),
+            Some((State::Stale, "Stale", "those that were published at 1970-01-02T04:46:40Z")),
+        ),
+        ("newer than what is published", |m| annotate(m, EXPIRES_AT, &at(EXPIRY + 1).to_string()), None),
+        ("other hosts", |m| annotate(m, HOSTS_HASH, "00000000000000aa"), Some((State::Stale, "Stale", "other hosts"))),
+        (
+            "the data taken over",
+            |m| {
+                fields(m).as_object_mut().unwrap().remove("f:data");
+            },
+            Some((State::Changed, "Changed", "data: it is to be repaired")),
+        ),
+        (
+            "a label changed",
+            |m| {
+                fields(m)["f:metadata"]["f:labels"].as_object_mut().unwrap().remove("f:team");
+            },
+            Some((State::Changed, "Changed", "label team:")),
+        ),
+        (
+            "a key added",
+            |m| {
+                let mut other = m.managed_fields.as_ref().unwrap()[0].clone();
+                other.manager = Some("kubectl-edit".to_owned());
+                other.fields_v1 = Some(FieldsV1(json!({ "f:data": { "f:more": {} } })));
+                m.managed_fields.as_mut().unwrap().push(other);
+            },
+            Some((State::Changed, "Changed", "added the key more")),
+        ),
+        (
+            "somebody else's",
+            |m| {
+                m.owner_references = None;
+                m.managed_fields = None;
+            },
+            Some((State::Foreign, "SecretNotOwned", "set conflictPolicy: Adopt")),
+        ),
+        (
+            "of an EcrCredential that is gone",
+            |m| m.owner_references.as_mut().unwrap()[0].uid = "gone".to_owned(),
+            Some((State::Foreign, "Foreign", "not taken over yet")),
+        ),
+    ];
+    for (what, edit, expected) in table {
+        let object = credential(|_| {});
+        let mut found = written(&object);
+        edit(&mut found);
+        let report = judge(&facts(vec![object], &[("a", found)]), at(NOW));
+        let all = &report.credentials[0].namespaces;
+        assert_eq!((all.selected, all.good), (1, usize::from(expected.is_none())), "{what}");
+        match (failing(&report), expected) {
+            (None, None) => assert_eq!(report.problem_count, 0, "{what}: {report:#?}"),
+            (Some((namespace, state, reason, message)), Some((wanted, why, words))) => {
+                assert_eq!((namespace, state, reason, report.problem_count), ("a", wanted, why, 1), "{what}");
+                assert!(message.contains(words), "{what}: {message}");
+            }
+            (found, expected) => panic!("{what}: {found:?}, not {expected:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_namespace_without_its_secret_says_why_as_far_as_the_operator_knows() {
+    let report = judge(&facts(vec![credential(|_| {})], &[]), at(NOW));
+    let (_, state, reason, message) = failing(&report).unwrap();
+    assert_eq!((state, reason), (State::Missing, "Missing"));
+    assert!(message.contains("there is no Secret pull"), "{message}");
+    let told = credential(|object| {
+        let failure = json!({ "namespace": "a", "reason": "QuotaExceeded", "message": "raise the quota" });
+        object["status"]["failures"] = json!([failure]);
+    });
+    let report = judge(&facts(vec![told], &[]), at(NOW));
+    assert_eq!(failing(&report), Some(("a", State::Missing, "QuotaExceeded", "raise the quota")));
+}
+
+#[test]
+fn who_else_wants_or_has_a_secret_is_named() {
+    let other = |created: i64| {
+        credential(|object| {
+            object["metadata"]["name"] = json!("older");
+            object["metadata"]["uid"] = json!("uo");
+            object["metadata"]["creationTimestamp"] = json!(at(created).to_string());
+        })
+    };
+    let report = judge(&facts(vec![credential(|_| {}), other(1)], &[("a", written(&other(1)))]), at(NOW));
+    let (_, state, reason, message) = failing(&report).unwrap();
+    assert_eq!((state, reason), (State::AnotherCredential, "Conflict"));
+    assert!(message.contains("the older EcrCredential older"), "{message}");
+    // The other is younger, so that this one is to take its Secret over.
+    let report = judge(&facts(vec![credential(|_| {}), other(3)], &[("a", written(&other(3)))]), at(NOW));
+    assert_eq!(failing(&report).map(|found| found.1), Some(State::AnotherCredential));
+    // A Secret where none is wanted any more.
+    let object = credential(|_| {});
+    let secrets = [("a", written(&object)), ("b", written(&object))];
+    let report = judge(&facts(vec![object], &secrets), at(NOW));
+    assert_eq!(failing(&report).map(|found| (found.0, found.1)), Some(("b", State::Leftover)));
+    assert_eq!((report.credentials[0].namespaces.selected, report.credentials[0].namespaces.good), (1, 1));
+}
+
+#[test]
+fn where_secrets_may_not_be_listed_nothing_is_called_missing() {
+    let mut facts = facts(vec![credential(|_| {})], &[]);
+    facts.refused = vec![(SecretScope { name: Some("pull".into()), namespace: None }, "forbidden".to_owned())];
+    let report = judge(&facts, at(NOW));
+    assert_eq!(failing(&report).map(|found| (found.1, found.2)), Some((State::Unknown, "Forbidden")));
+    assert_eq!(report.problems.len(), 1);
+    facts.refused = vec![(SecretScope { name: Some("pull".into()), namespace: Some("b".into()) }, String::new())];
+    assert_eq!(failing(&judge(&facts, at(NOW))).map(|found| found.1), Some(State::Missing));
+}
+
+#[test]
+fn what_the_status_tells_is_judged_by_the_time() {
+    type Edit = fn(&mut Value);
+    let table: [(&str, Edit, i64, &[&str]); 9] = [
+        ("all is well", |_| {}, NOW, &[]),
+        ("no status", |o| o["status"] = json!({}), NOW, &["NotObserved"]),
+        ("an older generation", |o| o["metadata"]["generation"] = json!(2), NOW, &["NotObserved"]),
+        (
+            "not ready for no other reason",
+            |o| o["status"]["conditions"] = json!([ready("False", "FetchingToken")]),
+            NOW,
+            &["FetchingToken"],
+        ),
+        (
+            "the last fetch failed",
+            |o| {
+                o["status"]["registries"][0]["reason"] = json!("AccessDenied");
+                o["status"]["conditions"] = json!([ready("False", "AccessDenied")]);
+            },
+            NOW,
+            &["AccessDenied"],
+        ),
+        ("a refresh is late by less than ten minutes", |_| {}, NOW + 60 + 600, &[]),
+        ("a refresh is overdue", |_| {}, NOW + 60 + 601, &["RefreshOverdue"]),
+        ("suspended", |o| o["spec"]["suspend"] = json!(true), EXPIRY, &[]),
+        (
+            "a name that is not allowed",
+            |o| o["spec"]["secret"]["name"] = json!("other"),
+            NOW,
+            &["SecretNameNotAllowed"],
+        ),
+    ];
+    for (what, edit, now, expected) in table {
+        let plain = credential(|_| {});
+        let report = judge(&facts(vec![credential(edit)], &[("a", written(&plain))]), at(now));
+        assert_eq!(reasons(&report), expected, "{what}");
+    }
+    let object = credential(|_| {});
+    let found = written(&object);
+    let report = judge(&facts(vec![object], &[("a", found)]), at(EXPIRY));
+    assert_eq!(reasons(&report), ["TokenExpired"]);
+    assert_eq!(failing(&report).map(|found| found.1), Some(State::Expired));
+}
+
+/// A report on an identity, of the operator or of a ServiceAccount, about which AWS gave this answer.
+fn asked(inside: bool, account: bool, error: &TokenError) -> Report {
+    let role = "arn:aws:iam::111122223333:role/pull";
+    let object = credential(|object| {
+        if account {
+            object["spec"]["auth"] = json!({ "serviceAccount": { "namespace": "a", "name": "puller" } });
+        }
+    });
+    let found = written(&credential(|_| {}));
+    let mut facts = facts(vec![object], &[("a", found)]);
+    let scope = AccountScope { namespace: Some("a".into()), name: "puller".into() };
+    facts.limits.lent.accounts.insert(scope);
+    facts.world.references = References::new(facts.limits.lent.clone());
+    let record = AccountRecord { uid: "sa".into(), role: Some(role.to_owned()), audience: None };
+    facts.world.references.set_account("a", "puller", Some(record));
+    facts.inside = inside;
+    let tokens = facts.wanted().into_iter().map(|key| (key, Err(error.clone()))).collect();
+    facts.aws = Some(Answers { tokens, ..Answers::default() });
+    judge(&facts, at(NOW))
+}
+
+#[test]
+fn an_error_of_aws_is_a_problem_where_the_operator_would_meet_it_too() {
+    let denied = TokenError::Denied("AccessDenied from ECR: allow it".to_owned());
+    let forbidden = TokenError::Forbidden("create serviceaccounts/token".to_owned());
+    for (inside, account, error, is_problem) in [
+        (true, false, &denied, true),
+        (false, false, &denied, false),
+        (false, true, &denied, true),
+        (true, true, &forbidden, true),
+        (false, true, &forbidden, false),
+    ] {
+        let report = asked(inside, account, error);
+        let identity = &report.identities[0];
+        let (problems, notes) = (usize::from(is_problem), usize::from(!is_problem));
+        assert_eq!((identity.problems.len(), identity.notes.len()), (problems, notes), "{inside} {account} {error}");
+        assert_eq!(report.problem_count, problems);
+        assert_eq!(identity.service_account.is_some(), account);
+        assert_eq!(identity.roles.len(), usize::from(account));
+        assert_eq!(identity.used_by, ["x"]);
+        assert!(identity.tokens[0].expires_at.is_none());
+    }
+}
+
+#[test]
+fn an_identity_of_each_namespace_fails_there_and_counts_once() {
+    let object = credential(|object| {
+        object["spec"]["auth"] = json!({ "serviceAccount": { "fromTargetNamespace": "puller" } });
+    });
+    let mut facts = facts(vec![object], &[]);
+    facts.limits.lent.accounts.insert(AccountScope { namespace: None, name: "puller".into() });
+    facts.world.references = References::new(facts.limits.lent.clone());
+    let report = judge(&facts, at(NOW));
+    let (namespace, state, reason, message) = failing(&report).unwrap();
+    assert_eq!((namespace, state, reason), ("a", State::Missing, "IdentityNotFound"));
+    assert!(message.contains("ServiceAccount a/puller does not exist"), "{message}");
+    let role = Some("arn:aws:iam::111122223333:role/pull".to_owned());
+    facts.world.references.set_account("a", "puller", Some(AccountRecord { uid: "sa".into(), role, audience: None }));
+    let denied = TokenError::Denied("correct the trust policy".to_owned());
+    let tokens = facts.wanted().into_iter().map(|key| (key, Err(denied.clone()))).collect();
+    facts.aws = Some(Answers { tokens, ..Answers::default() });
+    let report = judge(&facts, at(NOW));
+    assert_eq!(failing(&report).map(|found| (found.1, found.2)), Some((State::Missing, "AccessDenied")));
+    assert_eq!(report.problem_count, 1, "{report:#?}");
+}
+
+#[test]
+fn text_shows_twenty_namespaces_and_json_all() {
+    let names: Vec<String> = (0..25).map(|n| format!("n{n:02}")).collect();
+    let object = credential(|object| object["spec"]["namespaces"]["names"] = json!(names));
+    let mut facts = facts(vec![object.clone()], &[]);
+    for name in &names {
+        facts.world.index.set_namespace(name, Incarnation::of(name), &Default::default(), false);
+    }
+    let report = judge(&facts, at(NOW));
+    let shown = text::render(&report);
+    assert_eq!(shown.matches("Missing:").count(), 20, "{shown}");
+    assert!(shown.contains("and 5 more: see --output json") && shown.ends_with("25 problems found.\n"), "{shown}");
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["credentials"][0]["namespaces"]["failing"].as_array().unwrap().len(), 25);
+    assert_eq!(json["problemCount"], 25);
+}
+
+#[test]
+fn the_text_tells_who_what_and_until_when() {
+    let object = credential(|_| {});
+    let found = written(&object);
+    let mut facts = facts(vec![object], &[("a", found)]);
+    let key = facts.wanted().into_iter().next().unwrap();
+    let caller = Ok("arn:aws:sts::111122223333:assumed-role/pull/x".to_owned());
+    facts.aws = Some(Answers {
+        origin: Some("web_identity"),
+        callers: [(Identity::operator(), caller)].into(),
+        tokens: [(key, Ok(at(NOW + 12 * 3600)))].into(),
+    });
+    facts.rights = Some(vec![]);
+    let expected = "\
+EcrCredential x
+  ready       Synced
+  registry    ecr in eu-west-1
+    host      111122223333.dkr.ecr.eu-west-1.amazonaws.com
+    identity  the operator's own identity
+    password  issued 1970-01-02T03:45:40Z, expires 1970-01-02T04:46:40Z (in 1h 0m)
+  namespaces  1 of 1 hold a good Secret pull, the first expires 1970-01-02T04:46:40Z (in 1h 0m)
+
+Identity: the operator's own identity
+  found in    web_identity
+  caller      arn:aws:sts::111122223333:assumed-role/pull/x
+  allowed     ecr in eu-west-1: a token until 1970-01-02T15:46:40Z (in 12h 0m)
+  used by     x
+
+Installation
+  rights      0 of 0 that the operator needs in the cluster
+
+No problem found.
+";
+    assert_eq!(text::render(&judge(&facts, at(NOW))), expected);
+}
+
+#[test]
+fn the_rights_follow_what_the_operator_may_do() {
+    let scope = SecretScope { name: Some("pull".into()), namespace: None };
+    let mut lent = Lent::default();
+    let texts = |lent: &Lent| -> Vec<String> {
+        rights::needed(std::slice::from_ref(&scope), lent).iter().map(ToString::to_string).collect()
+    };
+    let few = texts(&lent);
+    assert!(few.contains(&"patch secrets named pull in all namespaces".to_owned()), "{few:#?}");
+    assert!(few.contains(&"patch ecrcredentials/status.pullsecrets.dev".to_owned()), "{few:#?}");
+    lent.accounts.insert(AccountScope { namespace: Some("a".into()), name: "puller".into() });
+    let more = texts(&lent);
+    assert_eq!(more.len(), few.len() + 3);
+    assert!(more.contains(&"create serviceaccounts/token named puller in namespace a".to_owned()), "{more:#?}");
+}
