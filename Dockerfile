@@ -2,7 +2,11 @@
 # The operator's image for linux/amd64 and linux/arm64: docker buildx build --platform linux/amd64,linux/arm64 .
 # Each platform is compiled on itself (natively or under emulation), so nothing here knows an architecture.
 
-FROM rust:1.95-bookworm AS build
+# Other images may be given, such as copies in a registry of one's own.
+ARG BUILD_IMAGE=rust:1.95-bookworm
+ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
+
+FROM $BUILD_IMAGE AS build
 ARG TARGETARCH
 # aws-lc-rs is compiled from C.
 RUN apt-get update && apt-get install -y --no-install-recommends cmake clang && rm -rf /var/lib/apt/lists/*
@@ -16,7 +20,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
     install -D target/release/ecr-credential-operator /out/ecr-credential-operator
 
 # The C library, the certificates of public authorities, and a user that is not root: nothing else.
-FROM gcr.io/distroless/cc-debian12:nonroot
+FROM $RUNTIME_IMAGE
 COPY --from=build /out/ecr-credential-operator /usr/local/bin/ecr-credential-operator
 USER 65532:65532
 EXPOSE 8080

@@ -38,13 +38,11 @@ image: ## Makes the container image without Docker; IMAGE=name:tag names it.
 		--label org.opencontainers.image.source=https://github.com/pullsecrets/ecr-credential-operator \
 		--label org.opencontainers.image.licenses=Apache-2.0
 
-E2E := target/debug/e2e --image $(ARCHIVE) --chart charts/ecr-credential-operator
-
 e2e: tools ## Runs the main job on a real node, as root; 77 says that it cannot run here; KEEP=1 leaves it running.
 	@cargo build --package testbed --bin e2e
-	@$(E2E) --check
+	@target/debug/e2e --check
 	@$(MAKE) --no-print-directory image
-	@$(E2E)
+	@target/debug/e2e --image $(ARCHIVE)
 
 generate: ## Writes the files that are made from others.
 	cargo build --tests --workspace --bins

@@ -80,8 +80,9 @@ fn the_iam_policies_allow_what_a_login_and_a_pull_need_and_nothing_else() {
         ("policy-private", private.to_vec()),
         ("policy-public", public.to_vec()),
         ("policy-both", [&private[..], &public[..]].concat()),
+        ("policy-pull-through-cache", vec!["ecr:BatchImportUpstreamImage", "ecr:CreateRepository"]),
     ] {
-        let policy: Value = serde_json::from_str(&read(&format!("deploy/iam/{file}.json"))).unwrap();
+        let policy = iam(file);
         let mut actions = BTreeSet::new();
         for statement in policy["Statement"].as_array().unwrap() {
             assert_eq!(statement["Effect"], "Allow");
@@ -101,16 +102,46 @@ fn the_iam_policies_allow_what_a_login_and_a_pull_need_and_nothing_else() {
 #[test]
 fn the_trust_policies_name_one_service_account() {
     let account = "ecr-credential-operator";
-    let irsa: Value = serde_json::from_str(&read("deploy/iam/trust-irsa.json")).unwrap();
-    let statement = &irsa["Statement"][0];
-    assert_eq!(statement["Action"], "sts:AssumeRoleWithWebIdentity");
-    let provider = statement["Principal"]["Federated"].as_str().unwrap().split_once("oidc-provider/").unwrap().1;
-    let conditions = &statement["Condition"]["StringEquals"];
-    assert_eq!(conditions[format!("{provider}:aud")], "sts.amazonaws.com");
-    assert_eq!(conditions[format!("{provider}:sub")], format!("system:serviceaccount:{account}:{account}"));
-    let pods: Value = serde_json::from_str(&read("deploy/iam/trust-pod-identity.json")).unwrap();
-    let statement = &pods["Statement"][0];
+    for (file, subject) in
+        [("trust-irsa", format!("{account}:{account}")), ("trust-tenant", "team-a:ecr-puller".to_owned())]
+    {
+        let statement = &iam(file)["Statement"][0];
+        assert_eq!(statement["Action"], "sts:AssumeRoleWithWebIdentity");
+        let provider = statement["Principal"]["Federated"].as_str().unwrap().split_once("oidc-provider/").unwrap().1;
+        let conditions = &statement["Condition"]["StringEquals"];
+        assert_eq!(conditions[format!("{provider}:aud")], "sts.amazonaws.com");
+        assert_eq!(conditions[format!("{provider}:sub")], format!("system:serviceaccount:{subject}"));
+    }
+    let statement = &iam("trust-pod-identity")["Statement"][0];
     assert_eq!(statement["Principal"], json!({ "Service": "pods.eks.amazonaws.com" }));
     assert_eq!(statement["Action"], json!(["sts:AssumeRole", "sts:TagSession"]));
     assert_eq!(statement["Condition"]["StringEquals"]["aws:RequestTag/kubernetes-service-account"], account);
+}
+
+#[test]
+fn both_ends_of_a_role_chain_allow_the_same_to_each_other() {
+    let (from, to) = (iam("policy-assume-role"), iam("trust-assume-role"));
+    let from = &from["Statement"][0];
+    let trusted = to["Statement"].as_array().unwrap();
+    let actions: Vec<&Value> = trusted.iter().map(|statement| &statement["Action"]).collect();
+    assert_eq!(json!(actions), from["Action"]);
+    assert_eq!(json!(actions), json!(["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"]));
+    assert!(trusted.iter().all(|statement| statement["Principal"]["AWS"] == "arn:aws:iam::111122223333:role/ecr-pull"));
+    assert_ne!(from["Resource"], trusted[0]["Principal"]["AWS"]);
+    // The external id is AssumeRole's own: a condition on it would never hold for the others.
+    assert!(trusted[0]["Condition"]["StringEquals"]["sts:ExternalId"].is_string());
+    assert!(trusted[1..].iter().all(|statement| statement.get("Condition").is_none()));
+}
+
+#[test]
+fn the_readme_of_the_policies_tells_of_each_file_and_of_no_other() {
+    let readme = read("deploy/iam/README.md");
+    let told: BTreeSet<&str> = readme.split('`').filter(|word| word.ends_with(".json")).collect();
+    let there = files("deploy/iam");
+    let there = there.iter().map(|file| file.rsplit('/').next().unwrap()).filter(|name| *name != "README.md");
+    assert_eq!(told, there.collect());
+}
+
+fn iam(name: &str) -> Value {
+    serde_json::from_str(&read(&format!("deploy/iam/{name}.json"))).unwrap()
 }

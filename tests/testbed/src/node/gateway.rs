@@ -57,7 +57,8 @@ impl Gateway {
         let (client, busybox) = (plane.admin_client()?, tools.program("busybox")?);
         let gateway = Gateway { client: client.clone(), busybox, serving: Mutex::default() };
         isolation::add_address(&gateway.busybox, names::ADDRESS)?;
-        gateway.serving.lock().spawn(names::serve(client).await?);
+        let answering = names::serve(client).await?;
+        gateway.serving.lock().spawn(answering);
         let api_server: SocketAddr = plane.url().trim_start_matches("https://").parse()?;
         gateway.carry(API_SERVER, 443, Target::Server(api_server)).await?;
         Ok(gateway)
@@ -70,8 +71,7 @@ impl Gateway {
         let address = spec.cluster_ip.context("the Service has an address")?;
         let port = spec.ports.unwrap_or_default().first().context("the Service has a port")?.port;
         let slices: Api<EndpointSlice> = Api::namespaced(self.client.clone(), namespace);
-        let own = ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
-        self.carry(&address, port.try_into()?, Target::Pods(slices, own)).await
+        self.carry(&address, port.try_into()?, Target::Pods(Box::new(slices), name.to_owned())).await
     }
 
     async fn carry(&self, address: &str, port: u16, target: Target) -> Result<()> {
@@ -95,14 +95,18 @@ impl Gateway {
 /// What stands behind a Service.
 enum Target {
     Server(SocketAddr),
-    Pods(Api<EndpointSlice>, ListParams),
+    /// Those of a Service of this name.
+    Pods(Box<Api<EndpointSlice>>, String),
 }
 
 impl Target {
     async fn address(&self) -> Option<SocketAddr> {
         match self {
             Target::Server(address) => Some(*address),
-            Target::Pods(slices, own) => slices.list(own).await.ok()?.items.iter().find_map(ready_endpoint),
+            Target::Pods(slices, service) => {
+                let own = ListParams::default().labels(&format!("kubernetes.io/service-name={service}"));
+                slices.list(&own).await.ok()?.items.iter().find_map(ready_endpoint)
+            }
         }
     }
 }

@@ -29,10 +29,14 @@ pub struct Tools {
 }
 
 impl Tools {
+    /// Fetches Debian's programs, where that has not been done.
+    pub fn fetch(say: impl Fn(&str)) -> Result<()> {
+        debian_packages(&cache()?, say).map(drop)
+    }
+
     /// Fetches and builds what is not in the cache yet, the control plane's programs included.
     pub fn prepare(say: impl Fn(&str)) -> Result<Tools> {
-        let cache = repository().join(".cache");
-        fs::create_dir_all(&cache)?;
+        let cache = cache()?;
         control_plane::prepare()?;
         let node = control_plane::build_go_module("node")?;
         let debian = debian_packages(&cache, &say)?;
@@ -95,6 +99,12 @@ impl Tools {
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn cache() -> Result<PathBuf> {
+    let cache = repository().join(".cache");
+    fs::create_dir_all(&cache)?;
+    Ok(cache)
 }
 
 fn debian_packages(cache: &Path, say: impl Fn(&str)) -> Result<PathBuf> {

@@ -23,12 +23,12 @@ const SKIPPED: u8 = 77;
 #[derive(Parser)]
 struct Args {
     /// The archive of the operator's image, as `make image` makes it.
-    #[arg(long)]
+    #[arg(long, default_value = "target/image/ecr-credential-operator.tar")]
     image: PathBuf,
     /// The chart.
-    #[arg(long)]
+    #[arg(long, default_value = "charts/ecr-credential-operator")]
     chart: PathBuf,
-    /// Only says whether a node can run here.
+    /// Only says whether a node can run here, and fetches the programs that it is made of.
     #[arg(long)]
     check: bool,
     /// Leaves everything running until Ctrl-C.
@@ -61,7 +61,9 @@ fn main() -> ExitCode {
 /// Prepares what needs the machine's network, and starts the rest where there is none.
 fn outside(args: &Args) -> Result<ExitCode> {
     isolation::check()?;
+    Tools::fetch(cluster::step)?;
     if args.check {
+        Scratch::new()?;
         return Ok(ExitCode::SUCCESS);
     }
     Tools::prepare(cluster::step)?;
