@@ -96,16 +96,39 @@ pub struct Claimant {
     pub selection: Option<Selection>,
 }
 
+impl Claimant {
+    fn wants(&self, namespace: &str, labels: &Labels) -> bool {
+        self.selection.as_ref().is_some_and(|selection| selection.matches(namespace, labels))
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     claimant: Claimant,
     targets: BTreeSet<Arc<str>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Namespace {
-    labels: Labels,
+    labels: PackedLabels,
     terminating: bool,
+}
+
+/// Labels in one text: a map of its own for each namespace would take half a KiB. Kubernetes allows neither `=` nor line
+/// breaks in them.
+#[derive(Debug, PartialEq, Eq)]
+struct PackedLabels(Box<str>);
+
+impl PackedLabels {
+    fn pack(labels: &Labels) -> Self {
+        let lines: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        Self(lines.join("\n").into())
+    }
+
+    fn unpack(&self) -> Labels {
+        let pairs = self.0.lines().filter_map(|line| line.split_once('='));
+        pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    }
 }
 
 /// By namespace: who wants a Secret there, the oldest first.
@@ -131,20 +154,18 @@ impl Index {
     }
 
     /// Takes a namespace as it is now; returns the claimants whose targets, or rank in them, changed.
-    pub fn set_namespace(&mut self, name: &str, labels: Labels, terminating: bool) -> BTreeSet<Uid> {
+    pub fn set_namespace(&mut self, name: &str, labels: &Labels, terminating: bool) -> BTreeSet<Uid> {
         let name: Arc<str> = self.namespaces.get_key_value(name).map_or_else(|| name.into(), |(k, _)| k.clone());
-        let unchanged =
-            self.namespaces.get(&name).is_some_and(|old| old.labels == labels && old.terminating == terminating);
-        if unchanged {
+        let namespace = Namespace { labels: PackedLabels::pack(labels), terminating };
+        if self.namespaces.get(&name) == Some(&namespace) {
             return BTreeSet::new();
         }
-        let namespace = Namespace { labels, terminating };
-        let allowed = self.is_allowed(&name);
+        let open = !terminating && self.is_allowed(&name);
         let (gained, lost): (Vec<Uid>, Vec<Uid>) = self
             .claimants
             .iter()
             .filter_map(|(uid, entry)| {
-                let wants = allowed && wants(&entry.claimant, &name, &namespace);
+                let wants = open && entry.claimant.wants(&name, labels);
                 (wants != entry.targets.contains(&name)).then(|| (uid.clone(), wants))
             })
             .fold((Vec::new(), Vec::new()), |(mut gained, mut lost), (uid, wants)| {
@@ -168,7 +189,7 @@ impl Index {
 
     /// Forgets a namespace that is gone.
     pub fn remove_namespace(&mut self, name: &str) -> BTreeSet<Uid> {
-        let affected = self.set_namespace(name, Labels::new(), true);
+        let affected = self.set_namespace(name, &Labels::new(), true);
         self.namespaces.remove(name);
         affected
     }
@@ -189,7 +210,8 @@ impl Index {
         let targets: BTreeSet<Arc<str>> = self
             .namespaces
             .iter()
-            .filter(|(name, namespace)| self.is_allowed(name) && wants(&claimant, name, namespace))
+            .filter(|(name, namespace)| !namespace.terminating && self.is_allowed(name))
+            .filter(|(name, namespace)| claimant.wants(name, &namespace.labels.unpack()))
             .map(|(name, _)| name.clone())
             .collect();
         self.claimants.insert(uid.clone(), Entry { claimant, targets: BTreeSet::new() });
@@ -261,7 +283,8 @@ impl Index {
         let Some(entry) = self.claimants.get_mut(uid) else { return };
         entry.targets.insert(namespace.clone());
         let by_namespace = self.claims.entry(entry.claimant.secret_name.clone()).or_default();
-        let claims = by_namespace.entry(namespace.clone()).or_default();
+        // Almost always there is one, and room for four would be the greatest thing kept of a namespace.
+        let claims = by_namespace.entry(namespace.clone()).or_insert_with(|| Vec::with_capacity(1));
         claims.push((entry.claimant.created, entry.claimant.name.clone(), uid.clone()));
         claims.sort();
         affected.extend(claims.iter().map(|(_, _, uid)| uid.clone()));
@@ -279,10 +302,6 @@ impl Index {
             by_namespace.remove(namespace);
         }
     }
-}
-
-fn wants(claimant: &Claimant, name: &str, namespace: &Namespace) -> bool {
-    !namespace.terminating && claimant.selection.as_ref().is_some_and(|s| s.matches(name, &namespace.labels))
 }
 
 #[cfg(test)]
@@ -347,7 +366,7 @@ mod tests {
     #[test]
     fn the_older_of_two_wins_and_the_other_inherits() {
         let mut index = Index::default();
-        index.set_namespace("a", labels(&[]), false);
+        index.set_namespace("a", &labels(&[]), false);
         let spec = selection(&["*"], None, &[]);
         index.set_claimant(&uid("young"), claimant(20, &spec));
         assert_eq!(index.winner("pull", "a"), Some(&uid("young")));
@@ -363,24 +382,31 @@ mod tests {
         let mut index = Index::default();
         index.set_claimant(&uid("x"), claimant(1, &selection(&[], by_label("pull", "ecr"), &[])));
         index.set_claimant(&uid("y"), claimant(2, &selection(&["other"], None, &[])));
-        assert!(index.set_namespace("a", labels(&[]), false).is_empty());
-        assert_eq!(index.set_namespace("a", labels(&[("pull", "ecr")]), false), BTreeSet::from([uid("x")]));
+        assert!(index.set_namespace("a", &labels(&[]), false).is_empty());
+        assert_eq!(index.set_namespace("a", &labels(&[("pull", "ecr")]), false), BTreeSet::from([uid("x")]));
         assert_eq!(index.targets(&uid("x")).count(), 1);
         assert!(
-            index.set_namespace("a", labels(&[("pull", "ecr")]), false).is_empty(),
+            index.set_namespace("a", &labels(&[("pull", "ecr")]), false).is_empty(),
             "an unchanged namespace is no news"
         );
-        assert_eq!(index.set_namespace("a", labels(&[("pull", "ecr")]), true), BTreeSet::from([uid("x")]));
+        assert_eq!(index.set_namespace("a", &labels(&[("pull", "ecr")]), true), BTreeSet::from([uid("x")]));
         assert_eq!(index.targets(&uid("x")).count(), 0, "a terminating namespace is never a target");
         assert!(!index.is_open("a"));
+    }
+
+    #[test]
+    fn an_index_remembers_labels_as_they_are() {
+        for all in [labels(&[]), labels(&[("a", "")]), labels(&[("example.com/a", "b_c.d"), ("e", ""), ("f", "g")])] {
+            assert_eq!(PackedLabels::pack(&all).unpack(), all);
+        }
     }
 
     #[test]
     fn only_allowed_namespaces_are_targets() {
         let mut index = Index::new(Some(BTreeSet::from(["a".into()])));
         index.set_claimant(&uid("x"), claimant(1, &selection(&["*"], None, &[])));
-        index.set_namespace("a", labels(&[]), false);
-        index.set_namespace("b", labels(&[]), false);
+        index.set_namespace("a", &labels(&[]), false);
+        index.set_namespace("b", &labels(&[]), false);
         assert_eq!(index.targets(&uid("x")).map(AsRef::as_ref).collect::<Vec<&str>>(), ["a"]);
     }
 }
