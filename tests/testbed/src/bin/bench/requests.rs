@@ -34,9 +34,11 @@ impl Requests {
         Requests(grown.filter(|(_, value)| *value > 0.0).collect())
     }
 
-    /// Those about a resource, whatever the verb.
+    /// Those about single objects of a resource; watches, which end whenever they do, are not counted.
     pub fn about(&self, resource: &str) -> f64 {
-        let about = self.0.iter().filter(|(name, _)| name.split_once(' ').is_some_and(|(_, what)| what == resource));
+        let about = self.0.iter().filter(|(name, _)| {
+            name.split_once(' ').is_some_and(|(verb, what)| what == resource && !matches!(verb, "LIST" | "WATCH"))
+        });
         // The sum of nothing is -0.
         about.map(|(_, value)| value).sum::<f64>().abs()
     }
