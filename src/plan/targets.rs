@@ -30,6 +30,7 @@ pub struct Selection {
     names: Vec<WildMatch>,
     exclude: Vec<WildMatch>,
     selector: Option<Selector>,
+    anchor: String,
 }
 
 impl Selection {
@@ -56,7 +57,10 @@ impl Selection {
             return Err(SelectionError::Empty);
         }
         let globs = |patterns: &[String]| patterns.iter().map(|p| WildMatch::new(p)).collect();
-        Ok(Self { names: globs(&spec.names), exclude: globs(&spec.exclude), selector })
+        let first = spec.selector.iter().flat_map(|s| &s.match_labels).next();
+        let anchor = first.filter(|_| spec.names.is_empty()).map(|(key, value)| label_line(key, value));
+        let anchor = anchor.unwrap_or_default();
+        Ok(Self { names: globs(&spec.names), exclude: globs(&spec.exclude), selector, anchor })
     }
 
     /// Whether a namespace is selected.
@@ -97,6 +101,11 @@ pub struct Claimant {
 }
 
 impl Claimant {
+    /// A label without which it wants no namespace, or the empty text.
+    fn anchor(&self) -> &str {
+        self.selection.as_ref().map_or("", |selection| &selection.anchor)
+    }
+
     fn wants(&self, namespace: &str, labels: &Labels) -> bool {
         self.selection.as_ref().is_some_and(|selection| selection.matches(namespace, labels))
     }
@@ -119,14 +128,22 @@ struct Namespace {
 #[derive(Debug, PartialEq, Eq)]
 struct PackedLabels(Box<str>);
 
+fn label_line(key: &str, value: &str) -> String {
+    format!("{key}={value}")
+}
+
 impl PackedLabels {
     fn pack(labels: &Labels) -> Self {
-        let lines: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let lines: Vec<String> = labels.iter().map(|(key, value)| label_line(key, value)).collect();
         Self(lines.join("\n").into())
     }
 
+    fn lines(&self) -> impl Iterator<Item = &str> {
+        self.0.lines()
+    }
+
     fn unpack(&self) -> Labels {
-        let pairs = self.0.lines().filter_map(|line| line.split_once('='));
+        let pairs = self.lines().filter_map(|line| line.split_once('='));
         pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
 }
@@ -143,6 +160,8 @@ pub struct Index {
     allowed: Option<BTreeSet<Arc<str>>>,
     namespaces: HashMap<Arc<str>, Namespace>,
     claimants: HashMap<Uid, Entry>,
+    /// By a label that they need: whom a namespace may concern. Those that need no certain one stand under the empty text.
+    anchored: HashMap<String, BTreeSet<Uid>>,
     /// By Secret name and namespace: everyone who wants that Secret, the oldest first.
     claims: HashMap<Arc<str>, Claims>,
 }
@@ -161,22 +180,17 @@ impl Index {
             return BTreeSet::new();
         }
         let open = !terminating && self.is_allowed(&name);
-        let (gained, lost): (Vec<Uid>, Vec<Uid>) = self
-            .claimants
-            .iter()
-            .filter_map(|(uid, entry)| {
-                let wants = open && entry.claimant.wants(&name, labels);
-                (wants != entry.targets.contains(&name)).then(|| (uid.clone(), wants))
-            })
-            .fold((Vec::new(), Vec::new()), |(mut gained, mut lost), (uid, wants)| {
-                if wants {
-                    gained.push(uid)
-                } else {
-                    lost.push(uid)
-                }
-                (gained, lost)
-            });
+        let candidates = self.candidates(self.namespaces.get(&name), &namespace);
         self.namespaces.insert(name.clone(), namespace);
+        let (mut gained, mut lost) = (Vec::new(), Vec::new());
+        for uid in candidates {
+            let Some(entry) = self.claimants.get(&uid) else { continue };
+            match (open && entry.claimant.wants(&name, labels), entry.targets.contains(&name)) {
+                (true, false) => gained.push(uid),
+                (false, true) => lost.push(uid),
+                _ => {}
+            }
+        }
         let mut affected = BTreeSet::new();
         for uid in gained {
             self.add_claim(&uid, &name, &mut affected);
@@ -185,6 +199,12 @@ impl Index {
             self.remove_claim(&uid, &name, &mut affected);
         }
         affected
+    }
+
+    /// Whom a namespace may concern, or may have concerned with its old labels.
+    fn candidates(&self, old: Option<&Namespace>, new: &Namespace) -> BTreeSet<Uid> {
+        let labels = old.into_iter().chain([new]).flat_map(|namespace| namespace.labels.lines());
+        labels.chain([""]).filter_map(|anchor| self.anchored.get(anchor)).flatten().cloned().collect()
     }
 
     /// Forgets a namespace that is gone.
@@ -214,6 +234,7 @@ impl Index {
             .filter(|(name, namespace)| claimant.wants(name, &namespace.labels.unpack()))
             .map(|(name, _)| name.clone())
             .collect();
+        self.anchored.entry(claimant.anchor().to_owned()).or_default().insert(uid.clone());
         self.claimants.insert(uid.clone(), Entry { claimant, targets: BTreeSet::new() });
         for name in targets {
             self.add_claim(uid, &name, &mut affected);
@@ -229,7 +250,15 @@ impl Index {
         for name in targets {
             self.remove_claim(uid, &name, &mut affected);
         }
-        self.claimants.remove(uid);
+        if let Some(entry) = self.claimants.remove(uid) {
+            let anchor = entry.claimant.anchor();
+            if let Some(others) = self.anchored.get_mut(anchor) {
+                others.remove(uid);
+                if others.is_empty() {
+                    self.anchored.remove(anchor);
+                }
+            }
+        }
         affected.remove(uid);
         affected
     }
@@ -257,6 +286,11 @@ impl Index {
     /// The namespaces that an `EcrCredential` selects, in order.
     pub fn targets<'a>(&'a self, uid: &Uid) -> impl Iterator<Item = &'a Arc<str>> + use<'a> {
         self.claimants.get(uid).into_iter().flat_map(|entry| &entry.targets)
+    }
+
+    /// Whether an `EcrCredential` selects a namespace.
+    pub fn is_target(&self, uid: &Uid, namespace: &str) -> bool {
+        self.claimants.get(uid).is_some_and(|entry| entry.targets.contains(namespace))
     }
 
     /// Who is entitled to a Secret: the oldest `EcrCredential` that wants it.
@@ -392,6 +426,54 @@ mod tests {
         assert_eq!(index.set_namespace("a", &labels(&[("pull", "ecr")]), true), BTreeSet::from([uid("x")]));
         assert_eq!(index.targets(&uid("x")).count(), 0, "a terminating namespace is never a target");
         assert!(!index.is_open("a"));
+    }
+
+    #[test]
+    fn a_namespace_concerns_whoever_selects_it_by_whatever_label_expression_or_name() {
+        let two =
+            Some(NamespaceSelector { match_labels: labels(&[("a", "1"), ("b", "2")]), match_expressions: Vec::new() });
+        let by_expression = Some(NamespaceSelector {
+            match_labels: Labels::new(),
+            match_expressions: vec![LabelRequirement {
+                key: "b".to_owned(),
+                operator: SelectorOperator::Exists,
+                values: Vec::new(),
+            }],
+        });
+        let specs = [
+            ("one", selection(&[], by_label("a", "1"), &[])),
+            ("two", selection(&[], two, &[])),
+            ("expression", selection(&[], by_expression, &[])),
+            ("name", selection(&["n"], None, &[])),
+            ("label or name", selection(&["n"], by_label("a", "1"), &[])),
+        ];
+        let table = [
+            ("n", labels(&[]), vec!["label or name", "name"]),
+            ("n", labels(&[("a", "1")]), vec!["label or name", "name", "one"]),
+            ("m", labels(&[("a", "1")]), vec!["label or name", "one"]),
+            ("m", labels(&[("a", "1"), ("b", "2")]), vec!["expression", "label or name", "one", "two"]),
+            ("m", labels(&[("a", "2"), ("b", "2")]), vec!["expression"]),
+            ("m", labels(&[]), vec![]),
+        ];
+        let before = labels(&[("a", "1"), ("old", "x")]);
+        for namespace_first in [false, true] {
+            for (name, labels, expected) in &table {
+                let mut index = Index::default();
+                // What it was before must not matter.
+                index.set_namespace(name, &before, false);
+                if namespace_first {
+                    index.set_namespace(name, labels, false);
+                }
+                for (second, (name, spec)) in (1..).zip(&specs) {
+                    index.set_claimant(&uid(name), claimant(second, spec));
+                }
+                index.set_namespace(name, labels, false);
+                let wanting = specs.iter().map(|(name, _)| *name).filter(|who| index.targets(&uid(who)).count() == 1);
+                let mut wanting: Vec<&str> = wanting.collect();
+                wanting.sort_unstable();
+                assert_eq!(&wanting, expected, "{name} {labels:?}");
+            }
+        }
     }
 
     #[test]
