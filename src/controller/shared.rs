@@ -149,7 +149,7 @@ impl Shared {
         let terminating = object.metadata.deletion_timestamp.is_some();
         let name = object.name_any();
         let labels = object.metadata.labels.unwrap_or_default();
-        self.change_targets(|world| world.index.set_namespace(&name, &labels, terminating));
+        self.change_targets(|world| world.set_namespace(&name, &labels, terminating));
     }
 
     pub(super) fn namespace_gone(&self, name: &str) {

@@ -1,12 +1,15 @@
 //! What the watches have seen, indexed so that an event touches only whom it concerns.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::plan::Uid;
-use crate::plan::targets::Index;
+use crate::plan::targets::{Index, Labels};
 use crate::secret::ownership::{SecretRecord, Standing};
 use crate::secret::{Claim, Place, Records};
+
+/// At most so many new namespaces are kept as news; more than that are found by a look at all places.
+const MOST_NEWS: usize = 64;
 
 /// A Secret's place: its name, then its namespace.
 pub type Spot = (Arc<str>, Arc<str>);
@@ -20,12 +23,14 @@ pub struct World {
     owned: HashMap<Uid, BTreeSet<Spot>>,
     revisions: HashMap<Uid, u64>,
     last_revision: u64,
+    news: HashMap<Uid, BTreeSet<Arc<str>>>,
 }
 
 impl World {
     /// An empty world over an index.
     pub fn new(index: Index) -> Self {
-        Self { index, records: HashMap::new(), owned: HashMap::new(), revisions: HashMap::new(), last_revision: 0 }
+        let (records, owned, revisions, news) = Default::default();
+        Self { index, records, owned, revisions, last_revision: 0, news }
     }
 
     /// Takes a Secret as it is now; returns whom it concerns. A state older than the one known is no news: the answer
@@ -79,27 +84,41 @@ impl World {
     /// Every place that concerns an `EcrCredential`: its targets, and where it has left Secrets. None unless it is alive and
     /// of that generation: what concerned its predecessor must not be done in its name.
     pub fn places(&self, me: &Uid, secret_name: &Arc<str>, generation: Option<i64>) -> Option<Vec<Place>> {
-        if !self.index.is_alive(me) || self.index.generation(me) != generation {
+        if !self.is_current(me, generation) {
             return None;
         }
-        let mut places = BTreeMap::new();
-        for namespace in self.index.targets(me) {
-            let Some(winner) = self.index.winner(secret_name, namespace) else { continue };
-            let claim = if winner == me {
-                Claim::Wanted
-            } else {
+        let targets = self.index.targets(me).map(|namespace| (namespace, secret_name));
+        let owned = self.owned.get(me).into_iter().flatten().map(|(name, namespace)| (namespace, name));
+        let spots: BTreeSet<(&Arc<str>, &Arc<str>)> = targets.chain(owned).collect();
+        Some(spots.into_iter().filter_map(|(namespace, name)| self.concern(me, secret_name, name, namespace)).collect())
+    }
+
+    /// One place, the same way; none as well when it concerns the `EcrCredential` no more.
+    pub fn place_at(&self, me: &Uid, secret_name: &Arc<str>, generation: Option<i64>, spot: &Spot) -> Option<Place> {
+        self.is_current(me, generation).then(|| self.concern(me, secret_name, &spot.0, &spot.1)).flatten()
+    }
+
+    fn is_current(&self, me: &Uid, generation: Option<i64>) -> bool {
+        self.index.is_alive(me) && self.index.generation(me) == generation
+    }
+
+    fn concern(&self, me: &Uid, secret_name: &str, name: &Arc<str>, namespace: &Arc<str>) -> Option<Place> {
+        let winner = self.index.winner(name, namespace);
+        let claim = match winner {
+            Some(winner) if name.as_ref() == secret_name && winner == me => Claim::Wanted,
+            Some(winner) if name.as_ref() == secret_name && self.index.is_target(me, namespace) => {
                 Claim::Lost(self.index.claimant_name(winner).unwrap_or_else(|| "unknown".into()))
-            };
-            places.insert((namespace.clone(), secret_name.clone()), self.place(me, secret_name, namespace, claim));
-        }
-        for (name, namespace) in self.owned.get(me).into_iter().flatten() {
-            if !self.index.is_open(namespace) {
-                continue;
             }
-            let claim = if self.index.winner(name, namespace).is_some() { Claim::LeftToAnother } else { Claim::Left };
-            places.entry((namespace.clone(), name.clone())).or_insert_with(|| self.place(me, name, namespace, claim));
-        }
-        Some(places.into_values().collect())
+            _ => {
+                let mine = self.owned.get(me)?.contains(&(name.clone(), namespace.clone()));
+                if !mine || !self.index.is_open(namespace) {
+                    return None;
+                }
+                if winner.is_some() { Claim::LeftToAnother } else { Claim::Left }
+            }
+        };
+        let standing = Standing::of(self.record(name, namespace), me, |uid| self.index.is_alive(uid));
+        Some(Place { namespace: namespace.clone(), name: name.clone(), standing, claim })
     }
 
     /// Changes with every change to an `EcrCredential`'s targets, so that a long round of writes sees that there is news.
@@ -115,15 +134,29 @@ impl World {
         }
     }
 
+    /// Takes a namespace as it is now; returns whom it concerns.
+    pub fn set_namespace(&mut self, name: &str, labels: &Labels, terminating: bool) -> BTreeSet<Uid> {
+        let concerned = self.index.set_namespace(name, labels, terminating);
+        for uid in &concerned {
+            let news = self.news.entry(uid.clone()).or_default();
+            if news.len() < MOST_NEWS {
+                news.extend(self.index.namespace_name(name));
+            }
+        }
+        concerned
+    }
+
+    /// The namespaces whose claims have changed since the last call, or some of them: they can be served before all others
+    /// are looked at.
+    pub fn take_news(&mut self, uid: &Uid) -> BTreeSet<Arc<str>> {
+        self.news.remove(uid).unwrap_or_default()
+    }
+
     /// Forgets an `EcrCredential` that is gone.
     pub fn remove_claimant(&mut self, uid: &Uid) -> BTreeSet<Uid> {
         self.revisions.remove(uid);
+        self.news.remove(uid);
         self.index.remove_claimant(uid)
-    }
-
-    fn place(&self, me: &Uid, name: &Arc<str>, namespace: &Arc<str>, claim: Claim) -> Place {
-        let standing = Standing::of(self.record(name, namespace), me, |uid| self.index.is_alive(uid));
-        Place { namespace: namespace.clone(), name: name.clone(), standing, claim }
     }
 
     fn record(&self, name: &str, namespace: &str) -> Option<&Arc<SecretRecord>> {

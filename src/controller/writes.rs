@@ -2,14 +2,15 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{StreamExt, poll};
 use k8s_openapi::jiff::Timestamp;
 
 use super::Context;
-use super::world::Spot;
+use super::world::{Spot, World};
 use crate::api::status::{NamespaceFailure, Reason};
 use crate::apply::{WriteError, Written};
 use crate::plan::schedule::{RetryPolicy, later, until};
@@ -25,6 +26,10 @@ const QUICK_REPAIRS: u32 = 5;
 
 /// The waits between further repairs.
 const BRAKE: RetryPolicy = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(30) };
+
+/// A look at all places takes time that grows with their number. While writes are under way, the next one waits for so many
+/// times that long: thousands of namespaces that are labelled at once must not cost a look each.
+const LOOK_PAUSE: u32 = 20;
 
 /// A Secret that was left alone for so long is not being fought over.
 const PEACE: Duration = Duration::from_secs(60);
@@ -79,9 +84,22 @@ pub(super) async fn write(
     let mut busy: HashSet<Spot> = HashSet::new();
     let mut jobs: VecDeque<(Place, Verdict)> = VecDeque::new();
     let mut looked_at = None;
+    let mut look_after = Instant::now();
     loop {
+        for (place, verdict) in task.urgent(ctx, &busy, desired.as_deref(), history) {
+            busy.insert(spot(&place));
+            under_way.push(perform(ctx, &task.owner.uid, place, verdict, desired.clone()));
+        }
+        // Polled once, so that they are sent before all the others are looked at.
+        if let Poll::Ready(Some((place, verdict, result))) = poll!(under_way.next()) {
+            busy.remove(&spot(&place));
+            history.note(&place, &verdict, result, desired.as_deref(), &ctx.retry, (ctx.now)());
+        }
         let revision = ctx.shared.world.lock().revision(&task.owner.uid);
-        if looked_at != Some(revision) || (jobs.is_empty() && under_way.is_empty()) {
+        let (begun, idle) = (Instant::now(), jobs.is_empty() && under_way.is_empty());
+        let mut news = looked_at != Some(revision);
+        if idle || (news && begun >= look_after) {
+            news = false;
             let again = looked_at.replace(revision) == Some(revision);
             let Some(verdicts) = task.verdicts(ctx, desired.as_deref(), history) else { return Ok(None) };
             jobs = history.jobs(&verdicts, &busy, (ctx.now)());
@@ -93,9 +111,14 @@ pub(super) async fn write(
                 // tried at once. Others get their turn first.
                 tokio::task::yield_now().await;
             }
+            look_after = Instant::now() + begun.elapsed() * LOOK_PAUSE;
         }
         while under_way.len() < ctx.concurrency && !ctx.stop.is_cancelled() {
             let Some((place, verdict)) = jobs.pop_front() else { break };
+            if news && !task.still_holds(ctx, &place, &verdict, desired.as_deref(), history) {
+                // The next look tells what is to be done instead, if anything.
+                continue;
+            }
             busy.insert(spot(&place));
             under_way.push(perform(ctx, &task.owner.uid, place, verdict, desired.clone()));
         }
@@ -125,12 +148,57 @@ impl Task<'_> {
     fn verdicts(&self, ctx: &Context, desired: Option<&Desired>, history: &History) -> Option<Vec<(Place, Verdict)>> {
         let places = ctx.shared.world.lock().places(&self.owner.uid, &self.plan.secret_name, self.generation)?;
         let now = (ctx.now)();
-        let judge = |place: Place| {
-            let accepted = history.accepted.get(&spot(&place)).copied();
-            let verdict = verdict(&place, desired, self.plan.conflict_policy, accepted, now);
+        let judged = places.into_iter().map(|place| {
+            let verdict = self.judge(&place, desired, history, now);
             (place, verdict)
-        };
-        Some(places.into_iter().map(judge).collect())
+        });
+        Some(judged.collect())
+    }
+
+    /// The Secrets that new namespaces lack.
+    fn urgent(
+        &self,
+        ctx: &Context,
+        busy: &HashSet<Spot>,
+        desired: Option<&Desired>,
+        history: &History,
+    ) -> Vec<(Place, Verdict)> {
+        if ctx.stop.is_cancelled() {
+            return Vec::new();
+        }
+        let mut world = ctx.shared.world.lock();
+        let news =
+            world.take_news(&self.owner.uid).into_iter().map(|namespace| (self.plan.secret_name.clone(), namespace));
+        let places: Vec<Place> = news.filter_map(|spot| self.place_at(&world, &spot)).collect();
+        drop(world);
+        let now = (ctx.now)();
+        let judged = places.into_iter().map(|place| {
+            let verdict = self.judge(&place, desired, history, now);
+            (place, verdict)
+        });
+        judged.filter(|(place, verdict)| *verdict == Verdict::Create && history.may_write(place, busy, now)).collect()
+    }
+
+    fn place_at(&self, world: &World, spot: &Spot) -> Option<Place> {
+        world.place_at(&self.owner.uid, &self.plan.secret_name, self.generation, spot)
+    }
+
+    /// Whether a place is to be treated so, as the world is now.
+    fn still_holds(
+        &self,
+        ctx: &Context,
+        place: &Place,
+        verdict: &Verdict,
+        desired: Option<&Desired>,
+        history: &History,
+    ) -> bool {
+        let place = self.place_at(&ctx.shared.world.lock(), &spot(place));
+        place.is_some_and(|place| self.judge(&place, desired, history, (ctx.now)()) == *verdict)
+    }
+
+    fn judge(&self, place: &Place, desired: Option<&Desired>, history: &History, now: Timestamp) -> Verdict {
+        let accepted = history.accepted.get(&spot(place)).copied();
+        verdict(place, desired, self.plan.conflict_policy, accepted, now)
     }
 }
 
@@ -194,21 +262,22 @@ impl History {
         busy: &HashSet<Spot>,
         now: Timestamp,
     ) -> VecDeque<(Place, Verdict)> {
-        let to_do: HashSet<Spot> =
-            verdicts.iter().filter(|(_, v)| rank(v).is_some()).map(|(place, _)| spot(place)).collect();
-        self.failing.retain(|spot, _| to_do.contains(spot));
+        if !self.failing.is_empty() {
+            let to_do: HashSet<Spot> =
+                verdicts.iter().filter(|(_, v)| rank(v).is_some()).map(|(place, _)| spot(place)).collect();
+            self.failing.retain(|spot, _| to_do.contains(spot));
+        }
         self.repairs.retain(|_, repairs| until(repairs.last, now) < PEACE);
+        let deletes = verdicts.iter().any(|(_, v)| matches!(v, Verdict::Delete(_)));
         let unmet: HashSet<&Arc<str>> = verdicts
             .iter()
+            .filter(|_| deletes)
             .filter(|(place, v)| !matches!(v, Verdict::Keep | Verdict::Delete(_)) || busy.contains(&spot(place)))
             .map(|(place, _)| &place.namespace)
             .collect();
         let may = |place: &Place, verdict: &Verdict| {
-            let spot = spot(place);
-            !busy.contains(&spot)
-                && self.failing.get(&spot).is_none_or(|failing| failing.may_retry(place, now))
-                && (!matches!(verdict, Verdict::Delete(_)) || !unmet.contains(&place.namespace))
-                && !self.is_contested(&spot, now)
+            let delete = matches!(verdict, Verdict::Delete(_));
+            self.may_write(place, busy, now) && !(delete && unmet.contains(&place.namespace))
         };
         let mut jobs: Vec<(u8, &(Place, Verdict))> = verdicts
             .iter()
@@ -217,6 +286,14 @@ impl History {
             .collect();
         jobs.sort_by_key(|(rank, _)| *rank);
         jobs.into_iter().map(|(_, job)| job.clone()).collect()
+    }
+
+    /// Whether a place may be written now: it is not being written, has not just failed, and is not fought over.
+    fn may_write(&self, place: &Place, busy: &HashSet<Spot>, now: Timestamp) -> bool {
+        let spot = spot(place);
+        !busy.contains(&spot)
+            && self.failing.get(&spot).is_none_or(|failing| failing.may_retry(place, now))
+            && !self.is_contested(&spot, now)
     }
 
     fn is_contested(&self, spot: &Spot, now: Timestamp) -> bool {
