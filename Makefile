@@ -46,14 +46,17 @@ e2e: tools ## Runs the main job on a real node, as root; 77 says that it cannot 
 NAMESPACES ?= 500,2000,5000,10000
 RUNS ?= 5
 CREDENTIALS ?= 100,1000
+SAMPLES ?= 200
+REST ?= 60
 FIGURES ?= target/bench/figures.json
 CURVES ?= target/bench
 
-bench: tools image ## Measures it beside a bare client; NAMESPACES=50 RUNS=1 CREDENTIALS=10 is a small one.
+bench: tools image ## Measures it beside a bare client; docs/performance/ says how.
 	@echo "building the bare client (the first time takes about 8 minutes on 2 cores)"
 	@cargo build --profile fast --package testbed --bin bench
 	@target/fast/bench --operator target/release/ecr-credential-operator --crd $(CRD) --image $(ARCHIVE) \
-		--namespaces $(NAMESPACES) --runs $(RUNS) --credentials $(CREDENTIALS) --json $(FIGURES) --curves $(CURVES)
+		--namespaces $(NAMESPACES) --runs $(RUNS) --credentials $(CREDENTIALS) --samples $(SAMPLES) --rest $(REST) \
+		--json $(FIGURES) --curves $(CURVES)
 
 generate: ## Writes the files that are made from others.
 	cargo build --tests --workspace --bins
