@@ -21,10 +21,10 @@ mod size;
 #[derive(Parser)]
 struct Args {
     /// The operator's release binary.
-    #[arg(long)]
+    #[arg(long, default_value = "target/release/ecr-credential-operator")]
     operator: PathBuf,
     /// The CRD.
-    #[arg(long)]
+    #[arg(long, default_value = "crds/ecrcredentials.pullsecrets.dev.yaml")]
     crd: PathBuf,
     /// The image archive, for its size.
     #[arg(long)]
