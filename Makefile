@@ -9,7 +9,7 @@ ARCHIVE := target/image/ecr-credential-operator.tar
 # The image's times are those of the commit, so that building it again gives the same bytes.
 IMAGE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
 
-.PHONY: demo test test-oldest image e2e generate check tools help
+.PHONY: demo test test-oldest image e2e bench generate check tools help
 
 help: ## Shows what there is.
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,21 @@ e2e: tools ## Runs the main job on a real node, as root; 77 says that it cannot 
 	@target/debug/e2e --check
 	@$(MAKE) --no-print-directory image
 	@target/debug/e2e --image $(ARCHIVE)
+
+NAMESPACES ?= 500,2000,5000,10000
+RUNS ?= 5
+CREDENTIALS ?= 100,1000
+SAMPLES ?= 200
+REST ?= 60
+FIGURES ?= target/bench/figures.json
+CURVES ?= target/bench
+
+bench: tools image ## Measures it beside a bare client; docs/performance/ says how.
+	@echo "building the bare client (the first time takes about 8 minutes on 2 cores)"
+	@cargo build --profile fast --package testbed --bin bench
+	@target/fast/bench --operator target/release/ecr-credential-operator --crd $(CRD) --image $(ARCHIVE) \
+		--namespaces $(NAMESPACES) --runs $(RUNS) --credentials $(CREDENTIALS) --samples $(SAMPLES) --rest $(REST) \
+		--json $(FIGURES) --curves $(CURVES)
 
 generate: ## Writes the files that are made from others.
 	cargo build --tests --workspace --bins

@@ -1,0 +1,211 @@
+//! One `EcrCredential` and N namespaces: labelled at once, refreshed, joined by new ones, started anew, at rest.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::core::Request;
+use kube::{Client, Resource};
+use serde_json::json;
+
+use crate::Args;
+use crate::bare::{self, Bare, Verb};
+use crate::cluster::{Cluster, SECRET};
+use crate::figures::{Labelled, Refresh, Rest, Size, Start};
+use crate::latency::{self, aws_calls};
+use crate::process::{self, Process};
+use crate::requests::Requests;
+
+/// The `EcrCredential` and the value of the label.
+const NAME: &str = "bench";
+
+/// Measures everything at one size.
+pub async fn measure(args: &Args, namespaces: usize) -> Result<Size> {
+    eprintln!("{namespaces} namespaces: making them");
+    let cluster = Cluster::start(&args.crd).await?;
+    cluster.make_namespaces(namespaces, |_| Default::default()).await?;
+    let mut operator = Process::launch(&cluster, &args.operator).await?;
+    cluster.make_credential(NAME, NAME).await?;
+    operator.until_ready(1).await?;
+    let run = Run { args, cluster, namespaces };
+    let mut size = Size { namespaces, labelled: run.labelled(&operator).await?, ..Size::default() };
+    size.refresh = run.refreshes(&operator).await?;
+    size.idle = run.idle().await?;
+    size.busy = run.busy(median_s(&size.refresh.operator_s)).await?;
+    run.cluster.settle().await?;
+    size.rest = run.rest(&operator).await?;
+    size.peak_kib = operator.peak_kib()?;
+    operator.stop()?;
+    size.start = start(&run.cluster, args, 1).await?;
+    Ok(size)
+}
+
+struct Run<'a> {
+    args: &'a Args,
+    cluster: Cluster,
+    namespaces: usize,
+}
+
+impl Run<'_> {
+    async fn labelled(&self, operator: &Process) -> Result<Labelled> {
+        eprintln!("{} namespaces: labelling all of them", self.namespaces);
+        let (cpu, requests) = (operator.cpu()?, Requests::read(&self.cluster.admin).await?);
+        let start = Instant::now();
+        self.cluster.label_namespaces(self.namespaces, NAME).await?;
+        let labels_s = start.elapsed().as_secs_f64();
+        self.cluster.until_synced(NAME, self.namespaces).await?;
+        let synced_s = start.elapsed().as_secs_f64();
+        let cpu_s = operator.cpu()? - cpu;
+        let requests = Requests::read(&self.cluster.admin).await?.since(&requests);
+        let (status_writes, secret_writes) = (requests.about("ecrcredentials/status"), requests.about("secrets"));
+        eprintln!("  labels {labels_s:.1} s, all Secrets {synced_s:.1} s, CPU {cpu_s:.2} s");
+        Ok(Labelled { labels_s, synced_s, cpu_s, status_writes, secret_writes })
+    }
+
+    /// In turn, so that whatever else the machine does falls on all alike.
+    async fn refreshes(&self, operator: &Process) -> Result<Refresh> {
+        let mut refresh = Refresh::default();
+        let mut bare = Bare::new(self.cluster.peer.clone());
+        let model = self.model().await?;
+        for verb in Verb::ALL {
+            bare.create(verb, self.namespaces, &model, &self.cluster.admin).await?;
+        }
+        self.cluster.settle().await?;
+        for round in 0..self.args.runs {
+            let (cpu, calls) = (operator.cpu()?, aws_calls(&self.cluster));
+            let requests = Requests::read(&self.cluster.admin).await?;
+            refresh.operator_s.push(self.refresh(&format!("round {round}")).await?.as_secs_f64());
+            let requests = Requests::read(&self.cluster.admin).await?.since(&requests);
+            refresh.cpu_s += operator.cpu()? - cpu;
+            refresh.aws_calls += aws_calls(&self.cluster) - calls;
+            for (name, count) in requests.0 {
+                *refresh.requests.0.entry(name).or_default() += count;
+            }
+            let model = self.model().await?;
+            for verb in Verb::ALL {
+                let cpu = process::cpu(std::process::id())?;
+                let took = bare.write(verb, self.namespaces, &model).await?.as_secs_f64();
+                refresh.bare_s.entry(verb.name().to_owned()).or_default().push(took);
+                if verb == Verb::Apply {
+                    refresh.bare_cpu_s += process::cpu(std::process::id())? - cpu;
+                }
+            }
+            self.tell(round, &refresh);
+        }
+        Ok(refresh)
+    }
+
+    fn tell(&self, round: usize, refresh: &Refresh) {
+        let rate = |seconds: f64| self.namespaces as f64 / seconds;
+        let bare: Vec<String> =
+            refresh.bare_s.iter().map(|(verb, list)| format!("{verb} {:.0}/s", rate(list[round]))).collect();
+        eprintln!("  round {round}: operator {:.0}/s; bare {}", rate(refresh.operator_s[round]), bare.join(", "));
+    }
+
+    /// A refresh on demand: from the request to the status that says that it is done.
+    async fn refresh(&self, request: &str) -> Result<Duration> {
+        let patch = json!({ "metadata": { "annotations": { "pullsecrets.dev/refresh-requested-at": request } } });
+        // Issue times are whole seconds: a refresh within the second of the last token would find it new enough.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        let start = Instant::now();
+        self.cluster.credentials().patch(NAME, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+        let request = json!(request);
+        let handled = |data: &serde_json::Value| data.pointer("/status/handledRefreshRequest") == Some(&request);
+        self.cluster.until(NAME, "the end of the refresh", handled).await?;
+        Ok(start.elapsed())
+    }
+
+    async fn idle(&self) -> Result<latency::Latency> {
+        eprintln!("{} namespaces: {} new ones", self.namespaces, self.args.samples);
+        let model = self.model().await?;
+        latency::sample(&self.cluster, "idle", NAME, &model, |count| count < self.args.samples).await
+    }
+
+    /// New namespaces while everything is being refreshed.
+    async fn busy(&self, takes: Duration) -> Result<latency::Latency> {
+        let model = self.model().await?;
+        let (begun, samples) = (Instant::now(), self.args.samples);
+        // Past the wait before the request, and until shortly before its end.
+        let last = Duration::from_millis(1100) + takes.mul_f64(0.9);
+        let sampling = async {
+            tokio::time::sleep(Duration::from_millis(1100) + takes.mul_f64(0.1)).await;
+            latency::sample(&self.cluster, "busy", NAME, &model, |count| count < samples && begun.elapsed() < last)
+                .await
+        };
+        let (_, latency) = tokio::try_join!(self.refresh("busy"), sampling)?;
+        Ok(latency)
+    }
+
+    async fn rest(&self, operator: &Process) -> Result<Rest> {
+        eprintln!("{} namespaces: at rest for {} s", self.namespaces, self.args.rest);
+        let (cpu, requests, start) = (operator.cpu()?, Requests::read(&self.cluster.admin).await?, Instant::now());
+        tokio::time::sleep(Duration::from_secs(self.args.rest)).await;
+        Ok(Rest {
+            seconds: start.elapsed().as_secs_f64(),
+            requests: Requests::read(&self.cluster.admin).await?.since(&requests),
+            cpu_s: operator.cpu()? - cpu,
+            resident_kib: operator.resident_kib()?,
+        })
+    }
+
+    async fn model(&self) -> Result<Secret> {
+        bare::model(&self.cluster.admin, "n0", SECRET).await
+    }
+}
+
+/// Starts the operator on what is there, and ends it.
+pub async fn start(cluster: &Cluster, args: &Args, credentials: usize) -> Result<Start> {
+    let downloads = [download(&cluster.peer).await?, download(&cluster.peer).await?, download(&cluster.peer).await?];
+    let download_s = median_s(&downloads.map(|time| time.as_secs_f64())).as_secs_f64();
+    let requests = Requests::read(&cluster.admin).await?;
+    let mut operator = Process::launch(cluster, &args.operator).await?;
+    let ready_s = operator.until_ready(credentials).await?.as_secs_f64();
+    let cpu_s = operator.cpu()?;
+    // What it wrote a moment later would count as well.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let requests = Requests::read(&cluster.admin).await?.since(&requests);
+    let changes = |name: &str| name.ends_with(" ecrcredentials/status") || name == "APPLY secrets";
+    let status = requests.0.iter().filter(|(name, _)| changes(name)).map(|(_, count)| count).sum::<f64>().abs();
+    let writes = status.max(operator.writes().await?);
+    let peak_kib = operator.peak_kib()?;
+    operator.stop()?;
+    Ok(Start { ready_s, download_s, writes, cpu_s, peak_kib })
+}
+
+/// Downloads the lists that the operator starts with, in pages like its own, and does nothing with them.
+async fn download(client: &Client) -> Result<Duration> {
+    let start = Instant::now();
+    let secrets = ListParams::default().fields(&format!("metadata.name={SECRET}"));
+    let credentials = "/apis/pullsecrets.dev/v1alpha1/ecrcredentials";
+    tokio::try_join!(
+        pages(client, Request::new(Secret::url_path(&(), None)), secrets, true),
+        pages(client, Request::new(Namespace::url_path(&(), None)), ListParams::default(), true),
+        pages(client, Request::new(credentials), ListParams::default(), false),
+    )?;
+    Ok(start.elapsed())
+}
+
+async fn pages(client: &Client, request: Request, params: ListParams, metadata: bool) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    struct Page {
+        metadata: Next,
+    }
+    #[derive(serde::Deserialize)]
+    struct Next {
+        r#continue: Option<String>,
+    }
+    let mut params = params.limit(500);
+    loop {
+        let http = if metadata { request.list_metadata(&params) } else { request.list(&params) }?;
+        let page: Page = serde_json::from_str(&client.request_text(http).await?)?;
+        match page.metadata.r#continue.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token),
+            None => return Ok(()),
+        }
+    }
+}
+
+fn median_s(list: &[f64]) -> Duration {
+    Duration::from_secs_f64(crate::figures::median(list))
+}
