@@ -12,6 +12,7 @@ mod create;
 mod demand;
 mod drift;
 mod faults;
+mod identities;
 mod identity;
 mod leader;
 mod lifecycle;

@@ -1,0 +1,115 @@
+//! What the installation does not let the operator use, what RBAC refuses, and what a spec cannot mean.
+
+use super::super::look::at_once;
+use super::*;
+
+#[tokio::test]
+async fn what_the_installation_does_not_lend_stalls_and_names_the_charts_value() {
+    let bed = bed("not-lent").await;
+    let (a, ops) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("ops", &[]).await.unwrap());
+    account_with_role(&bed, ONE, &ops, "other").await;
+    let (_, key) = user_with_key(&bed, ONE, "other");
+    bed.keys_secret(&ops, "other", &key).await.unwrap();
+    let launch = launch().service_account(&format!("{ops}/puller")).credentials_secret(&format!("{ops}/keys"));
+    let operator = bed.operator(launch).await.unwrap();
+    let entry = format!("{{namespace: {ops}, name: other}}");
+    let cases = [
+        ("account", as_account(&ops, "other"), ["auth.serviceAccounts", "--service-account", &entry]),
+        ("home", as_account(&bed.home, "puller"), ["auth.serviceAccounts", "--service-account", "name: puller"]),
+        ("each", as_each("other"), ["auth.serviceAccounts", "--service-account", "{name: other}"]),
+        ("keys", as_keys(&ops, "other"), ["auth.secrets", "--credentials-secret", &entry]),
+    ];
+    for (case, auth, words) in cases {
+        let name = bed.credential(case, spec_as(auth.clone(), &[&a])).await.unwrap();
+        not_ready_until(&bed, &name, "AuthNotAllowed", &words).await;
+        bed.condition_until(&name, "Stalled", "True", "AuthNotAllowed").await.unwrap();
+        // The same where one registry alone asks for it.
+        let registries = json!([{ "private": { "accountIds": [ACCOUNT] } }, { "public": {}, "auth": auth }]);
+        bed.change(&name, json!({ "spec": { "auth": null, "registries": registries } })).await.unwrap();
+        not_ready_until(&bed, &name, "AuthNotAllowed", &words).await;
+        bed.change(&name, json!({ "spec": { "namespaces": { "names": [ops] }, "registries": [{ "private": {} }] } }))
+            .await
+            .unwrap();
+        bed.condition_until(&name, "Stalled", "False", "Synced").await.unwrap();
+        bed.credentials().delete(&name, &Default::default()).await.unwrap();
+        bed.secret_until(&ops, "gone with its owner", |secret| secret.is_none()).await.unwrap();
+    }
+    assert!(bed.secret(&a).await.unwrap().is_none());
+    assert_eq!(bed.proxy.log().granted_tokens().len(), 0);
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_account_of_each_namespace_that_is_lent_for_one_serves_that_one_alone() {
+    let bed = bed("lent-for-one").await;
+    let (a, b) = (bed.tenant("a", ONE, "puller").await.unwrap(), bed.tenant("b", TWO, "puller").await.unwrap());
+    let operator = bed.operator(launch().service_account(&format!("{}/puller", a.namespace))).await.unwrap();
+    let name = bed.credential("x", spec_as(as_each("puller"), &[&a.namespace, &b.namespace])).await.unwrap();
+    let words = ["auth.serviceAccounts", "puller"];
+    namespace_fails(&bed, &name, &b.namespace, "AuthNotAllowed", &words).await;
+    token_of(&bed, &a.namespace, &a.role).await;
+    assert!(bed.secret(&b.namespace).await.unwrap().is_none());
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_right_that_is_missing_is_named_and_used_as_soon_as_it_is_there() {
+    let bed = bed("no-rbac").await;
+    let (a, b, ops) = (
+        bed.namespace("a", &[]).await.unwrap(),
+        bed.namespace("b", &[]).await.unwrap(),
+        bed.namespace("ops", &[]).await.unwrap(),
+    );
+    let role = account_with_role(&bed, ONE, &ops, "puller").await;
+    let (user, key) = user_with_key(&bed, TWO, "puller");
+    bed.keys_secret(&ops, "keys", &key).await.unwrap();
+    bed.recorder.allow(Invariant::I16Rbac, "*");
+    let launch = launch().service_account(&format!("{ops}/puller")).credentials_secret(&format!("{ops}/keys"));
+    let lent = launch.lent.clone();
+    let operator = bed.operator(launch.without_rights()).await.unwrap();
+    let account = bed.credential("x", spec_as(as_account(&ops, "puller"), &[&a])).await.unwrap();
+    let keys = bed.credential("y", spec_as(as_keys(&ops, "keys"), &[&b])).await.unwrap();
+    not_ready_until(&bed, &account, "Forbidden", &["serviceaccounts", &ops, "auth.serviceAccounts"]).await;
+    not_ready_until(&bed, &keys, "Forbidden", &["secrets", &ops, "auth.secrets"]).await;
+    bed.lend(&lent).await.unwrap();
+    token_of(&bed, &a, &role).await;
+    token_of(&bed, &b, &user).await;
+    bed.ready(&account).await.unwrap();
+    bed.ready(&keys).await.unwrap();
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_role_of_another_partition_is_refused_before_anybody_is_asked() {
+    let bed = bed("partition").await;
+    let (a, ops) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("ops", &[]).await.unwrap());
+    let role = account_with_role(&bed, ONE, &ops, "puller").await;
+    let operator = bed.operator(launch().service_account(&format!("{ops}/puller"))).await.unwrap();
+    let china = format!("arn:aws-cn:iam::{ONE}:role/puller");
+    let words = ["aws-cn", "partition", "eu-west-1"];
+    let name = bed.credential("x", spec_as(as_roles(json!([{ "roleArn": china }])), &[&a])).await.unwrap();
+    not_ready_until(&bed, &name, "InvalidSpec", &words).await;
+    bed.condition_until(&name, "Stalled", "True", "InvalidSpec").await.unwrap();
+    let mut auth = as_account(&ops, "puller");
+    auth["serviceAccount"]["roleArn"] = json!(china);
+    bed.change(&name, json!({ "spec": { "auth": { "assumeRoles": null, "serviceAccount": auth["serviceAccount"] } } }))
+        .await
+        .unwrap();
+    not_ready_until(&bed, &name, "InvalidSpec", &words).await;
+    // An annotation may be mended without the spec, so it does not stall.
+    bed.annotate(&ops, "puller", &[(testbed::bed::identities::ROLE_ARN, Some(&china))]).await.unwrap();
+    bed.change(&name, json!({ "spec": { "auth": { "serviceAccount": { "roleArn": null } } } })).await.unwrap();
+    not_ready_until(&bed, &name, "IdentityNotFound", &words).await;
+    assert_eq!(bed.aws.calls(Service::Sts).len(), 0);
+    assert_eq!(bed.proxy.log().granted_tokens().len(), 0);
+    bed.annotate(&ops, "puller", &[(testbed::bed::identities::ROLE_ARN, Some("arn:aws:iam::1:user/x"))]).await.unwrap();
+    not_ready_until(&bed, &name, "IdentityNotFound", &["eks.amazonaws.com/role-arn", "puller"]).await;
+    bed.annotate(&ops, "puller", &[(testbed::bed::identities::ROLE_ARN, Some(&role))]).await.unwrap();
+    at_once(bed.ready(&name)).await;
+    token_of(&bed, &a, &role).await;
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
