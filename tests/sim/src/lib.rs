@@ -1,0 +1,9 @@
+//! The operator's own controller in one process, with an API server stand-in, a scripted AWS and a virtual clock.
+
+pub mod api_server;
+pub mod aws;
+pub mod clock;
+pub mod operator;
+pub mod sim;
+pub mod snapshot;
+pub mod workloads;
