@@ -2,8 +2,12 @@
 
 pub mod api_server;
 pub mod aws;
+pub mod blow;
 pub mod clock;
+pub mod crash;
+pub mod judge;
 pub mod operator;
+pub mod parallel;
 pub mod sim;
 pub mod snapshot;
 pub mod workloads;

@@ -5,9 +5,11 @@ use std::time::Duration;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::api_server::{Action, ApiServer, Kind, Point, Rule};
+use crate::api_server::{ApiServer, Kind};
+use crate::blow::Blow;
 use crate::aws::Aws;
 use crate::clock;
+use crate::judge::{Invariant, Violation};
 use crate::operator::{Process, Settings};
 
 /// Longer than the longest time without a look at the clock.
@@ -29,9 +31,17 @@ pub struct Sim {
     /// How often a process died or ended.
     pub deaths: usize,
     /// What was wrong that only the driver can see.
-    pub complaints: Vec<String>,
+    pub complaints: Vec<Violation>,
+    /// Every setting that a process had.
+    pub all_settings: Vec<Settings>,
+    /// What may be broken, and about what; `*` is everything.
+    pub exceptions: Vec<(Invariant, String)>,
+    /// How old the state may be that the operator acts on.
+    pub staleness: SignedDuration,
+    /// The greatest error of the operator's clock.
+    pub worst_skew: SignedDuration,
     /// Deaths to come, each after so many mutating requests of the process.
-    pub planned: Vec<(usize, Point)>,
+    pub planned: Vec<(usize, Blow)>,
     /// How long the control plane may take to do what it owes, in virtual time.
     pub step: Duration,
     runtime: Option<Runtime>,
@@ -57,12 +67,16 @@ impl Sim {
         Self {
             api: ApiServer::new(seed),
             aws: Aws::default(),
-            settings,
+            settings: settings.clone(),
             replicas: 1,
             deaths: 0,
             complaints: Vec::new(),
+            all_settings: vec![settings],
+            exceptions: Vec::new(),
+            staleness: SignedDuration::from_secs(10),
+            worst_skew: SignedDuration::ZERO,
             planned: Vec::new(),
-            step: Duration::from_millis(500),
+            step: Duration::from_secs(1),
             runtime: None,
             processes: Vec::new(),
             started: 0,
@@ -77,11 +91,8 @@ impl Sim {
             Until::Ready | Until::Quiet => {
                 while !self.has_settled(start, until) {
                     if clock::true_now().duration_since(start) > SignedDuration::try_from(BOUND).expect("a bound") {
-                        self.complaints.push(format!(
-                            "I7: not {until:?} within {} s: {}",
-                            BOUND.as_secs(),
-                            self.unready()
-                        ));
+                        let why = format!("not {until:?} within {} s: {}", BOUND.as_secs(), self.unready());
+                        self.complain(Invariant::I7, why);
                         return;
                     }
                     self.run_for(Duration::from_secs(5));
@@ -94,6 +105,17 @@ impl Sim {
         let now = clock::true_now();
         let last = self.api.activity().1.map_or(start, |last| last.max(start));
         now.duration_since(last) > QUIET && (until == Until::Quiet || self.unready().is_empty())
+    }
+
+    /// Notes what only the driver can see.
+    pub fn complain(&mut self, invariant: Invariant, what: impl Into<String>) {
+        self.complaints.push(Violation::new(invariant, "run", clock::true_now(), what));
+    }
+
+    /// From now on the operator's clock is wrong by this.
+    pub fn skew(&mut self, by: SignedDuration) {
+        clock::skew(by);
+        self.worst_skew = self.worst_skew.max(by.abs());
     }
 
     /// Every `EcrCredential` that is not ready, and why.
@@ -109,15 +131,15 @@ impl Sim {
         why.collect::<Vec<_>>().join("; ")
     }
 
-    /// Nothing may be written for ten minutes.
+    /// Nothing may be written for five minutes: as many looks at the clock.
     pub fn expect_quiet(&mut self) {
         let before = self.api.activity().0;
-        self.run_for(Duration::from_secs(600));
+        self.run_for(Duration::from_secs(300));
         let sent = self.api.sent();
         let noise: Vec<String> =
             sent.iter().filter(|s| s.is_change()).skip(before).map(|s| s.summary.clone()).collect();
         if !noise.is_empty() {
-            self.complaints.push(format!("I7: {} writes when all was as desired: {noise:?}", noise.len()));
+            self.complain(Invariant::I7, format!("{} writes when all was as desired: {noise:?}", noise.len()));
         }
     }
 
@@ -168,35 +190,38 @@ impl Sim {
         self.end_runtime();
         self.deaths += 1;
         clock::sleep_machine(DOWN);
-        self.plan_next_death();
+        self.plan_next();
     }
 
     fn end_runtime(&mut self) {
         self.processes.clear();
         drop(self.runtime.take());
         self.api.bury();
+        // Whoever was to give the watches back has died with the runtime.
+        self.api.clear_weather();
     }
 
-    /// The next of the planned deaths, counted from now.
-    pub fn plan_next_death(&mut self) {
-        if self.planned.is_empty() {
-            return;
+    /// Places what is planned up to the next death; what comes after that is counted from then.
+    pub fn plan_next(&mut self) {
+        while !self.planned.is_empty() {
+            let (number, blow) = self.planned.remove(0);
+            blow.place(&self.api, number);
+            if matches!(blow, Blow::Die(_)) {
+                return;
+            }
         }
-        let (number, point) = self.planned.remove(0);
-        let is_counted =
-            |request: &crate::api_server::Request| request.is_mutation() && request.target.kind != Kind::Lease;
-        self.api.faults().place(Rule::new(is_counted, Action::Die(point)).skip(number).times(1));
     }
 
     /// SIGTERM to all, and a new start with other settings.
     pub fn restart(&mut self, settings: Settings) {
         self.settings = settings;
+        self.all_settings.push(self.settings.clone());
         let old = self.started;
         self.processes.iter().for_each(Process::stop);
         self.run_for(Duration::from_secs(25));
         let slow = self.processes.iter().position(|process| process.number <= old);
         if let Some(index) = slow {
-            self.complaints.push("I15: a process did not end within its grace period".to_owned());
+            self.complain(Invariant::I7, "a process did not end within its grace period");
             self.kill_one(index);
         }
     }

@@ -98,12 +98,18 @@ pub fn all() -> Vec<Workload> {
             vec![step(Until::Ready, |sim| drop(sim.api.label_namespace("b", json!({ "pull": null }))))],
         ),
         workload("the spec changes", settled(), edits()),
-        workload("deleted under Delete", settled(), vec![step(Until::Quiet, delete)]),
+        workload("created and deleted under Delete", vec![], then(settled(), step(Until::Quiet, delete))),
         workload(
-            "deleted under Retain",
-            ground(json!({ "secret": { "deletionPolicy": "Retain" } })),
-            vec![step(Until::Quiet, delete)],
+            "created and deleted under Retain",
+            vec![],
+            then(ground(json!({ "secret": { "deletionPolicy": "Retain" } })), step(Until::Quiet, delete)),
         ),
+        workload("deleted in the middle of its creation", vec![], vec![step(Until::Quiet, |sim| {
+            namespaces(&sim.api, &["a", "b", "c"]);
+            credential(&sim.api, "platform", json!({}));
+            sim.run_for(Duration::from_millis(59));
+            delete(sim);
+        })]),
         workload("an upgrade", settled(), vec![step(Until::Ready, upgrade)]),
         workload(
             "Retain is set and taken back",
@@ -148,6 +154,11 @@ pub fn all() -> Vec<Workload> {
             ],
         ),
     ]
+}
+
+fn then(mut steps: Vec<Step>, last: Step) -> Vec<Step> {
+    steps.push(last);
+    steps
 }
 
 fn delete(sim: &mut Sim) {

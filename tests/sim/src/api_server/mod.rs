@@ -208,6 +208,14 @@ impl ApiServer {
         });
     }
 
+    /// Watches get through again.
+    pub fn clear_weather(&self) {
+        self.0.weather.send_modify(|weather| {
+            weather.stalled = false;
+            weather.away = false;
+        });
+    }
+
     /// Every change so far.
     pub fn changes(&self) -> Vec<Change> {
         self.0.store.lock().changes.clone()
