@@ -29,8 +29,10 @@ fn main() {
                 println!("  {k}: {v}");
             }
         }
-        for v in sim::judge::judge(&sim) { println!("  VIOLATION {v}"); }
-    println!("  least life {:?}", sim::judge::least_life(&sim));
-    let _ = Kind::Secret;
+        for v in sim::judge::judge(&sim) {
+            println!("  VIOLATION {v}");
+        }
+        println!("  least life {:?}", sim::judge::least_life(&sim));
+        let _ = Kind::Secret;
     }
 }

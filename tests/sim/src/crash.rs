@@ -111,7 +111,13 @@ impl Baselines {
                 violations.push(Violation::new(Invariant::I8, key.clone(), crate::clock::true_now(), detail));
             }
         }
-        Verdict { plan: plan.clone(), name: self.workloads[plan.workload].name, deaths: sim.deaths, hits: sim.api.faults().hits(), violations }
+        Verdict {
+            plan: plan.clone(),
+            name: self.workloads[plan.workload].name,
+            deaths: sim.deaths,
+            hits: sim.api.faults().hits(),
+            violations,
+        }
     }
 
     pub fn names(&self) -> Vec<&'static str> {

@@ -3,6 +3,7 @@
 pub mod api_server;
 pub mod aws;
 pub mod blow;
+pub mod cases;
 pub mod clock;
 pub mod crash;
 pub mod judge;

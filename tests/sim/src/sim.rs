@@ -6,8 +6,8 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::api_server::{ApiServer, Kind};
-use crate::blow::Blow;
 use crate::aws::Aws;
+use crate::blow::Blow;
 use crate::clock;
 use crate::judge::{Invariant, Violation};
 use crate::operator::{Process, Settings};
@@ -30,6 +30,8 @@ pub struct Sim {
     pub replicas: usize,
     /// How often a process died or ended.
     pub deaths: usize,
+    /// How often a case did harm in another way.
+    pub harm: usize,
     /// What was wrong that only the driver can see.
     pub complaints: Vec<Violation>,
     /// Every setting that a process had.
@@ -70,6 +72,7 @@ impl Sim {
             settings: settings.clone(),
             replicas: 1,
             deaths: 0,
+            harm: 0,
             complaints: Vec::new(),
             all_settings: vec![settings],
             exceptions: Vec::new(),
@@ -118,6 +121,11 @@ impl Sim {
         self.worst_skew = self.worst_skew.max(by.abs());
     }
 
+    fn next_refresh(&self) -> Option<Timestamp> {
+        let all = self.api.all(Kind::Credential);
+        all.iter().filter_map(|(_, object)| object["status"]["nextRefreshAt"].as_str()?.parse().ok()).min()
+    }
+
     /// Every `EcrCredential` that is not ready, and why.
     pub fn unready(&self) -> String {
         let why = self.api.all(Kind::Credential).into_iter().filter_map(|(key, object)| {
@@ -131,8 +139,14 @@ impl Sim {
         why.collect::<Vec<_>>().join("; ")
     }
 
-    /// Nothing may be written for five minutes: as many looks at the clock.
+    /// Nothing may be written for five minutes: as many looks at the clock. A refresh that is due then comes first.
     pub fn expect_quiet(&mut self) {
+        for _ in 0..4 {
+            let soon = clock::true_now().checked_add(SignedDuration::from_secs(330)).expect("within the run");
+            let Some(due) = self.next_refresh().filter(|due| *due < soon) else { break };
+            let left = Duration::try_from(due.duration_since(clock::true_now())).unwrap_or_default();
+            self.run_for(left + Duration::from_secs(30));
+        }
         let before = self.api.activity().0;
         self.run_for(Duration::from_secs(300));
         let sent = self.api.sent();

@@ -104,12 +104,16 @@ pub fn all() -> Vec<Workload> {
             vec![],
             then(ground(json!({ "secret": { "deletionPolicy": "Retain" } })), step(Until::Quiet, delete)),
         ),
-        workload("deleted in the middle of its creation", vec![], vec![step(Until::Quiet, |sim| {
-            namespaces(&sim.api, &["a", "b", "c"]);
-            credential(&sim.api, "platform", json!({}));
-            sim.run_for(Duration::from_millis(59));
-            delete(sim);
-        })]),
+        workload(
+            "deleted in the middle of its creation",
+            vec![],
+            vec![step(Until::Quiet, |sim| {
+                namespaces(&sim.api, &["a", "b", "c"]);
+                credential(&sim.api, "platform", json!({}));
+                sim.run_for(Duration::from_millis(59));
+                delete(sim);
+            })],
+        ),
         workload("an upgrade", settled(), vec![step(Until::Ready, upgrade)]),
         workload(
             "Retain is set and taken back",

@@ -81,14 +81,14 @@ impl Link {
         if request.is_watch() {
             return Ok(self.watch(&request));
         }
-        let (answer, version, leader) = if stale > 0 && request.is_list() {
+        let (answer, version, leads) = if stale > 0 && request.is_list() {
             let store = self.server.0.store.lock();
             let version = store.version.saturating_sub(stale).max(store.oldest);
-            (store.list(&request, version), version, None)
+            (store.list(&request, version), version, false)
         } else {
             self.server.serve(&request, Some(self.process))
         };
-        self.end(number, answer.code, version, leader);
+        self.end(number, answer.code, version, leads);
         match &fault {
             Some(Action::LoseAnswer) => return Err("the connection was reset".into()),
             Some(Action::Then(act)) => act(&self.server),
@@ -124,16 +124,16 @@ impl Link {
             is_mutation: request.is_mutation(),
             committed: None,
             version: 0,
-            leader: None,
+            leads: false,
         });
         Some(sent.len() - 1)
     }
 
-    fn end(&self, number: Option<usize>, code: u16, version: u64, leader: Option<String>) {
+    fn end(&self, number: Option<usize>, code: u16, version: u64, leads: bool) {
         let mut sent = self.server.0.sent.lock();
         if let Some(sent) = number.and_then(|number| sent.get_mut(number)) {
             sent.committed = Some((clock::true_now(), code));
-            (sent.version, sent.leader) = (version, leader);
+            (sent.version, sent.leads) = (version, leads);
         }
     }
 

@@ -41,8 +41,8 @@ pub struct Sent {
     pub committed: Option<(Timestamp, u16)>,
     /// The version of the store when it was done.
     pub version: u64,
-    /// Who held the Lease then.
-    pub leader: Option<String>,
+    /// Whether the process held the Lease then.
+    pub leads: bool,
 }
 
 impl Sent {
@@ -105,14 +105,14 @@ impl ApiServer {
         self.0.deaths.send_replace(None);
     }
 
-    fn serve(&self, request: &Request, by: Actor) -> (Answer, u64, Option<String>) {
+    fn serve(&self, request: &Request, by: Actor) -> (Answer, u64, bool) {
         let mut store = self.0.store.lock();
-        let leader = store.leader();
+        let leads = store.is_leader(by);
         let answer = store.serve(request, by);
         let version = store.version;
         drop(store);
         self.0.version.send_if_modified(|last| std::mem::replace(last, version) != version);
-        (answer, version, leader)
+        (answer, version, leads)
     }
 
     /// Lets the control plane do what it owes by now.

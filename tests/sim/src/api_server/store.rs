@@ -52,8 +52,8 @@ pub struct Store {
     pub(super) changes: Vec<Change>,
     pub(super) quotas: BTreeMap<String, usize>,
     pub(super) events: Vec<(Timestamp, Value)>,
-    /// When the Lease was last written.
-    pub(super) renewed: Option<Timestamp>,
+    /// Until when each process holds the Lease by its last renewal.
+    pub(super) holds: BTreeMap<u32, Timestamp>,
     uids: u64,
 }
 
@@ -100,7 +100,7 @@ impl Store {
         let at = clock::true_now();
         if key.0 == Kind::Lease {
             // Nobody watches Leases, and a month has very many renewals.
-            self.renewed = Some(at);
+            self.note_lease(&after, by);
             return;
         }
         self.changes.push(Change { version: self.version, at, key: key.clone(), before, after, deleted, by });
@@ -115,13 +115,20 @@ impl Store {
         then.into_values().filter(|change| !change.deleted).map(|change| change.after.clone()).collect()
     }
 
-    /// Who holds the Lease now, if it has not run out.
-    pub(super) fn leader(&self) -> Option<String> {
-        let (_, lease) = self.of_kind(Kind::Lease).next()?;
-        let holder = lease.object["spec"]["holderIdentity"].as_str()?.to_owned();
-        let seconds = lease.object["spec"]["leaseDurationSeconds"].as_i64()?;
-        let until = self.renewed?.checked_add(SignedDuration::from_secs(seconds)).ok()?;
-        (clock::true_now() < until).then_some(holder)
+    fn note_lease(&mut self, lease: &Value, by: Actor) {
+        let Some(process) = by else { return };
+        let mine = lease["spec"]["holderIdentity"] == crate::operator::identity(process).as_str();
+        let seconds = lease["spec"]["leaseDurationSeconds"].as_i64().unwrap_or_default();
+        let until = clock::true_now().checked_add(SignedDuration::from_secs(seconds));
+        match until.ok().filter(|_| mine) {
+            Some(until) => self.holds.insert(process, until),
+            None => self.holds.remove(&process),
+        };
+    }
+
+    /// Whether a process holds the Lease by its own last renewal.
+    pub(super) fn is_leader(&self, by: Actor) -> bool {
+        by.and_then(|process| self.holds.get(&process)).is_some_and(|until| clock::true_now() < *until)
     }
 
     /// Does what the control plane owes by now.

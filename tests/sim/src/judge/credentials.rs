@@ -50,7 +50,8 @@ fn untrue(evidence: &Evidence<'_>, credential: &Value, at: Timestamp) -> Option<
     }
     let steady = generations.iter().all(|generation| *generation == &credential["metadata"]["generation"]);
     let homes = if steady { evidence.history.selected_throughout(credential, from, at) } else { Default::default() };
-    homes.into_iter().find_map(|home| without(evidence, credential, &home, from, at))
+    let mut homes = homes.into_iter().filter(|home| evidence.allows(home));
+    homes.find_map(|home| without(evidence, credential, &home, from, at))
 }
 
 fn untrue_at_last(evidence: &Evidence<'_>, credential: &Value) -> Option<String> {
@@ -65,11 +66,18 @@ fn untrue_at_last(evidence: &Evidence<'_>, credential: &Value) -> Option<String>
         return Some("it is ready for another generation".to_owned());
     }
     let homes = evidence.history.selected_throughout(credential, now, now);
-    homes.into_iter().find_map(|home| without(evidence, credential, &home, now, now))
+    let mut homes = homes.into_iter().filter(|home| evidence.allows(home));
+    homes.find_map(|home| without(evidence, credential, &home, now, now))
 }
 
 /// A namespace in which an `EcrCredential` had no complete and valid Secret at any time in between.
-fn without(evidence: &Evidence<'_>, credential: &Value, home: &str, from: Timestamp, until: Timestamp) -> Option<String> {
+fn without(
+    evidence: &Evidence<'_>,
+    credential: &Value,
+    home: &str,
+    from: Timestamp,
+    until: Timestamp,
+) -> Option<String> {
     let name = credential["spec"]["secret"]["name"].as_str().unwrap_or_default();
     let wanted: Vec<_> = evidence.settings.iter().map(|settings| hosts(credential, &settings.region)).collect();
     let at = from.checked_sub(evidence.skew).unwrap_or(from);

@@ -64,7 +64,13 @@ impl History {
         all.filter(move |version| version.overlaps(from, until))
     }
 
-    pub fn secrets(&self, namespace: &str, name: &str, from: Timestamp, until: Timestamp) -> impl Iterator<Item = &Version> {
+    pub fn secrets(
+        &self,
+        namespace: &str,
+        name: &str,
+        from: Timestamp,
+        until: Timestamp,
+    ) -> impl Iterator<Item = &Version> {
         let all = self.versions.get(&(Kind::Secret, namespace.to_owned(), name.to_owned())).into_iter().flatten();
         all.filter(move |version| version.overlaps(from, until))
     }
@@ -106,9 +112,8 @@ pub fn selects(credential: &Value, namespace: &Value) -> bool {
         globs.into_iter().any(|pattern| glob(pattern, name))
     };
     let labels = spec["selector"]["matchLabels"].as_object();
-    let matches = labels.is_some_and(|labels| {
-        labels.iter().all(|(key, value)| namespace["metadata"]["labels"][key] == *value)
-    });
+    let matches =
+        labels.is_some_and(|labels| labels.iter().all(|(key, value)| namespace["metadata"]["labels"][key] == *value));
     (globs("names") || matches) && !globs("exclude")
 }
 
@@ -137,9 +142,9 @@ pub fn hosts(credential: &Value, own_region: &str) -> BTreeMap<String, String> {
         };
         let accounts = texts("accountIds");
         let accounts = if accounts.is_empty() { vec![ACCOUNT.to_owned()] } else { accounts };
-        let named = texts("hostVariants").into_iter().flat_map(|variant| {
-            accounts.iter().map(move |id| host(id, region, &variant)).collect::<Vec<_>>()
-        });
+        let named = texts("hostVariants")
+            .into_iter()
+            .flat_map(|variant| accounts.iter().map(move |id| host(id, region, &variant)).collect::<Vec<_>>());
         let all: Vec<String> = named.chain(texts("extraHosts")).collect();
         hosts.extend(all.into_iter().map(|host| (host, format!("ecr/{region}"))));
     }

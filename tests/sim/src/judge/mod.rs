@@ -68,7 +68,12 @@ impl fmt::Display for Violation {
 }
 
 impl Violation {
-    pub(crate) fn new(invariant: Invariant, about: impl Into<String>, at: Timestamp, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(
+        invariant: Invariant,
+        about: impl Into<String>,
+        at: Timestamp,
+        detail: impl Into<String>,
+    ) -> Self {
         Self { invariant, about: about.into(), at, detail: detail.into() }
     }
 }
@@ -83,6 +88,15 @@ pub struct Evidence<'a> {
     pub staleness: SignedDuration,
     /// The greatest error of the operator's clock in the run.
     pub skew: SignedDuration,
+}
+
+impl Evidence<'_> {
+    /// Whether every process was allowed this namespace.
+    fn allows(&self, namespace: &str) -> bool {
+        let allowed =
+            |settings: &Settings| settings.namespaces.as_ref().is_none_or(|all| all.iter().any(|n| n == namespace));
+        self.settings.iter().all(allowed)
+    }
 }
 
 /// Everything that was wrong in a run.
@@ -102,9 +116,9 @@ pub fn judge(sim: &Sim) -> Vec<Violation> {
     violations.extend(calls::judge(&evidence));
     violations.extend(sim.complaints.iter().cloned());
     violations.retain(|violation| {
-        !sim.exceptions.iter().any(|(invariant, about)| {
-            *invariant == violation.invariant && (about == "*" || *about == violation.about)
-        })
+        !sim.exceptions
+            .iter()
+            .any(|(invariant, about)| *invariant == violation.invariant && (about == "*" || *about == violation.about))
     });
     violations
 }

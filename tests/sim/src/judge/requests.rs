@@ -2,7 +2,6 @@
 
 use super::{Evidence, Invariant, Violation};
 use crate::api_server::{Kind, Sent};
-use crate::operator::identity;
 
 pub(super) fn judge(evidence: &Evidence<'_>, sent: &[Sent]) -> Vec<Violation> {
     let about = |sent: &Sent| format!("{}/{}", sent.target.namespace, sent.target.name);
@@ -12,10 +11,11 @@ pub(super) fn judge(evidence: &Evidence<'_>, sent: &[Sent]) -> Vec<Violation> {
             let detail = format!("{}: {why}", request.summary);
             violations.push(Violation::new(Invariant::I1, about(request), request.at, detail));
         }
-        let leads = request.leader.as_deref() == Some(&identity(request.process));
         let needs = evidence.settings.iter().all(|settings| settings.lease.is_some());
-        if let Some((at, _)) = request.committed.filter(|_| needs && !leads && request.target.kind != Kind::Lease) {
-            let detail = format!("{} of process {} under the lease of {:?}", request.summary, request.process, request.leader);
+        if let Some((at, _)) =
+            request.committed.filter(|_| needs && !request.leads && request.target.kind != Kind::Lease)
+        {
+            let detail = format!("{} of process {}, whose lease was over", request.summary, request.process);
             violations.push(Violation::new(Invariant::I12, about(request), at, detail));
         }
     }
