@@ -22,6 +22,8 @@ pub enum Blow {
     Silence,
     /// It arrives after 40 s, when it has been given up.
     Late,
+    /// It arrives after 10 s, when much else may have happened.
+    Slow,
     /// Every watch is cut.
     WatchesCut,
     /// Every watch is cut and must begin with a new list.
@@ -42,7 +44,7 @@ impl Blow {
     pub const DEATHS: [Self; 3] = [Self::Die(Point::Before), Self::Die(Point::Committed), Self::Die(Point::Answered)];
 
     /// Everything that a run must survive besides a death.
-    pub const FAULTS: [Self; 15] = [
+    pub const FAULTS: [Self; 16] = [
         Self::Status(500),
         Self::Status(503),
         Self::Status(504),
@@ -52,6 +54,7 @@ impl Blow {
         Self::AnswerLost,
         Self::Silence,
         Self::Late,
+        Self::Slow,
         Self::WatchesCut,
         Self::WatchesTooOld,
         Self::WatchesAway,
@@ -75,6 +78,7 @@ impl Blow {
             Self::AnswerLost => Action::LoseAnswer,
             Self::Silence => Action::Hang,
             Self::Late => Action::Delay(Duration::from_secs(40)),
+            Self::Slow => Action::Delay(Duration::from_secs(10)),
             Self::WatchesCut => first(ApiServer::cut_watches),
             Self::WatchesTooOld => first(|api| {
                 api.compact();

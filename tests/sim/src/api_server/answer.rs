@@ -76,7 +76,8 @@ impl Answer {
 
     pub fn invalid(target: &Target, field: &str, message: &str) -> Self {
         let what = format!("{} {:?} is invalid: {field}: {message}", target.kind.name(), target.name);
-        let cause = json!({ "reason": "FieldValueInvalid", "message": message, "field": field });
+        let reason = if message.starts_with("Forbidden") { "FieldValueForbidden" } else { "FieldValueInvalid" };
+        let cause = json!({ "reason": reason, "message": message, "field": field });
         Self::refusal(422, "Invalid", what).causes(target, vec![cause])
     }
 

@@ -53,6 +53,9 @@ pub fn leaves(object: &Value) -> Vec<(Path, Value)> {
         let key = format!("k:{{\"uid\":{}}}", owner["uid"]);
         leaves.push((vec!["f:metadata".into(), "f:ownerReferences".into(), key], owner.clone()));
     }
+    for finalizer in object["metadata"]["finalizers"].as_array().into_iter().flatten() {
+        leaves.push((vec!["f:metadata".into(), "f:finalizers".into(), format!("v:{finalizer}")], finalizer.clone()));
+    }
     for field in ["type", "immutable"] {
         if !object[field].is_null() {
             leaves.push((vec![format!("f:{field}")], object[field].clone()));

@@ -158,9 +158,6 @@ impl Store {
                 None => Answer::created(self.insert(target, request, by)),
             };
         };
-        if let Some(answer) = uid.and_then(|uid| other_uid(target, &stored.object, uid)) {
-            return answer;
-        }
         if version.is_some_and(|version| stored.object["metadata"]["resourceVersion"] != version) {
             return Answer::modified(target);
         }
@@ -168,6 +165,9 @@ impl Store {
         let force = request.parameter("force") == "true";
         if let Err(disputes) = fields::apply(&mut object, &mut managers, body, &request.manager(), force, &now_text()) {
             return disputed(target, &disputes);
+        }
+        if let Some(refusal) = uid.and_then(|uid| other_uid(target, &stored.object, uid)) {
+            return refusal;
         }
         if let Some(refusal) = self.admit(target, Some(&stored.object), &object) {
             return refusal;
@@ -181,10 +181,7 @@ impl Store {
     fn apply_status(&mut self, request: &Request, by: Actor) -> Option<Answer> {
         let (target, body) = (&request.target, &request.body);
         let stored = self.get(&key(target))?.clone();
-        let uid = body["metadata"]["uid"].as_str();
-        if let Some(answer) = uid.and_then(|uid| other_uid(target, &stored.object, uid)) {
-            return Some(answer);
-        }
+        // The uid in the body of a custom resource's status is not looked at.
         let mut object = stored.object.clone();
         object["status"] = body["status"].clone();
         if object == stored.object {
@@ -275,10 +272,10 @@ fn plain(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
+/// A uid cannot be changed, and so it cannot be another's.
 fn other_uid(target: &Target, object: &Value, uid: &str) -> Option<Answer> {
-    let actual = object["metadata"]["uid"].as_str().unwrap_or_default();
-    let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {actual}");
-    (actual != uid).then(|| Answer::conflict(target, &why))
+    let message = format!("Invalid value: {uid:?}: field is immutable");
+    (object["metadata"]["uid"] != uid).then(|| Answer::invalid(target, "metadata.uid", &message))
 }
 
 fn terminating(target: &Target) -> Answer {

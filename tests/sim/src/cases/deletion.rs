@@ -74,6 +74,22 @@ pub(super) fn cases() -> Vec<Case> {
             let none = sim.api.all(Kind::Secret).is_empty();
             sim.expect(none, I13, "a Secret that was taken over is left under Delete");
         }),
+        case("made again while a status of its predecessor is under way", &[I13, I14], |sim| {
+            ready(sim);
+            let slow = Action::Delay(std::time::Duration::from_secs(10));
+            sim.api.faults().place(Rule::new(super::is_status_write, slow).times(1));
+            // The label makes the predecessor say that it has one namespace more.
+            sim.api.label_namespace("elsewhere", json!({ "pull": "ecr" }));
+            sim.run_for(Duration::from_secs(2));
+            sim.api.delete(Kind::Credential, "", "platform");
+            sim.run_for(Duration::from_secs(2));
+            credential(&sim.api, "platform", json!({ "namespaces": { "selector": null, "names": ["a"] } }));
+            sim.run_for(Duration::from_secs(20));
+            calm(sim);
+            let object = sim.api.get(Kind::Credential, "", "platform").expect("it is there");
+            let said = object["status"]["namespaces"]["summary"].as_str().unwrap_or_default().to_owned();
+            sim.expect(said == "1/1", I14, &format!("the status says {said} of one namespace"));
+        }),
         case("a Secret name that is not allowed any more", &[I13, I14], |sim| renamed(sim)),
     ]
 }
