@@ -87,7 +87,6 @@ async fn run(bed: &Bed, mut command: Command, proxy: &Proxy) -> Checked {
     command.envs(bed.aws.env()).env("ECO_CREDENTIAL_SELECTOR", format!("bed={}", bed.prefix));
     let checked = Checked::of(tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap());
     let changes: Vec<String> = proxy.log().mutations().iter().map(|request| request.summary()).collect();
-    eprintln!("SAMPLE\n{}", checked.text);
     assert!(changes.is_empty(), "a check writes nothing: {changes:#?}");
     let reads =
         proxy.log().all().iter().filter(|r| r.target.resource == "secrets" && !r.target.name.is_empty()).count();
