@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::jiff::SignedDuration;
+
 use crate::api_server::Kind;
 use crate::blow::Blow;
 use crate::judge::{Invariant, Violation, judge};
@@ -90,6 +92,10 @@ impl Baselines {
             sim.api.sent().iter().filter(|sent| sent.is_mutation && sent.target.kind != Kind::Lease).count()
         };
         let before = counted(&sim);
+        if plan.blows.iter().any(|(_, blow)| !matches!(blow, Blow::Die(_))) {
+            // Watches that are away or stalled for 20 s, and the wait until they are tried again.
+            sim.staleness = SignedDuration::from_secs(35);
+        }
         sim.planned.clone_from(&plan.blows);
         sim.plan_next();
         sim.play(&workload.steps);

@@ -22,6 +22,8 @@ mod unseen;
 /// See the file's first line.
 pub struct Case {
     pub name: String,
+    /// The kind of fault, for the table.
+    pub class: &'static str,
     pub tries: &'static [Invariant],
     pub settings: Settings,
     pub play: Box<dyn Fn(&mut Sim) + Send + Sync>,
@@ -30,6 +32,7 @@ pub struct Case {
 /// What a case came to.
 pub struct Verdict {
     pub name: String,
+    pub class: &'static str,
     pub tries: &'static [Invariant],
     pub seed: u64,
     pub faults: usize,
@@ -44,6 +47,7 @@ impl Case {
         sim.api.faults().heal();
         Verdict {
             name: self.name.clone(),
+            class: self.class,
             tries: self.tries,
             seed,
             faults: sim.api.faults().hits() + sim.deaths + sim.harm,
@@ -53,21 +57,29 @@ impl Case {
     }
 }
 
-/// Cases that fail until the round of writes looks at the world also while every write of it hangs. The tests say when they
-/// have begun to pass: then they come off this list.
-pub const PENDING: [&str; 2] = [
-    "a new namespace while all writes of a round say nothing",
-    "the spec changes while all writes of a round say nothing",
+/// Cases that are known to fail. The tests say when they have begun to pass: then they come off this list.
+pub const PENDING: [&str; 1] = [
+    // The API server does not look at the uid in the body of a custom resource's status.
+    "made again while a status of its predecessor is under way",
 ];
 
 /// Every case.
 pub fn all() -> Vec<Case> {
-    let parts = [unseen::cases(), objects::cases(), places::cases(), aws::cases(), leaders::cases(), deletion::cases()];
-    parts.into_iter().flatten().collect()
+    let parts = [
+        ("changes that no watch shows", unseen::cases()),
+        ("Secrets that are foreign, edited, or wanted by two", objects::cases()),
+        ("namespaces and rights that refuse", places::cases()),
+        ("AWS, identities and clocks", aws::cases()),
+        ("several replicas", leaders::cases()),
+        ("deletion", deletion::cases()),
+    ];
+    let classed =
+        parts.into_iter().flat_map(|(class, cases)| cases.into_iter().map(move |case| Case { class, ..case }));
+    classed.collect()
 }
 
 fn case(name: impl Into<String>, tries: &'static [Invariant], play: impl Fn(&mut Sim) + Send + Sync + 'static) -> Case {
-    Case { name: name.into(), tries, settings: Settings::default(), play: Box::new(play) }
+    Case { name: name.into(), class: "", tries, settings: Settings::default(), play: Box::new(play) }
 }
 
 /// Three selected namespaces and one `EcrCredential`, ready.
