@@ -137,9 +137,16 @@ impl Stored {
 /// Sorts an error of the API server. `right` is what the operator needs, `value` where the chart grants it.
 fn refused(error: &kube::Error, what: &str, right: &str, value: &str) -> TokenError {
     match error {
-        kube::Error::Api(status) if status.is_forbidden() => TokenError::Forbidden(format!(
-            "the operator lacks the right to {right}: the chart grants it for the entries of {value}"
-        )),
+        // Of RBAC; what an admission policy says, it says for people.
+        kube::Error::Api(status) if status.is_forbidden() && status.message.contains("cannot ") => {
+            TokenError::Forbidden(format!(
+                "the operator lacks the right to {right}: the chart grants it for the entries of {value}"
+            ))
+        }
+        kube::Error::Api(status) if status.is_forbidden() || status.code == 422 => {
+            let message: String = status.message.chars().take(300).collect();
+            TokenError::Forbidden(format!("the API server refused {what}: {message}"))
+        }
         kube::Error::Api(status) if status.is_not_found() => {
             TokenError::IdentityNotFound(format!("{what} does not exist"))
         }

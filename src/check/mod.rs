@@ -166,11 +166,11 @@ async fn cluster_facts(
     Ok(Facts { inside, assumed, limits, world, credentials, unreadable, metadata, refused, rights, aws: None })
 }
 
+/// `EcrCredentials`, and the names of those that cannot be read, with why.
+type Chosen = (Vec<crate::api::EcrCredential>, Vec<(String, String)>);
+
 /// The `EcrCredentials` that were asked for.
-fn chosen(
-    name: Option<&str>,
-    (mut good, bad): Credentials,
-) -> Result<(Vec<crate::api::EcrCredential>, Vec<(String, String)>), CheckError> {
+fn chosen(name: Option<&str>, (mut good, bad): Credentials) -> Result<Chosen, CheckError> {
     let mut bad: Vec<(String, String)> =
         bad.into_iter().map(|(metadata, error)| (metadata.name.unwrap_or_default(), error)).collect();
     good.retain(|object| object.metadata.deletion_timestamp.is_none());

@@ -158,7 +158,8 @@ fn reasons(report: &Report) -> Vec<&str> {
 #[test]
 fn a_secret_is_judged_by_its_metadata() {
     type Edit = fn(&mut ObjectMeta);
-    let table: [(&str, Edit, Option<(State, &str, &str)>); 11] = [
+    type Expected = Option<(State, &'static str, &'static str)>;
+    let table: [(&str, Edit, Expected); 11] = [
         ("as written", |_| {}, None),
         (
             "a webhook adds a label to our apply",

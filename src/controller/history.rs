@@ -45,7 +45,8 @@ pub(super) struct History {
 /// A place where the last write failed.
 struct Failing {
     count: u32,
-    retry_at: Timestamp,
+    since: Timestamp,
+    wait: Duration,
     shown: Option<(Reason, String)>,
     seen: Option<Box<str>>,
 }
@@ -111,7 +112,7 @@ impl History {
 
     /// When the next failing or contested place may be written.
     pub(super) fn retry_at(&self, now: Timestamp) -> Option<Timestamp> {
-        let failing = self.failing.values().map(|failing| failing.retry_at);
+        let failing = self.failing.values().map(Failing::retry_at);
         let contested = self.repairs.iter().map(|(spot, repairs)| repairs.not_before(spot));
         failing.chain(contested.filter(|at| *at > now)).min()
     }
@@ -153,8 +154,9 @@ impl History {
             && !self.is_contested(&spot, now)
     }
 
+    /// A repair that lies ahead was noted before the clock was set back, and holds nobody up.
     fn is_contested(&self, spot: &Spot, now: Timestamp) -> bool {
-        self.repairs.get(spot).is_some_and(|repairs| repairs.not_before(spot) > now)
+        self.repairs.get(spot).is_some_and(|repairs| repairs.last <= now && repairs.not_before(spot) > now)
     }
 
     /// Counts what holds after all writes.
@@ -228,7 +230,7 @@ impl History {
                 (Some((*reason, message.clone())), retry.delay(count, 1, &place.namespace))
             }
         };
-        let failing = Failing { count, retry_at: later(now, wait), shown, seen: place.standing.version() };
+        let failing = Failing { count, since: now, wait, shown, seen: place.standing.version() };
         self.failing.insert(spot, failing);
     }
 
@@ -260,9 +262,13 @@ fn shown(halt: Option<&Halt>) -> Option<(Reason, String)> {
 }
 
 impl Failing {
-    /// Whether to try again: the wait is over, or the Secret there has changed since.
+    fn retry_at(&self) -> Timestamp {
+        later(self.since, self.wait)
+    }
+
+    /// Whether to try again: the wait is over, the Secret there has changed since, or the clock has been set back.
     fn may_retry(&self, place: &Place, now: Timestamp) -> bool {
-        self.retry_at <= now || self.seen != place.standing.version()
+        self.retry_at() <= now || now < self.since || self.seen != place.standing.version()
     }
 }
 

@@ -211,11 +211,8 @@ impl Shared {
             if !world.references.set_account(namespace, name, record) {
                 return BTreeSet::new();
             }
-            let exact = AccountScope { namespace: Some(namespace.into()), name: name.into() };
-            let any = AccountScope { namespace: None, name: name.into() };
-            let mut concerned = world.index.referring_to(&Reference::Account(exact));
-            concerned.extend(world.index.referring_to(&Reference::Account(any)));
-            concerned
+            let scope = AccountScope { namespace: Some(namespace.into()), name: name.into() };
+            concerned(world, &Reference::Account(scope))
         });
     }
 
@@ -243,10 +240,20 @@ impl Shared {
                 Reference::Account(scope) => world.references.set_accounts_refused(scope, refused),
                 Reference::Keys(scope) => world.references.set_keys_refused(scope, refused),
             };
-            if news { world.index.referring_to(&reference) } else { BTreeSet::new() }
+            if news { concerned(world, &reference) } else { BTreeSet::new() }
         });
         self.listed.send_modify(|listed| {
             listed.references.insert(reference);
         });
     }
+}
+
+/// Whose identities refer to something; a ServiceAccount in one namespace is also one of those of its name in each.
+fn concerned(world: &World, reference: &Reference) -> BTreeSet<Uid> {
+    let mut concerned = world.index.referring_to(reference);
+    if let Reference::Account(scope) = reference {
+        let any = AccountScope { namespace: None, name: scope.name.clone() };
+        concerned.extend(world.index.referring_to(&Reference::Account(any)));
+    }
+    concerned
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
@@ -14,6 +14,7 @@ use kube::runtime::reflector::store::Writer as StoreWriter;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, ExponentialBackoff, watcher};
 use kube::{Client, Resource, ResourceExt};
+use tokio::time::Instant;
 
 use super::Shared;
 use crate::api::{Auth, EcrCredential, EcrCredentialSpec};

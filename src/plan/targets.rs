@@ -160,6 +160,11 @@ impl PackedLabels {
         self.0.lines()
     }
 
+    /// Whether a claimant's anchor is among them.
+    fn have(&self, anchor: &str) -> bool {
+        anchor.is_empty() || self.lines().any(|line| line == anchor)
+    }
+
     fn unpack(&self) -> Labels {
         let pairs = self.lines().filter_map(|line| line.split_once('='));
         pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
@@ -263,6 +268,7 @@ impl Index {
             .namespaces
             .iter()
             .filter(|(name, namespace)| !namespace.terminating && self.is_allowed(name))
+            .filter(|(_, namespace)| namespace.labels.have(claimant.anchor()))
             .filter(|(name, namespace)| claimant.wants(name, &namespace.labels.unpack()))
             .map(|(name, _)| name.clone())
             .collect();

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Grant, InvalidToken, RawToken, TokenError, TokenSource, check};
-use crate::plan::schedule::{RetryPolicy, later};
+use crate::plan::schedule::{RetryPolicy, later, until};
 use crate::plan::{Identity, TokenKey, Uid};
 
 /// However soon a token is wanted again after a good answer, AWS is not asked sooner than this.
@@ -191,7 +191,13 @@ impl Tokens {
 
     /// What is known of a token.
     pub fn look(&self, key: &TokenKey) -> Snapshot {
-        self.slots.lock().by_key.get(key).map(|slot| slot.state.clone()).unwrap_or_default()
+        let mut known = self.slots.lock().by_key.get(key).map(|slot| slot.state.clone()).unwrap_or_default();
+        let now = (self.settings.now)();
+        // A wait longer than the longest was measured by a clock that has been set back since.
+        if let Some(failure) = known.failure.as_mut().filter(|f| until(now, f.retry_at) > self.settings.retry.max) {
+            failure.retry_at = now;
+        }
+        known
     }
 
     /// Takes a token that was found again in a Secret, unless a newer one is there.
@@ -478,6 +484,22 @@ mod tests {
         let known = tokens.look(&key());
         assert_eq!(known.grant.unwrap().life.expires_at.as_second(), NOW + 2 * HOUR);
         assert!(matches!(known.failure.unwrap().error, TokenError::Invalid(InvalidToken::ShorterThanHeld(_))));
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_back_makes_no_wait_longer() {
+        thread_local!(static AHEAD: std::cell::Cell<i64> = const { std::cell::Cell::new(13 * HOUR) });
+        let now = || Timestamp::from_second(NOW + AHEAD.get()).unwrap();
+        let (sender, mut told) = unbounded_channel();
+        let retry = RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) };
+        let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, now };
+        let down = Script(Mutex::new([Err(TokenError::Unavailable("down".to_owned()))].into()));
+        let tokens = Arc::new(Tokens::new(Arc::new(down), settings, sender, |_| ()));
+        ask(&tokens, "a");
+        told.recv().await.unwrap();
+        assert!(tokens.look(&key()).failure.unwrap().retry_at > now());
+        AHEAD.set(0);
+        assert_eq!(tokens.look(&key()).failure.unwrap().retry_at, now());
     }
 
     #[tokio::test]

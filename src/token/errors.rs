@@ -134,11 +134,11 @@ fn advice(code: &str, message: &str, call: Call) -> &'static str {
 /// AWS names the missing action in the message.
 fn assume_role_advice(message: &str) -> &'static str {
     if message.contains("sts:TagSession") {
-        "allow sts:TagSession, which session tags need, in the role's trust policy (deploy/iam/trust-chained-role.json)"
+        "allow sts:TagSession, which session tags need, in the role's trust policy (deploy/iam/trust-assume-role.json)"
     } else if message.contains("sts:SetSourceIdentity") {
-        "allow sts:SetSourceIdentity in the role's trust policy (deploy/iam/trust-chained-role.json)"
+        "allow sts:SetSourceIdentity in the role's trust policy (deploy/iam/trust-assume-role.json)"
     } else {
-        "allow sts:AssumeRole on the role for the identity before it (deploy/iam/policy-assume-role.json), and let the role's trust policy name that identity and, if it asks for one, the externalId (deploy/iam/trust-chained-role.json)"
+        "allow sts:AssumeRole on the role for the identity before it (deploy/iam/policy-assume-role.json), and let the role's trust policy name that identity and, if it asks for one, the externalId (deploy/iam/trust-assume-role.json)"
     }
 }
 

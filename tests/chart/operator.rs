@@ -14,17 +14,6 @@ use testbed::recorder::Invariant;
 
 use super::helm::{Helm, chart, object};
 
-/// Variables of flags that come with `spec.auth`.
-const ARRIVING: [&str; 7] = [
-    "ECO_SERVICE_ACCOUNTS",
-    "ECO_CREDENTIALS_SECRETS",
-    "ECO_REQUIRE_WORKLOAD_IDENTITY",
-    "AWS_ENDPOINT_URL_ECR",
-    "AWS_ENDPOINT_URL_ECR_PUBLIC",
-    "AWS_ENDPOINT_URL_STS",
-    "AWS_CA_BUNDLE",
-];
-
 const OWN: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
 
 /// A bed whose operator has no rights but those that the chart grants, with the policy in force.
@@ -238,9 +227,6 @@ fn flags_of_variables(env: &Value) -> Vec<String> {
     let run = cli.find_subcommand("run").unwrap();
     let flag = |variable: &Value| {
         let name = variable["name"].as_str().unwrap();
-        if ARRIVING.contains(&name) {
-            return None;
-        }
         let flag = run.get_arguments().find(|arg| arg.get_env().is_some_and(|env| env == name));
         let flag = flag.unwrap_or_else(|| panic!("{name} is no variable of the binary"));
         let (long, value) = (flag.get_long().unwrap(), variable["value"].as_str()?);

@@ -139,7 +139,7 @@ async fn each_kind_of_identity_is_accepted_and_filled_in_as_the_types_do_it() {
         "tags": { "team": "a", "Kosten Stelle/ä": "" },
         "transitiveTagKeys": ["team"],
         "sourceIdentity": "ops@example.com",
-        "sessionPolicy": r#"{"Version":"2012-10-17","Statement":[]}"#,
+        "sessionPolicy": "\n{\"Version\":\"2012-10-17\",\"Statement\":[]}\n",
     });
     let kinds = [
         json!({ "assumeRoles": [role, { "roleArn": roles[1] }, { "roleArn": roles[2], "durationSeconds": 43_200 }] }),

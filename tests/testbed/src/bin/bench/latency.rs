@@ -12,6 +12,9 @@ use crate::bare::{Bare, Verb};
 use crate::cluster::{Cluster, SECRET, labelled, make_namespace};
 use crate::sightings::Sightings;
 
+/// The pause between new namespaces while nothing else is to happen: what the one before has set going has ended by then.
+pub const PAUSE: Duration = Duration::from_millis(200);
+
 /// Times in milliseconds, one for each sample.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Latency {
@@ -29,6 +32,7 @@ pub async fn sample(
     prefix: &str,
     label: &str,
     model: &Secret,
+    pause: Duration,
     mut more: impl FnMut(usize) -> bool,
 ) -> Result<Latency> {
     let bare = Bare::new(cluster.peer.clone());
@@ -37,12 +41,14 @@ pub async fn sample(
     let mut latency = Latency::default();
     let mut count = 0;
     while more(count) {
+        tokio::time::sleep(pause).await;
         let name = format!("{prefix}{count}");
         make_namespace(&cluster.admin, &name, &labelled(label)).await?;
         let made = Instant::now();
         let seen = ours.of(&name).await?;
         latency.new_ms.push(milliseconds(seen.saturating_duration_since(made)));
 
+        tokio::time::sleep(pause).await;
         let name = format!("{prefix}{count}-bare");
         make_namespace(&cluster.admin, &name, &BTreeMap::new()).await?;
         let sent = Instant::now();

@@ -48,7 +48,7 @@ pub async fn measure(args: &Args, credentials: usize) -> Result<Many> {
     };
     let model = bare::model(&cluster.admin, "n0", SECRET).await?;
     let samples = args.samples.min(MOST_SAMPLES);
-    many.idle = latency::sample(&cluster, "idle", "c0", &model, |count| count < samples).await?;
+    many.idle = latency::sample(&cluster, "idle", "c0", &model, latency::PAUSE, |count| count < samples).await?;
     many.peak_kib = operator.peak_kib()?;
     operator.stop()?;
     many.start = size::start(&cluster, args, credentials).await?;

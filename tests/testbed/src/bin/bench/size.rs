@@ -119,7 +119,7 @@ impl Run<'_> {
     async fn idle(&self) -> Result<latency::Latency> {
         eprintln!("{} namespaces: {} new ones", self.namespaces, self.args.samples);
         let model = self.model().await?;
-        latency::sample(&self.cluster, "idle", NAME, &model, |count| count < self.args.samples).await
+        latency::sample(&self.cluster, "idle", NAME, &model, latency::PAUSE, |count| count < self.args.samples).await
     }
 
     /// New namespaces while everything is being refreshed.
@@ -130,8 +130,10 @@ impl Run<'_> {
         let last = Duration::from_millis(1100) + takes.mul_f64(0.9);
         let sampling = async {
             tokio::time::sleep(Duration::from_millis(1100) + takes.mul_f64(0.1)).await;
-            latency::sample(&self.cluster, "busy", NAME, &model, |count| count < samples && begun.elapsed() < last)
-                .await
+            latency::sample(&self.cluster, "busy", NAME, &model, Duration::ZERO, |count| {
+                count < samples && begun.elapsed() < last
+            })
+            .await
         };
         let (_, latency) = tokio::try_join!(self.refresh("busy"), sampling)?;
         Ok(latency)

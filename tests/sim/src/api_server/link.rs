@@ -1,0 +1,177 @@
+//! The way of one process to the API server: a tower service under kube's client, where requests take time, break, and are recorded.
+
+use std::convert::Infallible;
+use std::future::{pending, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use kube::client::Body;
+use tower::{BoxError, Service};
+
+use super::{Action, Answer, ApiServer, Point, Request, Sent};
+use crate::clock;
+
+/// The longest that a request takes to arrive, or an answer, in microseconds.
+const LATENCY: u64 = 4_000;
+
+pub(super) type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// See the file's first line. When it is cut, nothing of its process gets through any more.
+#[derive(Clone)]
+pub struct Link {
+    pub(super) server: ApiServer,
+    process: u32,
+    cut: Arc<AtomicBool>,
+}
+
+impl Link {
+    pub fn new(server: &ApiServer, process: u32) -> Self {
+        Self { server: server.clone(), process, cut: Arc::default() }
+    }
+
+    pub fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    /// A cut link says nothing for ever.
+    async fn travel(&self) {
+        tokio::time::sleep(self.server.latency(LATENCY)).await;
+        if self.is_cut() {
+            pending::<()>().await;
+        }
+    }
+
+    async fn carry(self, head: http::request::Parts, body: Body) -> Result<Response<ResponseBody>, BoxError> {
+        let body = body.collect_bytes().await?;
+        let Some(request) = Request::read(&head, &body) else {
+            return Ok(response(Answer::refusal(404, "NotFound", "the server could not find the requested resource")));
+        };
+        self.travel().await;
+        let number = self.begin(&request);
+        let fault = self.server.faults().hit(&request);
+        let mut stale = 0;
+        match &fault {
+            Some(Action::Answer(answer)) => return Ok(response(answer.clone())),
+            Some(Action::Refuse) => return Err("the connection was refused".into()),
+            Some(Action::Hang) => pending::<()>().await,
+            Some(Action::Delay(time)) => {
+                tokio::time::sleep(*time).await;
+                if self.is_cut() {
+                    pending::<()>().await;
+                }
+            }
+            Some(Action::First(act)) => act(&self.server),
+            Some(Action::Stale(versions)) => stale = *versions,
+            Some(Action::Die(Point::Before)) => self.die(Point::Before).await,
+            _ => {}
+        }
+        if (request.is_watch() || request.is_list()) && self.server.0.weather.borrow().away {
+            return Err("the connection was refused".into());
+        }
+        if request.is_watch() {
+            return Ok(self.watch(&request));
+        }
+        let (answer, version, leads) = if stale > 0 && request.is_list() {
+            let store = self.server.0.store.lock();
+            let version = store.version.saturating_sub(stale).max(store.oldest);
+            (store.list(&request, version), version, false)
+        } else {
+            self.server.serve(&request, Some(self.process))
+        };
+        self.end(number, answer.code, version, leads);
+        match &fault {
+            Some(Action::LoseAnswer) => return Err("the connection was reset".into()),
+            Some(Action::Then(act)) => act(&self.server),
+            Some(Action::Die(Point::Committed)) => self.die(Point::Committed).await,
+            Some(Action::Die(Point::Answered)) => {
+                self.travel().await;
+                self.server.0.deaths.send_replace(Some(Point::Answered));
+                return Ok(response(answer));
+            }
+            _ => {}
+        }
+        self.travel().await;
+        Ok(response(answer))
+    }
+
+    async fn die(&self, point: Point) {
+        self.server.0.deaths.send_replace(Some(point));
+        pending::<()>().await;
+    }
+
+    fn begin(&self, request: &Request) -> Option<usize> {
+        if request.is_watch() || request.is_list() {
+            return None;
+        }
+        let mut sent = self.server.0.sent.lock();
+        sent.push(Sent {
+            at: clock::true_now(),
+            process: self.process,
+            summary: request.summary(),
+            target: request.target.clone(),
+            method: request.method.clone(),
+            is_apply: request.is_apply(),
+            is_mutation: request.is_mutation(),
+            committed: None,
+            version: 0,
+            leads: false,
+        });
+        Some(sent.len() - 1)
+    }
+
+    fn end(&self, number: Option<usize>, code: u16, version: u64, leads: bool) {
+        let mut sent = self.server.0.sent.lock();
+        if let Some(sent) = number.and_then(|number| sent.get_mut(number)) {
+            sent.committed = Some((clock::true_now(), code));
+            (sent.version, sent.leads) = (version, leads);
+        }
+    }
+
+    fn watch(&self, request: &Request) -> Response<ResponseBody> {
+        let body = StreamBody::new(self.clone().events(request)).boxed_unsync();
+        Response::builder().status(200).header("content-type", "application/json").body(body).expect("a response")
+    }
+}
+
+fn response(answer: Answer) -> Response<ResponseBody> {
+    let text = Bytes::from(answer.body.to_string());
+    let body = Full::new(text).map_err(|never: Infallible| match never {}).boxed_unsync();
+    let mut builder = Response::builder()
+        .status(StatusCode::from_u16(answer.code).expect("a status code"))
+        .header("content-type", "application/json");
+    if let Some(seconds) = answer.retry_after {
+        builder = builder.header("retry-after", seconds);
+    }
+    builder.body(body).expect("a response")
+}
+
+impl Service<http::Request<Body>> for Link {
+    type Response = Response<ResponseBody>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Response<ResponseBody>, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let (head, body) = request.into_parts();
+        if self.is_cut() {
+            return Box::pin(async {
+                pending::<()>().await;
+                ready(Err("never".into())).await
+            });
+        }
+        Box::pin(self.clone().carry(head, body))
+    }
+}

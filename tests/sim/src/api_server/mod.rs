@@ -1,0 +1,245 @@
+//! A stand-in for the API server, as far as the operator uses it: in memory, by counters instead of chance, with faults by rule.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use k8s_openapi::jiff::Timestamp;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::watch as channel;
+
+pub use answer::Answer;
+pub use faults::{Action, Faults, Point, Rule};
+pub use link::Link;
+pub use request::{Kind, Request, Target};
+pub use store::{Actor, Change, Key};
+
+use store::Store;
+
+mod answer;
+mod faults;
+mod fields;
+mod link;
+mod request;
+mod selector;
+mod store;
+mod verbs;
+mod watches;
+
+/// A request of an operator process, as the network saw it.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    pub at: Timestamp,
+    pub process: u32,
+    pub summary: String,
+    pub target: Target,
+    pub method: Method,
+    pub is_apply: bool,
+    pub is_mutation: bool,
+    /// When it was done, and the status code.
+    pub committed: Option<(Timestamp, u16)>,
+    /// The version of the store when it was done.
+    pub version: u64,
+    /// Whether the process held the Lease then.
+    pub leads: bool,
+}
+
+impl Sent {
+    /// Whether it changes what others see: neither a Lease nor an Event.
+    pub fn is_change(&self) -> bool {
+        self.is_mutation && !matches!(self.target.kind, Kind::Lease | Kind::Event)
+    }
+}
+
+/// What happens to all watches.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Weather {
+    /// Changes when all are cut.
+    epoch: u64,
+    /// They stay open and say nothing.
+    stalled: bool,
+    /// No list and no watch gets through.
+    away: bool,
+}
+
+/// See the file's first line. Clones are the same.
+#[derive(Clone)]
+pub struct ApiServer(Arc<Inner>);
+
+struct Inner {
+    store: Mutex<Store>,
+    version: channel::Sender<u64>,
+    weather: channel::Sender<Weather>,
+    faults: Faults,
+    sent: Mutex<Vec<Sent>>,
+    random: Mutex<fastrand::Rng>,
+    deaths: channel::Sender<Option<Point>>,
+}
+
+impl ApiServer {
+    /// An empty one. `seed` decides how long requests and events take.
+    pub fn new(seed: u64) -> Self {
+        Self(Arc::new(Inner {
+            store: Mutex::default(),
+            version: channel::Sender::new(0),
+            weather: channel::Sender::default(),
+            faults: Faults::default(),
+            sent: Mutex::default(),
+            random: Mutex::new(fastrand::Rng::with_seed(seed)),
+            deaths: channel::Sender::default(),
+        }))
+    }
+
+    pub fn faults(&self) -> &Faults {
+        &self.0.faults
+    }
+
+    /// Hears of the death that a rule brings.
+    pub fn deaths(&self) -> channel::Receiver<Option<Point>> {
+        self.0.deaths.subscribe()
+    }
+
+    /// The death is dealt with.
+    pub fn bury(&self) {
+        self.0.deaths.send_replace(None);
+    }
+
+    fn serve(&self, request: &Request, by: Actor) -> (Answer, u64, bool) {
+        let mut store = self.0.store.lock();
+        let leads = store.is_leader(by);
+        let answer = store.serve(request, by);
+        let version = store.version;
+        drop(store);
+        self.0.version.send_if_modified(|last| std::mem::replace(last, version) != version);
+        (answer, version, leads)
+    }
+
+    /// Lets the control plane do what it owes by now.
+    pub fn tick(&self) {
+        let version = {
+            let mut store = self.0.store.lock();
+            store.tick();
+            store.version
+        };
+        self.0.version.send_if_modified(|last| std::mem::replace(last, version) != version);
+    }
+
+    fn latency(&self, most: u64) -> Duration {
+        Duration::from_micros(self.0.random.lock().u64(200..most))
+    }
+
+    /// Somebody else's request, which nothing disturbs.
+    pub fn others(&self, method: Method, target: Target, body: Value, content_type: &str, manager: &str) -> Answer {
+        let request = Request {
+            method,
+            target,
+            parameters: [("fieldManager".to_owned(), manager.to_owned())].into(),
+            content_type: content_type.to_owned(),
+            metadata_only: false,
+            user_agent: manager.to_owned(),
+            body,
+        };
+        self.serve(&request, None).0
+    }
+
+    pub fn create(&self, kind: Kind, namespace: &str, body: Value) -> Answer {
+        self.others(Method::POST, target(kind, namespace, ""), body, "application/json", "kubectl-create")
+    }
+
+    /// A merge patch, as an edit by hand.
+    pub fn edit(&self, kind: Kind, namespace: &str, name: &str, patch: Value) -> Answer {
+        let to = target(kind, namespace, name);
+        self.others(Method::PATCH, to, patch, "application/merge-patch+json", "kubectl-edit")
+    }
+
+    pub fn delete(&self, kind: Kind, namespace: &str, name: &str) -> Answer {
+        self.others(Method::DELETE, target(kind, namespace, name), Value::Null, "application/json", "kubectl")
+    }
+
+    pub fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        let key = (kind, namespace.to_owned(), name.to_owned());
+        self.0.store.lock().get(&key).map(|stored| stored.shown.clone())
+    }
+
+    /// Everything of a kind, by namespace and name.
+    pub fn all(&self, kind: Kind) -> Vec<(Key, Arc<Value>)> {
+        self.0.store.lock().of_kind(kind).map(|(key, stored)| (key.clone(), stored.shown.clone())).collect()
+    }
+
+    pub fn create_namespace(&self, name: &str, labels: Value) -> Answer {
+        self.create(Kind::Namespace, "", json!({ "metadata": { "name": name, "labels": labels } }))
+    }
+
+    pub fn label_namespace(&self, name: &str, labels: Value) -> Answer {
+        self.edit(Kind::Namespace, "", name, json!({ "metadata": { "labels": labels } }))
+    }
+
+    /// How many Secrets a namespace may hold.
+    pub fn set_quota(&self, namespace: &str, secrets: Option<usize>) {
+        let mut store = self.0.store.lock();
+        match secrets {
+            Some(limit) => store.quotas.insert(namespace.to_owned(), limit),
+            None => store.quotas.remove(namespace),
+        };
+    }
+
+    /// Forgets all changes up to now: a watch that begins before gets 410.
+    pub fn compact(&self) {
+        let mut store = self.0.store.lock();
+        store.oldest = store.version;
+    }
+
+    /// Ends every watch.
+    pub fn cut_watches(&self) {
+        self.0.weather.send_modify(|weather| weather.epoch += 1);
+    }
+
+    /// Keeps every watch open without a word.
+    pub fn stall_watches(&self, stalled: bool) {
+        self.0.weather.send_modify(|weather| weather.stalled = stalled);
+    }
+
+    /// Ends every watch and lets none begin again.
+    pub fn take_watches_away(&self, away: bool) {
+        self.0.weather.send_modify(|weather| {
+            weather.epoch += 1;
+            weather.away = away;
+        });
+    }
+
+    /// Watches get through again.
+    pub fn clear_weather(&self) {
+        self.0.weather.send_modify(|weather| {
+            weather.stalled = false;
+            weather.away = false;
+        });
+    }
+
+    /// Every change so far.
+    pub fn changes(&self) -> Vec<Change> {
+        self.0.store.lock().changes.clone()
+    }
+
+    /// Every request of an operator so far, lists and watches left out.
+    pub fn sent(&self) -> Vec<Sent> {
+        self.0.sent.lock().clone()
+    }
+
+    /// How many of them change something, and when the last was sent.
+    pub fn activity(&self) -> (usize, Option<Timestamp>) {
+        let sent = self.0.sent.lock();
+        let changes = || sent.iter().filter(|sent| sent.is_change());
+        (changes().count(), changes().next_back().map(|sent| sent.at))
+    }
+
+    /// Every Event sent so far.
+    pub fn events(&self) -> Vec<(Timestamp, Value)> {
+        self.0.store.lock().events.clone()
+    }
+}
+
+/// What a path names.
+pub fn target(kind: Kind, namespace: &str, name: &str) -> Target {
+    Target { kind, namespace: namespace.to_owned(), name: name.to_owned(), subresource: String::new() }
+}

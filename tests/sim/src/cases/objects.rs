@@ -1,0 +1,153 @@
+//! Secrets that are somebody else's, sealed, of another type, edited, fought over, or wanted by two.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Case, calm, case, failure, foreign, has, ready, ready_with};
+use crate::api_server::Kind;
+use crate::judge::Invariant::{I1, I2, I3, I4, I7, I9, I13, I14};
+use crate::sim::{Sim, Until};
+use crate::workloads::{self, SECRET, credential, edit};
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = vec![
+        case("a foreign Secret, left alone and then deleted", &[I2, I7, I14], |sim| {
+            beside(sim, json!({}), "Fail", Some("SecretNotOwned"));
+            sim.api.delete(Kind::Secret, "b", SECRET);
+            calm(sim);
+        }),
+        case("a foreign Secret, adopted", &[I2, I3, I14], |sim| {
+            beside(sim, json!({}), "Adopt", None);
+            calm(sim);
+        }),
+        case("a foreign immutable Secret under Adopt", &[I2, I9, I14], |sim| {
+            beside(sim, json!({ "immutable": true }), "Adopt", Some("Immutable"));
+        }),
+        case("a foreign Secret of another type under Adopt", &[I2, I9, I14], |sim| {
+            beside(sim, json!({ "type": "Opaque" }), "Adopt", Some("WrongType"));
+        }),
+        case("a foreign Secret appears just before ours is created", &[I2, I14], |sim| {
+            let first = crate::api_server::Action::First(std::sync::Arc::new(|api| foreign(api, "b", &json!({}))));
+            let rule = crate::api_server::Rule::new(|r| super::is_secret_write(r) && r.target.namespace == "b", first);
+            sim.api.faults().place(rule.times(1));
+            workloads::namespaces(&sim.api, &["a", "b", "c"]);
+            credential(&sim.api, "platform", json!({}));
+            sim.wait(Until::Quiet);
+            let said = failure(&sim.api, "platform", "b").as_deref() == Some("SecretNotOwned");
+            sim.expect(said, I14, "the status does not name the foreign Secret");
+        }),
+        case("two EcrCredentials for one Secret", &[I2, I4, I7, I13], two),
+        case("an editor that never stops", &[I7, I9, I14], fight),
+        case("suspended and resumed", &[I7, I14], suspended),
+        case("a refresh on demand, once", &[I4, I7], |sim| {
+            ready(sim);
+            let calls = sim.aws.calls().len();
+            let ask = json!({ "metadata": { "annotations": { "pullsecrets.dev/refresh-requested-at": "now" } } });
+            sim.run_for(Duration::from_secs(5));
+            sim.api.edit(Kind::Credential, "", "platform", ask);
+            calm(sim);
+            let asked = sim.aws.calls().len() - calls;
+            sim.expect(asked == 2, I7, "a refresh on demand is not one call for each token");
+            sim.crash();
+            calm(sim);
+            let again = sim.aws.calls().len() - calls;
+            sim.expect(again == 2, I7, "a refresh on demand was served again after a restart");
+        }),
+    ];
+    cases.extend(edits().into_iter().map(|(name, patch)| {
+        case(format!("by hand: {name}"), &[I3, I4, I7], move |sim| {
+            ready(sim);
+            sim.harm += 1;
+            sim.api.edit(Kind::Secret, "b", SECRET, patch.clone());
+            calm(sim);
+            sim.crash();
+            calm(sim);
+        })
+    }));
+    cases
+}
+
+fn edits() -> Vec<(&'static str, Value)> {
+    vec![
+        ("the data", json!({ "data": { ".dockerconfigjson": "e30=" } })),
+        ("a further key", json!({ "data": { "more": "eA==" } })),
+        ("our label", json!({ "metadata": { "labels": { "pullsecrets.dev/credential": null } } })),
+        ("our managed-by", json!({ "metadata": { "labels": { "app.kubernetes.io/managed-by": "helm" } } })),
+        ("all labels", json!({ "metadata": { "labels": null } })),
+        ("the owner reference", json!({ "metadata": { "ownerReferences": null } })),
+        (
+            "the expiry, earlier",
+            json!({ "metadata": { "annotations": { "pullsecrets.dev/expires-at": "2029-01-01T00:00:00Z" } } }),
+        ),
+        (
+            "the expiry, later",
+            json!({ "metadata": { "annotations": { "pullsecrets.dev/expires-at": "2040-01-01T00:00:00Z" } } }),
+        ),
+        ("the content hash", json!({ "metadata": { "annotations": { "pullsecrets.dev/content-hash": "x" } } })),
+        ("all annotations", json!({ "metadata": { "annotations": null } })),
+        ("immutable", json!({ "immutable": true })),
+        ("immutable said to be false", json!({ "immutable": false })),
+        ("a label of theirs", json!({ "metadata": { "labels": { "team": "x" } } })),
+    ]
+}
+
+/// A foreign Secret is there first; the other namespaces get theirs within seconds all the same.
+fn beside(sim: &mut Sim, changes: Value, policy: &str, reason: Option<&str>) {
+    workloads::namespaces(&sim.api, &["a", "b", "c"]);
+    foreign(&sim.api, "b", &changes);
+    sim.harm += 1;
+    credential(&sim.api, "platform", json!({ "secret": { "conflictPolicy": policy } }));
+    sim.until(5, I9, "the other namespaces have their Secrets", |api| has(api, "a") && has(api, "c"));
+    sim.run_for(Duration::from_secs(30));
+    let said = failure(&sim.api, "platform", "b");
+    sim.expect(said.as_deref() == reason, I14, &format!("the status says {said:?} of a foreign Secret"));
+}
+
+fn two(sim: &mut Sim) {
+    ready(sim);
+    credential(&sim.api, "younger", json!({ "registries": [{ "public": {} }] }));
+    sim.run_for(Duration::from_secs(1));
+    sim.wait(Until::Quiet);
+    let said = failure(&sim.api, "younger", "a");
+    sim.expect(said.as_deref() == Some("Conflict"), I14, "the younger one does not say Conflict");
+    sim.expect_quiet();
+    // It gives up one namespace, and then is gone.
+    edit(&sim.api, "platform", json!({ "namespaces": { "exclude": ["b"] } }));
+    sim.wait(Until::Quiet);
+    sim.api.delete(Kind::Credential, "", "platform");
+    calm(sim);
+}
+
+/// Every second, for five minutes.
+fn fight(sim: &mut Sim) {
+    ready(sim);
+    let before = sim.secret_writes();
+    for second in 0..300 {
+        sim.harm += 1;
+        let text = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("{{\"n\":{second}}}"));
+        sim.api.edit(Kind::Secret, "b", SECRET, json!({ "data": { ".dockerconfigjson": text } }));
+        sim.run_for(Duration::from_secs(1));
+    }
+    let writes = sim.secret_writes() - before;
+    sim.expect(writes < 40, I7, &format!("{writes} repairs in a fight of 300 s"));
+    let said = failure(&sim.api, "platform", "b");
+    sim.expect(said.as_deref() == Some("Contested"), I14, "the status does not say that a Secret is contested");
+    sim.api.create_namespace("late", json!({ "pull": "ecr" }));
+    sim.until(5, I9, "a new namespace has its Secret", |api| has(api, "late"));
+    calm(sim);
+}
+
+fn suspended(sim: &mut Sim) {
+    ready_with(sim, json!({}));
+    edit(&sim.api, "platform", json!({ "suspend": true }));
+    sim.run_for(Duration::from_secs(5));
+    let before = sim.secret_writes();
+    sim.api.label_namespace("elsewhere", json!({ "pull": "ecr" }));
+    sim.api.edit(Kind::Secret, "b", SECRET, json!({ "data": { "more": "eA==" } }));
+    sim.run_for(Duration::from_secs(600));
+    let silent = sim.secret_writes() == before;
+    sim.expect(silent, I1, "it wrote while it was suspended");
+    edit(&sim.api, "platform", json!({ "suspend": false }));
+    calm(sim);
+}

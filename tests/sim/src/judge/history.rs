@@ -1,0 +1,196 @@
+//! What was true when: every version of every object, whom each `EcrCredential` selected, and what it asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::Value;
+
+use crate::api_server::{Change, Key, Kind};
+use crate::aws::ACCOUNT;
+
+/// A version of an object and the time during which it was the current one.
+#[derive(Clone, Debug)]
+pub struct Version {
+    pub from: Timestamp,
+    pub until: Timestamp,
+    pub object: Arc<Value>,
+    pub by: Option<u32>,
+}
+
+impl Version {
+    pub fn overlaps(&self, from: Timestamp, until: Timestamp) -> bool {
+        self.from <= until && from <= self.until
+    }
+}
+
+/// See the file's first line.
+pub struct History {
+    pub changes: Vec<Change>,
+    pub versions: BTreeMap<Key, Vec<Version>>,
+}
+
+impl History {
+    pub fn of(changes: Vec<Change>, now: Timestamp) -> Self {
+        let mut versions: BTreeMap<Key, Vec<Version>> = BTreeMap::new();
+        for change in &changes {
+            let list = versions.entry(change.key.clone()).or_default();
+            if let Some(last) = list.last_mut().filter(|last| last.until == Timestamp::MAX) {
+                last.until = change.at;
+            }
+            if !change.deleted {
+                let object = change.after.clone();
+                list.push(Version { from: change.at, until: Timestamp::MAX, object, by: change.by });
+            }
+        }
+        let _ = now;
+        Self { changes, versions }
+    }
+
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&Key, &Vec<Version>)> {
+        self.versions.iter().filter(move |(key, _)| key.0 == kind)
+    }
+
+    /// Every version of an `EcrCredential` that was current at some time in between.
+    pub fn credentials(&self, from: Timestamp, until: Timestamp) -> impl Iterator<Item = &Version> {
+        let all = self.of_kind(Kind::Credential).flat_map(|(_, versions)| versions);
+        all.filter(move |version| version.overlaps(from, until))
+    }
+
+    pub fn namespaces(&self, name: &str, from: Timestamp, until: Timestamp) -> impl Iterator<Item = &Version> {
+        let all = self.versions.get(&(Kind::Namespace, String::new(), name.to_owned())).into_iter().flatten();
+        all.filter(move |version| version.overlaps(from, until))
+    }
+
+    pub fn secrets(
+        &self,
+        namespace: &str,
+        name: &str,
+        from: Timestamp,
+        until: Timestamp,
+    ) -> impl Iterator<Item = &Version> {
+        let all = self.versions.get(&(Kind::Secret, namespace.to_owned(), name.to_owned())).into_iter().flatten();
+        all.filter(move |version| version.overlaps(from, until))
+    }
+
+    /// The `EcrCredentials` that wanted this Secret at some time in between.
+    pub fn claimants(&self, namespace: &str, name: &str, from: Timestamp, until: Timestamp) -> Vec<&Version> {
+        let wants = |credential: &&Version| {
+            credential.object["spec"]["secret"]["name"] == name
+                && self.namespaces(namespace, from, until).any(|home| selects(&credential.object, &home.object))
+        };
+        self.credentials(from, until).filter(wants).collect()
+    }
+
+    /// The namespaces that an `EcrCredential` selected all the time in between.
+    pub fn selected_throughout(&self, credential: &Value, from: Timestamp, until: Timestamp) -> BTreeSet<String> {
+        let homes = self.of_kind(Kind::Namespace).filter(|(_, versions)| {
+            let during: Vec<&Version> = versions.iter().filter(|version| version.overlaps(from, until)).collect();
+            let covers = during.first().is_some_and(|first| first.from <= from)
+                && during.last().is_some_and(|last| last.until > until);
+            covers && during.iter().all(|version| selects(credential, &version.object))
+        });
+        homes.map(|(key, _)| key.2.clone()).collect()
+    }
+}
+
+pub fn uid(object: &Value) -> &str {
+    object["metadata"]["uid"].as_str().unwrap_or_default()
+}
+
+/// Whether an `EcrCredential` selects a namespace, as the CRD's documentation says.
+pub fn selects(credential: &Value, namespace: &Value) -> bool {
+    if !namespace["metadata"]["deletionTimestamp"].is_null() {
+        return false;
+    }
+    let spec = &credential["spec"]["namespaces"];
+    let name = namespace["metadata"]["name"].as_str().unwrap_or_default();
+    let globs = |field: &str| {
+        let globs = spec[field].as_array().into_iter().flatten().filter_map(Value::as_str);
+        globs.into_iter().any(|pattern| glob(pattern, name))
+    };
+    let labels = spec["selector"]["matchLabels"].as_object();
+    let matches =
+        labels.is_some_and(|labels| labels.iter().all(|(key, value)| namespace["metadata"]["labels"][key] == *value));
+    (globs("names") || matches) && !globs("exclude")
+}
+
+fn glob(pattern: &str, text: &str) -> bool {
+    match pattern.chars().next() {
+        None => text.is_empty(),
+        Some('*') => {
+            glob(&pattern[1..], text) || text.chars().next().is_some_and(|c| glob(pattern, &text[c.len_utf8()..]))
+        }
+        Some(c) => text.strip_prefix(|t| c == '?' || t == c).is_some_and(|rest| glob(&pattern[c.len_utf8()..], rest)),
+    }
+}
+
+/// Each host that a spec asks for, with what its password is for: `ecr/eu-west-1` or `public`.
+pub fn hosts(credential: &Value, own_region: &str) -> BTreeMap<String, String> {
+    let mut hosts = BTreeMap::new();
+    for registry in credential["spec"]["registries"].as_array().into_iter().flatten() {
+        let Some(private) = registry.get("private") else {
+            hosts.insert("public.ecr.aws".to_owned(), "public".to_owned());
+            continue;
+        };
+        let region = private["region"].as_str().unwrap_or(own_region);
+        let texts = |field: &str| -> Vec<String> {
+            let all = private[field].as_array().into_iter().flatten();
+            all.filter_map(|text| text.as_str().map(str::to_owned)).collect()
+        };
+        let accounts = texts("accountIds");
+        let accounts = if accounts.is_empty() { vec![ACCOUNT.to_owned()] } else { accounts };
+        let named = texts("hostVariants")
+            .into_iter()
+            .flat_map(|variant| accounts.iter().map(move |id| host(id, region, &variant)).collect::<Vec<_>>());
+        let all: Vec<String> = named.chain(texts("extraHosts")).collect();
+        hosts.extend(all.into_iter().map(|host| (host, format!("ecr/{region}"))));
+    }
+    hosts
+}
+
+fn host(id: &str, region: &str, variant: &str) -> String {
+    match variant {
+        "Fips" => format!("{id}.dkr.ecr-fips.{region}.amazonaws.com"),
+        "DualStack" => format!("{id}.dkr-ecr.{region}.on.aws"),
+        "DualStackFips" => format!("{id}.dkr-ecr-fips.{region}.on.aws"),
+        _ => format!("{id}.dkr.ecr.{region}.amazonaws.com"),
+    }
+}
+
+/// The logins in a Secret: host and the text of `auth`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn logins(secret: &Value) -> Result<BTreeMap<String, String>, String> {
+    let text = secret["data"][".dockerconfigjson"].as_str().ok_or("it has no .dockerconfigjson")?;
+    let bytes = STANDARD.decode(text).map_err(|_| "its data is not base64")?;
+    let config: Value = serde_json::from_slice(&bytes).map_err(|_| "its data is not JSON")?;
+    let auths = config["auths"].as_object().ok_or("its config has no auths")?;
+    let login = |(host, entry): (&String, &Value)| {
+        let auth = entry["auth"].as_str().ok_or(format!("{host} has no auth"))?;
+        Ok((host.clone(), auth.to_owned()))
+    };
+    auths.iter().map(login).collect()
+}
+
+/// The uid of the `EcrCredential` that a Secret is marked with: by its owner reference, or by labels that our apply wrote.
+pub fn owner(secret: &Value) -> Option<String> {
+    let metadata = &secret["metadata"];
+    let ours = |owner: &&Value| {
+        owner["kind"] == "EcrCredential"
+            && owner["controller"] == true
+            && owner["apiVersion"].as_str().is_some_and(|version| version.starts_with("pullsecrets.dev/"))
+    };
+    let reference = metadata["ownerReferences"].as_array().into_iter().flatten().find(ours);
+    let entries = metadata["managedFields"].as_array().into_iter().flatten();
+    let applied = entries
+        .filter(|entry| entry["manager"] == "ecr-credential-operator" && entry["operation"] == "Apply")
+        .any(|entry| !entry["fieldsV1"]["f:metadata"]["f:labels"]["f:pullsecrets.dev/credential-uid"].is_null());
+    let managed = metadata["labels"]["app.kubernetes.io/managed-by"] == "ecr-credential-operator";
+    let label = metadata["labels"]["pullsecrets.dev/credential-uid"].as_str();
+    let by_reference = reference.and_then(|owner| owner["uid"].as_str());
+    by_reference.or(label.filter(|_| applied && managed)).map(str::to_owned)
+}

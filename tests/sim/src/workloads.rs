@@ -1,0 +1,225 @@
+//! What users do, as steps: create, refresh, label, unlabel, edit, delete, upgrade.
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::api_server::{ApiServer, Kind};
+use crate::operator::Settings;
+use crate::sim::{Sim, Until};
+
+/// The Secret's name where nothing else is said.
+pub const SECRET: &str = "ecr-pull-secret";
+
+/// One thing that somebody does, and when it is over.
+pub struct Step {
+    pub act: Box<dyn Fn(&mut Sim) + Send + Sync>,
+    pub until: Until,
+}
+
+/// Steps that make the ground ready, and the steps that are tried.
+pub struct Workload {
+    pub name: &'static str,
+    pub ground: Vec<Step>,
+    pub steps: Vec<Step>,
+}
+
+fn step(until: Until, act: impl Fn(&mut Sim) + Send + Sync + 'static) -> Step {
+    Step { act: Box::new(act), until }
+}
+
+/// A spec with every default, as the API server stores it, whose passwords are replaced every half an hour.
+pub fn spec(changes: Value) -> Value {
+    let mut spec = json!({
+        "registries": [
+            { "private": { "region": "eu-west-1", "hostVariants": ["Standard"], "requestRegistryIds": false } },
+            { "public": {} },
+        ],
+        "secret": { "name": SECRET, "conflictPolicy": "Fail", "deletionPolicy": "Delete" },
+        "namespaces": { "selector": { "matchLabels": { "pull": "ecr" } } },
+        "refresh": { "atPercent": 50, "maxAge": "30m" },
+        "suspend": false,
+    });
+    merge(&mut spec, &changes);
+    spec
+}
+
+fn merge(target: &mut Value, changes: &Value) {
+    match (target.as_object_mut(), changes.as_object()) {
+        (Some(target), Some(changes)) => {
+            changes.iter().for_each(|(key, value)| merge(target.entry(key.clone()).or_insert(Value::Null), value));
+        }
+        _ => *target = changes.clone(),
+    }
+}
+
+/// Namespaces that are selected, and one that is not.
+pub fn namespaces(api: &ApiServer, selected: &[&str]) {
+    for name in selected {
+        api.create_namespace(name, json!({ "pull": "ecr" }));
+    }
+    api.create_namespace("elsewhere", json!({}));
+    api.create_namespace("operator", json!({}));
+}
+
+pub fn credential(api: &ApiServer, name: &str, changes: Value) {
+    let object = json!({ "metadata": { "name": name }, "spec": spec(changes) });
+    assert!(crate::operator::is_readable(&object), "a spec that the operator cannot read");
+    api.create(Kind::Credential, "", object);
+}
+
+pub fn edit(api: &ApiServer, name: &str, changes: Value) {
+    api.edit(Kind::Credential, "", name, json!({ "spec": changes }));
+}
+
+fn ground(changes: Value) -> Vec<Step> {
+    vec![step(Until::Ready, move |sim| {
+        namespaces(&sim.api, &["a", "b", "c"]);
+        credential(&sim.api, "platform", changes.clone());
+    })]
+}
+
+/// The workloads of the crash plans.
+pub fn all() -> Vec<Workload> {
+    let workload = |name, ground, steps| Workload { name, ground, steps };
+    let settled = || ground(json!({}));
+    vec![
+        workload("create", vec![], settled()),
+        workload("scheduled refresh", settled(), vec![step(Until::Passed(1900), |_| ()), step(Until::Ready, |_| ())]),
+        workload(
+            "a namespace gains the label",
+            settled(),
+            vec![step(Until::Ready, |sim| drop(sim.api.label_namespace("elsewhere", json!({ "pull": "ecr" }))))],
+        ),
+        workload(
+            "a namespace loses the label",
+            settled(),
+            vec![step(Until::Ready, |sim| drop(sim.api.label_namespace("b", json!({ "pull": null }))))],
+        ),
+        workload("the spec changes", settled(), edits()),
+        workload("created and deleted under Delete", vec![], then(settled(), step(Until::Quiet, delete))),
+        workload(
+            "created and deleted under Retain",
+            vec![],
+            then(ground(json!({ "secret": { "deletionPolicy": "Retain" } })), step(Until::Quiet, delete)),
+        ),
+        workload(
+            "deleted in the middle of its creation",
+            vec![],
+            vec![step(Until::Quiet, |sim| {
+                namespaces(&sim.api, &["a", "b", "c"]);
+                credential(&sim.api, "platform", json!({}));
+                sim.run_for(Duration::from_millis(59));
+                delete(sim);
+            })],
+        ),
+        workload("an upgrade", settled(), vec![step(Until::Ready, upgrade)]),
+        workload(
+            "Retain is set and taken back",
+            settled(),
+            vec![
+                step(Until::Ready, |sim| {
+                    edit(&sim.api, "platform", json!({ "secret": { "deletionPolicy": "Retain" } }))
+                }),
+                step(Until::Ready, |sim| {
+                    edit(&sim.api, "platform", json!({ "secret": { "deletionPolicy": "Delete" } }))
+                }),
+            ],
+        ),
+        workload(
+            "made again under the same name",
+            settled(),
+            vec![step(Until::Ready, |sim| {
+                delete(sim);
+                credential(&sim.api, "platform", json!({}));
+            })],
+        ),
+        workload(
+            "the younger inherits",
+            two(),
+            vec![step(Until::Ready, |sim| {
+                sim.api.delete(Kind::Credential, "", "platform");
+            })],
+        ),
+        workload(
+            "edited by hand",
+            settled(),
+            vec![
+                step(Until::Ready, |sim| {
+                    sim.api.edit(
+                        Kind::Secret,
+                        "a",
+                        SECRET,
+                        json!({ "data": { ".dockerconfigjson": "e30=", "more": "eA==" } }),
+                    );
+                }),
+                step(Until::Ready, |sim| drop(sim.api.delete(Kind::Secret, "b", SECRET))),
+            ],
+        ),
+    ]
+}
+
+fn then(mut steps: Vec<Step>, last: Step) -> Vec<Step> {
+    steps.push(last);
+    steps
+}
+
+fn delete(sim: &mut Sim) {
+    sim.api.delete(Kind::Credential, "", "platform");
+}
+
+fn edits() -> Vec<Step> {
+    vec![
+        step(Until::Ready, |sim| {
+            let registries = json!([{ "private": {
+                "region": "eu-west-1", "accountIds": ["111122223333", "444455556666"],
+                "hostVariants": ["Standard", "DualStack"], "requestRegistryIds": false,
+            } }]);
+            edit(&sim.api, "platform", json!({ "registries": registries }));
+        }),
+        step(Until::Ready, |sim| {
+            edit(&sim.api, "platform", json!({ "secret": { "name": "other-secret", "labels": { "team": "x" } } }))
+        }),
+        step(Until::Ready, |sim| {
+            edit(&sim.api, "platform", json!({ "namespaces": { "selector": null, "names": ["b", "else*"] } }));
+        }),
+    ]
+}
+
+fn upgrade(sim: &mut Sim) {
+    let settings = Settings { region: "eu-central-1".to_owned(), concurrency: 1, ..sim.settings.clone() };
+    sim.restart(settings);
+    edit(
+        &sim.api,
+        "platform",
+        json!({ "registries": [{ "private": { "hostVariants": ["Standard"], "requestRegistryIds": false } }] }),
+    );
+}
+
+fn two() -> Vec<Step> {
+    vec![
+        step(Until::Ready, |sim| {
+            namespaces(&sim.api, &["a", "b"]);
+            credential(&sim.api, "platform", json!({}));
+        }),
+        step(Until::Quiet, |sim| {
+            sim.run_for(Duration::from_secs(1));
+            credential(&sim.api, "younger", json!({ "registries": [{ "public": {} }] }));
+        }),
+    ]
+}
+
+impl Sim {
+    pub fn play(&mut self, steps: &[Step]) {
+        for step in steps {
+            (step.act)(self);
+            self.wait(step.until);
+        }
+    }
+}
+
+/// When a Secret's recorded expiry is.
+pub fn recorded_expiry(secret: &Value) -> Option<Timestamp> {
+    secret["metadata"]["annotations"]["pullsecrets.dev/expires-at"].as_str()?.parse().ok()
+}
