@@ -170,7 +170,8 @@ async fn a_chain_that_breaks_in_the_middle_names_the_role_and_heals() {
     let operator = bed.operator(launch()).await.unwrap();
     let before = login(&bed, &a, &host_of("333333333333")).await;
     demand(&bed, &name, "1").await;
-    registry_until(&bed, &name, 0, "AccessDenied", &["sts:AssumeRole", second]).await;
+    let object = registry_until(&bed, &name, 0, "AccessDenied", &["sts:AssumeRole", second]).await;
+    names_a_file(object.data["status"]["registries"][0]["message"].as_str().unwrap());
     bed.ready(&name).await.unwrap();
     assert_eq!(login(&bed, &a, &host_of("333333333333")).await, before, "what is there serves on");
     assert!(

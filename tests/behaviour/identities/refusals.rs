@@ -93,7 +93,7 @@ async fn a_role_whose_conditions_are_not_met_is_told_with_what_to_allow() {
     let auth = as_roles(json!([{ "roleArn": role("external-id"), "externalId": "other" }]));
     let words = ["sts:AssumeRole", "externalId", "deploy/iam/policy-assume-role.json", "deploy/iam/trust-"];
     let mend = || with("external-id", from_operator().external_id("other"));
-    lender.refused("external-id", auth, "AccessDenied", &words, mend).await;
+    names_a_file(&lender.refused("external-id", auth, "AccessDenied", &words, mend).await);
 
     with("tag-missing", from_operator().require_tag("team", "a"));
     let auth = as_roles(json!([{ "roleArn": role("tag-missing") }]));
@@ -104,13 +104,13 @@ async fn a_role_whose_conditions_are_not_met_is_told_with_what_to_allow() {
     let auth = as_roles(json!([{ "roleArn": role("tags"), "tags": { "team": "a" } }]));
     let words = ["sts:TagSession", "deploy/iam/trust-"];
     let mend = || with("tags", from_operator().allow_tags());
-    lender.refused("tags", auth, "AccessDenied", &words, mend).await;
+    names_a_file(&lender.refused("tags", auth, "AccessDenied", &words, mend).await);
 
     with("source", from_operator());
     let auth = as_roles(json!([{ "roleArn": role("source"), "sourceIdentity": "ops" }]));
     let words = ["sts:SetSourceIdentity", "deploy/iam/trust-"];
     let mend = || with("source", from_operator().allow_source_identity());
-    lender.refused("source", auth, "AccessDenied", &words, mend).await;
+    names_a_file(&lender.refused("source", auth, "AccessDenied", &words, mend).await);
 
     with("too-long", from_operator());
     let auth = as_roles(json!([{ "roleArn": role("too-long"), "durationSeconds": 7200 }]));
@@ -157,7 +157,7 @@ async fn what_a_role_may_not_do_is_told_with_the_policy_that_lets_it() {
     let mut chain = auth();
     chain["assumeRoles"] = json!([{ "roleArn": next }]);
     let words = ["sts:AssumeRole", "deploy/iam/policy-assume-role.json", &next];
-    lender.refused("assume-role", chain, "AccessDenied", &words, mend).await;
+    names_a_file(&lender.refused("assume-role", chain, "AccessDenied", &words, mend).await);
     lender.finish().await;
 }
 
