@@ -107,6 +107,20 @@ async fn a_namespace_that_is_made_again_behind_the_operators_back_gets_nothing()
 }
 
 #[tokio::test]
+async fn a_namespace_whose_end_is_heard_of_last_gets_nothing() {
+    let s = Setting::new("heard-last").await;
+    made_again_unseen(&s, [&["serviceaccounts", "secrets"], &["namespaces"]]).await;
+    s.finish().await;
+}
+
+#[tokio::test]
+async fn a_namespace_whose_service_account_is_heard_of_last_gets_nothing() {
+    let s = Setting::new("account-last").await;
+    made_again_unseen(&s, [&["namespaces", "secrets"], &["serviceaccounts"]]).await;
+    s.finish().await;
+}
+
+#[tokio::test]
 async fn a_write_that_was_under_way_when_the_namespace_was_made_again_is_taken_back() {
     let s = Setting::new("under-way").await;
     let gate = Gate::new();

@@ -104,6 +104,28 @@ async fn a_tenant_that_is_denied_fails_alone_and_is_named() {
 }
 
 #[tokio::test]
+async fn a_tenant_that_could_not_be_renewed_is_renewed_and_no_longer_named_once_it_is_mended() {
+    let bed = bed("mended").await;
+    let all = tenants(&bed, ["a", "b"]).await;
+    let denied = &all[1];
+    let operator = bed.operator(launch().service_account("*/puller")).await.unwrap();
+    let name = bed.credential("x", spec_as(as_each("puller"), &namespaces(&all))).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    let before = token_of(&bed, &denied.namespace, &denied.role).await;
+    bed.aws.set_permissions(&denied.role, Permissions::none());
+    second_after(&before).await;
+    demand(&bed, &name, "1").await;
+    namespace_fails(&bed, &name, &denied.namespace, "AccessDenied", &["ecr:GetAuthorizationToken"]).await;
+    bed.aws.set_permissions(&denied.role, Permissions::pull());
+    let mended = |object: &DynamicObject| failure_of(object, &denied.namespace).is_none();
+    let object = bed.credential_until(&name, "nobody fails", mended).await.unwrap();
+    assert_eq!(counts(&object), [2, 2, 0]);
+    assert_ne!(login(&bed, &denied.namespace, &denied.host).await, before.auth);
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_tenant_whose_service_account_is_missing_is_served_when_it_comes() {
     let bed = bed("late").await;
     let all = tenants(&bed, ["a"]).await;
