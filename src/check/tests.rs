@@ -119,7 +119,7 @@ fn annotate(metadata: &mut ObjectMeta, key: &str, value: &str) {
 fn facts(credentials: Vec<EcrCredential>, secrets: &[(&str, ObjectMeta)]) -> Facts {
     let mut world = World::new(Index::default(), References::new(Lent::default()));
     for name in ["a", "b"] {
-        world.index.set_namespace(name, Incarnation::of(name), &Default::default(), false);
+        world.index.set_namespace(name, Incarnation::of(name, None), &Default::default(), false);
     }
     for object in &credentials {
         world.index.set_claimant(&Uid(object.uid().unwrap().into()), claimant(object));
@@ -343,7 +343,8 @@ fn asked(inside: bool, account: bool, error: &TokenError) -> Report {
     let scope = AccountScope { namespace: Some("a".into()), name: "puller".into() };
     facts.limits.lent.accounts.insert(scope);
     facts.world.references = References::new(facts.limits.lent.clone());
-    let record = AccountRecord { uid: "sa".into(), role: Some(role.to_owned()), audience: None };
+    let record =
+        AccountRecord { uid: "sa".into(), created: Timestamp::UNIX_EPOCH, role: Some(role.to_owned()), audience: None };
     facts.world.references.set_account("a", "puller", Some(record));
     facts.inside = inside;
     let tokens = facts.wanted().into_iter().map(|key| (key, Err(error.clone()))).collect();
@@ -387,7 +388,11 @@ fn an_identity_of_each_namespace_fails_there_and_counts_once() {
     assert_eq!((namespace, state, reason), ("a", State::Missing, "IdentityNotFound"));
     assert!(message.contains("ServiceAccount a/puller does not exist"), "{message}");
     let role = Some("arn:aws:iam::111122223333:role/pull".to_owned());
-    facts.world.references.set_account("a", "puller", Some(AccountRecord { uid: "sa".into(), role, audience: None }));
+    facts.world.references.set_account(
+        "a",
+        "puller",
+        Some(AccountRecord { uid: "sa".into(), created: Timestamp::UNIX_EPOCH, role, audience: None }),
+    );
     let denied = TokenError::Denied("correct the trust policy".to_owned());
     let tokens = facts.wanted().into_iter().map(|key| (key, Err(denied.clone()))).collect();
     facts.aws = Some(Answers { tokens, ..Answers::default() });
@@ -402,7 +407,7 @@ fn text_shows_twenty_namespaces_and_json_all() {
     let object = credential(|object| object["spec"]["namespaces"]["names"] = json!(names));
     let mut facts = facts(vec![object.clone()], &[]);
     for name in &names {
-        facts.world.index.set_namespace(name, Incarnation::of(name), &Default::default(), false);
+        facts.world.index.set_namespace(name, Incarnation::of(name, None), &Default::default(), false);
     }
     let report = judge(&facts, at(NOW));
     let shown = text::render(&report);

@@ -92,9 +92,14 @@ impl Tokens {
         std::iter::once(&self.shared).chain(self.census.progress())
     }
 
-    /// Every token is as new as it should be; of a namespace's own, as new as it can be: one that is denied must not keep a
-    /// refresh on demand alive for all.
+    /// Every token is as new as it should be.
     fn are_fresh(&self) -> bool {
+        self.progress().all(|progress| progress.step.fresh)
+    }
+
+    /// Every token is as new as it should be; of a namespace's own, as new as it can be: one that is denied must not make each
+    /// restart renew all others.
+    fn are_settled(&self) -> bool {
         self.shared.step.fresh && self.census.progress().all(|progress| progress.step.settled)
     }
 }
@@ -182,12 +187,13 @@ impl Round<'_> {
     fn demand(&self, memory: &mut Memory, now: Timestamp) -> Option<Demand> {
         let value = self.object.annotations().get(REFRESH_REQUESTED_AT)?;
         let refreshed = !memory.published.is_empty() || memory.tenants.has_any();
-        if self.status.handled_refresh_request.as_ref() == Some(value) || !refreshed {
-            memory.demand = None;
+        let known = memory.demand.take().filter(|demand| demand.value == *value);
+        // What was told as served may still be owed to namespaces of their own that failed then.
+        let told = self.status.handled_refresh_request.as_ref() == Some(value);
+        if !refreshed || (told && known.is_none()) {
             return None;
         }
         let second = plan::schedule::whole_seconds(now);
-        let known = memory.demand.take().filter(|demand| demand.value == *value);
         let mut demand =
             known.unwrap_or_else(|| Requested { value: value.clone(), since: second, first: true, served: false });
         // A clock that was set back must not make every new token too old.
@@ -220,17 +226,20 @@ impl Round<'_> {
             },
             next_refresh_at: shared.into_iter().chain(each).min(),
             look_again: memory.history.retry_at(now).into_iter().chain(looks).min(),
-            handled_refresh_request: self.handled(tokens.are_fresh(), memory),
+            handled_refresh_request: self.handled(tokens, memory),
         }
     }
 
-    /// The refresh request that is served now. What is fresh serves whatever was asked; what is not leaves it as it was.
-    fn handled(&self, fresh: bool, memory: &mut Memory) -> Option<String> {
+    /// The refresh request that is served now. What is fresh serves whatever was asked; what is not leaves it as it was. A
+    /// namespace of its own that fails does not keep it from being told, but goes on being served.
+    fn handled(&self, tokens: &Tokens, memory: &mut Memory) -> Option<String> {
         let before = || self.status.handled_refresh_request.clone();
-        if fresh {
-            if let Some(demand) = &mut memory.demand {
-                demand.served = true;
-            }
+        if tokens.are_fresh()
+            && let Some(demand) = &mut memory.demand
+        {
+            demand.served = true;
+        }
+        if tokens.are_settled() {
             return self.object.annotations().get(REFRESH_REQUESTED_AT).cloned().or_else(before);
         }
         memory.demand.as_ref().filter(|demand| demand.served).map(|demand| demand.value.clone()).or_else(before)

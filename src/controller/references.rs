@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::Api;
 use kube::core::{ObjectMeta, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
@@ -56,6 +57,7 @@ pub fn account_record(metadata: &ObjectMeta) -> Option<AccountRecord> {
     let text = |key: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(key)).cloned();
     Some(AccountRecord {
         uid: metadata.uid.as_deref()?.into(),
+        created: metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |time| time.0),
         role: text(ROLE_ANNOTATION),
         audience: text(AUDIENCE_ANNOTATION),
     })

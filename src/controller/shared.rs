@@ -153,7 +153,7 @@ impl Shared {
     pub(super) fn namespace_seen(&self, object: PartialObjectMeta<Namespace>) {
         let terminating = object.metadata.deletion_timestamp.is_some();
         let name = object.name_any();
-        let incarnation = Incarnation::of(object.metadata.uid.as_deref().unwrap_or_default());
+        let incarnation = incarnation(&object.metadata);
         let labels = object.metadata.labels.unwrap_or_default();
         self.change_targets(|world| world.set_namespace(&name, incarnation, &labels, terminating));
     }
@@ -208,6 +208,9 @@ impl Shared {
     /// A ServiceAccount that identities may begin with, as a watch shows it, or that it is gone.
     pub(super) fn account_seen(&self, namespace: &str, name: &str, record: Option<AccountRecord>) {
         self.change(|world| {
+            // One of a namespace that was deleted and made again, whose end is not heard of yet.
+            let incarnation = world.index.incarnation(namespace);
+            let record = record.filter(|record| !incarnation.is_after(record.created));
             if !world.references.set_account(namespace, name, record) {
                 return BTreeSet::new();
             }
@@ -256,4 +259,10 @@ fn concerned(world: &World, reference: &Reference) -> BTreeSet<Uid> {
         concerned.extend(world.index.referring_to(&Reference::Account(any)));
     }
     concerned
+}
+
+/// Which of the namespaces that had its name a namespace is.
+pub fn incarnation(metadata: &ObjectMeta) -> Incarnation {
+    let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
+    Incarnation::of(metadata.uid.as_deref().unwrap_or_default(), created)
 }

@@ -145,8 +145,9 @@ impl Tenants {
                     message: "its first password is being fetched".to_owned(),
                 })
             });
-            let incarnation = tenant.incarnation;
-            shares.insert(namespace.clone(), Share { incarnation, desired, lacks: wrong.or(lacks), failure });
+            let current = progress.is_some_and(|progress| tenant.is_current(progress));
+            let (incarnation, lacks) = (tenant.incarnation, wrong.or(lacks));
+            shares.insert(namespace.clone(), Share { incarnation, desired, current, lacks, failure });
         }
         Content::Each(shares)
     }
@@ -186,6 +187,14 @@ impl Census {
 }
 
 impl Tenant {
+    /// Whether the identities that fetched its tokens are those of now.
+    fn is_current(&self, progress: &Progress) -> bool {
+        progress.keys.iter().all(|(need, key)| {
+            let identity = key.as_ref().map(|key| &key.identity);
+            identity.is_ok_and(|identity| self.published.get(need).is_none_or(|grant| grant.identity == *identity))
+        })
+    }
+
     fn desired(
         &mut self,
         estate: &Estate<'_>,

@@ -153,6 +153,9 @@ impl World {
         labels: &Labels,
         terminating: bool,
     ) -> BTreeSet<Uid> {
+        if self.index.incarnation(name) != incarnation {
+            self.references.bury(name, incarnation);
+        }
         let concerned = self.index.set_namespace(name, incarnation, labels, terminating);
         for uid in &concerned {
             let news = self.news.entry(uid.clone()).or_default();

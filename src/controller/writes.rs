@@ -34,6 +34,9 @@ pub(super) struct Share {
     /// Which of the namespaces that had this name it is for.
     pub(super) incarnation: Incarnation,
     pub(super) desired: Option<Arc<Desired>>,
+    /// Whether the identities behind it are those of now. While they are not, a Secret that is there stays, but none is made:
+    /// the namespace may be another by now, and its end not heard of.
+    pub(super) current: bool,
     /// Why it has no valid password for one of the registries.
     pub(super) lacks: Option<Halt>,
     /// Why its passwords could not be renewed.
@@ -214,6 +217,9 @@ impl Task<'_> {
     fn judge(&self, place: &Place, content: &Content, history: &History, now: Timestamp) -> Verdict {
         let accepted = history.accepted.get(&spot(place)).copied();
         let desired = content.at(place).map(AsRef::as_ref);
-        verdict(place, desired, self.plan.conflict_policy, accepted, now)
+        match verdict(place, desired, self.plan.conflict_policy, accepted, now) {
+            Verdict::Create if content.share(place).is_some_and(|share| !share.current) => Verdict::Wait,
+            verdict => verdict,
+        }
     }
 }

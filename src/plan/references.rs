@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
+use k8s_openapi::jiff::Timestamp;
+
 use super::Halt;
+use super::targets::Incarnation;
 use crate::api::status::Reason;
 
 /// The annotation of a ServiceAccount that names its role (EKS user guide, "IAM roles for service accounts").
@@ -36,6 +39,8 @@ pub struct KeysScope {
 pub struct AccountRecord {
     /// Its uid.
     pub uid: Arc<str>,
+    /// When it was created.
+    pub created: Timestamp,
     /// The value of [`ROLE_ANNOTATION`].
     pub role: Option<String>,
     /// The value of [`AUDIENCE_ANNOTATION`].
@@ -128,6 +133,11 @@ impl References {
     /// Notes whether a Secret with static keys may be watched; returns whether that is news.
     pub fn set_keys_refused(&mut self, scope: &KeysScope, refused: bool) -> bool {
         if refused { self.refused_keys.insert(scope.clone()) } else { self.refused_keys.remove(scope) }
+    }
+
+    /// Drops what is known of ServiceAccounts that were in a predecessor of a namespace: their end is not heard of yet.
+    pub fn bury(&mut self, namespace: &str, incarnation: Incarnation) {
+        self.accounts.retain(|(of, _), record| **of != *namespace || !incarnation.is_after(record.created));
     }
 
     /// A ServiceAccount that an identity begins with.

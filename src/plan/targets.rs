@@ -121,16 +121,26 @@ struct Entry {
     targets: BTreeSet<Arc<str>>,
 }
 
-/// Which of the namespaces that had a name, by a hash of its uid: one that is deleted and made again is another.
+/// Which of the namespaces that had a name: one that is deleted and made again is another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Incarnation(u64);
+pub struct Incarnation {
+    /// A hash of its uid.
+    uid: u64,
+    /// When it was created, in seconds since 1970.
+    created: i64,
+}
 
 impl Incarnation {
-    /// That of a namespace with this uid.
-    pub fn of(uid: &str) -> Self {
+    /// That of a namespace with this uid and time of creation.
+    pub fn of(uid: &str, created: Option<Timestamp>) -> Self {
         let mut hasher = DefaultHasher::new();
         uid.hash(&mut hasher);
-        Self(hasher.finish())
+        Self { uid: hasher.finish(), created: created.map(Timestamp::as_second).unwrap_or_default() }
+    }
+
+    /// Whether something in a namespace of this name that was created then was in a predecessor.
+    pub fn is_after(&self, created: Timestamp) -> bool {
+        created.as_second() < self.created
     }
 }
 
