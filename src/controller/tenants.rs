@@ -189,9 +189,8 @@ impl Census {
 impl Tenant {
     /// Whether the identities that fetched its tokens are those of now.
     fn is_current(&self, progress: &Progress) -> bool {
-        progress.keys.iter().all(|(need, key)| {
-            let identity = key.as_ref().map(|key| &key.identity);
-            identity.is_ok_and(|identity| self.published.get(need).is_none_or(|grant| grant.identity == *identity))
+        self.published.iter().all(|(need, grant)| {
+            progress.keys.get(need).is_some_and(|key| key.as_ref().is_ok_and(|key| key.identity == grant.identity))
         })
     }
 

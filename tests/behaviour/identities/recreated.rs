@@ -1,10 +1,12 @@
 //! A tenant's namespace is deleted and made again by somebody else: the new one never holds the old one's token.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::Api;
 use kube::runtime::wait::{await_condition, conditions};
 use testbed::bed::{Operator, PATIENCE, Tenant};
-use testbed::proxy::{Action, Fault, Gate, Match};
+use testbed::proxy::{Action, Answer, Fault, Gate, Match};
 
 use super::super::look::{AT_ONCE, counts, quiet};
 use super::*;
@@ -78,22 +80,36 @@ async fn a_namespace_that_is_made_again_before_the_operators_eyes_gets_nothing()
     s.finish().await;
 }
 
-/// The watches stand still while the namespace is made again, and go on in this order, the last ones when all is done that
-/// the first ones bring about.
-async fn made_again_unseen(s: &Setting, order: [&[&str]; 2]) {
-    let stall = |resource: &&str| {
-        let gate = Gate::new();
-        (s.bed.proxy.place(Fault::new(Match::watches(resource), Action::StallWatch(gate.clone()))), gate)
-    };
-    let stalled: Vec<Vec<_>> = order.iter().map(|resources| resources.iter().map(stall).collect()).collect();
+/// How long what was heard may take to bring something about.
+const REACTION: Duration = Duration::from_secs(5);
+
+/// The operator sees nothing while the namespace is made again. Then it hears of all in this order, each when what the one
+/// before it brings about, if anything, is done: of namespaces by a new list, which has the name as ever, of the others by
+/// their events.
+async fn made_again_unseen(s: &Setting, order: &[&[&str]]) {
+    let (proxy, gate) = (&s.bed.proxy, Gate::new);
+    let expired = Action::Answer(Answer::refusal(410, "Expired", "too old"));
+    let lists = proxy.place(Fault::new(Match::any().method("GET").resource("namespaces"), expired));
+    proxy.cut_watches(&Match::watches("namespaces"));
+    let stalls: Vec<_> = ["serviceaccounts", "secrets"].into_iter().map(|resource| (resource, gate())).collect();
+    for (resource, gate) in &stalls {
+        proxy.place(Fault::new(Match::watches(resource), Action::StallWatch(gate.clone())));
+    }
     s.make_again().await;
-    for resources in stalled {
-        for (fault, gate) in resources {
-            fault.remove();
+    for resources in order {
+        let mark = proxy.log().mark();
+        for (_, gate) in stalls.iter().filter(|(resource, _)| resources.contains(resource)) {
             gate.open();
         }
+        if resources.contains(&"namespaces") {
+            lists.remove();
+            proxy.log().wait_for(mark, &Match::watches("namespaces"), 1, PATIENCE).await.unwrap();
+        }
+        let reaction = Match::any().namespace(&s.gone.namespace).when(|r| r.is_secret_write() || r.is_token_request());
+        let _ = proxy.log().wait_for(mark, &reaction, 1, REACTION).await;
         quiet(&s.bed).await;
     }
+    proxy.heal();
     s.is_told().await;
     assert!(s.holds_only("nobody"));
     assert!(s.bed.secret(&s.gone.namespace).await.unwrap().is_none());
@@ -102,22 +118,28 @@ async fn made_again_unseen(s: &Setting, order: [&[&str]; 2]) {
 #[tokio::test]
 async fn a_namespace_that_is_made_again_behind_the_operators_back_gets_nothing() {
     let s = Setting::new("unseen").await;
-    made_again_unseen(&s, [&["namespaces", "serviceaccounts"], &["secrets"]]).await;
+    made_again_unseen(&s, &[&["namespaces", "serviceaccounts"], &["secrets"]]).await;
     s.finish().await;
 }
 
 #[tokio::test]
 async fn a_namespace_whose_end_is_heard_of_last_gets_nothing() {
     let s = Setting::new("heard-last").await;
-    made_again_unseen(&s, [&["serviceaccounts", "secrets"], &["namespaces"]]).await;
+    made_again_unseen(&s, &[&["serviceaccounts"], &["secrets"], &["namespaces"]]).await;
     s.finish().await;
 }
 
 #[tokio::test]
 async fn a_namespace_whose_service_account_is_heard_of_last_gets_nothing() {
-    let s = Setting::new("account-last").await;
-    made_again_unseen(&s, [&["namespaces", "secrets"], &["serviceaccounts"]]).await;
-    s.finish().await;
+    let orders: [&[&[&str]]; 2] = [
+        &[&["secrets"], &["namespaces"], &["serviceaccounts"]],
+        &[&["namespaces"], &["secrets"], &["serviceaccounts"]],
+    ];
+    for order in orders {
+        let s = Setting::new("account-last").await;
+        made_again_unseen(&s, order).await;
+        s.finish().await;
+    }
 }
 
 #[tokio::test]
