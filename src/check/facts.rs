@@ -95,7 +95,8 @@ impl Facts {
     pub(super) fn resolve<'p>(&self, uid: &Uid, plan: &'p Plan) -> Vec<Resolved<'p>> {
         let targets = self.world.own_targets(uid, &plan.secret_name);
         let resolve = |need: &'p Need, namespace: Option<Arc<str>>| {
-            let identity = need.auth.resolve(namespace.as_deref(), &self.world.references);
+            let target = namespace.as_deref().map(|name| (name, self.world.index.incarnation(name)));
+            let identity = need.auth.resolve(target, &self.world.references);
             let key = identity.map(|identity| TokenKey { identity, service: need.service.clone() });
             Resolved { need, namespace, key }
         };

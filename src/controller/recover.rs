@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 
 use super::error::Error;
-use super::tenants::{Estate, Tenant};
+use super::tenants::{Estate, Tenant, group};
 use super::tokens::{Group, Keys};
 use super::world::Spot;
 use super::{Context, Memory};
@@ -147,9 +147,7 @@ pub(super) async fn recover_tenant(estate: &Estate<'_>, namespace: &Arc<str>, te
     };
     let Some(issued_at) = found.refreshed_at else { return };
     let entries = docker_config::parse(&found.config);
-    let needs = plan.needs().into_iter().filter(|need| need.auth.is_each_targets()).collect();
-    let group = Group { needs, target: Some(namespace), policy: &plan.refresh, seed: "" };
-    let keys = Resolved(group.keys(ctx));
+    let keys = Resolved(group(estate, namespace, tenant.incarnation, "").keys(ctx));
     for registry in plan.registries.iter().filter(|registry| registry.is_each_targets()) {
         let hosts = own_hosts(registry, &entries);
         for need in &registry.needs {

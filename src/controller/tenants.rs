@@ -24,7 +24,7 @@ const READS: usize = 16;
 #[derive(Default)]
 pub(super) struct Tenant {
     /// Which of the namespaces that had this name.
-    incarnation: Incarnation,
+    pub(super) incarnation: Incarnation,
     pub(super) published: Published,
     pub(super) recovered: bool,
     made: Option<Made>,
@@ -95,8 +95,10 @@ impl Tenants {
             self.each.entry(namespace.clone()).or_insert_with(tenant);
         }
         self.recover(estate, now).await;
-        let keys = |namespace: &Arc<str>| (namespace.clone(), group(estate, namespace, "").keys(ctx));
-        self.each.keys().map(keys).collect()
+        let keys = |(namespace, tenant): (&Arc<str>, &Tenant)| {
+            (namespace.clone(), group(estate, namespace, tenant.incarnation, "").keys(ctx))
+        };
+        self.each.iter().map(keys).collect()
     }
 
     /// Asks for what is due, publishes what has come.
@@ -112,7 +114,7 @@ impl Tenants {
         for (namespace, tenant) in &mut self.each {
             let Some(keys) = keys.remove(namespace) else { continue };
             let seed = seed(uid, namespace);
-            let group = group(estate, namespace, &seed);
+            let group = group(estate, namespace, tenant.incarnation, &seed);
             let progress = group.advance(ctx, uid, keys, demand, &mut tenant.published, now);
             if progress.changed {
                 tenant.made = None;
@@ -217,9 +219,9 @@ impl Tenant {
 }
 
 /// The tokens of one namespace.
-fn group<'a>(estate: &Estate<'a>, namespace: &'a str, seed: &'a str) -> Group<'a> {
+pub(super) fn group<'a>(estate: &Estate<'a>, namespace: &'a str, incarnation: Incarnation, seed: &'a str) -> Group<'a> {
     let needs = estate.plan.needs().into_iter().filter(|need| need.auth.is_each_targets()).collect();
-    Group { needs, target: Some(namespace), policy: &estate.plan.refresh, seed }
+    Group { needs, target: Some((namespace, incarnation)), policy: &estate.plan.refresh, seed }
 }
 
 /// Refreshes of many namespaces spread over the jitter.

@@ -9,6 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::Context;
 use crate::plan::refresh::{Demand, Held, Step, step};
 use crate::plan::schedule::RefreshPolicy;
+use crate::plan::targets::Incarnation;
 use crate::plan::{Halt, Need, TokenKey, Uid};
 use crate::secret::Published;
 use crate::token::Grant;
@@ -19,7 +20,7 @@ pub(super) struct Group<'a> {
     /// What its registries need.
     pub(super) needs: BTreeSet<&'a Need>,
     /// The namespace that they are for, where each has its own.
-    pub(super) target: Option<&'a str>,
+    pub(super) target: Option<(&'a str, Incarnation)>,
     /// When its tokens are replaced.
     pub(super) policy: &'a RefreshPolicy,
     /// What the jitter of its refreshes is derived from.

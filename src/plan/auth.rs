@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Halt;
 use super::references::{AccountScope, KeysScope, References};
+use super::targets::Incarnation;
 use crate::api::arn::RoleArn;
 use crate::api::registry::Region;
 use crate::api::status::Reason;
@@ -120,6 +121,9 @@ pub struct Account {
     pub name: Arc<str>,
     /// Its uid: one that was deleted and made again is another identity.
     pub uid: Arc<str>,
+    /// Where each target namespace has its own, which namespace of that name: the end of a ServiceAccount may be heard of
+    /// after that of its namespace, and nothing fetched for the one must serve the next.
+    pub incarnation: Incarnation,
     /// The role.
     pub role: RoleArn,
     /// The audiences of its token.
@@ -247,15 +251,19 @@ impl Auth {
     ///
     /// # Errors
     /// Something that it refers to is missing, or may not be used; the message says what to do.
-    pub fn resolve(&self, target: Option<&str>, references: &References) -> Result<Identity, Halt> {
+    pub fn resolve(&self, target: Option<(&str, Incarnation)>, references: &References) -> Result<Identity, Halt> {
         let base = match &self.base {
             Base::Operator => Source::Operator,
             Base::Account { of, role, audiences } => {
-                let (namespace, name) = match of {
-                    Accounts::One { namespace, name } => (namespace.clone(), name),
-                    Accounts::OfTarget { name } => (target.unwrap_or_default().into(), name),
+                let (namespace, name, incarnation) = match of {
+                    Accounts::One { namespace, name } => (namespace.clone(), name, Incarnation::default()),
+                    Accounts::OfTarget { name } => {
+                        let (namespace, incarnation) = target.unwrap_or_default();
+                        (namespace.into(), name, incarnation)
+                    }
                 };
-                Source::Account(self.account(namespace, name, role.as_ref(), audiences, references)?)
+                let account = self.account(namespace, name, role.as_ref(), audiences, references)?;
+                Source::Account(Account { incarnation, ..account })
             }
             Base::Keys(keys) => {
                 let scope = KeysScope { namespace: keys.namespace.clone(), name: keys.name.clone() };
@@ -297,7 +305,8 @@ impl Auth {
             ([], None) => vec![STS_AUDIENCE.to_owned()],
             (given, _) => given.to_vec(),
         };
-        Ok(Account { namespace, name: name.clone(), uid: found.uid.clone(), role, audiences })
+        let incarnation = Incarnation::default();
+        Ok(Account { namespace, name: name.clone(), uid: found.uid.clone(), incarnation, role, audiences })
     }
 }
 

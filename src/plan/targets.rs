@@ -122,7 +122,7 @@ struct Entry {
 }
 
 /// Which of the namespaces that had a name: one that is deleted and made again is another.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation {
     /// A hash of its uid.
     uid: u64,
