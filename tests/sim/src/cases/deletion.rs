@@ -90,7 +90,7 @@ pub(super) fn cases() -> Vec<Case> {
             let said = object["status"]["namespaces"]["summary"].as_str().unwrap_or_default().to_owned();
             sim.expect(said == "1/1", I14, &format!("the status says {said} of one namespace"));
         }),
-        case("a Secret name that is not allowed any more", &[I13, I14], |sim| renamed(sim)),
+        case("a Secret name that is not allowed any more", &[I13, I14], renamed),
     ]
 }
 
