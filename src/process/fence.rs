@@ -15,8 +15,17 @@ use tower::{BoxError, Layer, Service};
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Until when this process may change things. Shared by the lease, which moves it, and the client, which obeys it.
-#[derive(Clone, Debug, Default)]
-pub struct Fence(Arc<Mutex<Option<Deadline>>>);
+#[derive(Clone, Debug)]
+pub struct Fence {
+    end: Arc<Mutex<Option<Deadline>>>,
+    wall: fn() -> SystemTime,
+}
+
+impl Default for Fence {
+    fn default() -> Self {
+        Self::with_clock(SystemTime::now)
+    }
+}
 
 /// The end by two clocks, of which the first to reach it counts: the monotonic one stands still while the machine sleeps,
 /// the other one may be set.
@@ -31,7 +40,18 @@ struct Deadline {
 #[error("this process is not the leader (any more)")]
 pub struct NotLeader;
 
+impl Deadline {
+    fn is_over(&self, wall: fn() -> SystemTime) -> bool {
+        self.monotonic <= Instant::now() || self.wall <= wall()
+    }
+}
+
 impl Fence {
+    /// A closed fence that reads this clock besides the monotonic one.
+    pub fn with_clock(wall: fn() -> SystemTime) -> Self {
+        Self { end: Arc::default(), wall }
+    }
+
     /// A fence that stays open, for a process that runs without a lease.
     pub fn open() -> Self {
         let fence = Self::default();
@@ -42,18 +62,21 @@ impl Fence {
     /// Lets writes pass for a time that began at `since`.
     pub fn hold_for(&self, since: Instant, time: Duration) {
         let left = (since + time).saturating_duration_since(Instant::now());
-        *self.0.lock() = Some(Deadline { monotonic: since + time, wall: SystemTime::now() + left });
+        *self.end.lock() = Some(Deadline { monotonic: since + time, wall: (self.wall)() + left });
     }
 
     /// Forbids everything from now on.
     pub fn close(&self) {
-        *self.0.lock() = None;
+        *self.end.lock() = None;
     }
 
     /// Until when writes may pass; none when they may not.
     pub fn deadline(&self) -> Option<Instant> {
-        let deadline = (*self.0.lock())?;
-        (deadline.monotonic > Instant::now() && deadline.wall > SystemTime::now()).then_some(deadline.monotonic)
+        self.end().map(|end| end.monotonic)
+    }
+
+    fn end(&self) -> Option<Deadline> {
+        (*self.end.lock()).filter(|end| !end.is_over(self.wall))
     }
 }
 
@@ -99,17 +122,18 @@ where
             }
             .boxed();
         }
-        let Some(deadline) = self.fence.deadline() else {
+        let (Some(deadline), wall) = (self.fence.end(), self.fence.wall) else {
             return std::future::ready(Err(NotLeader.into())).boxed();
         };
         // The client below tries again by itself: that must end with the lease, too.
         let call = self.inner.call(request);
         async move {
             let mut call = std::pin::pin!(call);
-            let mut end = std::pin::pin!(tokio::time::sleep_until(deadline));
+            let mut end = std::pin::pin!(tokio::time::sleep_until(deadline.monotonic));
             std::future::poll_fn(move |cx| {
-                // Looked at before each step: a process that was stopped for a while must not go on where it was.
-                if Instant::now() >= deadline || end.as_mut().poll(cx).is_ready() {
+                // Looked at before each step: a process that was stopped for a while must not go on where it was, nor one
+                // whose machine was asleep.
+                if deadline.is_over(wall) || end.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Err(NotLeader.into()));
                 }
                 call.as_mut().poll(cx).map_err(Into::into)
@@ -151,7 +175,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_that_the_end_of_the_lease_overtook_takes_no_further_step() {
-        let fence = Fence::default();
+        overtaken(Fence::default(), || tokio::time::advance(Duration::from_secs(11))).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_a_sleep_of_the_machine_overtook_takes_no_further_step() {
+        thread_local!(static ASLEEP: std::cell::Cell<Duration> = const { std::cell::Cell::new(Duration::ZERO) });
+        let fence = Fence::with_clock(|| SystemTime::UNIX_EPOCH + ASLEEP.get());
+        overtaken(fence, || async { ASLEEP.set(Duration::from_secs(11)) }).await;
+    }
+
+    async fn overtaken<F: Future<Output = ()>>(fence: Fence, time_passes: impl FnOnce() -> F) {
         fence.hold_for(Instant::now(), Duration::from_secs(10));
         let (connected, connection) = tokio::sync::oneshot::channel();
         let connection = Arc::new(Mutex::new(Some(connection)));
@@ -169,7 +203,7 @@ mod tests {
         let mut call = Box::pin(fence.layer(inner).oneshot(request));
         assert!(futures::poll!(&mut call).is_pending());
         // Both at once, as after a stop and a continuation of the process.
-        tokio::time::advance(Duration::from_secs(11)).await;
+        time_passes().await;
         connected.send(()).unwrap();
         assert!(call.await.is_err() && !*done.lock());
     }

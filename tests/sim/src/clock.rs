@@ -1,7 +1,7 @@
 //! Virtual time: a wall clock over tokio's paused clock, which can jump and be wrong, and goes on across restarts.
 
 use std::cell::Cell;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -59,6 +59,11 @@ pub fn true_now() -> Timestamp {
 pub fn operator_now() -> Timestamp {
     let clock = CLOCK.get();
     Timestamp::from_nanosecond(clock.base + clock.elapsed() + clock.skew).expect("a time within the run")
+}
+
+/// The same, as the fence reads it.
+pub fn system_now() -> SystemTime {
+    SystemTime::from(operator_now())
 }
 
 /// The machine sleeps: the time goes on, and no timer with it.

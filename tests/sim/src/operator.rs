@@ -111,7 +111,7 @@ impl Process {
 }
 
 async fn live(number: u32, link: &Link, aws: Aws, settings: Settings, stop: CancellationToken) {
-    let fence = if settings.lease.is_some() { Fence::default() } else { Fence::open() };
+    let fence = if settings.lease.is_some() { Fence::with_clock(clock::system_now) } else { Fence::open() };
     // The same layer as in kube's own stack.
     let stack =
         || ClientBuilder::new(link.clone(), "operator").with_layer(&RetryLayer::new(ClientRetries::server_retry()));

@@ -66,6 +66,14 @@ pub(super) fn cases() -> Vec<Case> {
         sim.expect(writes == 0, I7, &format!("{writes} writes by twenty restarts with good Secrets"));
     }));
     cases.push(case("twenty EcrCredentials and twenty namespaces", &[I7, I10], many));
+    cases.push(case("AWS issues tokens that die before the ones in use", &[I4, I5, I7], |sim| {
+        ready(sim);
+        sim.aws.set_life(Duration::from_secs(3600));
+        sim.harm += 1;
+        sim.run_for(Duration::from_secs(7200));
+        sim.aws.set_life(Duration::from_secs(12 * 3600));
+        calm(sim);
+    }));
     for hours in [-13, 13] {
         cases.push(case(format!("a clock that is wrong by {hours} h from the start"), &[I3, I4, I10], move |sim| {
             sim.skew(SignedDuration::from_hours(hours));

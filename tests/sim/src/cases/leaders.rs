@@ -76,6 +76,16 @@ pub(super) fn cases() -> Vec<Case> {
             sim.run_for(Duration::from_secs(600));
             calm(sim);
         }),
+        case("a machine that sleeps while writes of its leader are under way", &[I12], |sim| {
+            pair(sim);
+            let writes = |r: &Request| r.is_mutation() && r.target.kind == Kind::Secret;
+            sim.api.faults().place(Rule::new(writes, Action::Delay(Duration::from_millis(300))).times(4));
+            sim.api.label_namespace("elsewhere", json!({ "pull": "ecr" }));
+            sim.run_for(Duration::from_millis(100));
+            crate::clock::sleep_machine(Duration::from_secs(3600));
+            sim.harm += 1;
+            calm(sim);
+        }),
         case("a leader that gives the Lease back", &[I7, I9, I12], |sim| {
             pair(sim);
             sim.restart(sim.settings.clone());

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Proves that the checks can fail: applies each patch to a copy of the tree and wants the invariant that it names to catch it.
+set -euo pipefail
+cd "$(dirname "$0")/../../.."
+
+root=$PWD
+tree=$root/target/mutations
+caught=0 missed=0
+
+for patch in tests/sim/mutations/*${1:-}*.patch; do
+  line=$(grep -m1 '^Caught by ' "$patch")
+  invariant=$(cut -d' ' -f3 <<<"$line") test=$(cut -d' ' -f5 <<<"${line%.}")
+  rm -rf "$tree" && mkdir -p "$tree"
+  git ls-files | tar --create --files-from=- | tar --extract --directory "$tree"
+  patch --quiet --strip=1 --directory "$tree" <"$patch"
+  log=$root/target/mutation-$(basename "$patch" .patch).log
+  if ! (cd "$tree" && CARGO_TARGET_DIR=$root/target cargo build --quiet -p sim --test "$test") >"$log" 2>&1; then
+    echo "does not build: $patch (see $log)"; missed=$((missed + 1)); continue
+  fi
+  if (cd "$tree" && CARGO_TARGET_DIR=$root/target RUST_BACKTRACE=0 cargo test --quiet -p sim --test "$test") >>"$log" 2>&1; then
+    echo "not caught:     $(basename "$patch")"; missed=$((missed + 1))
+  elif grep -qw "$invariant" "$log"; then
+    echo "caught by $invariant: $(basename "$patch")"; caught=$((caught + 1))
+  else
+    echo "caught, but not by $invariant: $(basename "$patch") (see $log)"; missed=$((missed + 1))
+  fi
+done
+echo "$caught caught, $missed not"
+[ "$missed" -eq 0 ]
