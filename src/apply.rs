@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, GetParams, Patch, PatchParams, Preconditions};
@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus};
-use crate::plan::targets::Labels;
+use crate::plan::targets::{Incarnation, Labels};
 use crate::secret::ownership::SecretRecord;
 use crate::secret::{Desired, FIELD_MANAGER, Place, REFRESHED_AT, Verdict};
 
@@ -136,6 +136,18 @@ impl Writer {
         let late = |_| Err(WriteError::Refused(Reason::ApiError, "the API server did not answer in time".to_owned()));
         let result = ended.unwrap_or_else(late);
         result.map_err(|error| error.without(desired))
+    }
+
+    /// Whether the namespace of a place still is the one that it was: no precondition of an apply can say so.
+    ///
+    /// # Errors
+    /// It is another one by now, or gone; or the API server refused or failed.
+    pub async fn expect_namespace(&self, place: &Place) -> Result<(), WriteError> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let found = self.in_time(api.get_metadata(&place.namespace)).await.map_err(classify)?;
+        let created = found.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let now = Incarnation::of(found.metadata.uid.as_deref().unwrap_or_default(), created);
+        if now == place.incarnation { Ok(()) } else { Err(WriteError::NamespaceGone) }
     }
 
     /// The docker config in one of our Secrets, to find tokens again after a restart; none when it is gone.

@@ -272,7 +272,12 @@ impl Round<'_> {
     /// Writes the status if it has changed, sends the Events, and says when to come back.
     async fn report(&self, outcome: Outcome, memory: &mut Memory) -> Result<Action, Error> {
         if outcome.status != *self.status {
-            let wait = if outcome.is_progress_alone(self.status) { BETWEEN_TIMES } else { BETWEEN_STATUSES };
+            let progress = outcome.is_progress_alone(self.status);
+            if progress {
+                // What the process before this one left untold is no more urgent.
+                memory.status_written.get_or_insert_with(Instant::now);
+            }
+            let wait = if progress { BETWEEN_TIMES } else { BETWEEN_STATUSES };
             let next = memory.status_written.map(|last| last + wait);
             if let Some(next) = next.filter(|next| *next > Instant::now()) {
                 return Ok(Action::requeue(next.duration_since(Instant::now()).min(outcome.requeue_after)));

@@ -103,7 +103,13 @@ async fn perform(
 ) -> Result<Written, WriteError> {
     // A process that is ending begins nothing new, though it may have waited for a slot.
     let begin = || !ctx.stop.is_cancelled() && sent.set(Instant::now()).is_ok();
-    let result = ctx.writer.perform(place, verdict, desired, begin).await;
+    // The token of one namespace must not be made known in another that has its name by now.
+    let named = desired.is_some_and(|desired| desired.of_one_namespace) && *verdict == Verdict::Create;
+    let expected = if named { ctx.writer.expect_namespace(place).await } else { Ok(()) };
+    let result = match expected {
+        Ok(()) => ctx.writer.perform(place, verdict, desired, begin).await,
+        Err(error) => Err(error),
+    };
     // The world hears of it from us before the watch tells it.
     match &result {
         Ok(Written::Stored(record)) => {

@@ -73,6 +73,8 @@ pub struct Desired {
     /// Whether a registry of the spec has no token in memory, so that its login is missing here though an existing Secret
     /// may have a good one.
     pub incomplete: bool,
+    /// Whether it holds a login that is meant for one namespace alone.
+    pub of_one_namespace: bool,
     /// Whether it has any login: one without is written over an old one, but never created.
     pub has_entries: bool,
 }
@@ -158,7 +160,8 @@ pub fn desired(
     metadata.annotations.get_or_insert_default().insert(IDENTITY_HASH.to_owned(), format!("{identity:016x}"));
     let footprint = Footprint::desired(&metadata);
     let has_entries = !entries.is_empty();
-    Ok(Some(Desired { metadata, config, footprint, expires_at, identity, has_entries, incomplete }))
+    let of_one_namespace = published.keys().any(|need| need.auth.is_each_targets());
+    Ok(Some(Desired { metadata, config, footprint, expires_at, identity, of_one_namespace, has_entries, incomplete }))
 }
 
 /// A hash over the identities that fetched the logins, so that those of another are not taken for them.

@@ -140,7 +140,10 @@ async fn every_metric_that_is_asked_for_is_served() {
     for words in ["namespaces{state=\"failed\"}", "namespaces{state=\"pending\"}", "credentials{state=\"stalled\"}"] {
         assert!(metrics.contains(&format!("ecr_credential_operator_{words} 0")), "{words} is not in {metrics}");
     }
-    assert!(metrics.contains("aws_requests_total{service=\"ecr\",result=\"success\"} 1"), "{metrics}");
+    assert!(
+        metrics.contains("aws_requests_total{service=\"ecr\",identity=\"operator\",result=\"success\"} 1"),
+        "{metrics}"
+    );
     assert_eq!(Reason::Throttled.as_str(), "Throttled");
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();
