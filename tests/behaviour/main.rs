@@ -6,6 +6,7 @@
     reason = "a test ends with the first thing that goes wrong"
 )]
 
+mod agents;
 mod away;
 mod check;
 mod create;

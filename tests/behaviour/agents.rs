@@ -1,0 +1,119 @@
+//! The operator's own identity from the agents of its node: EKS Pod Identity, and the instance metadata service.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use testbed::aws::AccessKey;
+use testbed::bed::{Bed, Launch};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::demand::{message, spec};
+use super::{OWN, bed, launch};
+
+/// What an agent was asked: the first lines of requests.
+type Asked = Arc<std::sync::Mutex<Vec<String>>>;
+
+/// An agent that hands out a session of the operator's role; returns its port.
+async fn agent(bed: &Bed) -> (u16, Asked) {
+    let session = bed.aws.start_session(&bed.role, "agent", Duration::from_secs(3600)).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, asked) = (listener.local_addr().unwrap().port(), Asked::default());
+    let log = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream, session.clone(), log.clone()));
+        }
+    });
+    (port, asked)
+}
+
+async fn serve(stream: TcpStream, session: AccessKey, asked: Asked) {
+    let mut stream = BufReader::new(stream);
+    let (mut first, mut allowed) = (String::new(), false);
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line).await.unwrap_or(0) == 0 || line.trim().is_empty() {
+            break;
+        }
+        let lower = line.to_lowercase();
+        allowed |=
+            lower.starts_with("authorization: pod-token") || lower.starts_with("x-aws-ec2-metadata-token: node-token");
+        if first.is_empty() {
+            first = line;
+        }
+    }
+    asked.lock().unwrap().push(first.clone());
+    let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
+    let keys = json!({
+        "Code": "Success", "Type": "AWS-HMAC", "LastUpdated": "2026-01-01T00:00:00Z",
+        "AccessKeyId": session.id, "SecretAccessKey": session.secret, "Token": session.session_token,
+        "Expiration": k8s_openapi::jiff::Timestamp::now().checked_add(k8s_openapi::jiff::SignedDuration::from_hours(1)).unwrap().to_string(),
+    });
+    let (status, body) = match path.trim_end_matches('/') {
+        "/latest/api/token" => ("200 OK", "node-token".to_owned()),
+        _ if !allowed => ("401 Unauthorized", String::new()),
+        "/latest/meta-data/iam/security-credentials" => ("200 OK", "node-role".to_owned()),
+        "/pod" | "/latest/meta-data/iam/security-credentials/node-role" => ("200 OK", keys.to_string()),
+        _ => ("404 Not Found", String::new()),
+    };
+    let answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-length: {}\r\nx-aws-ec2-metadata-token-ttl-seconds: 21600\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let _ = stream.into_inner().write_all(answer.as_bytes()).await;
+}
+
+/// Without a web identity.
+fn bare() -> Launch {
+    launch().env("AWS_ROLE_ARN", "").env("AWS_WEB_IDENTITY_TOKEN_FILE", "")
+}
+
+#[tokio::test]
+async fn eks_pod_identity_serves_the_operator() {
+    let bed = bed("pod-identity").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let (port, asked) = agent(&bed).await;
+    let file = bed.dir().join("pod-token");
+    std::fs::write(&file, "pod-token").unwrap();
+    let launch = bare()
+        .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", &format!("http://127.0.0.1:{port}/pod"))
+        .env("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", file.to_str().unwrap());
+    let operator = bed.operator(launch.args(&["--require-workload-identity"])).await.unwrap();
+    let name = bed.credential("x", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
+    bed.logins_until(&a, &[OWN]).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    assert!(asked.lock().unwrap().iter().all(|line| line.starts_with("GET /pod ")), "{asked:?}");
+    let (_, metrics) = operator.get("/metrics").await.unwrap();
+    assert!(metrics.contains("aws_identity{source=\"container\"} 1\n"), "{metrics}");
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_nodes_role_serves_the_operator_unless_a_workload_identity_is_required() {
+    let bed = bed("node").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let (port, asked) = agent(&bed).await;
+    let node = || {
+        bare()
+            .env("AWS_EC2_METADATA_DISABLED", "false")
+            .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &format!("http://127.0.0.1:{port}"))
+    };
+    let strict = bed.operator(node().args(&["--require-workload-identity"])).await.unwrap();
+    let name = bed.credential("x", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
+    let object = bed.condition_until(&name, "Ready", "False", "NoCredentials").await.unwrap();
+    assert!(message(&object, "Ready").contains("eks.amazonaws.com/role-arn"), "{}", message(&object, "Ready"));
+    let credentials = |line: &String| line.contains("security-credentials");
+    assert!(!asked.lock().unwrap().iter().any(credentials), "{asked:?}");
+    strict.stop().await.unwrap();
+    let operator = bed.operator(node()).await.unwrap();
+    bed.logins_until(&a, &[OWN]).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    assert!(asked.lock().unwrap().iter().any(credentials));
+    let (_, metrics) = operator.get("/metrics").await.unwrap();
+    assert!(metrics.contains("aws_identity{source=\"node\"} 1\n"), "{metrics}");
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
