@@ -118,8 +118,9 @@ pub(super) async fn write(ctx: &Arc<Context>, task: &Task<'_>, content: &Content
             if history.under_way.is_at(&spot(&place)) {
                 continue;
             }
-            if behind && !task.still_holds(ctx, &place, &verdict, content, history) {
-                // The next look tells what is to be done instead, if anything.
+            // It may have been done as urgent since it was planned, or the world has moved on: the next look tells what is to
+            // be done instead, if anything.
+            if !task.still_holds(ctx, &place, &verdict, content, history) {
                 continue;
             }
             begin(ctx, task, content, history, place, verdict);
