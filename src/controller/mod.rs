@@ -1,5 +1,6 @@
 //! The controller: watches, queue, reconciliations, and the one place where their results are reported.
 
+pub mod answers;
 pub mod error;
 pub mod events;
 mod history;

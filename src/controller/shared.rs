@@ -11,7 +11,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, watch};
 
 use super::watches::{SecretScope, claimant, unreadable};
-use super::world::World;
+use super::world::{Spot, World};
 use crate::api::{EcrCredential, REFRESH_REQUESTED_AT};
 use crate::plan::Uid;
 use crate::plan::auth::Reference;
@@ -175,11 +175,10 @@ impl Shared {
         self.change(|world| world.set_secret(name, namespace, Arc::new(record)));
     }
 
-    /// A Secret that we wrote: known at once, and no news to who wrote it.
-    pub fn secret_written(&self, name: &str, namespace: &str, record: Arc<SecretRecord>, writer: &Uid) {
-        let mut concerned = self.world.lock().set_secret(name, namespace, record);
-        concerned.remove(writer);
-        self.send(&concerned);
+    /// Announces a write, before it is sent.
+    pub(super) fn write_begins(&self, spot: Spot) -> Write<'_> {
+        self.world.lock().awaited.begin(spot.clone());
+        Write { shared: self, spot }
     }
 
     /// A Secret that is gone.
@@ -248,6 +247,27 @@ impl Shared {
         self.listed.send_modify(|listed| {
             listed.references.insert(reference);
         });
+    }
+}
+
+/// A write that has been announced, until it ends.
+pub(super) struct Write<'a> {
+    shared: &'a Shared,
+    spot: Spot,
+}
+
+impl Write<'_> {
+    /// It was done: known at once, and no news to who wrote it.
+    pub(super) fn stored(&self, record: Arc<SecretRecord>, writer: &Uid) {
+        let mut concerned = self.shared.world.lock().answered(&self.spot, record);
+        concerned.remove(writer);
+        self.shared.send(&concerned);
+    }
+}
+
+impl Drop for Write<'_> {
+    fn drop(&mut self) {
+        self.shared.world.lock().awaited.end(&self.spot);
     }
 }
 

@@ -103,6 +103,7 @@ async fn perform(
 ) -> Result<Written, WriteError> {
     // A process that is ending begins nothing new, though it may have waited for a slot.
     let begin = || !ctx.stop.is_cancelled() && sent.set(Instant::now()).is_ok();
+    let write = ctx.shared.write_begins(spot(place));
     // The token of one namespace must not be made known in another that has its name by now.
     let named = desired.is_some_and(|desired| desired.of_one_namespace) && *verdict == Verdict::Create;
     let expected = if named { ctx.writer.expect_namespace(place).await } else { Ok(()) };
@@ -113,7 +114,7 @@ async fn perform(
     // The world hears of it from us before the watch tells it.
     match &result {
         Ok(Written::Stored(record)) => {
-            ctx.shared.secret_written(&place.name, &place.namespace, record.clone(), me);
+            write.stored(record.clone(), me);
         }
         Ok(Written::Deleted) => {
             let uid = match verdict {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::answers::Awaited;
 use crate::plan::Uid;
 use crate::plan::references::References;
 use crate::plan::targets::{Incarnation, Index, Labels};
@@ -27,13 +28,15 @@ pub struct World {
     revisions: HashMap<Uid, u64>,
     last_revision: u64,
     news: HashMap<Uid, BTreeSet<Arc<str>>>,
+    /// The writes under way.
+    pub awaited: Awaited,
 }
 
 impl World {
     /// An empty world over an index, with what identities may refer to.
     pub fn new(index: Index, references: References) -> Self {
-        let (records, owned, revisions, news) = Default::default();
-        Self { index, references, records, owned, revisions, last_revision: 0, news }
+        let (records, owned, revisions, news, awaited) = Default::default();
+        Self { index, references, records, owned, revisions, last_revision: 0, news, awaited }
     }
 
     /// Takes a Secret as it is now; returns whom it concerns. A state older than the one known is no news: the answer
@@ -56,13 +59,22 @@ impl World {
         concerned
     }
 
+    /// Takes the answer to a write; returns whom it concerns. It is no news where the watch has told of the Secret's end.
+    pub fn answered(&mut self, spot: &Spot, record: Arc<SecretRecord>) -> BTreeSet<Uid> {
+        match self.awaited.holds(spot, &record.uid) {
+            true => self.set_secret(&spot.0, &spot.1, record),
+            false => BTreeSet::new(),
+        }
+    }
+
     /// Forgets a Secret that is gone; returns whom that concerns. With a `uid`, only that very Secret.
     pub fn remove_secret(&mut self, name: &str, namespace: &str, uid: Option<&str>) -> BTreeSet<Uid> {
+        let spot = self.spot(name, namespace);
+        self.awaited.gone(&spot, uid);
         let known = self.record(name, namespace).cloned();
         let Some(known) = known.filter(|known| uid.is_none_or(|uid| *known.uid == *uid)) else {
             return BTreeSet::new();
         };
-        let spot = self.spot(name, namespace);
         let mut concerned = self.concerned(&spot);
         self.disown(Some(&*known), &spot, &mut concerned);
         if let Some(records) = self.records.get_mut(name) {
@@ -71,11 +83,13 @@ impl World {
         concerned
     }
 
-    /// The Secrets known in a scope: of one name or any, in one namespace or any.
+    /// The Secrets known in a scope, of one name or any, in one namespace or any; and those that are being written.
     pub fn spots(&self, name: Option<&str>, namespace: Option<&str>) -> Vec<Spot> {
-        let names = self.records.iter().filter(|(n, _)| name.is_none_or(|name| ***n == *name));
-        let spots = names.flat_map(|(name, records)| records.keys().map(move |ns| (name.clone(), ns.clone())));
-        spots.filter(|(_, ns)| namespace.is_none_or(|namespace| **ns == *namespace)).collect()
+        let records = self.records.iter();
+        let known = records.flat_map(|(name, records)| records.keys().map(move |ns| (name.clone(), ns.clone())));
+        let spots = known.chain(self.awaited.spots().cloned());
+        let within = |scope: Option<&str>, text: &str| scope.is_none_or(|scope| scope == text);
+        spots.filter(|(n, ns)| within(name, n) && within(namespace, ns)).collect()
     }
 
     /// The Secrets marked as belonging to an `EcrCredential`.
