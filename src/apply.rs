@@ -176,21 +176,21 @@ impl Writer {
         tokio::time::timeout(self.timeout, call).await.unwrap_or_else(|_| Err(late()))
     }
 
-    /// Replaces the status.
+    /// Replaces the status of that very `EcrCredential`: one that was deleted and made again has another uid, and is owed no
+    /// status of its predecessor. The API server looks at no uid in the body of a custom resource's status; a JSON patch can
+    /// test it.
     ///
     /// # Errors
-    /// The API server refused or failed.
+    /// The API server refused or failed, or the uid is another by now (422).
     pub async fn status(&self, object: &EcrCredential, status: &EcrCredentialStatus) -> Result<(), kube::Error> {
         let api: Api<EcrCredential> = Api::all(self.client.clone());
-        let patch = json!({
-            "apiVersion": "pullsecrets.dev/v1alpha1",
-            "kind": "EcrCredential",
-            // An EcrCredential deleted and made again has another uid, and is owed no status of its predecessor.
-            "metadata": { "uid": object.uid() },
-            "status": status,
-        });
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        self.in_time(api.patch_status(&object.name_any(), &params, &Patch::Apply(patch))).await.map(drop)
+        let patch = json!([
+            { "op": "test", "path": "/metadata/uid", "value": object.uid() },
+            { "op": "add", "path": "/status", "value": status },
+        ]);
+        let patch: Patch<()> = Patch::Json(serde_json::from_value(patch).map_err(kube::Error::SerdeError)?);
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        self.in_time(api.patch_status(&object.name_any(), &params, &patch)).await.map(drop)
     }
 
     fn secrets(&self, namespace: &str) -> Api<Secret> {

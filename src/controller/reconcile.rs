@@ -284,10 +284,9 @@ impl Round<'_> {
             }
             match self.ctx.writer.status(self.object, &outcome.status).await {
                 Ok(()) => memory.last_status = Some(outcome.status.clone()),
-                // Gone, or made again under another uid: nobody is left to tell.
-                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
-                    return Ok(Action::await_change());
-                }
+                // Nobody is left to tell.
+                Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(Action::await_change()),
+                Err(_) if !self.ctx.shared.world.lock().index.is_alive(self.uid) => return Ok(Action::await_change()),
                 Err(source) => {
                     memory.status_failures = memory.status_failures.saturating_add(1);
                     let wait = self.ctx.retry.delay(memory.status_failures, 3, &self.uid.0);

@@ -38,13 +38,15 @@ pub enum Blow {
     EditedByHand,
     /// Somebody deletes a Secret.
     DeletedByHand,
+    /// Somebody deletes a Secret after the request was done, and the watch tells of it before the answer comes.
+    DeletedBeforeTheAnswer,
 }
 
 impl Blow {
     pub const DEATHS: [Self; 3] = [Self::Die(Point::Before), Self::Die(Point::Committed), Self::Die(Point::Answered)];
 
     /// Everything that a run must survive besides a death.
-    pub const FAULTS: [Self; 16] = [
+    pub const FAULTS: [Self; 17] = [
         Self::Status(500),
         Self::Status(503),
         Self::Status(504),
@@ -61,6 +63,7 @@ impl Blow {
         Self::WatchesStalled,
         Self::ListsStale,
         Self::DeletedByHand,
+        Self::DeletedBeforeTheAnswer,
     ];
 
     /// Places it at the request with this number, from now on.
@@ -101,9 +104,14 @@ impl Blow {
                 let patch = serde_json::json!({ "data": { ".dockerconfigjson": "e30=" } });
                 api.edit(Kind::Secret, "a", crate::workloads::SECRET, patch);
             }),
-            Self::DeletedByHand => first(|api| drop(api.delete(Kind::Secret, "a", crate::workloads::SECRET))),
+            Self::DeletedByHand => first(delete_by_hand),
+            Self::DeletedBeforeTheAnswer => Action::Overtaken(Arc::new(delete_by_hand)),
         }
     }
+}
+
+fn delete_by_hand(api: &ApiServer) {
+    api.delete(Kind::Secret, "a", crate::workloads::SECRET);
 }
 
 fn first(act: impl Fn(&ApiServer) + Send + Sync + 'static) -> Action {

@@ -14,6 +14,7 @@ use testbed::control_plane::shared;
 const NAMESPACE: &str = "likeness";
 const APPLY: &str = "application/apply-patch+yaml";
 const MERGE: &str = "application/merge-patch+json";
+const JSON_PATCH: &str = "application/json-patch+json";
 const JSON: &str = "application/json";
 const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
@@ -83,14 +84,13 @@ fn credential() -> Value {
 }
 
 fn status(what: &'static str, name: &str, uid: &str, expires: &str) -> Call {
-    let path = format!(
-        "/apis/pullsecrets.dev/v1alpha1/ecrcredentials/{name}/status?fieldManager=ecr-credential-operator&force=true"
-    );
-    let body = json!({
-        "apiVersion": "pullsecrets.dev/v1alpha1", "kind": "EcrCredential", "metadata": { "uid": uid },
-        "status": { "expiresAt": expires, "observedGeneration": 1 },
-    });
-    call(what, "PATCH", &path, APPLY, body)
+    let path =
+        format!("/apis/pullsecrets.dev/v1alpha1/ecrcredentials/{name}/status?fieldManager=ecr-credential-operator");
+    let body = json!([
+        { "op": "test", "path": "/metadata/uid", "value": uid },
+        { "op": "add", "path": "/status", "value": { "expiresAt": expires, "observedGeneration": 1 } },
+    ]);
+    call(what, "PATCH", &path, JSON_PATCH, body)
 }
 
 #[rustfmt::skip]

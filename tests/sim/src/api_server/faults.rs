@@ -41,6 +41,8 @@ pub enum Action {
     First(Arc<dyn Fn(&ApiServer) + Send + Sync>),
     /// This happens to the API server before the answer.
     Then(Arc<dyn Fn(&ApiServer) + Send + Sync>),
+    /// This happens to the API server, and the answer takes so long that the watch overtakes it.
+    Overtaken(Arc<dyn Fn(&ApiServer) + Send + Sync>),
     /// A list shows what was true so many versions ago.
     Stale(u64),
     /// The process dies.

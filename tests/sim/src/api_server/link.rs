@@ -17,6 +17,9 @@ use tower::{BoxError, Service};
 use super::{Action, Answer, ApiServer, Point, Request, Sent};
 use crate::clock;
 
+/// How late an answer is that the watch overtakes.
+const OVERTAKEN: std::time::Duration = std::time::Duration::from_millis(900);
+
 /// The longest that a request takes to arrive, or an answer, in microseconds.
 const LATENCY: u64 = 4_000;
 
@@ -92,6 +95,10 @@ impl Link {
         match &fault {
             Some(Action::LoseAnswer) => return Err("the connection was reset".into()),
             Some(Action::Then(act)) => act(&self.server),
+            Some(Action::Overtaken(act)) => {
+                act(&self.server);
+                tokio::time::sleep(OVERTAKEN).await;
+            }
             Some(Action::Die(Point::Committed)) => self.die(Point::Committed).await,
             Some(Action::Die(Point::Answered)) => {
                 self.travel().await;

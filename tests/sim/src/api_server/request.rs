@@ -126,6 +126,10 @@ impl Request {
         self.method == Method::PATCH && self.content_type.starts_with("application/apply-patch")
     }
 
+    pub fn is_json_patch(&self) -> bool {
+        self.method == Method::PATCH && self.content_type.starts_with("application/json-patch")
+    }
+
     /// Who is recorded in `managedFields`.
     pub fn manager(&self) -> String {
         match self.parameter("fieldManager") {

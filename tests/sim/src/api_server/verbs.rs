@@ -25,7 +25,7 @@ impl Store {
             Method::GET => self.get(&key(target)).map(|stored| Answer::ok((*stored.shown).clone())),
             Method::POST => Some(self.create(request, by)),
             Method::PUT => self.replace(request, by),
-            Method::PATCH if request.is_apply() && target.subresource == "status" => self.apply_status(request, by),
+            Method::PATCH if request.is_json_patch() => self.patch_status(request, by),
             Method::PATCH if request.is_apply() => Some(self.apply(request, by)),
             Method::PATCH => self.merge(request, by),
             Method::DELETE => self.delete(request, by),
@@ -178,12 +178,24 @@ impl Store {
         Answer::ok((*self.put(&key(target), object, managers, by)).clone())
     }
 
-    fn apply_status(&mut self, request: &Request, by: Actor) -> Option<Answer> {
-        let (target, body) = (&request.target, &request.body);
+    /// The one JSON patch that is known here: it tests the uid and sets the status.
+    fn patch_status(&mut self, request: &Request, by: Actor) -> Option<Answer> {
+        let (target, patch) = (&request.target, &request.body);
         let stored = self.get(&key(target))?.clone();
-        // The uid in the body of a custom resource's status is not looked at.
+        let is = |index: usize, op: &str, path: &str| patch[index]["op"] == op && patch[index]["path"] == path;
+        let known = target.kind == Kind::Credential
+            && target.subresource == "status"
+            && is(0, "test", "/metadata/uid")
+            && is(1, "add", "/status");
+        if !known {
+            return Some(Answer::refusal(501, "NotImplemented", "the stand-in does not know this JSON patch"));
+        }
+        if patch[0]["value"] != stored.object["metadata"]["uid"] {
+            let message = "the server rejected our request due to an error in our request";
+            return Some(Answer::refusal(422, "Invalid", message).causes(target, vec![]));
+        }
         let mut object = stored.object.clone();
-        object["status"] = body["status"].clone();
+        object["status"] = patch[1]["value"].clone();
         if object == stored.object {
             return Some(Answer::ok((*stored.shown).clone()));
         }

@@ -57,12 +57,6 @@ impl Case {
     }
 }
 
-/// Cases that are known to fail. The tests say when they have begun to pass: then they come off this list.
-pub const PENDING: [&str; 1] = [
-    // The API server does not look at the uid in the body of a custom resource's status.
-    "made again while a status of its predecessor is under way",
-];
-
 /// Every case.
 pub fn all() -> Vec<Case> {
     let parts = [

@@ -1,11 +1,12 @@
 //! Secrets that are somebody else's, sealed, of another type, edited, fought over, or wanted by two.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{Case, calm, case, failure, foreign, has, ready, ready_with};
-use crate::api_server::Kind;
+use crate::api_server::{Action, ApiServer, Kind, Rule};
 use crate::judge::Invariant::{I1, I2, I3, I4, I7, I9, I13, I14};
 use crate::sim::{Sim, Until};
 use crate::workloads::{self, SECRET, credential, edit};
@@ -28,14 +29,32 @@ pub(super) fn cases() -> Vec<Case> {
             beside(sim, json!({ "type": "Opaque" }), "Adopt", Some("WrongType"));
         }),
         case("a foreign Secret appears just before ours is created", &[I2, I14], |sim| {
-            let first = crate::api_server::Action::First(std::sync::Arc::new(|api| foreign(api, "b", &json!({}))));
-            let rule = crate::api_server::Rule::new(|r| super::is_secret_write(r) && r.target.namespace == "b", first);
+            let first = Action::First(Arc::new(|api| foreign(api, "b", &json!({}))));
+            let rule = Rule::new(|r| super::is_secret_write(r) && r.target.namespace == "b", first);
             sim.api.faults().place(rule.times(1));
             workloads::namespaces(&sim.api, &["a", "b", "c"]);
             credential(&sim.api, "platform", json!({}));
             sim.wait(Until::Quiet);
             let said = failure(&sim.api, "platform", "b").as_deref() == Some("SecretNotOwned");
             sim.expect(said, I14, "the status does not name the foreign Secret");
+        }),
+        case("namespaces that are excluded", &[I1], |sim| {
+            let all = json!({ "selector": null, "names": ["*"], "exclude": ["operator", "else*"] });
+            ready_with(sim, json!({ "namespaces": all }));
+            sim.api.create_namespace("elsewhere-2", json!({ "pull": "ecr" }));
+            calm(sim);
+            let none = ["elsewhere", "elsewhere-2", "operator"].iter().all(|namespace| !has(&sim.api, namespace));
+            sim.expect(none, I1, "an excluded namespace has a Secret");
+        }),
+        case("deleted before the answer to its creation comes", &[I7, I14], |sim| overtaken(sim, delete_b)),
+        case("deleted and listed before the answer to its creation comes", &[I7, I14], |sim| {
+            overtaken(sim, delete_and_list)
+        }),
+        case("deleted and made by somebody else before the answer to its creation comes", &[I2, I14], |sim| {
+            overtaken(sim, |api| {
+                delete_b(api);
+                foreign(api, "b", &json!({}));
+            });
         }),
         case("two EcrCredentials for one Secret", &[I2, I4, I7, I13], two),
         case("an editor that never stops", &[I7, I9, I14], fight),
@@ -115,8 +134,36 @@ fn two(sim: &mut Sim) {
     // It gives up one namespace, and then is gone.
     edit(&sim.api, "platform", json!({ "namespaces": { "exclude": ["b"] } }));
     sim.wait(Until::Quiet);
+    let younger = sim.api.get(Kind::Credential, "", "younger").expect("it is there");
+    let owner = sim.api.get(Kind::Secret, "b", SECRET).and_then(|secret| crate::judge::history::owner(&secret));
+    let taken = owner.as_deref() == Some(crate::judge::history::uid(&younger));
+    sim.expect(taken, I13, "the younger one does not have what the older one gave up");
     sim.api.delete(Kind::Credential, "", "platform");
     calm(sim);
+}
+
+/// Something happens to a Secret after it was made, and the watch tells of it before the answer comes.
+fn overtaken(sim: &mut Sim, by: fn(&ApiServer)) {
+    let rule = Rule::new(|r| super::is_secret_write(r) && r.target.namespace == "b", Action::Overtaken(Arc::new(by)));
+    sim.api.faults().place(rule.times(1));
+    workloads::namespaces(&sim.api, &["a", "b", "c"]);
+    credential(&sim.api, "platform", json!({}));
+    sim.wait(Until::Quiet);
+    let theirs = sim.api.get(Kind::Secret, "b", SECRET).is_some_and(|s| s["metadata"]["labels"]["theirs"] == "yes");
+    let said = failure(&sim.api, "platform", "b");
+    let expected = theirs.then(|| "SecretNotOwned".to_owned());
+    sim.expect(said == expected, I14, &format!("the status says {said:?}"));
+    sim.expect(has(&sim.api, "b") != theirs, I7, "the Secret was not made again");
+}
+
+fn delete_b(api: &ApiServer) {
+    api.delete(Kind::Secret, "b", SECRET);
+}
+
+fn delete_and_list(api: &ApiServer) {
+    delete_b(api);
+    api.compact();
+    api.cut_watches();
 }
 
 /// Every second, for five minutes.

@@ -28,7 +28,9 @@ fn out_of_scope(evidence: &Evidence<'_>, request: &Sent) -> Option<&'static str>
         Kind::Event => None,
         Kind::Lease => (target.namespace != "operator").then_some("another Lease"),
         Kind::Namespace => Some("a namespace is nobody's to change"),
-        Kind::Credential => (target.subresource != "status" || !request.is_apply).then_some("more than the status"),
+        Kind::Credential => {
+            (target.subresource != "status" || request.method != http::Method::PATCH).then_some("more than the status")
+        }
         Kind::Secret => secret(evidence, request),
     }
 }
