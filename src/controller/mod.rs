@@ -3,10 +3,12 @@
 pub mod error;
 pub mod events;
 mod history;
+mod pace;
 mod reconcile;
 mod recover;
 pub mod references;
 pub mod shared;
+mod survey;
 mod tenants;
 mod tokens;
 mod under_way;
