@@ -9,7 +9,7 @@ ARCHIVE := target/image/ecr-credential-operator.tar
 # The image's times are those of the commit, so that building it again gives the same bytes.
 IMAGE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
 
-.PHONY: demo test test-oldest chaos image e2e bench generate check tools help
+.PHONY: demo test test-oldest chaos image e2e bench bench-small generate check tools help
 
 help: ## Shows what there is.
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,14 @@ bench: tools image ## Measures it beside a bare client; docs/performance/ says h
 	@target/fast/bench --operator target/release/ecr-credential-operator --crd $(CRD) --image $(ARCHIVE) \
 		--namespaces $(NAMESPACES) --runs $(RUNS) --credentials $(CREDENTIALS) --samples $(SAMPLES) --rest $(REST) \
 		--json $(FIGURES) --curves $(CURVES)
+
+# The release, where it has been built, and else what the tests use.
+BENCHED = $(or $(wildcard target/release/ecr-credential-operator),$(OPERATOR))
+
+bench-small: tools ## Prints the figures of a small run in two minutes; beside a bare client that is no release.
+	@cargo build --package testbed --bin bench
+	@target/debug/bench --operator $(BENCHED) --crd $(CRD) --namespaces 50,500 --runs 2 --credentials 20 --samples 20 --rest 5 \
+		--json target/bench/small.json
 
 generate: ## Writes the files that are made from others.
 	cargo build --tests --workspace --bins
