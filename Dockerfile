@@ -13,8 +13,9 @@ RUN apt-get update && apt-get install -y --no-install-recommends cmake clang && 
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY src src
-# The tests' workspace member is not built, but Cargo wants to see it.
+# The tests' workspace members are not built, but Cargo wants to see them.
 COPY tests/testbed tests/testbed
+COPY tests/sim tests/sim
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target,id=target-$TARGETARCH \
     cargo build --release --locked --package ecr-credential-operator && \
     install -D target/release/ecr-credential-operator /out/ecr-credential-operator
@@ -23,6 +24,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
 FROM $RUNTIME_IMAGE
 COPY --from=build /out/ecr-credential-operator /usr/local/bin/ecr-credential-operator
 USER 65532:65532
+# docs/decisions/2026-11-22-one-arena.md
+ENV MALLOC_ARENA_MAX=1
 EXPOSE 8080
 ENTRYPOINT ["/usr/local/bin/ecr-credential-operator"]
 CMD ["run"]

@@ -9,7 +9,7 @@ ARCHIVE := target/image/ecr-credential-operator.tar
 # The image's times are those of the commit, so that building it again gives the same bytes.
 IMAGE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
 
-.PHONY: demo test test-oldest chaos mutations image e2e bench generate check tools help
+.PHONY: demo test test-oldest chaos mutations image e2e bench bench-small generate check tools help
 
 help: ## Shows what there is.
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ image: ## Makes the container image without Docker; IMAGE=name:tag names it.
 	@echo "building the release (the first time takes about 12 minutes on 2 cores)"
 	cargo build --release --locked --bin ecr-credential-operator
 	@SOURCE_DATE_EPOCH=$(IMAGE_EPOCH) python3 hack/image.py --program target/release/ecr-credential-operator \
-		--argument run --port 8080 --name $(IMAGE) --output $(ARCHIVE) \
+		--argument run --env MALLOC_ARENA_MAX=1 --port 8080 --name $(IMAGE) --output $(ARCHIVE) \
 		--label org.opencontainers.image.title=ecr-credential-operator \
 		--label "org.opencontainers.image.description=Keeps Amazon ECR pull Secrets fresh" \
 		--label org.opencontainers.image.version=$(VERSION) \
@@ -69,6 +69,14 @@ bench: tools image ## Measures it beside a bare client; docs/performance/ says h
 	@target/fast/bench --operator target/release/ecr-credential-operator --crd $(CRD) --image $(ARCHIVE) \
 		--namespaces $(NAMESPACES) --runs $(RUNS) --credentials $(CREDENTIALS) --samples $(SAMPLES) --rest $(REST) \
 		--json $(FIGURES) --curves $(CURVES)
+
+# The release, where it has been built, and else what the tests use.
+BENCHED = $(or $(wildcard target/release/ecr-credential-operator),$(OPERATOR))
+
+bench-small: tools ## Prints the figures of a small run in two minutes; beside a bare client that is no release.
+	@cargo build --package testbed --bin bench
+	@target/debug/bench --operator $(BENCHED) --crd $(CRD) --namespaces 50,500 --runs 2 --credentials 20 --samples 20 --rest 5 \
+		--json target/bench/small.json
 
 generate: ## Writes the files that are made from others.
 	cargo build --tests --workspace --bins

@@ -43,6 +43,10 @@ use crate::token::identity;
 /// The longest that one write to the API server may take.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The most threads that work. What they wait for is the API server; on a node with many processors and no CPU limit, each
+/// thread more would only be memory.
+const MOST_WORKERS: usize = 4;
+
 /// Why the process ends other than by request. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -97,7 +101,9 @@ pub fn run(args: RunArgs) -> Result<(), RunError> {
     telemetry::start_logs(&args.log, args.log_format).map_err(RunError::Logs)?;
     // One provider for the process: with two in the binary rustls would panic instead of choosing.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(RunError::Runtime)?;
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
+    let runtime = runtime.map_err(RunError::Runtime)?;
     let result = runtime.block_on(Process::start(args));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result

@@ -224,7 +224,9 @@ fn namespaces(
     let owner = Owner { name: object.name_any(), uid: subject.uid.clone() };
     let status = object.status.clone().unwrap_or_default();
     let bench = Bench { plan, owner: &owner, template: &object.spec.secret, status: &status, now };
-    let places = facts.world.places(&subject.uid, &plan.secret_name, object.metadata.generation).unwrap_or_default();
+    let places = facts.world.places(&subject.uid, &plan.secret_name, object.metadata.generation);
+    let mut places: Vec<Place> = places.into_iter().flatten().collect();
+    places.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     let mut all = Namespaces::default();
     for place in &places {
         let found = facts.metadata.get(&(place.name.clone(), place.namespace.clone()));

@@ -1,11 +1,12 @@
 //! What is remembered of the writes of one `EcrCredential`: what fails, what is fought over, and so what is to be written now.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::pace::Pace;
 use super::under_way::{Ended, UnderWay, spot};
 use super::world::Spot;
 use super::writes::{Content, Share};
@@ -36,10 +37,12 @@ pub(super) struct History {
     /// The same for each namespace, where each has its own.
     expected_in: HashMap<Arc<str>, Footprint>,
     /// What the API server made of our write, where it is not what we wrote.
-    pub(super) accepted: HashMap<Spot, Footprint>,
+    accepted: HashMap<Spot, Footprint>,
     failing: HashMap<Spot, Failing>,
     repairs: HashMap<Spot, Repairs>,
     pub(super) under_way: UnderWay,
+    /// When all places may be looked at again.
+    pub(super) pace: Pace,
 }
 
 /// A place where the last write failed.
@@ -70,16 +73,6 @@ pub(super) struct Tally {
     pub(super) lagging: usize,
 }
 
-/// Missing Secrets go first: someone is waiting for them, while those that exist are still good.
-const fn rank(verdict: &Verdict) -> Option<u8> {
-    match verdict {
-        Verdict::Create => Some(0),
-        Verdict::Update(_) | Verdict::Strip(_) => Some(1),
-        Verdict::Delete(_) => Some(2),
-        Verdict::Keep | Verdict::Wait | Verdict::Refuse(..) => None,
-    }
-}
-
 impl History {
     /// Starts afresh where a new content is to be written: what the API server made of the old one, and what failed, is
     /// history.
@@ -88,8 +81,8 @@ impl History {
             Content::Alike(desired) => {
                 let footprint = desired.as_ref().map(|d| d.footprint);
                 if self.expected != footprint || !self.expected_in.is_empty() {
-                    let under_way = std::mem::take(&mut self.under_way);
-                    *self = Self { expected: footprint, under_way, ..Self::default() };
+                    let (under_way, pace) = (std::mem::take(&mut self.under_way), std::mem::take(&mut self.pace));
+                    *self = Self { expected: footprint, under_way, pace, ..Self::default() };
                 }
             }
             Content::Each(shares) => {
@@ -117,33 +110,32 @@ impl History {
         failing.chain(contested.filter(|at| *at > now)).min()
     }
 
-    /// What to write now, in order. Deletions come when nothing else is left, and an old Secret stays until the new one of
-    /// its namespace is there.
-    pub(super) fn jobs(&mut self, verdicts: &[(Place, Verdict)], now: Timestamp) -> VecDeque<(Place, Verdict)> {
-        if !self.failing.is_empty() {
-            let to_do: HashSet<Spot> =
-                verdicts.iter().filter(|(_, v)| rank(v).is_some()).map(|(place, _)| spot(place)).collect();
-            self.failing.retain(|spot, _| to_do.contains(spot));
+    /// What the API server made of our write in a place, where it is not what we wrote.
+    pub(super) fn accepted(&self, place: &Place) -> Option<Footprint> {
+        // Almost always there is none, and a look asks for each of thousands.
+        (!self.accepted.is_empty()).then(|| self.accepted.get(&spot(place)).copied()).flatten()
+    }
+
+    /// Whether any place has failed.
+    pub(super) fn has_failed(&self) -> bool {
+        !self.failing.is_empty()
+    }
+
+    /// Forgets that a place has failed where nothing is to be done.
+    pub(super) fn forget_failure(&mut self, place: &Place) {
+        if self.has_failed() {
+            self.failing.remove(&spot(place));
         }
+    }
+
+    /// Forgets all failures but those in some places.
+    pub(super) fn retain_failures(&mut self, places: &HashSet<Spot>) {
+        self.failing.retain(|spot, _| places.contains(spot));
+    }
+
+    /// Forgets the repairs of Secrets that are not fought over any more.
+    pub(super) fn forgive(&mut self, now: Timestamp) {
         self.repairs.retain(|_, repairs| until(repairs.last, now) < PEACE);
-        let deletes = verdicts.iter().any(|(_, v)| matches!(v, Verdict::Delete(_)));
-        let unmet: HashSet<&Arc<str>> = verdicts
-            .iter()
-            .filter(|_| deletes)
-            .filter(|(place, v)| !matches!(v, Verdict::Keep | Verdict::Delete(_)) || self.under_way.is_at(&spot(place)))
-            .map(|(place, _)| &place.namespace)
-            .collect();
-        let may = |place: &Place, verdict: &Verdict| {
-            let delete = matches!(verdict, Verdict::Delete(_));
-            self.may_write(place, now) && !(delete && unmet.contains(&place.namespace))
-        };
-        let mut jobs: Vec<(u8, &(Place, Verdict))> = verdicts
-            .iter()
-            .filter_map(|job| rank(&job.1).map(|rank| (rank, job)))
-            .filter(|(_, (place, verdict))| may(place, verdict))
-            .collect();
-        jobs.sort_by_key(|(rank, _)| *rank);
-        jobs.into_iter().map(|(_, job)| job.clone()).collect()
     }
 
     /// Whether a place may be written now: it is not being written, has not just failed, and is not fought over.
@@ -159,32 +151,28 @@ impl History {
         self.repairs.get(spot).is_some_and(|repairs| repairs.last <= now && repairs.not_before(spot) > now)
     }
 
-    /// Counts what holds after all writes.
-    pub(super) fn tally(&self, verdicts: &[(Place, Verdict)], content: &Content) -> Tally {
-        let mut tally = Tally::default();
-        for (place, verdict) in verdicts {
-            let wanted = matches!(place.claim, secret::Claim::Wanted | secret::Claim::Lost(_));
-            tally.selected += usize::from(wanted);
-            let share = content.share(place).filter(|_| place.claim == secret::Claim::Wanted);
-            let synced = tally.synced;
-            let shown = match verdict {
-                Verdict::Keep if share.is_none_or(|share| share.lacks.is_none()) => {
-                    tally.synced += usize::from(wanted);
-                    share.and_then(|share| shown(share.failure.as_ref()))
-                }
-                Verdict::Refuse(reason, message) => Some((*reason, message.clone())),
-                _ => self
-                    .failure(&spot(place))
-                    .or_else(|| self.hanging(&spot(place)))
-                    .or_else(|| share.and_then(|share| shown(share.lacks.as_ref()))),
-            };
-            if let Some((reason, message)) = shown {
-                tally.lagging += tally.synced - synced;
-                let (namespace, reason) = (place.namespace.to_string(), reason.as_str().to_owned());
-                tally.failures.push(NamespaceFailure { namespace, reason, message });
+    /// Counts a place.
+    pub(super) fn count(&self, tally: &mut Tally, place: &Place, verdict: &Verdict, content: &Content) {
+        let wanted = matches!(place.claim, secret::Claim::Wanted | secret::Claim::Lost(_));
+        tally.selected += usize::from(wanted);
+        let share = content.share(place).filter(|_| place.claim == secret::Claim::Wanted);
+        let synced = tally.synced;
+        let shown = match verdict {
+            Verdict::Keep if share.is_none_or(|share| share.lacks.is_none()) => {
+                tally.synced += usize::from(wanted);
+                share.and_then(|share| shown(share.failure.as_ref()))
             }
+            Verdict::Refuse(reason, message) => Some((*reason, message.clone())),
+            _ => self
+                .failure(&spot(place))
+                .or_else(|| self.hanging(&spot(place)))
+                .or_else(|| share.and_then(|share| shown(share.lacks.as_ref()))),
+        };
+        if let Some((reason, message)) = shown {
+            tally.lagging += tally.synced - synced;
+            let (namespace, reason) = (place.namespace.to_string(), reason.as_str().to_owned());
+            tally.failures.push(NamespaceFailure { namespace, reason, message });
         }
-        tally
     }
 
     fn hanging(&self, spot: &Spot) -> Option<(Reason, String)> {

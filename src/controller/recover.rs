@@ -15,9 +15,9 @@ use crate::api::registry::{AccountId, Host};
 use crate::api::status::RegistryStatus;
 use crate::plan::schedule::Life;
 use crate::plan::{Hosts, Need, Plan, RegistryPlan, Service, TokenKey, Uid};
-use crate::secret;
 use crate::secret::docker_config::{self, Entries};
 use crate::secret::ownership::SecretRecord;
+use crate::secret::{self, Published, registry_entries};
 use crate::token::{Grant, Token, TokenHash};
 
 /// How many Secrets are read at most. All of them should be alike, and the first should do.
@@ -42,7 +42,11 @@ pub(super) async fn recover(
     }
     let keys = Resolved(shared.keys(ctx));
     let wanted = |r: &&RegistryStatus| r.token_hash.is_some() && life(r).is_some_and(|life| life.is_valid(now));
-    if status.registries.iter().any(|r| wanted(&r)) {
+    for vouched in status.registries.iter().filter(wanted) {
+        take_known(ctx, plan, &keys, vouched, memory);
+    }
+    let complete = |memory: &Memory| shared.needs.iter().all(|need| memory.published.contains_key(*need));
+    if status.registries.iter().any(|r| wanted(&r)) && !complete(memory) {
         let owned = ctx.shared.world.lock().owned_by(uid);
         for (name, namespace) in candidates(owned) {
             let found = match ctx.writer.read(&namespace, &name).await {
@@ -59,7 +63,7 @@ pub(super) async fn recover(
             for vouched in status.registries.iter().filter(wanted) {
                 take(ctx, plan, &keys, vouched, &entries, memory);
             }
-            if shared.needs.iter().all(|need| memory.published.contains_key(*need)) {
+            if complete(memory) {
                 break;
             }
         }
@@ -89,6 +93,24 @@ struct Resolved(Keys);
 impl Resolved {
     fn get(&self, need: &Need) -> Option<&TokenKey> {
         self.0.get(need)?.as_ref().ok()
+    }
+}
+
+/// Takes tokens that another `EcrCredential` has found already, where they are the ones that the status vouches for: thousands
+/// that share a token must not read a Secret each.
+fn take_known(ctx: &Context, plan: &Plan, keys: &Resolved, vouched: &RegistryStatus, memory: &mut Memory) {
+    for registry in plan.registries.iter().filter(|r| Some(r.region().as_str()) == vouched.region.as_deref()) {
+        let known = |need: &Need| Some((need.clone(), ctx.tokens.look(keys.get(need)?).grant?));
+        let published: Published = registry.needs.iter().filter_map(known).collect();
+        let logins = registry_entries(registry, &published).unwrap_or_default();
+        let Some(identity) = published.values().next().map(|grant| &grant.identity) else { continue };
+        let hash =
+            TokenHash::of(&ctx.tokens.fingerprint(identity), logins.iter().map(|(host, auth)| (host.as_str(), *auth)));
+        if !logins.is_empty() && Some(hash.as_str()) == vouched.token_hash.as_deref() {
+            for (need, grant) in published {
+                memory.published.entry(need).or_insert(grant);
+            }
+        }
     }
 }
 

@@ -103,8 +103,7 @@ pub async fn credentials(
             Event::InitApply(DeserializeGuard(Err(invalid))) => unreadable.push(report_unreadable(invalid)),
             Event::InitDone => {
                 store.apply_watcher_event(&Event::InitDone);
-                shared.credentials_listed(&listed, &unreadable);
-                listed.clear();
+                shared.credentials_listed(&std::mem::take(&mut listed), &unreadable);
             }
             Event::Apply(DeserializeGuard(Ok(object))) => {
                 store.apply_watcher_event(&Event::Apply(object.clone()));
@@ -171,7 +170,8 @@ pub async fn namespaces(client: Client, shared: Arc<Shared>) {
             }
             Event::Apply(object) => shared.namespace_seen(object),
             Event::Delete(object) => shared.namespace_gone(&object.name_any()),
-            Event::InitDone => shared.namespaces_listed(&seen),
+            // The room as well is given back: the next list may never come.
+            Event::InitDone => shared.namespaces_listed(&std::mem::take(&mut seen)),
         }
     }
 }
@@ -206,7 +206,7 @@ pub async fn secrets(client: Client, scope: SecretScope, shared: Arc<Shared>) {
                     object.uid().as_deref(),
                 );
             }
-            Event::InitDone => shared.secrets_listed(&scope, &seen),
+            Event::InitDone => shared.secrets_listed(&scope, &std::mem::take(&mut seen)),
         }
     }
 }

@@ -49,6 +49,7 @@ impl World {
             return BTreeSet::new();
         }
         let spot = self.spot(name, namespace);
+        let record = self.with_shared_owner(record);
         let mut concerned = self.concerned(&spot);
         self.disown(known.as_deref(), &spot, &mut concerned);
         if let Some(owner) = &record.owner {
@@ -100,14 +101,20 @@ impl World {
 
     /// Every place that concerns an `EcrCredential`: its targets, and where it has left Secrets. None unless it is alive and
     /// of that generation: what concerned its predecessor must not be done in its name.
-    pub fn places(&self, me: &Uid, secret_name: &Arc<str>, generation: Option<i64>) -> Option<Vec<Place>> {
+    pub fn places<'a>(
+        &'a self,
+        me: &'a Uid,
+        secret_name: &'a Arc<str>,
+        generation: Option<i64>,
+    ) -> Option<impl Iterator<Item = Place> + use<'a>> {
         if !self.is_current(me, generation) {
             return None;
         }
-        let targets = self.index.targets(me).map(|namespace| (namespace, secret_name));
-        let owned = self.owned.get(me).into_iter().flatten().map(|(name, namespace)| (namespace, name));
-        let spots: BTreeSet<(&Arc<str>, &Arc<str>)> = targets.chain(owned).collect();
-        Some(spots.into_iter().filter_map(|(namespace, name)| self.concern(me, secret_name, name, namespace)).collect())
+        let targets = self.index.targets(me).map(move |namespace| (secret_name, namespace));
+        let owned = self.owned.get(me).into_iter().flatten().map(|(name, namespace)| (name, namespace));
+        let left =
+            owned.filter(move |(name, namespace)| name != &secret_name || !self.index.wants(me, name, namespace));
+        Some(targets.chain(left).filter_map(move |(name, namespace)| self.concern(me, secret_name, name, namespace)))
     }
 
     /// One place, the same way; none as well when it concerns the `EcrCredential` no more.
@@ -115,7 +122,8 @@ impl World {
         self.is_current(me, generation).then(|| self.concern(me, secret_name, &spot.0, &spot.1)).flatten()
     }
 
-    fn is_current(&self, me: &Uid, generation: Option<i64>) -> bool {
+    /// Whether an `EcrCredential` is alive and of that generation.
+    pub fn is_current(&self, me: &Uid, generation: Option<i64>) -> bool {
         self.index.is_alive(me) && self.index.generation(me) == generation
     }
 
@@ -123,7 +131,7 @@ impl World {
         let winner = self.index.winner(name, namespace);
         let claim = match winner {
             Some(winner) if name.as_ref() == secret_name && winner == me => Claim::Wanted,
-            Some(winner) if name.as_ref() == secret_name && self.index.is_target(me, namespace) => {
+            Some(winner) if name.as_ref() == secret_name && self.index.wants(me, name, namespace) => {
                 Claim::Lost(self.index.claimant_name(winner).unwrap_or_else(|| "unknown".into()))
             }
             _ => {
@@ -180,10 +188,15 @@ impl World {
         concerned
     }
 
-    /// The namespaces whose claims have changed since the last call, or some of them: they can be served before all others
-    /// are looked at.
-    pub fn take_news(&mut self, uid: &Uid) -> BTreeSet<Arc<str>> {
-        self.news.remove(uid).unwrap_or_default()
+    /// The next of the namespaces whose claims have changed, or of some of them: they can be served before all others are
+    /// looked at.
+    pub fn next_news(&mut self, uid: &Uid) -> Option<Arc<str>> {
+        let news = self.news.get_mut(uid)?;
+        let next = news.pop_first();
+        if news.is_empty() {
+            self.news.remove(uid);
+        }
+        next
     }
 
     /// Forgets an `EcrCredential` that is gone.
@@ -208,6 +221,15 @@ impl World {
             shared_name,
             shared_namespace.or_else(|| self.index.namespace_name(namespace)).unwrap_or_else(|| namespace.into()),
         )
+    }
+
+    /// The record with its owner's uid as it is already in memory: thousands of Secrets have the same.
+    fn with_shared_owner(&self, mut record: Arc<SecretRecord>) -> Arc<SecretRecord> {
+        let known = record.owner.as_ref().and_then(|owner| self.owned.get_key_value(owner));
+        if let Some((owner, _)) = known {
+            Arc::make_mut(&mut record).owner = Some(owner.clone());
+        }
+        record
     }
 
     fn concerned(&self, spot: &Spot) -> BTreeSet<Uid> {

@@ -181,11 +181,8 @@ impl PackedLabels {
     }
 }
 
-/// By namespace: who wants a Secret there, the oldest first.
-type Claims = HashMap<Arc<str>, Vec<Claimed>>;
-
-/// A claim in the order of precedence: of two that were created in the same second, the first by name.
-type Claimed = (Timestamp, Arc<str>, Uid);
+/// By namespace: who wants a Secret there, the oldest first; of two that were created in the same second, the first by name.
+type Claims = HashMap<Arc<str>, Vec<Uid>>;
 
 /// All namespaces and all `EcrCredentials`, with the targets of each kept up to date.
 #[derive(Debug, Default)]
@@ -342,20 +339,21 @@ impl Index {
         self.claimants.get(uid).into_iter().flat_map(|entry| &entry.targets)
     }
 
-    /// Whether an `EcrCredential` selects a namespace.
-    pub fn is_target(&self, uid: &Uid, namespace: &str) -> bool {
-        self.claimants.get(uid).is_some_and(|entry| entry.targets.contains(namespace))
+    /// Whether an `EcrCredential` wants a Secret, be it entitled to it or not.
+    pub fn wants(&self, uid: &Uid, secret_name: &str, namespace: &str) -> bool {
+        let claims = self.claims.get(secret_name).and_then(|by_namespace| by_namespace.get(namespace));
+        claims.is_some_and(|claims| claims.contains(uid))
     }
 
     /// Who is entitled to a Secret: the oldest `EcrCredential` that wants it.
     pub fn winner(&self, secret_name: &str, namespace: &str) -> Option<&Uid> {
-        self.claims.get(secret_name)?.get(namespace)?.first().map(|(_, _, uid)| uid)
+        self.claims.get(secret_name)?.get(namespace)?.first()
     }
 
     /// Everyone who wants a Secret, the oldest first.
     pub fn claims(&self, secret_name: &str, namespace: &str) -> Vec<Uid> {
         let claims = self.claims.get(secret_name).and_then(|by_namespace| by_namespace.get(namespace));
-        claims.into_iter().flatten().map(|(_, _, uid)| uid.clone()).collect()
+        claims.cloned().unwrap_or_default()
     }
 
     /// Whether Secrets may be touched in a namespace: it exists, is allowed, and is not terminating.
@@ -368,14 +366,20 @@ impl Index {
     }
 
     fn add_claim(&mut self, uid: &Uid, namespace: &Arc<str>, affected: &mut BTreeSet<Uid>) {
-        let Some(entry) = self.claimants.get_mut(uid) else { return };
-        entry.targets.insert(namespace.clone());
+        let Some((shared, entry)) = self.claimants.get_key_value(uid) else { return };
         let by_namespace = self.claims.entry(entry.claimant.secret_name.clone()).or_default();
         // Almost always there is one, and room for four would be the greatest thing kept of a namespace.
         let claims = by_namespace.entry(namespace.clone()).or_insert_with(|| Vec::with_capacity(1));
-        claims.push((entry.claimant.created, entry.claimant.name.clone(), uid.clone()));
-        claims.sort();
-        affected.extend(claims.iter().map(|(_, _, uid)| uid.clone()));
+        claims.push(shared.clone());
+        let precedence = |uid: &Uid| {
+            let claimant = self.claimants.get(uid).map(|entry| &entry.claimant);
+            (claimant.map(|claimant| (claimant.created, &claimant.name)), uid.clone())
+        };
+        claims.sort_by(|a, b| precedence(a).cmp(&precedence(b)));
+        affected.extend(claims.iter().cloned());
+        if let Some(entry) = self.claimants.get_mut(uid) {
+            entry.targets.insert(namespace.clone());
+        }
     }
 
     fn remove_claim(&mut self, uid: &Uid, namespace: &Arc<str>, affected: &mut BTreeSet<Uid>) {
@@ -384,8 +388,8 @@ impl Index {
         entry.targets.remove(namespace);
         let Some(by_namespace) = self.claims.get_mut(&entry.claimant.secret_name) else { return };
         let Some(claims) = by_namespace.get_mut(namespace) else { return };
-        claims.retain(|(_, _, other)| other != uid);
-        affected.extend(claims.iter().map(|(_, _, uid)| uid.clone()));
+        claims.retain(|other| other != uid);
+        affected.extend(claims.iter().cloned());
         if claims.is_empty() {
             by_namespace.remove(namespace);
         }

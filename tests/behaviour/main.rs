@@ -30,6 +30,7 @@ mod registries;
 mod restart;
 mod rights;
 mod startup;
+mod throttled;
 mod weather;
 
 use testbed::bed::{Bed, Launch, Operator};

@@ -35,6 +35,9 @@ pub struct Size {
     pub refresh: Refresh,
     /// New namespaces while nothing else happens.
     pub idle: Latency,
+    /// The same without a pause between them: what one has set going meets the next.
+    #[serde(default)]
+    pub rush: Latency,
     /// New namespaces during a refresh of all.
     pub busy: Latency,
     /// A start with fresh Secrets.
@@ -87,6 +90,9 @@ pub struct Start {
     pub download_s: f64,
     /// Writes of Secrets and statuses.
     pub writes: f64,
+    /// Reads of single Secrets, to find tokens again.
+    #[serde(default)]
+    pub reads: f64,
     /// The operator's processor time, in seconds.
     pub cpu_s: f64,
     /// The most memory ever resident, in KiB.

@@ -49,6 +49,8 @@ pub async fn measure(args: &Args, credentials: usize) -> Result<Many> {
     let model = bare::model(&cluster.admin, "n0", SECRET).await?;
     let samples = args.samples.min(MOST_SAMPLES);
     many.idle = latency::sample(&cluster, "idle", "c0", &model, latency::PAUSE, |count| count < samples).await?;
+    // The last status may not be written yet, and would count as a write of the next start.
+    cluster.settle().await?;
     many.peak_kib = operator.peak_kib()?;
     operator.stop()?;
     many.start = size::start(&cluster, args, credentials).await?;

@@ -83,7 +83,8 @@ fn size(size: &Size) -> Vec<Line> {
             labelled.status_writes <= 5.0 + labelled.synced_s * 2.0,
         ),
     ];
-    lines.extend(latency(n, &size.idle));
+    lines.extend(latency(n, "new namespace to its Secret", &size.idle));
+    lines.extend(latency(n, "the same without a pause between them", &size.rush));
     lines.extend(busy(size));
     lines.push(line(
         "start with fresh Secrets: Ready, and the lists' bare download, seconds",
@@ -110,11 +111,14 @@ fn size(size: &Size) -> Vec<Line> {
     lines
 }
 
-fn latency(n: usize, latency: &Latency) -> Vec<Line> {
+fn latency(n: usize, name: &str, latency: &Latency) -> Vec<Line> {
+    if latency.new_ms.is_empty() {
+        return Vec::new();
+    }
     let line = |what: &str, share: f64| {
         let (new, bare) = (quantile(&latency.new_ms, share), quantile(&latency.bare_ms, share));
         Line {
-            what: format!("{n} namespaces: new namespace to its Secret (one bare write), {what}, ms"),
+            what: format!("{n} namespaces: {name} (one bare write), {what}, ms"),
             figure: format!("{new:.1} ({bare:.1}), ratio {:.1}", new / bare),
             goal: "twice a bare write",
             met: Some(new <= 2.0 * bare),
@@ -200,8 +204,11 @@ fn many(many: &Many) -> Vec<Line> {
             Some(new <= 2.0 * bare),
         ),
         line(
-            "start with fresh Secrets: Ready, download, seconds; writes",
-            format!("{:.2}, {:.2}; {}", many.start.ready_s, many.start.download_s, many.start.writes),
+            "start with fresh Secrets: Ready, download, CPU, seconds; writes; reads of a Secret",
+            format!(
+                "{:.2}, {:.2}, {:.2}; {}; {}",
+                many.start.ready_s, many.start.download_s, many.start.cpu_s, many.start.writes, many.start.reads
+            ),
             "2 s more; 0",
             Some(many.start.writes == 0.0 && many.start.ready_s <= many.start.download_s + 2.0),
         ),

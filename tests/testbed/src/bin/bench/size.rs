@@ -31,7 +31,8 @@ pub async fn measure(args: &Args, namespaces: usize) -> Result<Size> {
     let run = Run { args, cluster, namespaces };
     let mut size = Size { namespaces, labelled: run.labelled(&operator).await?, ..Size::default() };
     size.refresh = run.refreshes(&operator).await?;
-    size.idle = run.idle().await?;
+    size.idle = run.idle("idle", latency::PAUSE).await?;
+    size.rush = run.idle("rush", Duration::ZERO).await?;
     size.busy = run.busy(median_s(&size.refresh.operator_s)).await?;
     run.cluster.settle().await?;
     size.rest = run.rest(&operator).await?;
@@ -116,10 +117,10 @@ impl Run<'_> {
         Ok(start.elapsed())
     }
 
-    async fn idle(&self) -> Result<latency::Latency> {
-        eprintln!("{} namespaces: {} new ones", self.namespaces, self.args.samples);
+    async fn idle(&self, prefix: &str, pause: Duration) -> Result<latency::Latency> {
+        eprintln!("{} namespaces: {} new ones, {pause:?} between them", self.namespaces, self.args.samples);
         let model = self.model().await?;
-        latency::sample(&self.cluster, "idle", NAME, &model, latency::PAUSE, |count| count < self.args.samples).await
+        latency::sample(&self.cluster, prefix, NAME, &model, pause, |count| count < self.args.samples).await
     }
 
     /// New namespaces while everything is being refreshed.
@@ -170,9 +171,10 @@ pub async fn start(cluster: &Cluster, args: &Args, credentials: usize) -> Result
     let changes = |name: &str| name.ends_with(" ecrcredentials/status") || name == "APPLY secrets";
     let status = requests.0.iter().filter(|(name, _)| changes(name)).map(|(_, count)| count).sum::<f64>().abs();
     let writes = status.max(operator.writes().await?);
+    let reads = requests.0.get("GET secrets").copied().unwrap_or_default();
     let peak_kib = operator.peak_kib()?;
     operator.stop()?;
-    Ok(Start { ready_s, download_s, writes, cpu_s, peak_kib })
+    Ok(Start { ready_s, download_s, writes, reads, cpu_s, peak_kib })
 }
 
 /// Downloads the lists that the operator starts with, in pages like its own, and does nothing with them.
