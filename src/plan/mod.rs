@@ -23,6 +23,10 @@ pub use auth::Identity;
 /// The most ids in one `registryIds` (ECR API Reference, GetAuthorizationToken: 1 to 10).
 const REGISTRY_IDS_PER_CALL: usize = 10;
 
+/// The bounds of `refresh.maxAge` as the CRD says them.
+const SHORTEST_MAX_AGE: Duration = Duration::from_secs(60);
+const LONGEST_MAX_AGE: Duration = Duration::from_secs(12 * 3600);
+
 /// The uid of an object, shared between everything that names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uid(pub Arc<str>);
@@ -354,9 +358,8 @@ fn refuse_ambiguous_hosts(registries: &[RegistryPlan]) -> Result<(), Halt> {
 
 /// Reads a duration such as `6h` or `1h30m`; the CRD allows from 1m to 12h.
 fn parse_max_age(text: &str) -> Result<Duration, Halt> {
-    let parsed: Option<kube::core::Duration> = text.parse().ok();
-    match parsed.filter(|age| !age.is_negative()).map(Duration::from) {
-        Some(age) if !age.is_zero() => Ok(age),
+    match schedule::duration(text) {
+        Some(age) if !age.is_zero() => Ok(age.clamp(SHORTEST_MAX_AGE, LONGEST_MAX_AGE)),
         _ => Err(Halt::invalid(format!("refresh.maxAge {text:?} is not a duration such as 6h or 90m"))),
     }
 }
