@@ -27,6 +27,9 @@ const REGISTRY_IDS_PER_CALL: usize = 10;
 const SHORTEST_MAX_AGE: Duration = Duration::from_secs(60);
 const LONGEST_MAX_AGE: Duration = Duration::from_secs(12 * 3600);
 
+/// The most that the hosts of all registries may take in a status, in bytes.
+const MOST_HOST_BYTES: usize = 32 * 1024;
+
 /// The uid of an object, shared between everything that names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uid(pub Arc<str>);
@@ -242,6 +245,7 @@ pub fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Plan, Halt> {
     let registries: Vec<RegistryPlan> =
         spec.registries.iter().map(|r| registry_plan(r, spec.auth.as_ref(), limits)).collect::<Result<_, _>>()?;
     refuse_ambiguous_hosts(&registries)?;
+    refuse_too_many_hosts(&registries)?;
     let refresh = schedule::RefreshPolicy {
         at_percent: spec.refresh.at_percent.clamp(10, 90),
         max_age: parse_max_age(&spec.refresh.max_age)?,
@@ -354,6 +358,19 @@ fn refuse_ambiguous_hosts(registries: &[RegistryPlan]) -> Result<(), Halt> {
         }
     }
     Ok(())
+}
+
+/// Every host stands in the status, whose size is bounded. A Secret has room for fewer: each password takes some 2.5 KB.
+fn refuse_too_many_hosts(registries: &[RegistryPlan]) -> Result<(), Halt> {
+    let anyone = AccountId::parse("000000000000")?;
+    let hosts = registries.iter().flat_map(|registry| registry.hosts.resolve(Some(&anyone)).unwrap_or_default());
+    let bytes: usize = hosts.map(|(host, _)| host.as_str().len() + "\"\",".len()).sum();
+    if bytes <= MOST_HOST_BYTES {
+        return Ok(());
+    }
+    Err(Halt::invalid(format!(
+        "the hosts of spec.registries have {bytes} bytes together, and {MOST_HOST_BYTES} is the most: split the accounts and host variants over several EcrCredentials with Secrets of their own"
+    )))
 }
 
 /// Reads a duration such as `6h` or `1h30m`; the CRD allows from 1m to 12h.
