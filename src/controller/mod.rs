@@ -4,7 +4,7 @@ pub mod error;
 pub mod events;
 mod history;
 mod reconcile;
-mod recover;
+pub mod recover;
 pub mod references;
 pub mod shared;
 mod tenants;
