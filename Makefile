@@ -9,7 +9,7 @@ ARCHIVE := target/image/ecr-credential-operator.tar
 # The image's times are those of the commit, so that building it again gives the same bytes.
 IMAGE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
 
-.PHONY: demo test test-oldest chaos mutations image e2e bench bench-small generate check tools help
+.PHONY: demo test test-oldest chaos mutations fuzz image e2e bench bench-small generate check tools help
 
 help: ## Shows what there is.
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,15 @@ MUTATION ?=
 
 mutations: tools ## Breaks the operator on purpose and wants the tests to tell how; MUTATION=word takes some.
 	@bash tests/mutations/run.sh $(MUTATION)
+
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= token grant answer config found names selection plan refresh world verdict status
+
+fuzz: ## Searches for inputs that break a property, FUZZ_SECONDS=60 for each of FUZZ_TARGETS.
+	@command -v c++ >/dev/null || { echo "c++ is missing, which builds libFuzzer: install it, on Debian with the package g++"; exit 1; }
+	@echo "building the targets with coverage (the first time takes about 6 minutes on 2 cores)"
+	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/instrument.sh cargo build --quiet --package fuzz --features libfuzzer --bin fuzz
+	@tests/fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 image: ## Makes the container image without Docker; IMAGE=name:tag names it.
 	@echo "building the release (the first time takes about 12 minutes on 2 cores)"

@@ -12,6 +12,7 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::api::DEFAULT_SECRET_NAME;
 use crate::plan::references::{AccountScope, KeysScope, Lent};
+use crate::plan::schedule;
 use crate::process::telemetry::LogFormat;
 use crate::token::identity::{AwsSettings, Endpoints, WebIdentityFile};
 
@@ -377,13 +378,10 @@ fn is_label(text: &str) -> bool {
 
 /// Reads a duration in Go's form, as everywhere in Kubernetes: `90s`, `1h30m`.
 fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: kube::core::Duration =
-        text.parse().map_err(|_| format!("{text:?} is not a duration such as 90s or 1h30m"))?;
-    let duration = Duration::from(parsed);
-    if duration.is_zero() || parsed.is_negative() {
-        Err("the duration must be longer than zero".to_owned())
-    } else {
-        Ok(duration)
+    match schedule::duration(text) {
+        Some(duration) if !duration.is_zero() => Ok(duration),
+        Some(_) => Err("the duration must be longer than zero".to_owned()),
+        None => Err(format!("{text:?} is not a duration such as 90s or 1h30m")),
     }
 }
 

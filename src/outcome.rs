@@ -19,6 +19,15 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// A wait is never shorter, so that a clock that stands still cannot make a hot loop.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
+/// What a status may have as JSON, in bytes. The hosts in it are bounded by the plan.
+const LARGEST_STATUS: usize = 60 * 1024;
+
+/// The text of an Event is cut to so many bytes: the API server refuses one of more than 1024.
+const LONGEST_NOTE: usize = 1000;
+
+/// To so many bytes messages are cut, step by step, in a status that is larger.
+const CUTS: [usize; 3] = [400, 200, 60];
+
 /// One registry after a reconciliation.
 #[derive(Clone, Debug)]
 pub struct RegistryReport {
@@ -146,9 +155,31 @@ pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Opti
         status.failures.truncate(MAX_FAILURES);
     }
     status.conditions = conditions(&judgement, &previous.conditions, generation, now);
-    let notes = notes(&judgement, previous, &status, each_targets);
+    fit(&mut status);
+    let mut notes = notes(&judgement, previous, &status, each_targets);
+    notes.iter_mut().for_each(|note| cut(&mut note.message, LONGEST_NOTE));
     let wait = look_again.map_or(LONGEST_WAIT, |at| until(now, at));
     Outcome { status, notes, requeue_after: wait.clamp(SHORTEST_WAIT, LONGEST_WAIT), each_targets }
+}
+
+/// Cuts messages until the status is small enough: they quote others, who may say much.
+fn fit(status: &mut EcrCredentialStatus) {
+    for longest in CUTS {
+        if serde_json::to_vec(status).is_ok_and(|json| json.len() <= LARGEST_STATUS) {
+            return;
+        }
+        let conditions = status.conditions.iter_mut().map(|condition| &mut condition.message);
+        let failures = status.failures.iter_mut().map(|failure| &mut failure.message);
+        let registries = status.registries.iter_mut().filter_map(|registry| registry.message.as_mut());
+        conditions.chain(failures).chain(registries).for_each(|message| cut(message, longest));
+    }
+}
+
+fn cut(message: &mut String, longest: usize) {
+    if message.len() > longest {
+        message.truncate(message.floor_char_boundary(longest));
+        message.push('…');
+    }
 }
 
 fn judge(course: &Course, now: Timestamp) -> Judgement {

@@ -49,9 +49,10 @@ impl RoleArn {
     }
 }
 
-/// A path and a name as IAM allows them: printable ASCII without spaces, and an end that is no slash.
+/// A path and a name as IAM allows them: printable ASCII without spaces, and an end that a name can have.
 fn is_role_name(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 576 && text.bytes().all(|b| b.is_ascii_graphic()) && !text.ends_with('/')
+    let ends = |b: &u8| b.is_ascii_alphanumeric() || b"+=,.@_-".contains(b);
+    text.len() <= 576 && text.bytes().all(|b| b.is_ascii_graphic()) && text.as_bytes().last().is_some_and(ends)
 }
 
 impl fmt::Display for RoleArn {
@@ -83,6 +84,7 @@ mod tests {
             "arn:aws:iam::111122223333:role/",
             "arn:aws:iam::111122223333:role/a/",
             "arn:aws:iam::111122223333:role/a b",
+            "arn:aws:iam::111122223333:role/pull:",
             " arn:aws:iam::111122223333:role/pull",
         ] {
             assert!(RoleArn::parse(text).is_err(), "{text:?}");

@@ -25,6 +25,15 @@ pub const GROUP: &str = "pullsecrets.dev";
 /// An annotation on an `EcrCredential`: each new value asks for one refresh now, whatever the value is.
 pub const REFRESH_REQUESTED_AT: &str = "pullsecrets.dev/refresh-requested-at";
 
+/// The longest refresh request that is told apart from others, in characters: it stands in the status, whose size is bounded.
+const LONGEST_REQUEST: usize = 128;
+
+/// The refresh that is asked for by [`REFRESH_REQUESTED_AT`], if any.
+pub fn refresh_request(object: &EcrCredential) -> Option<String> {
+    let value = object.metadata.annotations.as_ref()?.get(REFRESH_REQUESTED_AT)?;
+    Some(value.chars().take(LONGEST_REQUEST).collect())
+}
+
 /// The Secret name used when `spec.secret.name` is not given.
 pub const DEFAULT_SECRET_NAME: &str = "ecr-pull-secret";
 

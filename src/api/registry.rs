@@ -60,12 +60,15 @@ impl AccountId {
 }
 
 impl Region {
-    /// Parses a region code: lower case words and a final number, joined by `-`.
+    /// Parses a region code: lower case words and a final number, joined by `-`, as the CRD bounds it. A longer one would
+    /// make hosts that are no DNS names.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let words: Vec<&str> = text.split('-').collect();
         let valid = match words.as_slice() {
             [first, middle @ .., last] => {
                 !middle.is_empty()
+                    && text.len() <= 32
+                    && first.len() <= 8
                     && std::iter::once(first).chain(middle).all(|w| is_word(w))
                     && (1..=2).contains(&last.len())
                     && last.bytes().all(|b| b.is_ascii_digit())
@@ -118,7 +121,9 @@ impl Host {
     /// Parses a DNS name of at least two labels with an optional port.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let (name, port) = text.split_once(':').map_or((text, None), |(n, p)| (n, Some(p)));
-        let port_ok = port.is_none_or(|p| p.parse::<u16>().is_ok_and(|p| p > 0));
+        // Rust would also read a sign and leading zeros, which other readers of the host do not.
+        let port_ok =
+            port.is_none_or(|p| p.starts_with(|c: char| ('1'..='9').contains(&c)) && p.parse::<u16>().is_ok());
         let valid = port_ok && text.len() <= 260 && name.contains('.') && name.split('.').all(is_dns_label);
         if valid { Ok(Self(text.into())) } else { Err(NameError::Host(text.to_owned())) }
     }
@@ -244,11 +249,26 @@ mod tests {
         for text in ["", "12345678901", "1234567890123", "12345678901a", "１２３４５６７８９０１２"] {
             assert!(AccountId::parse(text).is_err(), "{text:?}");
         }
-        for text in ["", "eu", "eu-west", "eu-west-1a", "EU-west-1", "eu--1", "-west-1", "eu-west-123"] {
+        for text in
+            ["", "eu", "eu-west", "eu-west-1a", "EU-west-1", "eu--1", "-west-1", "eu-west-123", "toolongword-west-1"]
+        {
             assert!(Region::parse(text).is_err(), "{text:?}");
         }
-        for text in ["", "a", "https://a.b", "a.b/c", "a..b", "-a.b", "a.b:", "a.b:0", "a.b:70000", "A.b", "a.b:80:80"]
-        {
+        for text in [
+            "",
+            "a",
+            "https://a.b",
+            "a.b/c",
+            "a..b",
+            "-a.b",
+            "a.b:",
+            "a.b:0",
+            "a.b:70000",
+            "A.b",
+            "a.b:80:80",
+            "a.b:+80",
+            "a.b:080",
+        ] {
             assert!(Host::parse(text).is_err(), "{text:?}");
         }
         assert!(Host::parse("registry.example.com:5000").is_ok());

@@ -6,7 +6,7 @@ pub mod events;
 mod history;
 mod pace;
 mod reconcile;
-mod recover;
+pub mod recover;
 pub mod references;
 pub mod shared;
 mod survey;

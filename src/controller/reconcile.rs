@@ -17,7 +17,7 @@ use super::tenants::{Census, Estate, Tenants};
 use super::tokens::{Group, Progress};
 use super::writes::{self, Content};
 use super::{Context, Memory, Requested};
-use crate::api::{EcrCredential, EcrCredentialStatus, REFRESH_REQUESTED_AT};
+use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
 use crate::outcome::{Course, NamespaceReport, Outcome, RegistryReport, conclude};
 use crate::plan::refresh::Demand;
 use crate::plan::{self, Halt, Hosts, Need, Plan, RegistryPlan, Uid};
@@ -186,17 +186,16 @@ impl Round<'_> {
     /// The refresh on demand that is not served yet, if any. Each value of the annotation is served once, also across
     /// restarts; on an object that was never refreshed there is nothing to renew.
     fn demand(&self, memory: &mut Memory, now: Timestamp) -> Option<Demand> {
-        let value = self.object.annotations().get(REFRESH_REQUESTED_AT)?;
+        let value = refresh_request(self.object)?;
         let refreshed = !memory.published.is_empty() || memory.tenants.has_any();
-        let known = memory.demand.take().filter(|demand| demand.value == *value);
+        let known = memory.demand.take().filter(|demand| demand.value == value);
         // What was told as served may still be owed to namespaces of their own that failed then.
-        let told = self.status.handled_refresh_request.as_ref() == Some(value);
+        let told = self.status.handled_refresh_request.as_ref() == Some(&value);
         if !refreshed || (told && known.is_none()) {
             return None;
         }
         let second = plan::schedule::whole_seconds(now);
-        let mut demand =
-            known.unwrap_or_else(|| Requested { value: value.clone(), since: second, first: true, served: false });
+        let mut demand = known.unwrap_or_else(|| Requested { value, since: second, first: true, served: false });
         // A clock that was set back must not make every new token too old.
         demand.since = demand.since.min(second);
         let demand = memory.demand.insert(demand);
@@ -241,7 +240,7 @@ impl Round<'_> {
             demand.served = true;
         }
         if tokens.are_settled() {
-            return self.object.annotations().get(REFRESH_REQUESTED_AT).cloned().or_else(before);
+            return refresh_request(self.object).or_else(before);
         }
         memory.demand.as_ref().filter(|demand| demand.served).map(|demand| demand.value.clone()).or_else(before)
     }

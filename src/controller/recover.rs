@@ -188,7 +188,7 @@ pub(super) async fn recover_tenant(estate: &Estate<'_>, namespace: &Arc<str>, te
 }
 
 /// The hosts of a registry in a Secret: as the spec names them, or those of the one account that has them all.
-fn own_hosts(registry: &RegistryPlan, entries: &Entries) -> Vec<Host> {
+pub fn own_hosts(registry: &RegistryPlan, entries: &Entries) -> Vec<Host> {
     match &registry.hosts {
         Hosts::Named(named) => named.iter().map(|(host, _)| host.clone()).collect(),
         Hosts::Callers { .. } => {
@@ -203,7 +203,7 @@ fn own_hosts(registry: &RegistryPlan, entries: &Entries) -> Vec<Host> {
 }
 
 /// The tokens that one call gave: one, or one for each of its registry ids.
-fn tokens(registry: &RegistryPlan, need: &Need, hosts: &[Host], entries: &Entries) -> Option<Vec<Token>> {
+pub fn tokens(registry: &RegistryPlan, need: &Need, hosts: &[Host], entries: &Entries) -> Option<Vec<Token>> {
     let host_of = |id: &AccountId| hosts.iter().find(|host| host.account().as_ref() == Some(id));
     match &need.service {
         Service::Private { registry_ids, .. } if !registry_ids.is_empty() => registry_ids

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use super::watches::{SecretScope, claimant, unreadable};
 use super::world::{Spot, World};
-use crate::api::{EcrCredential, REFRESH_REQUESTED_AT};
+use crate::api::{EcrCredential, refresh_request};
 use crate::plan::Uid;
 use crate::plan::auth::Reference;
 use crate::plan::references::{AccountRecord, AccountScope, KeysRecord, KeysScope};
@@ -106,7 +106,7 @@ impl Shared {
             return;
         }
         // Our own status writes come back as events, and are no news.
-        let request = object.annotations().get(REFRESH_REQUESTED_AT).cloned();
+        let request = refresh_request(object);
         let version = (object.metadata.generation, request);
         if self.versions.lock().insert(uid.clone(), version.clone()) == Some(version) {
             return;

@@ -23,6 +23,13 @@ pub use auth::Identity;
 /// The most ids in one `registryIds` (ECR API Reference, GetAuthorizationToken: 1 to 10).
 const REGISTRY_IDS_PER_CALL: usize = 10;
 
+/// The bounds of `refresh.maxAge` as the CRD says them.
+const SHORTEST_MAX_AGE: Duration = Duration::from_secs(60);
+const LONGEST_MAX_AGE: Duration = Duration::from_secs(12 * 3600);
+
+/// The most that the hosts of all registries may take in a status, in bytes.
+const MOST_HOST_BYTES: usize = 32 * 1024;
+
 /// The uid of an object, shared between everything that names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uid(pub Arc<str>);
@@ -238,6 +245,7 @@ pub fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Plan, Halt> {
     let registries: Vec<RegistryPlan> =
         spec.registries.iter().map(|r| registry_plan(r, spec.auth.as_ref(), limits)).collect::<Result<_, _>>()?;
     refuse_ambiguous_hosts(&registries)?;
+    refuse_too_many_hosts(&registries)?;
     let refresh = schedule::RefreshPolicy {
         at_percent: spec.refresh.at_percent.clamp(10, 90),
         max_age: parse_max_age(&spec.refresh.max_age)?,
@@ -352,11 +360,23 @@ fn refuse_ambiguous_hosts(registries: &[RegistryPlan]) -> Result<(), Halt> {
     Ok(())
 }
 
+/// Every host stands in the status, whose size is bounded. A Secret has room for fewer: each password takes some 2.5 KB.
+fn refuse_too_many_hosts(registries: &[RegistryPlan]) -> Result<(), Halt> {
+    let anyone = AccountId::parse("000000000000")?;
+    let hosts = registries.iter().flat_map(|registry| registry.hosts.resolve(Some(&anyone)).unwrap_or_default());
+    let bytes: usize = hosts.map(|(host, _)| host.as_str().len() + "\"\",".len()).sum();
+    if bytes <= MOST_HOST_BYTES {
+        return Ok(());
+    }
+    Err(Halt::invalid(format!(
+        "the hosts of spec.registries have {bytes} bytes together, and {MOST_HOST_BYTES} is the most: split the accounts and host variants over several EcrCredentials with Secrets of their own"
+    )))
+}
+
 /// Reads a duration such as `6h` or `1h30m`; the CRD allows from 1m to 12h.
 fn parse_max_age(text: &str) -> Result<Duration, Halt> {
-    let parsed: Option<kube::core::Duration> = text.parse().ok();
-    match parsed.filter(|age| !age.is_negative()).map(Duration::from) {
-        Some(age) if !age.is_zero() => Ok(age),
+    match schedule::duration(text) {
+        Some(age) if !age.is_zero() => Ok(age.clamp(SHORTEST_MAX_AGE, LONGEST_MAX_AGE)),
         _ => Err(Halt::invalid(format!("refresh.maxAge {text:?} is not a duration such as 6h or 90m"))),
     }
 }

@@ -76,6 +76,13 @@ impl RetryPolicy {
     }
 }
 
+/// Reads a duration such as `6h`, `1h30m` or `500ms`. Those that overflow, or have a sign, make kube's own parser panic.
+pub fn duration(text: &str) -> Option<Duration> {
+    let small = |number: &str| number.len() <= 9 && number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let plain = text.len() <= 24 && text.split(|c: char| c.is_ascii_lowercase()).all(small);
+    plain.then(|| text.parse::<kube::core::Duration>().ok()).flatten().map(Duration::from)
+}
+
 /// `at` plus `wait`, or the end of time.
 pub fn later(at: Timestamp, wait: Duration) -> Timestamp {
     SignedDuration::try_from(wait).ok().and_then(|wait| at.checked_add(wait).ok()).unwrap_or(Timestamp::MAX)
@@ -129,6 +136,17 @@ mod tests {
     fn a_token_that_expired_before_it_was_issued_is_due_at_once() {
         let life = Life { issued_at: at(HOUR), expires_at: at(0) };
         assert_eq!(POLICY.due_at(life, "x"), at(HOUR));
+    }
+
+    #[test]
+    fn durations_are_read_and_what_is_none_is_refused() {
+        let table = [("6h", 21_600_000), ("1h30m", 5_400_000), ("500ms", 500), ("1.5s", 1500), ("0s", 0)];
+        for (text, millis) in table {
+            assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["1h-5m", "-1h", "+1h", "99999999999999999999h", "1e30h", "6", "h", "6 h", "6x", "NaNs", "infs"] {
+            assert_eq!(duration(text), None, "{text}");
+        }
     }
 
     proptest! {

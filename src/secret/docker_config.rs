@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::api::registry::Host;
@@ -103,24 +104,17 @@ fn decoded_holds(auth: &Auth, window: &[u8]) -> bool {
     password.windows(window.len()).any(|w| w == window)
 }
 
-/// Reads the logins back from the bytes of a Secret; hosts and logins that are not ours by form are left out.
+/// Reads the logins back from the bytes of a Secret; hosts and logins that are not ours by form are left out, and hide none of
+/// the others.
 pub fn parse(json: &[u8]) -> Entries {
-    #[derive(Deserialize)]
-    struct Config {
-        #[serde(default)]
-        auths: BTreeMap<String, Entry>,
-    }
-    #[derive(Deserialize)]
-    struct Entry {
-        #[serde(default)]
-        auth: String,
-    }
-    let Ok(config) = serde_json::from_slice::<Config>(json) else { return Entries::new() };
-    config
-        .auths
-        .into_iter()
-        .filter_map(|(host, entry)| Some((Host::parse(&host).ok()?, Auth::parse(entry.auth).ok()?)))
-        .collect()
+    let login = |(host, entry): (String, Value)| {
+        let Value::Object(mut entry) = entry else { return None };
+        let Some(Value::String(auth)) = entry.remove("auth") else { return None };
+        Some((Host::parse(&host).ok()?, Auth::parse(auth).ok()?))
+    };
+    let Ok(Value::Object(mut config)) = serde_json::from_slice(json) else { return Entries::new() };
+    let Some(Value::Object(auths)) = config.remove("auths") else { return Entries::new() };
+    auths.into_iter().filter_map(login).collect()
 }
 
 #[cfg(test)]
@@ -158,6 +152,18 @@ mod tests {
             assert!(config.is_quoted_in(&format!("denied: data is {quote}")), "{quote}");
         }
         assert!(!config.is_quoted_in("denied the request: every Secret needs the label team, ask a.example for one"));
+    }
+
+    #[test]
+    fn an_entry_of_another_form_hides_no_other() {
+        for odd in ["null", "5", r#"{"auth":null}"#, r#"{"auth":["x"]}"#, "{}"] {
+            let json = format!(r#"{{"auths":{{"a.example":{odd},"public.ecr.aws":{{"auth":"QVdTOnA="}}}}}}"#);
+            assert_eq!(
+                parse(json.as_bytes()).keys().map(Host::as_str).collect::<Vec<_>>(),
+                ["public.ecr.aws"],
+                "{odd}"
+            );
+        }
     }
 
     #[test]

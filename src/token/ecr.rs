@@ -103,6 +103,6 @@ impl TokenSource for Ecr {
 }
 
 /// The account in a `proxyEndpoint`, which is `https://` and the plain host of a registry: `ID.dkr.ecr.`...
-fn account_of(endpoint: &str) -> Option<AccountId> {
+pub fn account_of(endpoint: &str) -> Option<AccountId> {
     AccountId::parse(endpoint.strip_prefix("https://")?.split_once('.')?.0).ok()
 }

@@ -18,6 +18,9 @@ const THROTTLING: [&str; 6] = [
     "LimitExceededException",
 ];
 
+/// The longest error code that is told, in characters. AWS's own have 20 to 40.
+const LONGEST_CODE: usize = 64;
+
 /// How the identity cache's own error begins, whose type is not public (aws-smithy-runtime, identity/cache/lazy.rs).
 const IDENTITY_TIMED_OUT: &str = "identity resolver timed out";
 
@@ -70,11 +73,12 @@ where
 
 fn by_code(code: Option<&str>, message: &str, status: Option<u16>, call: Call, place: &str) -> TokenError {
     let status = status.unwrap_or_default();
-    match code {
+    let code = code.map(shown).filter(|code| !code.is_empty());
+    match code.as_deref() {
         Some(code) if THROTTLING.contains(&code) => TokenError::Throttled(format!("{code} from {place}")),
         _ if status == 429 => TokenError::Throttled(format!("HTTP status 429 from {place}")),
         _ if status >= 500 => {
-            TokenError::Unavailable(format!("{place}: {}", code.map_or(format!("HTTP status {status}"), str::to_owned)))
+            TokenError::Unavailable(format!("{place}: {}", code.unwrap_or_else(|| format!("HTTP status {status}"))))
         }
         // The provider of web identities is away, which passes.
         Some("IDPCommunicationError") => {
@@ -84,6 +88,11 @@ fn by_code(code: Option<&str>, message: &str, status: Option<u16>, call: Call, p
         None if status < 400 => TokenError::Unreadable(format!("the answer of {place} is not of its protocol")),
         None => TokenError::Unreadable(format!("HTTP status {status} from {place} without an error code")),
     }
+}
+
+/// An error code as it may stand in a status: whoever answers in AWS's place can send anything for one.
+fn shown(code: &str) -> String {
+    code.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')).take(LONGEST_CODE).collect()
 }
 
 /// What to do about an error code of AWS.

@@ -1,0 +1,213 @@
+//! What is found again in Secrets: a Secret as we wrote it is known as that from its metadata, any edit shows, and a restarted
+//! operator takes from it the logins that were written.
+
+use std::sync::Arc;
+
+use arbitrary::{Result, Unstructured};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ecr_credential_operator::controller::recover::{own_hosts, tokens};
+use ecr_credential_operator::plan::{Hosts, Plan, RegistryPlan, Uid, plan};
+use ecr_credential_operator::secret::docker_config::{Entries, parse};
+use ecr_credential_operator::secret::ownership::{SecretRecord, Standing, lost_fields};
+use ecr_credential_operator::secret::{
+    Claim, Desired, FIELD_MANAGER, Owner, Place, Published, Verdict, as_found, desired, registry_entries, verdict,
+};
+use ecr_credential_operator::token::{Grant, TokenHash};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::material::{self, ACCOUNTS, AROUND, HOUR, account, second};
+
+pub fn run(bytes: &[u8]) {
+    let _ = parts(&mut Unstructured::new(bytes));
+}
+
+fn parts(u: &mut Unstructured<'_>) -> Result<()> {
+    let (limits, spec) = (material::limits(u)?, material::spec(u)?);
+    let Ok(plan) = plan(&spec, &limits) else { return Ok(()) };
+    let now = second(AROUND);
+    let published = published(u, &plan)?;
+    let owner = Owner { name: "platform".to_owned(), uid: Uid("me".into()) };
+    let Ok(Some(desired)) = desired(&plan, &owner, &spec.secret, &published, now) else { return Ok(()) };
+    let entries = parse(&STANDARD.decode(desired.config.expose_base64()).expect("base64"));
+    content(&plan, &published, &desired, &entries, now);
+    for registry in &plan.registries {
+        found_again(registry, &published, &entries);
+    }
+    let stored = stored(&desired.metadata);
+    let record = SecretRecord::read(&stored).expect("uid and resourceVersion");
+    assert_eq!(record.footprint, desired.footprint);
+    assert_eq!((record.expires_at, record.hosts), (Some(desired.expires_at), Some(desired.config.hosts())));
+    assert_eq!((record.identity, record.owner.as_ref()), (Some(desired.identity), Some(&owner.uid)));
+    assert!(lost_fields(&as_found(&plan, &owner, &spec.secret, &stored), &stored).is_empty());
+    assert_eq!(judge(&stored, &desired, now), Verdict::Keep);
+    let edited = edit(u, stored.clone())?;
+    if edited != stored {
+        shows(&edited, &stored, &desired, now);
+    }
+    Ok(())
+}
+
+/// What is published for some needs of a plan; some of it may have expired.
+fn published(u: &mut Unstructured<'_>, plan: &Plan) -> Result<Published> {
+    let caller = account(ACCOUNTS[1]);
+    let mut published = Published::new();
+    for need in plan.needs() {
+        if u.ratio(7, 8)? {
+            let issued = AROUND - u.int_in_range(0..=8)? * HOUR;
+            let life = material::good_life(u, issued)?;
+            published.insert(need.clone(), material::grant(need, life, Some(&caller)));
+        }
+    }
+    Ok(published)
+}
+
+/// A Secret has the hosts of those registries whose tokens are all there and good, and their passwords.
+fn content(plan: &Plan, published: &Published, desired: &Desired, entries: &Entries, now: Timestamp) {
+    let mut expected = Entries::new();
+    for registry in &plan.registries {
+        let grants: Vec<&Arc<Grant>> = registry.needs.iter().filter_map(|need| published.get(need)).collect();
+        if grants.len() == registry.needs.len() && grants.iter().all(|grant| grant.life.is_valid(now)) {
+            let logins = registry_entries(registry, published).expect("hosts");
+            let caller = account(ACCOUNTS[1]);
+            let hosts = registry.hosts.resolve(Some(&caller)).expect("hosts");
+            assert_eq!(logins.len(), hosts.len(), "every host has a login");
+            expected.extend(logins.into_iter().map(|(host, auth)| (host, auth.clone())));
+            let earliest = grants.iter().all(|grant| desired.expires_at <= grant.life.expires_at);
+            assert!(earliest || hosts.is_empty(), "it says a later expiry");
+            own_passwords(registry, entries);
+        }
+    }
+    assert!(expected.keys().eq(entries.keys()), "exactly the configured hosts: {entries:?}");
+    assert!(entries.iter().all(|(host, auth)| expected[host].expose() == auth.expose()));
+    assert_eq!(desired.has_entries, !entries.is_empty());
+    assert!(!desired.has_entries || desired.expires_at > now, "an expired token is written");
+    assert!(desired.has_entries || plan.registries.iter().any(|registry| registry.anonymous_works));
+}
+
+/// Where each account has a password of its own, an account's host has that one.
+fn own_passwords(registry: &RegistryPlan, entries: &Entries) {
+    let Hosts::Named(hosts) = &registry.hosts else { return };
+    let asks = |need: &ecr_credential_operator::plan::Need| matches!(&need.service, ecr_credential_operator::plan::Service::Private { registry_ids, .. } if !registry_ids.is_empty());
+    if !registry.needs.iter().all(asks) {
+        return;
+    }
+    for (host, owner) in hosts {
+        if let Some(id) =
+            owner.clone().or(host.account()).filter(|id| hosts.iter().any(|(_, o)| o.as_ref() == Some(id)))
+        {
+            let login = STANDARD.decode(entries[host].expose()).expect("base64");
+            let login = String::from_utf8(login).expect("text");
+            assert!(login.starts_with(&format!("AWS:{id}/")), "{host} has the password {login}");
+        }
+    }
+}
+
+/// The tokens that a restarted operator takes from the Secret give the same logins for the registry.
+fn found_again(registry: &RegistryPlan, published: &Published, entries: &Entries) {
+    let before = registry_entries(registry, published).expect("hosts");
+    let hash = |logins: &[(_, &_)]| {
+        let logins = logins
+            .iter()
+            .map(|(host, auth): &(ecr_credential_operator::api::registry::Host, &_)| (host.as_str(), *auth));
+        TokenHash::of("fingerprint", logins)
+    };
+    let hosts: Vec<_> = before.iter().map(|(host, _)| host.clone()).collect();
+    let there: Vec<_> = hosts.iter().filter_map(|host| Some((host.clone(), entries.get(host)?))).collect();
+    // The status vouches for logins by their hash; what it does not vouch for is not taken.
+    if before.is_empty() || hash(&there) != hash(&before) {
+        return;
+    }
+    let mut again = Published::new();
+    for need in &registry.needs {
+        let Some(tokens) = tokens(registry, need, &hosts, entries) else { return };
+        let old = &published[need];
+        again.insert(need.clone(), Arc::new(Grant { tokens, life: old.life, identity: old.identity.clone() }));
+    }
+    if let Ok(after) = registry_entries(registry, &again) {
+        assert_eq!(hash(&after), hash(&before), "{registry:?}: {before:?} before, {after:?} after");
+    }
+    let own = own_hosts(registry, entries);
+    assert!(own.is_empty() || own == hosts || matches!(registry.hosts, Hosts::Callers { .. }));
+}
+
+/// A Secret's metadata as the API server shows it after our apply.
+fn stored(applied: &ObjectMeta) -> ObjectMeta {
+    let names = |map: &Option<std::collections::BTreeMap<String, String>>| {
+        map.iter().flatten().map(|(key, _)| (format!("f:{key}"), json!({}))).collect::<Map<String, Value>>()
+    };
+    let owners = applied.owner_references.iter().flatten();
+    let owners: Map<String, Value> = owners.map(|o| (format!("k:{{\"uid\":\"{}\"}}", o.uid), json!({}))).collect();
+    let fields = json!({
+        "f:data": { "f:.dockerconfigjson": {} },
+        "f:type": {},
+        "f:metadata": { "f:labels": names(&applied.labels), "f:annotations": names(&applied.annotations), "f:ownerReferences": owners },
+    });
+    let entry = ManagedFieldsEntry {
+        manager: Some(FIELD_MANAGER.to_owned()),
+        operation: Some("Apply".to_owned()),
+        fields_v1: Some(FieldsV1(fields)),
+        ..ManagedFieldsEntry::default()
+    };
+    let (uid, version) = (Some("s".to_owned()), Some("7".to_owned()));
+    ObjectMeta { uid, resource_version: version, managed_fields: Some(vec![entry]), ..applied.clone() }
+}
+
+fn judge(found: &ObjectMeta, desired: &Desired, now: Timestamp) -> Verdict {
+    let record = Arc::new(SecretRecord::read(found).expect("uid and resourceVersion"));
+    let standing = Standing::of(Some(&record), &Uid("me".into()), |_| true);
+    let (namespace, name) = ("a".into(), "pull".into());
+    let place = Place { namespace, incarnation: Default::default(), name, standing, claim: Claim::Wanted };
+    verdict(&place, Some(desired), Default::default(), None, now)
+}
+
+/// Somebody changes one of our fields: the API server takes it out of our entry. Or changes nothing.
+fn edit(u: &mut Unstructured<'_>, mut found: ObjectMeta) -> Result<ObjectMeta> {
+    let fields = found.managed_fields.as_mut().and_then(|entries| entries[0].fields_v1.as_mut()).expect("ours");
+    let mut drop = |path: &str, key: &str| {
+        let at = if path.is_empty() { Some(&mut fields.0) } else { fields.0.pointer_mut(path) };
+        at.and_then(Value::as_object_mut).and_then(|map| map.remove(key)).is_some()
+    };
+    let pick = |u: &mut Unstructured<'_>, map: &Option<std::collections::BTreeMap<String, String>>| {
+        let keys: Vec<String> = map.iter().flatten().map(|(key, _)| key.clone()).collect();
+        Ok::<_, arbitrary::Error>(u.choose(&keys)?.clone())
+    };
+    match u.int_in_range(0..=5)? {
+        0 => drop("", "f:data"),
+        1 => drop("", "f:type"),
+        2 => {
+            let key = pick(u, &found.labels)?;
+            let value = u.arbitrary::<bool>()?.then(|| u.arbitrary::<String>()).transpose()?;
+            let labels = found.labels.get_or_insert_default();
+            labels.remove(&key);
+            labels.extend(value.map(|value| (key.clone(), value)));
+            drop("/f:metadata/f:labels", &format!("f:{key}"))
+        }
+        3 => {
+            let key = pick(u, &found.annotations)?;
+            found.annotations.get_or_insert_default().insert(key.clone(), u.arbitrary()?);
+            drop("/f:metadata/f:annotations", &format!("f:{key}"))
+        }
+        4 => {
+            found.owner_references = None;
+            drop("/f:metadata/f:ownerReferences", "k:{\"uid\":\"me\"}")
+        }
+        _ => false,
+    };
+    Ok(found)
+}
+
+/// An edit shows in the footprint, and leads to a repair; a Secret that is not ours any more is left alone.
+fn shows(edited: &ObjectMeta, before: &ObjectMeta, desired: &Desired, now: Timestamp) {
+    let record = SecretRecord::read(edited).expect("uid and resourceVersion");
+    let taken = edited.managed_fields != before.managed_fields;
+    assert_eq!(record.footprint != desired.footprint, taken, "{edited:?}");
+    match judge(edited, desired, now) {
+        Verdict::Update(_) => assert!(taken),
+        Verdict::Keep => assert!(!taken),
+        Verdict::Refuse(..) => assert!(record.owner.is_none(), "{edited:?}"),
+        other => panic!("{other:?} of {edited:?}"),
+    }
+}

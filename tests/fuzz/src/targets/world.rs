@@ -1,0 +1,222 @@
+//! The index of what the watches have seen: after any events, in any order, it answers as one that starts from scratch.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arbitrary::{Result, Unstructured};
+use ecr_credential_operator::api::NamespaceSelection;
+use ecr_credential_operator::controller::world::World;
+use ecr_credential_operator::plan::Uid;
+use ecr_credential_operator::plan::references::References;
+use ecr_credential_operator::plan::targets::{Claimant, Incarnation, Index, Labels, Selection};
+use ecr_credential_operator::secret::Claim;
+use ecr_credential_operator::secret::ownership::{Footprint, SecretRecord};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::selection::selects;
+use crate::material::{self, NAMESPACES};
+
+const UIDS: [&str; 4] = ["u0", "u1", "u2", "u3"];
+const SECRETS: [&str; 2] = ["pull", "other"];
+
+/// A Secret's name and namespace.
+type Spot = (String, String);
+/// What an `EcrCredential` may do in each place, and the version of the Secret that is there.
+type Places = BTreeMap<Spot, (Claim, Option<Box<str>>)>;
+
+/// What there is, in the plainest form.
+#[derive(Default)]
+struct Model {
+    allowed: Option<BTreeSet<Arc<str>>>,
+    namespaces: BTreeMap<String, (Labels, bool)>,
+    claimants: BTreeMap<String, (Claimant, Option<NamespaceSelection>)>,
+    secrets: BTreeMap<Spot, Arc<SecretRecord>>,
+}
+
+pub fn run(bytes: &[u8]) {
+    let _ = parts(&mut Unstructured::new(bytes));
+}
+
+fn parts(u: &mut Unstructured<'_>) -> Result<()> {
+    let allowed = u.ratio(1, 4)?.then(|| material::some(u, &NAMESPACES)).transpose()?;
+    let allowed: Option<BTreeSet<Arc<str>>> = allowed.map(|names| names.into_iter().map(Into::into).collect());
+    let mut world = World::new(Index::new(allowed.clone()), References::default());
+    let mut model = Model { allowed, ..Model::default() };
+    for _ in 0..48 {
+        if u.is_empty() {
+            break;
+        }
+        let before: Vec<Places> = UIDS.iter().map(|uid| model.places(uid)).collect();
+        let (concerned, of_secret) = event(u, &mut world, &mut model)?;
+        for (uid, before) in UIDS.iter().zip(before) {
+            let after = model.places(uid);
+            let gone = !model.claimants.contains_key(*uid);
+            let told = concerned.contains(&Uid((*uid).into()));
+            let same = entitled(&before) == entitled(&after) && (!of_secret || before == after);
+            assert!(gone || same || told, "{uid} is not told: {before:?} before, {after:?} after");
+            compare(&world, &model, uid, &after);
+        }
+    }
+    Ok(())
+}
+
+/// The places that an `EcrCredential` wants. Those that it has left are also looked at once a minute, and of a change by which
+/// another's claim to one ends nobody is told sooner.
+fn entitled(places: &Places) -> Vec<(&Spot, &(Claim, Option<Box<str>>))> {
+    places.iter().filter(|(_, (claim, _))| matches!(claim, Claim::Wanted | Claim::Lost(_))).collect()
+}
+
+/// One event, for both; returns whom the world says that it concerns, and whether it is of a Secret.
+fn event(u: &mut Unstructured<'_>, world: &mut World, model: &mut Model) -> Result<(BTreeSet<Uid>, bool)> {
+    let namespace = *u.choose(&NAMESPACES)?;
+    let uid = *u.choose(&UIDS)?;
+    let spot = ((*u.choose(&SECRETS)?).to_owned(), namespace.to_owned());
+    let kind = u.int_in_range(0..=9)?;
+    let concerned = match kind {
+        0..=2 => {
+            let (labels, terminating) = (material::labels(u)?, u.ratio(1, 6)?);
+            let incarnation = Incarnation::of(u.choose(&["x", "y"])?, None);
+            model.namespaces.insert(namespace.to_owned(), (labels.clone(), terminating));
+            world.set_namespace(namespace, incarnation, &labels, terminating)
+        }
+        3 => {
+            model.namespaces.remove(namespace);
+            world.index.remove_namespace(namespace)
+        }
+        4..=5 => {
+            let (claimant, spec) = claimant(u, uid)?;
+            model.claimants.insert(uid.to_owned(), (claimant.clone(), spec));
+            world.index.set_claimant(&Uid(uid.into()), claimant)
+        }
+        6 => {
+            model.claimants.remove(uid);
+            world.remove_claimant(&Uid(uid.into()))
+        }
+        7..=8 => {
+            let record = Arc::new(record(u)?);
+            let known = model.secrets.get(&spot);
+            if known.is_none_or(|known| version(&record) >= version(known)) {
+                model.secrets.insert(spot.clone(), record.clone());
+            }
+            world.set_secret(&spot.0, &spot.1, record)
+        }
+        _ => {
+            model.secrets.remove(&spot);
+            world.remove_secret(&spot.0, &spot.1, None)
+        }
+    };
+    Ok((concerned, kind >= 7))
+}
+
+fn claimant(u: &mut Unstructured<'_>, uid: &str) -> Result<(Claimant, Option<NamespaceSelection>)> {
+    let spec = material::selection(u)?;
+    let selection = Selection::parse(&spec).ok();
+    let spec = selection.is_some().then_some(spec);
+    let claimant = Claimant {
+        name: format!("name-{uid}").into(),
+        created: material::second(u.int_in_range(0..=2)?),
+        secret_name: (*u.choose(&SECRETS)?).into(),
+        generation: Some(u.int_in_range(1..=2)?),
+        selection,
+        references: BTreeSet::new(),
+    };
+    Ok((claimant, spec))
+}
+
+fn record(u: &mut Unstructured<'_>) -> Result<SecretRecord> {
+    let owner = u.ratio(3, 4)?.then(|| u.choose(&UIDS)).transpose()?.map(|uid| Uid((*uid).into()));
+    let version = u.int_in_range(1..=9_u8)?.to_string();
+    Ok(SecretRecord {
+        uid: "s".into(),
+        resource_version: version.into(),
+        owner,
+        footprint: Footprint::desired(&ObjectMeta::default()),
+        expires_at: None,
+        hosts: None,
+        identity: None,
+        extra_keys: Box::default(),
+        sets_immutable: false,
+    })
+}
+
+fn version(record: &SecretRecord) -> u64 {
+    record.resource_version.parse().expect("a number")
+}
+
+impl Model {
+    fn is_open(&self, namespace: &str) -> bool {
+        self.allowed.as_ref().is_none_or(|allowed| allowed.contains(namespace))
+            && self.namespaces.get(namespace).is_some_and(|(_, terminating)| !terminating)
+    }
+
+    fn targets(&self, uid: &str) -> BTreeSet<&str> {
+        let Some((_, Some(spec))) = self.claimants.get(uid) else { return BTreeSet::new() };
+        let selected =
+            |(name, (labels, _)): &(&String, &(Labels, bool))| self.is_open(name) && selects(spec, name, labels);
+        self.namespaces.iter().filter(selected).map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Who wants a Secret, the oldest first.
+    fn claims(&self, (secret, namespace): &Spot) -> Vec<&str> {
+        let wants = |(uid, (claimant, _)): &(&String, &(Claimant, _))| {
+            *claimant.secret_name == **secret && self.targets(uid).contains(namespace.as_str())
+        };
+        let mut all: Vec<_> =
+            self.claimants.iter().filter(wants).map(|(uid, (c, _))| (c.created, &c.name, uid)).collect();
+        all.sort();
+        all.into_iter().map(|(_, _, uid)| uid.as_str()).collect()
+    }
+
+    fn places(&self, me: &str) -> Places {
+        let Some((claimant, _)) = self.claimants.get(me) else { return Places::new() };
+        let wanted =
+            self.targets(me).into_iter().map(|namespace| (claimant.secret_name.to_string(), namespace.to_owned()));
+        let mine = |spot: &Spot| {
+            let owner = self.secrets.get(spot).and_then(|record| record.owner.as_ref());
+            owner.is_some_and(|owner| *owner.0 == *me)
+        };
+        let owned = self.secrets.keys().filter(|spot| mine(spot)).cloned();
+        let claim = |spot: &Spot| {
+            let claims = self.claims(spot);
+            if claims.first() == Some(&me) {
+                return Some(Claim::Wanted);
+            }
+            if claims.contains(&me) {
+                return Some(Claim::Lost(self.claimants[claims[0]].0.name.clone()));
+            }
+            let left = if claims.is_empty() { Claim::Left } else { Claim::LeftToAnother };
+            self.is_open(&spot.1).then_some(left)
+        };
+        let version = |spot: &Spot| self.secrets.get(spot).map(|record| record.resource_version.clone());
+        let spots: BTreeSet<Spot> = wanted.chain(owned).collect();
+        spots.into_iter().filter_map(|spot| Some((spot.clone(), (claim(&spot)?, version(&spot))))).collect()
+    }
+}
+
+fn compare(world: &World, model: &Model, me: &str, expected: &Places) {
+    let uid = Uid(me.into());
+    let Some((claimant, _)) = model.claimants.get(me) else {
+        assert!(!world.index.is_alive(&uid) && world.index.targets(&uid).next().is_none());
+        return;
+    };
+    assert_eq!(world.index.targets(&uid).map(AsRef::as_ref).collect::<BTreeSet<&str>>(), model.targets(me));
+    for secret in SECRETS {
+        for namespace in NAMESPACES {
+            let claims = world.index.claims(secret, namespace);
+            let claims: Vec<&str> = claims.iter().map(|uid| &*uid.0).collect();
+            assert_eq!(claims, model.claims(&(secret.to_owned(), namespace.to_owned())), "{secret} in {namespace}");
+        }
+    }
+    let places = world.places(&uid, &claimant.secret_name, claimant.generation).expect("it is alive");
+    let places: Vec<_> = places.collect();
+    for place in &places {
+        let spot = (place.name.clone(), place.namespace.clone());
+        let again = world.place_at(&uid, &claimant.secret_name, claimant.generation, &spot).expect("the same place");
+        assert_eq!((again.claim, again.standing), (place.claim.clone(), place.standing.clone()));
+    }
+    let seen = places
+        .into_iter()
+        .map(|place| ((place.name.to_string(), place.namespace.to_string()), (place.claim, place.standing.version())));
+    assert_eq!(seen.collect::<Places>(), *expected, "the places of {me}");
+    assert!(world.places(&uid, &claimant.secret_name, Some(99)).is_none(), "of another generation");
+}
