@@ -9,6 +9,7 @@
 mod agents;
 mod away;
 mod check;
+mod crashes;
 mod create;
 mod demand;
 mod drift;

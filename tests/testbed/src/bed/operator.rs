@@ -7,6 +7,8 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::{Api, DeleteParams};
 
 use super::rights::Lent;
 use super::{Bed, PATIENCE};
@@ -154,6 +156,14 @@ impl Bed {
             operator.until_ready().await?;
         }
         Ok(operator)
+    }
+
+    /// Kills an operator, and ends its lease as if its time had run out.
+    pub async fn kill(&self, operator: Operator) -> Result<()> {
+        operator.kill()?;
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.home);
+        leases.delete("ecr-credential-operator", &DeleteParams::default()).await.context("end the lease")?;
+        Ok(())
     }
 
     /// Tells the API server and the judge whose identities an operator may use.
