@@ -30,6 +30,7 @@ mod refusals;
 mod registries;
 mod restart;
 mod rights;
+mod secrecy;
 mod startup;
 
 use testbed::bed::{Bed, Launch, Operator};
