@@ -6,14 +6,11 @@ use testbed::crashes::{Moment, Trials, Verdict};
 
 use super::{CRD, launch};
 
-/// How many plans of each workload. The moments go round.
-const EACH: usize = 2;
-
 #[tokio::test]
 async fn a_process_that_is_killed_anywhere_ends_where_it_would_have_without() {
     let seed = std::env::var("CHAOS_SEED").map_or(1, |seed| seed.parse().unwrap());
     let trials = Trials::prepare(launch(), CRD).await.unwrap();
-    let plans = trials.sampled(EACH, seed);
+    let plans = trials.sampled(seed);
     let verdicts: Vec<Verdict> = trials.play(&plans).collect().await;
     let wrong: Vec<String> =
         verdicts.iter().filter(|verdict| !verdict.wrong.is_empty()).map(ToString::to_string).collect();
@@ -21,6 +18,6 @@ async fn a_process_that_is_killed_anywhere_ends_where_it_would_have_without() {
     for moment in Moment::ALL {
         let at = verdicts.iter().filter(|verdict| verdict.plan.deaths[0].1 == moment);
         let deaths: usize = at.map(|verdict| verdict.deaths).sum();
-        assert!(deaths >= 4, "{deaths} deaths {moment:?}");
+        assert!(deaths >= 3, "{deaths} deaths {moment:?}");
     }
 }

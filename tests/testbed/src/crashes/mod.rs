@@ -20,6 +20,7 @@ mod blow;
 mod run;
 mod snapshot;
 mod table;
+mod tenants;
 mod workloads;
 
 /// How many runs go on at a time. Most of each is waiting.
@@ -97,18 +98,15 @@ impl Trials {
         all.collect()
     }
 
-    /// Of each workload one of these, by chance, for each of so many moments, which go round.
-    pub fn sampled(&self, moments: usize, seed: u64) -> Vec<Plan> {
+    /// One of these for each workload, by chance; the moments go round.
+    pub fn sampled(&self, seed: u64) -> Vec<Plan> {
         let mut random = StdRng::seed_from_u64(seed);
-        let mut rounds = Moment::ALL.iter().cycle();
-        let mut plans = Vec::new();
-        for (workload, undisturbed) in &self.undisturbed {
-            for moment in rounds.by_ref().take(moments) {
-                let number = random.random_range(0..undisturbed.requests);
-                plans.push(Plan { workload: *workload, deaths: vec![(number, *moment)] });
-            }
-        }
-        plans
+        let moments = Moment::ALL.into_iter().cycle().skip(random.random_range(0..Moment::ALL.len()));
+        let plan = |((workload, undisturbed), moment): ((&Workload, &Undisturbed), Moment)| Plan {
+            workload: *workload,
+            deaths: vec![(random.random_range(0..undisturbed.requests), moment)],
+        };
+        self.undisturbed.iter().zip(moments).map(plan).collect()
     }
 
     /// Two deaths, one after the other, by chance.
@@ -135,7 +133,11 @@ impl Trials {
                 let violations = ended.violations.iter().map(ToString::to_string);
                 (ended.deaths, violations.chain(differences(&ended.end, expected)).collect())
             }
-            Err(error) => (plan.deaths.len(), vec![format!("it does not come to its end: {error:#}")]),
+            Err(error) => {
+                let why = error.to_string();
+                // What was last seen may be long.
+                (0, vec![format!("it does not come to its end: {}", why.lines().next().unwrap_or_default())])
+            }
         };
         Verdict { plan: plan.clone(), deaths, wrong }
     }

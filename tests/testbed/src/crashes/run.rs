@@ -5,6 +5,7 @@ use jiff::Timestamp;
 
 use super::blow::Blow;
 use super::snapshot::{Snapshot, snapshot};
+use super::tenants::SERVICE_ACCOUNT;
 use super::workloads::OTHER;
 use super::{Plan, Workload};
 use crate::bed::{Bed, Launch, Operator, PATIENCE};
@@ -26,6 +27,7 @@ pub(super) struct Ended {
 /// A workload under way.
 pub(super) struct Run<'a> {
     pub(super) bed: Bed,
+    workload: Workload,
     launch: &'a Launch,
     upgraded: bool,
     operator: Option<Operator>,
@@ -35,7 +37,7 @@ impl Run<'_> {
     /// Plays a plan. It is over when the workload has come to what it should, and to `expected` if that is known.
     pub(super) async fn play(launch: &Launch, crd: &str, plan: &Plan, expected: Option<&Snapshot>) -> Result<Ended> {
         let bed = Bed::with_secret_names(&plan.workload.name(), crd, &[OTHER]).await?;
-        let mut run = Run { bed, launch, upgraded: false, operator: None };
+        let mut run = Run { bed, workload: plan.workload, launch, upgraded: false, operator: None };
         run.start().await?;
         plan.workload.ground(&run.bed).await?;
         run.bed.proxy.log().wait_quiet(QUIET, PATIENCE).await?;
@@ -108,6 +110,9 @@ impl Run<'_> {
         let mut launch = self.launch.clone().args(&["--secret-name", &self.bed.name(OTHER)]);
         if self.upgraded {
             launch = launch.args(&["--concurrency", "1"]);
+        }
+        if self.workload.is_of_tenants() {
+            launch = launch.service_account(&format!("*/{SERVICE_ACCOUNT}"));
         }
         self.operator = Some(self.bed.operator(launch).await?);
         Ok(())

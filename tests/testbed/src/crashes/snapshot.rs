@@ -61,7 +61,8 @@ fn compare(place: &str, end: &Value, expected: &Value, found: &mut Vec<String>) 
 
 fn secret(mut shown: Value, tokens: &mut Tokens<'_>) -> Value {
     let metadata = &mut shown["metadata"];
-    for annotation in ["expires-at", "refreshed-at", "content-hash"] {
+    // The identity's hash is over uids where it is a ServiceAccount's; whose a token is stands beside it.
+    for annotation in ["expires-at", "refreshed-at", "content-hash", "identity-hash"] {
         mask(&mut metadata["annotations"], &format!("pullsecrets.dev/{annotation}"));
     }
     let managers = metadata["managedFields"].as_array().into_iter().flatten();

@@ -6,10 +6,13 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::run::Run;
+use super::tenants;
 use crate::bed::{Bed, logins};
 
+pub(super) const PUBLIC: &str = "public.ecr.aws";
+
 /// The operator's own registry, and ECR Public.
-const HOSTS: [&str; 2] = ["123456789012.dkr.ecr.eu-west-1.amazonaws.com", "public.ecr.aws"];
+const HOSTS: [&str; 2] = ["123456789012.dkr.ecr.eu-west-1.amazonaws.com", PUBLIC];
 
 /// What the edited spec asks for.
 const EDITED: [&str; 2] =
@@ -32,10 +35,12 @@ pub enum Workload {
     Inherited,
     EditedByHand,
     Upgraded,
+    TenantsRefreshed,
+    TenantLabelled,
 }
 
 impl Workload {
-    pub const ALL: [Workload; 12] = [
+    pub const ALL: [Workload; 14] = [
         Workload::Created,
         Workload::Refreshed,
         Workload::Labelled,
@@ -48,6 +53,8 @@ impl Workload {
         Workload::Inherited,
         Workload::EditedByHand,
         Workload::Upgraded,
+        Workload::TenantsRefreshed,
+        Workload::TenantLabelled,
     ];
 
     pub fn title(self) -> &'static str {
@@ -64,6 +71,8 @@ impl Workload {
             Workload::Inherited => "the older of two is deleted",
             Workload::EditedByHand => "Secrets are edited and deleted by hand",
             Workload::Upgraded => "an upgrade, and changes while no process runs",
+            Workload::TenantsRefreshed => "a refresh is asked for, of namespaces with identities of their own",
+            Workload::TenantLabelled => "a namespace with an identity of its own gains the label",
         }
     }
 
@@ -77,8 +86,16 @@ impl Workload {
         matches!(self, Workload::RegistriesEdited | Workload::Inherited)
     }
 
+    /// Whether each namespace has an identity of its own.
+    pub(super) fn is_of_tenants(self) -> bool {
+        matches!(self, Workload::TenantsRefreshed | Workload::TenantLabelled)
+    }
+
     /// What is there before.
     pub(super) async fn ground(self, bed: &Bed) -> Result<()> {
+        if self.is_of_tenants() {
+            return tenants::ground(bed, spec(bed)).await;
+        }
         for name in ["a", "b", "c"] {
             bed.namespace(name, &[(&bed.prefix, "yes")]).await?;
         }
@@ -102,8 +119,8 @@ impl Workload {
         let edit = |spec: Value| async move { bed.change(&bed.name("x"), json!({ "spec": spec })).await };
         match self {
             Workload::Created | Workload::DeletedMeanwhile => create(bed).await,
-            Workload::Refreshed => bed.request_refresh(&bed.name("x"), "1").await,
-            Workload::Labelled => label(bed, "elsewhere", Some("yes")).await,
+            Workload::Refreshed | Workload::TenantsRefreshed => bed.request_refresh(&bed.name("x"), "1").await,
+            Workload::Labelled | Workload::TenantLabelled => label(bed, "elsewhere", Some("yes")).await,
             Workload::Unlabelled => label(bed, "b", None).await,
             Workload::RegistriesEdited => {
                 let accounts = EDITED.map(|host| &host[..12]);
@@ -140,6 +157,11 @@ impl Workload {
                 bed.refreshed(&bed.name("x"), "1").await?;
                 synced(bed, &["a", "b", "c"], &HOSTS).await
             }
+            Workload::TenantsRefreshed => {
+                bed.refreshed(&bed.name("x"), "1").await?;
+                tenants::synced(bed, 2).await
+            }
+            Workload::TenantLabelled => tenants::synced(bed, 3).await,
             Workload::Labelled | Workload::Upgraded => synced(bed, &["a", "b", "c", "elsewhere"], &HOSTS).await,
             Workload::Unlabelled => {
                 gone(bed, &bed.secret, &["b"]).await?;
@@ -188,7 +210,7 @@ async fn delete(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-async fn label(bed: &Bed, namespace: &str, value: Option<&str>) -> Result<()> {
+pub(super) async fn label(bed: &Bed, namespace: &str, value: Option<&str>) -> Result<()> {
     bed.label(&bed.name(namespace), &[(&bed.prefix, value)]).await
 }
 
@@ -207,7 +229,7 @@ async fn synced(bed: &Bed, namespaces: &[&str], hosts: &[&str]) -> Result<()> {
     counted(bed, "x", namespaces.len()).await
 }
 
-async fn counted(bed: &Bed, name: &str, namespaces: usize) -> Result<()> {
+pub(super) async fn counted(bed: &Bed, name: &str, namespaces: usize) -> Result<()> {
     let name = bed.name(name);
     bed.ready(&name).await?;
     let count = |object: &kube::api::DynamicObject| {
@@ -217,7 +239,7 @@ async fn counted(bed: &Bed, name: &str, namespaces: usize) -> Result<()> {
     bed.credential_until(&name, &format!("{namespaces} namespaces are in sync"), count).await.map(drop)
 }
 
-async fn written(bed: &Bed, secret: &str, namespaces: &[&str], hosts: &[&str]) -> Result<()> {
+pub(super) async fn written(bed: &Bed, secret: &str, namespaces: &[&str], hosts: &[&str]) -> Result<()> {
     for namespace in namespaces {
         let holds = |secret: Option<&Secret>| {
             let found = secret.and_then(|secret| logins(secret).ok());
