@@ -9,7 +9,7 @@ ARCHIVE := target/image/ecr-credential-operator.tar
 # The image's times are those of the commit, so that building it again gives the same bytes.
 IMAGE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
 
-.PHONY: demo test test-oldest chaos mutations fuzz image e2e bench bench-small generate check tools help
+.PHONY: demo test test-oldest chaos chaos-real mutations fuzz image e2e bench bench-small generate check tools help
 
 help: ## Shows what there is.
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ CHAOS_SEED ?= 1
 chaos: ## Simulates crashes, faults and months for hours and writes docs/reliability.md; CHAOS_SEED=n.
 	@echo "building the simulation (the first time takes about 6 minutes on 2 cores)"
 	@cargo run --quiet --package sim --profile chaos --bin chaos -- --seed $(CHAOS_SEED) --write docs/reliability.md
+
+chaos-real: tools ## Kills the real process around every write to a real API server and writes docs/reliability.md; CHAOS_SEED=n.
+	@cargo build --bins && cargo build --package testbed --bin crashes
+	@target/debug/crashes --operator $(OPERATOR) --crd $(CRD) --seed $(CHAOS_SEED) --write docs/reliability.md
 
 MUTATION ?=
 

@@ -4,9 +4,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ecr_credential_operator::cli::{Cli, Command};
+use ecr_credential_operator::process::panics;
 use ecr_credential_operator::{check, crd, run};
 
 fn main() -> ExitCode {
+    panics::tell_without_data();
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(*args),
         Command::Check(args) => return checked(&check::run(&args)),

@@ -359,7 +359,8 @@ fn deposed(ended: Result<Result<Leadership, String>, tokio::task::JoinError>) ->
     let why = match ended {
         Ok(Err(why)) => why,
         Ok(Ok(_)) => "it was given back".to_owned(),
-        Err(error) => error.to_string(),
+        // Its own words would quote the panic's message.
+        Err(_) => "the task that renews the lease has died".to_owned(),
     };
     RunError::LeaseLost(why)
 }

@@ -25,7 +25,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
     ("check", &["api", "plan", "token", "secret", "cluster", "controller", "cli"]),
     ("crd", &["api", "run"]),
     ("run", &["api", "plan", "token", "apply", "cluster", "controller", "process", "report", "cli"]),
-    ("main", &["check", "cli", "crd", "run"]),
+    ("main", &["check", "cli", "crd", "process", "run"]),
 ];
 
 /// What `token` gives to the pure rooms: values, nothing that talks to AWS.

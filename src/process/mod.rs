@@ -1,6 +1,7 @@
-//! The machine room: lease, HTTP, logs and metrics. It knows nothing of ECR.
+//! The machine room: lease, HTTP, logs, panics and metrics. It knows nothing of ECR.
 
 pub mod fence;
 pub mod http;
 pub mod lease;
+pub mod panics;
 pub mod telemetry;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
@@ -12,28 +12,19 @@ use testbed::bed::{Bed, Operator, PATIENCE, logins};
 
 use super::OWN;
 
-/// The annotation that asks for a refresh.
-pub(super) const REQUESTED: &str = "pullsecrets.dev/refresh-requested-at";
-
 /// A spec for registries in namespaces.
 pub(super) fn spec(registries: Value, namespaces: &[&str]) -> Value {
     json!({ "registries": registries, "namespaces": { "names": namespaces } })
 }
 
-/// Asks for a refresh. A token of the same second would count as new enough, so that second is let pass.
+/// Asks for a refresh.
 pub(super) async fn demand(bed: &Bed, name: &str, value: &str) {
-    let object = bed.credentials().get(name).await.unwrap();
-    if let Some(last) = time(&object, "/status/refreshedAt") {
-        let passed = (last + SignedDuration::from_secs(1)).duration_since(Timestamp::now());
-        tokio::time::sleep(Duration::try_from(passed).unwrap_or_default()).await;
-    }
-    bed.change(name, json!({ "metadata": { "annotations": { (REQUESTED): value } } })).await.unwrap();
+    bed.request_refresh(name, value).await.unwrap();
 }
 
 /// Waits until a refresh that was asked for has been served.
 pub(super) async fn served(bed: &Bed, name: &str, value: &str) -> DynamicObject {
-    let served = |object: &DynamicObject| object.data.pointer("/status/handledRefreshRequest") == Some(&json!(value));
-    bed.credential_until(name, &format!("the refresh {value} is served"), served).await.unwrap()
+    bed.refreshed(name, value).await.unwrap()
 }
 
 /// Waits until the registry at an index of the status has a reason, and words in its message.

@@ -9,6 +9,7 @@
 mod agents;
 mod away;
 mod check;
+mod crashes;
 mod create;
 mod demand;
 mod drift;
@@ -29,6 +30,7 @@ mod refusals;
 mod registries;
 mod restart;
 mod rights;
+mod secrecy;
 mod startup;
 mod throttled;
 mod weather;

@@ -1,10 +1,9 @@
 //! A restart finds the published tokens again in the Secrets: nothing is fetched or written anew, and nothing is lost that was good.
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use testbed::aws::{Fault as AwsFault, Service};
 use testbed::bed::{ACCOUNT, Bed, Operator, logins};
@@ -220,9 +219,7 @@ async fn where_the_only_secret_was_edited_a_new_token_is_fetched() {
 
 /// Kills an operator, and ends its lease as if its time had run out.
 async fn die(bed: &Bed, operator: Operator) {
-    operator.kill().unwrap();
-    let leases: Api<Lease> = Api::namespaced(bed.client.clone(), &bed.home);
-    leases.delete("ecr-credential-operator", &DeleteParams::default()).await.unwrap();
+    bed.kill(operator).await.unwrap();
 }
 
 /// Puts a login of somebody else's into a Secret, with annotations that praise it; returns the login.

@@ -3,6 +3,7 @@
 pub mod aws;
 pub mod bed;
 pub mod control_plane;
+pub mod crashes;
 pub mod moto;
 pub mod node;
 pub mod proxy;

@@ -20,9 +20,9 @@ use serde_json::json;
 use crate::aws::{AwsStandIn, Role, Trust};
 use crate::control_plane::ControlPlane;
 use crate::proxy::Proxy;
-use crate::recorder::{Recorder, Scope};
+use crate::recorder::{Recorder, Scope, Violation};
 pub use identities::Tenant;
-pub use objects::{condition, credential_resource, logins};
+pub use objects::{REFRESH_REQUESTED, condition, credential_resource, logins};
 pub use operator::{Launch, Operator};
 pub use rights::Lent;
 
@@ -178,14 +178,27 @@ impl Bed {
         Ok(())
     }
 
-    /// Ends the test: everything is deleted, the judge speaks.
+    /// Ends the test: the judge speaks, everything is deleted.
     pub async fn finish(self) -> Result<()> {
-        for secret in self.aws.secrets_issued() {
-            if secret.len() >= 16 {
-                self.recorder.canary("a secret of AWS", secret)?;
-            }
-        }
+        self.declare_secrets()?;
         self.recorder.assert_clean().await;
+        self.clear().await
+    }
+
+    /// Everything that was wrong so far.
+    pub async fn judge(&self) -> Result<Vec<Violation>> {
+        self.declare_secrets()?;
+        self.recorder.judge().await
+    }
+
+    /// What AWS has given out or was shown may not be seen anywhere else.
+    fn declare_secrets(&self) -> Result<()> {
+        let secrets = self.aws.secrets_issued().into_iter().filter(|secret| secret.len() >= 16);
+        secrets.into_iter().try_for_each(|secret| self.recorder.canary("a secret of AWS", secret))
+    }
+
+    /// Deletes everything of this test.
+    pub async fn clear(self) -> Result<()> {
         let params = ListParams::default().labels(&format!("bed={}", self.prefix));
         self.credentials().delete_collection(&DeleteParams::default(), &params).await?;
         let namespaces: Api<Namespace> = Api::all(self.client.clone());

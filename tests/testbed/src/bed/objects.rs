@@ -1,11 +1,13 @@
 //! The EcrCredentials and Secrets of a test: made, changed, and waited for.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::StreamExt;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -13,6 +15,9 @@ use kube::runtime::watcher;
 use serde_json::{Value, json};
 
 use super::{Bed, PATIENCE};
+
+/// The annotation that asks for a refresh.
+pub const REFRESH_REQUESTED: &str = "pullsecrets.dev/refresh-requested-at";
 
 /// What the cluster's EcrCredentials are, as far as a client without the product's types needs to know.
 pub fn credential_resource() -> ApiResource {
@@ -121,6 +126,24 @@ impl Bed {
             current && found.is_some_and(|c| c["status"] == status && c["reason"] == reason)
         })
         .await
+    }
+
+    /// Asks for a refresh. A token of the same second would count as new enough, so that second is let pass.
+    pub async fn request_refresh(&self, name: &str, value: &str) -> Result<()> {
+        let object = self.credentials().get(name).await?;
+        let last = object.data.pointer("/status/refreshedAt").and_then(Value::as_str);
+        if let Some(last) = last.and_then(|last| last.parse::<Timestamp>().ok()) {
+            let passed = (last + SignedDuration::from_secs(1)).duration_since(Timestamp::now());
+            tokio::time::sleep(Duration::try_from(passed).unwrap_or_default()).await;
+        }
+        self.change(name, json!({ "metadata": { "annotations": { (REFRESH_REQUESTED): value } } })).await
+    }
+
+    /// Waits until a refresh that was asked for has been served.
+    pub async fn refreshed(&self, name: &str, value: &str) -> Result<DynamicObject> {
+        let served =
+            |object: &DynamicObject| object.data.pointer("/status/handledRefreshRequest") == Some(&json!(value));
+        self.credential_until(name, &format!("the refresh {value} is served"), served).await
     }
 
     /// Waits until an EcrCredential is ready.

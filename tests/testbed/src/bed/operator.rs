@@ -7,6 +7,8 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::{Api, DeleteParams};
 
 use super::rights::Lent;
 use super::{Bed, PATIENCE};
@@ -100,6 +102,8 @@ pub struct Operator {
     address: String,
     /// Its log.
     pub log: PathBuf,
+    /// Its last metrics, for the judge.
+    metrics: PathBuf,
     /// Its web identity token.
     pub token_file: PathBuf,
 }
@@ -120,8 +124,11 @@ impl Bed {
         self.write_web_identity(&token_file).await?;
         let address = free_address()?;
         let log = self.file(&format!("operator-{}.log", address.rsplit(':').next().unwrap_or_default()));
-        self.recorder.search_file(&log);
+        let metrics = log.with_extension("metrics");
         let output = File::create(&log)?;
+        File::create(&metrics)?;
+        self.recorder.search_file(&log);
+        self.recorder.search_file(&metrics);
         let mut command = Command::new(&launch.binary);
         command
             .env_clear()
@@ -149,11 +156,20 @@ impl Bed {
             };
         }
         let child = spawn_tied(command).with_context(|| format!("start {}", launch.binary.display()))?;
-        let mut operator = Operator { child, address, log, token_file };
+        let mut operator = Operator { child, address, log, metrics, token_file };
         if launch.wait {
             operator.until_ready().await?;
         }
         Ok(operator)
+    }
+
+    /// Kills an operator, and ends its lease as if its time had run out.
+    pub async fn kill(&self, operator: Operator) -> Result<()> {
+        operator.keep_metrics().await?;
+        operator.kill()?;
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.home);
+        leases.delete("ecr-credential-operator", &DeleteParams::default()).await.context("end the lease")?;
+        Ok(())
     }
 
     /// Tells the API server and the judge whose identities an operator may use.
@@ -203,6 +219,15 @@ impl Operator {
         Ok((answer.status().as_u16(), answer.text().await?))
     }
 
+    /// Keeps the metrics of a process that is about to end.
+    async fn keep_metrics(&self) -> Result<()> {
+        // One that is held up, or has ended, shows none.
+        if let Ok(Ok((_, text))) = tokio::time::timeout(Duration::from_secs(1), self.get("/metrics")).await {
+            std::fs::write(&self.metrics, text)?;
+        }
+        Ok(())
+    }
+
     /// Where its HTTP side listens.
     pub fn address(&self) -> &str {
         &self.address
@@ -235,6 +260,7 @@ impl Operator {
 
     /// Stops it as kubelet does, and checks that it ends well.
     pub async fn stop(mut self) -> Result<()> {
+        self.keep_metrics().await?;
         self.signal("TERM")?;
         let status = self.ended().await?;
         if status.success() { Ok(()) } else { bail!("the operator ended with {status}: {}", self.tail()) }

@@ -204,6 +204,20 @@ impl Recorder {
             .collect()
     }
 
+    /// The Secrets that were there when last seen.
+    pub fn live_secrets(&self) -> Vec<serde_json::Value> {
+        self.live(Kind::Secret)
+    }
+
+    /// The EcrCredentials that were there when last seen.
+    pub fn live_credentials(&self) -> Vec<serde_json::Value> {
+        self.live(Kind::Credential)
+    }
+
+    fn live(&self, kind: Kind) -> Vec<serde_json::Value> {
+        self.shared.history.lock().live(kind).map(|(_, version)| (*version.object).clone()).collect()
+    }
+
     fn evidence(&self) -> Evidence {
         let declared = self.declared.lock();
         Evidence {

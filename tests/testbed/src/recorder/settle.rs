@@ -44,7 +44,7 @@ impl Recorder {
     }
 
     /// Whether this becomes true in time; looked at after changes of the history.
-    async fn until(&self, timeout: Duration, reached: impl Fn(&Recorder) -> bool) -> bool {
+    pub async fn until(&self, timeout: Duration, reached: impl Fn(&Recorder) -> bool) -> bool {
         let mut changed = self.shared.changed.subscribe();
         let deadline = Instant::now() + timeout;
         loop {

@@ -1,31 +1,43 @@
 //! The texts in which I11 looks for secrets: output, events, statuses, metadata, and everything that was sent.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 
 use super::Declared;
 use super::evidence::Evidence;
 use super::history::Kind;
-use super::violation::Violation;
+use super::violation::{Invariant, Violation};
 use crate::proxy::{GrantedToken, Request};
 
 impl Declared {
-    /// Looks for what was declared, and for the tokens of ServiceAccounts that the operator was handed.
+    /// Looks for panics, for what was declared, and for the tokens of ServiceAccounts that the operator was handed.
     pub(super) fn search(&self, evidence: &Evidence, granted: &[GrantedToken]) -> Result<Vec<Violation>> {
         let mut canaries = self.canaries.clone();
         for GrantedToken { namespace, service_account, token, .. } in granted {
             canaries.add(&format!("a token of the ServiceAccount {namespace}/{service_account}"), token.as_bytes())?;
         }
-        let mut texts: Vec<(String, Vec<u8>)> = vec![];
+        let (mut texts, mut violations): (Vec<(String, Vec<u8>)>, _) = (vec![], vec![]);
         for path in &self.files {
             let bytes =
                 std::fs::read(path).with_context(|| format!("read the operator's output {}", path.display()))?;
+            violations.extend(panicked(path, &bytes, evidence.now));
             texts.push((path.display().to_string(), bytes));
         }
         texts.extend(self.texts.iter().map(|(name, text)| (name.clone(), text.clone())));
         texts.extend(objects(evidence));
         texts.extend(evidence.requests.iter().map(|request| (request.summary(), sent(request))));
-        canaries.search(texts.iter().map(|(place, text)| (&**place, &**text)), evidence.now)
+        violations.extend(canaries.search(texts.iter().map(|(place, text)| (&**place, &**text)), evidence.now)?);
+        Ok(violations)
     }
+}
+
+/// I15: what an operator's output says of panics.
+fn panicked(output: &Path, text: &[u8], at: Timestamp) -> Option<Violation> {
+    let text = String::from_utf8_lossy(text);
+    let line = text.lines().find(|line| line.contains("panicked"))?;
+    Some(Violation::new(Invariant::I15NoPanic, output.display().to_string(), at, line))
 }
 
 /// Whole objects, but of Secrets only the metadata: their data is where a token belongs.
@@ -96,6 +108,16 @@ mod tests {
         let found = declared.search(&Story::new().evidence(), &[]).unwrap();
         let places: std::collections::BTreeSet<_> = found.into_iter().map(|violation| violation.about).collect();
         assert_eq!(places, [file.path().display().to_string(), "/metrics".into()].into());
+    }
+
+    #[test]
+    fn a_panic_in_an_operators_output_is_told() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "well\nERROR panicked place=src/x.rs:1:1").unwrap();
+        let declared = Declared { files: vec![file.path().to_owned()], ..Declared::default() };
+        let found = declared.search(&Story::new().evidence(), &[]).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].invariant, Invariant::I15NoPanic);
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub enum Invariant {
     I13Deletion,
     /// `Ready=True` is true, and the status stays small.
     I14TrueStatus,
+    /// No input makes the operator panic.
+    I15NoPanic,
     /// The operator is never refused for lack of rights.
     I16Rbac,
     /// No version of any Secret in a tenant's namespace holds a login that AWS issued to somebody else.

@@ -1,0 +1,50 @@
+//! What is told of a panic: where it was, and why only if the program text says that word by word.
+
+use std::any::Any;
+use std::io::Write;
+use std::panic::PanicHookInfo;
+
+/// A message that is put together while the program runs may quote what it had at hand: the library tells the text that it could
+/// not cut, and an error that nobody expected is shown with all that it holds.
+const WITHHELD: &str = "(the message is not shown, since it may quote a password)";
+
+/// From now on panics are told so, in the log or, where that tells no errors, on standard error.
+pub fn tell_without_data() {
+    std::panic::set_hook(Box::new(|info| tell(info)));
+}
+
+fn tell(info: &PanicHookInfo<'_>) {
+    let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    let why = literal(info.payload()).unwrap_or(WITHHELD);
+    if tracing::enabled!(tracing::Level::ERROR) {
+        tracing::error!(%place, why, "panicked");
+    } else {
+        // Nothing is left to be done when standard error is closed.
+        let _ = writeln!(std::io::stderr(), "ecr-credential-operator: panicked at {place}: {why}");
+    }
+}
+
+/// A message that stands in the program text; one that was put together is a `String`.
+fn literal(payload: &(dyn Any + Send)) -> Option<&'static str> {
+    payload.downcast_ref::<&'static str>().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::catch_unwind;
+
+    #[test]
+    fn only_what_the_program_text_says_is_told() {
+        let password = String::from("hunter2 é hunter2");
+        let cut = |text: &str| text.get(..9).map(str::len).unwrap_or_else(|| text[..9].len());
+        let told = [
+            catch_unwind(|| drop(cut(&password))),
+            catch_unwind(|| drop(Err::<(), _>(&password).unwrap())),
+            catch_unwind(|| panic!("{password}")),
+            catch_unwind(|| panic!("a fixed text")),
+        ];
+        let told = told.map(|ended| literal(&*ended.unwrap_err()).unwrap_or(WITHHELD));
+        assert_eq!(told, [WITHHELD, WITHHELD, WITHHELD, "a fixed text"]);
+    }
+}
