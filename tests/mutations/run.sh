@@ -5,7 +5,9 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 root=$PWD
-tree=$root/target/mutations
+tree=$root/target/mutations/tree
+# Not the folder of the sound operator: cargo takes the one for the other.
+export CARGO_TARGET_DIR=$root/target/mutations/target
 caught=0 missed=0
 
 # The real binary is tried by the tests at the top, its parts by those of the simulation.
@@ -18,11 +20,11 @@ for patch in tests/mutations/*${1:-}*.patch; do
   git ls-files | tar --create --files-from=- | tar --extract --directory "$tree"
   mkdir -p .cache && ln -s "$root/.cache" "$tree/.cache"
   patch --quiet --strip=1 --directory "$tree" <"$patch"
-  log=$root/target/mutation-$(basename "$patch" .patch).log
-  if ! (cd "$tree" && CARGO_TARGET_DIR=$root/target cargo build --quiet -p "$(package "$test")" --test "$test") >"$log" 2>&1; then
+  log=$root/target/mutations/$(basename "$patch" .patch).log
+  if ! (cd "$tree" && cargo build --quiet -p "$(package "$test")" --test "$test") >"$log" 2>&1; then
     echo "does not build: $patch (see $log)"; missed=$((missed + 1)); continue
   fi
-  if (cd "$tree" && CARGO_TARGET_DIR=$root/target RUST_BACKTRACE=0 cargo test --quiet -p "$(package "$test")" --test "$test" ${filter:-}) >>"$log" 2>&1; then
+  if (cd "$tree" && RUST_BACKTRACE=0 cargo test --quiet -p "$(package "$test")" --test "$test" ${filter:-}) >>"$log" 2>&1; then
     echo "not caught:     $(basename "$patch")"; missed=$((missed + 1))
   elif grep -qw "$invariant" "$log"; then
     echo "caught by $invariant: $(basename "$patch")"; caught=$((caught + 1))
