@@ -419,7 +419,10 @@ mod tests {
     #[test]
     fn debug_output_shows_nothing_of_a_token() {
         let grant = checked(vec![raw(b"AWS:hunter2hunter2", 9000)]).unwrap();
-        let shown = format!("{grant:?} {:?}", raw(b"AWS:hunter2hunter2", 9000));
+        let secret = || SecretString::from("hunter2");
+        let (access_key_id, secret_access_key) = (secret(), secret());
+        let keys = StaticKeys { access_key_id, secret_access_key, session_token: Some(secret()) };
+        let shown = format!("{grant:?} {:?} {keys:?}", raw(b"AWS:hunter2hunter2", 9000));
         assert!(!shown.contains("hunter2") && !shown.contains(&encode(b"AWS:hunter2hunter2")), "{shown}");
     }
 

@@ -170,17 +170,22 @@ impl Workload {
             Workload::RegistriesEdited => synced(bed, &["a", "b", "c"], &EDITED).await,
             Workload::Renamed => {
                 gone(bed, &bed.secret, &["a", "b", "c"]).await?;
-                written(bed, &bed.name(OTHER), &["a", "b", "c"], &HOSTS).await
+                written(bed, &bed.name(OTHER), &["a", "b", "c"], &HOSTS).await?;
+                counted(bed, "x", 3).await
             }
             Workload::Inherited => {
                 written(bed, &bed.secret, &["a", "b", "c"], &HOSTS[1..]).await?;
                 counted(bed, "younger", 3).await
             }
-            Workload::Created
-            | Workload::Retained
-            | Workload::DeletedMeanwhile
-            | Workload::MadeAgain
-            | Workload::EditedByHand => synced(bed, &["a", "b", "c"], &HOSTS).await,
+            Workload::Created | Workload::Retained | Workload::DeletedMeanwhile | Workload::MadeAgain => {
+                synced(bed, &["a", "b", "c"], &HOSTS).await
+            }
+            Workload::EditedByHand => {
+                let is_owned =
+                    |secret: Option<&Secret>| secret.is_some_and(|secret| secret.metadata.owner_references.is_some());
+                bed.secret_until(&bed.name("c"), "owned again", is_owned).await?;
+                synced(bed, &["a", "b", "c"], &HOSTS).await
+            }
         }
     }
 

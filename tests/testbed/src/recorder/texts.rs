@@ -114,7 +114,8 @@ mod tests {
     fn a_panic_in_an_operators_output_is_told() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "well\nERROR panicked place=src/x.rs:1:1").unwrap();
-        let declared = Declared { files: vec![file.path().to_owned()], ..Declared::default() };
+        let mut declared = Declared::default();
+        declared.files.push(file.path().to_owned());
         let found = declared.search(&Story::new().evidence(), &[]).unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].invariant, Invariant::I15NoPanic);
