@@ -6,6 +6,10 @@ use clap::Parser;
 use ecr_credential_operator::cli::{Cli, Command};
 use ecr_credential_operator::{check, crd, run};
 
+/// docs/decisions/2026-11-22-allocator.md
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(*args),
