@@ -24,8 +24,6 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
 FROM $RUNTIME_IMAGE
 COPY --from=build /out/ecr-credential-operator /usr/local/bin/ecr-credential-operator
 USER 65532:65532
-# docs/decisions/2026-11-22-one-arena.md
-ENV MALLOC_ARENA_MAX=1
 EXPOSE 8080
 ENTRYPOINT ["/usr/local/bin/ecr-credential-operator"]
 CMD ["run"]

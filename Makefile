@@ -54,7 +54,7 @@ image: ## Makes the container image without Docker; IMAGE=name:tag names it.
 	@echo "building the release (the first time takes about 12 minutes on 2 cores)"
 	cargo build --release --locked --bin ecr-credential-operator
 	@SOURCE_DATE_EPOCH=$(IMAGE_EPOCH) python3 hack/image.py --program target/release/ecr-credential-operator \
-		--argument run --env MALLOC_ARENA_MAX=1 --port 8080 --name $(IMAGE) --output $(ARCHIVE) \
+		--argument run --port 8080 --name $(IMAGE) --output $(ARCHIVE) \
 		--label org.opencontainers.image.title=ecr-credential-operator \
 		--label "org.opencontainers.image.description=Keeps Amazon ECR pull Secrets fresh" \
 		--label org.opencontainers.image.version=$(VERSION) \

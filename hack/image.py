@@ -52,7 +52,6 @@ def arguments():
     parser.add_argument("--argument", action="append", default=[], help="a default argument of the program; repeatable")
     parser.add_argument("--link", action="append", default=[], help="a further name of the program; repeatable")
     parser.add_argument("--port", action="append", default=[], help="a TCP port that the program serves; repeatable")
-    parser.add_argument("--env", action="append", default=[], help="a variable as NAME=VALUE; repeatable")
     parser.add_argument("--label", action="append", default=[], help="a label as KEY=VALUE; repeatable")
     args = parser.parse_args()
     if ":" not in args.name.rsplit("/", 1)[-1]:
@@ -175,7 +174,7 @@ def image(args, tars, blobs):
             "Entrypoint": [args.path],
             "Cmd": args.argument,
             "ExposedPorts": {f"{port}/tcp": {} for port in args.port},
-            "Env": ["PATH=/usr/local/bin", *args.env],
+            "Env": ["PATH=/usr/local/bin"],
             "WorkingDir": "/",
             "Labels": {"org.opencontainers.image.created": created, **args.labels},
         },

@@ -29,8 +29,6 @@ impl Process {
         let mut command = wrapped(operator);
         command
             .env_clear()
-            // As the image sets it.
-            .env("MALLOC_ARENA_MAX", "1")
             .env("KUBECONFIG", kubeconfig)
             .env("POD_NAMESPACE", HOME)
             .env("AWS_ROLE_ARN", ROLE)

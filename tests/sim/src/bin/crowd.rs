@@ -1,0 +1,127 @@
+//! Up to a million Secrets in the operator's own picture of the cluster: what each step takes for one of them, and that it does
+//! not grow with their number.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Parser;
+use ecr_credential_operator::api::{NamespaceSelection, NamespaceSelector};
+use ecr_credential_operator::controller::world::World;
+use ecr_credential_operator::plan::Uid;
+use ecr_credential_operator::plan::references::References;
+use ecr_credential_operator::plan::targets::{Claimant, Incarnation, Index, Labels, Selection};
+use ecr_credential_operator::secret::ownership::{Footprint, SecretRecord};
+use k8s_openapi::jiff::Timestamp;
+
+#[derive(Parser)]
+struct Args {
+    /// How many namespaces, all of them selected by each EcrCredential.
+    #[arg(long, default_value_t = 10_000)]
+    namespaces: usize,
+    /// How many EcrCredentials, each with a Secret of its own name.
+    #[arg(long, value_delimiter = ',', default_value = "1,10,100")]
+    credentials: Vec<usize>,
+}
+
+/// One size: everything comes in the order of a start, and then one namespace more.
+struct Crowd {
+    world: World,
+    credentials: Vec<(Uid, Arc<str>)>,
+    labels: Labels,
+}
+
+fn main() {
+    let args = Args::parse();
+    println!(
+        "| EcrCredentials x namespaces | namespaces come, us | EcrCredentials come | Secrets come | a look at all | one namespace more, us for each EcrCredential | bytes |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for credentials in args.credentials {
+        measure(credentials, args.namespaces);
+    }
+}
+
+/// Prints what each step takes: for one namespace, for one Secret, for one EcrCredential.
+fn measure(credentials: usize, namespaces: usize) {
+    let before = resident();
+    let mut crowd = Crowd {
+        world: World::new(Index::new(None), References::default()),
+        credentials: (0..credentials)
+            .map(|i| (Uid(format!("uid-of-{i:03}").into()), format!("pull-{i}").into()))
+            .collect(),
+        labels: [("pull".to_owned(), "ecr".to_owned())].into(),
+    };
+    let places = credentials * namespaces;
+    let come = timed(namespaces, || (0..namespaces).for_each(|n| drop(crowd.namespace(n))));
+    let claim = timed(places, || crowd.claim());
+    let store = timed(places, || crowd.store(namespaces));
+    let bytes = resident().saturating_sub(before) / places;
+    let look = timed(places, || assert_eq!(crowd.look(), places));
+    let more = timed(credentials, || assert_eq!(crowd.namespace(namespaces).len(), credentials));
+    println!(
+        "| {credentials} x {namespaces} | {come:.1} | {claim:.2} | {store:.2} | {look:.2} | {more:.1} | {bytes} |"
+    );
+}
+
+impl Crowd {
+    fn namespace(&mut self, n: usize) -> BTreeSet<Uid> {
+        let incarnation = Incarnation::of(&format!("uid-of-n{n}"), None);
+        self.world.set_namespace(&format!("n{n}"), incarnation, &self.labels, false)
+    }
+
+    fn claim(&mut self) {
+        let selector = NamespaceSelector { match_labels: self.labels.clone(), match_expressions: Vec::new() };
+        let spec = NamespaceSelection { names: Vec::new(), selector: Some(selector), exclude: Vec::new() };
+        for (uid, secret_name) in &self.credentials {
+            let claimant = Claimant {
+                name: uid.0.clone(),
+                created: Timestamp::UNIX_EPOCH,
+                secret_name: secret_name.clone(),
+                generation: Some(1),
+                selection: Selection::parse(&spec).ok(),
+                references: BTreeSet::new(),
+            };
+            self.world.index.set_claimant(uid, claimant);
+        }
+    }
+
+    fn store(&mut self, namespaces: usize) {
+        for (c, (uid, secret_name)) in self.credentials.iter().enumerate() {
+            for n in 0..namespaces {
+                let record = SecretRecord {
+                    uid: format!("00000000-0000-4000-{c:04}-{n:012}").into(),
+                    resource_version: format!("{}", 1_000_000 + n).into(),
+                    // As a watch brings it: a text of its own.
+                    owner: Some(Uid(uid.0.as_ref().into())),
+                    footprint: Footprint::desired(&Default::default()),
+                    expires_at: Some(Timestamp::UNIX_EPOCH),
+                    hosts: Some(1),
+                    identity: Some(1),
+                    extra_keys: Box::default(),
+                    sets_immutable: false,
+                };
+                self.world.set_secret(secret_name, &format!("n{n}"), Arc::new(record));
+            }
+        }
+    }
+
+    /// As one round of each EcrCredential does.
+    fn look(&self) -> usize {
+        let places = |(uid, name)| self.world.places(uid, name, Some(1)).into_iter().flatten().count();
+        self.credentials.iter().map(|(uid, name)| places((uid, name))).sum()
+    }
+}
+
+/// Microseconds for each.
+fn timed(each: usize, work: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    work();
+    start.elapsed().as_secs_f64() * 1e6 / each as f64
+}
+
+/// Bytes of resident memory.
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or_default() * 4096
+}
