@@ -195,7 +195,7 @@ impl Round<'_> {
             return None;
         }
         let second = plan::schedule::whole_seconds(now);
-        let mut demand = known.unwrap_or_else(|| Requested { value, since: second, first: true, served: false });
+        let mut demand = known.unwrap_or(Requested { value, since: second, first: true, served: false });
         // A clock that was set back must not make every new token too old.
         demand.since = demand.since.min(second);
         let demand = memory.demand.insert(demand);

@@ -333,7 +333,9 @@ fn private_plan(private: &PrivateRegistry, auth: Option<&api::Auth>, limits: &Li
                 hosts.push((region.registry_host(account, *variant)?, Some(account.clone())));
             }
         }
-        hosts.extend(extra.into_iter().map(|h| (h, None)));
+        // A host named once more, or that of another region, is still its account's.
+        let owner = |host: &Host| host.account().filter(|id| accounts.contains(id));
+        hosts.extend(extra.into_iter().map(|host| (host.clone(), owner(&host))));
         Hosts::Named(hosts)
     };
     Ok(RegistryPlan { needs, hosts, anonymous_works: false })

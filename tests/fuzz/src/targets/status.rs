@@ -68,7 +68,8 @@ fn course(u: &mut Unstructured<'_>) -> Result<Course> {
 /// A text of one character, as long as it can be.
 fn text(u: &mut Unstructured<'_>, longest: usize) -> Result<String> {
     let character = *u.choose(&['a', '"', '\u{1}', 'é', '€', '🦀'])?;
-    Ok(std::iter::repeat_n(character, u.int_in_range(0..=longest)?).collect())
+    let length = *u.choose(&[0, 7, longest / 2, longest])?;
+    Ok(std::iter::repeat_n(character, length).collect())
 }
 
 fn halt(u: &mut Unstructured<'_>) -> Result<Halt> {
@@ -102,7 +103,10 @@ fn request(u: &mut Unstructured<'_>) -> Result<Option<String>> {
 
 /// As many registries, accounts and families as the CRD allows, if they can be planned.
 fn registries(u: &mut Unstructured<'_>) -> Result<Vec<RegistryReport>> {
-    let (number, accounts, extra) = (u.int_in_range(1..=32)?, u.int_in_range(0..=100)?, u.int_in_range(0..=32)?);
+    // Mostly few, which are quick to try.
+    let (most, accounts, extra) = if u.ratio(1, 5)? { (32, 100, 32) } else { (3, 2, 1) };
+    let number = u.int_in_range(1..=most)?;
+    let (accounts, extra) = (u.int_in_range(0..=accounts)?, u.int_in_range(0..=extra)?);
     let spec = |number: u8, accounts: u8, extra: u8| -> EcrCredentialSpec {
         let private = |n: u8| {
             let ids: Vec<String> = (0..accounts).map(|account| format!("{n:06}{account:06}")).collect();
@@ -117,7 +121,7 @@ fn registries(u: &mut Unstructured<'_>) -> Result<Vec<RegistryReport>> {
         serde_json::from_value(json!({ "registries": all, "namespaces": { "names": ["*"] } })).expect("a spec")
     };
     let planned = plan(&spec(number, accounts, extra), &Limits::default());
-    let planned = planned.or_else(|_| plan(&spec(1, 1, 0), &Limits::default())).expect("one registry");
+    let planned = planned.or_else(|_| plan(&spec(number, 1, 0), &Limits::default())).expect("few hosts");
     let (life, failure) = (u.ratio(5, 6)?.then(|| material::life(u)).transpose()?, u.ratio(1, 3)?);
     let failure = failure.then(|| halt(u)).transpose()?;
     let each_targets = u.ratio(1, 4)?;

@@ -22,7 +22,8 @@ const SECRETS: [&str; 2] = ["pull", "other"];
 /// A Secret's name and namespace.
 type Spot = (String, String);
 /// What an `EcrCredential` may do in each place, and the version of the Secret that is there.
-type Places = BTreeMap<Spot, (Claim, Option<Box<str>>)>;
+type Places = BTreeMap<Spot, Treatment>;
+type Treatment = (Claim, Option<Box<str>>);
 
 /// What there is, in the plainest form.
 #[derive(Default)]
@@ -62,7 +63,7 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
 
 /// The places that an `EcrCredential` wants. Those that it has left are also looked at once a minute, and of a change by which
 /// another's claim to one ends nobody is told sooner.
-fn entitled(places: &Places) -> Vec<(&Spot, &(Claim, Option<Box<str>>))> {
+fn entitled(places: &Places) -> Vec<(&Spot, &Treatment)> {
     places.iter().filter(|(_, (claim, _))| matches!(claim, Claim::Wanted | Claim::Lost(_))).collect()
 }
 
