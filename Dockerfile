@@ -15,6 +15,7 @@ COPY Cargo.toml Cargo.lock ./
 COPY src src
 # The tests' workspace members are not built, but Cargo wants to see them.
 COPY tests/testbed tests/testbed
+COPY tests/fuzz tests/fuzz
 COPY tests/sim tests/sim
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target,id=target-$TARGETARCH \
     cargo build --release --locked --package ecr-credential-operator && \
