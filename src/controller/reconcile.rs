@@ -20,6 +20,7 @@ use super::{Context, Memory, Requested};
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
 use crate::outcome::{Course, NamespaceReport, Outcome, RegistryReport, conclude};
 use crate::plan::refresh::Demand;
+use crate::plan::schedule::Life;
 use crate::plan::{self, Halt, Hosts, Need, Plan, RegistryPlan, Uid};
 use crate::secret::{self, Owner, registry_entries};
 use crate::token::{Auth, TokenHash};
@@ -258,7 +259,7 @@ impl Round<'_> {
         }
         let grants: Vec<_> = registry.needs.iter().filter_map(|need| memory.published.get(need)).collect();
         let complete = grants.len() == registry.needs.len();
-        let life = complete.then(|| grants.iter().map(|grant| grant.life).min_by_key(|l| l.expires_at)).flatten();
+        let life = complete.then(|| Life::earliest(grants.iter().map(|grant| grant.life))).flatten();
         let hash = life.and_then(|_| self.hash(grants.first().map(|grant| &grant.identity)?, &entries));
         let failure = registry.needs.iter().find_map(|need| tokens.shared.failure(self.ctx, need));
         RegistryReport { region: registry.region(), hosts, life, hash, failure, each_targets }
@@ -280,6 +281,7 @@ impl Round<'_> {
             let wait = if progress { BETWEEN_TIMES } else { BETWEEN_STATUSES };
             let next = memory.status_written.map(|last| last + wait);
             if let Some(next) = next.filter(|next| *next > Instant::now()) {
+                self.conclude(&outcome);
                 return Ok(Action::requeue(next.duration_since(Instant::now()).min(outcome.requeue_after)));
             }
             match self.ctx.writer.status(self.object, &outcome.status).await {
@@ -299,10 +301,15 @@ impl Round<'_> {
         for note in outcome.notes {
             self.ctx.events.send(self.object, note);
         }
+        self.conclude(&outcome);
+        Ok(Action::requeue(outcome.requeue_after))
+    }
+
+    /// Tells the metrics, which need not wait for a status that is put off.
+    fn conclude(&self, outcome: &Outcome) {
         if self.ctx.shared.world.lock().index.is_alive(self.uid) {
             self.ctx.observer.concluded(self.uid, &outcome.status);
         }
-        Ok(Action::requeue(outcome.requeue_after))
     }
 }
 

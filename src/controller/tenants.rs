@@ -157,7 +157,7 @@ impl Tenants {
     /// The earliest life of any namespace's token for a registry.
     pub(super) fn life(&self, registry: &RegistryPlan) -> Option<Life> {
         let lives = self.each.values().flat_map(|tenant| registry.needs.iter().filter_map(|n| tenant.published.get(n)));
-        lives.map(|grant| grant.life).min_by_key(|life| life.expires_at)
+        Life::earliest(lives.map(|grant| grant.life))
     }
 
     /// What the first namespace with tokens has published.

@@ -37,6 +37,14 @@ impl Life {
     }
 }
 
+impl Life {
+    /// The one that ends first, and of those the one that began first: by whole seconds, as Secrets and statuses tell them,
+    /// so that a restarted process finds the same.
+    pub fn earliest(lives: impl Iterator<Item = Self>) -> Option<Self> {
+        lives.min_by_key(|life| (life.expires_at.as_second(), life.issued_at.as_second()))
+    }
+}
+
 impl RefreshPolicy {
     /// When a token is due: at its part of the life with jitter, or at the greatest age, whichever is first. The same
     /// `seed` gives the same jitter, so that a restart does not move the time.
