@@ -380,8 +380,7 @@ fn is_label(text: &str) -> bool {
 fn duration(text: &str) -> Result<Duration, String> {
     match schedule::duration(text) {
         Some(duration) if !duration.is_zero() => Ok(duration),
-        Some(_) => Err("the duration must be longer than zero".to_owned()),
-        None => Err(format!("{text:?} is not a duration such as 90s or 1h30m")),
+        _ => Err(format!("{text:?} is not a duration longer than zero, such as 90s or 1h30m")),
     }
 }
 
