@@ -281,7 +281,7 @@ impl Round<'_> {
             let wait = if progress { BETWEEN_TIMES } else { BETWEEN_STATUSES };
             let next = memory.status_written.map(|last| last + wait);
             if let Some(next) = next.filter(|next| *next > Instant::now()) {
-                self.conclude(&outcome);
+                self.conclude(&outcome.status);
                 return Ok(Action::requeue(next.duration_since(Instant::now()).min(outcome.requeue_after)));
             }
             match self.ctx.writer.status(self.object, &outcome.status).await {
@@ -301,14 +301,14 @@ impl Round<'_> {
         for note in outcome.notes {
             self.ctx.events.send(self.object, note);
         }
-        self.conclude(&outcome);
+        self.conclude(&outcome.status);
         Ok(Action::requeue(outcome.requeue_after))
     }
 
     /// Tells the metrics, which need not wait for a status that is put off.
-    fn conclude(&self, outcome: &Outcome) {
+    fn conclude(&self, status: &EcrCredentialStatus) {
         if self.ctx.shared.world.lock().index.is_alive(self.uid) {
-            self.ctx.observer.concluded(self.uid, &outcome.status);
+            self.ctx.observer.concluded(self.uid, status);
         }
     }
 }
