@@ -80,8 +80,10 @@ async fn whatever_happens_to_a_status_write_the_status_becomes_true() {
 
 const WATCHED: [&str; 3] = ["namespaces", "secrets", "ecrcredentials"];
 
-/// What can end a watch, and what can happen to the list that follows.
-fn endings() -> Vec<(&'static str, fn(&Bed, &str))> {
+type Ending = fn(&Bed, &str);
+
+/// What can end a watch of a resource, and what can happen to the list that follows.
+fn endings() -> Vec<(&'static str, Ending)> {
     vec![
         ("cut", |_, _| ()),
         ("expired", |bed, resource| {
