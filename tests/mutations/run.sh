@@ -10,8 +10,10 @@ tree=$root/target/mutations/tree
 export CARGO_TARGET_DIR=$root/target/mutations/target
 caught=0 missed=0
 
-# The real binary is tried by the tests at the top, its parts by those of the simulation.
-package() { [ -e "tests/$1" ] && echo ecr-credential-operator || echo sim; }
+# The real binary is tried by the tests at the top, its parts by those of the simulation and those of the fuzz targets.
+package() {
+  if [ -e "tests/$1" ]; then echo ecr-credential-operator; elif [ -e "tests/fuzz/tests/$1.rs" ]; then echo fuzz; else echo sim; fi
+}
 
 for patch in tests/mutations/*${1:-}*.patch; do
   line=$(grep -m1 '^Caught by ' "$patch")
