@@ -7,10 +7,6 @@ use ecr_credential_operator::cli::{Cli, Command};
 use ecr_credential_operator::process::panics;
 use ecr_credential_operator::{check, crd, run};
 
-/// docs/decisions/2026-11-22-allocator.md
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     panics::tell_without_data();
     let result = match Cli::parse().command {
