@@ -145,8 +145,7 @@ impl Writer {
     pub async fn expect_namespace(&self, place: &Place) -> Result<(), WriteError> {
         let api: Api<Namespace> = Api::all(self.client.clone());
         let found = self.in_time(api.get_metadata(&place.namespace)).await.map_err(classify)?;
-        let created = found.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        let now = Incarnation::of(found.metadata.uid.as_deref().unwrap_or_default(), created);
+        let now = Incarnation::of_namespace(&found.metadata);
         if now == place.incarnation { Ok(()) } else { Err(WriteError::NamespaceGone) }
     }
 

@@ -15,11 +15,11 @@ use super::CheckError;
 use super::rights::{Right, needed};
 use crate::api::EcrCredential;
 use crate::controller::references::{account_record, keys_record};
-use crate::controller::shared::incarnation;
 use crate::controller::watches::{SecretScope, claimant};
 use crate::controller::world::{Spot, World};
 use crate::plan::auth::Reference;
 use crate::plan::references::{AccountScope, KeysScope, Lent};
+use crate::plan::targets::Incarnation;
 use crate::plan::{Limits, Uid};
 use crate::secret::ownership::SecretRecord;
 
@@ -68,7 +68,7 @@ impl Cluster {
         for object in listed.map_err(|error| CheckError::of(error, "namespaces"))? {
             let terminating = object.metadata.deletion_timestamp.is_some();
             let name = object.name_any();
-            let incarnation = incarnation(&object.metadata);
+            let incarnation = Incarnation::of_namespace(&object.metadata);
             let labels = object.metadata.labels.unwrap_or_default();
             world.index.set_namespace(&name, incarnation, &labels, terminating);
         }

@@ -31,12 +31,14 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api::registry::Host;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::apply::{WriteError, Writer, Written};
 use crate::plan::schedule::RetryPolicy;
-use crate::plan::{Limits, Uid};
+use crate::plan::{Identity, Limits, Uid};
 use crate::secret::{Published, Verdict};
 use crate::token::cache::Tokens;
+use crate::token::{Auth, TokenHash};
 use error::Error;
 use events::Events;
 pub use shared::Shared;
@@ -99,6 +101,11 @@ impl Memories {
 impl Context {
     fn memory(&self, uid: &Uid) -> Arc<tokio::sync::Mutex<Memory>> {
         self.memories.0.lock().entry(uid.clone()).or_default().clone()
+    }
+
+    /// By what a status vouches for the logins of a registry, which this identity fetched.
+    fn hash(&self, identity: &Identity, logins: &[(Host, &Auth)]) -> TokenHash {
+        TokenHash::of(&self.tokens.fingerprint(identity), logins.iter().map(|(host, auth)| (host.as_str(), *auth)))
     }
 }
 

@@ -14,7 +14,7 @@ use super::history::Tally;
 use super::recover::recover;
 use super::survey::Task;
 use super::tenants::{Census, Estate, Tenants};
-use super::tokens::{Group, Progress};
+use super::tokens::{Group, Progress, keys};
 use super::writes::{self, Content};
 use super::{Context, Memory, Requested};
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
@@ -23,7 +23,6 @@ use crate::plan::refresh::Demand;
 use crate::plan::schedule::Life;
 use crate::plan::{self, Halt, Hosts, Need, Plan, RegistryPlan, Uid};
 use crate::secret::{self, Owner, registry_entries};
-use crate::token::{Auth, TokenHash};
 
 /// When to look again at writes that are slow.
 const SOON: Duration = Duration::from_secs(1);
@@ -119,13 +118,9 @@ impl Round<'_> {
         if self.object.spec.suspend {
             return Ok(Turn::Told(Course::Suspended));
         }
-        let shared = Group {
-            needs: plan.needs().into_iter().filter(|need| !need.auth.is_each_targets()).collect(),
-            target: None,
-            policy: &plan.refresh,
-            seed: &self.uid.0,
-        };
-        recover(self.ctx, self.uid, &plan, &shared, self.status, memory, (self.ctx.now)()).await?;
+        let needs = plan.needs().into_iter().filter(|need| !need.auth.is_each_targets()).collect();
+        let shared = Group { needs: &needs, target: None, policy: &plan.refresh, seed: &self.uid.0 };
+        recover(self.ctx, self.uid, &plan, &needs, self.status, memory, (self.ctx.now)()).await?;
         let owner = Owner { name: self.object.name_any(), uid: self.uid.clone() };
         let tokens = self.tokens(&plan, &shared, &owner, memory).await;
         if tokens.shared.step.incomplete && self.is_first_try(&tokens.shared, memory) {
@@ -153,7 +148,7 @@ impl Round<'_> {
             memory.tenants = Tenants::default();
             BTreeMap::new()
         };
-        let keys = group.keys(self.ctx);
+        let keys = keys(self.ctx, group.needs, group.target);
         let in_use = each.values().chain([&keys]).flat_map(BTreeMap::values).flatten().cloned().collect();
         self.ctx.tokens.want(self.uid, in_use);
         let demand = self.demand(memory, now);
@@ -260,14 +255,9 @@ impl Round<'_> {
         let grants: Vec<_> = registry.needs.iter().filter_map(|need| memory.published.get(need)).collect();
         let complete = grants.len() == registry.needs.len();
         let life = complete.then(|| Life::earliest(grants.iter().map(|grant| grant.life))).flatten();
-        let hash = life.and_then(|_| self.hash(grants.first().map(|grant| &grant.identity)?, &entries));
+        let hash = life.and_then(|_| Some(self.ctx.hash(&grants.first()?.identity, &entries)));
         let failure = registry.needs.iter().find_map(|need| tokens.shared.failure(self.ctx, need));
         RegistryReport { region: registry.region(), hosts, life, hash, failure, each_targets }
-    }
-
-    fn hash(&self, identity: &plan::Identity, entries: &[(crate::api::registry::Host, &Auth)]) -> Option<TokenHash> {
-        let fingerprint = self.ctx.tokens.fingerprint(identity);
-        Some(TokenHash::of(&fingerprint, entries.iter().map(|(host, auth)| (host.as_str(), *auth))))
     }
 
     /// Writes the status if it has changed, sends the Events, and says when to come back.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 
 use super::error::Error;
-use super::tenants::{Estate, Tenant, group};
-use super::tokens::{Group, Keys};
+use super::tenants::{Estate, Tenant, own_needs};
+use super::tokens::{Keys, keys};
 use super::world::Spot;
 use super::{Context, Memory};
 use crate::api::EcrCredentialStatus;
@@ -32,7 +32,7 @@ pub(super) async fn recover(
     ctx: &Context,
     uid: &Uid,
     plan: &Plan,
-    shared: &Group<'_>,
+    needs: &BTreeSet<&Need>,
     status: &EcrCredentialStatus,
     memory: &mut Memory,
     now: Timestamp,
@@ -40,12 +40,12 @@ pub(super) async fn recover(
     if memory.recovered {
         return Ok(());
     }
-    let keys = Resolved(shared.keys(ctx));
+    let keys = Resolved(keys(ctx, needs, None));
     let wanted = |r: &&RegistryStatus| r.token_hash.is_some() && life(r).is_some_and(|life| life.is_valid(now));
     for vouched in status.registries.iter().filter(wanted) {
         take_known(ctx, plan, &keys, vouched, memory);
     }
-    let complete = |memory: &Memory| shared.needs.iter().all(|need| memory.published.contains_key(*need));
+    let complete = |memory: &Memory| needs.iter().all(|need| memory.published.contains_key(*need));
     if status.registries.iter().any(|r| wanted(&r)) && !complete(memory) {
         let owned = ctx.shared.world.lock().owned_by(uid);
         for (name, namespace) in candidates(owned) {
@@ -104,8 +104,7 @@ fn take_known(ctx: &Context, plan: &Plan, keys: &Resolved, vouched: &RegistrySta
         let published: Published = registry.needs.iter().filter_map(known).collect();
         let logins = registry_entries(registry, &published).unwrap_or_default();
         let Some(identity) = published.values().next().map(|grant| &grant.identity) else { continue };
-        let hash =
-            TokenHash::of(&ctx.tokens.fingerprint(identity), logins.iter().map(|(host, auth)| (host.as_str(), *auth)));
+        let hash = ctx.hash(identity, &logins);
         if !logins.is_empty() && Some(hash.as_str()) == vouched.token_hash.as_deref() {
             for (need, grant) in published {
                 memory.published.entry(need).or_insert(grant);
@@ -169,7 +168,7 @@ pub(super) async fn recover_tenant(estate: &Estate<'_>, namespace: &Arc<str>, te
     };
     let Some(issued_at) = found.refreshed_at else { return };
     let entries = docker_config::parse(&found.config);
-    let keys = Resolved(group(estate, namespace, tenant.incarnation, "").keys(ctx));
+    let keys = Resolved(keys(ctx, &own_needs(plan), Some((&**namespace, tenant.incarnation))));
     for registry in plan.registries.iter().filter(|registry| registry.is_each_targets()) {
         let hosts = own_hosts(registry, &entries);
         for need in &registry.needs {

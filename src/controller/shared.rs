@@ -153,7 +153,7 @@ impl Shared {
     pub(super) fn namespace_seen(&self, object: PartialObjectMeta<Namespace>) {
         let terminating = object.metadata.deletion_timestamp.is_some();
         let name = object.name_any();
-        let incarnation = incarnation(&object.metadata);
+        let incarnation = Incarnation::of_namespace(&object.metadata);
         let labels = object.metadata.labels.unwrap_or_default();
         self.change_targets(|world| world.set_namespace(&name, incarnation, &labels, terminating));
     }
@@ -279,10 +279,4 @@ fn concerned(world: &World, reference: &Reference) -> BTreeSet<Uid> {
         concerned.extend(world.index.referring_to(&Reference::Account(any)));
     }
     concerned
-}
-
-/// Which of the namespaces that had its name a namespace is.
-pub fn incarnation(metadata: &ObjectMeta) -> Incarnation {
-    let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
-    Incarnation::of(metadata.uid.as_deref().unwrap_or_default(), created)
 }

@@ -1,6 +1,6 @@
 //! Namespaces that have an identity of their own: each has its own tokens, and fails alone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::Context;
 use super::recover::recover_tenant;
-use super::tokens::{Group, Keys, Progress};
+use super::tokens::{Group, Keys, Progress, keys};
 use super::writes::{Content, Share};
 use crate::api::status::Reason;
 use crate::plan::refresh::Demand;
@@ -95,8 +95,9 @@ impl Tenants {
             self.each.entry(namespace.clone()).or_insert_with(tenant);
         }
         self.recover(estate, now).await;
+        let needs = own_needs(plan);
         let keys = |(namespace, tenant): (&Arc<str>, &Tenant)| {
-            (namespace.clone(), group(estate, namespace, tenant.incarnation, "").keys(ctx))
+            (namespace.clone(), keys(ctx, &needs, Some((&**namespace, tenant.incarnation))))
         };
         self.each.iter().map(keys).collect()
     }
@@ -109,12 +110,14 @@ impl Tenants {
         demand: Option<Demand>,
         now: Timestamp,
     ) -> Census {
-        let Estate { ctx, uid, .. } = estate;
+        let Estate { ctx, uid, plan, .. } = estate;
+        let needs = own_needs(plan);
         let mut census = Census::default();
         for (namespace, tenant) in &mut self.each {
             let Some(keys) = keys.remove(namespace) else { continue };
             let seed = seed(uid, namespace);
-            let group = group(estate, namespace, tenant.incarnation, &seed);
+            let target = Some((&**namespace, tenant.incarnation));
+            let group = Group { needs: &needs, target, policy: &plan.refresh, seed: &seed };
             let progress = group.advance(ctx, uid, keys, demand, &mut tenant.published, now);
             if progress.changed {
                 tenant.made = None;
@@ -218,10 +221,9 @@ impl Tenant {
     }
 }
 
-/// The tokens of one namespace.
-pub(super) fn group<'a>(estate: &Estate<'a>, namespace: &'a str, incarnation: Incarnation, seed: &'a str) -> Group<'a> {
-    let needs = estate.plan.needs().into_iter().filter(|need| need.auth.is_each_targets()).collect();
-    Group { needs, target: Some((namespace, incarnation)), policy: &estate.plan.refresh, seed }
+/// What each namespace needs for itself.
+pub(super) fn own_needs(plan: &Plan) -> BTreeSet<&Need> {
+    plan.needs().into_iter().filter(|need| need.auth.is_each_targets()).collect()
 }
 
 /// Refreshes of many namespaces spread over the jitter.

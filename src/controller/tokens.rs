@@ -18,7 +18,7 @@ use crate::token::cache::{Snapshot, Turn};
 /// One group.
 pub(super) struct Group<'a> {
     /// What its registries need.
-    pub(super) needs: BTreeSet<&'a Need>,
+    pub(super) needs: &'a BTreeSet<&'a Need>,
     /// The namespace that they are for, where each has its own.
     pub(super) target: Option<(&'a str, Incarnation)>,
     /// When its tokens are replaced.
@@ -52,17 +52,17 @@ impl Progress {
     }
 }
 
-impl Group<'_> {
-    /// What each need comes to.
-    pub(super) fn keys(&self, ctx: &Context) -> Keys {
-        let world = ctx.shared.world.lock();
-        let key = |need: &Need| {
-            let identity = need.auth.resolve(self.target, &world.references)?;
-            Ok(TokenKey { identity, service: need.service.clone() })
-        };
-        self.needs.iter().map(|need| ((*need).clone(), key(need))).collect()
-    }
+/// What each need comes to, in a namespace where each has its own.
+pub(super) fn keys(ctx: &Context, needs: &BTreeSet<&Need>, target: Option<(&str, Incarnation)>) -> Keys {
+    let world = ctx.shared.world.lock();
+    let key = |need: &Need| {
+        let identity = need.auth.resolve(target, &world.references)?;
+        Ok(TokenKey { identity, service: need.service.clone() })
+    };
+    needs.iter().map(|need| ((*need).clone(), key(need))).collect()
+}
 
+impl Group<'_> {
     /// Asks for what is due, for `who`, and publishes what has come. That `who` wants these tokens is known already.
     pub(super) fn advance(
         &self,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::core::{Expression, Selector, SelectorExt};
 use wildmatch::WildMatch;
@@ -136,6 +137,12 @@ impl Incarnation {
         let mut hasher = DefaultHasher::new();
         uid.hash(&mut hasher);
         Self { uid: hasher.finish(), created: created.map(Timestamp::as_second).unwrap_or_default() }
+    }
+
+    /// That of a namespace with this metadata.
+    pub fn of_namespace(metadata: &ObjectMeta) -> Self {
+        let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
+        Self::of(metadata.uid.as_deref().unwrap_or_default(), created)
     }
 
     /// Whether something in a namespace of this name that was created then was in a predecessor.
