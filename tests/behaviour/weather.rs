@@ -86,10 +86,7 @@ type Ending = fn(&Bed, &str);
 fn endings() -> Vec<(&'static str, Ending)> {
     vec![
         ("cut", |_, _| ()),
-        ("expired", |bed, resource| {
-            let expired = Action::Answer(Answer::refusal(410, "Expired", "too old resource version"));
-            bed.proxy.place(Fault::new(Match::watches(resource), expired).once());
-        }),
+        ("expired", expire),
         ("error-event", |bed, resource| {
             let status = json!({
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -105,19 +102,25 @@ fn endings() -> Vec<(&'static str, Ending)> {
             bed.proxy.send_to_watches(&Match::watches(resource), "<html>a proxy says hello</html>\n");
         }),
         ("list-fails", |bed, resource| {
-            let expired = Action::Answer(Answer::refusal(410, "Expired", "too old resource version"));
-            bed.proxy.place(Fault::new(Match::watches(resource), expired).once());
-            let lists = Match::any().method("GET").resource(resource).name("").when(|request| !request.is_watch());
+            expire(bed, resource);
             let broken = Action::Answer(Answer::refusal(500, "InternalError", "trouble"));
-            bed.proxy.place(Fault::new(lists, broken).times(2));
+            bed.proxy.place(Fault::new(lists(resource), broken).times(2));
         }),
         ("list-throttled", |bed, resource| {
-            let expired = Action::Answer(Answer::refusal(410, "Expired", "too old resource version"));
-            bed.proxy.place(Fault::new(Match::watches(resource), expired).once());
-            let lists = Match::any().method("GET").resource(resource).name("").when(|request| !request.is_watch());
-            bed.proxy.place(Fault::new(lists, Action::Answer(Answer::too_many_requests(1))).once());
+            expire(bed, resource);
+            bed.proxy.place(Fault::new(lists(resource), Action::Answer(Answer::too_many_requests(1))).once());
         }),
     ]
+}
+
+/// The next watch of a resource is refused, so that a list comes first.
+fn expire(bed: &Bed, resource: &str) {
+    let expired = Action::Answer(Answer::refusal(410, "Expired", "too old resource version"));
+    bed.proxy.place(Fault::new(Match::watches(resource), expired).once());
+}
+
+fn lists(resource: &str) -> Match {
+    Match::any().method("GET").resource(resource).name("").when(|request| !request.is_watch())
 }
 
 #[tokio::test]
