@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, GetParams, Patch, PatchParams, Preconditions};
@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::plan::targets::{Incarnation, Labels};
+use crate::secret::metadata::{NamespaceMetadata, SecretMetadata};
 use crate::secret::ownership::SecretRecord;
 use crate::secret::{Desired, FIELD_MANAGER, Place, REFRESHED_AT, Verdict};
 
@@ -143,9 +144,9 @@ impl Writer {
     /// # Errors
     /// It is another one by now, or gone; or the API server refused or failed.
     pub async fn expect_namespace(&self, place: &Place) -> Result<(), WriteError> {
-        let api: Api<Namespace> = Api::all(self.client.clone());
-        let found = self.in_time(api.get_metadata(&place.namespace)).await.map_err(classify)?;
-        let now = Incarnation::of_namespace(&found.metadata);
+        let api: Api<NamespaceMetadata> = Api::all(self.client.clone());
+        let found = self.in_time(api.get(&place.namespace)).await.map_err(classify)?;
+        let now = Incarnation::of_namespace(found.meta());
         if now == place.incarnation { Ok(()) } else { Err(WriteError::NamespaceGone) }
     }
 
@@ -192,7 +193,7 @@ impl Writer {
         self.in_time(api.patch_status(&object.name_any(), &params, &patch)).await.map(drop)
     }
 
-    fn secrets(&self, namespace: &str) -> Api<Secret> {
+    fn secrets(&self, namespace: &str) -> Api<SecretMetadata> {
         Api::namespaced(self.client.clone(), namespace)
     }
 
@@ -231,9 +232,7 @@ impl Writer {
     ) -> Result<Written, WriteError> {
         let manifest = Manifest::new(place, desired, over);
         let params = PatchParams { force: over.is_some(), ..PatchParams::apply(FIELD_MANAGER) };
-        let answer =
-            self.secrets(&place.namespace).patch_metadata(&place.name, &params, &Patch::Apply(&manifest)).await;
-        stored(answer.map(|object| object.metadata))
+        stored(self.secrets(&place.namespace).patch(&place.name, &params, &Patch::Apply(&manifest)).await)
     }
 
     /// Takes keys out of the data that are not ours, and `immutable`: an apply leaves other people's fields as they are.
@@ -243,8 +242,7 @@ impl Writer {
         let version = &record.resource_version;
         let patch = json!({ "metadata": { "resourceVersion": version }, "data": keys, "immutable": null });
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let answer = self.secrets(&place.namespace).patch_metadata(&place.name, &params, &Patch::Merge(&patch)).await;
-        stored(answer.map(|object| object.metadata))
+        stored(self.secrets(&place.namespace).patch(&place.name, &params, &Patch::Merge(&patch)).await)
     }
 
     async fn delete(&self, place: &Place, record: &SecretRecord) -> Result<Written, WriteError> {
@@ -261,13 +259,9 @@ impl Writer {
     }
 }
 
-fn stored(
-    answer: Result<k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta, kube::Error>,
-) -> Result<Written, WriteError> {
-    let metadata = answer.map_err(classify)?;
-    let record = SecretRecord::read(&metadata)
-        .ok_or_else(|| WriteError::Refused(Reason::ApiError, "the API server's answer lacks metadata".to_owned()))?;
-    Ok(Written::Stored(Arc::new(record)))
+fn stored(answer: Result<SecretMetadata, kube::Error>) -> Result<Written, WriteError> {
+    let lacks = || WriteError::Refused(Reason::ApiError, "the API server's answer lacks metadata".to_owned());
+    answer.map_err(classify)?.record().cloned().map(Written::Stored).ok_or_else(lacks)
 }
 
 /// The body of an apply. Only its first three fields differ between namespaces.

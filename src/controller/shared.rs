@@ -1,10 +1,10 @@
 //! The world behind its lock, and the queue: every change goes in here, and whom it concerns comes out.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Namespace;
-use kube::ResourceExt;
-use kube::core::{ObjectMeta, PartialObjectMeta};
+use kube::core::ObjectMeta;
+use kube::{Resource, ResourceExt};
 use parking_lot::Mutex;
 use tokio::sync::futures::Notified;
 use tokio::sync::mpsc::UnboundedSender;
@@ -17,8 +17,8 @@ use crate::plan::Uid;
 use crate::plan::auth::Reference;
 use crate::plan::references::{AccountRecord, AccountScope, KeysRecord, KeysScope};
 use crate::plan::targets::Incarnation;
+use crate::secret::metadata::NamespaceMetadata;
 use crate::secret::ownership::SecretRecord;
-use std::sync::Arc;
 
 /// What watches and reconciliations share.
 pub struct Shared {
@@ -150,12 +150,10 @@ impl Shared {
         self.listed.send_modify(|listed| listed.credentials = true);
     }
 
-    pub(super) fn namespace_seen(&self, object: PartialObjectMeta<Namespace>) {
-        let terminating = object.metadata.deletion_timestamp.is_some();
-        let name = object.name_any();
-        let incarnation = Incarnation::of_namespace(&object.metadata);
-        let labels = object.metadata.labels.unwrap_or_default();
-        self.change_targets(|world| world.set_namespace(&name, incarnation, &labels, terminating));
+    pub(super) fn namespace_seen(&self, object: &NamespaceMetadata) {
+        let terminating = object.meta().deletion_timestamp.is_some();
+        let (name, incarnation) = (object.name_any(), Incarnation::of_namespace(object.meta()));
+        self.change_targets(|world| world.set_namespace(&name, incarnation, object.labels(), terminating));
     }
 
     pub(super) fn namespace_gone(&self, name: &str) {
@@ -171,8 +169,8 @@ impl Shared {
     }
 
     /// A Secret as a watch or the answer to a write shows it.
-    pub fn secret_seen(&self, name: &str, namespace: &str, record: SecretRecord) {
-        self.change(|world| world.set_secret(name, namespace, Arc::new(record)));
+    pub fn secret_seen(&self, name: &str, namespace: &str, record: Arc<SecretRecord>) {
+        self.change(|world| world.set_secret(name, namespace, record));
     }
 
     /// Announces a write, before it is sent.

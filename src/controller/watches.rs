@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::{Namespace, Secret};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::Api;
-use kube::core::{DeserializeGuard, ObjectMeta, PartialObjectMeta, Status, error_boundary::InvalidObject};
+use kube::core::{DeserializeGuard, ObjectMeta, Status, error_boundary::InvalidObject};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::store::Writer as StoreWriter;
 use kube::runtime::utils::Backoff;
@@ -20,7 +19,7 @@ use super::Shared;
 use crate::api::{Auth, EcrCredential, EcrCredentialSpec};
 use crate::plan::auth::Reference;
 use crate::plan::targets::{Claimant, Selection};
-use crate::secret::ownership::SecretRecord;
+use crate::secret::metadata::{NamespaceMetadata, SecretMetadata};
 
 /// One watch of Secrets, as narrow as the rights allow.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -157,7 +156,7 @@ fn auths(spec: &EcrCredentialSpec) -> impl Iterator<Item = &Auth> {
 
 /// Follows the namespaces' metadata; ends with the process.
 pub async fn namespaces(client: Client, shared: Arc<Shared>) {
-    let api: Api<PartialObjectMeta<Namespace>> = Api::all(client);
+    let api: Api<NamespaceMetadata> = Api::all(client);
     let events = reported("namespaces", watcher(api, watcher::Config::default()).backoff(backoff()));
     let mut events = std::pin::pin!(events);
     let mut seen: HashSet<String> = HashSet::new();
@@ -166,9 +165,9 @@ pub async fn namespaces(client: Client, shared: Arc<Shared>) {
             Event::Init => seen.clear(),
             Event::InitApply(object) => {
                 seen.insert(object.name_any());
-                shared.namespace_seen(object);
+                shared.namespace_seen(&object);
             }
-            Event::Apply(object) => shared.namespace_seen(object),
+            Event::Apply(object) => shared.namespace_seen(&object),
             Event::Delete(object) => shared.namespace_gone(&object.name_any()),
             // The room as well is given back: the next list may never come.
             Event::InitDone => shared.namespaces_listed(&std::mem::take(&mut seen)),
@@ -178,7 +177,7 @@ pub async fn namespaces(client: Client, shared: Arc<Shared>) {
 
 /// Follows the metadata of the Secrets in a scope; ends with the process.
 pub async fn secrets(client: Client, scope: SecretScope, shared: Arc<Shared>) {
-    let api: Api<PartialObjectMeta<Secret>> = match &scope.namespace {
+    let api: Api<SecretMetadata> = match &scope.namespace {
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),
     };
@@ -200,11 +199,8 @@ pub async fn secrets(client: Client, scope: SecretScope, shared: Arc<Shared>) {
             }
             Event::Apply(object) => secret_seen(&shared, &object),
             Event::Delete(object) => {
-                shared.secret_gone(
-                    &object.name_any(),
-                    &object.namespace().unwrap_or_default(),
-                    object.uid().as_deref(),
-                );
+                let uid = object.record().map(|record| &*record.uid);
+                shared.secret_gone(&object.name_any(), &object.namespace().unwrap_or_default(), uid);
             }
             Event::InitDone => shared.secrets_listed(&scope, &std::mem::take(&mut seen)),
         }
@@ -226,9 +222,9 @@ pub(super) fn refusals<K>(refused: impl Fn()) -> impl FnMut(&watcher::Result<Eve
     }
 }
 
-fn secret_seen(shared: &Shared, object: &PartialObjectMeta<Secret>) {
-    if let Some(record) = SecretRecord::read(&object.metadata) {
-        shared.secret_seen(&object.name_any(), &object.namespace().unwrap_or_default(), record);
+fn secret_seen(shared: &Shared, object: &SecretMetadata) {
+    if let Some(record) = object.record() {
+        shared.secret_seen(&object.name_any(), &object.namespace().unwrap_or_default(), record.clone());
     }
 }
 

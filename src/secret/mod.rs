@@ -1,6 +1,7 @@
 //! What each Secret should look like, and what has to change in each namespace for that.
 
 pub mod docker_config;
+pub mod metadata;
 pub mod ownership;
 
 use std::collections::{BTreeMap, HashMap};

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::docker_config::DATA_KEY;
+use super::metadata::{Entry, Fields, Metadata};
 use super::{CREDENTIAL_UID, EXPIRES_AT, FIELD_MANAGER, HOSTS_HASH, IDENTITY_HASH, MANAGED_BY};
 use crate::api::GROUP;
 use crate::plan::Uid;
@@ -22,12 +22,43 @@ use crate::plan::Uid;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Footprint([u8; 16]);
 
+/// A field of a Secret that an apply of ours owns, with its value where the metadata tells it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Line<'a> {
+    Data,
+    Type,
+    Label(&'a str, &'a str),
+    Annotation(&'a str, &'a str),
+    Owner(&'a str),
+}
+
+impl<'a> Line<'a> {
+    /// What kind of field it is, its name, and its value.
+    const fn parts(self) -> [&'a str; 3] {
+        match self {
+            Self::Data => ["data", "", ""],
+            Self::Type => ["type", "", ""],
+            Self::Label(key, value) => ["label", key, value],
+            Self::Annotation(key, value) => ["annotation", key, value],
+            Self::Owner(uid) => ["owner", uid, ""],
+        }
+    }
+}
+
+/// The field's name, as it is told of.
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [kind, name, _] = self.parts();
+        write!(f, "{kind} {name}")
+    }
+}
+
 impl Footprint {
-    fn of(lines: &BTreeSet<String>) -> Self {
+    fn of(lines: &BTreeSet<Line<'_>>) -> Self {
         let mut hasher = Sha256::new();
-        for line in lines {
-            hasher.update((line.len() as u64).to_be_bytes());
-            hasher.update(line.as_bytes());
+        for part in lines.iter().flat_map(|line| line.parts()) {
+            hasher.update((part.len() as u64).to_be_bytes());
+            hasher.update(part.as_bytes());
         }
         let mut short = [0; 16];
         for (to, from) in short.iter_mut().zip(hasher.finalize()) {
@@ -40,66 +71,44 @@ impl Footprint {
     pub fn desired(metadata: &ObjectMeta) -> Self {
         Self::of(&lines_desired(metadata))
     }
-
-    fn observed(metadata: &ObjectMeta, ours: Option<&Value>) -> Self {
-        Self::of(&lines_observed(metadata, ours))
-    }
 }
 
 /// The fields that a Secret has after we applied this metadata.
-fn lines_desired(metadata: &ObjectMeta) -> BTreeSet<String> {
-    let mut lines = BTreeSet::from(["data".to_owned(), "type".to_owned()]);
-    for (key, value) in metadata.labels.iter().flatten() {
-        lines.insert(format!("label {key}={value}"));
-    }
-    for (key, value) in metadata.annotations.iter().flatten() {
-        lines.insert(format!("annotation {key}={value}"));
-    }
-    for owner in metadata.owner_references.iter().flatten() {
-        lines.insert(format!("owner {}", owner.uid));
-    }
-    lines
+fn lines_desired(metadata: &ObjectMeta) -> BTreeSet<Line<'_>> {
+    let labels = metadata.labels.iter().flatten().map(|(key, value)| Line::Label(key, value));
+    let annotations = metadata.annotations.iter().flatten().map(|(key, value)| Line::Annotation(key, value));
+    let owners = metadata.owner_references.iter().flatten().map(|owner| Line::Owner(&owner.uid));
+    [Line::Data, Line::Type].into_iter().chain(labels).chain(annotations).chain(owners).collect()
 }
 
 /// The fields of a Secret that are ours.
-fn lines_observed(metadata: &ObjectMeta, ours: Option<&Value>) -> BTreeSet<String> {
-    let mut lines = BTreeSet::new();
-    if let Some(fields) = ours {
-        let path = |keys: &[&str]| find(fields, keys);
-        if owns_data(fields) {
-            lines.insert("data".to_owned());
-        }
-        if path(&["f:type"]).is_some() {
-            lines.insert("type".to_owned());
-        }
-        for key in field_names(path(&["f:metadata", "f:labels"])) {
-            let value = metadata.labels.as_ref().and_then(|labels| labels.get(key)).map_or("", String::as_str);
-            lines.insert(format!("label {key}={value}"));
-        }
-        for key in field_names(path(&["f:metadata", "f:annotations"])) {
-            let value = metadata.annotations.as_ref().and_then(|a| a.get(key)).map_or("", String::as_str);
-            lines.insert(format!("annotation {key}={value}"));
-        }
-        for owner in metadata.owner_references.iter().flatten() {
-            if path(&["f:metadata", "f:ownerReferences", &format!("k:{{\"uid\":\"{}\"}}", owner.uid)]).is_some() {
-                lines.insert(format!("owner {}", owner.uid));
-            }
-        }
-    }
-    lines
+fn lines_observed<'a>(metadata: &'a Metadata<'_>, ours: Option<&'a Fields<'_>>) -> BTreeSet<Line<'a>> {
+    let Some(fields) = ours else { return BTreeSet::new() };
+    let names = |path: &[&str]| fields.find(path).into_iter().flat_map(Fields::names);
+    let labels = names(&["f:metadata", "f:labels"])
+        .map(|key| Line::Label(key, metadata.labels.get(key).map_or("", |value| value)));
+    let annotations = names(&["f:metadata", "f:annotations"])
+        .map(|key| Line::Annotation(key, metadata.annotations.get(key).map_or("", |value| value)));
+    let is_ours =
+        |uid: &str| fields.find(&["f:metadata", "f:ownerReferences", &format!("k:{{\"uid\":\"{uid}\"}}")]).is_some();
+    let owners = metadata.owner_references.iter().flatten().map(|owner| &*owner.uid);
+    let owners = owners.filter(|uid| is_ours(uid)).map(Line::Owner);
+    let data = owns_data(fields).then_some(Line::Data);
+    let type_ = fields.find(&["f:type"]).map(|_| Line::Type);
+    data.into_iter().chain(type_).chain(labels).chain(annotations).chain(owners).collect()
 }
 
 /// The fields that we would write with this metadata, and that are not ours in a Secret as it was found, or have other values.
 pub fn lost_fields(desired: &ObjectMeta, found: &ObjectMeta) -> Vec<String> {
-    let there = lines_observed(found, our_fields(found));
+    let found = Metadata::from(found);
+    let there = lines_observed(&found, our_fields(&found));
     let lost = lines_desired(desired).into_iter().filter(|line| !there.contains(line));
-    lost.map(|line| line.split('=').next().unwrap_or_default().to_owned()).collect()
+    lost.map(|line| line.to_string().trim_end().to_owned()).collect()
 }
 
 /// What the API server says that our apply owns.
-fn our_fields(metadata: &ObjectMeta) -> Option<&Value> {
-    let entry = metadata.managed_fields.iter().flatten().find(|entry| is_our_apply(entry))?;
-    entry.fields_v1.as_ref().map(|fields| &fields.0)
+fn our_fields<'a, 'b>(metadata: &'a Metadata<'b>) -> Option<&'a Fields<'b>> {
+    metadata.managed_fields.iter().flatten().find(|entry| is_our_apply(entry))?.fields_v1.as_ref()
 }
 
 impl fmt::Debug for Footprint {
@@ -108,23 +117,15 @@ impl fmt::Debug for Footprint {
     }
 }
 
-fn find<'a>(fields: &'a Value, path: &[&str]) -> Option<&'a Value> {
-    path.iter().try_fold(fields, |value, key| value.get(key))
-}
-
-fn owns_data(fields: &Value) -> bool {
-    find(fields, &["f:data", &format!("f:{DATA_KEY}")]).is_some()
+fn owns_data(fields: &Fields<'_>) -> bool {
+    fields.find(&["f:data", &format!("f:{DATA_KEY}")]).is_some()
 }
 
 /// What an annotation says of the data, if both are as we wrote them.
-fn own_annotation<'a>(metadata: &'a ObjectMeta, ours: Option<&Value>, key: &str) -> Option<&'a str> {
+fn own_annotation<'a>(metadata: &'a Metadata<'_>, ours: Option<&Fields<'_>>, key: &str) -> Option<&'a str> {
     let fields = ours.filter(|fields| owns_data(fields))?;
-    find(fields, &["f:metadata", "f:annotations", &format!("f:{key}")])?;
-    metadata.annotations.as_ref()?.get(key).map(String::as_str)
-}
-
-fn field_names(fields: Option<&Value>) -> impl Iterator<Item = &str> {
-    fields.and_then(Value::as_object).into_iter().flat_map(|map| map.keys()).filter_map(|key| key.strip_prefix("f:"))
+    fields.find(&["f:metadata", "f:annotations"])?.names().find(|name| *name == key)?;
+    metadata.annotations.get(key).map(|value| &**value)
 }
 
 /// What we keep of a Secret: a few dozen bytes, and nothing of its data.
@@ -153,23 +154,28 @@ pub struct SecretRecord {
 impl SecretRecord {
     /// Reads a Secret's metadata; none for metadata without uid and resourceVersion, which no stored object lacks.
     pub fn read(metadata: &ObjectMeta) -> Option<Self> {
-        let entries = metadata.managed_fields.as_deref().unwrap_or_default();
+        Self::of(&Metadata::from(metadata))
+    }
+
+    /// The same of metadata as the API server has sent it.
+    pub fn of(metadata: &Metadata<'_>) -> Option<Self> {
         let ours = our_fields(metadata);
-        let mut extra_keys: BTreeSet<String> = BTreeSet::new();
+        let mut extra_keys: BTreeSet<&str> = BTreeSet::new();
         let mut sets_immutable = false;
-        for fields in entries.iter().filter_map(|entry| entry.fields_v1.as_ref()).map(|fields| &fields.0) {
-            extra_keys.extend(field_names(fields.get("f:data")).filter(|key| *key != DATA_KEY).map(str::to_owned));
-            sets_immutable |= fields.get("f:immutable").is_some();
+        for fields in metadata.managed_fields.iter().flatten().filter_map(|entry| entry.fields_v1.as_ref()) {
+            let keys = fields.find(&["f:data"]).into_iter().flat_map(Fields::names);
+            extra_keys.extend(keys.filter(|key| *key != DATA_KEY));
+            sets_immutable |= fields.find(&["f:immutable"]).is_some();
         }
         Some(Self {
             uid: metadata.uid.as_deref()?.into(),
             resource_version: metadata.resource_version.as_deref()?.into(),
             owner: owner(metadata, ours),
-            footprint: Footprint::observed(metadata, ours),
+            footprint: Footprint::of(&lines_observed(metadata, ours)),
             expires_at: own_annotation(metadata, ours, EXPIRES_AT).and_then(|at| at.parse().ok()),
             hosts: own_annotation(metadata, ours, HOSTS_HASH).and_then(number),
             identity: own_annotation(metadata, ours, IDENTITY_HASH).and_then(number),
-            extra_keys: extra_keys.into_iter().collect(),
+            extra_keys: extra_keys.into_iter().map(str::to_owned).collect(),
             sets_immutable,
         })
     }
@@ -192,7 +198,7 @@ fn number(hash: &str) -> Option<u64> {
     u64::from_str_radix(hash, 16).ok()
 }
 
-fn is_our_apply(entry: &ManagedFieldsEntry) -> bool {
+fn is_our_apply(entry: &Entry<'_>) -> bool {
     entry.manager.as_deref() == Some(FIELD_MANAGER)
         && entry.operation.as_deref() == Some("Apply")
         && entry.subresource.is_none()
@@ -200,20 +206,19 @@ fn is_our_apply(entry: &ManagedFieldsEntry) -> bool {
 
 /// The mark of ownership: our owner reference, or, where it is missing (Retain, or stripped), our pair of labels.
 /// The labels count only where our apply wrote them: a copy that somebody made of a Secret with its labels is theirs.
-fn owner(metadata: &ObjectMeta, ours: Option<&Value>) -> Option<Uid> {
-    let prefix = format!("{GROUP}/");
+fn owner(metadata: &Metadata<'_>, ours: Option<&Fields<'_>>) -> Option<Uid> {
+    let is_of_our_group = |version: &str| version.strip_prefix(GROUP).is_some_and(|rest| rest.starts_with('/'));
     let by_reference = metadata
         .owner_references
         .iter()
         .flatten()
-        .find(|o| o.kind == "EcrCredential" && o.api_version.starts_with(&prefix) && o.controller == Some(true))
-        .map(|o| Uid(o.uid.as_str().into()));
+        .find(|o| &*o.kind == "EcrCredential" && is_of_our_group(&o.api_version) && o.controller == Some(true))
+        .map(|o| Uid((&*o.uid).into()));
     let by_label = || {
-        let labels = metadata.labels.as_ref()?;
-        let managed = labels.get(MANAGED_BY).is_some_and(|by| by == FIELD_MANAGER);
-        let label = format!("f:{CREDENTIAL_UID}");
-        let applied = ours.and_then(|fields| find(fields, &["f:metadata", "f:labels", &label])).is_some();
-        labels.get(CREDENTIAL_UID).filter(|_| managed && applied).map(|uid| Uid(uid.as_str().into()))
+        let managed = metadata.labels.get(MANAGED_BY).is_some_and(|by| &**by == FIELD_MANAGER);
+        let mut applied = ours?.find(&["f:metadata", "f:labels"])?.names();
+        let uid = metadata.labels.get(CREDENTIAL_UID).filter(|_| managed)?;
+        applied.any(|name| name == CREDENTIAL_UID).then(|| Uid((&**uid).into()))
     };
     by_reference.or_else(by_label)
 }
@@ -260,8 +265,8 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, OwnerReference};
-    use serde_json::json;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, OwnerReference};
+    use serde_json::{Value, json};
 
     /// A Secret's metadata as the API server (1.36) shows it after our apply.
     fn applied() -> ObjectMeta {

@@ -17,6 +17,7 @@ use testbed::bed::{credential_resource, rights};
 use testbed::control_plane::{ControlPlane, Options};
 
 use crate::bare::Verb;
+use crate::process;
 use crate::requests::Requests;
 
 /// The operator's own namespace.
@@ -105,6 +106,13 @@ impl Cluster {
         });
         patched.buffer_unordered(HANDS).map_ok(drop).try_collect::<Vec<()>>().await?;
         Ok(())
+    }
+
+    /// The processor time that etcd, the API server and the controller manager have used, in seconds.
+    pub fn plane_cpu(&self) -> Result<f64> {
+        let pids = self.plane.pids();
+        let all = [Some(pids.etcd), pids.api_server, pids.controller_manager];
+        all.into_iter().flatten().map(process::cpu).sum()
     }
 
     /// Waits until Kubernetes' own controllers have done with what was made: they would take the processor from both sides.

@@ -83,6 +83,7 @@ fn size(size: &Size) -> Vec<Line> {
             labelled.status_writes <= 5.0 + labelled.synced_s * 2.0,
         ),
     ];
+    lines.extend(watch(size));
     lines.extend(latency(n, "new namespace to its Secret", &size.idle));
     lines.extend(latency(n, "the same without a pause between them", &size.rush));
     lines.extend(busy(size));
@@ -109,6 +110,30 @@ fn size(size: &Size) -> Vec<Line> {
         peak <= goal.1,
     ));
     lines
+}
+
+/// What a watch of the Secrets costs, which the bare client does without.
+fn watch(size: &Size) -> Vec<Line> {
+    let (n, refresh) = (size.namespaces, &size.refresh);
+    if refresh.watched_s.is_empty() {
+        return Vec::new();
+    }
+    let (ours, watched) = (median(&refresh.operator_s), median(&refresh.watched_s));
+    let writes = (refresh.operator_s.len() * n) as f64;
+    let cpu = ["operator", "watched", "apply"]
+        .map(|who| refresh.plane_cpu_s.get(who).map_or("?".to_owned(), |s| format!("{:.2}", s * 1000.0 / writes)));
+    let line =
+        |what: &str, figure: String| Line { what: format!("{n} namespaces: {what}"), figure, goal: "", met: None };
+    vec![
+        line(
+            "refresh, Secrets a second (bare client beside a watch like the operator's)",
+            format!("{:.0} ({:.0}), ratio {:.2}", n as f64 / ours, n as f64 / watched, watched / ours),
+        ),
+        line(
+            "CPU of the control plane for each write, ms: operator; bare client beside a watch, without",
+            format!("{}; {}, {}", cpu[0], cpu[1], cpu[2]),
+        ),
+    ]
 }
 
 fn latency(n: usize, name: &str, latency: &Latency) -> Vec<Line> {

@@ -16,6 +16,7 @@ use crate::figures::{Labelled, Refresh, Rest, Size, Start};
 use crate::latency::{self, aws_calls};
 use crate::process::{self, Process};
 use crate::requests::Requests;
+use crate::sightings::Sightings;
 
 /// The `EcrCredential` and the value of the label.
 const NAME: &str = "bench";
@@ -74,34 +75,63 @@ impl Run<'_> {
         }
         self.cluster.settle().await?;
         for round in 0..self.args.runs {
-            let (cpu, calls) = (operator.cpu()?, aws_calls(&self.cluster));
-            let requests = Requests::read(&self.cluster.admin).await?;
-            refresh.operator_s.push(self.refresh(&format!("round {round}")).await?.as_secs_f64());
-            let requests = Requests::read(&self.cluster.admin).await?.since(&requests);
-            refresh.cpu_s += operator.cpu()? - cpu;
-            refresh.aws_calls += aws_calls(&self.cluster) - calls;
-            for (name, count) in requests.0 {
-                *refresh.requests.0.entry(name).or_default() += count;
-            }
+            self.refresh_once(operator, round, &mut refresh).await?;
             let model = self.model().await?;
             for verb in Verb::ALL {
                 let cpu = process::cpu(std::process::id())?;
-                let took = bare.write(verb, self.namespaces, &model).await?.as_secs_f64();
+                let took = self.write_once(&mut bare, verb, verb.name(), &model, &mut refresh).await?;
                 refresh.bare_s.entry(verb.name().to_owned()).or_default().push(took);
                 if verb == Verb::Apply {
                     refresh.bare_cpu_s += process::cpu(std::process::id())? - cpu;
                 }
             }
+            let watch = Sightings::begin(self.cluster.peer.clone(), Verb::Apply.secret()).await?;
+            let took = self.write_once(&mut bare, Verb::Apply, "watched", &model, &mut refresh).await?;
+            refresh.watched_s.push(took);
+            drop(watch);
             self.tell(round, &refresh);
         }
         Ok(refresh)
+    }
+
+    async fn refresh_once(&self, operator: &Process, round: usize, refresh: &mut Refresh) -> Result<()> {
+        let (cpu, calls) = (operator.cpu()?, aws_calls(&self.cluster));
+        let (plane, requests) = (self.cluster.plane_cpu()?, Requests::read(&self.cluster.admin).await?);
+        refresh.operator_s.push(self.refresh(&format!("round {round}")).await?.as_secs_f64());
+        let requests = Requests::read(&self.cluster.admin).await?.since(&requests);
+        *refresh.plane_cpu_s.entry("operator".to_owned()).or_default() += self.cluster.plane_cpu()? - plane;
+        refresh.cpu_s += operator.cpu()? - cpu;
+        refresh.aws_calls += aws_calls(&self.cluster) - calls;
+        for (name, count) in requests.0 {
+            *refresh.requests.0.entry(name).or_default() += count;
+        }
+        Ok(())
+    }
+
+    /// The bare client writes everything once.
+    async fn write_once(
+        &self,
+        bare: &mut Bare,
+        verb: Verb,
+        name: &str,
+        model: &Secret,
+        refresh: &mut Refresh,
+    ) -> Result<f64> {
+        let plane = self.cluster.plane_cpu()?;
+        let took = bare.write(verb, self.namespaces, model).await?.as_secs_f64();
+        *refresh.plane_cpu_s.entry(name.to_owned()).or_default() += self.cluster.plane_cpu()? - plane;
+        Ok(took)
     }
 
     fn tell(&self, round: usize, refresh: &Refresh) {
         let rate = |seconds: f64| self.namespaces as f64 / seconds;
         let bare: Vec<String> =
             refresh.bare_s.iter().map(|(verb, list)| format!("{verb} {:.0}/s", rate(list[round]))).collect();
-        eprintln!("  round {round}: operator {:.0}/s; bare {}", rate(refresh.operator_s[round]), bare.join(", "));
+        let (ours, watched) = (rate(refresh.operator_s[round]), rate(refresh.watched_s[round]));
+        eprintln!(
+            "  round {round}: operator {ours:.0}/s; bare {}, apply beside a watch {watched:.0}/s",
+            bare.join(", ")
+        );
     }
 
     /// A refresh on demand: from the request to the status that says that it is done.
