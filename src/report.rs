@@ -57,20 +57,20 @@ impl Reporter {
 
     /// A call of GetAuthorizationToken has ended.
     pub fn fetched(&self, fetched: &Fetched) {
-        let (service, region) = (service(&fetched.key), fetched.key.service.region().to_string());
+        let (api, region) = (api(&fetched.key), fetched.key.service.region().to_string());
         let identity = fetched.key.identity.kind();
         match &fetched.result {
             Ok(expires_at) => {
-                tracing::info!(service, region, identity = %fetched.key.identity, %expires_at, "fetched a token");
-                self.metrics.aws_requests.get_or_create(&CallLabels { service, identity, result: "success" }).inc();
-                let labels = TokenLabels { service, region, identity };
+                tracing::info!(api, region, identity = %fetched.key.identity, %expires_at, "fetched a token");
+                self.metrics.aws_requests.get_or_create(&CallLabels { api, identity, result: "success" }).inc();
+                let labels = TokenLabels { api, region, identity };
                 self.metrics.token_expiry.get_or_create(&labels).set(expires_at.as_second());
                 self.metrics.token_refresh.get_or_create(&labels).set(Timestamp::now().as_second());
             }
             Err(error) => {
                 let result = error.reason().as_str();
-                tracing::warn!(service, region, identity = %fetched.key.identity, reason = result, %error, "no token: trying again");
-                self.metrics.aws_requests.get_or_create(&CallLabels { service, identity, result }).inc();
+                tracing::warn!(api, region, identity = %fetched.key.identity, reason = result, %error, "no token: trying again");
+                self.metrics.aws_requests.get_or_create(&CallLabels { api, identity, result }).inc();
             }
         }
     }
@@ -152,7 +152,8 @@ impl Observer for Reporter {
     }
 }
 
-fn service(key: &TokenKey) -> &'static str {
+/// The API that a token is of; `service` is what Prometheus itself calls a target.
+fn api(key: &TokenKey) -> &'static str {
     match key.service {
         Service::Private { .. } => "ecr",
         Service::Public => "ecr-public",

@@ -292,7 +292,8 @@ pub enum SelectorOperator {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Refresh {
-    /// At which part of a password's life it is replaced, 10 to 90 percent; up to 5 % of jitter is derived from the uid.
+    /// At which part of a password's life it is replaced, 10 to 70 percent; up to 5 % of jitter is derived from the uid.
+    /// Later than that would leave too little time for AWS to come back, and an alert that a password is about to expire no meaning.
     #[serde(default = "default_at_percent")]
     #[schemars(schema_with = "percent")]
     pub at_percent: u8,

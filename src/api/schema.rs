@@ -65,7 +65,7 @@ pub(super) fn label_values(_: &mut SchemaGenerator) -> Schema {
 /// Percent, without the format that a derive would give: the API server warns of formats that it does not know, and repeats
 /// those that it knows in its messages.
 pub(super) fn percent(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "integer", "minimum": 10, "maximum": 90 })
+    json_schema!({ "type": "integer", "minimum": 10, "maximum": 70 })
 }
 
 /// A label's key as CEL sees it in `k`: a prefix is a DNS name of at most 253 characters, the rest has at most 63.

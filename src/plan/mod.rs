@@ -247,7 +247,7 @@ pub fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Plan, Halt> {
     refuse_ambiguous_hosts(&registries)?;
     refuse_too_many_hosts(&registries)?;
     let refresh = schedule::RefreshPolicy {
-        at_percent: spec.refresh.at_percent.clamp(10, 90),
+        at_percent: spec.refresh.at_percent.clamp(10, 70),
         max_age: parse_max_age(&spec.refresh.max_age)?,
     };
     Ok(Plan {

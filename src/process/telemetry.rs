@@ -60,11 +60,11 @@ fn targets(filter: &str) -> Result<Targets, String> {
     filter.parse::<Targets>().map_err(|error| error.to_string())
 }
 
-/// `service` is `ecr` or `ecr-public`, `region` an AWS region, `identity` the kind of the identity that fetches.
+/// `api` is `ecr` or `ecr-public`, `region` an AWS region, `identity` the kind of the identity that fetches.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct TokenLabels {
     /// Which API.
-    pub service: &'static str,
+    pub api: &'static str,
     /// Which region.
     pub region: String,
     /// What kind of identity.
@@ -75,7 +75,7 @@ pub struct TokenLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct CallLabels {
     /// Which API.
-    pub service: &'static str,
+    pub api: &'static str,
     /// What kind of identity.
     pub identity: &'static str,
     /// How the call ended.

@@ -249,8 +249,13 @@ impl<'de> Deserialize<'de> for SecretMetadata {
         let Object { metadata } = Object::<Metadata<'de>>::deserialize(deserializer)?;
         let record = SecretRecord::of(&metadata).map(Arc::new);
         let text = |text: Option<Text<'_>>| text.map(|text| text.0.into_owned());
-        let names = (text(metadata.name), text(metadata.namespace));
-        let metadata = ObjectMeta { name: names.0, namespace: names.1, ..ObjectMeta::default() };
+        let metadata = ObjectMeta {
+            name: text(metadata.name),
+            namespace: text(metadata.namespace),
+            // A watch goes on from here.
+            resource_version: text(metadata.resource_version),
+            ..ObjectMeta::default()
+        };
         Ok(Self { metadata, record })
     }
 }
@@ -266,6 +271,8 @@ impl<'de> Deserialize<'de> for NamespaceMetadata {
         struct Wanted {
             name: Option<String>,
             uid: Option<String>,
+            /// A watch goes on from here.
+            resource_version: Option<String>,
             creation_timestamp: Option<Time>,
             deletion_timestamp: Option<Time>,
             labels: Option<Labels>,
@@ -274,6 +281,7 @@ impl<'de> Deserialize<'de> for NamespaceMetadata {
         Ok(Self(ObjectMeta {
             name: metadata.name,
             uid: metadata.uid,
+            resource_version: metadata.resource_version,
             creation_timestamp: metadata.creation_timestamp,
             deletion_timestamp: metadata.deletion_timestamp,
             labels: metadata.labels,
@@ -362,7 +370,20 @@ mod tests {
         let record = SecretRecord::read(&whole.metadata).unwrap();
         assert_eq!(**lean.record().unwrap(), record);
         assert_eq!((lean.name_any(), lean.namespace()), (whole.name_any(), whole.namespace()));
+        assert_eq!(lean.resource_version(), whole.resource_version());
         assert!(record.expires_at.is_some() && record.owner.is_some() && record.has_additions());
+    }
+
+    #[test]
+    fn a_watch_event_is_read_in_either_order() {
+        let object = answer();
+        for text in
+            [format!(r#"{{"type":"ADDED","object":{object}}}"#), format!(r#"{{"object":{object},"type":"ADDED"}}"#)]
+        {
+            let event: kube::core::WatchEvent<SecretMetadata> = serde_json::from_str(&text).unwrap();
+            let kube::core::WatchEvent::Added(object) = event else { panic!("{event:?}") };
+            assert!(object.record().is_some());
+        }
     }
 
     #[test]
@@ -394,7 +415,7 @@ mod tests {
     #[test]
     fn a_namespace_is_read_without_its_managed_fields() {
         let answer = json!({ "metadata": {
-            "name": "a", "uid": "u", "labels": { "pull": "ecr" }, "creationTimestamp": "2026-01-01T00:00:00Z",
+            "name": "a", "uid": "u", "resourceVersion": "7", "labels": { "pull": "ecr" }, "creationTimestamp": "2026-01-01T00:00:00Z",
             "deletionTimestamp": "2026-01-02T00:00:00Z", "managedFields": [{ "fieldsV1": { "f:metadata": {} } }],
         }});
         let lean: NamespaceMetadata = serde_json::from_value(answer.clone()).unwrap();

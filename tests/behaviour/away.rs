@@ -136,7 +136,7 @@ async fn a_failure_makes_neither_a_hot_loop_nor_a_flood_of_warnings() {
     let (events, statuses): (Vec<_>, Vec<_>) = changes.iter().partition(|r| r.target.resource == "events");
     assert!(events.len() <= 2 * names.len(), "{} Events", events.len());
     assert!(statuses.len() <= 2 * names.len(), "{} writes, none of them of use", statuses.len());
-    let counted = format!("aws_requests_total{{service=\"ecr\",result=\"AwsUnavailable\"}} {}", fetches(&bed).0);
+    let counted = format!("aws_requests_total{{api=\"ecr\",result=\"AwsUnavailable\"}} {}", fetches(&bed).0);
     page_until(&operator, "/metrics", |_, text| text.contains(&counted) || fetches(&bed).0 > calls).await;
     fault.clear();
     all_ready(&bed, &names).await;

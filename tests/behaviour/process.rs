@@ -120,11 +120,11 @@ async fn the_metrics_tell_what_is_and_name_no_objects() {
     let object = bed.ready(&name).await.unwrap();
     let expires = time(&object, "/status/expiresAt").unwrap().as_second();
     let wanted = [
-        "token_expiry_timestamp_seconds{service=\"ecr\",region=\"eu-west-1\",identity=\"operator\"} ".to_owned(),
-        "token_expiry_timestamp_seconds{service=\"ecr-public\",region=\"us-east-1\",identity=\"operator\"} ".to_owned(),
-        "token_refresh_timestamp_seconds{service=\"ecr\",region=\"eu-west-1\",identity=\"operator\"} ".to_owned(),
-        "aws_requests_total{service=\"ecr\",identity=\"operator\",result=\"success\"} 1\n".to_owned(),
-        "aws_requests_total{service=\"ecr-public\",identity=\"operator\",result=\"success\"} 1\n".to_owned(),
+        "token_expiry_timestamp_seconds{api=\"ecr\",region=\"eu-west-1\",identity=\"operator\"} ".to_owned(),
+        "token_expiry_timestamp_seconds{api=\"ecr-public\",region=\"us-east-1\",identity=\"operator\"} ".to_owned(),
+        "token_refresh_timestamp_seconds{api=\"ecr\",region=\"eu-west-1\",identity=\"operator\"} ".to_owned(),
+        "aws_requests_total{api=\"ecr\",identity=\"operator\",result=\"success\"} 1\n".to_owned(),
+        "aws_requests_total{api=\"ecr-public\",identity=\"operator\",result=\"success\"} 1\n".to_owned(),
         "secret_writes_total{operation=\"create\",result=\"success\"} 2\n".to_owned(),
         // The younger EcrCredential wants the Secret that the older has.
         "namespaces{state=\"synced\"} 2\n".to_owned(),

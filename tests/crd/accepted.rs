@@ -108,7 +108,7 @@ async fn each_good_value_is_accepted() {
                 json!({ "matchExpressions": [{ "key": "example.com/k", "operator": "In", "values": ["", "a"] }, { "key": "k", "operator": "NotIn", "values": ["b"] }, { "key": "k", "operator": "Exists" }, { "key": "k", "operator": "DoesNotExist", "values": [] }] }),
             ],
         ),
-        ("spec/refresh/atPercent", vec![json!(10), json!(90)]),
+        ("spec/refresh/atPercent", vec![json!(10), json!(70)]),
         ("spec/refresh/maxAge", ["1m", "60s", "12h", "1h30m", "11h59m60s", "90m"].map(|a| json!(a)).to_vec()),
         ("spec/suspend", vec![json!(true)]),
     ] {
@@ -215,7 +215,7 @@ async fn the_greatest_object_that_the_bounds_allow_is_stored() {
             "exclude": texts(256, |i| format!("*{i:0>62}")),
             "selector": { "matchLabels": map(63), "matchExpressions": vec![expression; 32] },
         },
-        "refresh": { "atPercent": 90, "maxAge": "00001h00001m00001s" },
+        "refresh": { "atPercent": 70, "maxAge": "00001h00001m00001s" },
     });
     let mut object = credential(spec);
     object["metadata"]["name"] = json!("greatest".repeat(7));

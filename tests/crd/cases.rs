@@ -268,8 +268,8 @@ fn refresh() -> Vec<Case> {
         ),
         case(
             "spec/refresh/atPercent",
-            json!(91),
-            "spec.refresh.atPercent: Invalid value: spec.refresh.atPercent in body should be less than or equal to 90",
+            json!(71),
+            "spec.refresh.atPercent: Invalid value: spec.refresh.atPercent in body should be less than or equal to 70",
         ),
         case(
             "spec/refresh/atPercent",

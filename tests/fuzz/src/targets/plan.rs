@@ -53,7 +53,7 @@ fn judge(spec: &EcrCredentialSpec, limits: &Limits) {
     assert!(
         names.is_none_or(|names| names.contains(&planned.secret_name)) && *planned.secret_name == *spec.secret.name
     );
-    assert!(!planned.refresh.max_age.is_zero() && (10..=90).contains(&planned.refresh.at_percent));
+    assert!(!planned.refresh.max_age.is_zero() && (10..=70).contains(&planned.refresh.at_percent));
     order_of_ids_does_not_matter(spec, &planned, limits);
 }
 

@@ -22,7 +22,7 @@ pub fn run(bytes: &[u8]) {
 /// A policy as `plan()` makes it.
 pub fn policy(u: &mut Unstructured<'_>) -> Result<RefreshPolicy> {
     let max_age = Duration::from_secs(u.int_in_range(60..=12 * HOUR as u64)?);
-    Ok(RefreshPolicy { at_percent: u.int_in_range(10..=90)?, max_age })
+    Ok(RefreshPolicy { at_percent: u.int_in_range(10..=70)?, max_age })
 }
 
 pub fn need(number: usize) -> Need {
