@@ -14,8 +14,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use kube::client::Body;
 use tower::{BoxError, Service};
 
-use super::{Action, Answer, ApiServer, Point, Request, Sent};
-use crate::clock;
+use super::{Action, Answer, ApiServer, Point, Request};
 
 /// How late an answer is that the watch overtakes.
 const OVERTAKEN: std::time::Duration = std::time::Duration::from_millis(900);
@@ -60,7 +59,7 @@ impl Link {
             return Ok(response(Answer::refusal(404, "NotFound", "the server could not find the requested resource")));
         };
         self.travel().await;
-        let number = self.begin(&request);
+        let number = self.server.0.log.lock().begin(&request, self.process);
         let fault = self.server.faults().hit(&request);
         let mut stale = 0;
         match &fault {
@@ -91,7 +90,7 @@ impl Link {
         } else {
             self.server.serve(&request, Some(self.process))
         };
-        self.end(number, answer.code, version, leads);
+        self.server.0.log.lock().end(number, answer.code, version, leads);
         match &fault {
             Some(Action::LoseAnswer) => return Err("the connection was reset".into()),
             Some(Action::Then(act)) => act(&self.server),
@@ -114,34 +113,6 @@ impl Link {
     async fn die(&self, point: Point) {
         self.server.0.deaths.send_replace(Some(point));
         pending::<()>().await;
-    }
-
-    fn begin(&self, request: &Request) -> Option<usize> {
-        if request.is_watch() || request.is_list() {
-            return None;
-        }
-        let mut sent = self.server.0.sent.lock();
-        sent.push(Sent {
-            at: clock::true_now(),
-            process: self.process,
-            summary: request.summary(),
-            target: request.target.clone(),
-            method: request.method.clone(),
-            is_apply: request.is_apply(),
-            is_mutation: request.is_mutation(),
-            committed: None,
-            version: 0,
-            leads: false,
-        });
-        Some(sent.len() - 1)
-    }
-
-    fn end(&self, number: Option<usize>, code: u16, version: u64, leads: bool) {
-        let mut sent = self.server.0.sent.lock();
-        if let Some(sent) = number.and_then(|number| sent.get_mut(number)) {
-            sent.committed = Some((clock::true_now(), code));
-            (sent.version, sent.leads) = (version, leads);
-        }
     }
 
     fn watch(&self, request: &Request) -> Response<ResponseBody> {

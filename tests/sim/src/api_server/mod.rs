@@ -12,45 +12,24 @@ use tokio::sync::watch as channel;
 pub use answer::Answer;
 pub use faults::{Action, Faults, Point, Rule};
 pub use link::Link;
+pub use log::Sent;
 pub use request::{Kind, Request, Target};
 pub use store::{Actor, Change, Key};
 
+use log::Log;
 use store::Store;
 
 mod answer;
 mod faults;
 mod fields;
 mod link;
+mod log;
+mod owed;
 mod request;
 mod selector;
 mod store;
 mod verbs;
 mod watches;
-
-/// A request of an operator process, as the network saw it.
-#[derive(Clone, Debug)]
-pub struct Sent {
-    pub at: Timestamp,
-    pub process: u32,
-    pub summary: String,
-    pub target: Target,
-    pub method: Method,
-    pub is_apply: bool,
-    pub is_mutation: bool,
-    /// When it was done, and the status code.
-    pub committed: Option<(Timestamp, u16)>,
-    /// The version of the store when it was done.
-    pub version: u64,
-    /// Whether the process held the Lease then.
-    pub leads: bool,
-}
-
-impl Sent {
-    /// Whether it changes what others see: neither a Lease nor an Event.
-    pub fn is_change(&self) -> bool {
-        self.is_mutation && !matches!(self.target.kind, Kind::Lease | Kind::Event)
-    }
-}
 
 /// What happens to all watches.
 #[derive(Clone, Debug, Default)]
@@ -72,7 +51,7 @@ struct Inner {
     version: channel::Sender<u64>,
     weather: channel::Sender<Weather>,
     faults: Faults,
-    sent: Mutex<Vec<Sent>>,
+    log: Mutex<Log>,
     random: Mutex<fastrand::Rng>,
     deaths: channel::Sender<Option<Point>>,
 }
@@ -85,7 +64,7 @@ impl ApiServer {
             version: channel::Sender::new(0),
             weather: channel::Sender::default(),
             faults: Faults::default(),
-            sent: Mutex::default(),
+            log: Mutex::default(),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
             deaths: channel::Sender::default(),
         }))
@@ -223,14 +202,12 @@ impl ApiServer {
 
     /// Every request of an operator so far, lists and watches left out.
     pub fn sent(&self) -> Vec<Sent> {
-        self.0.sent.lock().clone()
+        self.0.log.lock().sent().to_vec()
     }
 
     /// How many of them change something, and when the last was sent.
     pub fn activity(&self) -> (usize, Option<Timestamp>) {
-        let sent = self.0.sent.lock();
-        let changes = || sent.iter().filter(|sent| sent.is_change());
-        (changes().count(), changes().next_back().map(|sent| sent.at))
+        self.0.log.lock().activity()
     }
 
     /// Every Event sent so far.

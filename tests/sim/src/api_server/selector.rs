@@ -23,6 +23,21 @@ impl Selector {
         }
     }
 
+    /// The namespace; empty for all.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Whether it may mean an object of this namespace and name: what can be told without its labels.
+    pub fn names(&self, namespace: &str, name: &str) -> bool {
+        (self.namespace.is_empty() || self.namespace == namespace)
+            && self.name.as_ref().is_none_or(|wanted| wanted == name)
+    }
+
     pub fn matches(&self, object: &Value) -> bool {
         let metadata = &object["metadata"];
         (self.namespace.is_empty() || metadata["namespace"] == self.namespace.as_str())

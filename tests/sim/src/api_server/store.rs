@@ -2,23 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::fields::{self, Manager};
+use super::owed::Owed;
 use super::request::{Kind, Target};
+use super::selector::Selector;
 use crate::clock;
 
 /// Kind, namespace, name.
 pub type Key = (Kind, String, String);
-
-/// How long the garbage collector takes.
-const COLLECTION: Duration = Duration::from_secs(1);
-
-/// How long a namespace takes to end, in each of its two steps.
-const TERMINATION: Duration = Duration::from_secs(2);
 
 /// Who makes a change: an operator process by its number, or anybody else.
 pub type Actor = Option<u32>;
@@ -54,6 +49,7 @@ pub struct Store {
     pub(super) events: Vec<(Timestamp, Value)>,
     /// Until when each process holds the Lease by its last renewal.
     pub(super) holds: BTreeMap<u32, Timestamp>,
+    owed: Owed,
     uids: u64,
 }
 
@@ -63,7 +59,36 @@ impl Store {
     }
 
     pub(super) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&Key, &Stored)> {
-        self.objects.iter().filter(move |(key, _)| key.0 == kind)
+        let first = (kind, String::new(), String::new());
+        self.objects.range(first..).take_while(move |(key, _)| key.0 == kind)
+    }
+
+    pub(super) fn in_namespace<'a>(
+        &'a self,
+        kind: Kind,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a Key, &'a Stored)> {
+        let first = (kind, namespace.to_owned(), String::new());
+        self.objects.range(first..).take_while(move |(key, _)| key.0 == kind && key.1 == namespace)
+    }
+
+    /// What a list may mean, found by namespace and name as far as they are given: of a million Secrets those of one name
+    /// are where the namespaces are.
+    pub(super) fn candidates<'a>(
+        &'a self,
+        kind: Kind,
+        selector: &'a Selector,
+    ) -> Box<dyn Iterator<Item = (&'a Key, &'a Stored)> + 'a> {
+        match (selector.namespace(), selector.name()) {
+            ("", Some(name)) if kind == Kind::Secret => {
+                let in_home = move |(home, _): (&Key, _)| (kind, home.2.clone(), name.to_owned());
+                Box::new(
+                    self.of_kind(Kind::Namespace).filter_map(move |home| self.objects.get_key_value(&in_home(home))),
+                )
+            }
+            ("", _) => Box::new(self.of_kind(kind)),
+            (namespace, _) => Box::new(self.in_namespace(kind, namespace)),
+        }
     }
 
     pub(super) fn fresh_uid(&mut self) -> String {
@@ -82,6 +107,7 @@ impl Store {
         let shown = Arc::new(shown);
         let before = self.objects.get(key).map(|stored| stored.shown.clone());
         let stored = Stored { object, managers, shown: shown.clone(), since: clock::true_now() };
+        self.owed.stored(key, &stored.object);
         self.objects.insert(key.clone(), stored);
         self.note(key, before, shown.clone(), false, by);
         shown
@@ -90,6 +116,12 @@ impl Store {
     pub(super) fn remove(&mut self, key: &Key, by: Actor) -> Option<Arc<Value>> {
         let stored = self.objects.remove(key)?;
         self.version += 1;
+        self.owed.removed(key, &stored.object);
+        if key.0 == Kind::Credential {
+            let left = self.objects.range((Kind::Secret, String::new(), String::new())..);
+            let left = left.take_while(|(key, _)| key.0 == Kind::Secret);
+            left.for_each(|(key, left)| self.owed.stored(key, &left.object));
+        }
         let mut last = (*stored.shown).clone();
         last["metadata"]["resourceVersion"] = self.version.to_string().into();
         self.note(key, Some(stored.shown.clone()), Arc::new(last), true, by);
@@ -133,31 +165,18 @@ impl Store {
 
     /// Does what the control plane owes by now.
     pub(super) fn tick(&mut self) {
-        let now = clock::true_now();
-        let due = |since: Timestamp, after: Duration| {
-            SignedDuration::try_from(after).is_ok_and(|after| now.duration_since(since) >= after)
-        };
-        let alive: Vec<&Value> = self.of_kind(Kind::Credential).map(|(_, c)| &c.object["metadata"]["uid"]).collect();
-        let orphaned = |stored: &Stored| {
-            let owners = stored.object["metadata"]["ownerReferences"].as_array();
-            owners.is_some_and(|owners| !owners.is_empty() && owners.iter().all(|o| !alive.contains(&&o["uid"])))
-        };
-        let last_end = self.changes.iter().rev().find(|c| c.key.0 == Kind::Credential && c.deleted).map(|c| c.at);
-        let secrets = self.of_kind(Kind::Secret).filter(|(_, stored)| {
-            orphaned(stored) && due(stored.since.max(last_end.unwrap_or(stored.since)), COLLECTION)
-        });
-        let collected: Vec<Key> = secrets.map(|(key, _)| key.clone()).collect();
-        for key in collected {
+        let since = |key: &Key| self.objects.get(key).map(|stored| stored.since);
+        for key in self.owed.collected(since) {
             self.remove(&key, None);
         }
-        let ending = self.of_kind(Kind::Namespace).filter(|(_, stored)| is_terminating(&stored.object));
-        let ending: Vec<(Key, Timestamp)> = ending.map(|(key, stored)| (key.clone(), stored.since)).collect();
-        for (key, since) in ending {
-            if due(since, TERMINATION) {
-                let inside: Vec<Key> = self.objects.keys().filter(|other| other.1 == key.2).cloned().collect();
-                inside.iter().for_each(|key| drop(self.remove(key, None)));
-            }
-            if due(since, TERMINATION * 2) {
+        let since = |key: &Key| self.objects.get(key).map(|stored| stored.since);
+        for (key, is_over) in self.owed.ended(since) {
+            let inside: Vec<Key> = Kind::ALL
+                .into_iter()
+                .flat_map(|kind| self.in_namespace(kind, &key.2).map(|(key, _)| key.clone()).collect::<Vec<_>>())
+                .collect();
+            inside.iter().for_each(|key| drop(self.remove(key, None)));
+            if is_over {
                 self.remove(&key, None);
             }
         }

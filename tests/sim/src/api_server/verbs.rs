@@ -43,7 +43,7 @@ impl Store {
         let target = &request.target;
         let selector = Selector::of(request);
         let objects: Vec<Arc<Value>> = if version == self.version {
-            self.of_kind(target.kind).map(|(_, stored)| stored.shown.clone()).collect()
+            self.candidates(target.kind, &selector).map(|(_, stored)| stored.shown.clone()).collect()
         } else {
             self.at(target.kind, version)
         };
@@ -115,14 +115,8 @@ impl Store {
             if is_terminating(&namespace.object) {
                 return Some(terminating(target));
             }
-            let used = self.of_kind(target.kind).filter(|(key, _)| key.1 == target.namespace).count();
-            if let Some(limit) =
-                self.quotas.get(&target.namespace).filter(|limit| target.kind == Kind::Secret && used >= **limit)
-            {
-                let why = format!(
-                    "exceeded quota: quota, requested: secrets=1, used: secrets={used}, limited: secrets={limit}"
-                );
-                return Some(Answer::forbidden(target, &why));
+            if let Some(refusal) = self.exceeded(target) {
+                return Some(refusal);
             }
         }
         if target.kind != Kind::Secret {
@@ -139,6 +133,15 @@ impl Store {
             return Some(Answer::invalid(target, "immutable", message));
         }
         (sealed && before["data"] != after["data"]).then(|| Answer::invalid(target, "data", message))
+    }
+
+    /// What the quota of a namespace says to one Secret more.
+    fn exceeded(&self, target: &Target) -> Option<Answer> {
+        let limit = self.quotas.get(&target.namespace).filter(|_| target.kind == Kind::Secret)?;
+        let used = self.in_namespace(target.kind, &target.namespace).count();
+        let why =
+            format!("exceeded quota: quota, requested: secrets=1, used: secrets={used}, limited: secrets={limit}");
+        (used >= *limit).then(|| Answer::forbidden(target, &why))
     }
 
     fn apply(&mut self, request: &Request, by: Actor) -> Answer {

@@ -15,7 +15,7 @@ use tower::BoxError;
 use super::answer::{Answer, metadata_of};
 use super::request::{Kind, Request};
 use super::selector::Selector;
-use super::{Link, Weather};
+use super::{Key, Link, Weather};
 
 /// The longest that an event is under way, in microseconds.
 const LATENCY: u64 = 20_000;
@@ -107,7 +107,7 @@ impl Watch {
         }
         let first = store.changes.partition_point(|change| change.version <= self.cursor);
         let mut lines = String::new();
-        for change in store.changes.iter().skip(first).filter(|change| change.key.0 == self.kind) {
+        for change in store.changes[first..].iter().filter(|change| self.is_about(&change.key)) {
             let was = change.before.as_ref().is_some_and(|object| self.selector.matches(object));
             let is = !change.deleted && self.selector.matches(&change.after);
             let type_ = match (was, is) {
@@ -120,6 +120,10 @@ impl Watch {
         }
         self.cursor = store.version;
         lines
+    }
+
+    fn is_about(&self, key: &Key) -> bool {
+        key.0 == self.kind && self.selector.names(&key.1, &key.2)
     }
 
     fn shown(&self, object: &Arc<Value>) -> Value {
