@@ -262,8 +262,10 @@ impl Round<'_> {
 
     /// Writes the status if it has changed, sends the Events, and says when to come back.
     async fn report(&self, outcome: Outcome, memory: &mut Memory) -> Result<Action, Error> {
-        if outcome.status != *self.status {
-            let progress = outcome.is_progress_alone(self.status);
+        // What could not be written may be there all the same: the answer alone may have been lost.
+        let unsure = memory.status_failures > 0;
+        if outcome.status != *self.status || unsure {
+            let progress = !unsure && outcome.is_progress_alone(self.status);
             if progress {
                 // What the process before this one left untold is no more urgent.
                 memory.status_written.get_or_insert_with(Instant::now);

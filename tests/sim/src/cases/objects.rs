@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Case, calm, case, failure, foreign, has, ready, ready_with};
-use crate::api_server::{Action, ApiServer, Kind, Rule};
+use crate::api_server::{Action, Answer, ApiServer, Kind, Rule};
 use crate::judge::Invariant::{I1, I2, I3, I4, I7, I9, I13, I14};
 use crate::sim::{Sim, Until};
 use crate::workloads::{self, SECRET, credential, edit};
@@ -58,6 +58,16 @@ pub(super) fn cases() -> Vec<Case> {
         }),
         case("two EcrCredentials for one Secret", &[I2, I4, I7, I13], two),
         case("an editor that never stops", &[I7, I9, I14], fight),
+        case("a status arrives whose answer is lost, and then all is as it was", &[I7, I14], |sim| {
+            ready(sim);
+            let refused = Action::Answer(Answer::refusal(409, "Conflict", "a fault of the simulation"));
+            let rules =
+                [(Rule::new(super::is_secret_write, refused)), Rule::new(super::is_status_write, Action::LoseAnswer)];
+            rules.into_iter().for_each(|rule| sim.api.faults().place(rule.times(1)));
+            sim.api.delete(Kind::Secret, "b", SECRET);
+            sim.run_for(Duration::from_secs(10));
+            calm(sim);
+        }),
         case("suspended and resumed", &[I7, I14], suspended),
         case("a refresh on demand, once", &[I4, I7], |sim| {
             ready(sim);
