@@ -28,8 +28,8 @@ test-oldest: tools ## Runs the tests of the CRD, the chart and the behaviour on 
 
 CHAOS_SEED ?= 1
 
-chaos: ## Simulates crashes, faults and months for hours and writes docs/reliability.md; CHAOS_SEED=n.
-	@echo "building the simulation (the first time takes about 6 minutes on 2 cores)"
+chaos: ## Simulates crashes, faults and months for an hour and writes docs/reliability.md; CHAOS_SEED=n.
+	@echo "building the simulation (the first time takes about 8 minutes on 2 cores)"
 	@cargo run --quiet --package sim --profile chaos --bin chaos -- --seed $(CHAOS_SEED) --write docs/reliability.md
 
 chaos-real: tools ## Kills the real process around every write to a real API server and writes docs/reliability.md; CHAOS_SEED=n.
