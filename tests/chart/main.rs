@@ -16,6 +16,7 @@ mod lifecycle;
 mod modes;
 mod operator;
 mod policy;
+mod rights;
 mod values;
 
 /// The CRD as it is shipped.

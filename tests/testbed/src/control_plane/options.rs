@@ -1,11 +1,5 @@
 //! What differs from the control plane that most tests want.
 
-/// What is stable since Kubernetes 1.36, and before that only there on demand.
-const MUTATING_POLICIES: [&str; 2] = [
-    "--feature-gates=MutatingAdmissionPolicy=true",
-    "--runtime-config=admissionregistration.k8s.io/v1beta1=true,admissionregistration.k8s.io/v1alpha1=true",
-];
-
 /// What differs from the control plane that most tests want.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -35,7 +29,7 @@ impl Default for Options {
         Options {
             bind_address: "127.0.0.1".into(),
             server_names: vec![],
-            api_server_args: MUTATING_POLICIES.map(String::from).to_vec(),
+            api_server_args: vec![],
             controllers: controllers.map(String::from).to_vec(),
             controller_manager_args: vec![],
         }
