@@ -104,11 +104,12 @@ fn tempfile_in(folder: &Path) -> PathBuf {
     folder.join(format!("values-{}.json", COUNTER.fetch_add(1, Ordering::Relaxed)))
 }
 
-/// The documents of a YAML text, without empty ones.
+/// The documents of a YAML text, without empty ones. A key that is there twice is an error.
 pub(crate) fn documents(text: &str) -> Vec<Value> {
     use serde::Deserialize;
     serde_yaml_ng::Deserializer::from_str(text)
-        .map(|document| Value::deserialize(document).unwrap())
+        .map(|document| serde_yaml_ng::Value::deserialize(document).unwrap_or_else(|why| panic!("{why} in:\n{text}")))
+        .map(|document| serde_json::to_value(document).unwrap())
         .filter(|document| !document.is_null())
         .collect()
 }

@@ -10,6 +10,7 @@ mod access;
 mod alerts;
 mod current;
 mod deploy;
+mod edges;
 mod helm;
 mod identities;
 mod lifecycle;

@@ -27,18 +27,21 @@
 {{- end }}
 
 {{- define "eco.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "eco.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+{{- dict "app.kubernetes.io/name" (include "eco.name" .) "app.kubernetes.io/instance" .Release.Name | toYaml }}
+{{- end }}
+
+{{/* The labels of an object, given as a list of the root and further labels: what selects objects, and helm's own mark, stay. */}}
+{{- define "eco.labelsWith" -}}
+{{- $root := first . }}
+{{- $fixed := dict "app.kubernetes.io/managed-by" $root.Release.Service }}
+{{- $chart := printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- $ours := dict "helm.sh/chart" $chart "app.kubernetes.io/version" $root.Chart.AppVersion }}
+{{- $common := $root.Values.commonLabels | default dict }}
+{{- merge $fixed (include "eco.selectorLabels" $root | fromYaml) (last . | default dict) $common $ours | toYaml }}
 {{- end }}
 
 {{- define "eco.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{ include "eco.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- include "eco.labelsWith" (list . dict) }}
 {{- end }}
 
 {{- define "eco.serviceAccountName" -}}

@@ -1,0 +1,57 @@
+//! Values at the edge of what is allowed: what the user gives meets what the chart has, looks like a number, or is null.
+
+use serde_json::{Value, json};
+
+use super::helm::{Helm, object};
+
+const NEWEST: &str = "1.36.0";
+
+fn render(values: &Value) -> Vec<Value> {
+    Helm::offline("v3").template("eco", NEWEST, values).unwrap_or_else(|why| panic!("{values}: {why}"))
+}
+
+/// `documents` refuses keys that are there twice.
+#[test]
+fn labels_annotations_and_variables_of_the_user_replace_the_charts_but_not_what_selects() {
+    let ours = ["app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/managed-by"];
+    let labels = json!({
+        ours[0]: "theirs", ours[1]: "theirs", ours[2]: "theirs", "app.kubernetes.io/version": "theirs", "helm.sh/chart": "theirs", "own": "theirs",
+    });
+    let keep = json!({ "helm.sh/resource-policy": "theirs" });
+    let spec = json!({ "registries": [{ "private": {} }], "namespaces": { "names": ["*"] } });
+    let shown = json!({ "enabled": true, "labels": labels });
+    let all = render(&json!({
+        "podLabels": labels, "podAnnotations": { "kubectl.kubernetes.io/default-container": "theirs" },
+        "serviceMonitor": shown, "prometheusRule": shown, "grafanaDashboard": shown,
+        "credentials": [{ "name": "x", "labels": labels, "annotations": keep, "spec": spec }],
+        "aws": { "region": "eu-west-1" }, "extraEnv": [{ "name": "AWS_REGION", "value": "theirs" }],
+    }));
+    let deployment = object(&all, "Deployment", "");
+    let pod = &deployment["spec"]["template"];
+    let labelled =
+        ["ServiceMonitor", "PrometheusRule", "ConfigMap", "EcrCredential"].map(|kind| object(&all, kind, ""));
+    for object in labelled.into_iter().chain([pod]) {
+        let found = &object["metadata"]["labels"];
+        for name in ["app.kubernetes.io/version", "helm.sh/chart", "own"] {
+            assert_eq!(found[name], "theirs", "{name} of {found}");
+        }
+        for name in ours {
+            assert_ne!(found[name], "theirs", "{name} of {found}");
+        }
+    }
+    for (name, value) in deployment["spec"]["selector"]["matchLabels"].as_object().unwrap() {
+        assert_eq!(&pod["metadata"]["labels"][name], value);
+    }
+    assert_eq!(pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"], "theirs");
+    let credential = &object(&all, "EcrCredential", "")["metadata"]["annotations"];
+    assert_eq!(credential["helm.sh/resource-policy"], "theirs");
+    let env = pod["spec"]["containers"][0]["env"].as_array().unwrap();
+    let regions: Vec<&Value> = env.iter().filter(|e| e["name"] == "AWS_REGION").map(|e| &e["value"]).collect();
+    assert_eq!(regions, ["theirs"]);
+
+    for object in render(&json!({ "commonLabels": labels })) {
+        let found = &object["metadata"]["labels"];
+        assert_eq!(found["own"], "theirs", "{} {}", object["kind"], object["metadata"]["name"]);
+        assert!(ours.iter().all(|name| found[name] != "theirs"), "{found}");
+    }
+}
