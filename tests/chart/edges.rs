@@ -2,12 +2,59 @@
 
 use serde_json::{Value, json};
 
-use super::helm::{Helm, object};
+use super::helm::{Helm, apply, namespace, object};
+use super::modes::{everything, plane_with_all_kinds};
 
 const NEWEST: &str = "1.36.0";
 
 fn render(values: &Value) -> Vec<Value> {
     Helm::offline("v3").template("eco", NEWEST, values).unwrap_or_else(|why| panic!("{values}: {why}"))
+}
+
+#[tokio::test]
+async fn names_that_look_like_numbers_and_long_ones_are_accepted_by_the_api_server() {
+    let client = plane_with_all_kinds().await.admin_client().unwrap();
+    for name in ["456", "1e3"] {
+        namespace(&client, name).await;
+    }
+    let numbers = json!({
+        "namespaces": ["1e3"], "secretNames": ["1"], "priorityClassName": "2", "imagePullSecrets": [{ "name": "3" }],
+        "serviceAccount": { "name": "4" }, "aws": { "region": "eu-west-1", "caBundle": { "name": "5", "key": "6" } },
+        "auth": { "serviceAccounts": [{ "namespace": "1e3", "name": "7" }], "secrets": [{ "namespace": "1e3", "name": "8" }] },
+        "credentials": [{ "name": "9", "spec": { "registries": [{ "private": {} }], "namespaces": { "names": ["1e3"] } } }],
+        "podLabels": { "a": "10" }, "podAnnotations": { "b": "true" },
+    });
+    let mut refused = vec![];
+    for (release, own) in [
+        ("1e3", json!({})),
+        ("123", json!({ "nameOverride": "2024" })),
+        ("a.b", json!({ "fullnameOverride": "0x10", "nameOverride": "on" })),
+        (&"9".repeat(53), json!({ "nameOverride": "n".repeat(63) })),
+    ] {
+        let mut values = everything();
+        merge(&mut values, &numbers);
+        merge(&mut values, &json!({ "nameOverride": "", "fullnameOverride": "" }));
+        merge(&mut values, &own);
+        for version in ["v3", "v4"] {
+            let objects = Helm::offline(version).template_as(release, "456", NEWEST, &values).unwrap();
+            for object in &objects {
+                if let Err(why) = apply(&client, object, true).await {
+                    refused.push(format!("{version} {release} {own}: {why}"));
+                }
+            }
+        }
+    }
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
+}
+
+/// Replaces what is given, as helm does.
+fn merge(values: &mut Value, with: &Value) {
+    for (key, value) in with.as_object().unwrap() {
+        match values.get_mut(key) {
+            Some(own) if own.is_object() && value.is_object() => merge(own, value),
+            _ => values[key] = value.clone(),
+        }
+    }
 }
 
 /// `documents` refuses keys that are there twice.

@@ -73,11 +73,22 @@ impl Helm {
 
     /// Renders the chart for a namespace and a Kubernetes version.
     pub(crate) fn template(&self, namespace: &str, kubernetes: &str, values: &Value) -> Result<Vec<Value>, String> {
+        self.template_as("ecr-credential-operator", namespace, kubernetes, values)
+    }
+
+    /// The same, for a release of another name.
+    pub(crate) fn template_as(
+        &self,
+        release: &str,
+        namespace: &str,
+        kubernetes: &str,
+        values: &Value,
+    ) -> Result<Vec<Value>, String> {
         let file = self.values(values);
         let chart = chart();
         let text = self.run(&[
             "template",
-            "ecr-credential-operator",
+            release,
             &chart.to_string_lossy(),
             "--namespace",
             namespace,

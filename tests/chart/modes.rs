@@ -9,9 +9,14 @@ use super::helm::{Helm, apply, documents, get, namespace, object, read};
 
 const NEWEST: &str = "1.36.0";
 
-async fn plane() -> &'static ControlPlane {
+pub(crate) async fn plane_with_all_kinds() -> &'static ControlPlane {
     let plane = shared().await.unwrap();
     plane.install(&[serde_yaml_ng::from_str(super::CRD).unwrap()]).await.unwrap();
+    let crds = get("prometheus-crds");
+    for kind in ["servicemonitors", "prometheusrules"] {
+        let text = std::fs::read_to_string(crds.join(format!("monitoring.coreos.com_{kind}.yaml"))).unwrap();
+        plane.install(&[serde_yaml_ng::from_str(&text).unwrap()]).await.unwrap();
+    }
     plane
 }
 
@@ -34,7 +39,7 @@ fn modes() -> Vec<(&'static str, Value)> {
     ]
 }
 
-fn everything() -> Value {
+pub(crate) fn everything() -> Value {
     json!({
         "replicaCount": 3,
         "image": { "repository": "registry.example/eco", "tag": "ignored", "digest": format!("sha256:{}", "a".repeat(64)), "pullPolicy": "Always" },
@@ -85,13 +90,8 @@ fn everything() -> Value {
 
 #[tokio::test]
 async fn everything_that_is_rendered_in_each_mode_is_accepted_by_the_api_server() {
-    let plane = plane().await;
+    let plane = plane_with_all_kinds().await;
     let client = plane.admin_client().unwrap();
-    let crds = get("prometheus-crds");
-    for kind in ["servicemonitors", "prometheusrules"] {
-        let text = std::fs::read_to_string(crds.join(format!("monitoring.coreos.com_{kind}.yaml"))).unwrap();
-        plane.install(&[serde_yaml_ng::from_str(&text).unwrap()]).await.unwrap();
-    }
     for name in ["chart-modes", "chart-listed-a", "chart-listed-b"] {
         namespace(&client, name).await;
     }
@@ -207,16 +207,20 @@ fn tried(module: &str) -> String {
 #[test]
 fn two_releases_in_two_namespaces_share_no_object() {
     let helm = Helm::offline("v3");
-    let names = |namespace: &str| {
-        let objects = helm.template(namespace, NEWEST, &json!({ "crds": { "enabled": false } })).unwrap();
+    let names = |namespace: &str, name: &str| {
+        let values = json!({ "crds": { "enabled": false }, "fullnameOverride": name });
+        let objects = helm.template(namespace, NEWEST, &values).unwrap();
         let cluster_wide = objects.into_iter().filter(|o| o["metadata"].get("namespace").is_none());
         cluster_wide
             .map(|o| format!("{} {}", o["kind"], o["metadata"]["name"]))
             .collect::<std::collections::BTreeSet<_>>()
     };
-    let (one, other) = (names("one"), names("other"));
-    assert!(one.len() >= 6, "{one:?}");
-    assert!(one.is_disjoint(&other), "{:?}", one.intersection(&other).collect::<Vec<_>>());
+    // The last two would be the same, were the parts of a name joined by what may stand in them.
+    for ((namespace, name), other) in [(("one", ""), ("other", "")), (("a-b", "c"), ("a", "b-c"))] {
+        let (one, other) = (names(namespace, name), names(other.0, other.1));
+        assert!(one.len() >= 6, "{one:?}");
+        assert!(one.is_disjoint(&other), "{:?}", one.intersection(&other).collect::<Vec<_>>());
+    }
 }
 
 #[test]

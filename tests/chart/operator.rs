@@ -168,7 +168,7 @@ async fn the_charts_rights_are_those_that_the_suite_runs_under() {
     let bed = installed("chart-rights", json!({})).await;
     let roles: Api<ClusterRole> = Api::all(bed.client.clone());
     let suites = roles.get(&bed.prefix).await.unwrap();
-    let charts = roles.get(&format!("{}-ecr-credential-operator", bed.home)).await.unwrap();
+    let charts = roles.get(&format!("{}.ecr-credential-operator", bed.home)).await.unwrap();
     assert_eq!(normal(&charts.rules), normal(&suites.rules));
     let roles: Api<Role> = Api::namespaced(bed.client.clone(), &bed.home);
     let suites = roles.get("lease").await.unwrap();

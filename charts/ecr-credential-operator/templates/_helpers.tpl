@@ -17,12 +17,17 @@
 {{- end }}
 {{- end }}
 
-{{/* The name of objects that belong to no namespace: two releases of one name in two namespaces must not share them. */}}
+{{/* The Service's name, which must begin with a letter and may hold no dot, where a release's may do otherwise. */}}
+{{- define "eco.serviceName" -}}
+{{- regexReplaceAll "^([0-9])" (include "eco.fullname" . | replace "." "-") "eco-${1}" }}
+{{- end }}
+
+{{/* The name of objects that belong to no namespace: two releases must not share them. A namespace's name holds no dot. */}}
 {{- define "eco.clusterName" -}}
 {{- if eq (include "eco.fullname" .) .Release.Namespace }}
 {{- include "eco.fullname" . }}
 {{- else }}
-{{- printf "%s-%s" .Release.Namespace (include "eco.fullname" .) }}
+{{- printf "%s.%s" .Release.Namespace (include "eco.fullname" .) }}
 {{- end }}
 {{- end }}
 
@@ -153,8 +158,8 @@
 
 {{- define "eco.subjects" -}}
 - kind: ServiceAccount
-  name: {{ include "eco.serviceAccountName" . }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ include "eco.serviceAccountName" . | quote }}
+  namespace: {{ .Release.Namespace | quote }}
 {{- end }}
 
 {{/* Whether the cluster knows EcrCredentials. Without a cluster, as in `helm template`, no kind is known, and it counts as one. */}}
