@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use testbed::bed::{PATIENCE, credential_resource};
 use testbed::control_plane::{ControlPlane, Options};
 
-use super::helm::{Helm, chart};
+use super::helm::{Helm, chart, copy};
 
 const NAMESPACE: &str = "ecr-credential-operator";
 const CRD: &str = "ecrcredentials.pullsecrets.dev";
@@ -120,19 +120,6 @@ fn older_chart(folder: &Path) -> PathBuf {
     assert_ne!(changed, text);
     std::fs::write(crd, changed).unwrap();
     to
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            std::fs::copy(entry.path(), to).unwrap();
-        }
-    }
 }
 
 async fn credential(client: &Client) -> Option<DynamicObject> {

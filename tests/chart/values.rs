@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::helm::{Helm, read};
+use super::helm::{Helm, chart, copy, documents, read};
 
 const VALUES: &str = "charts/ecr-credential-operator/values.yaml";
 const SCHEMA: &str = "charts/ecr-credential-operator/values.schema.json";
@@ -50,13 +50,46 @@ fn a_wrong_value_is_refused_with_its_place() {
 }
 
 #[test]
+fn as_a_part_of_another_chart_it_can_be_switched_off() {
+    let parent = tempfile::tempdir().unwrap();
+    let name = "ecr-credential-operator";
+    let about = json!({
+        "apiVersion": "v2", "name": "umbrella", "version": "1.0.0",
+        "dependencies": [{ "name": name, "version": env!("CARGO_PKG_VERSION"), "condition": format!("{name}.enabled") }],
+    });
+    std::fs::write(parent.path().join("Chart.yaml"), about.to_string()).unwrap();
+    copy(&chart(), &parent.path().join("charts").join(name));
+    for helm in ["v3", "v4"].map(Helm::offline) {
+        for (own, deployments) in [
+            (json!({}), Ok(1)),
+            (json!({ "enabled": true, "replicaCount": 3 }), Ok(1)),
+            (json!({ "enabled": false }), Ok(0)),
+            (json!({ "enable": true }), Err("enable")),
+        ] {
+            let file = helm.values(&json!({ "global": { "x": "y" }, name: own }));
+            let (folder, file) = (parent.path().to_string_lossy(), file.to_string_lossy());
+            let args = ["template", "umbrella", &folder, "--kube-version", "1.36.0", "--values", &file];
+            match (helm.run(&args), deployments) {
+                (Ok(text), Ok(count)) => {
+                    assert_eq!(documents(&text).iter().filter(|o| o["kind"] == "Deployment").count(), count, "{own}");
+                }
+                (Err(why), Err(word)) => assert!(why.contains(word), "{why}"),
+                (result, _) => panic!("{own}: {result:?}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn every_value_is_in_the_schema_and_every_key_of_the_schema_has_a_default() {
     let values: Value = serde_yaml_ng::from_str(&read(VALUES)).unwrap();
     let schema: Value = serde_json::from_str(&read(SCHEMA)).unwrap();
     let (mut in_values, mut in_schema) = (BTreeSet::new(), BTreeSet::new());
     keys_of_schema(&schema, "", &mut in_schema);
-    // helm hands it to every chart that is a part of another.
-    in_schema.remove("global");
+    // Helm hands the one to every chart that is a part of another, and the other is what such a chart is switched by.
+    for of_parents in ["global", "enabled"] {
+        in_schema.remove(of_parents);
+    }
     keys_of_values(&values, &schema, "", &mut in_values);
     assert_eq!(in_values, in_schema);
 }
