@@ -2,13 +2,94 @@
 
 use serde_json::{Value, json};
 
-use super::helm::{Helm, apply, namespace, object};
+use super::helm::{Helm, apply, namespace, object, read};
 use super::modes::{everything, plane_with_all_kinds};
 
 const NEWEST: &str = "1.36.0";
 
 fn render(values: &Value) -> Vec<Value> {
     Helm::offline("v3").template("eco", NEWEST, values).unwrap_or_else(|why| panic!("{values}: {why}"))
+}
+
+/// What is empty by default may be null; what is not is an error that names the place, and never one of the templates.
+#[test]
+fn null_is_nothing_where_nothing_is_allowed_and_else_an_error_that_says_where() {
+    let values: Value = serde_yaml_ng::from_str(&read("charts/ecr-credential-operator/values.yaml")).unwrap();
+    let schema: Value = serde_json::from_str(&read("charts/ecr-credential-operator/values.schema.json")).unwrap();
+    let shown = json!({ "enabled": true });
+    let on = ["networkPolicy", "serviceMonitor", "prometheusRule", "grafanaDashboard"].map(|name| (name, &shown));
+    let on = json!(std::collections::BTreeMap::from(on));
+    let (mut empty, mut cleared, mut one_by_one) = (json!({}), json!({}), vec![]);
+    for (place, required) in places(&values, &schema, "") {
+        let default = values.pointer(&place).unwrap();
+        let mut given = json!(null);
+        for key in place.rsplit('/').filter(|key| !key.is_empty()) {
+            given = json!({ key: given });
+        }
+        if required || schema.pointer(&place.replace('/', "/properties/")).unwrap()["properties"].is_object() {
+            one_by_one.push((place, required, given));
+        } else if is_empty(default) {
+            merge(&mut empty, &given);
+        } else {
+            // The one whose template says what is wrong; the test of budgets asks it.
+            let own_words = place == "/podDisruptionBudget/maxUnavailable";
+            assert!(default.is_object() || default.is_array() || own_words, "{place} would be lost silently");
+            merge(&mut cleared, &given);
+        }
+    }
+    merge(&mut cleared, &json!({ "podDisruptionBudget": { "minAvailable": 1 } }));
+    for helm in ["v3", "v4"].map(Helm::offline) {
+        for (nulls, base) in [(&empty, Some(json!({}))), (&empty, Some(on.clone())), (&cleared, None)] {
+            let mut nulls = nulls.clone();
+            merge(&mut nulls, base.as_ref().unwrap_or(&on));
+            let objects = helm.template("eco", NEWEST, &nulls).unwrap_or_else(|why| panic!("{nulls}: {why}"));
+            assert!(base.is_none_or(|base| objects == render(&base)), "null is not the same as empty");
+        }
+        for (place, required, given) in &one_by_one {
+            let key = place.rsplit('/').next().unwrap();
+            match helm.template("eco", NEWEST, given) {
+                Err(why) => assert!(*required && why.contains(&format!("missing property '{key}'")), "{place}: {why}"),
+                Ok(objects) => assert!(!required && objects == render(&json!({})), "{place} is lost silently"),
+            }
+        }
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    value == "" || value == false || value == &json!({}) || value == &json!([])
+}
+
+/// The pointers to all that values.yaml has and the schema knows, and whether the schema wants it.
+fn places(values: &Value, schema: &Value, path: &str) -> Vec<(String, bool)> {
+    let known = schema["properties"].as_object().into_iter().flatten().filter(|(key, _)| values.get(key).is_some());
+    let places = known.flat_map(|(key, under)| {
+        let path = format!("{path}/{key}");
+        let required = schema["required"].as_array().is_some_and(|all| all.contains(&json!(key)));
+        [vec![(path.clone(), required)], places(&values[key], under, &path)].concat()
+    });
+    places.collect()
+}
+
+#[test]
+fn a_budget_says_how_many_pods_may_be_away_or_must_stay() {
+    for (budget, expected) in [
+        (json!({}), Some(json!({ "maxUnavailable": 1 }))),
+        (json!({ "maxUnavailable": 0 }), Some(json!({ "maxUnavailable": 0 }))),
+        (json!({ "minAvailable": 0 }), Some(json!({ "minAvailable": 0 }))),
+        (json!({ "minAvailable": "50%", "maxUnavailable": null }), Some(json!({ "minAvailable": "50%" }))),
+        (json!({ "minAvailable": null }), Some(json!({ "maxUnavailable": 1 }))),
+        (json!({ "maxUnavailable": "" }), None),
+        (json!({ "maxUnavailable": null, "minAvailable": null }), None),
+    ] {
+        let rendered = Helm::offline("v3").template("eco", NEWEST, &json!({ "podDisruptionBudget": budget }));
+        let Some(expected) = expected else {
+            assert!(rendered.unwrap_err().contains("podDisruptionBudget needs"), "{budget}");
+            continue;
+        };
+        let mut found = object(&rendered.unwrap(), "PodDisruptionBudget", "")["spec"].clone();
+        found.as_object_mut().unwrap().remove("selector");
+        assert_eq!(found, expected, "{budget}");
+    }
 }
 
 #[tokio::test]

@@ -62,7 +62,7 @@ fn as_a_part_of_another_chart_it_can_be_switched_off() {
     for helm in ["v3", "v4"].map(Helm::offline) {
         for (own, deployments) in [
             (json!({}), Ok(1)),
-            (json!({ "enabled": true, "replicaCount": 3 }), Ok(1)),
+            (json!({ "enabled": true, "replicaCount": 3, "aws": null, "podLabels": null }), Ok(1)),
             (json!({ "enabled": false }), Ok(0)),
             (json!({ "enable": true }), Err("enable")),
         ] {

@@ -79,14 +79,16 @@
 {{- range .Values.auth.secrets }}
 {{- $secrets = append $secrets (printf "%s/%s" .namespace .name) }}
 {{- end }}
+{{- $aws := .Values.aws | default dict }}
+{{- $endpoints := $aws.endpoints | default dict }}
 {{- dict
-  "AWS_REGION" .Values.aws.region
-  "AWS_ENDPOINT_URL_ECR" .Values.aws.endpoints.ecr
-  "AWS_ENDPOINT_URL_ECR_PUBLIC" .Values.aws.endpoints.ecrPublic
-  "AWS_ENDPOINT_URL_STS" .Values.aws.endpoints.sts
-  "AWS_CA_BUNDLE" (ternary "" (printf "%s/ca.crt" (include "eco.caDirectory" .)) (empty .Values.aws.caBundle.name))
-  "ECO_ALL_SECRET_NAMES" (ternary "true" "" .Values.allSecretNames)
-  "ECO_SECRET_NAMES" (ternary "" (join "," .Values.secretNames) .Values.allSecretNames)
+  "AWS_REGION" $aws.region
+  "AWS_ENDPOINT_URL_ECR" $endpoints.ecr
+  "AWS_ENDPOINT_URL_ECR_PUBLIC" $endpoints.ecrPublic
+  "AWS_ENDPOINT_URL_STS" $endpoints.sts
+  "AWS_CA_BUNDLE" (ternary "" (printf "%s/ca.crt" (include "eco.caDirectory" .)) (empty ($aws.caBundle).name))
+  "ECO_ALL_SECRET_NAMES" (ternary "" "true" (empty .Values.allSecretNames))
+  "ECO_SECRET_NAMES" (ternary (join "," .Values.secretNames) "" (empty .Values.allSecretNames))
   "ECO_NAMESPACES" (join "," .Values.namespaces)
   "ECO_SERVICE_ACCOUNTS" (join "," $places)
   "ECO_CREDENTIALS_SECRETS" (join "," $secrets)
