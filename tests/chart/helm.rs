@@ -149,6 +149,11 @@ pub(crate) fn object<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Va
 
 /// Applies an object, for good or only to hear what the API server says; unknown fields are errors.
 pub(crate) async fn apply(client: &Client, object: &Value, dry_run: bool) -> Result<Value, String> {
+    let mut object = object.clone();
+    if dry_run && object["kind"] == "Pod" {
+        // The pod as such: its ServiceAccount is not there in a dry run.
+        object["spec"]["serviceAccountName"] = json!("default");
+    }
     let (kind, version) = (object["kind"].as_str().unwrap(), object["apiVersion"].as_str().unwrap());
     let group = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
     let plural = match kind {
@@ -163,7 +168,7 @@ pub(crate) async fn apply(client: &Client, object: &Value, dry_run: bool) -> Res
         "{group}{namespace}/{plural}/{name}?fieldManager=chart-test&force=true&fieldValidation=Strict{dry_run}"
     );
     let request = http::Request::patch(uri).header("Content-Type", "application/apply-patch+yaml");
-    let answer = client.request::<Value>(request.body(serde_json::to_vec(object).unwrap()).unwrap()).await;
+    let answer = client.request::<Value>(request.body(serde_json::to_vec(&object).unwrap()).unwrap()).await;
     answer.map_err(|error| match error {
         Error::Api(status) => format!("{kind} {name}: {}", status.message),
         other => format!("{kind} {name}: {other}"),

@@ -28,14 +28,19 @@ async fn installed(test: &str, values: Value) -> Bed {
     bed
 }
 
-/// Installs or upgrades the chart in the bed's own namespace, for the bed's own ServiceAccount.
-fn install(bed: &Bed, mut values: Value) {
+/// Values for the bed's own ServiceAccount and Secrets.
+fn values_for(bed: &Bed, mut values: Value) -> Value {
     values["fullnameOverride"] = json!("ecr-credential-operator");
     values["serviceAccount"] = json!({ "create": false, "name": "operator" });
     values["crds"] = json!({ "enabled": false });
     values["secretNames"] = json!([bed.secret]);
+    values
+}
+
+/// Installs or upgrades the chart in the bed's own namespace.
+fn install(bed: &Bed, values: Value) {
     let helm = Helm::on(bed.plane, "v3");
-    let (chart, file) = (chart(), helm.values(&values));
+    let (chart, file) = (chart(), helm.values(&values_for(bed, values)));
     let args = [
         "upgrade",
         "--install",
@@ -132,6 +137,54 @@ async fn with_listed_namespaces_it_needs_no_right_on_secrets_elsewhere() {
     bed.ready(&name).await.unwrap();
     assert!(bed.secret(&other).await.unwrap().is_none());
     operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+/// What the chart's second pod for `helm test` runs, with its settings and as its ServiceAccount.
+#[tokio::test]
+async fn the_test_of_the_chart_fails_where_nothing_is_written_and_where_rights_are_missing() {
+    let bed = installed("chart-tested", json!({})).await;
+    let values = values_for(&bed, json!({ "extraEnv": [{ "name": "MORE", "value": "1" }] }));
+    let objects = Helm::offline("v3").template(&bed.home, "1.36.0", &values).unwrap();
+    let pod = &object(&objects, "Pod", "ecr-credential-operator-check")["spec"];
+    let operator = &object(&objects, "Deployment", "")["spec"]["template"]["spec"];
+    assert_eq!(pod["serviceAccountName"], operator["serviceAccountName"]);
+    let (pod, operator) = (&pod["containers"][0], &operator["containers"][0]);
+    for field in ["env", "image", "securityContext"] {
+        assert_eq!(pod[field], operator[field], "{field}");
+    }
+    let plain = |entry: &Value| Some((entry["name"].as_str()?.to_owned(), entry["value"].as_str()?.to_owned()));
+    let env: Vec<(String, String)> = pod["env"].as_array().unwrap().iter().filter_map(plain).collect();
+    let args: Vec<String> = serde_json::from_value(pod["args"].clone()).unwrap();
+    let token = bed.plane.service_account_token(&bed.home, "operator", "", 3600).await.unwrap();
+    let kubeconfig = bed.plane.kubeconfig(&bed.plane.url(), &token, Some(bed.plane.ca_pem())).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ecr-credential-operator"));
+    command.env_clear().args(args).envs(env).env("KUBECONFIG", kubeconfig);
+    // Other tests have EcrCredentials too; and a pod's name is what its environment tells.
+    command.env("ECO_CREDENTIAL_SELECTOR", format!("bed={}", bed.prefix)).env("POD_NAME", "test");
+    command.env("AWS_REGION", "eu-west-1");
+    let mut ends = |code| {
+        let output = command.output().unwrap();
+        (output.status.code() == Some(code)).then_some(()).ok_or_else(|| format!("{output:?}"))
+    };
+    ends(0).unwrap();
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let spec = json!({ "registries": [{ "private": {} }], "namespaces": { "names": [a] } });
+    let name = bed.credential("x", spec).await.unwrap();
+    ends(1).unwrap();
+    let operator = bed.operator(launch()).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    ends(0).unwrap();
+    operator.stop().await.unwrap();
+    let bindings: Api<ClusterRoleBinding> = Api::all(bed.client.clone());
+    let bound = format!("{}.ecr-credential-operator", bed.home);
+    bindings.delete(&bound, &DeleteParams::default()).await.unwrap();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    // It cannot even list EcrCredentials, once the API server has taken note.
+    while let Err(said) = ends(2) {
+        assert!(tokio::time::Instant::now() < deadline, "it goes on without rights: {said}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
     bed.finish().await.unwrap();
 }
 

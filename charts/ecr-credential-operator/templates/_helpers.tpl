@@ -49,6 +49,39 @@
 {{- include "eco.labelsWith" (list . dict) }}
 {{- end }}
 
+{{/* What selects the pods of `helm test`. Their name is another, so that nothing takes them for the operator's. */}}
+{{- define "eco.testSelectorLabels" -}}
+{{- $name := printf "%s-test" (include "eco.name" . | trunc 58 | trimSuffix "-") }}
+{{- dict "app.kubernetes.io/name" $name "app.kubernetes.io/instance" .Release.Name | toYaml }}
+{{- end }}
+
+{{/* The part of such a pod that both have. */}}
+{{- define "eco.testMetadata" -}}
+namespace: {{ .Release.Namespace | quote }}
+labels:
+  {{- $labels := include "eco.labels" . | fromYaml }}
+  {{- merge dict (include "eco.testSelectorLabels" . | fromYaml) $labels | toYaml | nindent 2 }}
+annotations:
+  helm.sh/hook: test
+  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
+
+{{- define "eco.testPod" -}}
+restartPolicy: Never
+activeDeadlineSeconds: 120
+enableServiceLinks: false
+{{- range $field := list "imagePullSecrets" "nodeSelector" "tolerations" "affinity" }}
+{{- with get $.Values $field }}
+{{ $field }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- with .Values.podSecurityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- define "eco.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create }}
 {{- default (include "eco.fullname" .) .Values.serviceAccount.name }}
@@ -97,6 +130,60 @@
   "ECO_LOG" .Values.logging.level
   "ECO_LOG_FORMAT" .Values.logging.format
   | toJson }}
+{{- end }}
+
+{{/* The variables of the operator and of its commands: variables, not flags, so that all have the same settings. */}}
+{{- define "eco.env" -}}
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: POD_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+{{- $further := dict }}
+{{- range .Values.extraEnv }}{{ $_ := set $further .name true }}{{ end }}
+{{- range $name, $value := include "eco.settings" . | fromJson }}
+{{- if and $value (not (hasKey $further $name)) }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* What those settings speak of, as volumes and where they are mounted. */}}
+{{- define "eco.volumes" -}}
+{{- with (.Values.aws).caBundle }}
+{{- if .name }}
+- name: aws-ca
+  {{- if eq .kind "Secret" }}
+  secret:
+    secretName: {{ .name | quote }}
+  {{- else }}
+  configMap:
+    name: {{ .name | quote }}
+  {{- end }}
+    items: [{key: {{ .key | quote }}, path: ca.crt}]
+{{- end }}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "eco.volumeMounts" -}}
+{{- if ((.Values.aws).caBundle).name }}
+- name: aws-ca
+  mountPath: {{ include "eco.caDirectory" . }}
+  readOnly: true
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{/* The rights on Secrets: the names of this release and no others, unless all are asked for. */}}

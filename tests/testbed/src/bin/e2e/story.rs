@@ -70,12 +70,12 @@ pub(crate) fn test_image(tools: &Tools, dir: &Path) -> Result<PathBuf> {
 }
 
 async fn test_of_the_chart(cluster: &Cluster) -> Result<()> {
-    step("helm test: a pod of the chart asks the operators' Service, by its name");
+    step("helm test: one pod runs the operator's own check, one asks the operators' Service by its name");
     cluster.gateway.open(HOME, "ecr-credential-operator").await?;
     let mut helm = Command::new(&cluster.tools.helm);
     helm.args(["test", "ecr-credential-operator", "--namespace", HOME, "--timeout", "2m"]);
     let said = cluster.run(&mut helm)?;
-    let lines = said.lines().skip_while(|line| !line.starts_with("TEST SUITE")).take(4);
+    let lines = said.lines().skip_while(|line| !line.starts_with("TEST SUITE")).take(8);
     lines.for_each(|line| println!("   {line}"));
     Ok(())
 }
