@@ -7,7 +7,8 @@ use ecr_credential_operator::api::EcrCredentialSpec;
 use ecr_credential_operator::api::registry::Region;
 use ecr_credential_operator::plan::{Limits, plan};
 use serde_json::{Value, json};
-use testbed::control_plane::shared;
+use testbed::bed::PATIENCE;
+use testbed::control_plane::{ControlPlane, Options, shared};
 
 use super::helm::{apply, documents, namespace, object, read, root};
 
@@ -65,6 +66,40 @@ async fn kustomize_builds_the_base_and_each_overlay_and_the_api_server_accepts_t
         assert_eq!(found.map(|entry| &entry["value"]), region.map(|r| json!(r)).as_ref());
         assert_eq!(object(&objects, "ServiceAccount", "")["metadata"]["annotations"], annotations);
     }
+}
+
+#[tokio::test]
+async fn in_another_namespace_and_with_a_prefix_the_policy_still_holds_the_operator() {
+    // The policy would hold the accounts of other tests too.
+    let plane = ControlPlane::start(Options::default()).await.unwrap();
+    let client = plane.admin_client().unwrap();
+    let overlay = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let up = "../".repeat(overlay.path().canonicalize().unwrap().components().count() - 1);
+    let resource =
+        format!("{up}{}", root().join("deploy").canonicalize().unwrap().strip_prefix("/").unwrap().display());
+    let kustomization = json!({ "namespace": "platform", "namePrefix": "our-", "resources": [resource] });
+    std::fs::write(overlay.path().join("kustomization.yaml"), kustomization.to_string()).unwrap();
+    let kubectl = |args: &[&str]| {
+        let output = Command::new("kubectl").env("KUBECONFIG", plane.admin_kubeconfig()).args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    kubectl(&["create", "namespace", "platform"]);
+    kubectl(&["apply", "-k", &overlay.path().to_string_lossy()]);
+
+    let token = plane.service_account_token("platform", "our-ecr-credential-operator", "", 3600).await.unwrap();
+    let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "ecr-pull-secret", "namespace": "default" }, "type": "Opaque" });
+    let operator = plane.client(&token).unwrap();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    // The API server tells no one when it has taken note of a policy.
+    loop {
+        let answer = apply(&operator, &secret, true).await;
+        if answer.as_ref().is_err_and(|why| why.contains("ValidatingAdmissionPolicy 'our-ecr-credential-operator'")) {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the policy does not hold the operator: {answer:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    apply(&client, &secret, true).await.expect("nobody else is held");
 }
 
 #[test]
