@@ -91,6 +91,16 @@ async fn live_through_all(version: &str) {
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
     let gone = kube::runtime::wait::await_condition(crds, CRD, |crd: Option<&CustomResourceDefinition>| crd.is_none());
     tokio::time::timeout(PATIENCE, gone).await.expect("the CRD is gone").unwrap();
+
+    // For what installs once and never upgrades: with the CRD there before, one install brings the EcrCredential.
+    plane.install(&[serde_yaml_ng::from_str(super::CRD).unwrap()]).await.unwrap();
+    let args =
+        ["install", NAMESPACE, &new, "--namespace", NAMESPACE, "--values", &three, "--set", "crds.enabled=false"];
+    let said = helm.run(&args).unwrap();
+    assert!(!said.contains("NOT THERE YET"), "{said}");
+    assert_eq!(credential(&client).await.expect("the EcrCredential is there").data["spec"]["refresh"]["atPercent"], 30);
+    helm.run(&["uninstall", NAMESPACE, "--namespace", NAMESPACE]).unwrap();
+    assert!(credential(&client).await.is_some(), "uninstalling keeps it");
 }
 
 /// A control plane of its own, with the controller that checks the types of policies.
