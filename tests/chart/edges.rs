@@ -71,6 +71,37 @@ fn places(values: &Value, schema: &Value, path: &str) -> Vec<(String, bool)> {
 }
 
 #[test]
+fn the_network_policy_opens_what_is_needed_and_no_more() {
+    let (agent, node) = (["169.254.170.23/32", "fd00:ec2::23/128"], ["169.254.169.254/32", "fd00:ec2::254/128"]);
+    for (metadata, required, expected) in
+        [(true, true, agent.to_vec()), (true, false, [agent, node].concat()), (false, false, vec![])]
+    {
+        let values = json!({
+            "networkPolicy": { "enabled": true, "awsMetadata": metadata, "metricsFrom": [{ "ipBlock": { "cidr": "10.0.0.0/8" } }] },
+            "auth": { "requireWorkloadIdentity": required },
+        });
+        let objects = render(&values);
+        let spec = &object(&objects, "NetworkPolicy", "")["spec"];
+        let rules = spec["egress"].as_array().unwrap().iter();
+        let places = rules.filter_map(|rule| rule["to"].as_array()).flatten();
+        assert_eq!(places.map(|to| &to["ipBlock"]["cidr"]).collect::<Vec<_>>(), expected);
+        let chosen = |selector: &Value, pod: &Value| {
+            let labels = &pod["metadata"]["labels"];
+            let wanted = selector["matchLabels"].as_object();
+            wanted.is_some_and(|wanted| wanted.iter().all(|(name, value)| labels[name] == *value))
+        };
+        // The pods of `helm test` may come in, and are not held themselves.
+        let peers = spec["ingress"][0]["from"].as_array().unwrap();
+        assert_eq!(peers.len(), 2);
+        for pod in objects.iter().filter(|object| object["kind"] == "Pod") {
+            assert!(peers.iter().any(|peer| chosen(&peer["podSelector"], pod)), "{peers:?}");
+            assert!(!chosen(&spec["podSelector"], pod));
+        }
+        assert!(chosen(&spec["podSelector"], &object(&objects, "Deployment", "")["spec"]["template"]));
+    }
+}
+
+#[test]
 fn a_budget_says_how_many_pods_may_be_away_or_must_stay() {
     for (budget, expected) in [
         (json!({}), Some(json!({ "maxUnavailable": 1 }))),
