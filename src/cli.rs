@@ -53,7 +53,7 @@ pub struct ScopeArgs {
     pub namespaces: Vec<String>,
 
     /// A ServiceAccount whose AWS identity an EcrCredential may use, as NAMESPACE/NAME, or */NAME for that of each namespace;
-    /// repeatable. The operator needs RBAC rights on each: get, list, watch, and create on its token.
+    /// repeatable. The operator needs RBAC rights on each: list, watch, and create on its token.
     #[arg(long = "service-account", env = "ECO_SERVICE_ACCOUNTS", value_delimiter = ',', value_parser = account_scope, value_name = "NAMESPACE/NAME", help_heading = "Scope")]
     pub service_accounts: Vec<AccountScope>,
 

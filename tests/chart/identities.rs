@@ -60,10 +60,10 @@ fn what_is_lent_is_granted_by_name_in_its_namespace_and_told_to_the_operator() {
         lent(&objects),
         [
             "* create serviceaccounts/token any",
-            "* get,list,watch serviceaccounts any",
+            "* list,watch serviceaccounts any",
             "a create serviceaccounts/token one,two",
             "a get,list,watch secrets keys",
-            "a get,list,watch serviceaccounts one,two",
+            "a list,watch serviceaccounts one,two",
             "b get,list,watch secrets keys",
         ]
     );

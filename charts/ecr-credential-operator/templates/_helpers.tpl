@@ -231,7 +231,7 @@ securityContext:
 - apiGroups: [""]
   resources: [serviceaccounts]
   resourceNames: {{ toJson . }}
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [""]
   resources: [serviceaccounts/token]
   resourceNames: {{ toJson . }}

@@ -21,7 +21,7 @@ pub async fn grant(client: &Client, prefix: &str, home: &str, secret_names: &[St
         { "apiGroups": [""], "resources": ["secrets"], "resourceNames": secret_names,
           "verbs": ["get", "list", "watch", "create", "patch", "delete"] },
         { "apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"] },
-        { "apiGroups": ["pullsecrets.dev"], "resources": ["ecrcredentials"], "verbs": ["get", "list", "watch"] },
+        { "apiGroups": ["pullsecrets.dev"], "resources": ["ecrcredentials"], "verbs": ["list", "watch"] },
         { "apiGroups": ["pullsecrets.dev"], "resources": ["ecrcredentials/status"], "verbs": ["patch"] },
         { "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"] },
     ]);
@@ -48,7 +48,7 @@ impl Bed {
         for (namespace, names) in by_namespace(&lent.service_accounts)? {
             rules.entry(namespace).or_default().extend([
                 json!({ "apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": names,
-                        "verbs": ["get", "list", "watch"] }),
+                        "verbs": ["list", "watch"] }),
                 json!({ "apiGroups": [""], "resources": ["serviceaccounts/token"], "resourceNames": names,
                         "verbs": ["create"] }),
             ]);
