@@ -209,8 +209,8 @@ pub struct RunArgs {
     #[arg(long, env = "POD_NAME", help_heading = "Leader election")]
     pub replica_name: Option<String>,
 
-    /// Where /livez, /readyz and /metrics are served.
-    #[arg(long, env = "ECO_HTTP_ADDRESS", default_value = "0.0.0.0:8080", help_heading = "Process")]
+    /// Where /livez, /readyz and /metrics are served. `[::]` serves IPv4 too, and alone where there is no IPv6.
+    #[arg(long, env = "ECO_HTTP_ADDRESS", default_value = "[::]:8080", help_heading = "Process")]
     pub http_address: SocketAddr,
 
     /// How long to finish what is under way on SIGTERM.

@@ -131,9 +131,8 @@ impl Process {
         // Longer than the silence of a watch, which the library ends after 290 seconds.
         config.read_timeout = Some(Duration::from_secs(300));
         let readiness = Readiness::default();
-        let listener = http::listen(args.http_address)
-            .await
-            .map_err(|error| RunError::Listen { address: args.http_address, error })?;
+        let listener =
+            http::listen(args.http_address).map_err(|error| RunError::Listen { address: args.http_address, error })?;
         let http =
             tokio::spawn(http::serve(listener, readiness.clone(), Arc::new(registry), stop.clone().cancelled_owned()));
         let process = Self { args, stop: stop.clone(), readiness, metrics };
