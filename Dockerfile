@@ -1,8 +1,8 @@
 # syntax=docker/dockerfile:1
-# The operator's image for linux/amd64 and linux/arm64: docker buildx build --platform linux/amd64,linux/arm64 .
+# The operator's image for linux/amd64 and linux/arm64; CONTRIBUTING.md has the command that builds both.
 # Each platform is compiled on itself (natively or under emulation), so nothing here knows an architecture.
 
-# Other images may be given, such as copies in a registry of one's own.
+# Other images may be given, such as copies in a registry of one's own, or these by digest: the same bytes come of the same images.
 ARG BUILD_IMAGE=rust:1.95-bookworm
 ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 
@@ -23,6 +23,15 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
 
 # The C library, the certificates of public authorities, and a user that is not root: nothing else.
 FROM $RUNTIME_IMAGE
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title=ecr-credential-operator \
+      org.opencontainers.image.description="Keeps Amazon ECR pull Secrets fresh" \
+      org.opencontainers.image.version=$VERSION \
+      org.opencontainers.image.revision=$REVISION \
+      org.opencontainers.image.source=https://github.com/pullsecrets/ecr-credential-operator \
+      org.opencontainers.image.licenses=Apache-2.0
+COPY LICENSE /LICENSE
 COPY --from=build /out/ecr-credential-operator /usr/local/bin/ecr-credential-operator
 USER 65532:65532
 EXPOSE 8080

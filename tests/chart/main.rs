@@ -13,6 +13,7 @@ mod deploy;
 mod edges;
 mod helm;
 mod identities;
+mod image;
 mod lifecycle;
 mod modes;
 mod operator;
