@@ -102,6 +102,26 @@ fn the_network_policy_opens_what_is_needed_and_no_more() {
 }
 
 #[test]
+fn the_pods_of_helm_test_can_start_where_the_operator_can_and_are_as_guarded() {
+    let objects = render(&everything());
+    let operator = &object(&objects, "Deployment", "")["spec"]["template"]["spec"];
+    let pods: Vec<&Value> = objects.iter().filter(|object| object["kind"] == "Pod").collect();
+    assert_eq!(pods.len(), 2);
+    for pod in pods {
+        let (name, pod) = (&pod["metadata"]["name"], &pod["spec"]);
+        for field in ["imagePullSecrets", "securityContext", "nodeSelector", "tolerations", "affinity"] {
+            assert!(operator[field].is_object() || operator[field].is_array(), "{field}");
+            assert_eq!(pod[field], operator[field], "{name} {field}");
+        }
+        let (own, operators) = (&pod["containers"][0], &operator["containers"][0]);
+        assert_eq!(own["securityContext"], operators["securityContext"], "{name}");
+        assert!(own["image"].as_str().unwrap().contains("@sha256:"), "{name}: {}", own["image"]);
+        // Only the operator's own program is given the operator's rights.
+        assert_eq!(pod["automountServiceAccountToken"] == true, own["image"] == operators["image"], "{name}");
+    }
+}
+
+#[test]
 fn a_budget_says_how_many_pods_may_be_away_or_must_stay() {
     for (budget, expected) in [
         (json!({}), Some(json!({ "maxUnavailable": 1 }))),
