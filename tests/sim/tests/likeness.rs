@@ -19,7 +19,8 @@ const JSON: &str = "application/json";
 const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
 
-/// A request; `{uid:NAME}` and `{rv:NAME}` stand for what the last answer about NAME said, `{list}` for the last list's version.
+/// A request; `{uid:NAME}` and `{rv:NAME}` stand for what the last answer about NAME said, `{list:1}` for the first list's version,
+/// `{continue}` for the next page of the last.
 struct Call {
     what: &'static str,
     method: &'static str,
@@ -147,6 +148,9 @@ fn calls() -> Vec<Call> {
         apply("applied over it without force", "theirs", false, manifest("theirs", "one", json!({}))),
         apply("adopted", "theirs", true, manifest("theirs", "one", current("theirs"))),
         Call { accept: METADATA_LIST, ..call("a list of one name", "GET", &format!("{secrets}?fieldSelector=metadata.name%3Dpull"), JSON, Value::Null) },
+        Call { accept: METADATA_LIST, ..call("the first page of a list", "GET", &format!("{secrets}?limit=1"), JSON, Value::Null) },
+        Call { accept: METADATA_LIST, ..call("the next page", "GET", &format!("{secrets}?limit=1&continue={{continue}}"), JSON, Value::Null) },
+        Call { accept: METADATA_LIST, ..call("all that is left", "GET", &format!("{secrets}?limit=500&continue={{continue}}"), JSON, Value::Null) },
         call("deleted with another's uid", "DELETE", &secret("theirs"), JSON, preconditions(wrong, "{rv:theirs}")),
         call("deleted with an old version", "DELETE", &secret("theirs"), JSON, preconditions("{uid:theirs}", "1")),
         call("deleted", "DELETE", &secret("theirs"), JSON, preconditions("{uid:theirs}", "{rv:theirs}")),
@@ -222,6 +226,7 @@ impl Side {
             self.lists += 1;
             let version = metadata["resourceVersion"].as_str().unwrap_or_default();
             self.known.insert(format!("list:{}", self.lists), version.to_owned());
+            self.known.insert("continue".to_owned(), more(metadata).to_owned());
         } else if let Some(name) = metadata["name"].as_str() {
             for (key, field) in [("uid", "uid"), ("rv", "resourceVersion")] {
                 self.known.insert(format!("{key}:{name}"), metadata[field].as_str().unwrap_or_default().to_owned());
@@ -251,10 +256,16 @@ fn normal(body: &Value) -> Value {
         Some("Status") => status_of(body),
         Some(kind) if kind.ends_with("List") => {
             let items = body["items"].as_array().into_iter().flatten().map(object);
-            json!({ "kind": kind, "items": items.collect::<Vec<_>>() })
+            let ends = more(&body["metadata"]).is_empty();
+            json!({ "kind": kind, "items": items.collect::<Vec<_>>(), "ends": ends })
         }
         _ => object(body),
     }
+}
+
+/// What asks for the next page of a list.
+fn more(metadata: &Value) -> &str {
+    metadata["continue"].as_str().unwrap_or_default()
 }
 
 /// The words of the API server that the operator reads.
@@ -320,7 +331,7 @@ fn collect(fields: &Value, path: String, paths: &mut BTreeSet<String>) {
 }
 
 /// One Secret may be added and no more, on either side.
-async fn set_quota(real: &Client, stand_in: &ApiServer) -> Result<()> {
+async fn set_quota(real: &Client, stand_ins: &[ApiServer]) -> Result<()> {
     let secrets: kube::Api<k8s_openapi::api::core::v1::Secret> = kube::Api::namespaced(real.clone(), NAMESPACE);
     let used = secrets.list(&Default::default()).await?.items.len();
     let quotas: kube::Api<k8s_openapi::api::core::v1::ResourceQuota> = kube::Api::namespaced(real.clone(), NAMESPACE);
@@ -329,8 +340,10 @@ async fn set_quota(real: &Client, stand_in: &ApiServer) -> Result<()> {
     quotas.create(&Default::default(), &serde_json::from_value(quota)?).await?;
     let filled = json!({ "status": { "hard": hard, "used": hard } });
     quotas.patch_status("quota", &Default::default(), &kube::api::Patch::Merge(filled)).await?;
-    let used = stand_in.all(sim::api_server::Kind::Secret).iter().filter(|(key, _)| key.1 == NAMESPACE).count();
-    stand_in.set_quota(NAMESPACE, Some(used));
+    for stand_in in stand_ins {
+        let used = stand_in.all(sim::api_server::Kind::Secret).iter().filter(|(key, _)| key.1 == NAMESPACE).count();
+        stand_in.set_quota(NAMESPACE, Some(used));
+    }
     Ok(())
 }
 
@@ -343,20 +356,24 @@ async fn the_stand_in_answers_as_the_real_api_server_does() -> Result<()> {
     ))?;
     plane.install(&[serde_yaml_ng::from_str(&crd)?]).await?;
     sim::clock::reset();
-    let stand_in = ApiServer::new(1);
+    let stand_ins = [ApiServer::new(1), ApiServer::new(1)];
+    stand_ins[1].be_thrifty();
     let side = |client| Side { client, known: BTreeMap::new(), lists: 0 };
     let mut real = side(plane.admin_client()?);
-    let mut ours = side(Client::new(Link::new(&stand_in, 1), NAMESPACE));
+    let mut ours = stand_ins.each_ref().map(|stand_in| side(Client::new(Link::new(stand_in, 1), NAMESPACE)));
     let mut differences = vec![];
     let calls = calls();
     for call in &calls {
         if call.method == "QUOTA" {
-            set_quota(&real.client, &stand_in).await?;
+            set_quota(&real.client, &stand_ins).await?;
             continue;
         }
-        let (theirs, mine) = (real.ask(call).await?, ours.ask(call).await?);
-        if theirs != mine {
-            differences.push(format!("{}:\n  real     {theirs:?}\n  stand-in {mine:?}", call.what));
+        let theirs = real.ask(call).await?;
+        for (side, name) in ours.iter_mut().zip(["stand-in", "thrifty stand-in"]) {
+            let mine = side.ask(call).await?;
+            if theirs != mine {
+                differences.push(format!("{}:\n  real {theirs:?}\n  {name} {mine:?}", call.what));
+            }
         }
     }
     assert!(differences.is_empty(), "{} of {} differ\n{}", differences.len(), calls.len(), differences.join("\n"));

@@ -112,15 +112,16 @@ pub fn metadata_of(object: &Value) -> Value {
     json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"] })
 }
 
-/// A whole list.
-pub fn list(kind: Kind, metadata_only: bool, version: u64, items: Vec<Value>) -> Value {
+/// A list, or one page of it, with what asks for the next.
+pub fn list(kind: Kind, metadata_only: bool, version: u64, more: Option<String>, items: Vec<Value>) -> Value {
     let (name, api_version) = if metadata_only {
         ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1")
     } else {
         (format!("{}List", kind.name()), kind.api_version())
     };
-    json!({
-        "kind": name, "apiVersion": api_version,
-        "metadata": { "resourceVersion": version.to_string() }, "items": items,
-    })
+    let mut metadata = json!({ "resourceVersion": version.to_string() });
+    if let Some(token) = more {
+        metadata["continue"] = token.into();
+    }
+    json!({ "kind": name, "apiVersion": api_version, "metadata": metadata, "items": items })
 }

@@ -32,6 +32,34 @@ impl Manager {
     }
 }
 
+/// The entries again that [`render`] has rendered.
+pub fn read(rendered: &Value) -> Vec<Manager> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let entry = |entry: &Value| {
+        let mut fields = BTreeSet::new();
+        collect(&entry["fieldsV1"], &mut Vec::new(), &mut fields);
+        Manager {
+            name: text(&entry["manager"]),
+            applies: entry["operation"] == "Apply",
+            fields,
+            time: text(&entry["time"]),
+        }
+    };
+    rendered.as_array().into_iter().flatten().map(entry).collect()
+}
+
+fn collect(level: &Value, path: &mut Path, fields: &mut BTreeSet<Path>) {
+    let inner = level.as_object().filter(|inner| !inner.is_empty());
+    if inner.is_none() && !path.is_empty() {
+        fields.insert(path.clone());
+    }
+    for (part, below) in inner.into_iter().flatten() {
+        path.push(part.clone());
+        collect(below, path, fields);
+        path.pop();
+    }
+}
+
 /// All entries; those without a field are left out.
 pub fn render(managers: &[Manager], api_version: &str) -> Value {
     managers.iter().filter(|manager| !manager.fields.is_empty()).map(|manager| manager.render(api_version)).collect()

@@ -106,8 +106,10 @@ impl Link {
             }
             _ => {}
         }
+        // As text while it is under way: a hundred pages of lists may be.
+        let answer = response(answer);
         self.travel().await;
-        Ok(response(answer))
+        Ok(answer)
     }
 
     async fn die(&self, point: Point) {
@@ -116,7 +118,8 @@ impl Link {
     }
 
     fn watch(&self, request: &Request) -> Response<ResponseBody> {
-        let body = StreamBody::new(self.clone().events(request)).boxed_unsync();
+        let events = Box::pin(self.clone().events(request));
+        let body = StreamBody::new(self.server.0.stopwatch.time(events)).boxed_unsync();
         Response::builder().status(200).header("content-type", "application/json").body(body).expect("a response")
     }
 }
@@ -150,6 +153,7 @@ impl Service<http::Request<Body>> for Link {
                 ready(Err("never".into())).await
             });
         }
-        Box::pin(self.clone().carry(head, body))
+        let carried = Box::pin(self.clone().carry(head, body));
+        Box::pin(self.server.0.stopwatch.time(carried))
     }
 }

@@ -1,5 +1,7 @@
 //! The requests of the operator's processes, as the network saw them.
 
+use std::collections::BTreeMap;
+
 use http::Method;
 use k8s_openapi::jiff::Timestamp;
 
@@ -46,17 +48,32 @@ impl Sent {
     }
 }
 
+/// How many requests there were of each verb and kind.
+pub type Counts = BTreeMap<(&'static str, Kind), usize>;
+
 /// See the file's first line.
 #[derive(Default)]
 pub(super) struct Log {
+    counts: Counts,
+    thrifty: bool,
     sent: Vec<Sent>,
     changes: usize,
     last_change: Option<Timestamp>,
 }
 
 impl Log {
+    /// From now on only counts.
+    pub(super) fn be_thrifty(&mut self) {
+        self.thrifty = true;
+    }
+
+    pub(super) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
     /// Notes a request; lists and watches have no number.
     pub(super) fn begin(&mut self, request: &Request, process: u32) -> Option<usize> {
+        *self.counts.entry((request.verb(), request.target.kind)).or_default() += 1;
         if request.is_watch() || request.is_list() {
             return None;
         }
@@ -64,6 +81,9 @@ impl Log {
         if sent.is_change() {
             self.changes += 1;
             self.last_change = Some(sent.at);
+        }
+        if self.thrifty {
+            return None;
         }
         self.sent.push(sent);
         Some(self.sent.len() - 1)

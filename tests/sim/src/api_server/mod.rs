@@ -12,24 +12,31 @@ use tokio::sync::watch as channel;
 pub use answer::Answer;
 pub use faults::{Action, Faults, Point, Rule};
 pub use link::Link;
-pub use log::Sent;
+pub use log::{Counts, Sent};
 pub use request::{Kind, Request, Target};
 pub use store::{Actor, Change, Key};
 
 use log::Log;
+use stopwatch::Stopwatch;
 use store::Store;
 
 mod answer;
 mod faults;
 mod fields;
+mod kept;
 mod link;
 mod log;
 mod owed;
+mod page;
 mod request;
 mod selector;
+mod stopwatch;
 mod store;
 mod verbs;
 mod watches;
+
+/// How many changes a thrifty one keeps: many more than any watch is behind.
+const WINDOW: usize = 1_000;
 
 /// What happens to all watches.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +59,7 @@ struct Inner {
     weather: channel::Sender<Weather>,
     faults: Faults,
     log: Mutex<Log>,
+    stopwatch: Stopwatch,
     random: Mutex<fastrand::Rng>,
     deaths: channel::Sender<Option<Point>>,
 }
@@ -65,9 +73,26 @@ impl ApiServer {
             weather: channel::Sender::default(),
             faults: Faults::default(),
             log: Mutex::default(),
+            stopwatch: Stopwatch::default(),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
             deaths: channel::Sender::default(),
         }))
+    }
+
+    /// From now on keeps Secrets as text, and of changes and requests as few as can be: for a million Secrets, and no judge.
+    pub fn be_thrifty(&self) {
+        self.0.store.lock().be_thrifty(WINDOW);
+        self.0.log.lock().be_thrifty();
+    }
+
+    /// How many requests there were, lists and watches too.
+    pub fn counts(&self) -> Counts {
+        self.0.log.lock().counts().clone()
+    }
+
+    /// The real time that the stand-in itself has taken.
+    pub fn spent(&self) -> Duration {
+        self.0.stopwatch.spent()
     }
 
     pub fn faults(&self) -> &Faults {

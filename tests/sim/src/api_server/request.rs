@@ -126,6 +126,19 @@ impl Request {
         self.method == Method::PATCH && self.content_type.starts_with("application/apply-patch")
     }
 
+    /// The verb as RBAC names it.
+    pub fn verb(&self) -> &'static str {
+        match self.method {
+            Method::GET if self.is_watch() => "watch",
+            Method::GET if self.is_list() => "list",
+            Method::GET => "get",
+            Method::POST => "create",
+            Method::PUT => "update",
+            Method::DELETE => "delete",
+            _ => "patch",
+        }
+    }
+
     pub fn is_json_patch(&self) -> bool {
         self.method == Method::PATCH && self.content_type.starts_with("application/json-patch")
     }

@@ -1,12 +1,14 @@
 //! The objects, every change to them, and what the control plane does by itself: garbage collection, ends of namespaces.
 
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::Arc;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::fields::{self, Manager};
+use super::fields::Manager;
+use super::kept::{Kept, Stored};
 use super::owed::Owed;
 use super::request::{Kind, Target};
 use super::selector::Selector;
@@ -17,14 +19,6 @@ pub type Key = (Kind, String, String);
 
 /// Who makes a change: an operator process by its number, or anybody else.
 pub type Actor = Option<u32>;
-
-#[derive(Clone)]
-pub(super) struct Stored {
-    pub(super) object: Value,
-    pub(super) managers: Vec<Manager>,
-    pub(super) shown: Arc<Value>,
-    pub(super) since: Timestamp,
-}
 
 /// One change: what watches show and what the judge looks at.
 #[derive(Clone, Debug)]
@@ -41,7 +35,7 @@ pub struct Change {
 /// See the file's first line.
 #[derive(Default)]
 pub struct Store {
-    pub(super) objects: BTreeMap<Key, Stored>,
+    objects: BTreeMap<Key, Kept>,
     pub(super) version: u64,
     pub(super) oldest: u64,
     pub(super) changes: Vec<Change>,
@@ -49,46 +43,61 @@ pub struct Store {
     pub(super) events: Vec<(Timestamp, Value)>,
     /// Until when each process holds the Lease by its last renewal.
     pub(super) holds: BTreeMap<u32, Timestamp>,
+    /// Whether Secrets are kept as text, and only so many of the last changes.
+    window: Option<usize>,
     owed: Owed,
     uids: u64,
 }
 
 impl Store {
-    pub(super) fn get(&self, key: &Key) -> Option<&Stored> {
-        self.objects.get(key)
+    pub(super) fn get(&self, key: &Key) -> Option<Arc<Stored>> {
+        self.objects.get(key).map(Kept::get)
     }
 
-    pub(super) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&Key, &Stored)> {
-        let first = (kind, String::new(), String::new());
-        self.objects.range(first..).take_while(move |(key, _)| key.0 == kind)
+    /// Keeps Secrets as text from now on, and only so many of the last changes, as a real one does.
+    pub(super) fn be_thrifty(&mut self, window: usize) {
+        self.window = Some(window);
     }
 
-    pub(super) fn in_namespace<'a>(
+    /// Everything of a kind, in one namespace or all, that comes after one.
+    fn range<'a>(
         &'a self,
         kind: Kind,
         namespace: &'a str,
-    ) -> impl Iterator<Item = (&'a Key, &'a Stored)> {
-        let first = (kind, namespace.to_owned(), String::new());
-        self.objects.range(first..).take_while(move |(key, _)| key.0 == kind && key.1 == namespace)
+        after: Option<&Key>,
+    ) -> impl Iterator<Item = (&'a Key, &'a Kept)> + use<'a> {
+        let first =
+            after.map_or_else(|| Included((kind, namespace.to_owned(), String::new())), |key| Excluded(key.clone()));
+        let all = self.objects.range((first, Unbounded)).take_while(move |(key, _)| key.0 == kind);
+        all.take_while(move |(key, _)| namespace.is_empty() || key.1 == namespace)
     }
 
-    /// What a list may mean, found by namespace and name as far as they are given: of a million Secrets those of one name
-    /// are where the namespaces are.
+    pub(super) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&Key, Arc<Stored>)> {
+        self.range(kind, "", None).map(|(key, kept)| (key, kept.get()))
+    }
+
+    pub(super) fn keys_in(&self, kind: Kind, namespace: &str) -> Vec<Key> {
+        self.range(kind, namespace, None).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// What a list may mean that comes after one, found by namespace and name as far as they are given: of a million Secrets
+    /// those of one name are where the namespaces are.
     pub(super) fn candidates<'a>(
         &'a self,
         kind: Kind,
         selector: &'a Selector,
-    ) -> Box<dyn Iterator<Item = (&'a Key, &'a Stored)> + 'a> {
-        match (selector.namespace(), selector.name()) {
-            ("", Some(name)) if kind == Kind::Secret => {
-                let in_home = move |(home, _): (&Key, _)| (kind, home.2.clone(), name.to_owned());
-                Box::new(
-                    self.of_kind(Kind::Namespace).filter_map(move |home| self.objects.get_key_value(&in_home(home))),
-                )
-            }
-            ("", _) => Box::new(self.of_kind(kind)),
-            (namespace, _) => Box::new(self.in_namespace(kind, namespace)),
-        }
+        after: Option<&Key>,
+    ) -> Box<dyn Iterator<Item = (Key, Arc<Stored>)> + 'a> {
+        let Some(name) = selector.name().filter(|_| kind == Kind::Secret && selector.namespace().is_empty()) else {
+            let all = self.range(kind, selector.namespace(), after);
+            return Box::new(all.map(|(key, kept)| (key.clone(), kept.get())));
+        };
+        let last_home = after.map(|key| (Kind::Namespace, String::new(), key.1.clone()));
+        let homes = self.range(Kind::Namespace, "", last_home.as_ref());
+        Box::new(homes.filter_map(move |(home, _)| {
+            let key = (kind, home.2.clone(), name.to_owned());
+            self.get(&key).map(|stored| (key, stored))
+        }))
     }
 
     pub(super) fn fresh_uid(&mut self) -> String {
@@ -100,32 +109,28 @@ impl Store {
     pub(super) fn put(&mut self, key: &Key, mut object: Value, managers: Vec<Manager>, by: Actor) -> Arc<Value> {
         self.version += 1;
         object["metadata"]["resourceVersion"] = self.version.to_string().into();
-        let mut shown = object.clone();
-        if key.0 == Kind::Secret {
-            shown["metadata"]["managedFields"] = fields::render(&managers, key.0.api_version());
-        }
-        let shown = Arc::new(shown);
-        let before = self.objects.get(key).map(|stored| stored.shown.clone());
-        let stored = Stored { object, managers, shown: shown.clone(), since: clock::true_now() };
+        let before = self.get(key).map(|stored| stored.shown.clone());
+        let stored = Stored::new(key.0, object, managers, clock::true_now());
+        let shown = stored.shown.clone();
         self.owed.stored(key, &stored.object);
-        self.objects.insert(key.clone(), stored);
+        let as_text = key.0 == Kind::Secret && self.window.is_some();
+        self.objects.insert(key.clone(), if as_text { Kept::text(&stored) } else { Kept::whole(stored) });
         self.note(key, before, shown.clone(), false, by);
         shown
     }
 
     pub(super) fn remove(&mut self, key: &Key, by: Actor) -> Option<Arc<Value>> {
-        let stored = self.objects.remove(key)?;
+        let stored = self.objects.remove(key)?.get();
         self.version += 1;
         self.owed.removed(key, &stored.object);
         if key.0 == Kind::Credential {
-            let left = self.objects.range((Kind::Secret, String::new(), String::new())..);
-            let left = left.take_while(|(key, _)| key.0 == Kind::Secret);
-            left.for_each(|(key, left)| self.owed.stored(key, &left.object));
+            let left: Vec<Key> = self.keys_in(Kind::Secret, "");
+            left.iter().for_each(|key| self.owed.stored(key, &self.objects[key].get().object));
         }
         let mut last = (*stored.shown).clone();
         last["metadata"]["resourceVersion"] = self.version.to_string().into();
         self.note(key, Some(stored.shown.clone()), Arc::new(last), true, by);
-        Some(stored.shown)
+        Some(stored.shown.clone())
     }
 
     fn note(&mut self, key: &Key, before: Option<Arc<Value>>, after: Arc<Value>, deleted: bool, by: Actor) {
@@ -136,15 +141,31 @@ impl Store {
             return;
         }
         self.changes.push(Change { version: self.version, at, key: key.clone(), before, after, deleted, by });
+        if let Some(window) = self.window.filter(|window| self.changes.len() > 2 * window) {
+            let mut forgotten = self.changes.drain(..window);
+            self.oldest = forgotten.next_back().map_or(self.oldest, |last| last.version);
+        }
     }
 
-    /// Objects of a kind as they were at a version.
-    pub(super) fn at(&self, kind: Kind, version: u64) -> Vec<Arc<Value>> {
+    /// What a list may mean that comes after one, as it is or as it was at a version. One that forgets knows no past.
+    pub(super) fn found_at<'a>(
+        &'a self,
+        version: u64,
+        kind: Kind,
+        selector: &'a Selector,
+        after: Option<&Key>,
+    ) -> Box<dyn Iterator<Item = (Key, Arc<Value>)> + 'a> {
+        if version == self.version || self.window.is_some() {
+            let now = self.candidates(kind, selector, after);
+            return Box::new(now.map(|(key, stored)| (key, stored.shown.clone())));
+        }
         let mut then: BTreeMap<&Key, &Change> = BTreeMap::new();
-        for change in self.changes.iter().filter(|change| change.key.0 == kind && change.version <= version) {
+        let wanted = |key: &Key| key.0 == kind && after.is_none_or(|after| key > after);
+        for change in self.changes.iter().filter(|change| wanted(&change.key) && change.version <= version) {
             then.insert(&change.key, change);
         }
-        then.into_values().filter(|change| !change.deleted).map(|change| change.after.clone()).collect()
+        let left = then.into_iter().filter(|(_, change)| !change.deleted);
+        Box::new(left.map(|(key, change)| (key.clone(), change.after.clone())))
     }
 
     fn note_lease(&mut self, lease: &Value, by: Actor) {
@@ -165,16 +186,13 @@ impl Store {
 
     /// Does what the control plane owes by now.
     pub(super) fn tick(&mut self) {
-        let since = |key: &Key| self.objects.get(key).map(|stored| stored.since);
+        let since = |key: &Key| self.objects.get(key).map(Kept::since);
         for key in self.owed.collected(since) {
             self.remove(&key, None);
         }
-        let since = |key: &Key| self.objects.get(key).map(|stored| stored.since);
+        let since = |key: &Key| self.objects.get(key).map(Kept::since);
         for (key, is_over) in self.owed.ended(since) {
-            let inside: Vec<Key> = Kind::ALL
-                .into_iter()
-                .flat_map(|kind| self.in_namespace(kind, &key.2).map(|(key, _)| key.clone()).collect::<Vec<_>>())
-                .collect();
+            let inside: Vec<Key> = Kind::ALL.into_iter().flat_map(|kind| self.keys_in(kind, &key.2)).collect();
             inside.iter().for_each(|key| drop(self.remove(key, None)));
             if is_over {
                 self.remove(&key, None);

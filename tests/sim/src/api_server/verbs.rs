@@ -1,12 +1,11 @@
 //! Create, apply, patch, replace, delete, get and list, with the checks of the real API server that the operator can meet.
 
-use std::sync::Arc;
-
 use http::Method;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, list, metadata_of};
 use super::fields;
+use super::page::Page;
 use super::request::{Kind, Request, Target};
 use super::selector::Selector;
 use super::store::{Actor, Key, Store, is_terminating, key, now_text};
@@ -40,16 +39,18 @@ impl Store {
 
     /// A list as it was at a version.
     pub fn list(&self, request: &Request, version: u64) -> Answer {
-        let target = &request.target;
-        let selector = Selector::of(request);
-        let objects: Vec<Arc<Value>> = if version == self.version {
-            self.candidates(target.kind, &selector).map(|(_, stored)| stored.shown.clone()).collect()
-        } else {
-            self.at(target.kind, version)
-        };
+        let kind = request.target.kind;
+        let (selector, page) = (Selector::of(request), Page::of(request, version));
+        if page.after.is_some() && page.version < self.oldest {
+            return Answer::gone(page.version, self.oldest);
+        }
+        let objects = self.found_at(page.version, kind, &selector, page.after.as_ref());
+        let mut found = objects.filter(|(_, object)| selector.matches(object));
         let shown = |object: &Value| if request.metadata_only { metadata_of(object) } else { object.clone() };
-        let items = objects.iter().filter(|object| selector.matches(object)).map(|object| shown(object)).collect();
-        Answer::ok(list(target.kind, request.metadata_only, version, items))
+        let (keys, items): (Vec<Key>, Vec<Value>) =
+            found.by_ref().take(page.limit).map(|(key, object)| (key, shown(&object))).unzip();
+        let more = keys.last().filter(|_| found.next().is_some()).map(|last| page.token(last));
+        Answer::ok(list(kind, request.metadata_only, page.version, more, items))
     }
 
     fn create(&mut self, request: &Request, by: Actor) -> Answer {
@@ -138,7 +139,7 @@ impl Store {
     /// What the quota of a namespace says to one Secret more.
     fn exceeded(&self, target: &Target) -> Option<Answer> {
         let limit = self.quotas.get(&target.namespace).filter(|_| target.kind == Kind::Secret)?;
-        let used = self.in_namespace(target.kind, &target.namespace).count();
+        let used = self.keys_in(target.kind, &target.namespace).len();
         let why =
             format!("exceeded quota: quota, requested: secrets=1, used: secrets={used}, limited: secrets={limit}");
         (used >= *limit).then(|| Answer::forbidden(target, &why))
@@ -147,7 +148,7 @@ impl Store {
     fn apply(&mut self, request: &Request, by: Actor) -> Answer {
         let (target, body) = (&request.target, &request.body);
         let (uid, version) = (body["metadata"]["uid"].as_str(), body["metadata"]["resourceVersion"].as_str());
-        let Some(stored) = self.get(&key(target)).cloned() else {
+        let Some(stored) = self.get(&key(target)) else {
             if let Some(uid) = uid {
                 let why =
                     format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
@@ -184,7 +185,7 @@ impl Store {
     /// The one JSON patch that is known here: it tests the uid and sets the status.
     fn patch_status(&mut self, request: &Request, by: Actor) -> Option<Answer> {
         let (target, patch) = (&request.target, &request.body);
-        let stored = self.get(&key(target))?.clone();
+        let stored = self.get(&key(target))?;
         let is = |index: usize, op: &str, path: &str| patch[index]["op"] == op && patch[index]["path"] == path;
         let known = target.kind == Kind::Credential
             && target.subresource == "status"
@@ -207,15 +208,15 @@ impl Store {
 
     fn merge(&mut self, request: &Request, by: Actor) -> Option<Answer> {
         let (target, patch) = (&request.target, &request.body);
-        let stored = self.get(&key(target))?.clone();
+        let stored = self.get(&key(target))?;
         let mut object = stored.object.clone();
         merge_patch(&mut object, patch);
-        Some(self.write_over(target, request, &stored.object.clone(), object, by))
+        Some(self.write_over(target, request, &stored.object, object, by))
     }
 
     fn replace(&mut self, request: &Request, by: Actor) -> Option<Answer> {
         let target = &request.target;
-        let stored = self.get(&key(target))?.clone();
+        let stored = self.get(&key(target))?;
         let mut object = request.body.clone();
         for field in ["uid", "creationTimestamp", "namespace", "generation"] {
             if !stored.object["metadata"][field].is_null() {
@@ -225,7 +226,7 @@ impl Store {
         if let Some(metadata) = object["metadata"].as_object_mut() {
             metadata.remove("managedFields");
         }
-        Some(self.write_over(target, request, &stored.object.clone(), object, by))
+        Some(self.write_over(target, request, &stored.object, object, by))
     }
 
     /// The end of every ordinary write to an object that exists.

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use clap::Parser;
 use ecr_credential_operator::api::{NamespaceSelection, NamespaceSelector};
 use ecr_credential_operator::controller::world::World;
 use ecr_credential_operator::plan::Uid;
@@ -14,15 +13,7 @@ use ecr_credential_operator::plan::targets::{Claimant, Incarnation, Index, Label
 use ecr_credential_operator::secret::ownership::{Footprint, SecretRecord};
 use k8s_openapi::jiff::Timestamp;
 
-#[derive(Parser)]
-struct Args {
-    /// How many namespaces, all of them selected by each EcrCredential.
-    #[arg(long, default_value_t = 10_000)]
-    namespaces: usize,
-    /// How many EcrCredentials, each with a Secret of its own name.
-    #[arg(long, value_delimiter = ',', default_value = "1,10,100")]
-    credentials: Vec<usize>,
-}
+use super::cost::resident;
 
 /// One size: everything comes in the order of a start, and then one namespace more.
 struct Crowd {
@@ -31,20 +22,14 @@ struct Crowd {
     labels: Labels,
 }
 
-fn main() {
-    let args = Args::parse();
-    println!(
-        "| EcrCredentials x namespaces | namespaces come, us | EcrCredentials come | Secrets come | a look at all | one namespace more, us for each EcrCredential | bytes |"
-    );
-    println!("|---|---|---|---|---|---|---|");
-    for credentials in args.credentials {
-        measure(credentials, args.namespaces);
-    }
-}
+/// The head of the table.
+pub(super) const HEAD: &str = "\
+| EcrCredentials x namespaces | namespaces come, us | EcrCredentials come | Secrets come | a look at all | one namespace more, us for each EcrCredential | bytes |
+|---|---|---|---|---|---|---|";
 
 /// Prints what each step takes: for one namespace, for one Secret, for one EcrCredential.
-fn measure(credentials: usize, namespaces: usize) {
-    let before = resident();
+pub(super) fn measure(credentials: usize, namespaces: usize) {
+    let before = resident().0;
     let mut crowd = Crowd {
         world: World::new(Index::new(None), References::default()),
         credentials: (0..credentials)
@@ -56,7 +41,7 @@ fn measure(credentials: usize, namespaces: usize) {
     let come = timed(namespaces, || (0..namespaces).for_each(|n| drop(crowd.namespace(n))));
     let claim = timed(places, || crowd.claim());
     let store = timed(places, || crowd.store(namespaces));
-    let bytes = resident().saturating_sub(before) / places;
+    let bytes = resident().0.saturating_sub(before) / places;
     let look = timed(places, || assert_eq!(crowd.look(), places));
     let more = timed(credentials, || assert_eq!(crowd.namespace(namespaces).len(), credentials));
     println!(
@@ -118,10 +103,4 @@ fn timed(each: usize, work: impl FnOnce()) -> f64 {
     let start = Instant::now();
     work();
     start.elapsed().as_secs_f64() * 1e6 / each as f64
-}
-
-/// Bytes of resident memory.
-fn resident() -> usize {
-    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or_default() * 4096
 }
