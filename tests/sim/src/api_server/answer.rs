@@ -107,9 +107,11 @@ impl Answer {
     }
 }
 
-/// The metadata alone, as `application/json;as=PartialObjectMetadata` asks for it.
-pub fn metadata_of(object: &Value) -> Value {
-    json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"] })
+/// An object of its metadata alone, as `application/json;as=PartialObjectMetadata` asks for it.
+pub fn metadata_of(metadata: Value) -> Value {
+    let mut object = json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1" });
+    object["metadata"] = metadata;
+    object
 }
 
 /// A list, or one page of it, with what asks for the next.
@@ -123,5 +125,7 @@ pub fn list(kind: Kind, metadata_only: bool, version: u64, more: Option<String>,
     if let Some(token) = more {
         metadata["continue"] = token.into();
     }
-    json!({ "kind": name, "apiVersion": api_version, "metadata": metadata, "items": items })
+    let mut list = json!({ "kind": name, "apiVersion": api_version, "metadata": metadata });
+    list["items"] = items.into();
+    list
 }

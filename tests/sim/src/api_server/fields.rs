@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-/// A field as `managedFields` writes it: `["f:metadata", "f:labels", "f:team"]`.
-pub type Path = Vec<String>;
+/// A field as `managedFields` writes it, one level a line: `f:metadata`, `f:labels`, `f:team`.
+pub type Path = String;
 
 /// One entry of `managedFields`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +21,8 @@ impl Manager {
         let mut fields = Map::new();
         for path in &self.fields {
             let mut level = &mut fields;
-            for part in path {
-                level = level.entry(part.clone()).or_insert_with(|| json!({})).as_object_mut().expect("an object");
+            for part in path.split('\n') {
+                level = level.entry(part).or_insert_with(|| json!({})).as_object_mut().expect("an object");
             }
         }
         json!({
@@ -37,7 +37,7 @@ pub fn read(rendered: &Value) -> Vec<Manager> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let entry = |entry: &Value| {
         let mut fields = BTreeSet::new();
-        collect(&entry["fieldsV1"], &mut Vec::new(), &mut fields);
+        collect(&entry["fieldsV1"], "", &mut fields);
         Manager {
             name: text(&entry["manager"]),
             applies: entry["operation"] == "Apply",
@@ -48,15 +48,14 @@ pub fn read(rendered: &Value) -> Vec<Manager> {
     rendered.as_array().into_iter().flatten().map(entry).collect()
 }
 
-fn collect(level: &Value, path: &mut Path, fields: &mut BTreeSet<Path>) {
+fn collect(level: &Value, path: &str, fields: &mut BTreeSet<Path>) {
     let inner = level.as_object().filter(|inner| !inner.is_empty());
     if inner.is_none() && !path.is_empty() {
-        fields.insert(path.clone());
+        fields.insert(path.to_owned());
     }
     for (part, below) in inner.into_iter().flatten() {
-        path.push(part.clone());
-        collect(below, path, fields);
-        path.pop();
+        let path = if path.is_empty() { part.clone() } else { format!("{path}\n{part}") };
+        collect(below, &path, fields);
     }
 }
 
@@ -68,33 +67,32 @@ pub fn render(managers: &[Manager], api_version: &str) -> Value {
 /// The fields that a Secret sets, each with its value.
 pub fn leaves(object: &Value) -> Vec<(Path, Value)> {
     let mut leaves = Vec::new();
-    let mut map = |prefix: &[&str], value: &Value| {
+    let mut map = |prefix: &str, value: &Value| {
         for (key, value) in value.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()) {
-            let path = prefix.iter().map(|part| (*part).to_owned()).chain([format!("f:{key}")]).collect();
-            leaves.push((path, value.clone()));
+            leaves.push((format!("{prefix}\nf:{key}"), value.clone()));
         }
     };
-    map(&["f:metadata", "f:labels"], &object["metadata"]["labels"]);
-    map(&["f:metadata", "f:annotations"], &object["metadata"]["annotations"]);
-    map(&["f:data"], &object["data"]);
+    map("f:metadata\nf:labels", &object["metadata"]["labels"]);
+    map("f:metadata\nf:annotations", &object["metadata"]["annotations"]);
+    map("f:data", &object["data"]);
     for owner in object["metadata"]["ownerReferences"].as_array().into_iter().flatten() {
-        let key = format!("k:{{\"uid\":{}}}", owner["uid"]);
-        leaves.push((vec!["f:metadata".into(), "f:ownerReferences".into(), key], owner.clone()));
+        let path = format!("f:metadata\nf:ownerReferences\nk:{{\"uid\":{}}}", owner["uid"]);
+        leaves.push((path, owner.clone()));
     }
     for finalizer in object["metadata"]["finalizers"].as_array().into_iter().flatten() {
-        leaves.push((vec!["f:metadata".into(), "f:finalizers".into(), format!("v:{finalizer}")], finalizer.clone()));
+        leaves.push((format!("f:metadata\nf:finalizers\nv:{finalizer}"), finalizer.clone()));
     }
     for field in ["type", "immutable"] {
         if !object[field].is_null() {
-            leaves.push((vec![format!("f:{field}")], object[field].clone()));
+            leaves.push((format!("f:{field}"), object[field].clone()));
         }
     }
     leaves
 }
 
 /// Sets a field, or takes it out.
-pub fn set(object: &mut Value, path: &Path, value: Option<&Value>) {
-    let names: Vec<&str> = path.iter().map(|part| part.strip_prefix("f:").unwrap_or(part)).collect();
+pub fn set(object: &mut Value, path: &str, value: Option<&Value>) {
+    let names: Vec<&str> = path.split('\n').map(|part| part.strip_prefix("f:").unwrap_or(part)).collect();
     match names.as_slice() {
         ["metadata", "ownerReferences", key] => set_owner(&mut object["metadata"], key, value),
         ["metadata", map, key] => set_key(&mut object["metadata"], map, key, value),

@@ -222,7 +222,7 @@ impl ApiServer {
 
     /// Every change so far.
     pub fn changes(&self) -> Vec<Change> {
-        self.0.store.lock().changes.clone()
+        self.0.store.lock().changes.iter().cloned().collect()
     }
 
     /// Every request of an operator so far, lists and watches left out.

@@ -1,6 +1,6 @@
 //! The objects, every change to them, and what the control plane does by itself: garbage collection, ends of namespaces.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ pub struct Store {
     objects: BTreeMap<Key, Kept>,
     pub(super) version: u64,
     pub(super) oldest: u64,
-    pub(super) changes: Vec<Change>,
+    pub(super) changes: VecDeque<Change>,
     pub(super) quotas: BTreeMap<String, usize>,
     pub(super) events: Vec<(Timestamp, Value)>,
     /// Until when each process holds the Lease by its last renewal.
@@ -105,11 +105,18 @@ impl Store {
         format!("00000000-0000-4000-8000-{:012}", self.uids)
     }
 
-    /// Stores an object under the next version.
-    pub(super) fn put(&mut self, key: &Key, mut object: Value, managers: Vec<Manager>, by: Actor) -> Arc<Value> {
+    /// Stores an object under the next version, over what was there before.
+    pub(super) fn put(
+        &mut self,
+        key: &Key,
+        before: Option<&Stored>,
+        mut object: Value,
+        managers: Vec<Manager>,
+        by: Actor,
+    ) -> Arc<Value> {
         self.version += 1;
         object["metadata"]["resourceVersion"] = self.version.to_string().into();
-        let before = self.get(key).map(|stored| stored.shown.clone());
+        let before = before.map(|stored| stored.shown.clone());
         let stored = Stored::new(key.0, object, managers, clock::true_now());
         let shown = stored.shown.clone();
         self.owed.stored(key, &stored.object);
@@ -140,10 +147,9 @@ impl Store {
             self.note_lease(&after, by);
             return;
         }
-        self.changes.push(Change { version: self.version, at, key: key.clone(), before, after, deleted, by });
-        if let Some(window) = self.window.filter(|window| self.changes.len() > 2 * window) {
-            let mut forgotten = self.changes.drain(..window);
-            self.oldest = forgotten.next_back().map_or(self.oldest, |last| last.version);
+        self.changes.push_back(Change { version: self.version, at, key: key.clone(), before, after, deleted, by });
+        if self.window.is_some_and(|window| self.changes.len() > window) {
+            self.oldest = self.changes.pop_front().map_or(self.oldest, |oldest| oldest.version);
         }
     }
 
@@ -202,10 +208,11 @@ impl Store {
 
     pub(super) fn terminate(&mut self, target: &Target, by: Actor) -> Option<Arc<Value>> {
         let key = key(target);
-        let mut object = self.get(&key)?.object.clone();
+        let stored = self.get(&key)?;
+        let mut object = stored.object.clone();
         object["metadata"]["deletionTimestamp"] = now_text().into();
         object["status"] = json!({ "phase": "Terminating" });
-        Some(self.put(&key, object, vec![], by))
+        Some(self.put(&key, Some(&stored), object, vec![], by))
     }
 }
 

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, list, metadata_of};
 use super::fields;
+use super::kept::Stored;
 use super::page::Page;
 use super::request::{Kind, Request, Target};
 use super::selector::Selector;
@@ -32,7 +33,7 @@ impl Store {
         };
         let mut answer = answer.unwrap_or_else(|| Answer::not_found(target));
         if request.metadata_only && !answer.is_refusal() {
-            answer.body = metadata_of(&answer.body);
+            answer.body = metadata_of(answer.body["metadata"].take());
         }
         answer
     }
@@ -46,7 +47,10 @@ impl Store {
         }
         let objects = self.found_at(page.version, kind, &selector, page.after.as_ref());
         let mut found = objects.filter(|(_, object)| selector.matches(object));
-        let shown = |object: &Value| if request.metadata_only { metadata_of(object) } else { object.clone() };
+        let shown = |object: &Value| match request.metadata_only {
+            true => metadata_of(object["metadata"].clone()),
+            false => object.clone(),
+        };
         let (keys, items): (Vec<Key>, Vec<Value>) =
             found.by_ref().take(page.limit).map(|(key, object)| (key, shown(&object))).unzip();
         let more = keys.last().filter(|_| found.next().is_some()).map(|last| page.token(last));
@@ -100,7 +104,7 @@ impl Store {
         if matches!(target.kind, Kind::Credential) {
             metadata["generation"] = 1.into();
         }
-        (*self.put(&key(target), object, managers, by)).clone()
+        (*self.put(&key(target), None, object, managers, by)).clone()
     }
 
     /// Checks what belongs to a change; none lets it pass.
@@ -179,7 +183,7 @@ impl Store {
         if object == stored.object && managers == stored.managers {
             return Answer::ok((*stored.shown).clone());
         }
-        Answer::ok((*self.put(&key(target), object, managers, by)).clone())
+        Answer::ok((*self.put(&key(target), Some(&stored), object, managers, by)).clone())
     }
 
     /// The one JSON patch that is known here: it tests the uid and sets the status.
@@ -203,7 +207,7 @@ impl Store {
         if object == stored.object {
             return Some(Answer::ok((*stored.shown).clone()));
         }
-        Some(Answer::ok((*self.put(&key(target), object, vec![], by)).clone()))
+        Some(Answer::ok((*self.put(&key(target), Some(&stored), object, vec![], by)).clone()))
     }
 
     fn merge(&mut self, request: &Request, by: Actor) -> Option<Answer> {
@@ -211,7 +215,7 @@ impl Store {
         let stored = self.get(&key(target))?;
         let mut object = stored.object.clone();
         merge_patch(&mut object, patch);
-        Some(self.write_over(target, request, &stored.object, object, by))
+        Some(self.write_over(target, request, &stored, object, by))
     }
 
     fn replace(&mut self, request: &Request, by: Actor) -> Option<Answer> {
@@ -226,7 +230,7 @@ impl Store {
         if let Some(metadata) = object["metadata"].as_object_mut() {
             metadata.remove("managedFields");
         }
-        Some(self.write_over(target, request, &stored.object, object, by))
+        Some(self.write_over(target, request, &stored, object, by))
     }
 
     /// The end of every ordinary write to an object that exists.
@@ -234,10 +238,11 @@ impl Store {
         &mut self,
         target: &Target,
         request: &Request,
-        before: &Value,
+        stored: &Stored,
         mut after: Value,
         by: Actor,
     ) -> Answer {
+        let before = &stored.object;
         let wanted = request.body["metadata"]["resourceVersion"].as_str();
         if wanted.is_some_and(|version| before["metadata"]["resourceVersion"] != version) {
             return Answer::modified(target);
@@ -250,15 +255,14 @@ impl Store {
             let generation = before["metadata"]["generation"].as_i64().unwrap_or_default();
             after["metadata"]["generation"] = (generation + 1).into();
         }
-        let mut managers = self.get(&key(target)).map(|stored| stored.managers.clone()).unwrap_or_default();
+        let mut managers = stored.managers.clone();
         if target.kind == Kind::Secret {
             fields::updated(&mut managers, &request.manager(), Some(before), &after, &now_text());
         }
-        let stored = self.get(&key(target));
-        if let Some(same) = stored.filter(|stored| after == stored.object && managers == stored.managers) {
-            return Answer::ok((*same.shown).clone());
+        if after == stored.object && managers == stored.managers {
+            return Answer::ok((*stored.shown).clone());
         }
-        Answer::ok((*self.put(&key(target), after, managers, by)).clone())
+        Answer::ok((*self.put(&key(target), Some(stored), after, managers, by)).clone())
     }
 
     fn delete(&mut self, request: &Request, by: Actor) -> Option<Answer> {
@@ -308,7 +312,7 @@ fn terminating(target: &Target) -> Answer {
 
 fn disputed(target: &Target, disputes: &[fields::Dispute]) -> Answer {
     let field = |dispute: &fields::Dispute| {
-        dispute.path.iter().map(|part| format!(".{}", part.strip_prefix("f:").unwrap_or(part))).collect::<String>()
+        dispute.path.split('\n').map(|part| format!(".{}", part.strip_prefix("f:").unwrap_or(part))).collect::<String>()
     };
     let cause = |dispute: &fields::Dispute| {
         let using = if dispute.applies { "" } else { " using v1" };

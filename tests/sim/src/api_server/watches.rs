@@ -107,7 +107,7 @@ impl Watch {
         }
         let first = store.changes.partition_point(|change| change.version <= self.cursor);
         let mut lines = String::new();
-        for change in store.changes[first..].iter().filter(|change| self.is_about(&change.key)) {
+        for change in store.changes.range(first..).filter(|change| self.is_about(&change.key)) {
             let was = change.before.as_ref().is_some_and(|object| self.selector.matches(object));
             let is = !change.deleted && self.selector.matches(&change.after);
             let type_ = match (was, is) {
@@ -127,7 +127,7 @@ impl Watch {
     }
 
     fn shown(&self, object: &Arc<Value>) -> Value {
-        if self.metadata_only { metadata_of(object) } else { (**object).clone() }
+        if self.metadata_only { metadata_of(object["metadata"].clone()) } else { (**object).clone() }
     }
 
     fn bookmark(&self) -> String {
@@ -145,5 +145,6 @@ impl Watch {
 }
 
 fn line(type_: &str, object: &Value) -> String {
-    format!("{}\n", json!({ "type": type_, "object": object }))
+    // Not with `json!`, which would copy the object.
+    format!("{{\"type\":\"{type_}\",\"object\":{object}}}\n")
 }
