@@ -84,13 +84,15 @@ impl World {
         concerned
     }
 
-    /// The Secrets known in a scope, of one name or any, in one namespace or any; and those that are being written.
+    /// The Secrets known in a scope, of one name or any, in one namespace or any; and those that are being written. Found by what
+    /// is given: where there are a hundred names, each is asked for once a list.
     pub fn spots(&self, name: Option<&str>, namespace: Option<&str>) -> Vec<Spot> {
-        let records = self.records.iter();
-        let known = records.flat_map(|(name, records)| records.keys().map(move |ns| (name.clone(), ns.clone())));
-        let spots = known.chain(self.awaited.spots().cloned());
+        let known = scoped(&self.records, name).flat_map(|(name, records)| {
+            scoped(records, namespace).map(move |(namespace, _)| (name.clone(), namespace.clone()))
+        });
         let within = |scope: Option<&str>, text: &str| scope.is_none_or(|scope| scope == text);
-        spots.filter(|(n, ns)| within(name, n) && within(namespace, ns)).collect()
+        let awaited = self.awaited.spots().filter(|(n, ns)| within(name, n) && within(namespace, ns));
+        known.chain(awaited.cloned()).collect()
     }
 
     /// The Secrets marked as belonging to an `EcrCredential`.
@@ -246,4 +248,10 @@ impl World {
             }
         }
     }
+}
+
+/// The one that a scope names, or all.
+fn scoped<'a, V>(all: &'a HashMap<Arc<str>, V>, scope: Option<&str>) -> impl Iterator<Item = (&'a Arc<str>, &'a V)> {
+    let one = scope.and_then(|key| all.get_key_value(key));
+    one.into_iter().chain(scope.is_none().then_some(all).into_iter().flatten())
 }
