@@ -37,8 +37,10 @@ pub struct RegistryReport {
     pub hosts: Vec<Host>,
     /// The life of the token in the Secret; of several the one that expires first.
     pub life: Option<Life>,
-    /// The hash of the token, where all namespaces share it.
+    /// The hash of the token and its identity, where all namespaces share it and the identity is known.
     pub hash: Option<TokenHash>,
+    /// The hash of the token and what `auth` says, where all namespaces share it.
+    pub auth_hash: Option<TokenHash>,
     /// Why the last fetch failed, if it did.
     pub failure: Option<Halt>,
     /// Whether each namespace has a token of its own, so that what is missing is told with the namespace.
@@ -201,7 +203,7 @@ fn judge(course: &Course, now: Timestamp) -> Judgement {
 fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timestamp) -> Judgement {
     let shared = || registries.iter().filter(|r| !r.each_targets);
     let dead = shared().find(|r| !r.life.is_some_and(|life| life.is_valid(now)));
-    let failing = registries.iter().find_map(|r| r.failure.as_ref());
+    let failing = registries.iter().find_map(|r| r.failure.as_ref().map(|halt| (r, halt)));
     let missing = namespaces.selected.saturating_sub(namespaces.synced);
     let ready = if let Some(registry) = dead {
         let (reason, why) = match &registry.failure {
@@ -225,7 +227,10 @@ fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timesta
         (true, Reason::Synced, "every selected namespace holds a valid password for every registry".to_owned())
     };
     let reconciling = match failing {
-        Some(halt) => Some((halt.reason, format!("trying again: {}", halt.message))),
+        Some((_, halt)) if halt.reason.is_passing() => Some((halt.reason, format!("trying again: {}", halt.message))),
+        Some((registry, halt)) => {
+            Some((halt.reason, format!("registry in {} waits for a change: {}", registry.region, halt.message)))
+        }
         None if !ready.0 => Some((ready.1, ready.2.clone())),
         None => None,
     };
@@ -233,7 +238,8 @@ fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timesta
 }
 
 fn registry_status(report: RegistryReport) -> RegistryStatus {
-    let (life, hash) = (report.life, report.hash);
+    let life = report.life;
+    let text = |hash: Option<TokenHash>| hash.map(|hash| hash.as_str().to_owned());
     let (reason, message) = match (report.failure, &life) {
         (Some(halt), _) => (halt.reason, Some(halt.message)),
         (None, Some(_)) => (Reason::Synced, None),
@@ -244,7 +250,8 @@ fn registry_status(report: RegistryReport) -> RegistryStatus {
         region: Some(report.region.to_string()),
         issued_at: life.map(|l| l.issued_at),
         expires_at: life.map(|l| l.expires_at),
-        token_hash: hash.map(|h| h.as_str().to_owned()),
+        token_hash: text(report.hash),
+        auth_hash: text(report.auth_hash),
         reason: Some(reason.as_str().to_owned()),
         message,
     }

@@ -66,6 +66,9 @@ pub struct RegistryStatus {
     /// A SHA-256 over the password and the identity that fetched it, by which a restarted operator knows it again in a Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_hash: Option<String>,
+    /// A SHA-256 over the password and what `auth` says, by which it is known again while `auth` comes to no identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_hash: Option<String>,
     /// Whether the last fetch succeeded, as a constant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -175,6 +178,11 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether it may pass without an edit of the spec or of the installation.
+    pub const fn is_passing(self) -> bool {
+        !matches!(self, Self::InvalidSpec | Self::SecretNameNotAllowed | Self::AuthNotAllowed | Self::NoRegion)
+    }
+
     /// The reason as it stands in conditions, Events and metric labels.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -36,7 +36,7 @@ struct Users {
 
 fn describe(facts: &Facts, identity: &Identity, users: Users) -> IdentityReport {
     let (service_account, secret, first) = match identity.source() {
-        Source::Operator => (None, None, None),
+        Source::Operator | Source::Former => (None, None, None),
         Source::Account(account) => {
             (Some(format!("{}/{}", account.namespace, account.name)), None, Some(account.role.to_string()))
         }

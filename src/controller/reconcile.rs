@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::error::Error;
 use super::history::Tally;
-use super::recover::recover;
+use super::recover::{auth_hash, recover};
 use super::survey::Task;
 use super::tenants::{Census, Estate, Tenants};
 use super::tokens::{Group, Progress, keys};
@@ -250,14 +250,17 @@ impl Round<'_> {
         if each_targets {
             let life = memory.tenants.life(registry);
             let failure = tokens.census.failure(self.ctx, registry);
-            return RegistryReport { region: registry.region(), hosts, life, hash: None, failure, each_targets };
+            let (hash, auth_hash) = (None, None);
+            return RegistryReport { region: registry.region(), hosts, life, hash, auth_hash, failure, each_targets };
         }
         let grants: Vec<_> = registry.needs.iter().filter_map(|need| memory.published.get(need)).collect();
         let complete = grants.len() == registry.needs.len();
         let life = complete.then(|| Life::earliest(grants.iter().map(|grant| grant.life))).flatten();
-        let hash = life.and_then(|_| Some(self.ctx.hash(&grants.first()?.identity, &entries)));
+        let identity = life.and_then(|_| Some(&grants.first()?.identity));
+        let hash = identity.filter(|identity| !identity.is_former()).map(|identity| self.ctx.hash(identity, &entries));
+        let auth_hash = life.and_then(|_| Some(auth_hash(registry.needs.first()?, &entries)));
         let failure = registry.needs.iter().find_map(|need| tokens.shared.failure(self.ctx, need));
-        RegistryReport { region: registry.region(), hosts, life, hash, failure, each_targets }
+        RegistryReport { region: registry.region(), hosts, life, hash, auth_hash, failure, each_targets }
     }
 
     /// Writes the status if it has changed, sends the Events, and says when to come back.

@@ -14,11 +14,11 @@ use crate::api::EcrCredentialStatus;
 use crate::api::registry::{AccountId, Host};
 use crate::api::status::RegistryStatus;
 use crate::plan::schedule::Life;
-use crate::plan::{Hosts, Need, Plan, RegistryPlan, Service, TokenKey, Uid};
+use crate::plan::{Hosts, Identity, Need, Plan, RegistryPlan, Service, TokenKey, Uid};
 use crate::secret::docker_config::{self, Entries};
 use crate::secret::ownership::SecretRecord;
 use crate::secret::{self, Published, registry_entries};
-use crate::token::{Grant, Token, TokenHash};
+use crate::token::{Auth, Grant, Token, TokenHash};
 
 /// How many Secrets are read at most. All of them should be alike, and the first should do.
 const MOST_READS: usize = 6;
@@ -41,7 +41,8 @@ pub(super) async fn recover(
         return Ok(());
     }
     let keys = Resolved(keys(ctx, needs, None));
-    let wanted = |r: &&RegistryStatus| r.token_hash.is_some() && life(r).is_some_and(|life| life.is_valid(now));
+    let vouches = |r: &RegistryStatus| r.token_hash.is_some() || r.auth_hash.is_some();
+    let wanted = |r: &&RegistryStatus| vouches(r) && life(r).is_some_and(|life| life.is_valid(now));
     for vouched in status.registries.iter().filter(wanted) {
         take_known(ctx, plan, &keys, vouched, memory);
     }
@@ -129,18 +130,18 @@ fn take(
             Hosts::Named(named) => named.iter().map(|(host, _)| host).eq(&hosts),
             Hosts::Callers { .. } => !matches!(registry.needs.first()?.service, Service::Public),
         };
-        let Some(first) = registry.needs.first().and_then(|need| keys.get(need)) else { continue };
-        let logins: Vec<_> = hosts.iter().filter_map(|host| Some((host.as_str(), entries.get(host)?))).collect();
-        let hash = TokenHash::of(&ctx.tokens.fingerprint(&first.identity), logins.into_iter());
-        if !same || Some(hash.as_str()) != vouched.token_hash.as_deref() {
+        let Some(first) = registry.needs.first() else { continue };
+        let logins: Vec<_> = hosts.iter().filter_map(|host| Some((host.clone(), entries.get(host)?))).collect();
+        if !same || !is_vouched(ctx, first, keys, vouched, &logins) {
             continue;
         }
         for need in &registry.needs {
-            let Some(key) = keys.get(need) else { continue };
+            let key = keys.get(need);
+            let identity = key.map_or_else(Identity::former, |key| key.identity.clone());
             if let Some(tokens) = tokens(registry, need, &hosts, entries) {
-                let grant = Arc::new(Grant { tokens, life, identity: key.identity.clone() });
+                let grant = Arc::new(Grant { tokens, life, identity });
                 // Without the caller's account it would not serve an EcrCredential that needs it for its hosts.
-                if grant.caller().is_some() || key.service == Service::Public {
+                if let Some(key) = key.filter(|key| grant.caller().is_some() || key.service == Service::Public) {
                     ctx.tokens.seed(key, &grant);
                 }
                 memory.published.entry(need.clone()).or_insert(grant);
@@ -148,6 +149,21 @@ fn take(
         }
     }
     Some(())
+}
+
+/// Whether these are the logins that the status tells of, and the identity that fetched them is that of now. While `auth`
+/// comes to none, it must say the same as then: what it gave is good until it expires, whether or not more is to come.
+fn is_vouched(ctx: &Context, need: &Need, keys: &Resolved, vouched: &RegistryStatus, logins: &[(Host, &Auth)]) -> bool {
+    let (hash, told) = match keys.get(need) {
+        Some(key) => (ctx.hash(&key.identity, logins), &vouched.token_hash),
+        None => (auth_hash(need, logins), &vouched.auth_hash),
+    };
+    Some(hash.as_str()) == told.as_deref()
+}
+
+/// By what a status vouches for the logins of a registry while nobody can tell who has fetched them.
+pub(super) fn auth_hash(need: &Need, logins: &[(Host, &Auth)]) -> TokenHash {
+    TokenHash::of(&format!("auth/{}", need.auth.canonical()), logins.iter().map(|(host, auth)| (host.as_str(), *auth)))
 }
 
 /// Reads the Secret of a namespace that has an identity of its own, and takes its tokens if it is just as we would write it

@@ -25,6 +25,8 @@ pub struct Auth {
     roles: Arc<[RoleStep]>,
     /// The region whose STS is asked; none when no session is made.
     sts: Option<Region>,
+    /// Why it comes to no identity, whatever it refers to.
+    refused: Option<Halt>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,6 +112,8 @@ pub enum Source {
         /// The Secret's resourceVersion: rotated keys are another identity.
         version: Arc<str>,
     },
+    /// Of a token that was found again while `auth` came to no identity. Nothing is ever fetched with it.
+    Former,
 }
 
 /// A ServiceAccount with the role that its token is exchanged for.
@@ -134,6 +138,16 @@ impl Identity {
     /// The operator's own.
     pub fn operator() -> Self {
         Self(Arc::new(Parts { base: Source::Operator, roles: Arc::new([]), sts: None }))
+    }
+
+    /// Whoever fetched a token that was found again while `auth` came to no identity.
+    pub fn former() -> Self {
+        Self(Arc::new(Parts { base: Source::Former, roles: Arc::new([]), sts: None }))
+    }
+
+    /// Whether it is not known.
+    pub fn is_former(&self) -> bool {
+        self.0.base == Source::Former
     }
 
     /// Where it begins.
@@ -165,6 +179,7 @@ impl Identity {
             (Source::Account(_), false) => "service_account_role",
             (Source::Keys { .. }, true) => "secret",
             (Source::Keys { .. }, false) => "secret_role",
+            (Source::Former, _) => "former",
         }
     }
 
@@ -181,6 +196,7 @@ impl fmt::Display for Identity {
             Source::Operator => f.write_str("the operator's own identity")?,
             Source::Account(account) => write!(f, "ServiceAccount {}/{}", account.namespace, account.name)?,
             Source::Keys { keys, .. } => write!(f, "the keys in Secret {}/{}", keys.namespace, keys.name)?,
+            Source::Former => f.write_str("an identity that is not known any more")?,
         }
         let first = match &self.0.base {
             Source::Account(account) => Some(&account.role),
@@ -202,7 +218,17 @@ impl fmt::Debug for Identity {
 impl Auth {
     /// The operator's own identity.
     pub fn operator() -> Self {
-        Self { base: Base::Operator, roles: Arc::new([]), sts: None }
+        Self { base: Base::Operator, roles: Arc::new([]), sts: None, refused: None }
+    }
+
+    /// One that comes to no identity: the registry that has it is not renewed, and the others are.
+    pub fn refused(self, why: Halt) -> Self {
+        Self { refused: Some(why), ..self }
+    }
+
+    /// Why it comes to no identity before anything that it refers to is looked at.
+    pub fn refusal(&self) -> Option<&Halt> {
+        self.refused.as_ref()
     }
 
     /// Checks `auth` for the tokens of one region. `own` is the operator's region, whose STS is asked when it is in the same
@@ -223,12 +249,17 @@ impl Auth {
         let roles: Vec<RoleStep> =
             spec.assume_roles.iter().map(|role| role_step(role, region)).collect::<Result<_, _>>()?;
         let near = own.filter(|own| own.partition_name() == region.partition_name());
-        Ok(Self { base, roles: roles.into(), sts: Some(near.unwrap_or(region).clone()) })
+        Ok(Self { base, roles: roles.into(), sts: Some(near.unwrap_or(region).clone()), refused: None })
     }
 
-    /// Whether each target namespace has an identity of its own.
+    /// What it says, as text, whether or not that may be used; nothing in it is secret.
+    pub fn canonical(&self) -> String {
+        format!("{:?}", (&self.base, &self.roles, &self.sts))
+    }
+
+    /// Whether each target namespace has an identity of its own. What is refused is refused for all of them alike.
     pub fn is_each_targets(&self) -> bool {
-        matches!(self.base, Base::Account { of: Accounts::OfTarget { .. }, .. })
+        self.refused.is_none() && matches!(self.base, Base::Account { of: Accounts::OfTarget { .. }, .. })
     }
 
     /// Which ServiceAccounts or Secret it refers to.
@@ -252,6 +283,9 @@ impl Auth {
     /// # Errors
     /// Something that it refers to is missing, or may not be used; the message says what to do.
     pub fn resolve(&self, target: Option<(&str, Incarnation)>, references: &References) -> Result<Identity, Halt> {
+        if let Some(why) = &self.refused {
+            return Err(why.clone());
+        }
         let base = match &self.base {
             Base::Operator => Source::Operator,
             Base::Account { of, role, audiences } => {

@@ -153,6 +153,11 @@ impl RegistryPlan {
     pub fn is_each_targets(&self) -> bool {
         self.needs.iter().any(|need| need.auth.is_each_targets())
     }
+
+    /// Why it cannot be renewed, if that is plain from the spec and the installation.
+    pub fn refusal(&self) -> Option<&Halt> {
+        self.needs.iter().find_map(|need| need.auth.refusal())
+    }
 }
 
 /// The spec as checked values.
@@ -197,8 +202,8 @@ pub struct Limits {
     pub fixed_api: bool,
 }
 
-/// Why nothing is done for an `EcrCredential` until somebody changes it or the installation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why nothing is done for an `EcrCredential`, or for one of its registries, until somebody changes it or the installation.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Halt {
     /// The reason for the conditions.
     pub reason: Reason,
@@ -226,6 +231,8 @@ impl From<SelectionError> for Halt {
 
 /// Checks a spec against what the operator may do.
 ///
+/// An `auth` that is wrong or not allowed stays with its registries: the passwords of the others must not die of it.
+///
 /// # Errors
 /// A [`Halt`] whose message says what to change. The CRD's rules refuse nearly all of these before they get here; an
 /// object stored under older rules, or a limit of the installation, does not pass through them.
@@ -244,6 +251,11 @@ pub fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Plan, Halt> {
     Selection::parse(&spec.namespaces)?;
     let registries: Vec<RegistryPlan> =
         spec.registries.iter().map(|r| registry_plan(r, spec.auth.as_ref(), limits)).collect::<Result<_, _>>()?;
+    if let (Some(why), true) =
+        (registries.iter().find_map(RegistryPlan::refusal), registries.iter().all(|r| r.refusal().is_some()))
+    {
+        return Err(why.clone());
+    }
     refuse_ambiguous_hosts(&registries)?;
     refuse_too_many_hosts(&registries)?;
     let refresh = schedule::RefreshPolicy {
@@ -264,7 +276,7 @@ fn registry_plan(registry: &Registry, auth: Option<&api::Auth>, limits: &Limits)
     match (&registry.private, &registry.public) {
         (Some(private), None) => private_plan(private, auth, limits),
         (None, Some(_)) => Ok(RegistryPlan {
-            needs: vec![Need { auth: allowed_auth(auth, &Region::public(), limits)?, service: Service::Public }],
+            needs: vec![Need { auth: checked_auth(auth, &Region::public(), limits), service: Service::Public }],
             hosts: Hosts::Named(vec![(Host::public(), None)]),
             anonymous_works: true,
         }),
@@ -272,17 +284,26 @@ fn registry_plan(registry: &Registry, auth: Option<&api::Auth>, limits: &Limits)
     }
 }
 
-/// Checks an `auth` against what the installation lets the operator use.
-fn allowed_auth(auth: Option<&api::Auth>, region: &Region, limits: &Limits) -> Result<Arc<Auth>, Halt> {
-    let auth = Auth::parse(auth, region, limits.region.as_ref())?;
-    match auth.reference() {
-        Some(Reference::Account(AccountScope { namespace, name }))
-            if !limits.lent.has_account(namespace.as_deref(), &name) =>
-        {
-            Err(account_not_allowed(namespace.as_deref(), &name))
+/// Checks an `auth`, also against what the installation lets the operator use.
+fn checked_auth(auth: Option<&api::Auth>, region: &Region, limits: &Limits) -> Arc<Auth> {
+    let auth = match Auth::parse(auth, region, limits.region.as_ref()) {
+        Ok(auth) => auth,
+        Err(why) => return Arc::new(Auth::operator().refused(why)),
+    };
+    Arc::new(match not_lent(&auth, limits) {
+        Some(why) => auth.refused(why),
+        None => auth,
+    })
+}
+
+/// What the installation says against an `auth`.
+fn not_lent(auth: &Auth, limits: &Limits) -> Option<Halt> {
+    match auth.reference()? {
+        Reference::Account(AccountScope { namespace, name }) => {
+            let lent = limits.lent.has_account(namespace.as_deref(), &name);
+            (!lent).then(|| account_not_allowed(namespace.as_deref(), &name))
         }
-        Some(Reference::Keys(scope)) if !limits.lent.keys.contains(&scope) => Err(keys_not_allowed(&scope)),
-        _ => Ok(Arc::new(auth)),
+        Reference::Keys(scope) => (!limits.lent.keys.contains(&scope)).then(|| keys_not_allowed(&scope)),
     }
 }
 
@@ -302,7 +323,7 @@ fn private_plan(private: &PrivateRegistry, auth: Option<&api::Auth>, limits: &Li
             "apiEndpoint: {endpoint:?} cannot be had while the operator is told one host for all calls of ECR: remove the chart's aws.endpoints.ecr (flag --aws-endpoint-url-ecr), or apiEndpoint"
         )));
     }
-    let auth = allowed_auth(auth, &region, limits)?;
+    let auth = checked_auth(auth, &region, limits);
     let accounts: Vec<AccountId> =
         private.account_ids.iter().map(|id| AccountId::parse(id)).collect::<Result<_, _>>()?;
     let extra: Vec<Host> = private.extra_hosts.iter().map(|h| Host::parse(h)).collect::<Result<_, _>>()?;
@@ -380,5 +401,43 @@ fn parse_max_age(text: &str) -> Result<Duration, Halt> {
     match schedule::duration(text) {
         Some(age) if !age.is_zero() => Ok(age.clamp(SHORTEST_MAX_AGE, LONGEST_MAX_AGE)),
         _ => Err(Halt::invalid(format!("refresh.maxAge {text:?} is not a duration such as 6h or 90m"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    const ACCOUNT: &str = "111122223333";
+
+    fn planned(spec: Value) -> Result<Plan, Halt> {
+        let limits = Limits { region: Some(Region::parse("eu-west-1").unwrap()), ..Limits::default() };
+        plan(&serde_json::from_value(spec).unwrap(), &limits)
+    }
+
+    fn spec(registries: Value) -> Value {
+        json!({ "registries": registries, "namespaces": { "names": ["a"] } })
+    }
+
+    #[test]
+    fn an_auth_that_may_not_be_used_stays_with_its_registry() {
+        let china = json!({ "assumeRoles": [{ "roleArn": format!("arn:aws-cn:iam::{ACCOUNT}:role/x") }] });
+        let table = [
+            ("account", json!({ "serviceAccount": { "namespace": "n", "name": "x" } }), Reason::AuthNotAllowed),
+            ("each", json!({ "serviceAccount": { "fromTargetNamespace": "x" } }), Reason::AuthNotAllowed),
+            ("keys", json!({ "secretRef": { "namespace": "n", "name": "x" } }), Reason::AuthNotAllowed),
+            ("partition", china, Reason::InvalidSpec),
+        ];
+        for (what, auth, reason) in table {
+            let mut spec = spec(json!([{ "public": {} }, { "private": { "accountIds": [ACCOUNT] }, "auth": auth }]));
+            let plan = planned(spec.clone()).unwrap();
+            let refusals: Vec<_> = plan.registries.iter().map(|r| r.refusal().map(|halt| halt.reason)).collect();
+            assert_eq!(refusals, [None, Some(reason)], "{what}");
+            assert!(!plan.has_tenants(), "{what}: refused for all namespaces alike");
+            let registries = spec["registries"].as_array_mut().unwrap();
+            registries.remove(0);
+            assert_eq!(planned(spec).unwrap_err().reason, reason, "{what}: no registry is left");
+        }
     }
 }

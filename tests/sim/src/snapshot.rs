@@ -83,7 +83,7 @@ fn credential(object: &Value) -> Value {
         }
     }
     for registry in status["registries"].as_array_mut().into_iter().flatten() {
-        for field in ["issuedAt", "expiresAt", "tokenHash"] {
+        for field in ["issuedAt", "expiresAt", "tokenHash", "authHash"] {
             if !registry[field].is_null() {
                 registry[field] = "*".into();
             }

@@ -62,7 +62,7 @@ fn is_long(spec: &EcrCredentialSpec) -> bool {
 }
 
 fn judge_registry(registry: &RegistryPlan, written: &Registry, limits: &Limits) {
-    for need in &registry.needs {
+    for need in registry.needs.iter().filter(|need| need.auth.refusal().is_none()) {
         match need.auth.reference() {
             Some(Reference::Account(AccountScope { namespace, name })) => {
                 assert!(limits.lent.has_account(namespace.as_deref(), &name), "{name} was not lent");

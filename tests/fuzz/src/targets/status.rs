@@ -136,6 +136,7 @@ fn registries(u: &mut Unstructured<'_>) -> Result<Vec<RegistryReport>> {
             .collect(),
         life,
         hash: None,
+        auth_hash: None,
         failure: failure.clone(),
         each_targets,
     };
