@@ -22,7 +22,7 @@ use crate::outcome::{Course, NamespaceReport, Outcome, RegistryReport, conclude}
 use crate::plan::refresh::Demand;
 use crate::plan::schedule::Life;
 use crate::plan::{self, Halt, Hosts, Need, Plan, RegistryPlan, Uid};
-use crate::secret::{self, Owner, registry_entries};
+use crate::secret::{self, Owner, TakenHost, registry_entries};
 
 /// When to look again at writes that are slow.
 const SOON: Duration = Duration::from_secs(1);
@@ -206,8 +206,14 @@ impl Round<'_> {
 
     fn ran(&self, plan: &Plan, tokens: &Tokens, tally: Tally, memory: &mut Memory) -> Course {
         let now = (self.ctx.now)();
-        let registries =
-            plan.registries.iter().map(|registry| self.report_registry(registry, tokens, memory)).collect();
+        let taken = secret::taken_hosts(plan, &memory.published);
+        let registries = plan.registries.iter().enumerate();
+        let registries = registries
+            .map(|(number, registry)| {
+                let taken: Vec<_> = taken.iter().filter(|taken| taken.later == number).collect();
+                self.report_registry(registry, &taken, tokens, memory)
+            })
+            .collect();
         let owner = Owner { name: self.object.name_any(), uid: self.uid.clone() };
         let shared = memory.published.values().map(|grant| plan.refresh.due_at(grant.life, &self.uid.0)).min();
         let each = memory.tenants.due_at(&self.estate(plan, &owner, &memory.published));
@@ -241,11 +247,19 @@ impl Round<'_> {
         memory.demand.as_ref().filter(|demand| demand.served).map(|demand| demand.value.clone()).or_else(before)
     }
 
-    fn report_registry(&self, registry: &RegistryPlan, tokens: &Tokens, memory: &Memory) -> RegistryReport {
+    fn report_registry(
+        &self,
+        registry: &RegistryPlan,
+        taken: &[&TakenHost],
+        tokens: &Tokens,
+        memory: &Memory,
+    ) -> RegistryReport {
         let each_targets = registry.is_each_targets();
         let published = if each_targets { memory.tenants.first() } else { Some(&memory.published) };
         // Hosts that cannot be told come of a token without an account, and such a one is not published.
-        let entries = published.and_then(|published| registry_entries(registry, published).ok()).unwrap_or_default();
+        let mut entries =
+            published.and_then(|published| registry_entries(registry, published).ok()).unwrap_or_default();
+        entries.retain(|(host, _)| !taken.iter().any(|taken| taken.host == *host));
         let hosts = entries.iter().map(|(host, _)| host.clone()).collect();
         if each_targets {
             let life = memory.tenants.life(registry);
@@ -254,12 +268,13 @@ impl Round<'_> {
             return RegistryReport { region: registry.region(), hosts, life, hash, auth_hash, failure, each_targets };
         }
         let grants: Vec<_> = registry.needs.iter().filter_map(|need| memory.published.get(need)).collect();
-        let complete = grants.len() == registry.needs.len();
+        let complete = grants.len() == registry.needs.len() && taken.is_empty();
         let life = complete.then(|| Life::earliest(grants.iter().map(|grant| grant.life))).flatten();
         let identity = life.and_then(|_| Some(&grants.first()?.identity));
         let hash = identity.filter(|identity| !identity.is_former()).map(|identity| self.ctx.hash(identity, &entries));
         let auth_hash = life.and_then(|_| Some(auth_hash(registry.needs.first()?, &entries)));
         let failure = registry.needs.iter().find_map(|need| tokens.shared.failure(self.ctx, need));
+        let failure = taken.first().map(|taken| Halt::from(*taken)).or(failure);
         RegistryReport { region: registry.region(), hosts, life, hash, auth_hash, failure, each_targets }
     }
 

@@ -37,6 +37,8 @@ struct Made {
     /// When a login in it expires, which changes it.
     until: Option<Timestamp>,
     desired: Option<Arc<Desired>>,
+    /// Why a registry lacks a host in it.
+    taken: Option<Halt>,
 }
 
 /// What is remembered of all of them.
@@ -141,7 +143,7 @@ impl Tenants {
             let progress = census.each.get(namespace);
             let failure = progress.and_then(|p| p.keys.keys().find_map(|need| p.failure(estate.ctx, need)));
             let (desired, wrong) = match tenant.desired(estate, self.version, now) {
-                Ok(desired) => (desired, None),
+                Ok((desired, taken)) => (desired, taken),
                 Err(error) => (None, Some(Halt::from(error))),
             };
             let lacks = census.lacks(namespace, tenant, now).then(|| {
@@ -204,15 +206,16 @@ impl Tenant {
         estate: &Estate<'_>,
         version: u64,
         now: Timestamp,
-    ) -> Result<Option<Arc<Desired>>, DesiredError> {
+    ) -> Result<(Option<Arc<Desired>>, Option<Halt>), DesiredError> {
         if let Some(made) = self.made.as_ref().filter(|m| m.version == version && m.until.is_none_or(|at| now < at)) {
-            return Ok(made.desired.clone());
+            return Ok((made.desired.clone(), made.taken.clone()));
         }
         let all = self.with(estate.shared);
         let desired = secret::desired(estate.plan, estate.owner, estate.template, &all, now)?.map(Arc::new);
         let until = all.values().map(|grant| grant.life.expires_at).filter(|at| *at > now).min();
-        self.made = Some(Made { version, until, desired: desired.clone() });
-        Ok(desired)
+        let taken = secret::taken_hosts(estate.plan, &all).first().map(Halt::from);
+        self.made = Some(Made { version, until, desired: desired.clone(), taken: taken.clone() });
+        Ok((desired, taken))
     }
 
     /// Its tokens with those that all namespaces share.

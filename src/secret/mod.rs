@@ -17,7 +17,7 @@ use crate::api::status::Reason;
 use crate::api::{ConflictPolicy, DeletionPolicy};
 use crate::plan::schedule::until;
 use crate::plan::targets::Incarnation;
-use crate::plan::{HostsError, Need, Plan, RegistryPlan, Uid};
+use crate::plan::{Halt, Hosts, HostsError, Need, Plan, RegistryPlan, Uid};
 use crate::token::{Auth, Grant, Token};
 use docker_config::{DockerConfig, Entries};
 use ownership::{Footprint, SecretRecord, Standing};
@@ -109,6 +109,45 @@ pub fn registry_entries<'a>(
     Ok(hosts.into_iter().filter_map(|(host, account)| Some((host, &login(&grants, account.as_ref())?.auth))).collect())
 }
 
+/// A host that two registries would fill with different passwords. The earlier one has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakenHost {
+    /// The host.
+    pub host: Host,
+    /// The number of the registry that has it.
+    pub earlier: usize,
+    /// The number of the registry that cannot have it.
+    pub later: usize,
+}
+
+/// Every host that two registries would fill with different passwords. Hosts named in the spec are compared by the plan;
+/// those of the caller's own account are known only with its token.
+pub fn taken_hosts(plan: &Plan, published: &Published) -> Vec<TakenHost> {
+    let mut taken = Vec::new();
+    if plan.registries.len() < 2 || !plan.registries.iter().any(|r| matches!(r.hosts, Hosts::Callers { .. })) {
+        return taken;
+    }
+    let mut owners: BTreeMap<Host, usize> = BTreeMap::new();
+    for (later, registry) in plan.registries.iter().enumerate() {
+        for (host, _) in registry_entries(registry, published).unwrap_or_default() {
+            let earlier = *owners.entry(host.clone()).or_insert(later);
+            if plan.registries.get(earlier).is_some_and(|other| other.needs != registry.needs) {
+                taken.push(TakenHost { host, earlier, later });
+            }
+        }
+    }
+    taken
+}
+
+impl From<&TakenHost> for Halt {
+    fn from(TakenHost { host, earlier, later }: &TakenHost) -> Self {
+        let message = format!(
+            "spec.registries[{earlier}] and spec.registries[{later}] both write the host {host}, with passwords of different identities, and the first one has it: name other accountIds in one of them, or remove it"
+        );
+        Self { reason: Reason::InvalidSpec, message }
+    }
+}
+
 /// The token for a host: among several answers the one for the host's account, which each chunk of ids has for its own.
 fn login<'a>(grants: &[&'a Arc<Grant>], account: Option<&AccountId>) -> Option<&'a Token> {
     let several = grants.len() > 1;
@@ -131,14 +170,16 @@ pub fn desired(
 ) -> Result<Option<Desired>, DesiredError> {
     let mut entries = Entries::new();
     let (mut alive, mut all) = (Vec::new(), Vec::new());
-    for registry in &plan.registries {
+    let taken = taken_hosts(plan, published);
+    for (number, registry) in plan.registries.iter().enumerate() {
         let lives: Vec<_> = registry.needs.iter().filter_map(|need| published.get(need)).map(|g| g.life).collect();
         all.extend(lives.iter().copied());
         if lives.iter().any(|life| !life.is_valid(now)) {
             continue;
         }
         // Hosts that cannot be told are reported with the registry; the others go on.
-        let logins = registry_entries(registry, published).unwrap_or_default();
+        let mut logins = registry_entries(registry, published).unwrap_or_default();
+        logins.retain(|(host, _)| !taken.iter().any(|taken| taken.later == number && taken.host == *host));
         if !logins.is_empty() {
             alive.extend(lives);
             entries.extend(logins.into_iter().map(|(host, auth)| (host, auth.clone())));

@@ -86,6 +86,35 @@ fn the_secret_holds_what_is_valid_and_records_the_earliest_expiry() {
 }
 
 #[test]
+fn a_host_that_two_identities_would_fill_is_the_first_ones() {
+    let role = "arn:aws:iam::999999999999:role/other";
+    let own = serde_json::json!({ "private": { "region": "eu-west-1", "extraHosts": ["vpce.example.com"] } });
+    let named = |auth| serde_json::json!({ "private": { "region": "eu-west-1", "accountIds": ["111122223333"] }, "auth": auth });
+    let other = named(serde_json::json!({ "assumeRoles": [{ "roleArn": role }] }));
+    for (what, registries, winner, taken) in [
+        ("the caller's own first", [own.clone(), other.clone()], "0", vec![(OWN, 0, 1)]),
+        ("the caller's own second", [other, own.clone()], "0", vec![(OWN, 0, 1)]),
+        ("one password for both", [own, named(serde_json::json!({}))], "0", vec![]),
+    ] {
+        let spec = spec(serde_json::json!({ "registries": registries, "namespaces": { "names": ["a"] } }));
+        let plan = planned(&spec);
+        let mut all = Published::new();
+        for (number, registry) in plan.registries.iter().enumerate() {
+            let grant = grant(&number.to_string(), Some("111122223333"), NOW, NOW + HOUR);
+            all.entry(registry.needs[0].clone()).or_insert(grant);
+        }
+        let found = taken_hosts(&plan, &all);
+        let seen: Vec<_> = found.iter().map(|taken| (taken.host.as_str(), taken.earlier, taken.later)).collect();
+        assert_eq!(seen, taken, "{what}");
+        let desired = build(&spec, &all).unwrap();
+        let json = STANDARD.decode(desired.config.expose_base64()).unwrap();
+        let entries = docker_config::parse(&json);
+        assert_eq!(entries[&Host::parse(OWN).unwrap()].expose(), STANDARD.encode(format!("AWS:{winner}")), "{what}");
+        assert_eq!(entries.len(), 2, "{what}: the other host is written");
+    }
+}
+
+#[test]
 fn a_private_secret_is_never_emptied() {
     let spec = spec(serde_json::json!({
         "registries": [{ "private": { "region": "eu-west-1" } }],

@@ -104,6 +104,26 @@ async fn a_tenant_that_is_denied_fails_alone_and_is_named() {
 }
 
 #[tokio::test]
+async fn a_tenant_whose_own_host_another_registry_names_too_is_told_and_gets_one_password() {
+    let bed = bed("same-host").await;
+    let all = tenants(&bed, ["a", "b"]).await;
+    let operator = bed.operator(launch().service_account("*/puller")).await.unwrap();
+    let registries =
+        json!([{ "private": {}, "auth": as_each("puller") }, { "private": { "accountIds": [all[0].account] } }]);
+    let name = bed.credential("x", spec(registries, &namespaces(&all))).await.unwrap();
+    let words = ["spec.registries[0] and spec.registries[1]", &all[0].host];
+    namespace_fails(&bed, &name, &all[0].namespace, "InvalidSpec", &words).await;
+    token_of(&bed, &all[0].namespace, &all[0].role).await;
+    let secret = bed.logins_until(&all[1].namespace, &[&all[0].host, &all[1].host]).await.unwrap();
+    let logins = logins(&secret).unwrap();
+    assert!(bed.aws.token_of(&logins[&all[0].host]).unwrap().is_of(&bed.role));
+    let object = bed.condition_until(&name, "Ready", "False", "NamespacesFailed").await.unwrap();
+    assert_eq!(counts(&object), [2, 1, 1]);
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_tenant_that_could_not_be_renewed_is_renewed_and_no_longer_named_once_it_is_mended() {
     let bed = bed("mended").await;
     let all = tenants(&bed, ["a", "b"]).await;
