@@ -26,6 +26,8 @@ pub(super) struct Sessions {
 /// The clients of one identity.
 pub(super) struct Session {
     config: SdkConfig,
+    /// The region whose STS this identity is of; none for that of the operator.
+    sts: Option<Region>,
     operator: OperatorIdentity,
     clients: Mutex<HashMap<(Region, HostVariant), aws_sdk_ecr::Client>>,
 }
@@ -39,7 +41,7 @@ impl Sessions {
     pub(super) fn of(&self, identity: &Identity) -> Arc<Session> {
         let make = || {
             let (config, operator) = (self.config(identity), self.operator.clone());
-            Arc::new(Session { config, operator, clients: Mutex::default() })
+            Arc::new(Session { config, sts: identity.sts_region().cloned(), operator, clients: Mutex::default() })
         };
         self.sessions.lock().entry(identity.clone()).or_insert_with(make).clone()
     }
@@ -118,6 +120,7 @@ impl Session {
 
     /// STS, to ask who this is.
     pub(super) fn sts(&self) -> aws_sdk_sts::Client {
-        sts(&self.config, None, &self.operator.endpoints)
+        let region = self.sts.as_ref().map(|region| SdkRegion::new(region.as_str().to_owned()));
+        sts(&self.config, region, &self.operator.endpoints)
     }
 }
