@@ -107,6 +107,22 @@ pub struct AwsArgs {
     pub role_session_name: Option<String>,
 }
 
+/// By which Lease replicas agree on the one that works.
+#[derive(Args, Clone, Debug)]
+pub struct LeaseArgs {
+    /// Runs without a lease. Only for a single replica, or outside a cluster.
+    #[arg(long, env = "ECO_NO_LEADER_ELECTION", help_heading = "Leader election")]
+    pub no_leader_election: bool,
+
+    /// The name of the Lease.
+    #[arg(long, env = "ECO_LEASE_NAME", default_value = "ecr-credential-operator", help_heading = "Leader election")]
+    pub lease_name: String,
+
+    /// The namespace of the Lease. Default: the operator's own.
+    #[arg(long, env = "POD_NAMESPACE", help_heading = "Leader election")]
+    pub lease_namespace: Option<String>,
+}
+
 /// The flags of `check`.
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
@@ -128,6 +144,10 @@ pub struct CheckArgs {
     /// See [`AwsArgs`].
     #[command(flatten)]
     pub aws: AwsArgs,
+
+    /// See [`LeaseArgs`]: it needs rights as well.
+    #[command(flatten)]
+    pub lease: LeaseArgs,
 
     /// Checks only the EcrCredentials with these labels, as the operator serves only these.
     #[arg(long, env = "ECO_CREDENTIAL_SELECTOR", help_heading = "Scope")]
@@ -189,17 +209,9 @@ pub struct RunArgs {
     #[arg(long, env = "ECO_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Work")]
     pub concurrency: u16,
 
-    /// Runs without a lease. Only for a single replica, or outside a cluster.
-    #[arg(long, env = "ECO_NO_LEADER_ELECTION", help_heading = "Leader election")]
-    pub no_leader_election: bool,
-
-    /// The name of the Lease.
-    #[arg(long, env = "ECO_LEASE_NAME", default_value = "ecr-credential-operator", help_heading = "Leader election")]
-    pub lease_name: String,
-
-    /// The namespace of the Lease. Default: the operator's own.
-    #[arg(long, env = "POD_NAMESPACE", help_heading = "Leader election")]
-    pub lease_namespace: Option<String>,
+    /// See [`LeaseArgs`].
+    #[command(flatten)]
+    pub lease: LeaseArgs,
 
     /// How long the other replicas wait for a sign of life before one takes over: whole seconds, 5 or more.
     #[arg(long, env = "ECO_LEASE_DURATION", default_value = "15s", value_parser = lease_duration, help_heading = "Leader election")]

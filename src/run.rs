@@ -144,8 +144,8 @@ impl Process {
     }
 
     async fn work(&self, config: Config) -> Result<(), RunError> {
-        let namespace = self.args.lease_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let fence = if self.args.no_leader_election { Fence::open() } else { Fence::default() };
+        let namespace = self.args.lease.lease_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let fence = if self.args.lease.no_leader_election { Fence::open() } else { Fence::default() };
         let cluster = |error: kube::Error| RunError::NoCluster(error.to_string());
         // The lease itself must be written before we hold it; all else goes through the fence.
         let plain = Client::try_from(config.clone()).map_err(cluster)?;
@@ -186,7 +186,7 @@ impl Process {
         }
         drop(work);
         keeping.cancel();
-        if !self.args.no_leader_election
+        if !self.args.lease.no_leader_election
             && let Ok(Ok(leadership)) = lost.await
         {
             leadership.release().await;
@@ -218,14 +218,14 @@ impl Process {
 
     /// Waits for the lease; none when the process is stopped before. A replica that stands by is ready to.
     async fn lead(&self, client: Client, namespace: String, fence: Fence) -> Option<Option<Leadership>> {
-        if self.args.no_leader_election {
+        if self.args.lease.no_leader_election {
             return Some(None);
         }
         let nanos = Timestamp::now().as_nanosecond();
         let replica = self.args.replica_name.clone().unwrap_or_else(host_name);
         let settings = LeaseSettings {
             namespace,
-            name: self.args.lease_name.clone(),
+            name: self.args.lease.lease_name.clone(),
             // A restarted container is another process: it must not take the lease of its predecessor for its own.
             identity: format!("{replica}_{}_{nanos}", std::process::id()),
             duration: self.args.lease_duration,

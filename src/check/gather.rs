@@ -12,8 +12,9 @@ use kube::core::{DeserializeGuard, ObjectList, PartialObjectMeta};
 use kube::{Client, ResourceExt};
 
 use super::CheckError;
-use super::rights::{Right, needed};
+use super::rights::Right;
 use crate::api::EcrCredential;
+use crate::api::registry::Region;
 use crate::controller::references::{account_record, keys_record};
 use crate::controller::watches::{SecretScope, claimant};
 use crate::controller::world::{Spot, World};
@@ -152,14 +153,14 @@ impl Cluster {
     }
 
     /// Which of the rights that the operator needs this process has.
-    pub(super) async fn rights(&self, scopes: &[SecretScope], lent: &Lent) -> Result<Vec<(Right, bool)>, CheckError> {
+    pub(super) async fn rights(&self, needed: Vec<Right>) -> Result<Vec<(Right, bool)>, CheckError> {
         let api: Api<SelfSubjectAccessReview> = Api::all(self.client.clone());
         let ask = async |right: Right| {
             let answer = api.create(&PostParams::default(), &question(&right)).await;
             let answer = answer.map_err(|error| CheckError::of(error, "what this process may do"))?;
             Ok((right, answer.status.is_some_and(|status| status.allowed)))
         };
-        stream::iter(needed(scopes, lent)).map(ask).buffered(QUESTIONS).try_collect().await
+        stream::iter(needed).map(ask).buffered(QUESTIONS).try_collect().await
     }
 }
 
@@ -229,6 +230,19 @@ pub(super) fn scopes(any_name: bool, limits: &Limits, credentials: &[EcrCredenti
     };
     let pairs = namespaces.iter().flat_map(|namespace| names.iter().map(move |name| (name, namespace)));
     pairs.map(|(name, namespace)| SecretScope { name: name.clone(), namespace: namespace.clone() }).collect()
+}
+
+/// The operator's own region, as its statuses tell it: that of a registry whose spec names none.
+pub(super) fn region_as_told(credentials: &[EcrCredential]) -> Option<Region> {
+    credentials.iter().find_map(|object| {
+        let status =
+            object.status.as_ref().filter(|status| status.observed_generation == object.metadata.generation)?;
+        let mut entries = object.spec.registries.iter().zip(&status.registries);
+        entries.find_map(|(entry, told)| {
+            let nameless = entry.private.as_ref().is_some_and(|private| private.region.is_none());
+            told.region.as_deref().filter(|_| nameless).and_then(|region| Region::parse(region).ok())
+        })
+    })
 }
 
 /// Whatever identities the `EcrCredentials` ask for.

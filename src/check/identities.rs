@@ -105,9 +105,10 @@ fn tell(facts: &Facts, identity: &Identity, error: &TokenError, report: &mut Ide
 }
 
 /// Whether what AWS says of an identity here, it would say to the operator too. Elsewhere than in the operator's pod, its own
-/// identity and its rights in the cluster are not at hand.
+/// identity, its rights in the cluster and its ways to AWS and to the API server are not at hand.
 pub(super) fn is_problem(facts: &Facts, identity: &Identity, error: &TokenError) -> bool {
-    facts.inside || (*identity.source() != Source::Operator && !matches!(error, TokenError::Forbidden(_)))
+    let of_this_place = matches!(error, TokenError::Forbidden(_) | TokenError::Unavailable(_) | TokenError::Cluster(_));
+    facts.inside || (*identity.source() != Source::Operator && !of_this_place)
 }
 
 /// Why a token cannot be had: what it needs is not there, or AWS has refused it.

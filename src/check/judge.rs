@@ -88,7 +88,8 @@ fn credential(facts: &Facts, subject: &Subject<'_>, now: Timestamp) -> Credentia
         namespaces: Namespaces { selected: facts.world.index.targets(&subject.uid).count(), ..Namespaces::default() },
     };
     match &subject.plan {
-        Err(halt) => report.problems.push(finding(halt)),
+        Err(halt) if is_mine(facts, halt) => report.problems.push(finding(halt)),
+        Err(halt) => report.notes.push(finding(halt)),
         Ok(plan) => {
             let resolved = facts.resolve(&subject.uid, plan);
             report.registries = registries(plan, &resolved, &status);
@@ -109,9 +110,10 @@ fn credential(facts: &Facts, subject: &Subject<'_>, now: Timestamp) -> Credentia
     report
 }
 
-/// Whether something is to be blamed on the operator's surroundings; elsewhere a right that is missing is somebody else's.
+/// Whether something is to be blamed on the operator's surroundings; elsewhere a right that is missing is somebody else's, and
+/// so is a region.
 fn is_mine(facts: &Facts, halt: &Halt) -> bool {
-    facts.inside || halt.reason != Reason::Forbidden
+    facts.inside || !matches!(halt.reason, Reason::Forbidden | Reason::NoRegion)
 }
 
 fn finding(halt: &Halt) -> Finding {

@@ -17,7 +17,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{Client, Config, ResourceExt};
 
 use crate::api::registry::{NameError, Region};
-use crate::cli::{CheckArgs, Output, is_proxy_of_environment};
+use crate::cli::{CheckArgs, LeaseArgs, Output, is_proxy_of_environment};
 use crate::controller::world::World;
 use crate::plan::Limits;
 use crate::plan::references::References;
@@ -25,6 +25,7 @@ use crate::plan::targets::Index;
 use crate::token::identity::AwsSettings;
 use facts::Facts;
 use gather::{Cluster, Credentials};
+use rights::LeaseScope;
 
 /// The longest silence of the API server that is waited for.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -132,22 +133,31 @@ async fn facts(args: &CheckArgs) -> Result<Facts, CheckError> {
         config.proxy_url = None;
     }
     config.read_timeout = Some(SILENCE);
+    let namespace = config.default_namespace.clone();
     let client = Client::try_from(config).map_err(|error| CheckError::NoCluster(error.to_string()))?;
     let cluster = Cluster { client: client.clone() };
     let all = cluster.credentials(args.credential_selector.as_deref()).await?;
     let own = if args.offline { None } else { Some(ask::own(&settings).await?) };
     let limits = limits(args, &settings, own.as_ref(), &all)?;
-    let mut facts = cluster_facts(args, &cluster, limits, all).await?;
+    let lease = lease(&args.lease, namespace);
+    let mut facts = cluster_facts(args, &cluster, limits, lease, all).await?;
     if let Some(own) = own {
         facts.aws = Some(ask::ask(own, client, facts.wanted()).await);
     }
     Ok(facts)
 }
 
+/// The Lease on which the operator needs rights, as `run` finds it.
+fn lease(args: &LeaseArgs, own_namespace: String) -> Option<LeaseScope> {
+    let namespace = args.lease_namespace.clone().unwrap_or(own_namespace).into();
+    (!args.no_leader_election).then(|| LeaseScope { name: args.lease_name.as_str().into(), namespace })
+}
+
 async fn cluster_facts(
     args: &CheckArgs,
     cluster: &Cluster,
     limits: Limits,
+    lease: Option<LeaseScope>,
     all: Credentials,
 ) -> Result<Facts, CheckError> {
     let inside = args.is_in_operator_pod();
@@ -160,7 +170,8 @@ async fn cluster_facts(
         return Err(CheckError::Refused { what: "Secrets", message: message.clone() });
     }
     cluster.references(&limits.lent, &mut world).await?;
-    let rights = if inside { Some(cluster.rights(&scopes, &limits.lent).await?) } else { None };
+    let needed = rights::needed(&scopes, &limits.lent, lease.as_ref());
+    let rights = if inside { Some(cluster.rights(needed).await?) } else { None };
     let (credentials, unreadable) = chosen(args.name.as_deref(), all)?;
     let assumed = is_assumed(args);
     Ok(Facts { inside, assumed, limits, world, credentials, unreadable, metadata, refused, rights, aws: None })
@@ -195,13 +206,19 @@ fn limits(
     own: Option<&ask::Own>,
     all: &Credentials,
 ) -> Result<Limits, CheckError> {
-    let region = match own {
+    // Elsewhere than in its pod the operator's region is not that of this process.
+    let told = if args.is_in_operator_pod() { None } else { gather::region_as_told(&all.0) };
+    let here = || match own {
         Some(own) => own.identity.config.region().map(|region| region.as_ref().to_owned()),
         None => settings.region.clone(),
     };
+    let region = match told {
+        Some(region) => Some(region),
+        None => here().map(|text| Region::parse(&text)).transpose().map_err(CheckError::BadRegion)?,
+    };
     let assumed = is_assumed(args);
     Ok(Limits {
-        region: region.map(|text| Region::parse(&text)).transpose().map_err(CheckError::BadRegion)?,
+        region,
         secret_names: if assumed { None } else { args.scope.allowed_names() },
         namespaces: args.scope.allowed_namespaces(),
         lent: if assumed { gather::lent_as_asked(&all.0) } else { args.scope.lent() },

@@ -5,8 +5,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 
 use super::report::{NamespaceReport, State};
+use crate::api::status::{NamespaceFailure, RegistryStatus};
 use crate::api::{EcrCredentialStatus, SecretTemplate};
-use crate::plan::Plan;
+use crate::plan::{Hosts, Plan};
 use crate::secret::ownership::{SecretRecord, Standing, lost_fields};
 use crate::secret::{self, Claim, Owner, Place, REFRESHED_AT, Verdict, docker_config};
 
@@ -22,12 +23,17 @@ pub(super) struct Bench<'a> {
 impl Bench<'_> {
     /// What is wrong in a place, if anything is. `found` is the metadata of the Secret there.
     pub(super) fn judge(&self, place: &Place, found: Option<&ObjectMeta>) -> Option<NamespaceReport> {
-        let (state, reason, message) = self.state(place, found)?;
-        let told = self.status.failures.iter().find(|failure| *failure.namespace == *place.namespace);
-        let (reason, message) = match told {
+        let here = |failure: &&NamespaceFailure| *failure.namespace == *place.namespace;
+        let told = self.status.failures.iter().find(here).filter(|_| *place.name == *self.plan.secret_name);
+        let (state, reason, message) = match (self.state(place, found), told) {
             // The operator knows why: it has tried.
-            Some(failure) if *place.name == *self.plan.secret_name => (failure.reason.clone(), failure.message.clone()),
-            _ => (reason, message),
+            (Some((state, ..)), Some(told)) => (state, told.reason.clone(), told.message.clone()),
+            (Some(seen), None) => seen,
+            // What a Secret lacks does not show in its metadata.
+            (None, Some(told)) if matches!(place.claim, Claim::Wanted) => {
+                (State::NotRenewable, told.reason.clone(), told.message.clone())
+            }
+            (None, _) => return None,
         };
         let time = |key: &str| found?.annotations.as_ref()?.get(key)?.parse().ok();
         Some(NamespaceReport {
@@ -98,12 +104,14 @@ impl Bench<'_> {
     }
 
     /// Whether what the operator says it has published is newer. Where each namespace has its own password it says nothing
-    /// of any one of them.
+    /// of any one of them, but that each should have logins for the hosts that the spec names.
     fn stale(&self, record: &SecretRecord, expires_at: Timestamp) -> Option<(State, String, String)> {
-        if self.plan.has_tenants() {
-            return None;
-        }
         let plain = |message: String| Some((State::Stale, "Stale".to_owned(), message));
+        if self.plan.has_tenants() {
+            let hosts = self.named_hosts().filter(|hosts| record.hosts != Some(*hosts));
+            return hosts
+                .and_then(|_| plain("it lacks logins for hosts that the spec names, or has others".to_owned()));
+        }
         if let Some(published) = self.status.expires_at.filter(|published| expires_at < *published) {
             return plain(format!("its passwords expire at {expires_at}, those that were published at {published}"));
         }
@@ -113,5 +121,22 @@ impl Bench<'_> {
             return plain("it has logins for other hosts than the operator has published".to_owned());
         }
         None
+    }
+
+    /// A hash over the hosts of a Secret that lacks nothing; none where some are known only by their passwords, or have none
+    /// in any namespace, which is told with the registry.
+    fn named_hosts(&self) -> Option<u64> {
+        let registries = &self.plan.registries;
+        let shared = registries.iter().zip(&self.status.registries).filter(|(plan, _)| !plan.is_each_targets());
+        let alive = |told: &RegistryStatus| told.expires_at.is_some_and(|at| at > self.now);
+        if registries.len() != self.status.registries.len() || !shared.into_iter().all(|(_, told)| alive(told)) {
+            return None;
+        }
+        let mut hosts = Vec::new();
+        for registry in registries {
+            let Hosts::Named(named) = &registry.hosts else { return None };
+            hosts.extend(named.iter().map(|(host, _)| host.as_str()));
+        }
+        Some(docker_config::hash_of(hosts))
     }
 }

@@ -153,7 +153,8 @@ pub(super) enum State {
     AnotherCredential,
     /// The namespace is not selected any more, and the Secret is still there.
     Leftover,
-    /// The Secret is as it should be, but cannot be renewed: the namespace's own identity fails.
+    /// The Secret is as it should be as far as its metadata tell, but cannot be renewed: the namespace's own identity fails, or
+    /// the operator tells of another failure there.
     NotRenewable,
     /// Secrets may not be listed there.
     Unknown,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::controller::watches::SecretScope;
-use crate::plan::references::Lent;
+use crate::plan::references::{AccountScope, KeysScope, Lent};
 
 /// One right, as RBAC has it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -24,33 +24,68 @@ pub(super) struct Right {
     /// The object's name; none for any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) name: Option<Arc<str>>,
+    /// The chart's value with which it is granted.
+    pub(super) chart_value: &'static str,
 }
 
-/// Every right that is needed.
-pub(super) fn needed(scopes: &[SecretScope], lent: &Lent) -> Vec<Right> {
-    let mut rights = Vec::new();
-    let mut add = |group, resource, verbs: &[&'static str], namespace: Option<&Arc<str>>, name: Option<&Arc<str>>| {
-        let right =
-            |verb: &&'static str| Right { verb, group, resource, namespace: namespace.cloned(), name: name.cloned() };
-        rights.extend(verbs.iter().map(right));
-    };
-    add("pullsecrets.dev", "ecrcredentials", &["list", "watch"], None, None);
-    add("pullsecrets.dev", "ecrcredentials/status", &["patch"], None, None);
-    add("", "namespaces", &["list", "watch"], None, None);
+/// The Lease by which replicas agree on the one that works.
+#[derive(Clone, Debug)]
+pub(super) struct LeaseScope {
+    /// Its name.
+    pub(super) name: Arc<str>,
+    /// Its namespace.
+    pub(super) namespace: Arc<str>,
+}
+
+/// Every right that is needed; those on the Lease only where there is one.
+pub(super) fn needed(scopes: &[SecretScope], lent: &Lent, lease: Option<&LeaseScope>) -> Vec<Right> {
+    let mut rights = vec![
+        right("list", "pullsecrets.dev", "ecrcredentials"),
+        right("watch", "pullsecrets.dev", "ecrcredentials"),
+        right("patch", "pullsecrets.dev", "ecrcredentials/status"),
+        right("list", "", "namespaces"),
+        right("watch", "", "namespaces"),
+    ];
     // Events about objects without a namespace are kept there.
-    add("events.k8s.io", "events", &["create", "patch"], Some(&"default".into()), None);
+    let events =
+        ["create", "patch"].map(|verb| right(verb, "events.k8s.io", "events").at(Some(&"default".into()), None));
+    rights.extend(events);
+    if let Some(LeaseScope { name, namespace }) = lease {
+        let lease = |verb: &'static str| right(verb, "coordination.k8s.io", "leases");
+        // A create is not authorised by name.
+        rights.push(lease("create").at(Some(namespace), None));
+        rights.extend(["get", "update"].map(|verb| lease(verb).at(Some(namespace), Some(name))));
+    }
     for SecretScope { name, namespace } in scopes {
         let verbs = ["get", "list", "watch", "create", "patch", "delete"];
-        add("", "secrets", &verbs, namespace.as_ref(), name.as_ref());
+        let secrets = |verb| right(verb, "", "secrets").at(namespace.as_ref(), name.as_ref()).by("secretNames");
+        rights.extend(verbs.map(secrets));
     }
-    for scope in &lent.accounts {
-        add("", "serviceaccounts", &["list", "watch"], scope.namespace.as_ref(), Some(&scope.name));
-        add("", "serviceaccounts/token", &["create"], scope.namespace.as_ref(), Some(&scope.name));
+    for AccountScope { namespace, name } in &lent.accounts {
+        let asked = [("list", "serviceaccounts"), ("watch", "serviceaccounts"), ("create", "serviceaccounts/token")];
+        let account = |(verb, resource)| right(verb, "", resource).at(namespace.as_ref(), Some(name));
+        rights.extend(asked.map(account).map(|right| right.by("auth.serviceAccounts")));
     }
-    for scope in &lent.keys {
-        add("", "secrets", &["get", "list", "watch"], Some(&scope.namespace), Some(&scope.name));
+    for KeysScope { namespace, name } in &lent.keys {
+        let keys = |verb| right(verb, "", "secrets").at(Some(namespace), Some(name)).by("auth.secrets");
+        rights.extend(["get", "list", "watch"].map(keys));
     }
     rights
+}
+
+/// A right on all objects of a kind, which the chart grants in any case.
+fn right(verb: &'static str, group: &'static str, resource: &'static str) -> Right {
+    Right { verb, group, resource, namespace: None, name: None, chart_value: "rbac.create" }
+}
+
+impl Right {
+    fn at(self, namespace: Option<&Arc<str>>, name: Option<&Arc<str>>) -> Self {
+        Self { namespace: namespace.cloned(), name: name.cloned(), ..self }
+    }
+
+    fn by(self, chart_value: &'static str) -> Self {
+        Self { chart_value, ..self }
+    }
 }
 
 /// `list secrets named x in all namespaces`.

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::facts::{Answers, Facts};
 use super::judge::judge;
 use super::report::{Report, State};
-use super::{rights, text};
+use super::rights::LeaseScope;
+use super::{gather, rights, text};
 use crate::api::EcrCredential;
 use crate::controller::watches::{SecretScope, claimant};
 use crate::controller::world::World;
@@ -356,12 +357,18 @@ fn asked(inside: bool, account: bool, error: &TokenError) -> Report {
 fn an_error_of_aws_is_a_problem_where_the_operator_would_meet_it_too() {
     let denied = TokenError::Denied("AccessDenied from ECR: allow it".to_owned());
     let forbidden = TokenError::Forbidden("create serviceaccounts/token".to_owned());
+    let unavailable = TokenError::Unavailable("no route to the VPC endpoint".to_owned());
+    let unreachable = TokenError::Cluster("it timed out".to_owned());
     for (inside, account, error, is_problem) in [
         (true, false, &denied, true),
         (false, false, &denied, false),
         (false, true, &denied, true),
         (true, true, &forbidden, true),
         (false, true, &forbidden, false),
+        (true, true, &unavailable, true),
+        (false, true, &unavailable, false),
+        (true, true, &unreachable, true),
+        (false, true, &unreachable, false),
     ] {
         let report = asked(inside, account, error);
         let identity = &report.identities[0];
@@ -455,13 +462,82 @@ No problem found.
 }
 
 #[test]
+fn elsewhere_the_operators_region_is_that_of_its_statuses() {
+    let stale = credential(|object| object["metadata"]["generation"] = json!(2));
+    let named = credential(|object| object["spec"]["registries"][0]["private"]["region"] = json!("eu-west-2"));
+    let public = credential(|object| object["spec"]["registries"] = json!([{ "public": {} }]));
+    assert_eq!(gather::region_as_told(&[stale, named, public.clone()]), None);
+    let region = gather::region_as_told(&[public, credential(|_| {})]);
+    assert_eq!(region.map(|region| region.to_string()).as_deref(), Some("eu-west-1"));
+    // Where nothing tells it, that is no problem of the operator's.
+    for (inside, problems) in [(true, vec!["NoRegion"]), (false, vec![])] {
+        let object = credential(|_| {});
+        let found = written(&object);
+        let mut facts = facts(vec![object], &[("a", found)]);
+        facts.limits.region = None;
+        facts.inside = inside;
+        let report = judge(&facts, at(NOW));
+        assert_eq!(reasons(&report), problems);
+        assert_eq!(report.credentials[0].notes.len(), usize::from(!inside));
+    }
+}
+
+/// A report on a namespace that has the operator's login, and should have one of its own too.
+fn with_own_login(change: impl FnOnce(&mut Value), hosts: &[&str]) -> Report {
+    let own = "222222222222.dkr.ecr.eu-west-1.amazonaws.com";
+    let object = credential(|object| {
+        let auth = json!({ "serviceAccount": { "fromTargetNamespace": "puller" } });
+        let private = json!({ "private": { "accountIds": ["222222222222"] }, "auth": auth });
+        object["spec"]["registries"].as_array_mut().unwrap().push(private);
+        let told = json!({ "region": "eu-west-1", "hosts": [own], "reason": "Synced" });
+        object["status"]["registries"].as_array_mut().unwrap().push(told);
+        change(object);
+    });
+    let mut found = written(&object);
+    annotate(&mut found, HOSTS_HASH, &format!("{:016x}", docker_config::hash_of(hosts.iter().copied())));
+    let mut facts = facts(vec![object], &[("a", found)]);
+    facts.limits.lent.accounts.insert(AccountScope { namespace: None, name: "puller".into() });
+    facts.world.references = References::new(facts.limits.lent.clone());
+    let role = Some("arn:aws:iam::222222222222:role/pull".to_owned());
+    let record = AccountRecord { uid: "sa".into(), created: Timestamp::UNIX_EPOCH, role, audience: None };
+    facts.world.references.set_account("a", "puller", Some(record));
+    judge(&facts, at(NOW))
+}
+
+#[test]
+fn a_secret_that_lacks_its_namespaces_own_login_is_not_good() {
+    let both = [HOST, "222222222222.dkr.ecr.eu-west-1.amazonaws.com"];
+    assert_eq!(failing(&with_own_login(|_| {}, &both)), None);
+    let report = with_own_login(|_| {}, &both[..1]);
+    assert_eq!(failing(&report).map(|found| (found.1, found.2)), Some((State::Stale, "Stale")));
+    // Hosts that the password alone tells of do not show, but the operator says it.
+    let callers = |object: &mut Value| object["spec"]["registries"][1]["private"] = json!({});
+    assert_eq!(failing(&with_own_login(callers, &both[..1])), None);
+    let told = |object: &mut Value| {
+        callers(object);
+        let failure = json!({ "namespace": "a", "reason": "AccessDenied", "message": "correct the trust policy" });
+        object["status"]["failures"] = json!([failure]);
+    };
+    let report = with_own_login(told, &both[..1]);
+    assert_eq!(failing(&report), Some(("a", State::NotRenewable, "AccessDenied", "correct the trust policy")));
+    assert_eq!(report.problem_count, 1);
+}
+
+#[test]
 fn the_rights_follow_what_the_operator_may_do() {
     let scope = SecretScope { name: Some("pull".into()), namespace: None };
     let mut lent = Lent::default();
     let texts = |lent: &Lent| -> Vec<String> {
-        rights::needed(std::slice::from_ref(&scope), lent).iter().map(ToString::to_string).collect()
+        rights::needed(std::slice::from_ref(&scope), lent, None).iter().map(ToString::to_string).collect()
     };
     let few = texts(&lent);
+    let lease = LeaseScope { name: "leader".into(), namespace: "ops".into() };
+    let with_lease: Vec<String> =
+        rights::needed(std::slice::from_ref(&scope), &lent, Some(&lease)).iter().map(ToString::to_string).collect();
+    let added: Vec<&String> = with_lease.iter().filter(|right| !few.contains(right)).collect();
+    let leases = "leases.coordination.k8s.io";
+    let named = |verb: &str| format!("{verb} {leases} named leader in namespace ops");
+    assert_eq!(added, [&format!("create {leases} in namespace ops"), &named("get"), &named("update")]);
     assert!(few.contains(&"patch secrets named pull in all namespaces".to_owned()), "{few:#?}");
     assert!(few.contains(&"patch ecrcredentials/status.pullsecrets.dev".to_owned()), "{few:#?}");
     lent.accounts.insert(AccountScope { namespace: Some("a".into()), name: "puller".into() });

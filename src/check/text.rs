@@ -140,10 +140,9 @@ impl Page {
         self.findings("note", &report.notes);
         if let Some(rights) = &report.rights {
             for right in &rights.missing {
-                self.line(
-                    "PROBLEM",
-                    &format!("Forbidden: the operator lacks the right to {right}: check its RBAC (the chart's rbac)"),
-                );
+                let value = right.chart_value;
+                let text = format!("the operator lacks the right to {right}: check its RBAC (the chart's {value})");
+                self.line("PROBLEM", &format!("Forbidden: {text}"));
             }
             let had = rights.asked.saturating_sub(rights.missing.len());
             self.line("rights", &format!("{had} of {} that the operator needs in the cluster", rights.asked));

@@ -258,10 +258,10 @@ fn the_flags_and_variables_of_the_deployment_are_the_binarys() {
     };
     assert_eq!(run.scope.namespaces, ["a", "b"]);
     assert_eq!(run.scope.secret_names, ["one", "two"]);
-    assert_eq!(run.lease_name, "mine");
+    assert_eq!(run.lease.lease_name, "mine");
     assert_eq!(run.log, "info,ecr_credential_operator=debug");
     assert_eq!(run.concurrency, 64);
-    assert!(!run.scope.all_secret_names && !run.no_leader_election);
+    assert!(!run.scope.all_secret_names && !run.lease.no_leader_election);
     assert_eq!(run.http_address.port(), 8080);
 
     let cli = Cli::command();

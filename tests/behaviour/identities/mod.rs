@@ -3,6 +3,7 @@
 mod caching;
 mod chains;
 mod changes;
+mod check;
 mod endpoints;
 mod kinds;
 mod recreated;

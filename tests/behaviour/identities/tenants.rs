@@ -106,17 +106,20 @@ async fn a_tenant_that_is_denied_fails_alone_and_is_named() {
 #[tokio::test]
 async fn a_tenant_whose_own_host_another_registry_names_too_is_told_and_gets_one_password() {
     let bed = bed("same-host").await;
-    let all = tenants(&bed, ["a", "b"]).await;
+    let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());
+    let roles = [account_with_role(&bed, ONE, &a, "puller").await, account_with_role(&bed, TWO, &b, "puller").await];
     let operator = bed.operator(launch().service_account("*/puller")).await.unwrap();
-    let registries =
-        json!([{ "private": {}, "auth": as_each("puller") }, { "private": { "accountIds": [all[0].account] } }]);
-    let name = bed.credential("x", spec(registries, &namespaces(&all))).await.unwrap();
-    let words = ["spec.registries[0] and spec.registries[1]", &all[0].host];
-    namespace_fails(&bed, &name, &all[0].namespace, "InvalidSpec", &words).await;
-    token_of(&bed, &all[0].namespace, &all[0].role).await;
-    let secret = bed.logins_until(&all[1].namespace, &[&all[0].host, &all[1].host]).await.unwrap();
-    let logins = logins(&secret).unwrap();
-    assert!(bed.aws.token_of(&logins[&all[0].host]).unwrap().is_of(&bed.role));
+    let registries = json!([{ "private": {}, "auth": as_each("puller") }, { "private": { "accountIds": [ONE] } }]);
+    let name = bed.credential("x", spec(registries, &[&a, &b])).await.unwrap();
+    let words = ["spec.registries[0] and spec.registries[1]", &host_of(ONE)];
+    namespace_fails(&bed, &name, &a, "InvalidSpec", &words).await;
+    token_of(&bed, &a, &roles[0]).await;
+    let both = [host_of(ONE), host_of(TWO)];
+    let secret = bed.logins_until(&b, &[&both[0], &both[1]]).await.unwrap();
+    let issued = logins(&secret).unwrap();
+    for (host, who) in both.iter().zip([&bed.role, &roles[1]]) {
+        assert!(bed.aws.token_of(&issued[host]).unwrap().is_of(who), "{host}");
+    }
     let object = bed.condition_until(&name, "Ready", "False", "NamespacesFailed").await.unwrap();
     assert_eq!(counts(&object), [2, 1, 1]);
     operator.stop().await.unwrap();
