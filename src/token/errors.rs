@@ -120,6 +120,9 @@ fn advice(code: &str, message: &str, call: Call) -> &'static str {
         ("InvalidSignatureException" | "SignatureDoesNotMatch" | "RequestTimeTooSkewed", _) => {
             "check the AWS keys and the clock of this node"
         }
+        ("UnrecognizedClientException" | "InvalidClientTokenId", Call::EcrPublic) => {
+            "AWS does not know these keys there: ECR Public takes those of the partition aws alone, and none of China, GovCloud or another partition, so give this registry an auth of its own (deploy/iam/README.md)"
+        }
         ("UnrecognizedClientException" | "InvalidClientTokenId", _) => {
             "AWS does not know these keys: check them, and that the region is enabled for the account"
         }

@@ -178,3 +178,19 @@ async fn a_role_that_was_just_made_is_tried_until_aws_knows_it() {
     assert!(granted.iter().all(|token| token.audiences == [STS]) && granted.len() == 3, "{}", granted.len());
     lender.finish().await;
 }
+
+#[tokio::test]
+async fn keys_of_another_partition_are_told_that_ecr_public_does_not_take_them() {
+    let bed = bed("public-china").await;
+    let (a, ops) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("ops", &[]).await.unwrap());
+    let user = format!("arn:aws-cn:iam::{ONE}:user/{}", bed.prefix);
+    bed.aws.create_user(&user, Permissions::pull());
+    bed.keys_secret(&ops, "keys", &bed.aws.create_access_key(&user).unwrap()).await.unwrap();
+    let operator = bed.operator(launch().credentials_secret(&format!("{ops}/keys"))).await.unwrap();
+    let registries = json!([{ "public": {}, "auth": as_keys(&ops, "keys") }]);
+    let name = bed.credential("x", spec(registries, &[&a])).await.unwrap();
+    let words = ["ECR Public takes those of the partition aws alone", "auth of its own"];
+    names_a_file(&not_ready_until(&bed, &name, "AccessDenied", &words).await);
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
