@@ -5,7 +5,9 @@ use std::process::Command;
 
 use ecr_credential_operator::api::EcrCredentialSpec;
 use ecr_credential_operator::api::registry::Region;
-use ecr_credential_operator::plan::{Limits, plan};
+use ecr_credential_operator::plan::auth::Reference;
+use ecr_credential_operator::plan::references::Lent;
+use ecr_credential_operator::plan::{Limits, RegistryPlan, plan};
 use serde_json::{Value, json};
 use testbed::bed::PATIENCE;
 use testbed::control_plane::{ControlPlane, Options, shared};
@@ -33,9 +35,64 @@ async fn every_sample_is_accepted_and_can_be_done() {
         for sample in documents(&read(&file)) {
             let stored = apply(&client, &sample, true).await.unwrap_or_else(|why| panic!("{file}: {why}"));
             let spec: EcrCredentialSpec = serde_json::from_value(stored["spec"].clone()).unwrap();
-            plan(&spec, &limits).unwrap_or_else(|halt| panic!("{file}: {}", halt.message));
+            let limits = Limits { lent: lent_to(&spec), ..limits.clone() };
+            let plan = plan(&spec, &limits).unwrap_or_else(|halt| panic!("{file}: {}", halt.message));
+            let refusal = plan.registries.iter().find_map(RegistryPlan::refusal);
+            assert!(refusal.is_none(), "{file}: {refusal:?}");
             assert!(names.insert(sample["metadata"]["name"].to_string()), "{file}: another sample has this name");
         }
+    }
+}
+
+/// What the chart must lend for a sample.
+fn lent_to(spec: &EcrCredentialSpec) -> Lent {
+    let auths = spec.registries.iter().filter_map(|registry| registry.auth.as_ref()).chain(&spec.auth);
+    let mut lent = Lent::default();
+    for reference in auths.filter_map(Reference::of) {
+        match reference {
+            Reference::Account(scope) => lent.accounts.insert(scope),
+            Reference::Keys(scope) => lent.keys.insert(scope),
+        };
+    }
+    lent
+}
+
+#[test]
+fn the_sample_with_every_field_has_every_field() {
+    let crd: Value = serde_yaml_ng::from_str(super::CRD).unwrap();
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let sample = documents(&read("deploy/samples/every-field.yaml")).remove(0);
+    let mut written = BTreeSet::new();
+    values(&sample["spec"], "spec", &mut written);
+    let mut known = BTreeSet::new();
+    fields(schema, "spec", &mut known);
+    // What `auth` has for all registries it has for one of them.
+    let is_missing = |path: &&String| !written.contains(&path.replace("spec.auth.", "spec.registries.auth."));
+    let missing: Vec<&String> = known.iter().filter(is_missing).collect();
+    assert!(known.len() > 40 && missing.is_empty(), "{missing:#?}");
+}
+
+/// The paths of all fields in a schema.
+fn fields(schema: &Value, path: &str, found: &mut BTreeSet<String>) {
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        fields(field, &path, found);
+        found.insert(path);
+    }
+    if schema["items"].is_object() {
+        fields(&schema["items"], path, found);
+    }
+}
+
+/// The paths of all fields in a value; entries of lists have that of their list.
+fn values(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+    for (name, field) in value.as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        values(field, &path, found);
+        found.insert(path);
+    }
+    for entry in value.as_array().into_iter().flatten() {
+        values(entry, path, found);
     }
 }
 
