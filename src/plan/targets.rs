@@ -111,6 +111,11 @@ impl Claimant {
         self.selection.as_ref().map_or("", |selection| &selection.anchor)
     }
 
+    /// Whether the labels of a namespace matter to it.
+    fn reads_labels(&self) -> bool {
+        self.selection.as_ref().is_some_and(|selection| selection.selector.is_some())
+    }
+
     fn wants(&self, namespace: &str, labels: &Labels) -> bool {
         self.selection.as_ref().is_some_and(|selection| selection.matches(namespace, labels))
     }
@@ -283,7 +288,11 @@ impl Index {
             .iter()
             .filter(|(name, namespace)| !namespace.terminating && self.is_allowed(name))
             .filter(|(_, namespace)| namespace.labels.have(claimant.anchor()))
-            .filter(|(name, namespace)| claimant.wants(name, &namespace.labels.unpack()))
+            // To unpack the labels of all namespaces, for nothing, would be the most that an EcrCredential costs.
+            .filter(|(name, namespace)| match claimant.reads_labels() {
+                true => claimant.wants(name, &namespace.labels.unpack()),
+                false => claimant.wants(name, &Labels::new()),
+            })
             .map(|(name, _)| name.clone())
             .collect();
         self.anchored.entry(claimant.anchor().to_owned()).or_default().insert(uid.clone());
