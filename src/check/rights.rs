@@ -58,7 +58,8 @@ pub(super) fn needed(scopes: &[SecretScope], lent: &Lent, lease: Option<&LeaseSc
     }
     for SecretScope { name, namespace } in scopes {
         let verbs = ["get", "list", "watch", "create", "patch", "delete"];
-        let secrets = |verb| right(verb, "", "secrets").at(namespace.as_ref(), name.as_ref()).by("secretNames");
+        let value = if name.is_some() { "secretNames" } else { "allSecretNames" };
+        let secrets = |verb| right(verb, "", "secrets").at(namespace.as_ref(), name.as_ref()).by(value);
         rights.extend(verbs.map(secrets));
     }
     for AccountScope { namespace, name } in &lent.accounts {
