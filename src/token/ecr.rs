@@ -77,12 +77,16 @@ impl TokenSource for Ecr {
     fn fetch<'a>(&'a self, key: &'a TokenKey) -> BoxFuture<'a, Result<Vec<RawToken>, TokenError>> {
         let session = self.sessions.of(&key.identity);
         async move {
-            match &key.service {
+            let answer = match &key.service {
                 Service::Private { region, endpoint, registry_ids } => {
                     private(&session, region, *endpoint, registry_ids).await
                 }
                 Service::Public => public(&session).await,
+            };
+            if let Err(TokenError::Denied(_)) = &answer {
+                self.sessions.refused(&key.identity);
             }
+            answer
         }
         .boxed()
     }

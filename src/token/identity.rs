@@ -20,6 +20,7 @@ use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::identity::SharedIdentityCache;
 use aws_smithy_runtime_api::shared::IntoShared;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
@@ -142,14 +143,22 @@ pub(super) fn with_credentials(
     timeout: Duration,
     calls: u32,
 ) -> SdkConfig {
-    // Shorter than the whole call's, of which it is a part, so that the error says which of the two was late.
-    let session = timeout.mul_f64(0.8) * calls.max(1);
-    let cache = IdentityCache::lazy().buffer_time(SESSION_BUFFER).load_timeout(session).build();
     base.to_builder()
         .credentials_provider(SharedCredentialsProvider::new(provider))
-        .identity_cache(cache)
+        .identity_cache(no_session_yet(timeout, calls))
         .timeout_config(timeouts(timeout, calls))
         .build()
+}
+
+/// The same configuration of the operator without the session that it has.
+pub(super) fn anew(own: &SdkConfig, timeout: Duration) -> SdkConfig {
+    own.to_builder().identity_cache(no_session_yet(timeout, 1)).build()
+}
+
+fn no_session_yet(timeout: Duration, calls: u32) -> SharedIdentityCache {
+    // Shorter than the whole call's, of which it is a part, so that the error says which of the two was late.
+    let session = timeout.mul_f64(0.8) * calls.max(1);
+    IdentityCache::lazy().buffer_time(SESSION_BUFFER).load_timeout(session).build()
 }
 
 fn timeouts(timeout: Duration, calls: u32) -> TimeoutConfig {

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::Cluster;
 use super::assume_role::AssumedRole;
-use super::identity::{OperatorIdentity, sts, with_credentials};
+use super::identity::{OperatorIdentity, anew, sts, with_credentials};
 use super::static_keys::StoredKeys;
 use super::web_identity::{TokenFrom, WebIdentity};
 use crate::api::HostVariant;
@@ -19,6 +19,8 @@ use crate::plan::auth::Source;
 /// All sessions.
 pub(super) struct Sessions {
     pub(super) operator: OperatorIdentity,
+    /// The operator's configuration with its session, on which those of the roles are built that it assumes.
+    own: Mutex<SdkConfig>,
     cluster: Arc<dyn Cluster>,
     sessions: Mutex<HashMap<Identity, Arc<Session>>>,
 }
@@ -34,7 +36,8 @@ pub(super) struct Session {
 
 impl Sessions {
     pub(super) fn new(operator: OperatorIdentity, cluster: Arc<dyn Cluster>) -> Self {
-        Self { operator, cluster, sessions: Mutex::default() }
+        let own = Mutex::new(operator.config.clone());
+        Self { operator, own, cluster, sessions: Mutex::default() }
     }
 
     /// The session of an identity. Nothing is called before the session is used.
@@ -51,13 +54,27 @@ impl Sessions {
         self.sessions.lock().remove(identity);
     }
 
+    /// Ends the session of an identity that AWS has refused. It may have been revoked, which would not be noticed before its
+    /// end: the next try begins with new ones. The wait after a failure is what keeps these few.
+    pub(super) fn refused(&self, identity: &Identity) {
+        self.forget(identity);
+        if *identity.source() == Source::Operator {
+            {
+                let mut own = self.own.lock();
+                *own = anew(&own, self.operator.timeout);
+            }
+            self.forget(&Identity::operator());
+        }
+    }
+
     /// The configuration with which an identity signs: its source, then each role with the one before it.
     fn config(&self, identity: &Identity) -> SdkConfig {
         let OperatorIdentity { config, endpoints, timeout, .. } = &self.operator;
+        let own = || self.own.lock().clone();
         let region = identity.sts_region().map(|region| SdkRegion::new(region.as_str().to_owned()));
         let mut calls = 1;
         let mut config = match identity.source() {
-            Source::Operator => config.clone(),
+            Source::Operator => own(),
             // No token is asked for in its name, and least of all with the operator's own keys.
             Source::Former => unsigned(config),
             Source::Account(account) => {

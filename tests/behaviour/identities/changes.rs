@@ -141,6 +141,38 @@ async fn a_service_accounts_session_is_renewed_with_a_new_token_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_revoked_costs_one_refusal_whoever_it_is_of() {
+    let bed = bed("revoked").await;
+    let (a, ops) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("ops", &[]).await.unwrap());
+    let puller = account_with_role(&bed, ONE, &ops, "puller").await;
+    let assumed = role_trusting(&bed, TWO, "assumed", Trust::principal(&bed.role));
+    let operator = bed.operator(launch().service_account(&format!("{ops}/puller"))).await.unwrap();
+    let name = bed.credential("x", spec_as(json!({}), &[&a])).await.unwrap();
+    let kinds = [
+        (json!({ "assumeRoles": null, "serviceAccount": null }), &bed.role),
+        (as_roles(json!([{ "roleArn": assumed }])), &assumed),
+        (json!({ "assumeRoles": null, "serviceAccount": { "namespace": ops, "name": "puller" } }), &puller),
+    ];
+    for (number, (auth, who)) in kinds.into_iter().enumerate() {
+        bed.change(&name, json!({ "spec": { "auth": auth } })).await.unwrap();
+        let before = token_of(&bed, &a, who).await.auth;
+        bed.ready(&name).await.unwrap();
+        quiet(&bed).await;
+        bed.aws.revoke_sessions();
+        let (mark, value) = (bed.aws.mark(), number.to_string());
+        demand(&bed, &name, &value).await;
+        served(&bed, &name, &value).await;
+        assert_ne!(token_of(&bed, &a, who).await.auth, before);
+        bed.ready(&name).await.unwrap();
+        let calls = bed.aws.calls_since(mark);
+        let refused: Vec<_> = calls.iter().filter(|call| call.code != "OK").map(|call| call.service).collect();
+        assert_eq!(refused, [Service::Ecr], "{who}: {:?}", calls.iter().map(|call| &call.code).collect::<Vec<_>>());
+    }
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
 async fn rotated_keys_are_used_at_once() {
     let bed = bed("rotated-keys").await;
     let (a, ops) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("ops", &[]).await.unwrap());
