@@ -78,7 +78,8 @@ pub struct AwsArgs {
     #[arg(long, env = "ECO_REQUIRE_WORKLOAD_IDENTITY", help_heading = "AWS")]
     pub require_workload_identity: bool,
 
-    /// The URL at which ECR is called, e.g. of a VPC endpoint. Default: AWS's own, by region.
+    /// The URL at which ECR is called, e.g. of a VPC endpoint. Default: AWS's own, by region. Likewise the two below; for what
+    /// has a URL, AWS_USE_FIPS_ENDPOINT and AWS_USE_DUALSTACK_ENDPOINT mean nothing.
     #[arg(long, env = "AWS_ENDPOINT_URL_ECR", value_parser = url, value_name = "URL", help_heading = "AWS")]
     pub aws_endpoint_url_ecr: Option<Url>,
 

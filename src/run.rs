@@ -277,7 +277,7 @@ impl Process {
             secret_names: args.scope.allowed_names(),
             namespaces: args.scope.allowed_namespaces(),
             lent: args.scope.lent(),
-            fixed_api: settings.endpoints.ecr.is_some(),
+            fixed_api: identity.endpoints.ecr.is_some(),
         };
         let retry = RetryPolicy { initial: args.retry_initial, max: args.retry_max };
         let (send, queue) = unbounded_channel();

@@ -222,7 +222,7 @@ fn limits(
         secret_names: if assumed { None } else { args.scope.allowed_names() },
         namespaces: args.scope.allowed_namespaces(),
         lent: if assumed { gather::lent_as_asked(&all.0) } else { args.scope.lent() },
-        fixed_api: settings.endpoints.ecr.is_some(),
+        fixed_api: own.map_or(&settings.endpoints, |own| &own.identity.endpoints).ecr.is_some(),
     })
 }
 

@@ -320,7 +320,7 @@ fn private_plan(private: &PrivateRegistry, auth: Option<&api::Auth>, limits: &Li
     let endpoint = private.api_endpoint;
     if limits.fixed_api && endpoint != HostVariant::Standard {
         return Err(Halt::invalid(format!(
-            "apiEndpoint: {endpoint:?} cannot be had while the operator is told one host for all calls of ECR: remove the chart's aws.endpoints.ecr (flag --aws-endpoint-url-ecr), or apiEndpoint"
+            "apiEndpoint: {endpoint:?} cannot be had while the operator is told one host for all calls of ECR: remove the chart's aws.endpoints.ecr (flag --aws-endpoint-url-ecr) or AWS_ENDPOINT_URL, or apiEndpoint"
         )));
     }
     let auth = checked_auth(auth, &region, limits);

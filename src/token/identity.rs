@@ -22,6 +22,7 @@ use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::identity::SharedIdentityCache;
 use aws_smithy_runtime_api::shared::IntoShared;
+use aws_types::service_config::ServiceConfigKey;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
@@ -63,6 +64,22 @@ pub struct Endpoints {
     pub sts: Option<String>,
 }
 
+impl Endpoints {
+    /// With what AWS_ENDPOINT_URL and the profile say, where nothing else is said.
+    fn or_configured(self, config: &SdkConfig) -> Self {
+        // The names by which the SDK's clients look themselves up.
+        let or = |given: Option<String>, service| given.or_else(|| configured(config, service));
+        Self { ecr: or(self.ecr, "ECR"), ecr_public: or(self.ecr_public, "ECR PUBLIC"), sts: or(self.sts, "STS") }
+    }
+}
+
+/// The URL that the SDK would call for a service, if it is told one.
+fn configured(config: &SdkConfig, service: &str) -> Option<String> {
+    let key = ServiceConfigKey::builder().service_id(service).env("AWS_ENDPOINT_URL").profile("endpoint_url");
+    let own = key.build().ok().and_then(|key| config.service_config()?.load_config(key));
+    own.or_else(|| config.endpoint_url().map(str::to_owned))
+}
+
 /// Where the operator's own identity was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -101,7 +118,7 @@ pub struct OperatorIdentity {
     pub config: SdkConfig,
     /// See [`super::TokenSource::fingerprint`].
     pub fingerprint: String,
-    /// See [`AwsSettings::endpoints`].
+    /// [`AwsSettings::endpoints`], and what the SDK's own settings say where these say nothing.
     pub endpoints: Endpoints,
     /// See [`AwsSettings::timeout`].
     pub timeout: Duration,
@@ -129,9 +146,9 @@ pub async fn load(
         loader = loader.region(Region::new(region.clone()));
     }
     let bare = loader.load().await;
-    let chain = chain(settings, &bare, http, near, found);
+    let endpoints = settings.endpoints.clone().or_configured(&bare);
+    let chain = chain(settings, &bare, &endpoints, http, near, found);
     let config = with_credentials(&bare, chain, settings.timeout, 1);
-    let endpoints = settings.endpoints.clone();
     let fingerprint = fingerprint(&settings.identity_hints);
     Ok(OperatorIdentity { config, fingerprint, endpoints, timeout: settings.timeout })
 }
@@ -174,7 +191,8 @@ pub(super) fn sts(config: &SdkConfig, region: Option<Region>, endpoints: &Endpoi
     let mut builder = aws_sdk_sts::config::Builder::from(config);
     builder.set_region(region.or_else(|| config.region().cloned()));
     if let Some(url) = &endpoints.sts {
-        builder = builder.endpoint_url(url);
+        // The URL is the choice of a host. The SDK makes no call when it is told of a URL and of a kind of host.
+        builder = builder.endpoint_url(url).use_fips(false).use_dual_stack(false);
     }
     aws_sdk_sts::Client::from_conf(builder.build())
 }
@@ -209,6 +227,7 @@ struct Chain {
 fn chain(
     settings: &AwsSettings,
     bare: &SdkConfig,
+    endpoints: &Endpoints,
     http: SharedHttpClient,
     near: SharedHttpClient,
     found: impl Fn(Origin) + Send + Sync + 'static,
@@ -223,7 +242,7 @@ fn chain(
         (Origin::Profile, SharedCredentialsProvider::new(profile)),
     ];
     if let Some(file) = &settings.web_identity {
-        let sts = sts(bare, None, &settings.endpoints);
+        let sts = sts(bare, None, endpoints);
         let own = WebIdentity { sts, from: TokenFrom::File(file.clone()) };
         sources.push((Origin::WebIdentity, SharedCredentialsProvider::new(own)));
     }

@@ -116,7 +116,7 @@ impl Session {
                     .use_dual_stack(matches!(endpoint, HostVariant::DualStack | HostVariant::DualStackFips));
             }
             if let Some(url) = &self.operator.endpoints.ecr {
-                builder = builder.endpoint_url(url);
+                builder = builder.endpoint_url(url).use_fips(false).use_dual_stack(false);
             }
             aws_sdk_ecr::Client::from_conf(builder.build())
         };
@@ -130,7 +130,7 @@ impl Session {
             // ECR Public has no FIPS endpoint: a FIPS setting meant for the other calls would name a host that is not.
             .use_fips(false);
         if let Some(url) = &self.operator.endpoints.ecr_public {
-            builder = builder.endpoint_url(url);
+            builder = builder.endpoint_url(url).use_dual_stack(false);
         }
         aws_sdk_ecrpublic::Client::from_conf(builder.build())
     }

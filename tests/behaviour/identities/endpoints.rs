@@ -219,6 +219,37 @@ async fn endpoint_flags_hold_for_every_identity_and_leave_no_choice_of_a_host() 
 }
 
 #[tokio::test]
+async fn a_host_that_is_told_goes_before_a_kind_of_host_wherever_it_is_told() {
+    let bed = bed("told-host").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let profile = bed.dir().join("aws-config");
+    let role = role_trusting(&bed, TWO, "next", Trust::principal(&bed.role));
+    let ecr = bed.aws.endpoint(Service::Ecr);
+    std::fs::write(&profile, format!("[default]\nendpoint_url = {ecr}\n")).unwrap();
+    let places = [
+        ("AWS_ENDPOINT_URL_ECR", ecr.as_str()),
+        ("AWS_ENDPOINT_URL", &ecr),
+        ("AWS_CONFIG_FILE", profile.to_str().unwrap()),
+    ];
+    let registries = json!([{ "private": {} }, { "public": {} }, { "private": { "accountIds": [TWO] }, "auth": as_roles(json!([{ "roleArn": role }])) }]);
+    let name = bed.credential("x", spec(registries.clone(), &[&a])).await.unwrap();
+    for (variable, value) in places {
+        let kinds = launch().env("AWS_USE_FIPS_ENDPOINT", "true").env("AWS_USE_DUALSTACK_ENDPOINT", "true");
+        let operator = bed.operator(kinds.env("AWS_ENDPOINT_URL_ECR", "").env(variable, value)).await.unwrap();
+        demand(&bed, &name, variable).await;
+        served(&bed, &name, variable).await;
+        bed.ready(&name).await.unwrap();
+        let fips = json!([{ "private": { "apiEndpoint": "Fips" } }]);
+        bed.change(&name, json!({ "spec": { "registries": fips } })).await.unwrap();
+        not_ready_until(&bed, &name, "InvalidSpec", &["apiEndpoint", "AWS_ENDPOINT_URL"]).await;
+        bed.change(&name, json!({ "spec": { "registries": registries } })).await.unwrap();
+        bed.ready(&name).await.unwrap();
+        operator.stop().await.unwrap();
+    }
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
 async fn certificates_that_are_no_good_end_the_start_with_a_clear_error() {
     let bed = bed("bad-ca").await;
     let not_one = "-----BEGIN CERTIFICATE-----\nbm90IGEgY2VydGlmaWNhdGU=\n-----END CERTIFICATE-----\n";
