@@ -95,8 +95,29 @@ fn shown(code: &str) -> String {
     code.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')).take(LONGEST_CODE).collect()
 }
 
+/// What AWS says of a refusal that the usual policies do not mend, and what to do about each; of two that fit, the first. A
+/// policy that lacks an allowance is told as "no ... policy allows", one that forbids as "an explicit deny in a ... policy"
+/// (IAM User Guide, Troubleshoot access denied error messages).
+const REFUSED_BY: [(&str, &str); 7] = [
+    ("session policy", "the session's policy does not allow it: check sessionPolicy of assumeRoles"),
+    ("service control policy", "a service control policy of the AWS organization refuses it: ask who keeps these"),
+    ("resource control policy", "a resource control policy of the AWS organization refuses it: ask who keeps these"),
+    ("VPC endpoint policy", "the policy of the VPC endpoint refuses it: allow this identity and action there"),
+    ("permissions boundary", "the permissions boundary of the role or user refuses it: allow this action there"),
+    ("explicit deny in a resource-based policy", "a Deny in the role's trust policy refuses it: check its conditions"),
+    (
+        "explicit deny",
+        "a Deny in the policies of the role or user refuses it, which no Allow overrules: check its conditions, and whether the sessions of the role were revoked",
+    ),
+];
+
 /// What to do about an error code of AWS.
 fn advice(code: &str, message: &str, call: Call) -> &'static str {
+    if let "AccessDeniedException" | "AccessDenied" = code
+        && let Some((_, advice)) = REFUSED_BY.iter().find(|(words, _)| message.contains(words))
+    {
+        return advice;
+    }
     match (code, call) {
         ("AccessDeniedException" | "AccessDenied", Call::EcrPublic) => {
             "allow ecr-public:GetAuthorizationToken and sts:GetServiceBearerToken on Resource \"*\" (deploy/iam/policy-public.json)"
@@ -187,4 +208,56 @@ fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a 
         next = current.source();
         Some(current)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHO: &str = "User: arn:aws:sts::111111111111:assumed-role/pull/x is not authorized to perform:";
+
+    fn denied(call: Call, message: &str) -> String {
+        let code = if call == Call::Ecr { "AccessDeniedException" } else { "AccessDenied" };
+        by_code(Some(code), message, Some(400), call, "AWS").to_string()
+    }
+
+    #[test]
+    fn the_policy_that_aws_names_is_the_one_that_is_advised_about() {
+        let action = "ecr:GetAuthorizationToken on resource: *";
+        let table = [
+            ("because no identity-based policy allows the ecr:GetAuthorizationToken action", "policy-private.json"),
+            ("because no session policy allows the ecr:GetAuthorizationToken action", "sessionPolicy"),
+            ("with an explicit deny in a session policy", "sessionPolicy"),
+            ("with an explicit deny in a service control policy", "service control policy"),
+            ("because no service control policy allows the action", "service control policy"),
+            ("with an explicit deny in a resource control policy", "resource control policy"),
+            ("because no VPC endpoint policy allows the action", "VPC endpoint"),
+            ("with an explicit deny in a VPC endpoint policy", "VPC endpoint"),
+            ("because no permissions boundary allows the action", "permissions boundary"),
+            ("with an explicit deny in an identity-based policy", "revoked"),
+        ];
+        for (reason, words) in table {
+            let told = denied(Call::Ecr, &format!("{WHO} {action} {reason}"));
+            assert!(told.contains(words), "{reason}: {told}");
+            assert!(!told.contains("111111111111"), "AWS's own text is not told: {told}");
+            assert_eq!(told.contains("deploy/"), words.contains(".json"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_refused_role_is_told_by_what_refuses_it() {
+        let table = [
+            ("sts:AssumeRole on resource: arn:aws:iam::1:role/x", "policy-assume-role.json"),
+            ("sts:TagSession on resource: arn:aws:iam::1:role/x", "sts:TagSession"),
+            ("sts:AssumeRole on resource: x with an explicit deny in a resource-based policy", "trust policy"),
+            (
+                "sts:TagSession on resource: x with an explicit deny in a service control policy",
+                "service control policy",
+            ),
+        ];
+        for (message, words) in table {
+            let told = denied(Call::AssumeRole, &format!("{WHO} {message}"));
+            assert!(told.contains(words), "{message}: {told}");
+        }
+    }
 }
