@@ -95,6 +95,10 @@ pub struct AwsArgs {
     #[arg(long, env = "AWS_CA_BUNDLE", value_name = "FILE", help_heading = "AWS")]
     pub aws_ca_bundle: Option<PathBuf>,
 
+    /// The profile of the shared configuration files, which the SDK chooses by the same variable.
+    #[arg(env = "AWS_PROFILE", long, hide = true)]
+    pub aws_profile: Option<String>,
+
     /// The operator's web identity, as the EKS webhook sets it.
     #[arg(env = "AWS_WEB_IDENTITY_TOKEN_FILE", long, hide = true)]
     pub web_identity_token_file: Option<PathBuf>,
@@ -285,6 +289,7 @@ impl AwsArgs {
             region: given(&self.aws_region),
             timeout: self.aws_timeout,
             identity_hints: identity_hints(),
+            profile: given(&self.aws_profile),
             web_identity,
             node_identity: !self.require_workload_identity,
             endpoints: Endpoints {

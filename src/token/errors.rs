@@ -4,9 +4,12 @@ use std::error::Error as StdError;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ecr::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_sts::operation::assume_role::AssumeRoleError;
+use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::TokenError;
+use super::identity::Origin;
 
 /// The error codes by which ECR and STS ask to slow down; the SDK knows only some of them.
 const THROTTLING: [&str; 6] = [
@@ -26,6 +29,8 @@ const IDENTITY_TIMED_OUT: &str = "identity resolver timed out";
 
 const LATE_CREDENTIALS: &str =
     "the source of AWS credentials did not answer in time: check that STS can be reached from the cluster";
+
+const NO_IDENTITY: &str = "no AWS identity was found: annotate the ServiceAccount with eks.amazonaws.com/role-arn (IRSA), or create an EKS Pod Identity association";
 
 /// Which call has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,15 +194,76 @@ fn from_identity(error: &(dyn StdError + 'static)) -> Option<TokenError> {
         credentials = credentials.or_else(|| current.downcast_ref::<CredentialsError>());
     }
     credentials.map(|error| match error {
-        CredentialsError::CredentialsNotLoaded(_) => {
-            TokenError::NoCredentials("no AWS identity was found: annotate the ServiceAccount with eks.amazonaws.com/role-arn (IRSA), or create an EKS Pod Identity association".to_owned())
-        }
+        CredentialsError::CredentialsNotLoaded(_) => TokenError::NoCredentials(NO_IDENTITY.to_owned()),
         CredentialsError::ProviderTimedOut(_) => TokenError::Unavailable(LATE_CREDENTIALS.to_owned()),
-        CredentialsError::InvalidConfiguration(_) => TokenError::NoCredentials("the AWS configuration is invalid: check AWS_ROLE_ARN, AWS_WEB_IDENTITY_TOKEN_FILE and the profile".to_owned()),
-        _ => TokenError::Unavailable(
-            "the source of AWS credentials failed: check that STS can be reached from the cluster".to_owned(),
-        ),
+        _ => TokenError::Unavailable("the source of AWS credentials failed".to_owned()),
     })
+}
+
+/// What the error of a source of the operator's own identity means. The SDK's own text is not told: it can hold what a process
+/// or an agent has printed.
+pub(super) fn of_source(origin: Origin, error: &CredentialsError) -> TokenError {
+    for current in sources(error) {
+        if let Some(error) = current.downcast_ref::<TokenError>() {
+            return error.clone();
+        }
+        // The roles of a profile.
+        if let Some(error) = current.downcast_ref::<SdkError<AssumeRoleError, HttpResponse>>() {
+            return classify(error, Call::AssumeRole, "STS for the role of the AWS profile");
+        }
+        if let Some(error) = current.downcast_ref::<SdkError<AssumeRoleWithWebIdentityError, HttpResponse>>() {
+            return classify(error, Call::OwnWebIdentity, "STS for the role of the AWS profile");
+        }
+    }
+    let text = sources(error).last().map(ToString::to_string).unwrap_or_default();
+    match (origin, error) {
+        (_, CredentialsError::ProviderTimedOut(_)) => TokenError::Unavailable(LATE_CREDENTIALS.to_owned()),
+        (Origin::Environment, _) => {
+            TokenError::NoCredentials("the AWS keys in the environment are not text".to_owned())
+        }
+        (Origin::Profile, _) => of_profile(error, &text),
+        (Origin::Container, _) => of_container(error, &text),
+        (Origin::Node, _) => TokenError::Unavailable(
+            "the node's instance metadata service did not give the node's role: check that it has one, and that pods may ask (a hop limit of 2); better, give the operator an identity of its own".to_owned(),
+        ),
+        (Origin::WebIdentity, _) => TokenError::Unavailable("the web identity failed".to_owned()),
+    }
+}
+
+/// The texts are those of the SDK (aws-config, profile/credentials.rs and credential_process.rs).
+fn of_profile(error: &CredentialsError, text: &str) -> TokenError {
+    let advice = if text.contains("cargo feature") {
+        "the AWS profile asks for IAM Identity Center (SSO) or a console login, which this operator does not have: use role_arn, web_identity_token_file, credential_process or keys"
+    } else if text.contains("external process") {
+        "credential_process of the AWS profile failed: run it by hand as the operator's user"
+    } else if let CredentialsError::InvalidConfiguration(_) = error {
+        "the AWS profile is invalid: check AWS_PROFILE, AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE"
+    } else {
+        "what the AWS profile names as the source of its credentials gave none: check source_profile, credential_source and web_identity_token_file"
+    };
+    TokenError::NoCredentials(advice.to_owned())
+}
+
+/// The agent of EKS Pod Identity tells of a refusal by a status alone that the SDK hands on (aws-config,
+/// http_credential_provider.rs).
+fn of_container(error: &CredentialsError, text: &str) -> TokenError {
+    let endpoint = "the container's credentials endpoint (EKS Pod Identity)";
+    let digits = text.split("StatusCode(").nth(1).and_then(|rest| rest.split(')').next());
+    match (error, digits.and_then(|digits| digits.parse::<u16>().ok())) {
+        (CredentialsError::InvalidConfiguration(_), _) => TokenError::NoCredentials(format!(
+            "{endpoint} is not set rightly: check AWS_CONTAINER_CREDENTIALS_FULL_URI and AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"
+        )),
+        (_, Some(429)) => TokenError::Throttled(format!("HTTP status 429 from {endpoint}")),
+        (_, Some(status)) if status < 500 => TokenError::NoCredentials(format!(
+            "{endpoint} refused, HTTP status {status}: check that this ServiceAccount has a Pod Identity association in this cluster, that the trust policy of its role is deploy/iam/trust-pod-identity.json, and what the node's eks-pod-identity-agent logs"
+        )),
+        (_, Some(status)) => TokenError::Unavailable(format!(
+            "HTTP status {status} from {endpoint}: see what the node's eks-pod-identity-agent logs"
+        )),
+        (_, None) => TokenError::Unavailable(format!(
+            "no usable answer from {endpoint}: check that eks-pod-identity-agent runs on this node and can be reached from the pod"
+        )),
+    }
 }
 
 /// An error and everything that it was caused by.

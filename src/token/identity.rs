@@ -1,20 +1,12 @@
 //! The operator's own AWS identity: where it is looked for, and the SDK's configuration with every timeout set.
 
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use aws_config::ecs::EcsCredentialsProvider;
-use aws_config::environment::EnvironmentVariableCredentialsProvider;
 use aws_config::identity::IdentityCache;
-use aws_config::imds::credentials::ImdsCredentialsProvider;
-use aws_config::profile::ProfileFileCredentialsProvider;
-use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_smithy_http_client::pool::{self, ConnectionPool};
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
@@ -23,12 +15,11 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::identity::SharedIdentityCache;
 use aws_smithy_runtime_api::shared::IntoShared;
 use aws_types::service_config::ServiceConfigKey;
-use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
+use super::chain::{Chain, Clients};
 use super::hex;
 pub use super::web_identity::WebIdentityFile;
-use super::web_identity::{TokenFrom, WebIdentity};
 
 /// Sessions are renewed this long before they end, so that none ends in the middle of a call and no token is fetched from a
 /// session about to die.
@@ -43,6 +34,8 @@ pub struct AwsSettings {
     pub timeout: Duration,
     /// What chooses the identity in the SDK's chain (role, profile, key id, container endpoint); it is only hashed.
     pub identity_hints: Vec<String>,
+    /// The profile that is used of the shared configuration files, if one is named.
+    pub profile: Option<String>,
     /// The operator's web identity, if it has one.
     pub web_identity: Option<WebIdentityFile>,
     /// Whether the node's own role may be used when nothing else is there.
@@ -134,7 +127,6 @@ pub async fn load(
     found: impl Fn(Origin) + Send + Sync + 'static,
 ) -> Result<OperatorIdentity, String> {
     let http = http_client(settings.ca_bundle.clone(), ProxyConfig::from_env())?;
-    // The node and its agents are asked directly: they give credentials away.
     let near = http_client(None, ProxyConfig::disabled())?;
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .http_client(http.clone())
@@ -147,7 +139,7 @@ pub async fn load(
     }
     let bare = loader.load().await;
     let endpoints = settings.endpoints.clone().or_configured(&bare);
-    let chain = chain(settings, &bare, &endpoints, http, near, found);
+    let chain = Chain::new(settings, &bare, &endpoints, Clients { http, near }, Box::new(found));
     let config = with_credentials(&bare, chain, settings.timeout, 1);
     let fingerprint = fingerprint(&settings.identity_hints);
     Ok(OperatorIdentity { config, fingerprint, endpoints, timeout: settings.timeout })
@@ -178,7 +170,7 @@ fn no_session_yet(timeout: Duration, calls: u32) -> SharedIdentityCache {
     IdentityCache::lazy().buffer_time(SESSION_BUFFER).load_timeout(session).build()
 }
 
-fn timeouts(timeout: Duration, calls: u32) -> TimeoutConfig {
+pub(super) fn timeouts(timeout: Duration, calls: u32) -> TimeoutConfig {
     TimeoutConfig::builder()
         .connect_timeout(timeout.min(Duration::from_secs(5)))
         .read_timeout(timeout)
@@ -215,78 +207,6 @@ fn http_client(ca_bundle: Option<Vec<u8>>, proxy: ProxyConfig) -> Result<SharedH
         .build_https()
         .map_err(|error| error.to_string())?;
     Ok(pool::Client::new(&pool).map_err(|error| error.to_string())?.into_shared())
-}
-
-/// Tries each source in turn.
-struct Chain {
-    sources: Vec<(Origin, SharedCredentialsProvider)>,
-    last: Mutex<Option<Origin>>,
-    found: Arc<dyn Fn(Origin) + Send + Sync>,
-}
-
-fn chain(
-    settings: &AwsSettings,
-    bare: &SdkConfig,
-    endpoints: &Endpoints,
-    http: SharedHttpClient,
-    near: SharedHttpClient,
-    found: impl Fn(Origin) + Send + Sync + 'static,
-) -> Chain {
-    let provider = ProviderConfig::default()
-        .with_http_client(http)
-        .with_region(bare.region().cloned())
-        .with_timeout_config(timeouts(settings.timeout, 1));
-    let profile = ProfileFileCredentialsProvider::builder().configure(&provider).build();
-    let mut sources = vec![
-        (Origin::Environment, SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new())),
-        (Origin::Profile, SharedCredentialsProvider::new(profile)),
-    ];
-    if let Some(file) = &settings.web_identity {
-        let sts = sts(bare, None, endpoints);
-        let own = WebIdentity { sts, from: TokenFrom::File(file.clone()) };
-        sources.push((Origin::WebIdentity, SharedCredentialsProvider::new(own)));
-    }
-    let provider = provider.with_http_client(near);
-    let container = EcsCredentialsProvider::builder().configure(&provider).build();
-    sources.push((Origin::Container, SharedCredentialsProvider::new(container)));
-    if settings.node_identity {
-        let node = ImdsCredentialsProvider::builder().configure(&provider).build();
-        sources.push((Origin::Node, SharedCredentialsProvider::new(node)));
-    }
-    Chain { sources, last: Mutex::default(), found: Arc::new(found) }
-}
-
-impl Chain {
-    async fn credentials(&self) -> provider::Result {
-        for (origin, source) in &self.sources {
-            match source.provide_credentials().await {
-                Err(CredentialsError::CredentialsNotLoaded(_)) => {}
-                Err(error) => return Err(error),
-                Ok(credentials) => {
-                    if self.last.lock().replace(*origin) != Some(*origin) {
-                        (self.found)(*origin);
-                    }
-                    return Ok(credentials);
-                }
-            }
-        }
-        Err(CredentialsError::not_loaded_no_source())
-    }
-}
-
-impl ProvideCredentials for Chain {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(self.credentials())
-    }
-}
-
-impl fmt::Debug for Chain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.sources.iter().map(|(origin, _)| origin)).finish()
-    }
 }
 
 fn fingerprint(hints: &[String]) -> String {

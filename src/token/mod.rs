@@ -2,6 +2,7 @@
 
 mod assume_role;
 pub mod cache;
+mod chain;
 pub mod ecr;
 mod errors;
 pub mod identity;

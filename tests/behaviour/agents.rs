@@ -9,7 +9,7 @@ use testbed::bed::{Bed, Launch};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::demand::{message, spec};
+use super::demand::{log_lines, message, registry_until, spec};
 use super::{OWN, bed, launch};
 
 /// What an agent was asked: the first lines of requests.
@@ -87,6 +87,51 @@ async fn eks_pod_identity_serves_the_operator() {
     assert!(asked.lock().unwrap().iter().all(|line| line.starts_with("GET /pod ")), "{asked:?}");
     let (_, metrics) = operator.get("/metrics").await.unwrap();
     assert!(metrics.contains("aws_identity{source=\"container\"} 1\n"), "{metrics}");
+    assert_eq!(log_lines(&operator, "found the operator's AWS identity source=\"container\""), 1);
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+/// An agent that gives nothing away, and answers with the status that is set; returns its port.
+async fn refusing_agent(status: Arc<std::sync::Mutex<&'static str>>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut stream = BufReader::new(stream);
+            let mut line = String::new();
+            while stream.read_line(&mut line).await.unwrap_or(0) > 0 && !line.trim().is_empty() {
+                line.clear();
+            }
+            let head = *status.lock().unwrap();
+            let answer = format!("HTTP/1.1 {head}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let _ = stream.into_inner().write_all(answer.as_bytes()).await;
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn what_the_agent_of_pod_identity_refuses_is_not_blamed_on_the_network() {
+    let bed = bed("pod-refused").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let status = Arc::new(std::sync::Mutex::new("400 Bad Request"));
+    let port = refusing_agent(status.clone()).await;
+    let agent = bare().env("AWS_CONTAINER_CREDENTIALS_FULL_URI", &format!("http://127.0.0.1:{port}/pod"));
+    let operator = bed.operator(agent).await.unwrap();
+    let name = bed.credential("x", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
+    let advice = "deploy/iam/trust-pod-identity.json";
+    assert!(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(advice).is_file());
+    for (answer, reason, words) in [
+        ("400 Bad Request", "NoCredentials", ["400", "association", "eks-pod-identity-agent", advice]),
+        ("404 Not Found", "NoCredentials", ["404", "association", "eks-pod-identity-agent", advice]),
+        ("429 Too Many Requests", "Throttled", ["429", "Pod Identity", "", ""]),
+        ("503 Service Unavailable", "AwsUnavailable", ["503", "Pod Identity", "eks-pod-identity-agent", ""]),
+    ] {
+        *status.lock().unwrap() = answer;
+        registry_until(&bed, &name, 0, reason, &words).await;
+    }
+    assert_eq!(log_lines(&operator, "found the operator's AWS identity"), 0);
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();
 }
@@ -114,6 +159,7 @@ async fn the_nodes_role_serves_the_operator_unless_a_workload_identity_is_requir
     assert!(asked.lock().unwrap().iter().any(credentials));
     let (_, metrics) = operator.get("/metrics").await.unwrap();
     assert!(metrics.contains("aws_identity{source=\"node\"} 1\n"), "{metrics}");
+    assert_eq!(log_lines(&operator, "found the operator's AWS identity source=\"node\""), 1);
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();
 }

@@ -2,7 +2,7 @@
 
 use k8s_openapi::jiff::SignedDuration;
 use serde_json::json;
-use testbed::aws::{Fault, Field, Service, ThrottleCode};
+use testbed::aws::{Fault, Field, Permissions, Role, Service, ThrottleCode, Trust};
 use testbed::bed::ACCOUNT;
 
 use super::demand::*;
@@ -164,6 +164,52 @@ async fn static_keys_serve_outside_of_eks() {
     bed.logins_until(&a, &[OWN]).await.unwrap();
     bed.ready(&name).await.unwrap();
     assert_eq!(bed.aws.calls(Service::Sts).len(), 0);
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_profile_with_a_role_serves_and_what_is_wrong_with_one_is_named_and_mended() {
+    let bed = bed("profile").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let user = format!("arn:aws:iam::{ACCOUNT}:user/{}-base", bed.prefix);
+    bed.aws.create_user(&user, Permissions::pull());
+    let key = bed.aws.create_access_key(&user).unwrap();
+    let role = format!("arn:aws:iam::{ACCOUNT}:role/{}-profile", bed.prefix);
+    bed.aws.add_role(Role::new(&role));
+    let file = bed.dir().join("aws-config");
+    let sso = "sso_start_url = https://x.example.com\nsso_region = eu-west-1\nsso_account_id = 123456789012\nsso_role_name = x";
+    let base = format!("aws_access_key_id = {}\naws_secret_access_key = {}", key.id, key.secret);
+    let profile = |text: &str| format!("[profile base]\n{base}\n[profile own]\n{text}\n");
+    let assuming = profile(&format!("role_arn = {role}\nsource_profile = base\nexternal_id = x-1"));
+    std::fs::write(&file, profile(sso)).unwrap();
+    // By the flag, which the SDK does not know, and with a kind of host that the URL makes no sense with.
+    let launch = launch().args(&["--aws-endpoint-url-sts", &bed.aws.endpoint(Service::Sts)]);
+    let launch = launch.env("AWS_ENDPOINT_URL_STS", "").env("AWS_USE_FIPS_ENDPOINT", "true");
+    let launch = launch.env("AWS_ROLE_ARN", "").env("AWS_WEB_IDENTITY_TOKEN_FILE", "");
+    let launch = launch.env("AWS_CONFIG_FILE", file.to_str().unwrap()).env("AWS_PROFILE", "own");
+    let operator = bed.operator(launch).await.unwrap();
+    let name = bed.credential("x", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
+    for (text, reason, words) in [
+        (profile(sso), "NoCredentials", "SSO"),
+        (profile("credential_process = exit 3"), "NoCredentials", "credential_process"),
+        (profile("role_arn = x\nsource_profile = nobody"), "NoCredentials", "AWS identity"),
+        (profile("role_arn = x\ncredential_source = nobody"), "NoCredentials", "AWS_PROFILE"),
+        (assuming, "AccessDenied", "deploy/iam/trust-assume-role.json"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        registry_until(&bed, &name, 0, reason, &[words]).await;
+    }
+    let mark = bed.aws.mark();
+    bed.aws.fault(Service::Sts, Fault::Status(503)).times(1);
+    bed.aws.wait_for_call_after(mark).await;
+    registry_until(&bed, &name, 0, "AwsUnavailable", &["STS"]).await;
+    assert_eq!(bed.aws.calls_since(mark).iter().filter(|call| call.code != "AccessDenied").count(), 1, "tried once");
+    bed.aws.add_role(Role::new(&role).trusting(Trust::principal(&user).external_id("x-1")));
+    bed.logins_until(&a, &[OWN]).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    assert!(own_token(&bed, &a).await.is_of(&role));
+    assert_eq!(log_lines(&operator, "found the operator's AWS identity source=\"profile\""), 1);
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();
 }

@@ -1,0 +1,155 @@
+//! Where the operator's own identity is looked for: one source after the other.
+
+use std::fmt;
+
+use aws_config::SdkConfig;
+use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::environment::EnvironmentVariableCredentialsProvider;
+use aws_config::imds::credentials::ImdsCredentialsProvider;
+use aws_config::profile::ProfileFileCredentialsProvider;
+#[allow(deprecated, reason = "the type that it is an alias of is in a crate that nothing else here needs")]
+use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
+use aws_config::provider_config::ProviderConfig;
+use aws_config::retry::RetryConfig;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use parking_lot::Mutex;
+
+use super::errors::of_source;
+use super::identity::{AwsSettings, Endpoints, Origin, sts, timeouts};
+use super::web_identity::{TokenFrom, WebIdentity, provided};
+
+/// The ways out.
+pub(super) struct Clients {
+    /// To AWS.
+    pub(super) http: SharedHttpClient,
+    /// To the node and its agents, which are asked directly: they give credentials away.
+    pub(super) near: SharedHttpClient,
+}
+
+/// Hears where the identity was found.
+type Found = Box<dyn Fn(Origin) + Send + Sync>;
+
+/// Tries each source in turn.
+pub(super) struct Chain {
+    sources: Vec<(Origin, SharedCredentialsProvider)>,
+    last: Mutex<Option<Origin>>,
+    found: Found,
+}
+
+impl Chain {
+    pub(super) fn new(
+        settings: &AwsSettings,
+        bare: &SdkConfig,
+        endpoints: &Endpoints,
+        Clients { http, near }: Clients,
+        found: Found,
+    ) -> Self {
+        let far = ProviderConfig::default()
+            .with_http_client(http)
+            .with_region(bare.region().cloned())
+            // As in every client that has a URL: see `sts`.
+            .with_use_fips(bare.use_fips().filter(|_| endpoints.sts.is_none()).or(Some(false)))
+            .with_use_dual_stack(bare.use_dual_stack().filter(|_| endpoints.sts.is_none()).or(Some(false)))
+            .with_retry_config(RetryConfig::disabled())
+            .with_timeout_config(timeouts(settings.timeout, 1));
+        let near = far.clone().with_http_client(near);
+        let node = SharedCredentialsProvider::new(ImdsCredentialsProvider::builder().configure(&near).build());
+        let container = SharedCredentialsProvider::new(EcsCredentialsProvider::builder().configure(&near).build());
+        let files = profile_files(settings.profile.as_deref(), endpoints.sts.as_deref());
+        let profile = Profile { config: far, files, node: node.clone(), container: container.clone() };
+        let mut sources = vec![
+            (Origin::Environment, SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new())),
+            (Origin::Profile, SharedCredentialsProvider::new(profile)),
+        ];
+        if let Some(file) = &settings.web_identity {
+            let sts = sts(bare, None, endpoints);
+            let own = WebIdentity { sts, from: TokenFrom::File(file.clone()) };
+            sources.push((Origin::WebIdentity, SharedCredentialsProvider::new(own)));
+        }
+        sources.push((Origin::Container, container));
+        if settings.node_identity {
+            sources.push((Origin::Node, node));
+        }
+        Self { sources, last: Mutex::default(), found }
+    }
+
+    async fn credentials(&self) -> provider::Result {
+        for (origin, source) in &self.sources {
+            match source.provide_credentials().await {
+                Err(CredentialsError::CredentialsNotLoaded(_)) => {}
+                Err(error) => return provided(Err(of_source(*origin, &error))),
+                Ok(credentials) => {
+                    if self.last.lock().replace(*origin) != Some(*origin) {
+                        (self.found)(*origin);
+                    }
+                    return Ok(credentials);
+                }
+            }
+        }
+        Err(CredentialsError::not_loaded_no_source())
+    }
+}
+
+impl ProvideCredentials for Chain {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.credentials())
+    }
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.sources.iter().map(|(origin, _)| origin)).finish()
+    }
+}
+
+/// A profile of the shared configuration files.
+struct Profile {
+    config: ProviderConfig,
+    #[allow(deprecated, reason = "see above")]
+    files: ProfileFiles,
+    node: SharedCredentialsProvider,
+    container: SharedCredentialsProvider,
+}
+
+impl Profile {
+    /// The SDK's provider reads the files once, and tells once what is wrong with them: each session has one of its own, so
+    /// that what is mended is seen.
+    async fn credentials(&self) -> provider::Result {
+        let provider = ProfileFileCredentialsProvider::builder()
+            .configure(&self.config)
+            .profile_files(self.files.clone())
+            .with_custom_provider("Ec2InstanceMetadata", self.node.clone())
+            .with_custom_provider("EcsContainer", self.container.clone());
+        provider.build().provide_credentials().await
+    }
+}
+
+impl ProvideCredentials for Profile {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.credentials())
+    }
+}
+
+impl fmt::Debug for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Profile")
+    }
+}
+
+/// The usual files. The provider of profiles takes the URL of STS from the environment and from the profile, of which this
+/// adds a part: a profile that says no more than that has no credentials, as one that is not there.
+#[allow(deprecated, reason = "see above")]
+fn profile_files(profile: Option<&str>, sts: Option<&str>) -> ProfileFiles {
+    let files = ProfileFiles::builder().include_default_config_file(true).include_default_credentials_file(true);
+    let Some(url) = sts else { return files.build() };
+    let profile = profile.unwrap_or("default");
+    files.with_contents(ProfileFileKind::Config, format!("[profile {profile}]\nendpoint_url = {url}\n")).build()
+}
