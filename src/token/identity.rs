@@ -19,10 +19,11 @@ use sha2::{Digest, Sha256};
 
 use super::chain::{Chain, Clients};
 use super::hex;
+use super::lasting::Lasting;
 pub use super::web_identity::WebIdentityFile;
 
-/// Sessions are renewed this long before they end, so that none ends in the middle of a call and no token is fetched from a
-/// session about to die.
+/// Sessions are renewed this long before they end, less up to a half at random. What is given with less life than that is used
+/// once, if [`Lasting`] takes it.
 const SESSION_BUFFER: Duration = Duration::from_secs(300);
 
 /// What the command line says about AWS.
@@ -153,7 +154,7 @@ pub(super) fn with_credentials(
     calls: u32,
 ) -> SdkConfig {
     base.to_builder()
-        .credentials_provider(SharedCredentialsProvider::new(provider))
+        .credentials_provider(SharedCredentialsProvider::new(Lasting(provider)))
         .identity_cache(no_session_yet(timeout, calls))
         .timeout_config(timeouts(timeout, calls))
         .build()

@@ -6,6 +6,7 @@ mod chain;
 pub mod ecr;
 mod errors;
 pub mod identity;
+mod lasting;
 mod session;
 mod static_keys;
 mod web_identity;
@@ -215,6 +216,11 @@ pub enum TokenError {
     /// AWS refused the identity or the call.
     #[error("AWS refused the call: {0}")]
     Denied(String),
+    /// A source of AWS credentials gave a session that is over, or nearly.
+    #[error(
+        "the AWS session that was given ends at {0}, too soon to be of use: if this repeats, check the clock of this node and the source of its AWS identity"
+    )]
+    NearlyOver(Timestamp),
     /// AWS asked to slow down.
     #[error("AWS throttled the call: {0}")]
     Throttled(String),
@@ -240,7 +246,9 @@ impl TokenError {
             Self::Denied(_) => Reason::AccessDenied,
             Self::Throttled(_) => Reason::Throttled,
             Self::Unavailable(_) => Reason::AwsUnavailable,
-            Self::Invalid(InvalidToken::Expired(_) | InvalidToken::NearlyExpired(_)) => Reason::ExpiredToken,
+            Self::NearlyOver(_) | Self::Invalid(InvalidToken::Expired(_) | InvalidToken::NearlyExpired(_)) => {
+                Reason::ExpiredToken
+            }
             Self::Invalid(_) | Self::Unreadable(_) => Reason::InvalidToken,
         }
     }
@@ -251,7 +259,7 @@ impl TokenError {
         match self {
             Self::Unavailable(_) | Self::Cluster(_) => 1,
             Self::Throttled(_) | Self::NoCredentials(_) | Self::IdentityNotFound(_) | Self::Forbidden(_) => 3,
-            Self::Denied(_) | Self::Invalid(_) | Self::Unreadable(_) => 5,
+            Self::Denied(_) | Self::NearlyOver(_) | Self::Invalid(_) | Self::Unreadable(_) => 5,
         }
     }
 }

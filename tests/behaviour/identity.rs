@@ -1,5 +1,7 @@
 //! The operator's AWS identity: STS fails or refuses, the web identity token is missing, empty, rotated or for another audience.
 
+use std::time::Duration;
+
 use k8s_openapi::jiff::SignedDuration;
 use serde_json::json;
 use testbed::aws::{Fault, Field, Permissions, Role, Service, ThrottleCode, Trust};
@@ -32,7 +34,8 @@ async fn whatever_ails_sts_is_named_and_passes() {
         (Fault::AccessDenied, "AccessDenied", "trust policy"),
         (Fault::InvalidIdentityToken, "AccessDenied", "OIDC provider"),
         (Fault::ExpiredToken, "AccessDenied", "rotated"),
-        (Fault::Expired, "AccessDenied", "has expired"),
+        (Fault::Expired, "ExpiredToken", "too soon"),
+        (Fault::NearExpiry(Duration::from_secs(20)), "ExpiredToken", "too soon"),
     ];
     for (number, (fault, reason, words)) in cases.into_iter().enumerate() {
         let (value, before) = (number.to_string(), login(&bed, &a, OWN).await);

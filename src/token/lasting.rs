@@ -1,0 +1,58 @@
+//! Sessions that last for the calls that they are needed for.
+
+use std::time::{Duration, SystemTime};
+
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::{self, ProvideCredentials, future};
+use k8s_openapi::jiff::Timestamp;
+
+use super::TokenError;
+use super::web_identity::provided;
+
+/// A session with less life than this is refused: it would end on its way, and the refusal would be taken for AWS's.
+const SHORTEST_SESSION: Duration = Duration::from_secs(30);
+
+/// Another source without the sessions that are nearly over, which the SDK hands on as they are. The life that the SDK gives
+/// to the node's role past its end, while the metadata service has no newer one, cannot be told from a true one: that such a
+/// session has ended, ECR says.
+#[derive(Debug)]
+pub(super) struct Lasting<P>(pub(super) P);
+
+impl<P: ProvideCredentials> Lasting<P> {
+    async fn credentials(&self) -> provider::Result {
+        let given = self.0.provide_credentials().await?;
+        provided(lasting(given, SystemTime::now()))
+    }
+}
+
+fn lasting(given: Credentials, now: SystemTime) -> Result<Credentials, TokenError> {
+    match given.expiry() {
+        Some(end) if end.duration_since(now).unwrap_or_default() < SHORTEST_SESSION => {
+            Err(TokenError::NearlyOver(Timestamp::try_from(end).unwrap_or(Timestamp::MIN)))
+        }
+        _ => Ok(given),
+    }
+}
+
+impl<P: ProvideCredentials> ProvideCredentials for Lasting<P> {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.credentials())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_is_nearly_over_is_refused_and_one_without_an_end_is_not() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let ends = |end: Option<SystemTime>| lasting(Credentials::new("id", "key", None, end, "test"), now).is_ok();
+        let after = |seconds| Some(now + Duration::from_secs(seconds));
+        assert!(ends(None) && ends(after(30)) && ends(after(3600)));
+        assert!(!ends(after(29)) && !ends(Some(now)) && !ends(Some(now - Duration::from_secs(60))));
+    }
+}
