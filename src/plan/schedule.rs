@@ -5,7 +5,8 @@ use std::time::Duration;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 
-/// The jitter around the refresh time, in percent of the age at refresh to either side.
+/// How much earlier than it must a token is refreshed at the most, in percent of its age then. Never later: the greatest age
+/// is kept, and the tokens that it holds for are spread as well.
 const JITTER_PERCENT: f64 = 5.0;
 
 /// How close to its own refresh time a token is refreshed along with another that is due, as a part of its age at refresh.
@@ -46,7 +47,7 @@ impl Life {
 }
 
 impl RefreshPolicy {
-    /// When a token is due: at its part of the life with jitter, or at the greatest age, whichever is first. The same
+    /// When a token is due: at its part of the life or at the greatest age, whichever is first, less the jitter. The same
     /// `seed` gives the same jitter, so that a restart does not move the time.
     pub fn due_at(&self, life: Life, seed: &str) -> Timestamp {
         later(life.issued_at, self.age_at_refresh(life, seed))
@@ -59,9 +60,8 @@ impl RefreshPolicy {
 
     fn age_at_refresh(&self, life: Life, seed: &str) -> Duration {
         let span = Duration::try_from(life.expires_at.duration_since(life.issued_at)).unwrap_or_default();
-        let factor = 1.0 + (2.0 * unit(seed) - 1.0) * JITTER_PERCENT / 100.0;
-        let part = span.mul_f64(f64::from(self.at_percent) / 100.0 * factor);
-        part.min(self.max_age)
+        let latest = span.mul_f64(f64::from(self.at_percent) / 100.0).min(self.max_age);
+        latest.mul_f64(1.0 - unit(seed) * JITTER_PERCENT / 100.0)
     }
 }
 
@@ -135,9 +135,23 @@ mod tests {
     }
 
     #[test]
+    fn the_refreshes_of_many_are_spread_evenly_also_where_the_greatest_age_is_what_counts() {
+        for hours in [12, 24] {
+            let life = Life { issued_at: at(0), expires_at: at(hours * HOUR) };
+            let mut twelfths = [0; 12];
+            for seed in 0..12_000 {
+                let due = POLICY.due_at(life, &format!("seed-{seed}")).as_second();
+                twelfths[usize::try_from((due - 20_520) / 90).unwrap().min(11)] += 1;
+            }
+            assert!(twelfths.iter().all(|count| (850..1150).contains(count)), "{hours} h: {twelfths:?}");
+        }
+    }
+
+    #[test]
     fn a_lie_about_the_expiry_does_not_keep_a_token_beyond_max_age() {
         let life = Life { issued_at: at(0), expires_at: at(10 * 365 * 24 * HOUR) };
-        assert_eq!(POLICY.due_at(life, "x"), at(6 * HOUR));
+        let due = POLICY.due_at(life, "x").as_second();
+        assert!((20_520..=21_600).contains(&due), "{due}");
     }
 
     #[test]
