@@ -71,35 +71,45 @@ impl Slot {
 struct Slots {
     by_key: HashMap<TokenKey, Slot>,
     wanted: HashMap<Uid, BTreeSet<TokenKey>>,
-    /// How many slots each identity has.
+    /// How many slots with users each identity has.
     identities: HashMap<Identity, usize>,
 }
 
 impl Slots {
     fn slot(&mut self, key: &TokenKey) -> &mut Slot {
-        let Self { by_key, identities, .. } = self;
-        by_key.entry(key.clone()).or_insert_with(|| {
-            *identities.entry(key.identity.clone()).or_default() += 1;
-            Slot::default()
-        })
+        self.by_key.entry(key.clone()).or_default()
     }
 
-    /// Forgets what is idle; returns the identities that have no slot left.
-    fn sweep(&mut self, now: Timestamp) -> Vec<Identity> {
-        let mut gone = Vec::new();
-        let Self { by_key, identities, .. } = self;
-        by_key.retain(|key, slot| {
-            let idle = slot.is_idle(now);
-            if idle && let Some(count) = identities.get_mut(&key.identity) {
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    identities.remove(&key.identity);
-                    gone.push(key.identity.clone());
-                }
-            }
-            !idle
-        });
-        gone
+    fn add_user(&mut self, key: &TokenKey, who: &Uid) {
+        let slot = self.slot(key);
+        let first = slot.users.is_empty();
+        slot.users.insert(who.clone());
+        if first {
+            *self.identities.entry(key.identity.clone()).or_default() += 1;
+        }
+    }
+
+    /// Returns the identity if this was the last user of any of its slots. A wait after a failure outlasts that, a session
+    /// does not.
+    fn remove_user(&mut self, key: &TokenKey, who: &Uid) -> Option<Identity> {
+        let slot = self.by_key.get_mut(key)?;
+        slot.waiters.remove(who);
+        if !slot.users.remove(who) || !slot.users.is_empty() {
+            return None;
+        }
+        let count = self.identities.get_mut(&key.identity)?;
+        *count = count.saturating_sub(1);
+        (*count == 0).then(|| self.identities.remove(&key.identity));
+        self.without_users(&key.identity)
+    }
+
+    fn without_users(&self, identity: &Identity) -> Option<Identity> {
+        (!self.identities.contains_key(identity)).then(|| identity.clone())
+    }
+
+    /// Forgets what is idle.
+    fn sweep(&mut self, now: Timestamp) {
+        self.by_key.retain(|_, slot| !slot.is_idle(now));
     }
 }
 
@@ -164,25 +174,23 @@ impl Tokens {
     }
 
     /// Notes which tokens an `EcrCredential` wants from now on, before it asks for any. What nobody wants any more is
-    /// forgotten, and so are the sessions of identities that have no token left.
+    /// forgotten, and so are the sessions of identities that nobody uses any more.
     pub fn want(&self, who: &Uid, keys: BTreeSet<TokenKey>) {
         let gone = {
             let mut slots = self.slots.lock();
             let before = slots.wanted.remove(who).unwrap_or_default();
             for key in keys.difference(&before) {
-                slots.slot(key).users.insert(who.clone());
+                slots.add_user(key, who);
             }
-            for key in before.difference(&keys) {
-                if let Some(slot) = slots.by_key.get_mut(key) {
-                    slot.users.remove(who);
-                    slot.waiters.remove(who);
-                }
-            }
+            let gone: Vec<_> = before.difference(&keys).filter_map(|key| slots.remove_user(key, who)).collect();
             let dropped = !before.is_subset(&keys);
             if !keys.is_empty() {
                 slots.wanted.insert(who.clone(), keys);
             }
-            if dropped { slots.sweep((self.settings.now)()) } else { Vec::new() }
+            if dropped {
+                slots.sweep((self.settings.now)());
+            }
+            gone
         };
         for identity in gone {
             self.source.forget(&identity);
@@ -321,12 +329,15 @@ impl Tokens {
                 }
             };
             let waiters = std::mem::take(&mut slot.waiters);
-            let unwanted = slot.is_idle(now);
-            let gone = if unwanted { slots.sweep(now) } else { Vec::new() };
+            if slot.is_idle(now) {
+                slots.sweep(now);
+            }
+            // It was used by this fetch after its last user had gone.
+            let gone = slots.without_users(&key.identity);
             (waiters, turn, Fetched { key: key.clone(), result }, gone)
         };
         (self.observer)(&fetched);
-        for identity in gone {
+        if let Some(identity) = gone {
             self.source.forget(&identity);
         }
         if turn == Some(Turn::InTurn) {
@@ -398,8 +409,14 @@ mod tests {
     const NOW: i64 = 1_000_000;
     const HOUR: i64 = 3600;
 
-    /// Answers in turn; each answer is an expiry or an error.
-    struct Script(Mutex<VecDeque<Result<i64, TokenError>>>);
+    /// Answers in turn; each answer is an expiry or an error. Counts the sessions that it was to forget.
+    struct Script(Mutex<VecDeque<Result<i64, TokenError>>>, Mutex<usize>);
+
+    impl Script {
+        fn new(answers: impl Into<VecDeque<Result<i64, TokenError>>>) -> Arc<Self> {
+            Arc::new(Self(Mutex::new(answers.into()), Mutex::default()))
+        }
+    }
 
     impl TokenSource for Script {
         fn fetch<'a>(&'a self, _: &'a TokenKey) -> BoxFuture<'a, Result<Vec<RawToken>, TokenError>> {
@@ -415,7 +432,9 @@ mod tests {
             String::new()
         }
 
-        fn forget(&self, _: &Identity) {}
+        fn forget(&self, _: &Identity) {
+            *self.1.lock() += 1;
+        }
     }
 
     fn key() -> TokenKey {
@@ -423,6 +442,10 @@ mod tests {
     }
 
     fn tokens(answers: Vec<Result<i64, TokenError>>) -> (Arc<Tokens>, UnboundedReceiver<Uid>) {
+        tokens_from(Script::new(answers))
+    }
+
+    fn tokens_from(script: Arc<Script>) -> (Arc<Tokens>, UnboundedReceiver<Uid>) {
         let (sender, receiver) = unbounded_channel();
         let settings = CacheSettings {
             retry: RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) },
@@ -430,7 +453,7 @@ mod tests {
             rate: 10,
             now: || Timestamp::from_second(NOW).unwrap(),
         };
-        (Arc::new(Tokens::new(Arc::new(Script(Mutex::new(answers.into()))), settings, sender, |_| ())), receiver)
+        (Arc::new(Tokens::new(script, settings, sender, |_| ())), receiver)
     }
 
     fn ask(tokens: &Arc<Tokens>, who: &str) {
@@ -493,8 +516,8 @@ mod tests {
         let (sender, mut told) = unbounded_channel();
         let retry = RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) };
         let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, now };
-        let down = Script(Mutex::new([Err(TokenError::Unavailable("down".to_owned()))].into()));
-        let tokens = Arc::new(Tokens::new(Arc::new(down), settings, sender, |_| ()));
+        let down = Script::new([Err(TokenError::Unavailable("down".to_owned()))]);
+        let tokens = Arc::new(Tokens::new(down, settings, sender, |_| ()));
         ask(&tokens, "a");
         told.recv().await.unwrap();
         assert!(tokens.look(&key()).failure.unwrap().retry_at > now());
@@ -541,5 +564,24 @@ mod tests {
         tokens.finish(&key(), Err(TokenError::Unavailable("down".to_owned())));
         tokens.want(&uid("a"), BTreeSet::new());
         assert!(tokens.look(&key()).failure.is_some(), "the wait stays");
+    }
+
+    #[tokio::test]
+    async fn the_session_of_one_that_fails_goes_with_its_last_user_and_the_wait_stays() {
+        let down = || Err(TokenError::Unavailable("down".to_owned()));
+        let script = Script::new([down(), down()]);
+        let (tokens, mut told) = tokens_from(script.clone());
+        tokens.want(&uid("b"), BTreeSet::from([key()]));
+        ask(&tokens, "a");
+        told.recv().await.unwrap();
+        tokens.want(&uid("a"), BTreeSet::new());
+        assert_eq!(*script.1.lock(), 0, "another uses it");
+        tokens.want(&uid("b"), BTreeSet::new());
+        assert_eq!(*script.1.lock(), 1);
+        assert!(tokens.look(&key()).failure.is_some());
+        // A fetch that ends after that leaves none behind either.
+        tokens.request(&key(), &uid("b"), Turn::AtOnce);
+        told.recv().await.unwrap();
+        assert_eq!(*script.1.lock(), 2);
     }
 }
