@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use leaky_bucket::RateLimiter;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::turns::{Lane, Turns};
 use super::{Grant, InvalidToken, RawToken, TokenError, TokenSource, check};
 use crate::plan::schedule::{RetryPolicy, later, until};
 use crate::plan::{Identity, TokenKey, Uid};
@@ -57,6 +57,12 @@ struct Slot {
 }
 
 impl Slot {
+    /// What a fetch would be for now.
+    fn lane(&self, now: Timestamp) -> Lane {
+        let held = self.state.grant.as_ref().is_some_and(|grant| grant.life.is_valid(now));
+        if held { Lane::Renewal } else { Lane::First }
+    }
+
     /// Whether it can be forgotten. A wait after a failure is kept until it is over, so that going and coming back does not
     /// get round it.
     fn is_idle(&self, now: Timestamp) -> bool {
@@ -138,7 +144,7 @@ pub struct CacheSettings {
     pub retry: RetryPolicy,
     /// A token that lives less than this is refused.
     pub min_life: Duration,
-    /// How many tokens that serve one namespace each are fetched in a second.
+    /// How many calls of each service there may be in a second for tokens that serve one namespace each.
     pub rate: u16,
     /// The clock.
     pub now: fn() -> Timestamp,
@@ -150,9 +156,9 @@ pub struct Tokens {
     settings: CacheSettings,
     slots: Mutex<Slots>,
     /// For first tries in turn.
-    turns: RateLimiter,
+    turns: Arc<Turns>,
     /// For further tries: those of thousands that are denied must not hold up one that is new.
-    retries: RateLimiter,
+    retries: Arc<Turns>,
     /// Who is to be told soon: tokens that serve one namespace each come in crowds.
     later: Mutex<BTreeSet<Uid>>,
     finished: UnboundedSender<Uid>,
@@ -168,7 +174,7 @@ impl Tokens {
         finished: UnboundedSender<Uid>,
         observer: impl Fn(&Fetched) + Send + Sync + 'static,
     ) -> Self {
-        let (turns, retries) = (limiter(settings.rate), limiter(settings.rate / 3));
+        let (turns, retries) = (Turns::new(settings.rate), Turns::new(settings.rate / 3));
         let (slots, later) = Default::default();
         Self { source, settings, slots, turns, retries, later, finished, observer: Box::new(observer) }
     }
@@ -225,7 +231,7 @@ impl Tokens {
     /// Asks for a new token, for `who`. Joins the fetch that is under way, if any.
     pub fn request(self: &Arc<Self>, key: &TokenKey, who: &Uid, turn: Turn) {
         let waiting = CancellationToken::new();
-        let (not_before, again) = {
+        let (not_before, again, lane) = {
             let mut slots = self.slots.lock();
             let slot = slots.slot(key);
             slot.waiters.insert(who.clone());
@@ -235,15 +241,15 @@ impl Tokens {
             slot.waiting = Some(waiting.clone().drop_guard());
             slot.turn = Some(turn);
             let not_before = slot.succeeded.map_or_else(Instant::now, |last| last + SHORTEST_INTERVAL);
-            (not_before, slot.state.failure.is_some())
+            (not_before, slot.state.failure.is_some(), slot.lane((self.settings.now)()))
         };
-        let (tokens, key) = (self.clone(), key.clone());
+        let (tokens, key, who) = (self.clone(), key.clone(), who.clone());
         tokio::spawn(async move {
             let my_turn = async {
                 tokio::time::sleep_until(not_before).await;
                 if turn == Turn::InTurn {
-                    let limiter = if again { &tokens.retries } else { &tokens.turns };
-                    limiter.acquire_one().await;
+                    let turns = if again { &tokens.retries } else { &tokens.turns };
+                    turns.turn(lane, &who, calls(&key)).await;
                 }
             };
             tokio::select! {
@@ -350,16 +356,9 @@ impl Tokens {
     }
 }
 
-fn limiter(rate: u16) -> RateLimiter {
-    let rate = rate.max(1);
-    let interval = Duration::from_secs(1) / u32::from(rate);
-    RateLimiter::builder()
-        .max(usize::from(rate))
-        .initial(usize::from(rate))
-        .refill(1)
-        .interval(interval)
-        .fair(true)
-        .build()
+/// The most calls of one service that a token of one namespace takes: of STS for its ServiceAccount, then for each role.
+fn calls(key: &TokenKey) -> u32 {
+    u32::try_from(key.identity.roles().len()).unwrap_or(u32::MAX).saturating_add(1)
 }
 
 /// A Secret's expiry never goes back: a token that expires before the valid one held is not taken.
@@ -399,7 +398,10 @@ impl Drop for Landing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::HostVariant;
+    use crate::api::registry::{AccountId, Region};
     use crate::plan::Service;
+    use crate::plan::schedule::Life;
     use base64::Engine;
     use futures::future::BoxFuture;
     use secrecy::SecretString;
@@ -583,5 +585,53 @@ mod tests {
         tokens.request(&key(), &uid("b"), Turn::AtOnce);
         told.recv().await.unwrap();
         assert_eq!(*script.1.lock(), 2);
+    }
+
+    /// Notes who is fetched, and fails.
+    #[derive(Default)]
+    struct Order(Mutex<Vec<TokenKey>>);
+
+    impl TokenSource for Order {
+        fn fetch<'a>(&'a self, key: &'a TokenKey) -> BoxFuture<'a, Result<Vec<RawToken>, TokenError>> {
+            self.0.lock().push(key.clone());
+            Box::pin(async { Err(TokenError::Unavailable("down".to_owned())) })
+        }
+
+        fn fingerprint(&self, _: &Identity) -> String {
+            String::new()
+        }
+
+        fn forget(&self, _: &Identity) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_first_token_does_not_wait_for_those_that_are_renewed() {
+        let (sender, mut told) = unbounded_channel();
+        let retry = RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) };
+        let now = || Timestamp::from_second(NOW).unwrap();
+        let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, now };
+        let order = Arc::new(Order::default());
+        let tokens = Arc::new(Tokens::new(order.clone(), settings, sender, |_| ()));
+        let numbered = |number: u32| {
+            let (region, endpoint) = (Region::parse("eu-west-1").unwrap(), HostVariant::Standard);
+            let registry_ids = vec![AccountId::parse(&format!("{number:012}")).unwrap()];
+            TokenKey { identity: Identity::operator(), service: Service::Private { region, endpoint, registry_ids } }
+        };
+        let life = Life { issued_at: now(), expires_at: Timestamp::from_second(NOW + HOUR).unwrap() };
+        let grant = Arc::new(Grant { tokens: Vec::new(), life, identity: Identity::operator() });
+        let renewed: BTreeSet<TokenKey> = (0..2000).map(numbered).collect();
+        tokens.want(&uid("old"), renewed.clone());
+        for key in &renewed {
+            tokens.seed(key, &grant);
+            tokens.request(key, &uid("old"), Turn::InTurn);
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let (before, first) = (order.0.lock().len(), numbered(9999));
+        assert!((50..=70).contains(&before), "{before} in five seconds");
+        tokens.want(&uid("new"), BTreeSet::from([first.clone()]));
+        tokens.request(&first, &uid("new"), Turn::InTurn);
+        while told.recv().await.unwrap() != uid("new") {}
+        let place = order.0.lock().iter().position(|key| *key == first).unwrap();
+        assert!(place <= before + 2, "{place} after {before}");
     }
 }

@@ -9,6 +9,7 @@ pub mod identity;
 mod lasting;
 mod session;
 mod static_keys;
+mod turns;
 mod web_identity;
 
 use std::fmt;
