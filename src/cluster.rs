@@ -163,3 +163,29 @@ fn refused(error: &kube::Error, what: &str, right: &str, value: &str) -> TokenEr
 fn unreadable(what: &str) -> TokenError {
     TokenError::Cluster(format!("the API server's answer about {what} cannot be read"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::Status;
+
+    #[test]
+    fn a_missing_right_names_the_charts_value_and_an_admission_policy_speaks_for_itself() {
+        let forbidden = |message: &str| kube::Error::Api(Status::failure(message, "Forbidden").with_code(403).boxed());
+        let told = |message: &str| {
+            let right = "create serviceaccounts/token for puller in namespace ops";
+            refused(&forbidden(message), "ServiceAccount ops/puller", right, "auth.serviceAccounts")
+        };
+        let by_rbac = "serviceaccounts \"puller\" is forbidden: User \"operator\" cannot create resource \"serviceaccounts/token\"";
+        let by_policy = "serviceaccounts \"puller\" is forbidden: ValidatingAdmissionPolicy 'tokens' denied request: the operator may ask only for tokens for the audiences of the chart's auth.audiences";
+        let table = [
+            (by_rbac, ["create serviceaccounts/token for puller in namespace ops", "auth.serviceAccounts"]),
+            (by_policy, ["ServiceAccount ops/puller", "the audiences of the chart's auth.audiences"]),
+        ];
+        for (message, words) in table {
+            let error = told(message);
+            assert!(matches!(error, TokenError::Forbidden(_)), "{error:?}");
+            assert!(words.iter().all(|word| error.to_string().contains(word)), "{error}");
+        }
+    }
+}
