@@ -21,6 +21,9 @@ const THROTTLING: [&str; 6] = [
     "LimitExceededException",
 ];
 
+/// The error codes of a signature that is not accepted.
+const BAD_SIGNATURE: [&str; 3] = ["InvalidSignatureException", "SignatureDoesNotMatch", "RequestTimeTooSkewed"];
+
 /// The longest error code that is told, in characters. AWS's own have 20 to 40.
 const LONGEST_CODE: usize = 64;
 
@@ -89,7 +92,10 @@ fn by_code(code: Option<&str>, message: &str, status: Option<u16>, call: Call, p
         Some("IDPCommunicationError") => {
             TokenError::Unavailable(format!("{place} could not reach the cluster's OIDC issuer"))
         }
-        Some(code) => TokenError::Denied(format!("{code} from {place}: {}", advice(code, message, call))),
+        Some(code) => {
+            let told = format!("{code} from {place}: {}", advice(code, message, call));
+            if BAD_SIGNATURE.contains(&code) { TokenError::BadSignature(told) } else { TokenError::Denied(told) }
+        }
         None if status < 400 => TokenError::Unreadable(format!("the answer of {place} is not of its protocol")),
         None => TokenError::Unreadable(format!("HTTP status {status} from {place} without an error code")),
     }

@@ -217,6 +217,10 @@ pub enum TokenError {
     /// AWS refused the identity or the call.
     #[error("AWS refused the call: {0}")]
     Denied(String),
+    /// AWS did not accept a signature: the keys are wrong, or the time. The SDK's client has learned the time from the answer,
+    /// so it is kept.
+    #[error("AWS refused the call: {0}")]
+    BadSignature(String),
     /// A source of AWS credentials gave a session that is over, or nearly.
     #[error(
         "the AWS session that was given ends at {0}, too soon to be of use: if this repeats, check the clock of this node and the source of its AWS identity"
@@ -244,7 +248,7 @@ impl TokenError {
             Self::IdentityNotFound(_) => Reason::IdentityNotFound,
             Self::Forbidden(_) => Reason::Forbidden,
             Self::Cluster(_) => Reason::ApiError,
-            Self::Denied(_) => Reason::AccessDenied,
+            Self::Denied(_) | Self::BadSignature(_) => Reason::AccessDenied,
             Self::Throttled(_) => Reason::Throttled,
             Self::Unavailable(_) => Reason::AwsUnavailable,
             Self::NearlyOver(_) | Self::Invalid(InvalidToken::Expired(_) | InvalidToken::NearlyExpired(_)) => {
@@ -260,7 +264,7 @@ impl TokenError {
         match self {
             Self::Unavailable(_) | Self::Cluster(_) => 1,
             Self::Throttled(_) | Self::NoCredentials(_) | Self::IdentityNotFound(_) | Self::Forbidden(_) => 3,
-            Self::Denied(_) | Self::NearlyOver(_) | Self::Invalid(_) | Self::Unreadable(_) => 5,
+            Self::Denied(_) | Self::BadSignature(_) | Self::NearlyOver(_) | Self::Invalid(_) | Self::Unreadable(_) => 5,
         }
     }
 }
