@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use ecr_credential_operator::controller::recover::{own_hosts, tokens};
 use ecr_credential_operator::plan::{Hosts, Plan, RegistryPlan, Uid, plan};
 use ecr_credential_operator::secret::docker_config::{Entries, parse};
+use ecr_credential_operator::secret::metadata::SecretMetadata;
 use ecr_credential_operator::secret::ownership::{SecretRecord, Standing, lost_fields};
 use ecr_credential_operator::secret::{
     Claim, Desired, FIELD_MANAGER, Owner, Place, Published, Verdict, as_found, desired, registry_entries, verdict,
@@ -37,7 +38,7 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
         found_again(registry, &published, &entries);
     }
     let stored = stored(&desired.metadata);
-    let record = SecretRecord::read(&stored).expect("uid and resourceVersion");
+    let record = read(&stored);
     assert_eq!(record.footprint, desired.footprint);
     assert_eq!((record.expires_at, record.hosts), (Some(desired.expires_at), Some(desired.config.hosts())));
     assert_eq!((record.identity, record.owner.as_ref()), (Some(desired.identity), Some(&owner.uid)));
@@ -155,8 +156,17 @@ fn stored(applied: &ObjectMeta) -> ObjectMeta {
     ObjectMeta { uid, resource_version: version, managed_fields: Some(vec![entry]), ..applied.clone() }
 }
 
+/// What is kept of metadata, which is the same whether it is read of the API server's JSON or of the object made from that.
+fn read(metadata: &ObjectMeta) -> SecretRecord {
+    let record = SecretRecord::read(metadata).expect("uid and resourceVersion");
+    let text = serde_json::json!({ "metadata": metadata }).to_string();
+    let answer: SecretMetadata = serde_json::from_str(&text).expect("metadata");
+    assert_eq!(answer.record().map(AsRef::as_ref), Some(&record), "{text}");
+    record
+}
+
 fn judge(found: &ObjectMeta, desired: &Desired, now: Timestamp) -> Verdict {
-    let record = Arc::new(SecretRecord::read(found).expect("uid and resourceVersion"));
+    let record = Arc::new(read(found));
     let standing = Standing::of(Some(&record), &Uid("me".into()), |_| true);
     let (namespace, name) = ("a".into(), "pull".into());
     let place = Place { namespace, incarnation: Default::default(), name, standing, claim: Claim::Wanted };
@@ -201,7 +211,7 @@ fn edit(u: &mut Unstructured<'_>, mut found: ObjectMeta) -> Result<ObjectMeta> {
 
 /// An edit shows in the footprint, and leads to a repair; a Secret that is not ours any more is left alone.
 fn shows(edited: &ObjectMeta, before: &ObjectMeta, desired: &Desired, now: Timestamp) {
-    let record = SecretRecord::read(edited).expect("uid and resourceVersion");
+    let record = read(edited);
     let taken = edited.managed_fields != before.managed_fields;
     assert_eq!(record.footprint != desired.footprint, taken, "{edited:?}");
     match judge(edited, desired, now) {
