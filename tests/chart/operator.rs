@@ -160,8 +160,9 @@ async fn the_test_of_the_chart_fails_where_nothing_is_written_and_where_rights_a
     let kubeconfig = bed.plane.kubeconfig(&bed.plane.url(), &token, Some(bed.plane.ca_pem())).unwrap();
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ecr-credential-operator"));
     command.env_clear().args(args).envs(env).env("KUBECONFIG", kubeconfig);
-    // Other tests have EcrCredentials too; and a pod's name is what its environment tells.
+    // Other tests have EcrCredentials too; and what a pod is, its environment tells.
     command.env("ECO_CREDENTIAL_SELECTOR", format!("bed={}", bed.prefix)).env("POD_NAME", "test");
+    command.env("POD_NAMESPACE", &bed.home);
     command.env("AWS_REGION", "eu-west-1");
     let mut ends = |code| {
         let output = command.output().unwrap();
