@@ -163,7 +163,8 @@ impl Run {
     /// A tenant's login, by the role that its ServiceAccount names.
     async fn login_of(&self, tenant: &Tenant) -> Result<String> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.operator.clone(), &tenant.namespace);
-        let role = accounts.get("puller").await?.annotations()[ROLE_ARN].clone();
+        let found = accounts.list_metadata(&ListParams::default().fields("metadata.name=puller")).await?;
+        let role = found.items.first().context("puller")?.annotations()[ROLE_ARN].clone();
         let token = self.web_identity(&tenant.namespace, "puller", &[STS]).await?;
         let config = aws_config::defaults(BehaviorVersion::latest()).region(Region::from_static("eu-west-1"));
         let config = config.no_credentials().endpoint_url(self.bed.aws.endpoint(Service::Sts)).load().await;
