@@ -11,7 +11,7 @@ ARG TARGETARCH
 # aws-lc-rs is compiled from C.
 RUN apt-get update && apt-get install -y --no-install-recommends cmake clang && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY src src
 # The tests' workspace members are not built, but Cargo wants to see them.
 COPY tests/testbed tests/testbed

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DeleteParams, GetParams, Patch, PatchParams, Preconditions};
+use kube::api::{Api, DeleteParams, GetParams, Patch, PatchParams, Preconditions, ValidationDirective};
 use kube::core::{Request, Status};
 use kube::{Client, Resource, ResourceExt};
 use secrecy::zeroize::Zeroizing;
@@ -231,7 +231,12 @@ impl Writer {
         over: Option<&SecretRecord>,
     ) -> Result<Written, WriteError> {
         let manifest = Manifest::new(place, desired, over);
-        let params = PatchParams { force: over.is_some(), ..PatchParams::apply(FIELD_MANAGER) };
+        let params = PatchParams {
+            force: over.is_some(),
+            // docs/decisions/2026-11-22-no-field-validation.md says what this spares the API server.
+            field_validation: Some(ValidationDirective::Ignore),
+            ..PatchParams::apply(FIELD_MANAGER)
+        };
         stored(self.secrets(&place.namespace).patch(&place.name, &params, &Patch::Apply(&manifest)).await)
     }
 

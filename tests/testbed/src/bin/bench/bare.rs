@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, Patch, PatchParams, PostParams, ValidationDirective};
 use kube::core::Request;
 use kube::{Client, Resource};
 use serde::Serialize;
@@ -26,6 +26,10 @@ const MANAGER: &str = "bare";
 pub enum Verb {
     /// Server-side apply with uid and resourceVersion, as the operator does.
     Apply,
+    /// The same beside a metadata watch of those Secrets, such as whoever wants to notice edits must hold.
+    Watched,
+    /// The same with the field validation that the API server does unless told otherwise.
+    Validated,
     /// A JSON merge patch with the resourceVersion.
     Merge,
     /// A PUT without a resourceVersion.
@@ -34,12 +38,19 @@ pub enum Verb {
 
 impl Verb {
     /// All of them.
-    pub const ALL: [Verb; 3] = [Verb::Apply, Verb::Merge, Verb::Put];
+    pub const ALL: [Verb; 5] = [Verb::Apply, Verb::Watched, Verb::Validated, Verb::Merge, Verb::Put];
+
+    /// Whether it is server-side apply.
+    fn applies(self) -> bool {
+        !matches!(self, Verb::Merge | Verb::Put)
+    }
 
     /// Its name in the report.
     pub fn name(self) -> &'static str {
         match self {
             Verb::Apply => "apply",
+            Verb::Watched => "apply beside a watch",
+            Verb::Validated => "apply with field validation",
             Verb::Merge => "merge patch",
             Verb::Put => "PUT",
         }
@@ -49,6 +60,8 @@ impl Verb {
     pub fn secret(self) -> &'static str {
         match self {
             Verb::Apply => "bare-apply",
+            Verb::Watched => "bare-watched",
+            Verb::Validated => "bare-validated",
             Verb::Merge => "bare-merge",
             Verb::Put => "bare-put",
         }
@@ -109,7 +122,7 @@ impl Bare {
             data: model.data.clone(),
             ..Secret::default()
         };
-        if verb == Verb::Apply {
+        if verb.applies() {
             self.write(verb, count, model).await?;
             return Ok(());
         }
@@ -157,8 +170,12 @@ impl Bare {
         let body = Body { metadata, api_version: "v1", kind: "Secret", type_: &model.type_, data: &model.data };
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let lax = PatchParams { field_validation: Some(ValidationDirective::Ignore), ..params.clone() };
         let answer = match verb {
-            Verb::Apply => api.patch_metadata(verb.secret(), &params.force(), &Patch::Apply(&body)).await?.metadata,
+            Verb::Apply | Verb::Watched => {
+                api.patch_metadata(verb.secret(), &lax.force(), &Patch::Apply(&body)).await?.metadata
+            }
+            Verb::Validated => api.patch_metadata(verb.secret(), &params.force(), &Patch::Apply(&body)).await?.metadata,
             Verb::Merge => api.patch_metadata(verb.secret(), &params, &Patch::Merge(&body)).await?.metadata,
             Verb::Put => self.put(namespace, &body).await?,
         };

@@ -70,10 +70,8 @@ pub struct Refresh {
     pub operator_s: Vec<f64>,
     /// The bare client's times for the same Secrets, by verb.
     pub bare_s: BTreeMap<String, Vec<f64>>,
-    /// The same by apply, beside a metadata watch of those Secrets, such as whoever wants to notice edits must hold.
-    #[serde(default)]
-    pub watched_s: Vec<f64>,
-    /// The processor time of the control plane, in seconds, over all runs, by who wrote: `operator`, `watched`, or the verb.
+    /// The processor time of the control plane, in seconds, over all runs, by who wrote: `operator` or the
+    /// verb.
     #[serde(default)]
     pub plane_cpu_s: BTreeMap<String, f64>,
     /// The API server's requests during the operator's runs, those of the harness included (one PATCH of the

@@ -74,32 +74,32 @@ impl Run<'_> {
             bare.create(verb, self.namespaces, &model, &self.cluster.admin).await?;
         }
         self.cluster.settle().await?;
-        for round in 0..self.args.runs {
+        for round in 0..self.rounds() {
             self.refresh_once(operator, round, &mut refresh).await?;
+            // What was written last, and so a write of the same bytes changes something each time.
             let model = self.model().await?;
-            for verb in Verb::ALL {
-                let cpu = process::cpu(std::process::id())?;
-                let took = self.write_once(&mut bare, verb, verb.name(), &model, &mut refresh).await?;
-                refresh.bare_s.entry(verb.name().to_owned()).or_default().push(took);
-                if verb == Verb::Apply {
-                    refresh.bare_cpu_s += process::cpu(std::process::id())? - cpu;
-                }
+            // Not always the same comes first after the operator, or before it.
+            for verb in Verb::ALL.iter().cycle().skip(round).take(Verb::ALL.len()) {
+                self.write_once(&mut bare, *verb, &model, &mut refresh).await?;
             }
-            let watch = Sightings::begin(self.cluster.peer.clone(), Verb::Apply.secret()).await?;
-            let took = self.write_once(&mut bare, Verb::Apply, "watched", &model, &mut refresh).await?;
-            refresh.watched_s.push(took);
-            drop(watch);
             self.tell(round, &refresh);
         }
         Ok(refresh)
     }
 
+    /// A refresh of few takes a second, in which whatever else the machine does weighs more: it is done more often.
+    fn rounds(&self) -> usize {
+        if self.namespaces < 5000 { self.args.runs * 3 } else { self.args.runs }
+    }
+
     async fn refresh_once(&self, operator: &Process, round: usize, refresh: &mut Refresh) -> Result<()> {
         let (cpu, calls) = (operator.cpu()?, aws_calls(&self.cluster));
-        let (plane, requests) = (self.cluster.plane_cpu()?, Requests::read(&self.cluster.admin).await?);
+        let requests = Requests::read(&self.cluster.admin).await?;
+        pause().await;
+        let plane = self.cluster.plane_cpu()?;
         refresh.operator_s.push(self.refresh(&format!("round {round}")).await?.as_secs_f64());
-        let requests = Requests::read(&self.cluster.admin).await?.since(&requests);
         *refresh.plane_cpu_s.entry("operator".to_owned()).or_default() += self.cluster.plane_cpu()? - plane;
+        let requests = Requests::read(&self.cluster.admin).await?.since(&requests);
         refresh.cpu_s += operator.cpu()? - cpu;
         refresh.aws_calls += aws_calls(&self.cluster) - calls;
         for (name, count) in requests.0 {
@@ -108,37 +108,34 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The bare client writes everything once.
-    async fn write_once(
-        &self,
-        bare: &mut Bare,
-        verb: Verb,
-        name: &str,
-        model: &Secret,
-        refresh: &mut Refresh,
-    ) -> Result<f64> {
-        let plane = self.cluster.plane_cpu()?;
+    /// The bare client writes everything once, after the same pause as the operator.
+    async fn write_once(&self, bare: &mut Bare, verb: Verb, model: &Secret, refresh: &mut Refresh) -> Result<()> {
+        let watch = match verb {
+            Verb::Watched => Some(Sightings::begin(self.cluster.peer.clone(), verb.secret()).await?),
+            _ => None,
+        };
+        pause().await;
+        let (cpu, plane) = (process::cpu(std::process::id())?, self.cluster.plane_cpu()?);
         let took = bare.write(verb, self.namespaces, model).await?.as_secs_f64();
-        *refresh.plane_cpu_s.entry(name.to_owned()).or_default() += self.cluster.plane_cpu()? - plane;
-        Ok(took)
+        drop(watch);
+        if verb == Verb::Apply {
+            refresh.bare_cpu_s += process::cpu(std::process::id())? - cpu;
+        }
+        *refresh.plane_cpu_s.entry(verb.name().to_owned()).or_default() += self.cluster.plane_cpu()? - plane;
+        refresh.bare_s.entry(verb.name().to_owned()).or_default().push(took);
+        Ok(())
     }
 
     fn tell(&self, round: usize, refresh: &Refresh) {
         let rate = |seconds: f64| self.namespaces as f64 / seconds;
         let bare: Vec<String> =
             refresh.bare_s.iter().map(|(verb, list)| format!("{verb} {:.0}/s", rate(list[round]))).collect();
-        let (ours, watched) = (rate(refresh.operator_s[round]), rate(refresh.watched_s[round]));
-        eprintln!(
-            "  round {round}: operator {ours:.0}/s; bare {}, apply beside a watch {watched:.0}/s",
-            bare.join(", ")
-        );
+        eprintln!("  round {round}: operator {:.0}/s; bare {}", rate(refresh.operator_s[round]), bare.join(", "));
     }
 
     /// A refresh on demand: from the request to the status that says that it is done.
     async fn refresh(&self, request: &str) -> Result<Duration> {
         let patch = json!({ "metadata": { "annotations": { "pullsecrets.dev/refresh-requested-at": request } } });
-        // Issue times are whole seconds: a refresh within the second of the last token would find it new enough.
-        tokio::time::sleep(Duration::from_millis(1100)).await;
         let start = Instant::now();
         self.cluster.credentials().patch(NAME, &PatchParams::default(), &Patch::Merge(&patch)).await?;
         let request = json!(request);
@@ -156,11 +153,12 @@ impl Run<'_> {
     /// New namespaces while everything is being refreshed.
     async fn busy(&self, takes: Duration) -> Result<latency::Latency> {
         let model = self.model().await?;
+        pause().await;
         let (begun, samples) = (Instant::now(), self.args.samples);
-        // Past the wait before the request, and until shortly before its end.
-        let last = Duration::from_millis(1100) + takes.mul_f64(0.9);
+        // Until shortly before its end.
+        let last = takes.mul_f64(0.9);
         let sampling = async {
-            tokio::time::sleep(Duration::from_millis(1100) + takes.mul_f64(0.1)).await;
+            tokio::time::sleep(takes.mul_f64(0.1)).await;
             latency::sample(&self.cluster, "busy", NAME, &model, Duration::ZERO, |count| {
                 count < samples && begun.elapsed() < last
             })
@@ -185,6 +183,12 @@ impl Run<'_> {
     async fn model(&self) -> Result<Secret> {
         bare::model(&self.cluster.admin, "n0", SECRET).await
     }
+}
+
+/// Issue times are whole seconds: a refresh within the second of the last token would find it new enough. And what was done
+/// before has come to rest.
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(1100)).await;
 }
 
 /// Starts the operator on what is there, and ends it.
