@@ -7,7 +7,7 @@ use ecr_credential_operator::api::status::Reason;
 use serde_json::{Value, json};
 use testbed::bed::{Bed, Launch};
 
-use super::helm::{Helm, object, read, root};
+use super::helm::{Helm, get, object, read, root};
 
 const ALERTS: &str = "charts/ecr-credential-operator/files/alerts.yaml";
 const DASHBOARD: &str = "charts/ecr-credential-operator/files/dashboard.json";
@@ -23,8 +23,7 @@ fn promtool(args: &[&str]) {
         let to = folder.join(file.rsplit('/').next().unwrap());
         std::fs::copy(root().join(file), to).unwrap();
     }
-    let output = Command::new("promtool").current_dir(&folder).args(args).output();
-    let output = output.expect("promtool is needed: apt-get install prometheus, or https://prometheus.io/download");
+    let output = Command::new(get("promtool")).current_dir(&folder).args(args).output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "promtool {args:?}:\n{out}{err}");
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use testbed::bed::PATIENCE;
 use testbed::control_plane::{ControlPlane, Options, shared};
 
-use super::helm::{apply, documents, namespace, object, read, root};
+use super::helm::{apply, documents, get, namespace, object, read, root};
 
 fn files(folder: &str) -> Vec<String> {
     let entries = std::fs::read_dir(root().join(folder)).unwrap();
@@ -111,8 +111,7 @@ async fn kustomize_builds_the_base_and_each_overlay_and_the_api_server_accepts_t
         ),
         ("deploy/overlays/pod-identity", Some("eu-west-1"), Value::Null),
     ] {
-        let output = Command::new("kubectl").args(["kustomize"]).arg(root().join(folder)).output();
-        let output = output.expect("kubectl is needed: install it from https://kubernetes.io/docs/tasks/tools/");
+        let output = Command::new(get("kubectl")).args(["kustomize"]).arg(root().join(folder)).output().unwrap();
         assert!(output.status.success(), "{folder}: {}", String::from_utf8_lossy(&output.stderr));
         let objects = documents(&String::from_utf8(output.stdout).unwrap());
         for object in &objects {
@@ -137,7 +136,8 @@ async fn in_another_namespace_and_with_a_prefix_the_policy_still_holds_the_opera
     let kustomization = json!({ "namespace": "platform", "namePrefix": "our-", "resources": [resource] });
     std::fs::write(overlay.path().join("kustomization.yaml"), kustomization.to_string()).unwrap();
     let kubectl = |args: &[&str]| {
-        let output = Command::new("kubectl").env("KUBECONFIG", plane.admin_kubeconfig()).args(args).output().unwrap();
+        let output =
+            Command::new(get("kubectl")).env("KUBECONFIG", plane.admin_kubeconfig()).args(args).output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     };
     kubectl(&["create", "namespace", "platform"]);

@@ -38,11 +38,9 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What `tests/helm/get.sh` gives.
+/// What `tests/tools/get.sh` gives.
 pub(crate) fn get(what: &str) -> PathBuf {
-    let output = Command::new("sh").arg(root().join("tests/helm/get.sh")).arg(what).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+    testbed::tools::get(what).unwrap()
 }
 
 /// A helm of one major version, with or without a cluster.
@@ -57,7 +55,7 @@ impl Helm {
     /// Helm without a cluster.
     pub(crate) fn offline(version: &str) -> Self {
         let home = std::env::temp_dir().join(format!("helm-{version}-{}", std::process::id()));
-        Self { program: get(version), kubeconfig: PathBuf::from("/nonexistent"), home }
+        Self { program: get(&format!("helm-{version}")), kubeconfig: PathBuf::from("/nonexistent"), home }
     }
 
     /// Helm as the administrator of a cluster.

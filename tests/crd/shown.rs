@@ -92,8 +92,8 @@ fn walk(schema: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
 }
 
 fn kubectl(plane: &ControlPlane, args: &[&str]) -> String {
-    let output = Command::new("kubectl").env("KUBECONFIG", plane.admin_kubeconfig()).args(args).output();
-    let output = output.expect("kubectl is needed: install it from https://kubernetes.io/docs/tasks/tools/");
+    let program = testbed::tools::get("kubectl").unwrap();
+    let output = Command::new(program).env("KUBECONFIG", plane.admin_kubeconfig()).args(args).output().unwrap();
     assert!(output.status.success(), "kubectl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

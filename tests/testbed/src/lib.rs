@@ -8,3 +8,4 @@ pub mod moto;
 pub mod node;
 pub mod proxy;
 pub mod recorder;
+pub mod tools;

@@ -79,13 +79,16 @@ async fn a_kubeconfig_serves_kubectl() -> Result<()> {
     )?;
     let version = client.apiserver_version().await?;
     assert!(version.git_version.starts_with("v1."), "{}", version.git_version);
-    // Not every machine has kubectl; where it is, it must be able to parse the server's version.
-    if let Ok(kubectl) = std::process::Command::new("kubectl").arg("--kubeconfig").arg(&path).arg("version").output() {
-        assert!(
-            String::from_utf8_lossy(&kubectl.stdout).contains(&format!("Server Version: {}", version.git_version)),
-            "{kubectl:?}"
-        );
-    }
+    // kubectl must be able to parse the server's version.
+    let kubectl = std::process::Command::new(testbed::tools::get("kubectl")?)
+        .arg("--kubeconfig")
+        .arg(&path)
+        .arg("version")
+        .output()?;
+    assert!(
+        String::from_utf8_lossy(&kubectl.stdout).contains(&format!("Server Version: {}", version.git_version)),
+        "{kubectl:?}"
+    );
     Ok(())
 }
 

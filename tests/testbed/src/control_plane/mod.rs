@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
-pub use binaries::{build_go_module, prepare};
+pub use binaries::prepare;
 pub(crate) use child::Server;
 pub use child::spawn_tied;
 pub use options::Options;

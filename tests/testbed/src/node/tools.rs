@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
 use super::Unsupported;
-use crate::control_plane;
+use crate::{control_plane, tools};
 
 /// They are unpacked into the cache, not installed: the machine may run a containerd of its own.
 const PACKAGES: [&str; 6] =
@@ -38,9 +38,10 @@ impl Tools {
     pub fn prepare(say: impl Fn(&str)) -> Result<Tools> {
         let cache = cache()?;
         control_plane::prepare()?;
-        let node = control_plane::build_go_module("node")?;
+        let node = tools::get("node")?;
         let debian = debian_packages(&cache, &say)?;
-        let helm = helm()?;
+        // The one that the chart's tests use too.
+        let helm = tools::get("helm-v3")?;
         let mut tools = Tools { debian, node, helm, pause: cache.join("pause.tar") };
         tools.pause = tools.busybox_image(PAUSE, &["sleep", "2147483647"], &[], &cache)?;
         Ok(tools)
@@ -143,12 +144,4 @@ fn download(into: &Path) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.success(), "{}", said.lines().last().unwrap_or("apt-get download failed"));
     Ok(())
-}
-
-/// The helm that the chart's tests use too.
-fn helm() -> Result<PathBuf> {
-    let script = repository().join("tests/helm/get.sh");
-    let output = Command::new("sh").arg(&script).arg("v3").stderr(Stdio::inherit()).output()?;
-    ensure!(output.status.success(), "{} v3 ended with {}", script.display(), output.status);
-    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
 }

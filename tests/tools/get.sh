@@ -1,0 +1,129 @@
+#!/bin/sh
+# Prints the path of a program that the tests, the demo or CI use; what is missing is built by Go once and kept in .cache.
+# Nothing is installed on the machine. The first build of a program downloads its Go modules.
+set -eu
+
+root=$(cd "$(dirname "$0")/../.." && pwd)
+cache=$root/.cache
+
+usage() {
+    echo "usage: $0 helm-v3|helm-v4|promtool|kubectl|actionlint|controlplane|controlplane-oldest|node|prometheus-crds" >&2
+    exit 2
+}
+
+need_go() {
+    command -v go >/dev/null && return
+    echo "$1 is built by Go, which is missing: install Go 1.26 or later (https://go.dev/dl)" >&2
+    case $1 in controlplane*) echo "or set KUBEBUILDER_ASSETS to a folder with etcd, kube-apiserver and kube-controller-manager" >&2 ;; esac
+    exit 1
+}
+
+# once PROGRAM COMMAND...: prints PROGRAM, after running COMMAND, which makes PROGRAM.partial, where it is missing.
+once() {
+    program=$1
+    shift
+    if [ ! -x "$program" ]; then
+        mkdir -p "$cache"
+        # Tests run side by side: one builds, the others wait.
+        exec 9>"$program.lock"
+        flock 9
+        if [ ! -x "$program" ]; then
+            need_go "$name"
+            # Built beside and renamed: an interrupted build leaves nothing that looks finished.
+            "$@"
+            mv "$program.partial" "$program"
+        fi
+    fi
+    echo "$program"
+}
+
+# published PACKAGE VERSION: a program whose module can be built by its version alone.
+published() {
+    once "$cache/$name-$2" install_published "$1@$2"
+}
+
+install_published() {
+    echo "building $name ($1): the first time takes about 2 minutes on 2 cores" >&2
+    folder=$(mktemp -d "$cache/partial.XXXXXX")
+    GOBIN=$folder CGO_ENABLED=0 go install -trimpath "$1" >&2
+    mv "$folder"/* "$program.partial"
+    rmdir "$folder"
+}
+
+# module FOLDER PACKAGE VERSION [FLAG...]: a program of a Go module below tests/, built again when the module changes.
+module() {
+    folder=$root/tests/$1 package=$2 version=$3
+    shift 3
+    sources=$(for file in main.go go.mod go.sum; do [ ! -f "$folder/$file" ] || cat "$folder/$file"; done | sha256sum)
+    digest=$(echo "$sources" | cut -c1-12)
+    once "$cache/$name-$version-$digest" build_module "$@"
+}
+
+build_module() {
+    log=$program.log
+    echo "building $name $version: looking at its modules" >&2
+    total=$(cd "$folder" && CGO_ENABLED=0 go list -deps "$@" "$package" | wc -l)
+    # -v names each package that is compiled, which is how the progress is known.
+    (cd "$folder" && CGO_ENABLED=0 exec go build -v -trimpath -ldflags "$link" -o "$program.partial" "$@" "$package") >"$log" 2>&1 &
+    build=$!
+    # Who is interrupted does not leave the build running.
+    trap 'kill "$build" 2>/dev/null' INT TERM HUP
+    seconds=0
+    while kill -0 "$build" 2>/dev/null; do
+        if [ $((seconds % 15)) -eq 0 ]; then
+            printf 'building %s %s: %d of %d packages at most, %dm%02ds so far\n' "$name" "$version" \
+                "$(wc -l <"$log")" "$total" $((seconds / 60)) $((seconds % 60)) >&2
+        fi
+        sleep 1
+        seconds=$((seconds + 1))
+    done
+    wait "$build" || { tail -n 30 "$log" >&2; echo "building $name failed; the whole log is $log" >&2; exit 1; }
+}
+
+# required MODULE GO-MOD: the version that a go.mod requires of a module.
+required() {
+    sed -n "s|^\(require\)\{0,1\}[[:space:]]*$1 \(v[^ ]*\).*|\2|p" "$root/tests/$2/go.mod" | head -1
+}
+
+# stamp VERSION: the link flags without which kubectl and helm cannot parse a server's version.
+stamp() {
+    rest=${1#v}
+    major=${rest%%.*} rest=${rest#*.}
+    path=k8s.io/component-base/version
+    link="-s -w -X $path.gitVersion=$1 -X $path.gitMajor=$major -X $path.gitMinor=${rest%%.*}"
+}
+
+name=${1-}
+link="-s -w"
+case $name in
+helm-v3) published helm.sh/helm/v3/cmd/helm v3.22.0 ;;
+helm-v4) published helm.sh/helm/v4/cmd/helm v4.3.1 ;;
+actionlint) published github.com/rhysd/actionlint/cmd/actionlint v1.7.12 ;;
+promtool)
+    # The machine's own is as good: the alerts use nothing new.
+    command -v promtool && exit
+    package=github.com/prometheus/prometheus
+    # No service discovery: it takes the SDKs of all clouds, and alerts need none.
+    module tools/promtool $package/cmd/promtool "$(required $package tools/promtool)" -tags=remove_all_sd
+    ;;
+kubectl)
+    command -v kubectl && exit
+    version=$(required k8s.io/kubectl tools/kubectl)
+    stamp "v1.${version#v0.}"
+    module tools/kubectl . "v1.${version#v0.}"
+    ;;
+controlplane* | node)
+    [ -f "$root/tests/$name/go.mod" ] || { echo "tests/$name is no Go module" >&2; exit 2; }
+    version=$(required k8s.io/kubernetes "$name")
+    stamp "$version"
+    module "$name" . "$version"
+    ;;
+prometheus-crds)
+    # The folder with the Prometheus Operator's CustomResourceDefinitions, which its Go module holds.
+    need_go "$name"
+    dir=$(go mod download -json github.com/prometheus-operator/prometheus-operator@v0.85.0 |
+        sed -n 's/^[[:space:]]*"Dir": "\(.*\)",$/\1/p')
+    echo "$dir/example/prometheus-operator-crd"
+    ;;
+*) usage ;;
+esac
