@@ -157,6 +157,7 @@ pub(crate) async fn apply(client: &Client, object: &Value, dry_run: bool) -> Res
     let plural = match kind {
         "NetworkPolicy" => "networkpolicies".to_owned(),
         "ValidatingAdmissionPolicy" => "validatingadmissionpolicies".to_owned(),
+        "MutatingAdmissionPolicy" => "mutatingadmissionpolicies".to_owned(),
         kind => format!("{}s", kind.to_lowercase()),
     };
     let namespace = object["metadata"]["namespace"].as_str().map_or(String::new(), |n| format!("/namespaces/{n}"));

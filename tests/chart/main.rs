@@ -16,9 +16,11 @@ mod identities;
 mod image;
 mod lifecycle;
 mod modes;
+mod mutation;
 mod operator;
 mod policy;
 mod rights;
+mod stolen_token;
 mod values;
 
 /// The CRD as it is shipped.

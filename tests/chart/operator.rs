@@ -17,7 +17,7 @@ use super::helm::{Helm, chart, object};
 const OWN: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
 
 /// A bed whose operator has no rights but those that the chart grants, with the policy in force.
-async fn installed(test: &str, values: Value) -> Bed {
+pub(crate) async fn with_the_chart(test: &str, values: Value) -> Bed {
     let bed = Bed::new(test, super::CRD).await.unwrap();
     let cluster: Api<ClusterRoleBinding> = Api::all(bed.client.clone());
     cluster.delete(&bed.prefix, &DeleteParams::default()).await.unwrap();
@@ -73,13 +73,13 @@ async fn policy_in_force(bed: &Bed) {
     }
 }
 
-fn launch() -> Launch {
+pub(crate) fn launch() -> Launch {
     Launch::new(env!("CARGO_BIN_EXE_ecr-credential-operator"))
 }
 
 #[tokio::test]
 async fn with_the_charts_rights_and_under_its_policy_it_does_all_that_it_should() {
-    let bed = installed("chart-works", json!({})).await;
+    let bed = with_the_chart("chart-works", json!({})).await;
     let a = bed.namespace("a", &[]).await.unwrap();
     let b = bed.namespace("b", &[]).await.unwrap();
     let operator = bed.operator(launch()).await.unwrap();
@@ -143,7 +143,7 @@ async fn with_listed_namespaces_it_needs_no_right_on_secrets_elsewhere() {
 /// What the chart's second pod for `helm test` runs, with its settings and as its ServiceAccount.
 #[tokio::test]
 async fn the_test_of_the_chart_fails_where_nothing_is_written_and_where_rights_are_missing() {
-    let bed = installed("chart-tested", json!({})).await;
+    let bed = with_the_chart("chart-tested", json!({})).await;
     let values = values_for(&bed, json!({ "extraEnv": [{ "name": "MORE", "value": "1" }] }));
     let objects = Helm::offline("v3").template(&bed.home, "1.36.0", &values).unwrap();
     let pod = &object(&objects, "Pod", "ecr-credential-operator-check")["spec"];
@@ -191,7 +191,7 @@ async fn the_test_of_the_chart_fails_where_nothing_is_written_and_where_rights_a
 
 #[tokio::test]
 async fn adopting_is_refused_by_the_policy_until_the_chart_allows_it() {
-    let bed = installed("chart-adopt", json!({})).await;
+    let bed = with_the_chart("chart-adopt", json!({})).await;
     let a = bed.namespace("a", &[]).await.unwrap();
     let foreign = json!({
         "metadata": { "name": bed.secret }, "type": "kubernetes.io/dockerconfigjson", "stringData": { ".dockerconfigjson": "{}" },
@@ -219,7 +219,7 @@ async fn adopting_is_refused_by_the_policy_until_the_chart_allows_it() {
 
 #[tokio::test]
 async fn the_charts_rights_are_those_that_the_suite_runs_under() {
-    let bed = installed("chart-rights", json!({})).await;
+    let bed = with_the_chart("chart-rights", json!({})).await;
     let roles: Api<ClusterRole> = Api::all(bed.client.clone());
     let suites = roles.get(&bed.prefix).await.unwrap();
     let charts = roles.get(&format!("{}.ecr-credential-operator", bed.home)).await.unwrap();

@@ -9,29 +9,36 @@ use testbed::control_plane::{ControlPlane, shared};
 
 use super::helm::{Helm, apply, chart, namespace};
 
-const MANAGER: &str = "ecr-credential-operator";
+pub(crate) const MANAGER: &str = "ecr-credential-operator";
 const TYPE: &str = "only Secrets of the type kubernetes.io/dockerconfigjson";
 const KEY: &str = "only the key .dockerconfigjson";
 const OWN: &str = "not the operator's own Secret";
 const DELETE: &str = "delete only its own Secrets";
-const EARLIER: &str = "a password by one that expires earlier";
+const EARLIER: &str = "a token by one that expires earlier";
 
-struct Cluster {
+pub(crate) struct Cluster {
     plane: &'static ControlPlane,
-    home: String,
-    admin: Client,
-    operator: Client,
+    pub(crate) home: String,
+    pub(crate) admin: Client,
+    pub(crate) operator: Client,
 }
 
 /// The chart in a namespace of its own, and the operator's account as a client.
-async fn installed(name: &str, policy: Value) -> Cluster {
+pub(crate) async fn installed(name: &str, policy: Value) -> Cluster {
+    installed_with(name, policy, json!({})).await
+}
+
+/// The same with further values.
+pub(crate) async fn installed_with(name: &str, policy: Value, further: Value) -> Cluster {
     let plane = shared().await.unwrap();
     plane.install(&[serde_yaml_ng::from_str(super::CRD).unwrap()]).await.unwrap();
     let admin = plane.admin_client().unwrap();
     let home = format!("chart-policy-{name}");
     namespace(&admin, &home).await;
     let helm = Helm::on(plane, "v3");
-    let values = json!({ "crds": { "enabled": false }, "validatingAdmissionPolicy": policy, "allSecretNames": true });
+    let mut values =
+        json!({ "crds": { "enabled": false }, "validatingAdmissionPolicy": policy, "allSecretNames": true });
+    values.as_object_mut().unwrap().extend(further.as_object().unwrap().clone());
     let (chart, file) = (chart(), helm.values(&values));
     let args =
         ["install", MANAGER, &chart.to_string_lossy(), "--namespace", &home, "--values", &file.to_string_lossy()];
@@ -58,12 +65,12 @@ impl Cluster {
         }
     }
 
-    fn secrets(&self, client: &Client) -> Api<Secret> {
+    pub(crate) fn secrets(&self, client: &Client) -> Api<Secret> {
         Api::namespaced(client.clone(), &self.home)
     }
 
     /// Applies a Secret as the operator does.
-    async fn write(&self, name: &str, secret: Value) -> Result<Secret, String> {
+    pub(crate) async fn write(&self, name: &str, secret: Value) -> Result<Secret, String> {
         let mut secret = secret;
         secret["apiVersion"] = json!("v1");
         secret["kind"] = json!("Secret");
@@ -79,21 +86,21 @@ impl Cluster {
     }
 
     /// Somebody else's Secret.
-    async fn foreign(&self, name: &str) {
+    pub(crate) async fn foreign(&self, name: &str) -> Secret {
         let secret = json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name, "namespace": self.home },
             "type": "kubernetes.io/dockerconfigjson", "data": { ".dockerconfigjson": "e30=" },
         });
-        apply(&self.admin, &secret, false).await.unwrap();
+        serde_json::from_value(apply(&self.admin, &secret, false).await.unwrap()).unwrap()
     }
 
-    async fn edit(&self, name: &str, patch: Value) {
+    pub(crate) async fn edit(&self, name: &str, patch: Value) {
         self.secrets(&self.admin).patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
     }
 }
 
 /// A Secret as the operator writes it, with an expiry at this hour.
-fn good(hour: u32) -> Value {
+pub(crate) fn good(hour: u32) -> Value {
     json!({
         "metadata": {
             "labels": { "app.kubernetes.io/managed-by": MANAGER, "pullsecrets.dev/credential-uid": "u" },
@@ -104,13 +111,13 @@ fn good(hour: u32) -> Value {
     })
 }
 
-fn with(mut secret: Value, pointer: &str, key: &str, value: Value) -> Value {
+pub(crate) fn with(mut secret: Value, pointer: &str, key: &str, value: Value) -> Value {
     secret.pointer_mut(pointer).unwrap()[key] = value;
     secret
 }
 
 #[track_caller]
-fn refused(answer: Result<impl std::fmt::Debug, String>, says: &str) {
+pub(crate) fn refused(answer: Result<impl std::fmt::Debug, String>, says: &str) {
     let why = answer.expect_err(says);
     assert!(why.contains(says) && why.contains("ValidatingAdmissionPolicy"), "{why}");
 }

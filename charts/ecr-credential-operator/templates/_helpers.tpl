@@ -17,6 +17,11 @@
 {{- end }}
 {{- end }}
 
+{{/* The namespace of the objects that belong to one. */}}
+{{- define "eco.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride }}
+{{- end }}
+
 {{/* The Service's name, which must begin with a letter and may hold no dot, where a release's may do otherwise. */}}
 {{- define "eco.serviceName" -}}
 {{- regexReplaceAll "^([0-9])" (include "eco.fullname" . | replace "." "-") "eco-${1}" }}

@@ -1,0 +1,89 @@
+{{/*
+Parts of the ValidatingAdmissionPolicies that hold the operator's own ServiceAccount to what the operator writes.
+
+A policy sees an object after the cluster's mutating admission. What admission adds must not be held against the operator: its
+writes would be refused, and the tokens would expire. Admission runs after the API server has recorded in `managedFields` what
+the request writes, so what nobody owns there was added by admission. A request cannot hide a field: whatever differs from the
+stored object is recorded for the requester, unless the object has no managed fields at all, and then every addition is refused.
+*/}}
+
+{{/* The names of the operator's ServiceAccount, as a match condition. */}}
+{{- define "eco.policy.byTheOperator" -}}
+- name: by-the-operator
+  expression: request.userInfo.username == {{ printf "system:serviceaccount:%s:%s" (include "eco.namespace" .) (include "eco.serviceAccountName" .) | squote }}
+{{- end }}
+
+{{/* The constraints for one resource. What the API server would add by default is spelled out, so that GitOps shows no difference. */}}
+{{- define "eco.policy.matchConstraints" -}}
+matchPolicy: Equivalent
+namespaceSelector: {}
+objectSelector: {}
+resourceRules:
+  - apiGroups: [{{ .group | quote }}]
+    apiVersions: [v1]
+    resources: [{{ .resource }}]
+    operations: {{ toJson .operations }}
+    scope: "*"
+{{- end }}
+
+{{/* The variables by which the validations below tell what the request writes; `field` is one that every object of the kind has. */}}
+{{- define "eco.policy.variables" -}}
+# What each field manager owns.
+- name: managed
+  expression: >-
+    object == null ? [] : dyn(object).metadata.?managedFields.orValue([]).map(m, m.?fieldsV1.orValue({}))
+# Whether managed fields are recorded for this object. If not, every addition counts as the operator's.
+- name: tracked
+  expression: variables.managed.exists(f, f[?'f:{{ .parent }}'][?'f:{{ .field }}'].hasValue())
+# The bytes of all labels and annotations, now and before.
+{{- range $variable, $of := dict "size" "object" "oldSize" "oldObject" }}
+- name: {{ $variable }}
+  expression: >-
+    {{ $of }} == null ? 0
+    : {{ $of }}.metadata.?labels.orValue({}).map(k, size(k) + size({{ $of }}.metadata.labels[k])).sum()
+      + {{ $of }}.metadata.?annotations.orValue({}).map(k, size(k) + size({{ $of }}.metadata.annotations[k])).sum()
+{{- end }}
+{{- end }}
+
+{{/* No new finalizer, and no new owner reference but the operator's own: they hold up deletions that are none of its business. */}}
+{{- define "eco.policy.metadata" -}}
+- expression: >-
+    object == null
+    || object.metadata.?finalizers.orValue([]).all(name,
+         (oldObject != null && name in oldObject.metadata.?finalizers.orValue([]))
+         || (variables.tracked && !variables.managed.exists(f, f[?'f:metadata'][?'f:finalizers'][?'v:"' + name + '"'].hasValue())))
+  message: the operator may not add finalizers
+  reason: Forbidden
+- expression: >-
+    object == null
+    || object.metadata.?ownerReferences.orValue([]).all(o,
+         {{- if .own }}
+         (o.apiVersion == 'pullsecrets.dev/v1alpha1' && o.kind == 'EcrCredential' && o.?controller.orValue(false)
+          && !o.?blockOwnerDeletion.orValue(false))
+         || {{ end }}(oldObject != null && o in oldObject.metadata.?ownerReferences.orValue([]))
+         || (variables.tracked && o.uid.matches('^[-0-9A-Za-z]+$')
+             && !variables.managed.exists(f, f[?'f:metadata'][?'f:ownerReferences'][?'k:{"uid":"' + o.uid + '"}'].hasValue())))
+  message: the operator may add no owner reference{{ if .own }} but its own{{ end }}
+  reason: Forbidden
+# An EcrCredential allows 150 KiB. What others have put there before may be more, and stays.
+- expression: >-
+    object == null
+    || variables.size <= 163840
+    || (oldObject != null && variables.size <= variables.oldSize + 1024)
+  message: the operator may not add so many or so large labels and annotations
+  reason: Forbidden
+{{- end }}
+
+{{/* The binding of a policy. */}}
+{{- define "eco.policy.binding" }}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: {{ .name | quote }}
+  labels:
+    {{- include "eco.labels" .root | nindent 4 }}
+spec:
+  policyName: {{ .name | quote }}
+  validationActions: [Deny]
+{{- end }}
