@@ -53,10 +53,10 @@ impl Cluster {
     /// The API server tells no one when it has taken note of a policy.
     async fn until_in_force(&self) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        let wrong = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "probe" }, "type": "Opaque" });
+        let wrong = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "ecr-pull-secret" }, "type": "Opaque" });
         let params = PatchParams { dry_run: true, ..PatchParams::apply(MANAGER) };
         loop {
-            let answer = self.secrets(&self.operator).patch("probe", &params, &Patch::Apply(&wrong)).await;
+            let answer = self.secrets(&self.operator).patch("ecr-pull-secret", &params, &Patch::Apply(&wrong)).await;
             if answer.as_ref().is_err_and(|why| why.to_string().contains("ValidatingAdmissionPolicy")) {
                 return;
             }

@@ -3,6 +3,7 @@
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Error, ResourceExt};
 use serde_json::{Value, json};
@@ -184,7 +185,7 @@ async fn an_adopted_secret_keeps_what_others_have_put_there() {
 }
 
 #[tokio::test]
-async fn no_lease_but_the_operators_own_can_be_made() {
+async fn no_lease_but_the_operators_own_can_be_made_and_no_event_that_stays() {
     let cluster = installed("leases", json!({})).await;
     let owners = Owners::create(&cluster).await;
     let leases: Api<Lease> = Api::namespaced(cluster.operator.clone(), &cluster.home);
@@ -210,6 +211,26 @@ async fn no_lease_but_the_operators_own_can_be_made() {
     own.metadata.finalizers = Some(vec!["example.com/hang".to_owned()]);
     refused(leases.replace(MANAGER, &PostParams::default(), &own).await.map_err(|error| error.to_string()), FINALIZER);
     let others: Api<Lease> = Api::namespaced(cluster.admin.clone(), &cluster.home);
+    let events: Api<Event> = Api::namespaced(cluster.operator.clone(), "default");
+    for (metadata, says) in [
+        (json!({}), None),
+        (json!({ "finalizers": ["example.com/hang"] }), Some(FINALIZER)),
+        (json!({ "ownerReferences": [owners.foreign] }), Some(OWNER)),
+    ] {
+        let event = merged(
+            json!({
+                "metadata": { "generateName": "x-", "namespace": "default" }, "eventTime": "2026-01-01T00:00:00.000000Z",
+                "reportingController": "x", "reportingInstance": "x", "action": "x", "reason": "x", "type": "Normal",
+                "regarding": { "kind": "EcrCredential", "apiVersion": "pullsecrets.dev/v1alpha1", "name": "x" },
+            }),
+            &json!({ "metadata": metadata }),
+        );
+        let answer = events.create(&PostParams::default(), &serde_json::from_value(event).unwrap()).await;
+        match says {
+            Some(says) => refused(answer.map_err(|error| error.to_string()), says),
+            None => drop(answer.unwrap()),
+        }
+    }
     let other: Lease = serde_json::from_value(json!({ "metadata": { "name": "others" } })).unwrap();
     others.create(&PostParams::default(), &other).await.unwrap();
 }
@@ -243,4 +264,46 @@ async fn a_token_of_a_service_account_lives_an_hour_at_most() {
             Err(error) => panic!("{error}"),
         }
     }
+}
+
+/// What RBAC refuses, with the chart's rights by name.
+#[tokio::test]
+async fn rights_end_at_the_names_and_verbs_that_the_operator_needs() {
+    let cluster = super::policy::installed_with("rights", json!({}), json!({ "allSecretNames": false })).await;
+    cluster.foreign("foreign").await;
+    cluster.write("ecr-pull-secret", good(1)).await.unwrap();
+    let secrets = format!("/api/v1/namespaces/{}/secrets", cluster.home);
+    let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "ecr-pull-secret" } });
+    let credential = "/apis/pullsecrets.dev/v1alpha1/ecrcredentials/x";
+    let roles = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings", cluster.home);
+    for (method, path, body) in [
+        ("GET", format!("{secrets}/foreign"), json!(null)),
+        ("GET", secrets.clone(), json!(null)),
+        ("GET", "/api/v1/secrets".to_owned(), json!(null)),
+        ("GET", "/api/v1/secrets?watch=true".to_owned(), json!(null)),
+        ("PATCH", format!("{secrets}/foreign"), good(1)),
+        ("PUT", format!("{secrets}/ecr-pull-secret"), secret.clone()),
+        ("POST", secrets.clone(), merged(secret, &json!({ "metadata": { "name": "other" } }))),
+        ("DELETE", format!("{secrets}/foreign"), json!({})),
+        ("DELETE", secrets.clone(), json!({})),
+        ("GET", "/api/v1/configmaps".to_owned(), json!(null)),
+        ("GET", "/api/v1/pods".to_owned(), json!(null)),
+        ("GET", "/api/v1/serviceaccounts".to_owned(), json!(null)),
+        ("POST", format!("/api/v1/namespaces/{}/serviceaccounts/default/token", cluster.home), json!({ "spec": {} })),
+        ("PATCH", credential.to_owned(), json!({ "spec": { "suspend": true } })),
+        ("DELETE", credential.to_owned(), json!({})),
+        ("POST", roles, json!({ "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" } })),
+        ("GET", "/apis/coordination.k8s.io/v1/leases".to_owned(), json!(null)),
+    ] {
+        let request = http::Request::builder().method(method).uri(&path);
+        let request = request.header("Content-Type", if method == "PATCH" { "application/merge-patch+json" } else { "application/json" });
+        let body = if body.is_null() { vec![] } else { serde_json::to_vec(&body).unwrap() };
+        match cluster.operator.request::<Value>(request.body(body).unwrap()).await {
+            Err(Error::Api(status)) => assert!(status.is_forbidden(), "{method} {path}: {status:?}"),
+            other => panic!("{method} {path}: {other:?}"),
+        }
+    }
+    let impersonated = http::Request::get(format!("{secrets}/ecr-pull-secret")).header("Impersonate-User", "admin");
+    let answer = cluster.operator.request::<Value>(impersonated.body(vec![]).unwrap()).await;
+    assert!(matches!(&answer, Err(Error::Api(status)) if status.is_forbidden()), "{answer:?}");
 }

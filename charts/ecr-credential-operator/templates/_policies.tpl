@@ -13,20 +13,22 @@ stored object is recorded for the requester, unless the object has no managed fi
   expression: request.userInfo.username == {{ printf "system:serviceaccount:%s:%s" (include "eco.namespace" .) (include "eco.serviceAccountName" .) | squote }}
 {{- end }}
 
-{{/* The constraints for one resource. What the API server would add by default is spelled out, so that GitOps shows no difference. */}}
+{{/* The constraints for resources, by API group. What the API server would default is spelled out, so that GitOps shows no difference. */}}
 {{- define "eco.policy.matchConstraints" -}}
 matchPolicy: Equivalent
 namespaceSelector: {}
 objectSelector: {}
 resourceRules:
-  - apiGroups: [{{ .group | quote }}]
+  {{- range $group, $resources := .resources }}
+  - apiGroups: [{{ $group | quote }}]
     apiVersions: [v1]
-    resources: [{{ .resource }}]
-    operations: {{ toJson .operations }}
+    resources: [{{ $resources }}]
+    operations: [{{ $.operations | join ", " }}]
     scope: "*"
+  {{- end }}
 {{- end }}
 
-{{/* The variables by which the validations below tell what the request writes; `field` is one that every object of the kind has. */}}
+{{/* The variables by which the validations below tell what the request writes. */}}
 {{- define "eco.policy.variables" -}}
 # What each field manager owns.
 - name: managed
@@ -34,7 +36,7 @@ resourceRules:
     object == null ? [] : dyn(object).metadata.?managedFields.orValue([]).map(m, m.?fieldsV1.orValue({}))
 # Whether managed fields are recorded for this object. If not, every addition counts as the operator's.
 - name: tracked
-  expression: variables.managed.exists(f, f[?'f:{{ .parent }}'][?'f:{{ .field }}'].hasValue())
+  expression: variables.managed.size() > 0
 # The bytes of all labels and annotations, now and before.
 {{- range $variable, $of := dict "size" "object" "oldSize" "oldObject" }}
 - name: {{ $variable }}
