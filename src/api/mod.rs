@@ -76,6 +76,10 @@ pub struct EcrCredentialSpec {
     /// The namespaces that get the Secret: those that `names` or `selector` matches and `exclude` does not.
     pub namespaces: NamespaceSelection,
 
+    /// Attaches the Secret to new pods, so that neither pods nor ServiceAccounts have to be edited. Default: nothing is attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attach_to: Option<AttachTo>,
+
     /// When passwords are replaced.
     #[serde(default)]
     pub refresh: Refresh,
@@ -222,6 +226,27 @@ pub enum DeletionPolicy {
     Delete,
     /// They stay until someone deletes them.
     Retain,
+}
+
+/// What names the Secret without being edited by its owner.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttachTo {
+    /// Which new pods of the target namespaces get the Secret added to their `imagePullSecrets`: `Never`, or `MatchingImages` for
+    /// pods with an image on one of this EcrCredential's hosts. Pods labelled `pullsecrets.dev/attach: "false"` are left alone.
+    /// The chart installs the MutatingAdmissionPolicy that does it (chart value `attach.pods`, Kubernetes 1.36 or later).
+    #[serde(default)]
+    pub pods: AttachPods,
+}
+
+/// Which new pods get the Secret added to their `imagePullSecrets`.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AttachPods {
+    /// No pod is changed.
+    #[default]
+    Never,
+    /// Each new pod with an image on one of this EcrCredential's hosts.
+    MatchingImages,
 }
 
 /// Which namespaces get the Secret. All of them is said aloud: `names: ["*"]`.

@@ -95,38 +95,10 @@ fn wherever_it_is_put(text: &str) -> String {
 
 #[test]
 fn the_kustomize_base_is_what_the_chart_renders() {
-    let helm = Helm::offline("v3");
-    // The marks that helm sets on what it manages would be untrue here.
-    let values = helm.values(&serde_json::json!({ "crds": { "keep": false } }));
-    let text = helm
-        .run(&[
-            "template",
-            "ecr-credential-operator",
-            &chart().to_string_lossy(),
-            "--namespace",
-            "ecr-credential-operator",
-            "--skip-tests",
-            "--kube-version",
-            "1.36.0",
-            "--values",
-            &values.to_string_lossy(),
-        ])
-        .unwrap();
-    let mut files: BTreeMap<String, String> = BTreeMap::new();
-    for part in text.split("---\n# Source: ").skip(1) {
-        let (source, body) = part.split_once('\n').unwrap();
-        let name = Path::new(source).file_name().unwrap().to_string_lossy().into_owned();
-        let foreign = |line: &str| {
-            line.trim_start().starts_with("helm.sh/chart:") || line.trim() == "app.kubernetes.io/managed-by: Helm"
-        };
-        let kept: Vec<&str> = body.lines().filter(|line| !foreign(line) && *line != "---").collect();
-        let file = files.entry(name).or_default();
-        if !file.is_empty() {
-            file.push_str("---\n");
-        }
-        file.push_str(wherever_it_is_put(kept.join("\n").trim()).as_str());
-        file.push('\n');
-    }
+    // The marks that helm sets on what it manages would be untrue here. Not every cluster serves the kind of the policy that
+    // attaches Secrets to pods, so that one is a component.
+    let text = rendered(&serde_json::json!({ "crds": { "keep": false }, "attach": { "pods": { "enabled": false } } }));
+    let files = files(&text);
     assert!(files.len() >= 6, "{:?}", files.keys());
     let mut kustomization =
         "# Made from the chart by `UPDATE=1 cargo test --test chart current`, the namespace excepted.\n\
@@ -142,4 +114,49 @@ fn the_kustomize_base_is_what_the_chart_renders() {
         let name = entry.unwrap().file_name().to_string_lossy().into_owned();
         assert!(known(&name), "deploy/base/{name} is made from nothing: delete it");
     }
+}
+
+#[test]
+fn the_kustomize_component_is_the_policy_that_the_chart_renders() {
+    const NAME: &str = "mutatingadmissionpolicy.yaml";
+    let files = files(&rendered(&serde_json::json!({ "attach": { "pods": { "enabled": true } } })));
+    same(&format!("deploy/components/attach-pods/{NAME}"), &files[NAME]);
+}
+
+fn rendered(values: &Value) -> String {
+    let helm = Helm::offline("v3");
+    let values = helm.values(values);
+    helm.run(&[
+        "template",
+        "ecr-credential-operator",
+        &chart().to_string_lossy(),
+        "--namespace",
+        "ecr-credential-operator",
+        "--skip-tests",
+        "--kube-version",
+        "1.36.0",
+        "--values",
+        &values.to_string_lossy(),
+    ])
+    .unwrap()
+}
+
+/// The rendered templates by file name, without the marks of helm.
+fn files(text: &str) -> BTreeMap<String, String> {
+    let mut files: BTreeMap<String, String> = BTreeMap::new();
+    for part in text.split("---\n# Source: ").skip(1) {
+        let (source, body) = part.split_once('\n').unwrap();
+        let name = Path::new(source).file_name().unwrap().to_string_lossy().into_owned();
+        let foreign = |line: &str| {
+            line.trim_start().starts_with("helm.sh/chart:") || line.trim() == "app.kubernetes.io/managed-by: Helm"
+        };
+        let kept: Vec<&str> = body.lines().filter(|line| !foreign(line) && *line != "---").collect();
+        let file = files.entry(name).or_default();
+        if !file.is_empty() {
+            file.push_str("---\n");
+        }
+        file.push_str(wherever_it_is_put(kept.join("\n").trim()).as_str());
+        file.push('\n');
+    }
+    files
 }

@@ -154,12 +154,8 @@ pub(crate) async fn apply(client: &Client, object: &Value, dry_run: bool) -> Res
     }
     let (kind, version) = (object["kind"].as_str().unwrap(), object["apiVersion"].as_str().unwrap());
     let group = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
-    let plural = match kind {
-        "NetworkPolicy" => "networkpolicies".to_owned(),
-        "ValidatingAdmissionPolicy" => "validatingadmissionpolicies".to_owned(),
-        "MutatingAdmissionPolicy" => "mutatingadmissionpolicies".to_owned(),
-        kind => format!("{}s", kind.to_lowercase()),
-    };
+    let lower = kind.to_lowercase();
+    let plural = lower.strip_suffix('y').map_or_else(|| format!("{lower}s"), |stem| format!("{stem}ies"));
     let namespace = object["metadata"]["namespace"].as_str().map_or(String::new(), |n| format!("/namespaces/{n}"));
     let name = object["metadata"]["name"].as_str().unwrap();
     let dry_run = if dry_run { "&dryRun=All" } else { "" };

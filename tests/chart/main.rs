@@ -8,6 +8,7 @@
 
 mod access;
 mod alerts;
+mod attach;
 mod current;
 mod deploy;
 mod edges;

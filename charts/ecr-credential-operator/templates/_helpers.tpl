@@ -261,3 +261,12 @@ securityContext:
 {{- $kinds := .Capabilities.APIVersions }}
 {{- or ($kinds.Has "pullsecrets.dev/v1alpha1/EcrCredential") (not ($kinds.Has "v1/Namespace")) }}
 {{- end }}
+
+{{/* Whether the policy that attaches Secrets to pods is installed: `auto` where the cluster serves its kind. Without a cluster, as in
+`helm template`, no kind is known, and the version of Kubernetes counts. */}}
+{{- define "eco.attachPods" -}}
+{{- $enabled := toString .Values.attach.pods.enabled }}
+{{- $kinds := .Capabilities.APIVersions }}
+{{- $served := or ($kinds.Has "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy") (and (not ($kinds.Has "v1/Namespace")) (semverCompare ">=1.36-0" .Capabilities.KubeVersion.Version)) }}
+{{- if or (eq $enabled "true") (and (eq $enabled "auto") $served) }}true{{ else }}false{{ end }}
+{{- end }}

@@ -1,0 +1,304 @@
+//! What the MutatingAdmissionPolicy does to new pods, asked of the real API server.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ecr_credential_operator::api::NamespaceSelection;
+use ecr_credential_operator::plan::targets::Selection;
+use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+use testbed::bed::PATIENCE;
+use testbed::control_plane::{ControlPlane, shared};
+
+use super::helm::{Helm, apply, chart};
+
+const OWN: &str = "111122223333.dkr.ecr.eu-west-1.amazonaws.com";
+const PUBLIC: &str = "public.ecr.aws";
+const VPCE: &str = "vpce-1.dkr.ecr.eu-west-1.vpce.amazonaws.com:8443";
+
+/// A cluster with the chart, whose policy looks at the EcrCredentials of one test alone.
+struct Cluster {
+    client: Client,
+    test: String,
+}
+
+impl Cluster {
+    /// None where Kubernetes has no such policies.
+    async fn new(test: &str, values: Value) -> Option<Self> {
+        let plane: &'static ControlPlane = shared().await.unwrap();
+        plane.install(&[serde_yaml_ng::from_str(super::CRD).unwrap()]).await.unwrap();
+        let cluster = Self { client: plane.admin_client().unwrap(), test: format!("attach-{test}") };
+        cluster.namespace(&cluster.test, json!({})).await;
+        let helm = Helm::on(plane, "v3");
+        let mut pods = json!({ "credentialSelector": { "matchLabels": { "test": cluster.test } } });
+        pods.as_object_mut().unwrap().extend(values.as_object().unwrap().clone());
+        let values = json!({ "crds": { "enabled": false }, "attach": { "pods": pods }, "allSecretNames": true });
+        let (chart, file) = (chart().to_string_lossy().into_owned(), helm.values(&values));
+        let file = file.to_string_lossy().into_owned();
+        helm.run(&["install", "eco", &chart, "--namespace", &cluster.test, "--values", &file]).unwrap();
+        let served = cluster.client.list_api_group_resources("admissionregistration.k8s.io/v1").await.unwrap();
+        let served = served.resources.iter().any(|resource| resource.kind == "MutatingAdmissionPolicy");
+        let manifest = helm.run(&["get", "manifest", "eco", "--namespace", &cluster.test]).unwrap();
+        assert_eq!(manifest.contains("kind: MutatingAdmissionPolicy\n"), served, "auto");
+        if !served {
+            return None;
+        }
+        cluster.until_in_force().await;
+        Some(cluster)
+    }
+
+    /// The API server does not say when it has taken note of a policy and of its parameters.
+    async fn until_in_force(&self) {
+        self.credential("probe", json!({ "names": [self.test] }), &[OWN]).await;
+        let pod = pod("probe", &format!("{OWN}/x"));
+        let probe = format!("{}-probe", self.test);
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !self.attached(&self.test, &pod).await.contains(&probe) {
+            assert!(tokio::time::Instant::now() < deadline, "the policy is not in force");
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn namespace(&self, name: &str, labels: Value) {
+        let namespace: Namespace =
+            serde_json::from_value(json!({ "metadata": { "name": name, "labels": labels } })).unwrap();
+        Api::all(self.client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), name);
+        let there = |account: Option<&ServiceAccount>| account.is_some();
+        let waiting = kube::runtime::wait::await_condition(accounts, "default", there);
+        tokio::time::timeout(PATIENCE, waiting).await.expect("a ServiceAccount default").unwrap();
+    }
+
+    /// An EcrCredential whose Secret has its name, with the hosts in its status.
+    async fn credential(&self, name: &str, namespaces: Value, hosts: &[&str]) -> String {
+        self.credential_with(name, namespaces, hosts, json!({ "attachTo": { "pods": "MatchingImages" } })).await
+    }
+
+    async fn credential_with(&self, name: &str, namespaces: Value, hosts: &[&str], more: Value) -> String {
+        let name = format!("{}-{name}", self.test);
+        let mut spec = json!({
+            "registries": [{ "private": {} }], "secret": { "name": name }, "namespaces": namespaces,
+        });
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let object = json!({
+            "apiVersion": "pullsecrets.dev/v1alpha1", "kind": "EcrCredential",
+            "metadata": { "name": name, "labels": { "test": self.test } }, "spec": spec,
+        });
+        apply(&self.client, &object, false).await.unwrap();
+        let api: Api<ecr_credential_operator::api::EcrCredential> = Api::all(self.client.clone());
+        // As the status has them: one entry for each registry.
+        let registries: Vec<Value> = hosts.iter().map(|host| json!({ "hosts": [host] })).collect();
+        let status = json!({ "status": { "registries": registries } });
+        api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+        name
+    }
+
+    /// Creates a pod without storing it; returns the pull secrets that it then has, in order.
+    async fn created(&self, namespace: &str, pod: &Value) -> Result<Vec<String>, String> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let params = PostParams { dry_run: true, field_manager: None };
+        let pod: Pod = serde_json::from_value(pod.clone()).unwrap();
+        let created = pods.create(&params, &pod).await.map_err(|error| error.to_string())?;
+        let secrets = created.spec.unwrap().image_pull_secrets.unwrap_or_default();
+        Ok(secrets.into_iter().map(|secret| secret.name).collect())
+    }
+
+    async fn attached(&self, namespace: &str, pod: &Value) -> Vec<String> {
+        self.created(namespace, pod).await.unwrap()
+    }
+}
+
+fn pod(name: &str, image: &str) -> Value {
+    json!({ "metadata": { "name": name }, "spec": { "containers": [{ "name": "c", "image": image }] } })
+}
+
+fn with(mut pod: Value, pointer: &str, key: &str, value: Value) -> Value {
+    pod.pointer_mut(pointer).unwrap()[key] = value;
+    pod
+}
+
+#[tokio::test]
+async fn a_pod_gets_the_secret_of_its_images_and_no_other_pod_is_changed() {
+    let Some(cluster) = Cluster::new("images", json!({})).await else { return };
+    let namespace = cluster.test.clone();
+    let all = json!({ "names": [namespace] });
+    let own = cluster.credential("own", all.clone(), &[OWN, VPCE]).await;
+    let public = cluster.credential("public", all.clone(), &[PUBLIC, "ecr-public.aws.com"]).await;
+    let never = json!({ "attachTo": { "pods": "Never" } });
+    cluster.credential_with("never", all.clone(), &["never.example"], never).await;
+    cluster.credential_with("silent", all, &["never.example"], json!({})).await;
+    // The last of them is seen by the policy when it is in force: then all are.
+    let probe = format!("{namespace}-probe");
+    let plain = |image: &str| pod("x", image);
+    let init = json!([{ "name": "i", "image": format!("{PUBLIC}/nginx/nginx:1") }]);
+    let volume = json!([{ "name": "v", "image": { "reference": format!("{OWN}/data:1") } }]);
+    let entries = json!([{ "name": "theirs" }, { "name": "more" }]);
+    let named = json!([{ "name": own }]);
+    let mirror = json!({ "kubernetes.io/config.mirror": "x", "kubernetes.io/config.hash": "x" });
+    let table: Vec<(&str, Value, Vec<&str>)> = vec![
+        ("a tag", plain(&format!("{OWN}/app:1")), vec![&own]),
+        ("a digest", plain(&format!("{OWN}/a/b/c@sha256:{}", "a".repeat(64))), vec![&own]),
+        ("a host with a port", plain(&format!("{VPCE}/app")), vec![&own]),
+        ("another port", plain(&format!("{OWN}:444/app")), vec![]),
+        ("the dual-stack host of ECR Public", plain("ecr-public.aws.com/x/y:1"), vec![&public]),
+        ("a host that only begins alike", plain(&format!("{OWN}.evil.example/app")), vec![]),
+        ("no host", plain("nginx"), vec![]),
+        ("a path that looks like the host", plain(&format!("docker.io/{OWN}/app")), vec![]),
+        ("hosts of those that do not ask for it", plain("never.example/app"), vec![]),
+        ("an init container", with(plain("nginx"), "/spec", "initContainers", init.clone()), vec![&public]),
+        ("a volume", with(plain("nginx"), "/spec", "volumes", volume), vec![&own]),
+        ("both", with(plain(&format!("{OWN}/app")), "/spec", "initContainers", init), vec![&own, &public]),
+        (
+            "entries of its own",
+            with(plain(&format!("{OWN}/app")), "/spec", "imagePullSecrets", entries),
+            vec!["theirs", "more", &own],
+        ),
+        ("named already", with(plain(&format!("{OWN}/app")), "/spec", "imagePullSecrets", named), vec![&own]),
+        (
+            "the label that opts out",
+            with(plain(&format!("{OWN}/app")), "/metadata", "labels", json!({ "pullsecrets.dev/attach": "false" })),
+            vec![],
+        ),
+        (
+            "another value of the label",
+            with(plain(&format!("{OWN}/app")), "/metadata", "labels", json!({ "pullsecrets.dev/attach": "true" })),
+            vec![&own],
+        ),
+    ];
+    let mut wrong = vec![];
+    for (what, pod, expected) in table {
+        let mut seen = cluster.attached(&namespace, &pod).await;
+        seen.retain(|secret| *secret != probe);
+        let sorted = |names: Vec<String>| names.into_iter().collect::<BTreeSet<_>>();
+        let expected: Vec<String> = expected.into_iter().map(str::to_owned).collect();
+        // What was there before stays in front, in its order.
+        let theirs: Vec<String> = expected.iter().filter(|name| !name.starts_with("attach-")).cloned().collect();
+        if !seen.starts_with(&theirs) || sorted(seen.clone()) != sorted(expected.clone()) {
+            wrong.push(format!("{what}: {seen:?}, not {expected:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let generated = json!({ "metadata": { "generateName": "x-" }, "spec": plain(&format!("{OWN}/app"))["spec"] });
+    assert!(cluster.attached(&namespace, &generated).await.contains(&own), "a pod without a name yet");
+    let mirror = with(plain(&format!("{OWN}/app")), "/metadata", "annotations", mirror);
+    let mirror = with(mirror, "/spec", "nodeName", json!("node"));
+    assert!(!cluster.attached(&namespace, &mirror).await.contains(&own), "a mirror pod");
+}
+
+/// A source of numbers that is the same in each run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % bound
+    }
+
+    fn of<T: Clone>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())].clone()
+    }
+
+    fn some<T: Clone>(&mut self, all: &[T], most: usize) -> Vec<T> {
+        let mut some: Vec<T> = Vec::new();
+        for _ in 0..self.below(most + 1) {
+            some.push(self.of(all));
+        }
+        some
+    }
+
+    fn selection(&mut self, test: &str) -> Value {
+        let globs: Vec<String> =
+            ["a", "b", "a?", "*a", "a*", "b-?", "*", "a-*-b", "??"].map(|glob| format!("{test}-{glob}")).into();
+        let keys = ["team", "example.com/tier"].map(str::to_owned);
+        let values = ["x", "y", ""].map(str::to_owned);
+        let unique = |random: &mut Self, most| {
+            random.some(&globs, most).into_iter().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+        };
+        let (mut names, exclude) = (unique(self, 3), unique(self, 2));
+        let mut selection = json!({ "exclude": exclude });
+        if self.below(2) == 0 {
+            let labels: BTreeMap<String, String> =
+                self.some(&keys, 1).into_iter().map(|key| (key, self.of(&values))).collect();
+            let mut expressions = Vec::new();
+            for _ in 0..=self.below(2) {
+                let operator = self.of(&["In", "NotIn", "Exists", "DoesNotExist"]);
+                let mut listed = vec![self.of(&values)];
+                listed.extend(self.some(&values, 1));
+                let listed: BTreeSet<String> = listed.into_iter().collect();
+                let listed = if operator.ends_with("In") { json!(listed) } else { json!([]) };
+                expressions.push(json!({ "key": self.of(&keys), "operator": operator, "values": listed }));
+            }
+            selection["selector"] = json!({ "matchLabels": labels, "matchExpressions": expressions });
+        } else if names.is_empty() {
+            names.push(format!("{test}-a"));
+        }
+        selection["names"] = json!(names);
+        selection
+    }
+}
+
+/// The CEL expressions and the operator's own matcher must select the same namespaces, and the same images.
+#[tokio::test]
+async fn the_policy_selects_the_namespaces_and_images_that_the_operator_does() {
+    let Some(cluster) = Cluster::new("same", json!({ "failurePolicy": "Fail" })).await else { return };
+    let mut random = Random(1);
+    let keys = ["team", "example.com/tier"].map(str::to_owned);
+    let mut namespaces: Vec<(String, BTreeMap<String, String>)> = Vec::new();
+    for name in ["a", "b", "aa", "ab", "a-x-b", "b-1", "b-12", "ba", "c", "a-b"] {
+        let name = format!("{}-{name}", cluster.test);
+        let labels = random.some(&keys, 2).into_iter().map(|key| (key, random.of(&["x", "y", ""]).to_owned()));
+        let labels: BTreeMap<String, String> = labels.collect();
+        cluster.namespace(&name, json!(labels)).await;
+        namespaces.push((name, labels));
+    }
+    let hosts = [OWN, PUBLIC, VPCE, "a.example", "a.example:5000"];
+    let mut credentials = Vec::new();
+    for number in 0..40 {
+        let (selection, some) = (random.selection(&cluster.test), random.some(&hosts, 3));
+        let name = cluster.credential(&format!("r{number}"), selection.clone(), &some).await;
+        let parsed: NamespaceSelection = serde_json::from_value(selection.clone()).unwrap();
+        credentials.push((name, Selection::parse(&parsed).unwrap(), some, selection));
+    }
+    // Made last, so that what it does says that the others are known.
+    let last = cluster.credential("last", json!({ "names": [cluster.test] }), &["last.example"]).await;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !cluster.attached(&cluster.test, &pod("x", "last.example/x")).await.contains(&last) {
+        assert!(tokio::time::Instant::now() < deadline, "the last one is not seen");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let (mut decisions, mut attached, mut wrong) = (0, 0, Vec::new());
+    for (namespace, labels) in &namespaces {
+        for number in 0..12 {
+            let images: Vec<String> = (0..=random.below(2))
+                .map(|_| {
+                    format!("{}{}", random.of(&hosts), random.of(&["/x", "/x:1", "/a/b", "x/y", ".evil/x", ":1/x"]))
+                })
+                .collect();
+            let containers: Vec<Value> = images
+                .iter()
+                .enumerate()
+                .map(|(i, image)| json!({ "name": format!("c{i}"), "image": image }))
+                .collect();
+            let pod = with(pod(&format!("p{number}"), ""), "/spec", "containers", json!(containers));
+            let seen: BTreeSet<String> = match cluster.created(namespace, &pod).await {
+                Ok(seen) => seen.into_iter().collect(),
+                Err(why) => panic!("{namespace} {images:?}: {why}"),
+            };
+            for (name, selection, hosts, text) in &credentials {
+                let on = |image: &String| {
+                    hosts.iter().any(|host| image.strip_prefix(host).is_some_and(|r| r.starts_with('/')))
+                };
+                let expected = selection.matches(namespace, labels) && images.iter().any(on);
+                decisions += 1;
+                attached += usize::from(expected);
+                if seen.contains(name) != expected {
+                    wrong.push(format!("{namespace} {labels:?} {images:?} {hosts:?} {text}: not {expected}"));
+                }
+            }
+        }
+    }
+    println!("{decisions} decisions, {attached} times attached");
+    assert!(wrong.is_empty(), "{} of {decisions}:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(attached > 100 && attached < decisions / 2, "{attached} of {decisions}");
+}
