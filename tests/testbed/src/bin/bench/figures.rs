@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::attach::Attach;
 use crate::latency::Latency;
 use crate::requests::Requests;
 
@@ -18,6 +19,9 @@ pub struct Results {
     pub sizes: Vec<Size>,
     /// One for each number of `EcrCredentials`.
     pub many: Vec<Many>,
+    /// What attaching Secrets costs new pods.
+    #[serde(default)]
+    pub attach: Vec<Attach>,
     /// The binary's size in bytes.
     pub binary: u64,
     /// The image archive's size in bytes, if there is one.

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use figures::Results;
 
+mod attach;
 mod bare;
 mod cluster;
 mod curves;
@@ -38,6 +39,9 @@ struct Args {
     /// How many EcrCredentials with ten namespaces each; empty leaves this out.
     #[arg(long, value_delimiter = ',', default_value = "100,1000")]
     credentials: Vec<usize>,
+    /// Leaves out what attaching Secrets costs new pods.
+    #[arg(long)]
+    no_attach: bool,
     /// How many new namespaces are waited for.
     #[arg(long, default_value_t = 200)]
     samples: usize,
@@ -83,6 +87,10 @@ async fn measure(args: &Args) -> Result<Results> {
     }
     for credentials in &args.credentials {
         results.many.push(many::measure(args, *credentials).await?);
+        keep(args, &results)?;
+    }
+    if !args.no_attach {
+        results.attach = attach::measure(args).await?;
         keep(args, &results)?;
     }
     Ok(results)

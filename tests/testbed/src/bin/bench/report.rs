@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::attach::Attach;
 use crate::bare::Verb;
 use crate::figures::{Many, Results, Size, median, quantile};
 use crate::latency::Latency;
@@ -32,6 +33,21 @@ pub fn report(results: &Results) -> String {
         let _ = writeln!(text, "| {} | {} | {} | {met} |", line.what, line.figure, line.goal);
     }
     text.push_str(&verbs(&results.sizes));
+    text.push_str(&attach(&results.attach));
+    text
+}
+
+/// What the policy that attaches Secrets costs each new pod.
+fn attach(rows: &[Attach]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut text = "\n| EcrCredentials | of which attach to pods | create of a pod with a matching image, median ms | with another image |\n|---|---|---|---|\n".to_owned();
+    for row in rows {
+        let (matching, other) = (median(&row.matching_ms), median(&row.other_ms));
+        let credentials = if row.credentials == 0 { "no policy".to_owned() } else { row.credentials.to_string() };
+        let _ = writeln!(text, "| {credentials} | {} | {matching:.1} | {other:.1} |", row.asking);
+    }
     text
 }
 
