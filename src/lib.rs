@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod apply;
+pub mod attach;
 pub mod check;
 pub mod cli;
 pub mod cluster;

@@ -10,8 +10,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms whose names it may use.
-const ROOMS: [(&str, &[&str]); 15] = [
+const ROOMS: [(&str, &[&str]); 16] = [
     ("api", &[]),
+    ("attach", &[]),
     ("plan", &["api"]),
     ("token", &["api", "plan"]),
     ("secret", &["api", "plan", "token"]),
@@ -31,7 +32,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
 /// What `token` gives to the pure rooms: values, nothing that talks to AWS.
 const TOKEN_VALUES: [&str; 6] = ["Auth", "Grant", "Token", "TokenError", "TokenHash", "hex"];
 
-const PURE: [&str; 4] = ["api", "plan", "secret", "outcome"];
+const PURE: [&str; 5] = ["api", "attach", "plan", "secret", "outcome"];
 
 /// Files of other rooms that are as pure.
 const PURE_FILES: [&str; 7] =

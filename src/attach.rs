@@ -1,0 +1,236 @@
+//! Which pull secrets a ServiceAccount should name, and the JSON patch that brings it there.
+//!
+//! `imagePullSecrets` of a ServiceAccount is an atomic list without a merge key: a server-side apply or a strategic merge patch
+//! replaces it and wipes the entries of others. A JSON patch adds and removes single entries, guarded by a test of the
+//! resourceVersion.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+/// The annotation that names the pull secrets that the operator has added to a ServiceAccount, separated by commas. Only these are
+/// ever removed.
+pub const ATTACHED: &str = "pullsecrets.dev/attached";
+
+/// What is kept of a ServiceAccount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceAccountRecord {
+    /// Its uid.
+    pub uid: Box<str>,
+    /// Its resourceVersion, by which patches are guarded.
+    pub resource_version: Box<str>,
+    /// The names in `imagePullSecrets`, in order; none where the field is absent.
+    pub pull_secrets: Option<Vec<Box<str>>>,
+    /// Whether it has any annotation.
+    pub has_annotations: bool,
+    /// The value of [`ATTACHED`].
+    pub attached: Option<Box<str>>,
+}
+
+/// One operation of a JSON patch (RFC 6902).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Operation {
+    op: &'static str,
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Value>,
+}
+
+impl ServiceAccountRecord {
+    /// The pull secrets that the operator has added, as the annotation says.
+    fn marked(&self) -> BTreeSet<&str> {
+        self.attached.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|name| !name.is_empty()).collect()
+    }
+
+    fn names(&self) -> impl DoubleEndedIterator<Item = (usize, &str)> {
+        self.pull_secrets.as_deref().unwrap_or_default().iter().map(AsRef::as_ref).enumerate()
+    }
+}
+
+/// The patch that makes a ServiceAccount name the pull secrets `desired` and none that the operator has added before and that is no
+/// longer desired; none when nothing has to change.
+///
+/// Entries that somebody else has added are never removed and keep their order. An entry that was there before is not marked as
+/// the operator's.
+pub fn patch(account: &ServiceAccountRecord, desired: &BTreeSet<Arc<str>>) -> Option<Vec<Operation>> {
+    let present: BTreeSet<&str> = account.names().map(|(_, name)| name).collect();
+    let marked = account.marked();
+    let wanted = |name: &str| desired.contains(name);
+    let added: Vec<&str> = desired.iter().map(AsRef::as_ref).filter(|name| !present.contains(name)).collect();
+    let kept = marked.iter().copied().filter(|name| wanted(name) && present.contains(name));
+    let marks: BTreeSet<&str> = kept.chain(added.iter().copied()).collect();
+
+    let mut changes = Vec::new();
+    // From the end, so that the indexes before it stay right.
+    for (index, _) in account.names().rev().filter(|(_, name)| marked.contains(name) && !wanted(name)) {
+        changes.push(remove(format!("/imagePullSecrets/{index}")));
+    }
+    if account.pull_secrets.is_some() {
+        changes.extend(added.iter().map(|name| add("/imagePullSecrets/-", json!({ "name": name }))));
+    } else if !added.is_empty() {
+        let entries: Vec<Value> = added.iter().map(|name| json!({ "name": name })).collect();
+        changes.push(add("/imagePullSecrets", json!(entries)));
+    }
+    changes.extend(mark(account, &marks));
+    if changes.is_empty() {
+        return None;
+    }
+    // An object that was deleted and made again has another resourceVersion, too.
+    let guard = Operation {
+        op: "test",
+        path: "/metadata/resourceVersion".to_owned(),
+        value: Some(json!(account.resource_version)),
+    };
+    changes.insert(0, guard);
+    Some(changes)
+}
+
+/// Brings the annotation up to date.
+fn mark(account: &ServiceAccountRecord, marks: &BTreeSet<&str>) -> Option<Operation> {
+    let path = format!("/metadata/annotations/{}", ATTACHED.replace('/', "~1"));
+    if marks.is_empty() {
+        return account.attached.as_ref().map(|_| remove(path));
+    }
+    if account.marked() == *marks {
+        return None;
+    }
+    let text = marks.iter().copied().collect::<Vec<_>>().join(",");
+    Some(if account.has_annotations {
+        add(&path, json!(text))
+    } else {
+        add("/metadata/annotations", json!({ ATTACHED: text }))
+    })
+}
+
+fn add(path: &str, value: Value) -> Operation {
+    Operation { op: "add", path: path.to_owned(), value: Some(value) }
+}
+
+const fn remove(path: String) -> Operation {
+    Operation { op: "remove", path, value: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A ServiceAccount as JSON.
+    fn object(pull_secrets: Option<&[&str]>, attached: Option<&str>, other_annotation: bool) -> Value {
+        let mut object = json!({ "metadata": { "name": "default", "uid": "u", "resourceVersion": "7" } });
+        if let Some(names) = pull_secrets {
+            object["imagePullSecrets"] = names.iter().map(|name| json!({ "name": name })).collect();
+        }
+        if let Some(text) = attached {
+            object["metadata"]["annotations"][ATTACHED] = json!(text);
+        }
+        if other_annotation {
+            object["metadata"]["annotations"]["note"] = json!("x");
+        }
+        object
+    }
+
+    fn record(object: &Value) -> ServiceAccountRecord {
+        let names = |list: &Vec<Value>| list.iter().map(|entry| entry["name"].as_str().unwrap().into()).collect();
+        ServiceAccountRecord {
+            uid: "u".into(),
+            resource_version: "7".into(),
+            pull_secrets: object["imagePullSecrets"].as_array().map(names),
+            has_annotations: object["metadata"]["annotations"].is_object(),
+            attached: object["metadata"]["annotations"][ATTACHED].as_str().map(Into::into),
+        }
+    }
+
+    fn desired(names: &[&str]) -> BTreeSet<Arc<str>> {
+        names.iter().map(|name| Arc::from(*name)).collect()
+    }
+
+    /// Applies a patch with the library that the API server's clients use.
+    fn applied(object: &Value, operations: &[Operation]) -> Value {
+        let mut object = object.clone();
+        let patch: json_patch::Patch = serde_json::from_value(json!(operations)).unwrap();
+        json_patch::patch(&mut object, &patch).unwrap();
+        object
+    }
+
+    fn names(object: &Value) -> Vec<&str> {
+        object["imagePullSecrets"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|entry| entry["name"].as_str().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn entries_are_added_and_taken_back_and_those_of_others_stay() {
+        let table: [(&str, Value, &[&str], Option<(&[&str], Option<&str>)>); 11] = [
+            ("nothing there, nothing wanted", object(None, None, false), &[], None),
+            ("nothing there", object(None, None, false), &["a", "b"], Some((&["a", "b"], Some("a,b")))),
+            ("an empty list", object(Some(&[]), None, true), &["a"], Some((&["a"], Some("a")))),
+            ("entries of others", object(Some(&["x", "y"]), None, false), &["a"], Some((&["x", "y", "a"], Some("a")))),
+            ("as it should be", object(Some(&["x", "a"]), Some("a"), false), &["a"], None),
+            ("there before, and so not ours", object(Some(&["a", "x"]), None, false), &["a"], None),
+            (
+                "no longer wanted",
+                object(Some(&["a", "x", "b"]), Some("a,b"), false),
+                &["b"],
+                Some((&["x", "b"], Some("b"))),
+            ),
+            ("nothing wanted any more", object(Some(&["x", "a"]), Some("a"), false), &[], Some((&["x"], None))),
+            ("theirs is not taken back", object(Some(&["a", "x"]), Some("b"), false), &[], Some((&["a", "x"], None))),
+            (
+                "somebody has removed ours",
+                object(Some(&["x"]), Some("a"), true),
+                &["a"],
+                Some((&["x", "a"], Some("a"))),
+            ),
+            ("named twice", object(Some(&["a", "x", "a"]), Some("a"), false), &[], Some((&["x"], None))),
+        ];
+        for (what, before, wanted, expected) in table {
+            let patch = patch(&record(&before), &desired(wanted));
+            let after = patch.as_ref().map(|operations| applied(&before, operations));
+            let seen = after.as_ref().map(|after| (names(after), after["metadata"]["annotations"][ATTACHED].as_str()));
+            assert_eq!(seen, expected.map(|(names, mark)| (names.to_vec(), mark)), "{what}: {patch:?}");
+            if let Some(after) = &after {
+                assert_eq!(
+                    after["metadata"]["annotations"]["note"], before["metadata"]["annotations"]["note"],
+                    "{what}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_patch_is_refused_when_the_object_has_changed() {
+        let operations = patch(&record(&object(None, None, false)), &desired(&["a"])).unwrap();
+        let mut changed = object(None, None, false);
+        changed["metadata"]["resourceVersion"] = json!("8");
+        let patch: json_patch::Patch = serde_json::from_value(json!(operations)).unwrap();
+        assert!(json_patch::patch(&mut changed, &patch).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn one_patch_is_enough_and_others_lose_nothing(
+            present in prop::option::of(prop::collection::vec("[a-d]", 0..5)),
+            marks in prop::option::of("[a-d](,[a-d]){0,2}"),
+            note in any::<bool>(),
+            wanted in prop::collection::btree_set("[a-d]", 0..4),
+        ) {
+            let names_before: Option<Vec<&str>> = present.as_ref().map(|list| list.iter().map(String::as_str).collect());
+            let before = object(names_before.as_deref(), marks.as_deref(), note);
+            let wanted: BTreeSet<Arc<str>> = wanted.iter().map(|name| Arc::from(name.as_str())).collect();
+            let record_before = record(&before);
+            let after = patch(&record_before, &wanted).map_or_else(|| before.clone(), |operations| applied(&before, &operations));
+            prop_assert!(wanted.iter().all(|name| names(&after).contains(&&**name)));
+            let theirs = |name: &&str| !record_before.marked().contains(name);
+            let kept: Vec<&str> = names(&after).into_iter().filter(theirs).collect();
+            let there: Vec<&str> = names(&before).into_iter().filter(theirs).collect();
+            prop_assert!(kept.starts_with(&there), "{:?} {:?}", there, kept);
+            prop_assert_eq!(patch(&record(&after), &wanted), None);
+        }
+    }
+}
