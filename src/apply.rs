@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, GetParams, Patch, PatchParams, Preconditions, ValidationDirective};
@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 
 use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus};
+use crate::attach::Operation;
 use crate::plan::targets::{Incarnation, Labels};
 use crate::secret::metadata::{NamespaceMetadata, SecretMetadata};
 use crate::secret::ownership::SecretRecord;
@@ -191,6 +192,30 @@ impl Writer {
         let patch: Patch<()> = Patch::Json(serde_json::from_value(patch).map_err(kube::Error::SerdeError)?);
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         self.in_time(api.patch_status(&object.name_any(), &params, &patch)).await.map(drop)
+    }
+
+    /// Changes the pull secrets of a ServiceAccount by a JSON patch that tests its resourceVersion.
+    ///
+    /// # Errors
+    /// It is not as it was seen any more ([`WriteError::Stale`]), or the API server refused or failed.
+    pub async fn patch_service_account(
+        &self,
+        namespace: &str,
+        name: &str,
+        operations: &[Operation],
+    ) -> Result<(), WriteError> {
+        let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
+        let unreadable = |_| WriteError::Refused(Reason::ApiError, "the patch could not be made".to_owned());
+        let patch = serde_json::to_value(operations).and_then(serde_json::from_value).map_err(unreadable)?;
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        match self.in_time(api.patch_metadata(name, &params, &Patch::<()>::Json(patch))).await {
+            Ok(_) => Ok(()),
+            // The test of the resourceVersion has failed.
+            Err(kube::Error::Api(status)) if status.code == 422 && !status.message.contains("denied request") => {
+                Err(WriteError::Stale)
+            }
+            Err(error) => Err(classify(error)),
+        }
     }
 
     fn secrets(&self, namespace: &str) -> Api<SecretMetadata> {

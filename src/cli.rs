@@ -57,6 +57,15 @@ pub struct ScopeArgs {
     #[arg(long = "service-account", env = "ECO_SERVICE_ACCOUNTS", value_delimiter = ',', value_parser = account_scope, value_name = "NAMESPACE/NAME", help_heading = "Scope")]
     pub service_accounts: Vec<AccountScope>,
 
+    /// The name of ServiceAccounts to which EcrCredentials may attach their Secret (`spec.attachTo.serviceAccounts`); repeatable.
+    /// The operator needs RBAC rights on each: list, watch and patch.
+    #[arg(long = "attach-service-account", env = "ECO_ATTACH_SERVICE_ACCOUNTS", value_delimiter = ',', value_parser = secret_name, value_name = "NAME", help_heading = "Scope")]
+    pub attach_service_accounts: Vec<String>,
+
+    /// Says that the MutatingAdmissionPolicy that attaches Secrets to pods (`spec.attachTo.pods`) is installed.
+    #[arg(long, env = "ECO_ATTACH_PODS", help_heading = "Scope")]
+    pub attach_pods: bool,
+
     /// A Secret with static AWS keys that an EcrCredential may use, as NAMESPACE/NAME; repeatable. The operator needs RBAC
     /// rights on each: get, list, watch.
     #[arg(long = "credentials-secret", env = "ECO_CREDENTIALS_SECRETS", value_delimiter = ',', value_parser = keys_scope, value_name = "NAMESPACE/NAME", help_heading = "Scope")]
@@ -260,6 +269,11 @@ impl ScopeArgs {
     pub fn is_default(&self) -> bool {
         let names = !self.all_secret_names && self.secret_names == [DEFAULT_SECRET_NAME];
         names && self.namespaces.is_empty() && self.service_accounts.is_empty() && self.credentials_secrets.is_empty()
+    }
+
+    /// The names of ServiceAccounts to which Secrets may be attached.
+    pub fn attachable(&self) -> BTreeSet<std::sync::Arc<str>> {
+        self.attach_service_accounts.iter().map(|name| name.as_str().into()).collect()
     }
 
     /// Whose identities may be used besides the operator's own.

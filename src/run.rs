@@ -24,6 +24,7 @@ use crate::cli::{RunArgs, host_name, is_proxy_of_environment};
 use crate::cluster::ApiServer;
 use crate::controller::events::Events;
 use crate::controller::references;
+use crate::controller::service_accounts::{self, Attacher};
 use crate::controller::watches::{self, SecretScope};
 use crate::controller::world::World;
 use crate::controller::{self, Context, Memories, Shared};
@@ -170,6 +171,9 @@ impl Process {
     ) -> Result<(), RunError> {
         let mut lost = keeper.map_or_else(|| futures::future::pending().boxed(), FutureExt::boxed);
         let mut watches = self.watch(client, parts.ctx.shared.clone(), parts.writer);
+        for scope in self.attach_scopes() {
+            watches.spawn(self.attach(client, scope, &parts.ctx));
+        }
         let mut work = self.reconcile(parts.ctx, parts.store, parts.queue).boxed();
         tokio::select! {
             () = &mut work => {}
@@ -214,6 +218,44 @@ impl Process {
         controller::run(ctx, store, controller::queue(queue, self.stop.clone().cancelled_owned())).await;
         writes.close();
         writes.wait().await;
+    }
+
+    /// Attaches Secrets to the ServiceAccounts of a scope, once all EcrCredentials and namespaces are known: what is no longer asked
+    /// for is taken back.
+    fn attach(
+        &self,
+        client: &Client,
+        scope: service_accounts::Scope,
+        ctx: &Arc<Context>,
+    ) -> impl Future<Output = ()> + use<> {
+        let (client, shared, stop) = (client.clone(), ctx.shared.clone(), self.stop.clone());
+        let attacher = Arc::new(Attacher::new(shared.clone(), ctx.writer.clone(), ctx.retry));
+        async move {
+            let mut listed = shared.listed();
+            let known = async { listed.wait_for(|listed| listed.has_targets()).await.is_ok() };
+            let work = async {
+                if known.await {
+                    attacher.run(client, scope).await;
+                }
+            };
+            tokio::select! {
+                () = work => {}
+                // The other watches go on until the process ends.
+                () = stop.cancelled() => std::future::pending().await,
+            }
+        }
+    }
+
+    /// One watch of ServiceAccounts for each allowed name in each allowed namespace.
+    fn attach_scopes(&self) -> Vec<service_accounts::Scope> {
+        let namespaces = self.args.scope.allowed_namespaces();
+        let namespaces: Vec<Option<Arc<str>>> =
+            namespaces.map_or_else(|| vec![None], |all| all.into_iter().map(Some).collect());
+        let names = self.args.scope.attachable();
+        let pairs = names.iter().flat_map(|name| namespaces.iter().map(move |namespace| (name, namespace)));
+        pairs
+            .map(|(name, namespace)| service_accounts::Scope { name: name.clone(), namespace: namespace.clone() })
+            .collect()
     }
 
     /// Waits for the lease; none when the process is stopped before. A replica that stands by is ready to.
@@ -277,6 +319,8 @@ impl Process {
             secret_names: args.scope.allowed_names(),
             namespaces: args.scope.allowed_namespaces(),
             lent: args.scope.lent(),
+            attach_pods: args.scope.attach_pods,
+            attach_service_accounts: args.scope.attachable(),
             fixed_api: identity.endpoints.ecr.is_some(),
         };
         let retry = RetryPolicy { initial: args.retry_initial, max: args.retry_max };

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use auth::{AssumeRole, Auth, KeysRef, ServiceAccountAuth};
 use schema::{
     account_ids, annotation_map, extra_hosts, globs, host_variants, label_map, label_values, match_labels, percent,
+    service_account_globs,
 };
 pub use status::EcrCredentialStatus;
 
@@ -237,6 +238,13 @@ pub struct AttachTo {
     /// The chart installs the MutatingAdmissionPolicy that does it (chart value `attach.pods`, Kubernetes 1.36 or later).
     #[serde(default)]
     pub pods: AttachPods,
+
+    /// Names or globs of ServiceAccounts in each target namespace whose `imagePullSecrets` get the Secret: for clusters older than
+    /// Kubernetes 1.36, and for what reads the ServiceAccount. Pods that name pull secrets themselves do not inherit it. The operator
+    /// must be allowed to patch them (chart value `attach.serviceAccounts`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "service_account_globs")]
+    pub service_accounts: Vec<String>,
 }
 
 /// Which new pods get the Secret added to their `imagePullSecrets`.

@@ -53,6 +53,15 @@ pub(super) fn globs(_: &mut SchemaGenerator) -> Schema {
     )
 }
 
+pub(super) fn service_account_globs(_: &mut SchemaGenerator) -> Schema {
+    string_set(
+        16,
+        253,
+        "self.matches('^[a-z0-9*?]([-a-z0-9.*?]*[a-z0-9*?])?$')",
+        "a ServiceAccount name or glob has lower case letters, digits and inner '-' and '.', with '*' for any characters and '?' for one",
+    )
+}
+
 pub(super) fn label_values(_: &mut SchemaGenerator) -> Schema {
     string_set(
         64,

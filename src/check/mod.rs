@@ -221,6 +221,8 @@ fn limits(
         region,
         secret_names: if assumed { None } else { args.scope.allowed_names() },
         namespaces: args.scope.allowed_namespaces(),
+        attach_pods: args.scope.attach_pods,
+        attach_service_accounts: args.scope.attachable(),
         lent: if assumed { gather::lent_as_asked(&all.0) } else { args.scope.lent() },
         fixed_api: own.map_or(&settings.endpoints, |own| &own.identity.endpoints).ecr.is_some(),
     })

@@ -8,6 +8,7 @@ mod pace;
 mod reconcile;
 pub mod recover;
 pub mod references;
+pub mod service_accounts;
 pub mod shared;
 mod survey;
 mod tenants;

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use super::watches::{SecretScope, claimant, unreadable};
 use super::world::{Spot, World};
+use crate::api::status::Reason;
 use crate::api::{EcrCredential, refresh_request};
 use crate::plan::Uid;
 use crate::plan::auth::Reference;
@@ -45,6 +46,11 @@ pub struct Listed {
 }
 
 impl Listed {
+    /// Whether all `EcrCredentials` and all namespaces are known.
+    pub const fn has_targets(&self) -> bool {
+        self.credentials && self.namespaces
+    }
+
     /// Whether all have, of so many watches of our Secrets and of what identities refer to; those that are refused do not
     /// count, unless all of them are.
     pub fn is_complete(&self, secret_scopes: usize, references: usize) -> bool {
@@ -230,6 +236,18 @@ impl Shared {
         self.change(|world| match world.references.set_keys(scope, record) {
             true => world.index.referring_to(&Reference::Keys(scope.clone())),
             false => BTreeSet::new(),
+        });
+    }
+
+    /// Whether a ServiceAccount names the pull secrets that it should, and if not, why.
+    pub(super) fn attachment(&self, namespace: &str, name: &str, failure: Option<(Reason, String)>) {
+        self.change(|world| {
+            let place: (Arc<str>, Arc<str>) = (namespace.into(), name.into());
+            let news = match failure {
+                Some(failure) => world.unattached.insert(place, failure.clone()) != Some(failure),
+                None => world.unattached.remove(&place).is_some(),
+            };
+            if news { world.index.attached_by(namespace, name) } else { BTreeSet::new() }
         });
     }
 

@@ -14,6 +14,7 @@ use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, ExponentialBackoff, watcher};
 use kube::{Client, Resource, ResourceExt};
 use tokio::time::Instant;
+use wildmatch::WildMatch;
 
 use super::Shared;
 use crate::api::{Auth, EcrCredential, EcrCredentialSpec};
@@ -134,6 +135,13 @@ pub fn claimant(object: &EcrCredential) -> Claimant {
         generation: object.metadata.generation,
         selection: Selection::parse(&object.spec.namespaces).ok(),
         references: auths(&object.spec).filter_map(Reference::of).collect(),
+        attach: object
+            .spec
+            .attach_to
+            .iter()
+            .flat_map(|to| &to.service_accounts)
+            .map(|glob| WildMatch::new(glob))
+            .collect(),
     }
 }
 
@@ -146,6 +154,7 @@ pub fn unreadable(metadata: &ObjectMeta) -> Claimant {
         generation: None,
         selection: None,
         references: BTreeSet::new(),
+        attach: Vec::new(),
     }
 }
 

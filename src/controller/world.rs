@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::answers::Awaited;
+use crate::api::status::Reason;
 use crate::plan::Uid;
 use crate::plan::references::References;
 use crate::plan::targets::{Incarnation, Index, Labels};
@@ -30,13 +31,15 @@ pub struct World {
     news: HashMap<Uid, BTreeSet<Arc<str>>>,
     /// The writes under way.
     pub awaited: Awaited,
+    /// The ServiceAccounts, by namespace and name, that do not name what they should, and why.
+    pub unattached: BTreeMap<(Arc<str>, Arc<str>), (Reason, String)>,
 }
 
 impl World {
     /// An empty world over an index, with what identities may refer to.
     pub fn new(index: Index, references: References) -> Self {
-        let (records, owned, revisions, news, awaited) = Default::default();
-        Self { index, references, records, owned, revisions, last_revision: 0, news, awaited }
+        let (records, owned, revisions, news, awaited, unattached) = Default::default();
+        Self { index, references, records, owned, revisions, last_revision: 0, news, awaited, unattached }
     }
 
     /// Takes a Secret as it is now; returns whom it concerns. A state older than the one known is no news: the answer

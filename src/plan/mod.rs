@@ -198,6 +198,10 @@ pub struct Limits {
     pub namespaces: Option<BTreeSet<Arc<str>>>,
     /// Whose identities may be used besides the operator's own.
     pub lent: Lent,
+    /// Whether the policy that attaches Secrets to pods is installed.
+    pub attach_pods: bool,
+    /// The names of ServiceAccounts to which Secrets may be attached.
+    pub attach_service_accounts: BTreeSet<Arc<str>>,
     /// Whether a host of the ECR API is set for all calls, so that no entry can choose another.
     pub fixed_api: bool,
 }

@@ -103,9 +103,15 @@ pub struct Claimant {
     pub selection: Option<Selection>,
     /// What its identities refer to.
     pub references: BTreeSet<Reference>,
+    /// To which ServiceAccounts of its namespaces its Secret is attached, by name.
+    pub attach: Vec<WildMatch>,
 }
 
 impl Claimant {
+    fn attaches_to(&self, service_account: &str) -> bool {
+        self.attach.iter().any(|glob| glob.matches(service_account))
+    }
+
     /// A label without which it wants no namespace, or the empty text.
     fn anchor(&self) -> &str {
         self.selection.as_ref().map_or("", |selection| &selection.anchor)
@@ -206,6 +212,8 @@ pub struct Index {
     anchored: HashMap<String, BTreeSet<Uid>>,
     /// By Secret name and namespace: everyone who wants that Secret, the oldest first.
     claims: HashMap<Arc<str>, Claims>,
+    /// Those that attach their Secret to ServiceAccounts.
+    attaching: BTreeSet<Uid>,
 }
 
 impl Index {
@@ -296,6 +304,9 @@ impl Index {
             .map(|(name, _)| name.clone())
             .collect();
         self.anchored.entry(claimant.anchor().to_owned()).or_default().insert(uid.clone());
+        if !claimant.attach.is_empty() {
+            self.attaching.insert(uid.clone());
+        }
         self.claimants.insert(uid.clone(), Entry { claimant, targets: BTreeSet::new() });
         for name in targets {
             self.add_claim(uid, &name, &mut affected);
@@ -311,6 +322,7 @@ impl Index {
         for name in targets {
             self.remove_claim(uid, &name, &mut affected);
         }
+        self.attaching.remove(uid);
         if let Some(entry) = self.claimants.remove(uid) {
             let anchor = entry.claimant.anchor();
             if let Some(others) = self.anchored.get_mut(anchor) {
@@ -348,6 +360,27 @@ impl Index {
     pub fn referring_to(&self, reference: &Reference) -> BTreeSet<Uid> {
         let refers = |(_, entry): &(&Uid, &Entry)| entry.claimant.references.contains(reference);
         self.claimants.iter().filter(refers).map(|(uid, _)| uid.clone()).collect()
+    }
+
+    /// The Secrets that a ServiceAccount should name in its `imagePullSecrets`.
+    pub fn attached(&self, namespace: &str, service_account: &str) -> BTreeSet<Arc<str>> {
+        let attaching = self.attaching.iter().filter_map(|uid| Some((uid, &self.claimants.get(uid)?.claimant)));
+        attaching
+            .filter(|(_, claimant)| claimant.attaches_to(service_account))
+            .filter(|(uid, claimant)| self.winner(&claimant.secret_name, namespace) == Some(uid))
+            .map(|(_, claimant)| claimant.secret_name.clone())
+            .collect()
+    }
+
+    /// The uids of the `EcrCredentials` whose Secret a ServiceAccount should name.
+    pub fn attached_by(&self, namespace: &str, service_account: &str) -> BTreeSet<Uid> {
+        let attaches = |uid: &&Uid| {
+            let claimant = self.claimants.get(*uid).map(|entry| &entry.claimant);
+            claimant.is_some_and(|claimant| {
+                claimant.attaches_to(service_account) && self.winner(&claimant.secret_name, namespace) == Some(*uid)
+            })
+        };
+        self.attaching.iter().filter(attaches).cloned().collect()
     }
 
     /// The namespaces that an `EcrCredential` selects, in order.
@@ -438,6 +471,7 @@ mod tests {
             generation: Some(1),
             selection: Some(Selection::parse(spec).unwrap()),
             references: BTreeSet::new(),
+            attach: Vec::new(),
         }
     }
 

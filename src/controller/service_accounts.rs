@@ -1,0 +1,340 @@
+//! Attaches pull secrets to ServiceAccounts: watches those of the allowed names, and patches each until it names what it should.
+
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::Api;
+use kube::core::{NamespaceResourceScope, ObjectMeta};
+use kube::runtime::controller::{self, Action, ReconcileRequest};
+use kube::runtime::reflector::{ObjectRef, Store, store};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::{WatchStreamExt, applier};
+use kube::{Client, Resource, ResourceExt};
+use parking_lot::Mutex;
+use serde::{Deserialize, Deserializer};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::Instant;
+
+use super::Shared;
+use super::watches::{backoff, reported};
+use crate::api::status::Reason;
+use crate::apply::{WriteError, Writer};
+use crate::attach::{self, ATTACHED, ServiceAccountRecord};
+use crate::plan::schedule::RetryPolicy;
+
+/// How many ServiceAccounts are patched at a time.
+const CONCURRENCY: u16 = 8;
+
+/// So many patches of one ServiceAccount in a row are sent at once. After that somebody else, such as a GitOps tool, keeps taking our
+/// entry out, and is not fought.
+const QUICK_PATCHES: u32 = 3;
+
+/// The waits between further patches.
+const CONTESTED: RetryPolicy = RetryPolicy { initial: Duration::from_secs(60), max: Duration::from_secs(3600) };
+
+/// A ServiceAccount that stayed as it should for so long is not contested.
+const PEACE: Duration = Duration::from_secs(600);
+
+const CONTESTED_MESSAGE: &str = "somebody else keeps removing the pull secret from the ServiceAccount, so it is added less often: add it to the source that manages the ServiceAccount, or exclude the namespace";
+
+/// Changes of targets within this time are looked at together: thousands of namespaces may come at once.
+const TOGETHER: Duration = Duration::from_millis(500);
+
+/// A ServiceAccount as far as it is read: its name, its pull secrets, and what the operator has marked.
+#[derive(Clone, Debug)]
+pub struct PullSecretsOf {
+    metadata: ObjectMeta,
+    record: ServiceAccountRecord,
+}
+
+impl<'de> Deserialize<'de> for PullSecretsOf {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Object {
+            metadata: Metadata,
+            image_pull_secrets: Option<Vec<Entry>>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Metadata {
+            name: Option<String>,
+            namespace: Option<String>,
+            uid: Option<String>,
+            resource_version: Option<String>,
+            annotations: Option<HashMap<String, String>>,
+        }
+        #[derive(Deserialize)]
+        struct Entry {
+            #[serde(default)]
+            name: Box<str>,
+        }
+        let Object { metadata, image_pull_secrets } = Object::deserialize(deserializer)?;
+        let annotations = metadata.annotations.filter(|annotations| !annotations.is_empty());
+        let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
+        let record = ServiceAccountRecord {
+            uid: text(&metadata.uid),
+            resource_version: text(&metadata.resource_version),
+            pull_secrets: image_pull_secrets.map(|list| list.into_iter().map(|entry| entry.name).collect()),
+            attached: annotations.as_ref().and_then(|all| all.get(ATTACHED)).map(|text| text.as_str().into()),
+            has_annotations: annotations.is_some(),
+        };
+        let metadata = ObjectMeta {
+            name: metadata.name,
+            namespace: metadata.namespace,
+            uid: metadata.uid,
+            resource_version: metadata.resource_version,
+            ..ObjectMeta::default()
+        };
+        Ok(Self { metadata, record })
+    }
+}
+
+impl Resource for PullSecretsOf {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        ServiceAccount::kind(&())
+    }
+    fn group((): &()) -> Cow<'_, str> {
+        ServiceAccount::group(&())
+    }
+    fn version((): &()) -> Cow<'_, str> {
+        ServiceAccount::version(&())
+    }
+    fn plural((): &()) -> Cow<'_, str> {
+        ServiceAccount::plural(&())
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+type Key = ObjectRef<PullSecretsOf>;
+
+/// What was done to one ServiceAccount of late.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Attempts {
+    /// The pull secrets that it was to name.
+    desired: BTreeSet<Arc<str>>,
+    /// Patches for these that were stored. More than one means that somebody else has undone them.
+    patches: u32,
+    /// Patches in a row that failed.
+    failures: u32,
+    /// When the last one ended.
+    last: Instant,
+}
+
+impl Attempts {
+    /// How long the next patch waits from the last one.
+    fn wait(&self, retry: &RetryPolicy, seed: &str) -> Duration {
+        match (self.failures, self.patches.checked_sub(QUICK_PATCHES)) {
+            (0, None | Some(0)) => Duration::ZERO,
+            (0, Some(beyond)) => CONTESTED.delay(beyond, 1, seed),
+            (failures, _) => retry.delay(failures, 1, seed),
+        }
+    }
+
+    const fn is_contested(&self) -> bool {
+        self.patches >= QUICK_PATCHES
+    }
+}
+
+/// ServiceAccounts of one name, in one namespace or in all: no wider than the rights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// The ServiceAccounts' name.
+    pub name: Arc<str>,
+    /// The namespace; none for all.
+    pub namespace: Option<Arc<str>>,
+}
+
+/// Attaches pull secrets to the ServiceAccounts of one scope.
+pub struct Attacher {
+    shared: Arc<Shared>,
+    writer: Writer,
+    retry: RetryPolicy,
+    attempts: Mutex<HashMap<(String, String), Attempts>>,
+}
+
+impl Attacher {
+    /// Patches nothing before it runs. `retry` says how long to wait after failures.
+    pub fn new(shared: Arc<Shared>, writer: Writer, retry: RetryPolicy) -> Self {
+        Self { shared, writer, retry, attempts: Mutex::default() }
+    }
+
+    /// Follows the ServiceAccounts of a scope and patches them; ends with the process. It must not begin before all EcrCredentials and
+    /// namespaces are known: what nobody asks for any more is taken back.
+    pub async fn run(self: Arc<Self>, client: Client, scope: Scope) {
+        let api: Api<PullSecretsOf> = match &scope.namespace {
+            Some(namespace) => Api::namespaced(client, namespace),
+            None => Api::all(client),
+        };
+        let (store, mut writer) = store();
+        let (send, requests) = unbounded_channel();
+        let config = watcher::Config::default().fields(&format!("metadata.name={}", scope.name));
+        let events = reported("ServiceAccounts to attach to", watcher(api, config).backoff(backoff()));
+        let watched = async {
+            let mut events = std::pin::pin!(events);
+            while let Some(event) = events.next().await {
+                writer.apply_watcher_event(&event);
+                match &event {
+                    Event::Apply(account) => request(&send, account),
+                    Event::Delete(account) => self.forget(&place(account)),
+                    Event::InitDone => self.request_all(&store, &send),
+                    Event::Init | Event::InitApply(_) => {}
+                }
+            }
+        };
+        let targets = async {
+            loop {
+                self.shared.news().await;
+                // Thousands of namespaces may come at once.
+                tokio::time::sleep(TOGETHER).await;
+                self.request_all(&store, &send);
+            }
+        };
+        tokio::select! {
+            () = watched => {}
+            () = targets => {}
+            () = self.clone().work(store.clone(), requests) => {}
+        }
+    }
+
+    /// Puts the ServiceAccounts on the queue that are not as they should be.
+    fn request_all(&self, store: &Store<PullSecretsOf>, send: &UnboundedSender<Key>) {
+        for account in store.state() {
+            if attach::patch(&account.record, &self.desired(&account)).is_some() {
+                request(send, &account);
+            }
+        }
+    }
+
+    async fn work(self: Arc<Self>, store: Store<PullSecretsOf>, requests: UnboundedReceiver<Key>) {
+        let requests = futures::stream::unfold(requests, |mut requests| async move {
+            requests.recv().await.map(|key| (Ok::<_, Infallible>(ReconcileRequest::from(key)), requests))
+        });
+        let reconciler =
+            |account: Arc<PullSecretsOf>, ctx: Arc<Self>| async move { ctx.reconcile(&account).await }.boxed();
+        let on_error = |_: Arc<PullSecretsOf>, _: &Infallible, _: Arc<Self>| Action::await_change();
+        let config = controller::Config::default().concurrency(CONCURRENCY);
+        let work = applier(reconciler, on_error, self, store, Box::pin(requests), config);
+        // An object that is gone by the time its turn comes.
+        work.for_each(|result| std::future::ready(drop(result))).await;
+    }
+
+    fn desired(&self, account: &PullSecretsOf) -> BTreeSet<Arc<str>> {
+        let (namespace, name) = place(account);
+        self.shared.world.lock().index.attached(&namespace, &name)
+    }
+
+    async fn reconcile(&self, account: &PullSecretsOf) -> Result<Action, Infallible> {
+        let (place, desired) = (place(account), self.desired(account));
+        let Some(operations) = attach::patch(&account.record, &desired) else {
+            self.settled(&place);
+            return Ok(Action::await_change());
+        };
+        let known = self.attempts.lock().get(&place).filter(|known| known.desired == desired).cloned();
+        let mut attempts = known.unwrap_or(Attempts { desired, patches: 0, failures: 0, last: Instant::now() });
+        let left = attempts.wait(&self.retry, &place.0).saturating_sub(attempts.last.elapsed());
+        if !left.is_zero() {
+            if attempts.is_contested() {
+                self.report(&place, Some((Reason::Contested, CONTESTED_MESSAGE.to_owned())));
+            }
+            return Ok(Action::requeue(left));
+        }
+        let result = self.writer.patch_service_account(&place.0, &place.1, &operations).await;
+        attempts.last = Instant::now();
+        match &result {
+            Ok(()) => (attempts.patches, attempts.failures) = (attempts.patches.saturating_add(1), 0),
+            // The object or its namespace is going: its event follows.
+            Err(WriteError::NamespaceGone) => return Ok(Action::await_change()),
+            Err(_) => attempts.failures = attempts.failures.saturating_add(1),
+        }
+        let wait = attempts.wait(&self.retry, &place.0);
+        self.attempts.lock().insert(place.clone(), attempts);
+        match result {
+            Ok(()) => {
+                self.report(&place, None);
+                return Ok(Action::await_change());
+            }
+            Err(WriteError::Unchangeable(reason, message) | WriteError::Refused(reason, message)) => {
+                self.report(&place, Some((reason, message)));
+            }
+            // It has changed meanwhile: the watch shows how.
+            Err(WriteError::Stale | WriteError::NamespaceGone) => {}
+        }
+        Ok(Action::requeue(wait))
+    }
+
+    /// A ServiceAccount is as it should be. Only one that stays so is not contested.
+    fn settled(&self, place: &(String, String)) {
+        let mut attempts = self.attempts.lock();
+        let over = |attempts: &Attempts| attempts.last.elapsed() >= PEACE;
+        if attempts.get(place).is_none_or(|known| !known.is_contested() || over(known)) {
+            self.report(place, None);
+        }
+        attempts.retain(|_, attempts| !over(attempts));
+    }
+
+    fn forget(&self, place: &(String, String)) {
+        self.attempts.lock().remove(place);
+        self.report(place, None);
+    }
+
+    fn report(&self, (namespace, name): &(String, String), failure: Option<(Reason, String)>) {
+        self.shared.attachment(namespace, name, failure);
+    }
+}
+
+fn place(account: &PullSecretsOf) -> (String, String) {
+    (account.namespace().unwrap_or_default(), account.name_any())
+}
+
+fn request(send: &UnboundedSender<Key>, account: &PullSecretsOf) {
+    // The receiver ends with the process alone.
+    let _ = send.send(ObjectRef::from_obj(account));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_service_account_is_read_as_far_as_it_matters() {
+        let read = |object: serde_json::Value| serde_json::from_value::<PullSecretsOf>(object).unwrap().record;
+        let metadata = json!({ "name": "default", "namespace": "a", "uid": "u", "resourceVersion": "7" });
+        let bare = read(json!({ "metadata": metadata }));
+        assert_eq!((bare.pull_secrets, bare.has_annotations, bare.attached), (None, false, None));
+        let mut full =
+            json!({ "metadata": metadata, "imagePullSecrets": [{ "name": "x" }, {}], "secrets": [{ "name": "s" }] });
+        full["metadata"]["annotations"] = json!({ ATTACHED: "x" });
+        // An empty reference is accepted by the API server.
+        let full = read(full);
+        assert_eq!(full.pull_secrets, Some(vec!["x".into(), "".into()]));
+        assert_eq!(full.attached.as_deref(), Some("x"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_keeps_reverting_is_not_fought() {
+        let retry = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(300) };
+        let attempts = |patches, failures| {
+            Attempts { desired: BTreeSet::new(), patches, failures, last: Instant::now() }.wait(&retry, "a")
+        };
+        assert!((0..=QUICK_PATCHES).all(|patches| attempts(patches, 0).is_zero()));
+        assert!(attempts(QUICK_PATCHES + 1, 0) >= Duration::from_secs(30));
+        assert!(attempts(QUICK_PATCHES + 20, 0) >= Duration::from_secs(1800), "at most twice an hour in the end");
+        assert!(!attempts(0, 1).is_zero() && attempts(0, 1) <= Duration::from_secs(1));
+        assert!(attempts(0, 30) <= retry.max);
+    }
+}
