@@ -197,10 +197,12 @@ impl Attacher {
         };
         let targets = async {
             loop {
-                self.shared.news().await;
-                // Thousands of namespaces may come at once.
-                tokio::time::sleep(TOGETHER).await;
+                // Before the look at the targets, so that no change falls in between.
+                let mut news = std::pin::pin!(self.shared.news());
+                news.as_mut().enable();
                 self.request_all(&store, &send);
+                news.await;
+                tokio::time::sleep(TOGETHER).await;
             }
         };
         tokio::select! {

@@ -7,6 +7,7 @@
 )]
 
 mod agents;
+mod attach;
 mod away;
 mod check;
 mod crashes;

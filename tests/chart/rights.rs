@@ -71,7 +71,11 @@ async fn prepared(test: &str) -> Bed {
     let bed = Bed::new(test, super::CRD).await.unwrap();
     let key = bed.aws.start_session(&bed.role, "keys", Duration::from_secs(3600)).unwrap();
     bed.keys_secret(&bed.home, "keys", &key).await.unwrap();
-    let lent = Lent { service_accounts: vec!["*/puller".to_owned()], secrets: vec![format!("{}/keys", bed.home)] };
+    let lent = Lent {
+        service_accounts: vec!["*/puller".to_owned()],
+        secrets: vec![format!("{}/keys", bed.home)],
+        ..Lent::default()
+    };
     bed.lend(&lent).await.unwrap();
     bed
 }

@@ -54,6 +54,12 @@ impl Launch {
         self
     }
 
+    /// Lets EcrCredentials attach their Secret to the ServiceAccounts of a name.
+    pub fn attaching(mut self, service_account: &str) -> Self {
+        self.lent.attach.push(service_account.to_owned());
+        self.args(&["--attach-service-account", service_account])
+    }
+
     /// Lets EcrCredentials use a ServiceAccount, `NAMESPACE/NAME`, or `*/NAME` for that of each namespace.
     pub fn service_account(mut self, which: &str) -> Self {
         self.lent.service_accounts.push(which.to_owned());

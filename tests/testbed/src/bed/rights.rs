@@ -39,6 +39,8 @@ pub async fn grant(client: &Client, prefix: &str, home: &str, secret_names: &[St
 pub struct Lent {
     pub service_accounts: Vec<String>,
     pub secrets: Vec<String>,
+    /// The names of ServiceAccounts to which Secrets may be attached.
+    pub attach: Vec<String>,
 }
 
 impl Bed {
@@ -59,6 +61,12 @@ impl Bed {
                 "apiGroups": [""], "resources": ["secrets"], "resourceNames": names, "verbs": ["get", "list", "watch"],
             }));
         }
+        if !lent.attach.is_empty() {
+            rules.entry("*").or_default().push(json!({
+                "apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": lent.attach,
+                "verbs": ["list", "watch", "patch"],
+            }));
+        }
         let name = format!("{}-auth", self.prefix);
         for (namespace, rules) in rules {
             match namespace {
@@ -76,6 +84,9 @@ impl Bed {
                     json!({ "resource": "serviceaccounts", "subresource": "token", "verb": "create", "name": name });
                 self.until_may(namespace, token).await?;
             }
+        }
+        for name in &lent.attach {
+            self.until_may("*", json!({ "resource": "serviceaccounts", "verb": "patch", "name": name })).await?;
         }
         for (namespace, names) in by_namespace(&lent.secrets)? {
             for name in names {

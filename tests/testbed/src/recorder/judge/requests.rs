@@ -34,6 +34,7 @@ fn out_of_scope(evidence: &Evidence, request: &Request) -> Option<String> {
     match (&*target.group, &*target.resource, &*target.subresource) {
         ("", "secrets", "") => secret_out_of_scope(evidence, request),
         ("", "serviceaccounts", "token") if request.is_token_request() => token_out_of_scope(evidence, request),
+        ("", "serviceaccounts", "") => attachment_out_of_scope(evidence, request),
         ("pullsecrets.dev", "ecrcredentials", "status")
             if target.name.starts_with(&evidence.scope.credential_prefix) =>
         {
@@ -59,6 +60,29 @@ fn secret_out_of_scope(evidence: &Evidence, request: &Request) -> Option<String>
     let applies = request.method == Method::PATCH && request.content_type.starts_with("application/apply-patch");
     (!applies && request.method != Method::DELETE)
         .then(|| format!("neither an apply nor a deletion, but {}", request.content_type))
+}
+
+/// Pull secrets are attached to the ServiceAccounts of a test by a JSON patch that tests the resourceVersion and changes single
+/// entries and the operator's own annotation, nothing else.
+fn attachment_out_of_scope(evidence: &Evidence, request: &Request) -> Option<String> {
+    if request.method != Method::PATCH || !request.target.name.starts_with(&evidence.scope.credential_prefix) {
+        return Some("a ServiceAccount that the operator may not change".into());
+    }
+    let operations = request.body.as_ref().and_then(|body| body.as_array()).map(Vec::as_slice).unwrap_or_default();
+    let guarded =
+        operations.first().is_some_and(|first| first["op"] == "test" && first["path"] == "/metadata/resourceVersion");
+    if request.content_type != "application/json-patch+json" || !guarded {
+        return Some(format!("no JSON patch that tests the resourceVersion, but {}", request.content_type));
+    }
+    let is_ours = |operation: &serde_json::Value| {
+        let (op, path) = (&operation["op"], operation["path"].as_str().unwrap_or_default());
+        let entry = path.strip_prefix("/imagePullSecrets");
+        entry.is_some_and(|rest| *op == "add" || (*op == "remove" && rest.len() > 1))
+            || path == "/metadata/annotations/pullsecrets.dev~1attached"
+            || (path == "/metadata/annotations" && operation["value"].as_object().is_some_and(|all| all.len() == 1))
+    };
+    let other = operations.iter().skip(1).find(|operation| !is_ours(operation))?;
+    Some(format!("a change of something else: {other}"))
 }
 
 fn token_out_of_scope(evidence: &Evidence, request: &Request) -> Option<String> {

@@ -1,0 +1,111 @@
+//! Pull secrets are attached to ServiceAccounts, and taken back, without touching what others have put there.
+
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::wait::await_condition;
+use serde_json::{Value, json};
+use testbed::bed::{Bed, PATIENCE};
+use testbed::proxy::Match;
+
+use super::look::{at_once, spec};
+use super::{bed, launch};
+
+/// The names in a ServiceAccount's `imagePullSecrets`, in order.
+fn names(account: Option<&ServiceAccount>) -> Vec<String> {
+    let entries = account.and_then(|account| account.image_pull_secrets.as_ref());
+    entries.into_iter().flatten().map(|entry| entry.name.clone()).collect()
+}
+
+/// Waits until a ServiceAccount names these pull secrets, in this order.
+async fn named(bed: &Bed, namespace: &str, account: &str, expected: &[&str]) {
+    let expected: Vec<String> = expected.iter().map(|name| (*name).to_owned()).collect();
+    let same = |account: Option<&ServiceAccount>| names(account) == expected;
+    let waiting = await_condition(bed.service_accounts(namespace), account, same);
+    if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
+        let seen = bed.service_accounts(namespace).get(account).await.unwrap();
+        panic!("{namespace}/{account} names {:?}, not {expected:?}", names(Some(&seen)));
+    }
+}
+
+fn attaching(namespaces: Value, account: &str) -> Value {
+    let mut spec = spec(namespaces);
+    spec["attachTo"] = json!({ "serviceAccounts": [account] });
+    spec
+}
+
+async fn merge(bed: &Bed, namespace: &str, account: &str, patch: Value) {
+    bed.service_accounts(namespace).patch(account, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_service_account_names_the_secret_as_long_as_it_is_asked_for() {
+    let bed = bed("attach").await;
+    let (a, b) = (bed.namespace("a", &[("pull", "ecr")]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());
+    let (builder, other) = (bed.name("builder"), bed.name("other"));
+    for (namespace, account) in [(&a, &builder), (&b, &builder), (&a, &other)] {
+        bed.service_account(namespace, account, &[]).await.unwrap();
+        merge(&bed, namespace, account, json!({ "imagePullSecrets": [{ "name": "theirs" }] })).await;
+    }
+    let operator = bed.operator(launch().attaching(&builder)).await.unwrap();
+    let selected = json!({ "selector": { "matchLabels": { "pull": "ecr" } } });
+    let name = bed.credential("x", attaching(selected, &bed.name("build*"))).await.unwrap();
+    at_once(async { Ok::<_, ()>(named(&bed, &a, &builder, &["theirs", &bed.secret]).await) }).await;
+    named(&bed, &b, &builder, &["theirs"]).await;
+    named(&bed, &a, &other, &["theirs"]).await;
+
+    // A namespace that is selected later, and one that is no longer selected.
+    bed.label(&b, &[("pull", Some("ecr"))]).await.unwrap();
+    named(&bed, &b, &builder, &["theirs", &bed.secret]).await;
+    bed.label(&b, &[("pull", None)]).await.unwrap();
+    named(&bed, &b, &builder, &["theirs"]).await;
+
+    // What was added is known after a restart, and taken back when nobody asks for it any more.
+    operator.stop().await.unwrap();
+    merge(
+        &bed,
+        &a,
+        &builder,
+        json!({ "imagePullSecrets": [{ "name": "first" }, { "name": bed.secret }, { "name": "last" }] }),
+    )
+    .await;
+    bed.credentials().delete(&name, &Default::default()).await.unwrap();
+    let _operator = bed.operator(launch().attaching(&builder)).await.unwrap();
+    named(&bed, &a, &builder, &["first", "last"]).await;
+    let left = bed.service_accounts(&a).get(&builder).await.unwrap();
+    assert_eq!(left.metadata.annotations.unwrap_or_default().get("pullsecrets.dev/attached"), None);
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_service_account_that_something_else_manages_is_not_fought() {
+    let bed = bed("attach-gitops").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let builder = bed.name("builder");
+    let managed = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": builder }, "imagePullSecrets": [{ "name": "theirs" }] });
+    let params = PatchParams::apply("gitops").force();
+    let manage = async || {
+        bed.service_accounts(&a).patch(&builder, &params, &Patch::Apply(&managed)).await.unwrap();
+    };
+    manage().await;
+    let _operator = bed.operator(launch().attaching(&builder)).await.unwrap();
+    let mark = bed.proxy.log().mark();
+    bed.credential("x", attaching(json!({ "names": [a] }), &builder)).await.unwrap();
+    // It takes the entry out as often as it comes.
+    let mut reverted = 0;
+    while reverted < 4 {
+        named(&bed, &a, &builder, &["theirs", &bed.secret]).await;
+        manage().await;
+        reverted += 1;
+    }
+    let patches =
+        || bed.proxy.log().matching_since(mark, &Match::any().resource("serviceaccounts").method("PATCH")).len();
+    let before = patches();
+    for _ in 0..10 {
+        merge(&bed, &a, &builder, json!({ "metadata": { "labels": { "touched": format!("{before}") } } })).await;
+        manage().await;
+    }
+    bed.ready(&bed.name("x")).await.unwrap();
+    assert_eq!((before, patches()), (4, 4), "each change is answered by no further patch");
+    named(&bed, &a, &builder, &["theirs"]).await;
+    bed.finish().await.unwrap();
+}
