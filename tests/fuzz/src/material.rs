@@ -246,6 +246,7 @@ pub fn spec(u: &mut Unstructured<'_>) -> Result<EcrCredentialSpec> {
         auth: u.ratio(1, 4)?.then(|| auth(u)).transpose()?,
         secret: template(u)?,
         namespaces: if u.ratio(1, 8)? { selection(u)? } else { everywhere() },
+        attach_to: None,
         refresh: Refresh {
             at_percent: u.arbitrary()?,
             max_age: if u.ratio(1, 4)? { word(u, &ages)? } else { "6h".to_owned() },
@@ -268,6 +269,8 @@ pub fn limits(u: &mut Unstructured<'_>) -> Result<Limits> {
         secret_names: u.ratio(1, 8)?.then_some(names),
         namespaces: None,
         lent: Lent { accounts: accounts.into_iter().collect(), keys: keys.into_iter().collect() },
+        attach_pods: false,
+        attach_service_accounts: BTreeSet::new(),
         fixed_api: u.ratio(1, 8)?,
     })
 }

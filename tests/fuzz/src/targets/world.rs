@@ -120,6 +120,7 @@ fn claimant(u: &mut Unstructured<'_>, uid: &str) -> Result<(Claimant, Option<Nam
         generation: Some(u.int_in_range(1..=2)?),
         selection,
         references: BTreeSet::new(),
+        attach: Vec::new(),
     };
     Ok((claimant, spec))
 }

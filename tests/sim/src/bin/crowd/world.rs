@@ -66,6 +66,7 @@ impl Crowd {
                 generation: Some(1),
                 selection: Selection::parse(&spec).ok(),
                 references: BTreeSet::new(),
+                attach: Vec::new(),
             };
             self.world.index.set_claimant(uid, claimant);
         }
