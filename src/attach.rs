@@ -9,10 +9,90 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Value, json};
+use wildmatch::WildMatch;
+
+use crate::api::status::Reason;
+use crate::api::{AttachPods, AttachTo};
 
 /// The annotation that names the pull secrets that the operator has added to a ServiceAccount, separated by commas. Only these are
 /// ever removed.
 pub const ATTACHED: &str = "pullsecrets.dev/attached";
+
+/// What the installation allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowed<'a> {
+    /// Whether the policy that attaches Secrets to pods is installed.
+    pub pods: bool,
+    /// The names of ServiceAccounts to which Secrets may be attached.
+    pub service_accounts: &'a BTreeSet<Arc<str>>,
+}
+
+/// The condition `Attached` of an `EcrCredential`: whether its Secret is attached as it asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Whether it is.
+    pub holds: bool,
+    /// The reason for the condition.
+    pub reason: Reason,
+    /// What is missing and what to do.
+    pub message: String,
+}
+
+/// A ServiceAccount that does not name what it should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unattached {
+    /// `NAMESPACE/NAME`.
+    pub account: String,
+    /// The reason.
+    pub reason: Reason,
+    /// Why, and what to do.
+    pub message: String,
+}
+
+/// Whether a Secret is attached as `attach_to` asks; none when it asks for nothing. `unattached` are the ServiceAccounts of its target
+/// namespaces that do not name it, in order.
+pub fn attachment(attach_to: Option<&AttachTo>, allowed: Allowed<'_>, unattached: &[Unattached]) -> Option<Attachment> {
+    let attach_to = attach_to?;
+    let pods = attach_to.pods == AttachPods::MatchingImages;
+    if !pods && attach_to.service_accounts.is_empty() {
+        return None;
+    }
+    let missing = |reason, message: String| Some(Attachment { holds: false, reason, message });
+    if pods && !allowed.pods {
+        return missing(
+            Reason::AttachPolicyMissing,
+            "the MutatingAdmissionPolicy that attaches the Secret to pods is not installed: set the chart's attach.pods.enabled, which needs Kubernetes 1.36 or later; on older clusters use attachTo.serviceAccounts".to_owned(),
+        );
+    }
+    let is_allowed = |glob: &&String| {
+        let glob = WildMatch::new(glob);
+        allowed.service_accounts.iter().any(|name| glob.matches(name))
+    };
+    if let Some(glob) = attach_to.service_accounts.iter().find(|glob| !is_allowed(glob)) {
+        return missing(
+            Reason::AttachNotAllowed,
+            format!(
+                "the operator may not change ServiceAccounts named {glob:?}: add the name to the chart's attach.serviceAccounts (flag --attach-service-account)"
+            ),
+        );
+    }
+    if let Some(first) = unattached.first() {
+        let message = format!(
+            "{} ServiceAccounts do not name the Secret; the first: {}: {}: {}",
+            unattached.len(),
+            first.account,
+            first.reason.as_str(),
+            first.message
+        );
+        return missing(Reason::AttachFailed, message);
+    }
+    let to = match (pods, attach_to.service_accounts.is_empty()) {
+        (true, true) => "new pods with an image on one of the hosts",
+        (true, false) => "new pods with an image on one of the hosts, and the ServiceAccounts",
+        (false, _) => "the ServiceAccounts",
+    };
+    Some(Attachment { holds: true, reason: Reason::Attached, message: format!("the Secret is attached to {to}") })
+}
 
 /// What is kept of a ServiceAccount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -210,6 +290,60 @@ mod tests {
         changed["metadata"]["resourceVersion"] = json!("8");
         let patch: json_patch::Patch = serde_json::from_value(json!(operations)).unwrap();
         assert!(json_patch::patch(&mut changed, &patch).is_err());
+    }
+
+    #[test]
+    fn the_condition_says_what_is_missing() {
+        let to = |pods, names: &[&str]| AttachTo {
+            pods,
+            service_accounts: names.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let failing = Unattached {
+            account: "a/default".to_owned(),
+            reason: Reason::Forbidden,
+            message: "cannot patch".to_owned(),
+        };
+        let some = desired(&["default", "builder"]);
+        let (none, failing) = (BTreeSet::new(), [failing]);
+        use AttachPods::{MatchingImages, Never};
+        let table = [
+            ("nothing is asked for", to(Never, &[]), false, &none, &[][..], None),
+            ("pods", to(MatchingImages, &[]), true, &none, &[], Some((true, Reason::Attached, "new pods"))),
+            (
+                "no policy",
+                to(MatchingImages, &[]),
+                false,
+                &some,
+                &[],
+                Some((false, Reason::AttachPolicyMissing, "1.36")),
+            ),
+            ("accounts", to(Never, &["def*"]), false, &some, &[], Some((true, Reason::Attached, "ServiceAccounts"))),
+            (
+                "not allowed",
+                to(Never, &["default", "x*"]),
+                false,
+                &some,
+                &[],
+                Some((false, Reason::AttachNotAllowed, "x*")),
+            ),
+            (
+                "failing",
+                to(MatchingImages, &["default"]),
+                true,
+                &some,
+                &failing,
+                Some((false, Reason::AttachFailed, "a/default")),
+            ),
+        ];
+        for (what, attach_to, pods, service_accounts, unattached, expected) in table {
+            let seen = attachment(Some(&attach_to), Allowed { pods, service_accounts }, unattached);
+            let told = seen.as_ref().map(|seen| (seen.holds, seen.reason));
+            assert_eq!(told, expected.map(|(holds, reason, _)| (holds, reason)), "{what}");
+            if let (Some(seen), Some((_, _, words))) = (seen, expected) {
+                assert!(seen.message.contains(words), "{what}: {}", seen.message);
+            }
+        }
+        assert_eq!(attachment(None, Allowed { pods: true, service_accounts: &some }, &[]), None);
     }
 
     proptest! {

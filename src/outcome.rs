@@ -9,6 +9,7 @@ use crate::api::registry::{Host, Region};
 use crate::api::status::{
     EcrCredentialStatus, MAX_FAILURES, NamespaceCounts, NamespaceFailure, Reason, RegistryStatus, condition,
 };
+use crate::attach::Attachment;
 use crate::plan::Halt;
 use crate::plan::schedule::{Life, until, whole_seconds};
 use crate::token::TokenHash;
@@ -79,6 +80,8 @@ pub enum Course {
         look_again: Option<Timestamp>,
         /// The refresh request that is now served.
         handled_refresh_request: Option<String>,
+        /// Whether the Secret is attached as asked, if that is asked for.
+        attached: Option<Attachment>,
     },
 }
 
@@ -142,7 +145,17 @@ pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Opti
     let mut status = EcrCredentialStatus { observed_generation: generation, ..previous.clone() };
     let mut look_again = None;
     let mut each_targets = false;
-    if let Course::Ran { registries, namespaces, next_refresh_at, look_again: at, handled_refresh_request } = course {
+    let mut attached = None;
+    if let Course::Ran {
+        registries,
+        namespaces,
+        next_refresh_at,
+        look_again: at,
+        handled_refresh_request,
+        attached: seen,
+    } = course
+    {
+        attached = seen;
         look_again = at;
         let lives = || registries.iter().filter_map(|r| r.life);
         status.expires_at = lives().map(|l| l.expires_at).min();
@@ -157,8 +170,13 @@ pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Opti
         status.failures.truncate(MAX_FAILURES);
     }
     status.conditions = conditions(&judgement, &previous.conditions, generation, now);
+    if let Some(Attachment { holds, reason, message }) = &attached {
+        let condition = (condition::ATTACHED, *holds, *reason, message.clone());
+        status.conditions.push(with_transition(condition, &previous.conditions, generation, now));
+    }
     fit(&mut status);
     let mut notes = notes(&judgement, previous, &status, each_targets);
+    notes.extend(attached.and_then(|attached| attachment_note(attached, &previous.conditions)));
     notes.iter_mut().for_each(|note| cut(&mut note.message, LONGEST_NOTE));
     let wait = look_again.map_or(LONGEST_WAIT, |at| until(now, at));
     Outcome { status, notes, requeue_after: wait.clamp(SHORTEST_WAIT, LONGEST_WAIT), each_targets }
@@ -304,6 +322,14 @@ fn with_transition(
         observed_generation: generation,
         last_transition_time: since.unwrap_or_else(|| Time(whole_seconds(now))),
     }
+}
+
+/// An Event when attaching begins to fail, or works again.
+fn attachment_note(attached: Attachment, previous: &[Condition]) -> Option<Note> {
+    let Attachment { holds, reason, message } = attached;
+    let before = previous.iter().find(|c| c.type_ == condition::ATTACHED).map(|c| c.reason.as_str());
+    let is_news = before.map_or(!holds, |before| before != reason.as_str());
+    is_news.then_some(Note { warning: !holds, reason, message })
 }
 
 /// Events tell changes, not states: one when the passwords are new, one when the readiness or what hinders it changes.

@@ -15,7 +15,7 @@ pub struct EcrCredentialStatus {
     /// The `metadata.generation` that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, `Reconciling` and `Stalled`, as kstatus reads them.
+    /// `Ready`, `Reconciling` and `Stalled`, as kstatus reads them, and `Attached` where `spec.attachTo` asks for something.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -116,6 +116,8 @@ pub mod condition {
     pub const RECONCILING: &str = "Reconciling";
     /// Nothing will change until somebody edits the `EcrCredential` or the installation.
     pub const STALLED: &str = "Stalled";
+    /// The Secret is attached to pods and ServiceAccounts as `spec.attachTo` asks; absent when it asks for nothing.
+    pub const ATTACHED: &str = "Attached";
 }
 
 /// Every reason of a condition, a registry, a namespace failure or an Event.
@@ -173,6 +175,14 @@ pub enum Reason {
     QuotaExceeded,
     /// An admission webhook or policy refused the Secret.
     AdmissionRefused,
+    /// The Secret is attached as asked.
+    Attached,
+    /// The policy that attaches Secrets to pods is not installed.
+    AttachPolicyMissing,
+    /// The operator may not change ServiceAccounts of that name.
+    AttachNotAllowed,
+    /// At least one ServiceAccount does not name the Secret.
+    AttachFailed,
     /// The API server refused or failed for another reason.
     ApiError,
 }
@@ -212,6 +222,10 @@ impl Reason {
             Self::Forbidden => "Forbidden",
             Self::QuotaExceeded => "QuotaExceeded",
             Self::AdmissionRefused => "AdmissionRefused",
+            Self::Attached => "Attached",
+            Self::AttachPolicyMissing => "AttachPolicyMissing",
+            Self::AttachNotAllowed => "AttachNotAllowed",
+            Self::AttachFailed => "AttachFailed",
             Self::ApiError => "ApiError",
         }
     }

@@ -17,7 +17,9 @@ use super::tenants::{Census, Estate, Tenants};
 use super::tokens::{Group, Progress, keys};
 use super::writes::{self, Content};
 use super::{Context, Memory, Requested};
+use crate::api::registry::Host;
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
+use crate::attach::{Allowed, Attachment, attachment};
 use crate::outcome::{Course, NamespaceReport, Outcome, RegistryReport, conclude};
 use crate::plan::refresh::Demand;
 use crate::plan::schedule::Life;
@@ -229,7 +231,16 @@ impl Round<'_> {
             next_refresh_at: shared.into_iter().chain(each).min(),
             look_again: memory.history.retry_at(now).into_iter().chain(looks).min(),
             handled_refresh_request: self.handled(tokens, memory),
+            attached: self.attached(),
         }
+    }
+
+    /// Whether the Secret is attached to pods and ServiceAccounts as the spec asks.
+    fn attached(&self) -> Option<Attachment> {
+        let limits = &self.ctx.limits;
+        let allowed = Allowed { pods: limits.attach_pods, service_accounts: &limits.attach_service_accounts };
+        let unattached = self.ctx.shared.world.lock().unattached_of(self.uid);
+        attachment(self.object.spec.attach_to.as_ref(), allowed, &unattached)
     }
 
     /// The refresh request that is served now. What is fresh serves whatever was asked; what is not leaves it as it was. A
@@ -259,8 +270,14 @@ impl Round<'_> {
         // Hosts that cannot be told come of a token without an account, and such a one is not published.
         let mut entries =
             published.and_then(|published| registry_entries(registry, published).ok()).unwrap_or_default();
-        entries.retain(|(host, _)| !taken.iter().any(|taken| taken.host == *host));
-        let hosts = entries.iter().map(|(host, _)| host.clone()).collect();
+        let hosts: Vec<Host> = match &registry.hosts {
+            // Known before any token is: the policy that attaches the Secret to pods reads them.
+            Hosts::Named(named) if entries.is_empty() => named.iter().map(|(host, _)| host.clone()).collect(),
+            _ => entries.iter().map(|(host, _)| host.clone()).collect(),
+        };
+        let is_taken = |host: &Host| taken.iter().any(|taken| taken.host == *host);
+        let hosts = hosts.into_iter().filter(|host| !is_taken(host)).collect();
+        entries.retain(|(host, _)| !is_taken(host));
         if each_targets {
             let life = memory.tenants.life(registry);
             let failure = tokens.census.failure(self.ctx, registry);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::answers::Awaited;
 use crate::api::status::Reason;
+use crate::attach::Unattached;
 use crate::plan::Uid;
 use crate::plan::references::References;
 use crate::plan::targets::{Incarnation, Index, Labels};
@@ -34,6 +35,9 @@ pub struct World {
     /// The ServiceAccounts, by namespace and name, that do not name what they should, and why.
     pub unattached: BTreeMap<(Arc<str>, Arc<str>), (Reason, String)>,
 }
+
+/// At most so many ServiceAccounts are told of.
+const MOST_UNATTACHED: usize = 20;
 
 impl World {
     /// An empty world over an index, with what identities may refer to.
@@ -150,6 +154,20 @@ impl World {
         let standing = Standing::of(self.record(name, namespace), me, |uid| self.index.is_alive(uid));
         let incarnation = self.index.incarnation(namespace);
         Some(Place { namespace: namespace.clone(), incarnation, name: name.clone(), standing, claim })
+    }
+
+    /// The ServiceAccounts that do not name the Secret of an `EcrCredential` though they should: the first by name.
+    pub fn unattached_of(&self, me: &Uid) -> Vec<Unattached> {
+        let mine = self
+            .unattached
+            .iter()
+            .filter(|((namespace, name), _)| self.index.attached_by(namespace, name).contains(me));
+        let told = |((namespace, name), (reason, message)): (&(Arc<str>, Arc<str>), &(Reason, String))| Unattached {
+            account: format!("{namespace}/{name}"),
+            reason: *reason,
+            message: message.clone(),
+        };
+        mine.take(MOST_UNATTACHED).map(told).collect()
     }
 
     /// The namespaces that an `EcrCredential` selects and is entitled to.

@@ -1,10 +1,10 @@
 //! Pull secrets are attached to ServiceAccounts, and taken back, without touching what others have put there.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::runtime::wait::await_condition;
 use serde_json::{Value, json};
-use testbed::bed::{Bed, PATIENCE};
+use testbed::bed::{Bed, PATIENCE, condition};
 use testbed::proxy::Match;
 
 use super::look::{at_once, spec};
@@ -107,5 +107,32 @@ async fn a_service_account_that_something_else_manages_is_not_fought() {
     bed.ready(&bed.name("x")).await.unwrap();
     assert_eq!((before, patches()), (4, 4), "each change is answered by no further patch");
     named(&bed, &a, &builder, &["theirs"]).await;
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_status_says_whether_the_secret_is_attached_and_what_is_missing() {
+    let bed = bed("attach-status").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let builder = bed.name("builder");
+    bed.service_account(&a, &builder, &[]).await.unwrap();
+    let _operator = bed.operator(launch().attaching(&builder)).await.unwrap();
+    let mut of_pods = spec(json!({ "names": [a] }));
+    of_pods["attachTo"] = json!({ "pods": "MatchingImages" });
+    let pods = bed.credential("pods", of_pods).await.unwrap();
+    bed.condition_until(&pods, "Attached", "False", "AttachPolicyMissing").await.unwrap();
+    bed.change(&pods, json!({ "spec": { "attachTo": { "pods": "Never", "serviceAccounts": ["default"] } } }))
+        .await
+        .unwrap();
+    let object = bed.condition_until(&pods, "Attached", "False", "AttachNotAllowed").await.unwrap();
+    let message = condition(&object, "Attached").unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("\"default\"") && message.contains("attach.serviceAccounts"), "{message}");
+    bed.change(&pods, json!({ "spec": { "attachTo": { "serviceAccounts": [builder] } } })).await.unwrap();
+    bed.condition_until(&pods, "Attached", "True", "Attached").await.unwrap();
+    named(&bed, &a, &builder, &[&bed.secret]).await;
+    bed.change(&pods, json!({ "spec": { "attachTo": null } })).await.unwrap();
+    named(&bed, &a, &builder, &[]).await;
+    let gone = |object: &DynamicObject| condition(object, "Attached").is_none();
+    bed.credential_until(&pods, "no condition Attached", gone).await.unwrap();
     bed.finish().await.unwrap();
 }

@@ -292,11 +292,18 @@ async fn rights_end_at_the_names_and_verbs_that_the_operator_needs() {
         ("POST", format!("/api/v1/namespaces/{}/serviceaccounts/default/token", cluster.home), json!({ "spec": {} })),
         ("PATCH", credential.to_owned(), json!({ "spec": { "suspend": true } })),
         ("DELETE", credential.to_owned(), json!({})),
-        ("POST", roles, json!({ "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" } })),
+        (
+            "POST",
+            roles,
+            json!({ "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" } }),
+        ),
         ("GET", "/apis/coordination.k8s.io/v1/leases".to_owned(), json!(null)),
     ] {
         let request = http::Request::builder().method(method).uri(&path);
-        let request = request.header("Content-Type", if method == "PATCH" { "application/merge-patch+json" } else { "application/json" });
+        let request = request.header(
+            "Content-Type",
+            if method == "PATCH" { "application/merge-patch+json" } else { "application/json" },
+        );
         let body = if body.is_null() { vec![] } else { serde_json::to_vec(&body).unwrap() };
         match cluster.operator.request::<Value>(request.body(body).unwrap()).await {
             Err(Error::Api(status)) => assert!(status.is_forbidden(), "{method} {path}: {status:?}"),

@@ -90,6 +90,7 @@ async fn what_is_lent_can_be_used_and_nothing_else() -> Result<()> {
     let lent = Lent {
         service_accounts: vec![format!("{ops}/one"), "*/each".to_owned()],
         secrets: vec![format!("{ops}/keys")],
+        attach: vec![],
     };
     run.bed.lend(&lent).await?;
     run.bed.lend(&lent).await.context("a second time")?;
@@ -143,7 +144,7 @@ impl Run {
     /// An EcrCredential by which each namespace's own `puller` fetches that namespace's token; returns its uid.
     async fn credential(&self, tenants: &[&Tenant]) -> Result<String> {
         self.bed.recorder.allow_tokens_of(None, "puller");
-        self.bed.lend(&Lent { service_accounts: vec!["*/puller".to_owned()], secrets: vec![] }).await?;
+        self.bed.lend(&Lent { service_accounts: vec!["*/puller".to_owned()], secrets: vec![], attach: vec![] }).await?;
         let spec = json!({
             "registries": [{ "private": { "accountIds": ["123456789012"] } }],
             "auth": { "serviceAccount": { "fromTargetNamespace": "puller" } },

@@ -60,6 +60,7 @@ fn course(u: &mut Unstructured<'_>) -> Result<Course> {
                 next_refresh_at: u.arbitrary::<bool>()?.then(|| material::moment(u)).transpose()?,
                 look_again: u.arbitrary::<bool>()?.then(|| material::moment(u)).transpose()?,
                 handled_refresh_request: request(u)?,
+                attached: None,
             }
         }
     })
