@@ -10,6 +10,7 @@ pub mod apply;
 pub mod attach;
 pub mod check;
 pub mod cli;
+pub mod clock;
 pub mod cluster;
 pub mod controller;
 pub mod crd;

@@ -224,10 +224,11 @@ fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timesta
     let failing = registries.iter().find_map(|r| r.failure.as_ref().map(|halt| (r, halt)));
     let missing = namespaces.selected.saturating_sub(namespaces.synced);
     let ready = if let Some(registry) = dead {
-        let (reason, why) = match &registry.failure {
-            Some(halt) => (halt.reason, halt.message.clone()),
-            None if registry.life.is_some() => (Reason::TokenExpired, "its password has expired".to_owned()),
-            None => (Reason::FetchingToken, "its first password is being fetched".to_owned()),
+        let (reason, why) = match (&registry.failure, registry.life) {
+            (Some(halt), _) => (halt.reason, halt.message.clone()),
+            // Whichever clock is right, this is true.
+            (None, Some(life)) => (Reason::TokenExpired, format!("its token was valid until {}", life.expires_at)),
+            (None, None) => (Reason::FetchingToken, "its first password is being fetched".to_owned()),
         };
         (false, reason, format!("registry in {}: {why}", registry.region))
     } else if missing > 0 && namespaces.failures.is_empty() && registries.iter().any(|r| r.each_targets) {

@@ -21,6 +21,7 @@ use crate::api::EcrCredential;
 use crate::api::registry::Region;
 use crate::apply::Writer;
 use crate::cli::{RunArgs, host_name, is_proxy_of_environment};
+use crate::clock::Clock;
 use crate::cluster::ApiServer;
 use crate::controller::events::Events;
 use crate::controller::references;
@@ -149,9 +150,11 @@ impl Process {
         let fence = if self.args.lease.no_leader_election { Fence::open() } else { Fence::default() };
         let cluster = |error: kube::Error| RunError::NoCluster(error.to_string());
         // The lease itself must be written before we hold it; all else goes through the fence.
-        let plain = Client::try_from(config.clone()).map_err(cluster)?;
-        let client = kube::client::ClientBuilder::try_from(config).map_err(cluster)?.with_layer(&fence).build();
-        let parts = self.assemble(&client).await?;
+        let clock = Clock::default();
+        let builder = |config| kube::client::ClientBuilder::try_from(config).map_err(cluster);
+        let plain = builder(config.clone())?.with_layer(&clock).build();
+        let client = builder(config)?.with_layer(&clock).with_layer(&fence).build();
+        let parts = self.assemble(&client, clock).await?;
         let Some(leadership) = self.lead(plain, namespace, fence).await else { return Ok(()) };
         let keeping = CancellationToken::new();
         let keeper = leadership.map(|leadership| keep(leadership, keeping.clone()));
@@ -306,12 +309,12 @@ impl Process {
     }
 
     /// Makes the parts.
-    async fn assemble(&self, client: &Client) -> Result<Parts, RunError> {
+    async fn assemble(&self, client: &Client, clock: Clock) -> Result<Parts, RunError> {
         let args = &self.args;
         let settings = args.aws.settings().map_err(RunError::Settings)?;
         let origins = self.metrics.clone();
         let found = move |origin| report::found_identity(&origins, origin);
-        let identity = identity::load(&settings, found).await.map_err(RunError::Settings)?;
+        let identity = identity::load(&settings, &clock, found).await.map_err(RunError::Settings)?;
         let region = identity.config.region().map(|region| region.as_ref().to_owned()).ok_or(RunError::NoRegion)?;
         let region = Region::parse(&region).map_err(RunError::BadRegion)?;
         let limits = Limits {
@@ -327,7 +330,7 @@ impl Process {
         let (send, queue) = unbounded_channel();
         let reporter = Arc::new(Reporter::new(self.metrics.clone()));
         let cache =
-            CacheSettings { retry, min_life: args.minimum_token_life, rate: args.aws_rate, now: Timestamp::now };
+            CacheSettings { retry, min_life: args.minimum_token_life, rate: args.aws_rate, clock: clock.clone() };
         let seen = reporter.clone();
         let cluster = Arc::new(ApiServer::new(client.clone(), args.aws.aws_timeout.mul_f64(0.7)));
         let source = Arc::new(Ecr::new(identity, cluster));
@@ -352,7 +355,7 @@ impl Process {
             limits,
             retry,
             concurrency: usize::from(args.concurrency),
-            now: Timestamp::now,
+            clock,
             observer: reporter,
             stop: self.stop.clone(),
             writes: TaskTracker::new(),

@@ -10,22 +10,23 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms whose names it may use.
-const ROOMS: [(&str, &[&str]); 16] = [
+const ROOMS: [(&str, &[&str]); 17] = [
     ("api", &[]),
     ("attach", &["api"]),
+    ("clock", &[]),
     ("plan", &["api"]),
-    ("token", &["api", "plan"]),
+    ("token", &["api", "clock", "plan"]),
     ("secret", &["api", "plan", "token"]),
     ("apply", &["api", "attach", "plan", "secret"]),
     ("outcome", &["api", "attach", "plan", "token"]),
     ("process", &[]),
     ("cluster", &["plan", "token"]),
-    ("controller", &["api", "attach", "plan", "token", "secret", "apply", "outcome"]),
+    ("controller", &["api", "attach", "clock", "plan", "token", "secret", "apply", "outcome"]),
     ("report", &["api", "plan", "token", "secret", "apply", "outcome", "controller", "process"]),
     ("cli", &["api", "plan", "token", "process"]),
-    ("check", &["api", "plan", "token", "secret", "cluster", "controller", "cli"]),
+    ("check", &["api", "clock", "plan", "token", "secret", "cluster", "controller", "cli"]),
     ("crd", &["api", "run"]),
-    ("run", &["api", "plan", "token", "apply", "cluster", "controller", "process", "report", "cli"]),
+    ("run", &["api", "clock", "plan", "token", "apply", "cluster", "controller", "process", "report", "cli"]),
     ("main", &["check", "cli", "crd", "process", "run"]),
 ];
 
@@ -56,13 +57,14 @@ const IMPURE: [&str; 13] = [
 ];
 
 /// A name, and the only files or rooms that may say it.
-const RESERVED: [(&str, &[&str]); 19] = [
+const RESERVED: [(&str, &[&str]); 20] = [
     ("aws_config", &["token"]),
     ("aws_credential_types", &["token"]),
     ("aws_runtime", &["token"]),
     ("aws_sdk_ecr", &["token"]),
     ("aws_sdk_ecrpublic", &["token"]),
     ("aws_sdk_sts", &["token"]),
+    ("aws_smithy_async", &["token"]),
     ("aws_smithy_http_client", &["token"]),
     ("aws_smithy_runtime", &["token"]),
     ("aws_smithy_runtime_api", &["token"]),

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::CheckError;
 use super::facts::Answers;
+use crate::clock::Clock;
 use crate::cluster::ApiServer;
 use crate::plan::{Identity, TokenKey};
 use crate::token::ecr::Ecr;
@@ -26,15 +27,16 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// The identity of this process, and where it was found once it has been used.
 pub(super) struct Own {
     pub(super) identity: OperatorIdentity,
+    clock: Clock,
     origin: Arc<Mutex<Option<Origin>>>,
 }
 
 /// Prepares the identity of this process.
-pub(super) async fn own(settings: &AwsSettings) -> Result<Own, CheckError> {
+pub(super) async fn own(settings: &AwsSettings, clock: Clock) -> Result<Own, CheckError> {
     let origin = Arc::new(Mutex::new(None));
     let found = origin.clone();
-    let identity = identity::load(settings, move |origin| *found.lock() = Some(origin)).await;
-    Ok(Own { identity: identity.map_err(CheckError::Settings)?, origin })
+    let identity = identity::load(settings, &clock, move |origin| *found.lock() = Some(origin)).await;
+    Ok(Own { identity: identity.map_err(CheckError::Settings)?, clock, origin })
 }
 
 /// Asks AWS for each of these tokens, and for the caller behind each identity.
@@ -44,7 +46,7 @@ pub(super) async fn ask(own: Own, client: Client, wanted: BTreeSet<TokenKey>) ->
     for key in wanted {
         by_identity.entry(key.identity.clone()).or_default().push(key);
     }
-    let asked = stream::iter(by_identity).map(|(identity, keys)| one(&ecr, identity, keys));
+    let asked = stream::iter(by_identity).map(|(identity, keys)| one(&ecr, &own.clock, identity, keys));
     let mut answers = Answers::default();
     let mut asked = std::pin::pin!(asked.buffer_unordered(AT_A_TIME));
     while let Some((identity, caller, tokens)) = asked.next().await {
@@ -57,12 +59,12 @@ pub(super) async fn ask(own: Own, client: Client, wanted: BTreeSet<TokenKey>) ->
 
 type Answer = (Identity, Result<String, TokenError>, Vec<(TokenKey, Result<Timestamp, TokenError>)>);
 
-async fn one(ecr: &Ecr, identity: Identity, keys: Vec<TokenKey>) -> Answer {
+async fn one(ecr: &Ecr, clock: &Clock, identity: Identity, keys: Vec<TokenKey>) -> Answer {
     let caller = ecr.caller(&identity).await;
     let mut tokens = Vec::with_capacity(keys.len());
     for key in keys {
         let expires_at = match ecr.fetch(&key).await {
-            Ok(raw) => check(raw, &key, Timestamp::now(), Duration::ZERO)
+            Ok(raw) => check(raw, &key, clock.now(), Duration::ZERO)
                 .map(|grant| grant.life.expires_at)
                 .map_err(TokenError::from),
             Err(error) => Err(error),

@@ -13,11 +13,12 @@ mod text;
 use std::io::Write;
 use std::time::Duration;
 
-use k8s_openapi::jiff::Timestamp;
-use kube::{Client, Config, ResourceExt};
+use kube::client::ClientBuilder;
+use kube::{Config, ResourceExt};
 
 use crate::api::registry::{NameError, Region};
 use crate::cli::{CheckArgs, LeaseArgs, Output, is_proxy_of_environment};
+use crate::clock::Clock;
 use crate::controller::world::World;
 use crate::plan::Limits;
 use crate::plan::references::References;
@@ -113,9 +114,10 @@ pub fn run(args: &CheckArgs) -> Result<Verdict, CheckError> {
     // One provider for the process: with two in the binary rustls would panic instead of choosing.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CheckError::Runtime)?;
-    let facts = runtime.block_on(facts(args));
+    let clock = Clock::default();
+    let facts = runtime.block_on(facts(args, &clock));
     runtime.shutdown_timeout(Duration::from_secs(1));
-    let report = judge::judge(&facts?, Timestamp::now());
+    let report = judge::judge(&facts?, clock.now());
     let text = match args.output {
         Output::Text => text::render(&report),
         Output::Json => serde_json::to_string_pretty(&report).map(|text| text + "\n").unwrap_or_default(),
@@ -125,7 +127,7 @@ pub fn run(args: &CheckArgs) -> Result<Verdict, CheckError> {
 }
 
 /// Reads everything.
-async fn facts(args: &CheckArgs) -> Result<Facts, CheckError> {
+async fn facts(args: &CheckArgs, clock: &Clock) -> Result<Facts, CheckError> {
     let settings = args.aws.settings().map_err(CheckError::Settings)?;
     let mut config = Config::infer().await.map_err(|error| CheckError::NoCluster(error.to_string()))?;
     // A proxy in the environment is the way to AWS; see `run`.
@@ -134,10 +136,11 @@ async fn facts(args: &CheckArgs) -> Result<Facts, CheckError> {
     }
     config.read_timeout = Some(SILENCE);
     let namespace = config.default_namespace.clone();
-    let client = Client::try_from(config).map_err(|error| CheckError::NoCluster(error.to_string()))?;
+    let builder = ClientBuilder::try_from(config).map_err(|error| CheckError::NoCluster(error.to_string()))?;
+    let client = builder.with_layer(clock).build();
     let cluster = Cluster { client: client.clone() };
     let all = cluster.credentials(args.credential_selector.as_deref()).await?;
-    let own = if args.offline { None } else { Some(ask::own(&settings).await?) };
+    let own = if args.offline { None } else { Some(ask::own(&settings, clock.clone()).await?) };
     let limits = limits(args, &settings, own.as_ref(), &all)?;
     let lease = lease(&args.lease, namespace);
     let mut facts = cluster_facts(args, &cluster, limits, lease, all).await?;

@@ -35,6 +35,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::registry::Host;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::apply::{WriteError, Writer, Written};
+use crate::clock::Clock;
 use crate::plan::schedule::RetryPolicy;
 use crate::plan::{Identity, Limits, Uid};
 use crate::secret::{Published, Verdict};
@@ -77,7 +78,7 @@ pub struct Context {
     /// How many writes one `EcrCredential` may have under way.
     pub concurrency: usize,
     /// The clock.
-    pub now: fn() -> Timestamp,
+    pub clock: Clock,
     /// Hears of everything that happens.
     pub observer: Arc<dyn Observer>,
     /// Cancelled when the process is to end: no new write begins after that.

@@ -58,7 +58,7 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
         Turn::Soon(None) => return Ok(Action::requeue(SOON)),
         Turn::Wait => return Ok(Action::await_change()),
     };
-    let mut outcome = conclude(course, &status, object.meta().generation, (ctx.now)());
+    let mut outcome = conclude(course, &status, object.meta().generation, ctx.clock.now());
     if soon {
         outcome.requeue_after = outcome.requeue_after.min(SOON);
     }
@@ -122,7 +122,7 @@ impl Round<'_> {
         }
         let needs = plan.needs().into_iter().filter(|need| !need.auth.is_each_targets()).collect();
         let shared = Group { needs: &needs, target: None, policy: &plan.refresh, seed: &self.uid.0 };
-        recover(self.ctx, self.uid, &plan, &needs, self.status, memory, (self.ctx.now)()).await?;
+        recover(self.ctx, self.uid, &plan, &needs, self.status, memory, self.ctx.clock.earliest()).await?;
         let owner = Owner { name: self.object.name_any(), uid: self.uid.clone() };
         let tokens = self.tokens(&plan, &shared, &owner, memory).await;
         if tokens.shared.step.incomplete && self.is_first_try(&tokens.shared, memory) {
@@ -142,10 +142,10 @@ impl Round<'_> {
 
     /// Fetches what is due and publishes what has come.
     async fn tokens(&self, plan: &Plan, group: &Group<'_>, owner: &Owner, memory: &mut Memory) -> Tokens {
-        let now = (self.ctx.now)();
+        let now = self.ctx.clock.now();
         forget_without_caller(plan, memory);
         let each = if plan.has_tenants() {
-            memory.tenants.prepare(&self.estate(plan, owner, &memory.published), now).await
+            memory.tenants.prepare(&self.estate(plan, owner, &memory.published), self.ctx.clock.earliest()).await
         } else {
             memory.tenants = Tenants::default();
             BTreeMap::new()
@@ -172,12 +172,13 @@ impl Round<'_> {
 
     /// What the target namespaces should hold.
     fn content(&self, plan: &Plan, owner: &Owner, census: &Census, memory: &mut Memory) -> Result<Content, Halt> {
-        let now = (self.ctx.now)();
         if plan.has_tenants() {
             let estate = self.estate(plan, owner, &memory.published);
-            return Ok(memory.tenants.content(&estate, census, now));
+            return Ok(memory.tenants.content(&estate, census));
         }
-        let desired = secret::desired(plan, owner, &self.object.spec.secret, &memory.published, now)?;
+        // A login is dropped only when it has expired by every clock.
+        let earliest = self.ctx.clock.earliest();
+        let desired = secret::desired(plan, owner, &self.object.spec.secret, &memory.published, earliest)?;
         Ok(Content::Alike(desired.map(Arc::new)))
     }
 
@@ -207,7 +208,7 @@ impl Round<'_> {
     }
 
     fn ran(&self, plan: &Plan, tokens: &Tokens, tally: Tally, memory: &mut Memory) -> Course {
-        let now = (self.ctx.now)();
+        let now = self.ctx.clock.now();
         let taken = secret::taken_hosts(plan, &memory.published);
         let registries = plan.registries.iter().enumerate();
         let registries = registries

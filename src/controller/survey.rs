@@ -83,7 +83,7 @@ impl Task<'_> {
     /// Looks at every place, as the world is now; none when the `EcrCredential` has changed or gone, or has gained a namespace
     /// that needs tokens of its own. The places are not collected: that would be the most that is in memory for each.
     pub(super) fn survey(&self, ctx: &Context, content: &Content, history: &mut History) -> Option<Survey> {
-        let now = (ctx.now)();
+        let (now, earliest) = (ctx.clock.now(), ctx.clock.earliest());
         history.forgive(now);
         let mut survey = Survey::default();
         let mut failing = HashSet::new();
@@ -92,9 +92,9 @@ impl Task<'_> {
             if !content.covers(&place) {
                 return None;
             }
-            let verdict = self.judge(&place, content, history, now);
+            let verdict = self.judge(&place, content, history, earliest);
             if let Some(rank) = Rank::of(&verdict) {
-                let early = rank == Rank::Delete && self.is_unmet(&world, &place.namespace, content, history, now);
+                let early = rank == Rank::Delete && self.is_unmet(&world, &place.namespace, content, history, earliest);
                 if !early && history.may_write(&place, now) {
                     survey.jobs.push(rank, spot(&place));
                 }
@@ -117,12 +117,12 @@ impl Task<'_> {
         namespace: &Arc<str>,
         content: &Content,
         history: &History,
-        now: Timestamp,
+        earliest: Timestamp,
     ) -> bool {
         let Some(place) = self.place_at(world, &(self.plan.secret_name.clone(), namespace.clone())) else {
             return false;
         };
-        let verdict = self.judge(&place, content, history, now);
+        let verdict = self.judge(&place, content, history, earliest);
         !matches!(verdict, Verdict::Keep | Verdict::Delete(_)) || history.under_way.is_at(&spot(&place))
     }
 
@@ -135,9 +135,8 @@ impl Task<'_> {
         history: &History,
     ) -> Option<(Place, Verdict)> {
         let place = self.place_at(&ctx.shared.world.lock(), &spot)?;
-        let now = (ctx.now)();
-        let verdict = self.judge(&place, content, history, now);
-        (Rank::of(&verdict) == Some(rank) && history.may_write(&place, now)).then_some((place, verdict))
+        let verdict = self.judge(&place, content, history, ctx.clock.earliest());
+        (Rank::of(&verdict) == Some(rank) && history.may_write(&place, ctx.clock.now())).then_some((place, verdict))
     }
 
     /// The next Secret that a new namespace lacks.
@@ -155,9 +154,10 @@ impl Task<'_> {
         world.place_at(&self.owner.uid, &self.plan.secret_name, self.generation, spot)
     }
 
-    fn judge(&self, place: &Place, content: &Content, history: &History, now: Timestamp) -> Verdict {
+    /// `earliest` is the time that has passed by every clock: what is good is written over only when it has expired by it.
+    fn judge(&self, place: &Place, content: &Content, history: &History, earliest: Timestamp) -> Verdict {
         let desired = content.at(place).map(AsRef::as_ref);
-        match verdict(place, desired, self.plan.conflict_policy, history.accepted(place), now) {
+        match verdict(place, desired, self.plan.conflict_policy, history.accepted(place), earliest) {
             Verdict::Create if content.share(place).is_some_and(|share| !share.current) => Verdict::Wait,
             verdict => verdict,
         }

@@ -137,12 +137,14 @@ impl Tenants {
     }
 
     /// What each namespace should hold.
-    pub(super) fn content(&mut self, estate: &Estate<'_>, census: &Census, now: Timestamp) -> Content {
+    pub(super) fn content(&mut self, estate: &Estate<'_>, census: &Census) -> Content {
+        // A login is dropped only when it has expired by every clock.
+        let (now, earliest) = (estate.ctx.clock.now(), estate.ctx.clock.earliest());
         let mut shares = HashMap::with_capacity(self.each.len());
         for (namespace, tenant) in &mut self.each {
             let progress = census.each.get(namespace);
             let failure = progress.and_then(|p| p.keys.keys().find_map(|need| p.failure(estate.ctx, need)));
-            let (desired, wrong) = match tenant.desired(estate, self.version, now) {
+            let (desired, wrong) = match tenant.desired(estate, self.version, earliest) {
                 Ok((desired, taken)) => (desired, taken),
                 Err(error) => (None, Some(Halt::from(error))),
             };

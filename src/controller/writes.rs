@@ -118,7 +118,7 @@ pub(super) async fn write(ctx: &Arc<Context>, task: &Task<'_>, content: &Content
         }
         tokio::select! {
             biased;
-            Some(ended) = history.under_way.next() => history.note(&ended, content, &ctx.retry, (ctx.now)()),
+            Some(ended) = history.under_way.next() => history.note(&ended, content, &ctx.retry, ctx.clock.now()),
             // A namespace that is new must not wait for writes that hang.
             () = woken => {}
             () = tokio::time::sleep(history.pace.wait(idle)), if behind || idle => {}

@@ -12,7 +12,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::turns::{Lane, Turns};
 use super::{Grant, InvalidToken, RawToken, TokenError, TokenSource, check};
-use crate::plan::schedule::{RetryPolicy, later, until};
+use crate::clock::Clock;
+use crate::plan::schedule::{RetryPolicy, later};
 use crate::plan::{Identity, TokenKey, Uid};
 
 /// However soon a token is wanted again after a good answer, AWS is not asked sooner than this.
@@ -48,6 +49,8 @@ struct Slot {
     state: Snapshot,
     succeeded: Option<Instant>,
     waiters: BTreeSet<Uid>,
+    /// Until when the wait after the last failure lasts, by the clock's uptime, which never jumps.
+    wait_until: Duration,
     /// Whose Secrets hold it, or are to.
     users: BTreeSet<Uid>,
     /// How urgent the fetch is that is under way.
@@ -65,9 +68,9 @@ impl Slot {
 
     /// Whether it can be forgotten. A wait after a failure is kept until it is over, so that going and coming back does not
     /// get round it.
-    fn is_idle(&self, now: Timestamp) -> bool {
+    fn is_idle(&self, uptime: Duration) -> bool {
         let fetching = self.state.in_flight && self.waiting.is_none();
-        let failed = self.state.failure.as_ref().is_some_and(|failure| failure.retry_at > now);
+        let failed = self.state.failure.is_some() && self.wait_until > uptime;
         self.users.is_empty() && !fetching && !failed
     }
 }
@@ -114,8 +117,8 @@ impl Slots {
     }
 
     /// Forgets what is idle.
-    fn sweep(&mut self, now: Timestamp) {
-        self.by_key.retain(|_, slot| !slot.is_idle(now));
+    fn sweep(&mut self, uptime: Duration) {
+        self.by_key.retain(|_, slot| !slot.is_idle(uptime));
     }
 }
 
@@ -147,7 +150,7 @@ pub struct CacheSettings {
     /// How many calls of each service there may be in a second for tokens that serve one namespace each.
     pub rate: u16,
     /// The clock.
-    pub now: fn() -> Timestamp,
+    pub clock: Clock,
 }
 
 /// All tokens. Fetches run on tasks of their own: nobody waits for AWS, who asked is told when it answered.
@@ -194,7 +197,7 @@ impl Tokens {
                 slots.wanted.insert(who.clone(), keys);
             }
             if dropped {
-                slots.sweep((self.settings.now)());
+                slots.sweep(self.settings.clock.uptime());
             }
             gone
         };
@@ -205,11 +208,14 @@ impl Tokens {
 
     /// What is known of a token.
     pub fn look(&self, key: &TokenKey) -> Snapshot {
-        let mut known = self.slots.lock().by_key.get(key).map(|slot| slot.state.clone()).unwrap_or_default();
-        let now = (self.settings.now)();
-        // A wait longer than the longest was measured by a clock that has been set back since.
-        if let Some(failure) = known.failure.as_mut().filter(|f| until(now, f.retry_at) > self.settings.retry.max) {
-            failure.retry_at = now;
+        let slots = self.slots.lock();
+        let Some(slot) = slots.by_key.get(key) else { return Snapshot::default() };
+        let mut known = slot.state.clone();
+        if let Some(failure) = &mut known.failure {
+            // The time may have been corrected since. A wait that is over is so whoever looks at the clock a moment earlier.
+            let clock = &self.settings.clock;
+            let left = slot.wait_until.saturating_sub(clock.uptime());
+            failure.retry_at = if left.is_zero() { Timestamp::MIN } else { later(clock.now(), left) };
         }
         known
     }
@@ -241,7 +247,7 @@ impl Tokens {
             slot.waiting = Some(waiting.clone().drop_guard());
             slot.turn = Some(turn);
             let not_before = slot.succeeded.map_or_else(Instant::now, |last| last + SHORTEST_INTERVAL);
-            (not_before, slot.state.failure.is_some(), slot.lane((self.settings.now)()))
+            (not_before, slot.state.failure.is_some(), slot.lane(self.settings.clock.now()))
         };
         let (tokens, key, who) = (self.clone(), key.clone(), who.clone());
         tokio::spawn(async move {
@@ -312,7 +318,7 @@ impl Tokens {
     }
 
     fn finish(self: &Arc<Self>, key: &TokenKey, result: Result<Grant, TokenError>) {
-        let now = (self.settings.now)();
+        let now = self.settings.clock.now();
         let (waiters, turn, fetched, gone) = {
             let mut slots = self.slots.lock();
             let slot = slots.slot(key);
@@ -330,13 +336,15 @@ impl Tokens {
                 Err(error) => {
                     let count = slot.state.failure.as_ref().map_or(1, |f| f.count.saturating_add(1));
                     let wait = self.settings.retry.delay(count, error.retry_scale(), &format!("{key:?}"));
+                    slot.wait_until = self.settings.clock.uptime().saturating_add(wait);
                     slot.state.failure = Some(Failure { error: error.clone(), count, retry_at: later(now, wait) });
                     Err(error)
                 }
             };
             let waiters = std::mem::take(&mut slot.waiters);
-            if slot.is_idle(now) {
-                slots.sweep(now);
+            let uptime = self.settings.clock.uptime();
+            if slot.is_idle(uptime) {
+                slots.sweep(uptime);
             }
             // It was used by this fetch after its last user had gone.
             let gone = slots.without_users(&key.identity);
@@ -381,7 +389,7 @@ struct Landing {
 impl Landing {
     fn land(mut self, result: Result<Vec<RawToken>, TokenError>) {
         let settings = &self.tokens.settings;
-        let result = result.and_then(|raw| Ok(check(raw, &self.key, (settings.now)(), settings.min_life)?));
+        let result = result.and_then(|raw| Ok(check(raw, &self.key, settings.clock.now(), settings.min_life)?));
         self.landed = true;
         self.tokens.finish(&self.key, result);
     }
@@ -453,7 +461,7 @@ mod tests {
             retry: RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) },
             min_life: Duration::from_secs(60),
             rate: 10,
-            now: || Timestamp::from_second(NOW).unwrap(),
+            clock: clock(),
         };
         (Arc::new(Tokens::new(script, settings, sender, |_| ())), receiver)
     }
@@ -461,6 +469,11 @@ mod tests {
     fn ask(tokens: &Arc<Tokens>, who: &str) {
         tokens.want(&uid(who), BTreeSet::from([key()]));
         tokens.request(&key(), &uid(who), Turn::AtOnce);
+    }
+
+    /// A clock that stands still.
+    fn clock() -> Clock {
+        Clock::new(|| Timestamp::from_second(NOW).unwrap(), Duration::default)
     }
 
     fn uid(text: &str) -> Uid {
@@ -512,19 +525,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_clock_that_is_set_back_makes_no_wait_longer() {
+    async fn a_clock_that_is_set_changes_no_wait() {
         thread_local!(static AHEAD: std::cell::Cell<i64> = const { std::cell::Cell::new(13 * HOUR) });
         let now = || Timestamp::from_second(NOW + AHEAD.get()).unwrap();
+        thread_local!(static UPTIME: std::cell::Cell<u64> = const { std::cell::Cell::new(7) });
+        let clock = Clock::new(now, || Duration::from_secs(UPTIME.get()));
         let (sender, mut told) = unbounded_channel();
         let retry = RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) };
-        let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, now };
+        let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock };
         let down = Script::new([Err(TokenError::Unavailable("down".to_owned()))]);
         let tokens = Arc::new(Tokens::new(down, settings, sender, |_| ()));
         ask(&tokens, "a");
         told.recv().await.unwrap();
-        assert!(tokens.look(&key()).failure.unwrap().retry_at > now());
+        let wait = || tokens.look(&key()).failure.unwrap().retry_at.duration_since(now());
+        let before = wait();
+        assert!(before.is_positive());
         AHEAD.set(0);
-        assert_eq!(tokens.look(&key()).failure.unwrap().retry_at, now());
+        assert_eq!(wait(), before);
+        UPTIME.set(7 + 10);
+        assert!(wait().is_negative(), "it is over, also for who has looked at the clock a moment before");
     }
 
     #[tokio::test]
@@ -609,7 +628,7 @@ mod tests {
         let (sender, mut told) = unbounded_channel();
         let retry = RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) };
         let now = || Timestamp::from_second(NOW).unwrap();
-        let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, now };
+        let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock: clock() };
         let order = Arc::new(Order::default());
         let tokens = Arc::new(Tokens::new(order.clone(), settings, sender, |_| ()));
         let numbered = |number: u32| {

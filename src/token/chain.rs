@@ -17,7 +17,7 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use parking_lot::Mutex;
 
 use super::errors::of_source;
-use super::identity::{AwsSettings, Endpoints, Origin, sts, timeouts};
+use super::identity::{AwsSettings, Endpoints, Origin, sts, time_of, timeouts};
 use super::web_identity::{TokenFrom, WebIdentity, provided};
 
 /// The ways out.
@@ -48,6 +48,7 @@ impl Chain {
     ) -> Self {
         let far = ProviderConfig::default()
             .with_http_client(http)
+            .with_time_source(time_of(bare))
             .with_region(bare.region().cloned())
             // As in every client that has a URL: see `sts`.
             .with_use_fips(bare.use_fips().filter(|_| endpoints.sts.is_none()).or(Some(false)))

@@ -7,6 +7,7 @@ use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_http_client::pool::{self, ConnectionPool};
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
@@ -18,9 +19,11 @@ use aws_types::service_config::ServiceConfigKey;
 use sha2::{Digest, Sha256};
 
 use super::chain::{Chain, Clients};
+use super::dates::{AwsTime, Listening};
 use super::hex;
 use super::lasting::Lasting;
 pub use super::web_identity::WebIdentityFile;
+use crate::clock::Clock;
 
 /// Sessions are renewed this long before they end, less up to a half at random. What is given with less life than that is used
 /// once, if [`Lasting`] takes it.
@@ -119,18 +122,24 @@ pub struct OperatorIdentity {
 }
 
 /// Prepares the operator's identity: environment, profile, web identity (IRSA), container (EKS Pod Identity), and the node's
-/// role if that is allowed; the first that is there. `found` hears where it was found, whenever that changes.
+/// role if that is allowed; the first that is there. `clock` hears AWS's time, and `found` where the identity was found, whenever
+/// that changes.
 ///
 /// # Errors
 /// There is no HTTP client to be had; the text says why.
 pub async fn load(
     settings: &AwsSettings,
+    clock: &Clock,
     found: impl Fn(Origin) + Send + Sync + 'static,
 ) -> Result<OperatorIdentity, String> {
     let http = http_client(settings.ca_bundle.clone(), ProxyConfig::from_env())?;
+    let http: SharedHttpClient = Listening { inner: http, clock: clock.clone() }.into_shared();
     let near = http_client(None, ProxyConfig::disabled())?;
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .http_client(http.clone())
+        // The clock hears AWS's time from every answer. A client that corrected it once more would sign with another.
+        .time_source(AwsTime(clock.clone()))
+        .disable_clock_skew_correction(true)
         .timeout_config(timeouts(settings.timeout, 1))
         // One place decides when to try again, with a wait that is known and shown: token::cache.
         .retry_config(RetryConfig::disabled())
@@ -154,7 +163,7 @@ pub(super) fn with_credentials(
     calls: u32,
 ) -> SdkConfig {
     base.to_builder()
-        .credentials_provider(SharedCredentialsProvider::new(Lasting(provider)))
+        .credentials_provider(SharedCredentialsProvider::new(Lasting { source: provider, time: time_of(base) }))
         .identity_cache(no_session_yet(timeout, calls))
         .timeout_config(timeouts(timeout, calls))
         .build()
@@ -163,6 +172,11 @@ pub(super) fn with_credentials(
 /// The same configuration of the operator without the session that it has.
 pub(super) fn anew(own: &SdkConfig, timeout: Duration) -> SdkConfig {
     own.to_builder().identity_cache(no_session_yet(timeout, 1)).build()
+}
+
+/// The time by which a configuration signs.
+pub(super) fn time_of(config: &SdkConfig) -> SharedTimeSource {
+    config.time_source().unwrap_or_default()
 }
 
 fn no_session_yet(timeout: Duration, calls: u32) -> SharedIdentityCache {

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{self, ProvideCredentials, future};
+use aws_smithy_async::time::SharedTimeSource;
 use k8s_openapi::jiff::Timestamp;
 
 use super::TokenError;
@@ -16,12 +17,15 @@ const SHORTEST_SESSION: Duration = Duration::from_secs(30);
 /// to the node's role past its end, while the metadata service has no newer one, cannot be told from a true one: that such a
 /// session has ended, ECR says.
 #[derive(Debug)]
-pub(super) struct Lasting<P>(pub(super) P);
+pub(super) struct Lasting<P> {
+    pub(super) source: P,
+    pub(super) time: SharedTimeSource,
+}
 
 impl<P: ProvideCredentials> Lasting<P> {
     async fn credentials(&self) -> provider::Result {
-        let given = self.0.provide_credentials().await?;
-        provided(lasting(given, SystemTime::now()))
+        let given = self.source.provide_credentials().await?;
+        provided(lasting(given, self.time.now()))
     }
 }
 

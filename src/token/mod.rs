@@ -3,6 +3,7 @@
 mod assume_role;
 pub mod cache;
 mod chain;
+mod dates;
 pub mod ecr;
 mod errors;
 pub mod identity;

@@ -67,6 +67,11 @@ impl Failure {
         Self::TenYears,
     ];
 
+    /// Whether AWS answers, though with nothing good.
+    pub const fn is_answered(self) -> bool {
+        !matches!(self, Self::NoCredentials | Self::Unavailable | Self::Hangs | Self::Panics)
+    }
+
     /// Whether the answer is good all the same.
     pub const fn is_harmless(self) -> bool {
         matches!(self, Self::TwoTokens | Self::TenYears)

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 pub const START: i64 = 1_893_456_000;
 
 thread_local! {
-    static CLOCK: Cell<Clock> = const { Cell::new(Clock { base: 0, origin: None, skew: 0 }) };
+    static CLOCK: Cell<Clock> = const { Cell::new(Clock { base: 0, origin: None, skew: 0, uncounted: 0, api_server: 0 }) };
 }
 
 /// Nanoseconds; each thread has its own, for each runs one simulation at a time.
@@ -19,6 +19,10 @@ struct Clock {
     base: i128,
     origin: Option<Instant>,
     skew: i128,
+    /// How long the machine stood still without its own clocks going on.
+    uncounted: i128,
+    /// What the API server's clock is ahead.
+    api_server: i128,
 }
 
 impl Clock {
@@ -33,7 +37,7 @@ fn as_nanos(duration: Duration) -> i128 {
 
 /// Sets the clock of this thread to the beginning of a run.
 pub fn reset() {
-    CLOCK.set(Clock { base: i128::from(START) * 1_000_000_000, origin: None, skew: 0 });
+    CLOCK.set(Clock { base: i128::from(START) * 1_000_000_000, origin: None, skew: 0, uncounted: 0, api_server: 0 });
 }
 
 /// Binds the clock to the runtime that is entered: its paused time moves it from now on. Outside of a runtime tokio's clock
@@ -66,6 +70,13 @@ pub fn system_now() -> SystemTime {
     SystemTime::from(operator_now())
 }
 
+/// The time since the run began, asleep or not: what no setting of the clock changes.
+pub fn uptime() -> Duration {
+    let clock = CLOCK.get();
+    let passed = clock.base + clock.elapsed() - clock.uncounted - i128::from(START) * 1_000_000_000;
+    Duration::from_nanos(u64::try_from(passed).unwrap_or_default())
+}
+
 /// The machine sleeps: the time goes on, and no timer with it.
 pub fn sleep_machine(duration: Duration) {
     let clock = CLOCK.get();
@@ -78,7 +89,32 @@ pub fn skew(by: SignedDuration) {
     CLOCK.set(Clock { skew: by.as_nanos(), ..clock });
 }
 
-/// What the operator's clock is ahead.
-pub fn skew_now() -> SignedDuration {
-    SignedDuration::from_nanos(i64::try_from(CLOCK.get().skew).unwrap_or(i64::MAX))
+/// The machine stands still as a virtual one does: neither a timer nor any clock of its own goes on.
+pub fn pause_machine(duration: Duration) {
+    let (clock, passed) = (CLOCK.get(), as_nanos(duration));
+    let uncounted = clock.uncounted + passed;
+    CLOCK.set(Clock { base: clock.base + passed, uncounted, skew: clock.skew - passed, ..clock });
+}
+
+/// From now on the API server's clock is ahead by this; negative is behind.
+pub fn skew_api_server(by: SignedDuration) {
+    let clock = CLOCK.get();
+    CLOCK.set(Clock { api_server: by.as_nanos(), ..clock });
+}
+
+/// The time by the API server's clock, as the header of an answer.
+pub fn api_server_date() -> String {
+    let clock = CLOCK.get();
+    date(clock.base + clock.elapsed() + clock.api_server)
+}
+
+/// AWS's time, as the header of an answer.
+pub fn aws_date() -> String {
+    let clock = CLOCK.get();
+    date(clock.base + clock.elapsed())
+}
+
+fn date(nanos: i128) -> String {
+    let time = Timestamp::from_nanosecond(nanos).expect("a time within the run");
+    time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }

@@ -85,7 +85,7 @@ fn trouble(sim: &mut Sim, random: &mut fastrand::Rng, length: Duration, led: boo
             sim.run_for(length);
             sim.api.faults().heal();
         }
-        6 => sim.skew(SignedDuration::from_secs(random.i64(-300..300))),
+        6 => sim.skew(SignedDuration::from_secs(random.i64(-20 * 3600..20 * 3600))),
         7 => clock::sleep_machine(length),
         8 if led => {
             if let Some(index) = sim.leader() {

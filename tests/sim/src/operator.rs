@@ -7,6 +7,7 @@ use std::time::Duration;
 use ecr_credential_operator::api::registry::{AccountId, Region};
 use ecr_credential_operator::api::{EcrCredential, EcrCredentialStatus};
 use ecr_credential_operator::apply::{WriteError, Writer, Written};
+use ecr_credential_operator::clock::{Clock, Server};
 use ecr_credential_operator::controller::error::Error;
 use ecr_credential_operator::controller::events::Events;
 use ecr_credential_operator::controller::watches::{self, SecretScope};
@@ -112,9 +113,12 @@ impl Process {
 
 async fn live(number: u32, link: &Link, aws: Aws, settings: Settings, stop: CancellationToken) {
     let fence = if settings.lease.is_some() { Fence::with_clock(clock::system_now) } else { Fence::open() };
-    // The same layer as in kube's own stack.
-    let stack =
-        || ClientBuilder::new(link.clone(), "operator").with_layer(&RetryLayer::new(ClientRetries::server_retry()));
+    let time = Clock::new(clock::operator_now, clock::uptime);
+    // The same layers as in kube's own stack and in `run`.
+    let stack = || {
+        let retries = RetryLayer::new(ClientRetries::server_retry());
+        ClientBuilder::new(link.clone(), "operator").with_layer(&retries).with_layer(&time)
+    };
     let (plain, client) = (stack().build(), stack().with_layer(&fence).build());
     let mut lost = futures::future::pending().boxed();
     let keeping = CancellationToken::new();
@@ -139,7 +143,7 @@ async fn live(number: u32, link: &Link, aws: Aws, settings: Settings, stop: Canc
         .map(drop)
         .boxed();
     }
-    let mut work = work(number, client, aws, &settings, stop.clone()).boxed();
+    let mut work = work(number, client, (aws, time), &settings, stop.clone()).boxed();
     let ended = tokio::select! {
         () = &mut work => true,
         () = &mut lost => false,
@@ -152,7 +156,13 @@ async fn live(number: u32, link: &Link, aws: Aws, settings: Settings, stop: Canc
 }
 
 /// As `run::Process::assemble`, `watch` and `reconcile`.
-async fn work(number: u32, client: kube::Client, aws: Aws, settings: &Settings, stop: CancellationToken) {
+async fn work(
+    number: u32,
+    client: kube::Client,
+    (aws, time): (Aws, Clock),
+    settings: &Settings,
+    stop: CancellationToken,
+) {
     let names = |names: &[String]| names.iter().map(|name| name.as_str().into()).collect::<BTreeSet<Arc<str>>>();
     let limits = Limits {
         region: Region::parse(&settings.region).ok(),
@@ -162,8 +172,8 @@ async fn work(number: u32, client: kube::Client, aws: Aws, settings: &Settings, 
     };
     let retry = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(300) };
     let (send, queue) = unbounded_channel();
-    let cache = CacheSettings { retry, min_life: Duration::from_secs(300), rate: 10, now: clock::operator_now };
-    let source = Source { aws, process: number, identity: settings.identity.clone() };
+    let cache = CacheSettings { retry, min_life: Duration::from_secs(300), rate: 10, clock: time.clone() };
+    let source = Source { aws, process: number, identity: settings.identity.clone(), clock: time.clone() };
     let tokens = Arc::new(Tokens::new(Arc::new(source), cache, send.clone(), |_| ()));
     let memories = Memories::default();
     let (forget, unused) = (memories.clone(), tokens.clone());
@@ -181,7 +191,7 @@ async fn work(number: u32, client: kube::Client, aws: Aws, settings: &Settings, 
         limits,
         retry,
         concurrency,
-        now: clock::operator_now,
+        clock: time,
         observer: Arc::new(Nobody),
         stop: stop.clone(),
         writes: TaskTracker::new(),
@@ -228,6 +238,7 @@ struct Source {
     aws: Aws,
     process: u32,
     identity: String,
+    clock: Clock,
 }
 
 /// A key as the script names it: `ecr/eu-west-1` or `public`.
@@ -245,8 +256,12 @@ fn name(key: &TokenKey) -> String {
 impl TokenSource for Source {
     fn fetch<'a>(&'a self, key: &'a TokenKey) -> BoxFuture<'a, Result<Vec<RawToken>, TokenError>> {
         async move {
+            let sent = self.clock.uptime();
             tokio::time::sleep(Duration::from_millis(50)).await;
             let (issued, failure) = self.aws.call(self.process, &name(key));
+            if failure.is_none_or(Failure::is_answered) {
+                self.clock.hear(Server::Aws, &clock::aws_date(), sent);
+            }
             let accounts = match &key.service {
                 Service::Private { registry_ids, .. } if registry_ids.is_empty() => {
                     vec![AccountId::parse(ACCOUNT).ok()]

@@ -40,8 +40,6 @@ pub struct Sim {
     pub exceptions: Vec<(Invariant, String)>,
     /// How old the state may be that the operator acts on.
     pub staleness: SignedDuration,
-    /// The greatest error of the operator's clock.
-    pub worst_skew: SignedDuration,
     /// Deaths to come, each after so many mutating requests of the process.
     pub planned: Vec<(usize, Blow)>,
     /// How long the control plane may take to do what it owes, in virtual time.
@@ -77,7 +75,6 @@ impl Sim {
             all_settings: vec![settings],
             exceptions: Vec::new(),
             staleness: SignedDuration::from_secs(10),
-            worst_skew: SignedDuration::ZERO,
             planned: Vec::new(),
             step: Duration::from_secs(1),
             runtime: None,
@@ -118,7 +115,6 @@ impl Sim {
     /// From now on the operator's clock is wrong by this.
     pub fn skew(&mut self, by: SignedDuration) {
         clock::skew(by);
-        self.worst_skew = self.worst_skew.max(by.abs());
     }
 
     fn next_refresh(&self) -> Option<Timestamp> {

@@ -120,7 +120,8 @@ impl Link {
     fn watch(&self, request: &Request) -> Response<ResponseBody> {
         let events = Box::pin(self.clone().events(request));
         let body = StreamBody::new(self.server.0.stopwatch.time(events)).boxed_unsync();
-        Response::builder().status(200).header("content-type", "application/json").body(body).expect("a response")
+        let builder = Response::builder().status(200).header("content-type", "application/json");
+        builder.header("date", crate::clock::api_server_date()).body(body).expect("a response")
     }
 }
 
@@ -129,7 +130,8 @@ fn response(answer: Answer) -> Response<ResponseBody> {
     let body = Full::new(text).map_err(|never: Infallible| match never {}).boxed_unsync();
     let mut builder = Response::builder()
         .status(StatusCode::from_u16(answer.code).expect("a status code"))
-        .header("content-type", "application/json");
+        .header("content-type", "application/json")
+        .header("date", crate::clock::api_server_date());
     if let Some(seconds) = answer.retry_after {
         builder = builder.header("retry-after", seconds);
     }

@@ -9,7 +9,7 @@ use super::{Case, calm, case, has, ready, ready_reason, ready_with};
 use crate::api_server::Kind;
 use crate::aws::Failure;
 use crate::clock;
-use crate::judge::Invariant::{I3, I4, I5, I6, I7, I9, I10, I14};
+use crate::judge::Invariant::{self, I3, I4, I5, I6, I7, I9, I10, I14};
 use crate::judge::history::logins;
 use crate::judge::least_life;
 use crate::operator::Settings;
@@ -74,6 +74,7 @@ pub(super) fn cases() -> Vec<Case> {
         sim.aws.set_life(Duration::from_secs(12 * 3600));
         calm(sim);
     }));
+    cases.extend(wrong_clocks());
     for hours in [-13, 13] {
         cases.push(case(format!("a clock that is wrong by {hours} h from the start"), &[I3, I4, I10], move |sim| {
             sim.skew(SignedDuration::from_hours(hours));
@@ -140,6 +141,102 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
+/// Tried by every clock that is wrong: nothing good is taken away, and nothing is refreshed too late.
+const CLOCKS: &[Invariant] = &[I3, I4, I5, I6, I7, I10, I14];
+
+/// Clocks that are wrong, or jump, while AWS is away or not, across restarts or not: the time is that of AWS.
+fn wrong_clocks() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for hours in [-13, -5, 5, 13] {
+        for restart in [false, true] {
+            let name = format!("the node's clock goes wrong by {hours} h while AWS is away, restart {restart}");
+            cases.push(case(name, CLOCKS, move |sim| away(sim, restart, |sim| sim.skew(SignedDuration::from_hours(hours)))));
+            let name = format!("the API server's clock goes wrong by {hours} h while AWS is away, restart {restart}");
+            cases.push(case(name, CLOCKS, move |sim| {
+                away(sim, restart, |_| clock::skew_api_server(SignedDuration::from_hours(hours)));
+            }));
+        }
+        cases.push(case(format!("the clock is set by {hours} h just before a refresh is due"), CLOCKS, move |sim| {
+            ready(sim);
+            sim.run_for(Duration::from_secs(1700));
+            sim.skew(SignedDuration::from_hours(hours));
+            sim.harm += 1;
+            sim.run_for(Duration::from_secs(7200));
+            enough_is_left(sim);
+            calm(sim);
+        }));
+        cases.push(case(format!("the clock is set by {hours} h while a token is fetched"), CLOCKS, move |sim| {
+            ready(sim);
+            for _ in 0..3 {
+                sim.aws.fail(Failure::Hangs, None);
+                sim.run_for(Duration::from_secs(1805));
+                sim.skew(SignedDuration::from_hours(hours));
+                sim.harm += 1;
+                sim.aws.recover();
+                sim.run_for(Duration::from_secs(300));
+                sim.skew(SignedDuration::ZERO);
+            }
+            calm(sim);
+            enough_is_left(sim);
+        }));
+    }
+    cases.push(case("the node's clock jumps every minute for two days", CLOCKS, |sim| {
+        ready(sim);
+        for minute in 0..2 * 24 * 60 {
+            sim.skew(SignedDuration::from_hours((minute * 7) % 27 - 13));
+            sim.run_for(Duration::from_secs(60));
+        }
+        sim.harm += 1;
+        sim.skew(SignedDuration::ZERO);
+        calm(sim);
+        enough_is_left(sim);
+    }));
+    cases.push(case("a virtual machine that stood still for 8 h", CLOCKS, |sim| {
+        ready_with(sim, json!({ "refresh": { "atPercent": 50, "maxAge": "6h" } }));
+        clock::pause_machine(Duration::from_secs(8 * 3600));
+        sim.harm += 1;
+        // What sets the clocks of machines takes a while.
+        sim.run_for(Duration::from_secs(30));
+        sim.skew(SignedDuration::ZERO);
+        let calls = sim.aws.calls().len();
+        sim.run_for(Duration::from_secs(70));
+        let awake = sim.aws.calls().len() > calls;
+        sim.expect(awake, I6, "nothing was refreshed within 70 s of the clock's being set");
+        calm(sim);
+    }));
+    cases
+}
+
+/// AWS is away for two hours, in which a clock goes wrong, and a namespace comes: it has both logins, and nobody loses one.
+fn away(sim: &mut Sim, restart: bool, harm: impl Fn(&mut Sim)) {
+    ready(sim);
+    sim.aws.fail(Failure::Unavailable, None);
+    harm(sim);
+    sim.harm += 1;
+    if restart {
+        sim.crash();
+    }
+    let writes = sim.secret_writes();
+    sim.run_for(Duration::from_secs(7200));
+    sim.api.create_namespace("late", json!({ "pull": "ecr" }));
+    sim.until(5, I9, "it has the logins that are good", |api| {
+        let secret = api.get(Kind::Secret, "late", SECRET);
+        secret.and_then(|secret| logins(&secret).ok()).is_some_and(|logins| logins.len() == 2)
+    });
+    let writes = sim.secret_writes() - writes;
+    sim.expect(writes == 1, I5, &format!("{writes} writes without a new token, for one new namespace"));
+    sim.skew(SignedDuration::ZERO);
+    clock::skew_api_server(SignedDuration::ZERO);
+    sim.aws.recover();
+    calm(sim);
+    enough_is_left(sim);
+}
+
+fn enough_is_left(sim: &mut Sim) {
+    let least = least_life(sim).unwrap_or(SignedDuration::ZERO);
+    sim.expect(least > SignedDuration::from_hours(9), I6, &format!("only {least:?} were left"));
+}
+
 fn at_first(sim: &mut Sim, failure: Failure) {
     sim.aws.fail(failure, None);
     sim.harm += 1;
@@ -171,8 +268,7 @@ fn at_refresh(sim: &mut Sim, failure: Failure) {
     sim.expect(calls <= 100, I10, &format!("{calls} calls in two hours of failure"));
     sim.aws.recover();
     calm(sim);
-    let least = least_life(sim).unwrap_or(SignedDuration::ZERO);
-    sim.expect(least > SignedDuration::from_hours(9), I6, &format!("only {least:?} were left"));
+    enough_is_left(sim);
 }
 
 /// The dead entry of ECR Public goes, since it breaks anonymous pulls; the private one is refreshed all the time.

@@ -80,12 +80,11 @@ fn without(
 ) -> Option<String> {
     let name = credential["spec"]["secret"]["name"].as_str().unwrap_or_default();
     let wanted: Vec<_> = evidence.settings.iter().map(|settings| hosts(credential, &settings.region)).collect();
-    let at = from.checked_sub(evidence.skew).unwrap_or(from);
     let good = |secret: &Value| {
         owner(secret).as_deref() == Some(uid(credential))
             && logins(secret).is_ok_and(|logins| {
                 let complete = wanted.iter().any(|hosts| hosts.keys().eq(logins.keys()));
-                let alive = |auth: &String| evidence.aws.expiry(auth).is_some_and(|expiry| expiry > at);
+                let alive = |auth: &String| evidence.aws.expiry(auth).is_some_and(|expiry| expiry > from);
                 complete && logins.values().all(alive)
             })
     };

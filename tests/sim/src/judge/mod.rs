@@ -86,8 +86,6 @@ pub struct Evidence<'a> {
     pub now: Timestamp,
     /// How old the state may be that the operator acts on.
     pub staleness: SignedDuration,
-    /// The greatest error of the operator's clock in the run.
-    pub skew: SignedDuration,
 }
 
 impl Evidence<'_> {
@@ -107,7 +105,6 @@ pub fn judge(sim: &Sim) -> Vec<Violation> {
         settings: &sim.all_settings,
         now: clock::true_now(),
         staleness: sim.staleness,
-        skew: sim.worst_skew,
     };
     let sent = sim.api.sent();
     let mut violations = requests::judge(&evidence, &sent);

@@ -108,8 +108,8 @@ fn lost_login(evidence: &Evidence<'_>, change: &Change) -> Option<String> {
     let before = change.before.as_ref().filter(|before| owner(before) == owner(&change.after))?;
     let (old, new) = (logins(before).ok()?, logins(&change.after).ok()?);
     let wanted = wanted_hosts(evidence, change);
-    // Expiries are kept in whole seconds.
-    let now = change.at.checked_add(evidence.skew + SignedDuration::from_secs(1)).unwrap_or(change.at);
+    // Expiries are kept in whole seconds. The operator's clock is no excuse: the time is that of AWS.
+    let now = change.at.checked_add(SignedDuration::from_secs(1)).unwrap_or(change.at);
     old.iter().find_map(|(host, auth)| {
         let life = evidence.aws.expiry(auth).filter(|expiry| *expiry > now && wanted.contains(host))?;
         let kept = new.get(host).and_then(|auth| evidence.aws.expiry(auth)).is_some_and(|new| new >= life);
