@@ -203,8 +203,8 @@ pub struct RunArgs {
     #[arg(long, env = "ECO_CREDENTIAL_SELECTOR", help_heading = "Scope")]
     pub credential_selector: Option<String>,
 
-    /// How many calls of ECR, and of STS, there may be in a second for passwords that serve a single namespace each
-    /// (fromTargetNamespace); one for which N roles are assumed in turn counts as 1 + N. AWS allows about 20.
+    /// The limit on calls to ECR, and to STS, per second. A token for which N roles are assumed in turn counts as 1 + N calls.
+    /// EcrCredentials, and within each its namespaces, share the rate fairly. AWS allows about 20.
     #[arg(long, env = "ECO_AWS_RATE", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = "AWS")]
     pub aws_rate: u16,
 

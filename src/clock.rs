@@ -325,9 +325,8 @@ mod tests {
     #[test]
     fn a_wrong_node_clock_is_reported_once_and_so_is_its_correction() {
         let mut heard = Heard::default();
-        let mut told = |second, ahead| {
-            heard.hear(Server::Aws, at(NOW + second), Duration::ZERO, readings(second, ahead))
-        };
+        let mut told =
+            |second, ahead| heard.hear(Server::Aws, at(NOW + second), Duration::ZERO, readings(second, ahead));
         let steps = [(10, 0), (20, HOUR), (30, HOUR), (40, 2), (50, -HOUR)].map(|(second, ahead)| told(second, ahead));
         assert_eq!(steps, [None, Some(true), None, Some(false), Some(true)]);
     }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::turns::{Lane, Turns};
+use super::limiter::{FairRateLimiter, Priority};
 use super::{Grant, InvalidToken, RawToken, TokenError, TokenSource, check};
 use crate::clock::Clock;
 use crate::plan::schedule::{RetryPolicy, later};
@@ -53,17 +53,23 @@ struct Slot {
     wait_until: Duration,
     /// Whose Secrets hold it, or are to.
     users: BTreeSet<Uid>,
-    /// How urgent the fetch is that is under way.
+    /// What the fetch is for that is under way.
     turn: Option<Turn>,
     /// While a fetch waits for its turn: ends the wait when nobody wants the token any more.
     waiting: Option<DropGuard>,
 }
 
 impl Slot {
-    /// What a fetch would be for now.
-    fn lane(&self, now: Timestamp) -> Lane {
+    /// What a fetch is for now.
+    fn priority(&self, turn: Turn, now: Timestamp) -> Priority {
         let held = self.state.grant.as_ref().is_some_and(|grant| grant.life.is_valid(now));
-        if held { Lane::Renewal } else { Lane::First }
+        match (turn, held, self.state.failure.is_some()) {
+            (Turn::AtOnce, ..) => Priority::Shared,
+            (Turn::InTurn, false, false) => Priority::First,
+            (Turn::InTurn, true, false) => Priority::Renewal,
+            (Turn::InTurn, true, true) => Priority::RetriedRenewal,
+            (Turn::InTurn, false, true) => Priority::RetriedFirst,
+        }
     }
 
     /// Whether it can be forgotten. A wait after a failure is kept until it is over, so that going and coming back does not
@@ -122,12 +128,12 @@ impl Slots {
     }
 }
 
-/// How urgently a token is fetched.
+/// How many namespaces a token serves. The limit on calls to AWS holds for both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// At once: it serves every namespace.
+    /// All of them: whoever waits is told at once.
     AtOnce,
-    /// In turn with the others of its kind, so many a second: it serves one namespace of perhaps thousands.
+    /// One of perhaps thousands: those who wait are told of several together.
     InTurn,
 }
 
@@ -147,7 +153,7 @@ pub struct CacheSettings {
     pub retry: RetryPolicy,
     /// A token that lives less than this is refused.
     pub min_life: Duration,
-    /// How many calls of each service there may be in a second for tokens that serve one namespace each.
+    /// How many calls of each service there may be in a second.
     pub rate: u16,
     /// The clock.
     pub clock: Clock,
@@ -158,10 +164,7 @@ pub struct Tokens {
     source: Arc<dyn TokenSource>,
     settings: CacheSettings,
     slots: Mutex<Slots>,
-    /// For first tries in turn.
-    turns: Arc<Turns>,
-    /// For further tries: those of thousands that are denied must not hold up one that is new.
-    retries: Arc<Turns>,
+    limiter: Arc<FairRateLimiter>,
     /// Who is to be told soon: tokens that serve one namespace each come in crowds.
     later: Mutex<BTreeSet<Uid>>,
     finished: UnboundedSender<Uid>,
@@ -177,9 +180,9 @@ impl Tokens {
         finished: UnboundedSender<Uid>,
         observer: impl Fn(&Fetched) + Send + Sync + 'static,
     ) -> Self {
-        let (turns, retries) = (Turns::new(settings.rate), Turns::new(settings.rate / 3));
+        let limiter = FairRateLimiter::new(settings.rate);
         let (slots, later) = Default::default();
-        Self { source, settings, slots, turns, retries, later, finished, observer: Box::new(observer) }
+        Self { source, settings, slots, limiter, later, finished, observer: Box::new(observer) }
     }
 
     /// Notes which tokens an `EcrCredential` wants from now on, before it asks for any. What nobody wants any more is
@@ -237,7 +240,7 @@ impl Tokens {
     /// Asks for a new token, for `who`. Joins the fetch that is under way, if any.
     pub fn request(self: &Arc<Self>, key: &TokenKey, who: &Uid, turn: Turn) {
         let waiting = CancellationToken::new();
-        let (not_before, again, lane) = {
+        let (not_before, priority) = {
             let mut slots = self.slots.lock();
             let slot = slots.slot(key);
             slot.waiters.insert(who.clone());
@@ -247,16 +250,13 @@ impl Tokens {
             slot.waiting = Some(waiting.clone().drop_guard());
             slot.turn = Some(turn);
             let not_before = slot.succeeded.map_or_else(Instant::now, |last| last + SHORTEST_INTERVAL);
-            (not_before, slot.state.failure.is_some(), slot.lane(self.settings.clock.now()))
+            (not_before, slot.priority(turn, self.settings.clock.now()))
         };
         let (tokens, key, who) = (self.clone(), key.clone(), who.clone());
         tokio::spawn(async move {
             let my_turn = async {
                 tokio::time::sleep_until(not_before).await;
-                if turn == Turn::InTurn {
-                    let turns = if again { &tokens.retries } else { &tokens.turns };
-                    turns.turn(lane, &who, calls(&key)).await;
-                }
+                tokens.limiter.acquire(priority, &who, calls(&key)).await;
             };
             tokio::select! {
                 () = waiting.cancelled() => return,
@@ -364,7 +364,7 @@ impl Tokens {
     }
 }
 
-/// The most calls of one service that a token of one namespace takes: of STS for its ServiceAccount, then for each role.
+/// The most calls of one service that a token takes: of STS for a ServiceAccount, then for each role.
 fn calls(key: &TokenKey) -> u32 {
     u32::try_from(key.identity.roles().len()).unwrap_or(u32::MAX).saturating_add(1)
 }
@@ -606,6 +606,20 @@ mod tests {
         assert_eq!(*script.1.lock(), 2);
     }
 
+    /// One of many keys.
+    fn numbered(number: u32) -> TokenKey {
+        let (region, endpoint) = (Region::parse("eu-west-1").unwrap(), HostVariant::Standard);
+        let registry_ids = vec![AccountId::parse(&format!("{number:012}")).unwrap()];
+        TokenKey { identity: Identity::operator(), service: Service::Private { region, endpoint, registry_ids } }
+    }
+
+    /// A token that is good for an hour.
+    fn held() -> Arc<Grant> {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let life = Life { issued_at: at(NOW), expires_at: at(NOW + HOUR) };
+        Arc::new(Grant { tokens: Vec::new(), life, identity: Identity::operator() })
+    }
+
     /// Notes who is fetched, and fails.
     #[derive(Default)]
     struct Order(Mutex<Vec<TokenKey>>);
@@ -627,17 +641,10 @@ mod tests {
     async fn a_first_token_does_not_wait_for_those_that_are_renewed() {
         let (sender, mut told) = unbounded_channel();
         let retry = RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) };
-        let now = || Timestamp::from_second(NOW).unwrap();
         let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock: clock() };
         let order = Arc::new(Order::default());
         let tokens = Arc::new(Tokens::new(order.clone(), settings, sender, |_| ()));
-        let numbered = |number: u32| {
-            let (region, endpoint) = (Region::parse("eu-west-1").unwrap(), HostVariant::Standard);
-            let registry_ids = vec![AccountId::parse(&format!("{number:012}")).unwrap()];
-            TokenKey { identity: Identity::operator(), service: Service::Private { region, endpoint, registry_ids } }
-        };
-        let life = Life { issued_at: now(), expires_at: Timestamp::from_second(NOW + HOUR).unwrap() };
-        let grant = Arc::new(Grant { tokens: Vec::new(), life, identity: Identity::operator() });
+        let grant = held();
         let renewed: BTreeSet<TokenKey> = (0..2000).map(numbered).collect();
         tokens.want(&uid("old"), renewed.clone());
         for key in &renewed {
@@ -652,5 +659,56 @@ mod tests {
         while told.recv().await.unwrap() != uid("new") {}
         let place = order.0.lock().iter().position(|key| *key == first).unwrap();
         assert!(place <= before + 2, "{place} after {before}");
+    }
+
+    /// Fails for everyone; notes each call with its time.
+    #[derive(Default)]
+    struct Fails(Mutex<Vec<(TokenKey, Instant)>>);
+
+    impl TokenSource for Fails {
+        fn fetch<'a>(&'a self, key: &'a TokenKey) -> BoxFuture<'a, Result<Vec<RawToken>, TokenError>> {
+            let mut calls = self.0.lock();
+            calls.push((key.clone(), Instant::now()));
+            let error = TokenError::Unavailable("down".to_owned());
+            Box::pin(async { Err(error) })
+        }
+
+        fn fingerprint(&self, _: &Identity) -> String {
+            String::new()
+        }
+
+        fn forget(&self, _: &Identity) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_renewal_is_tried_again_beside_a_thousand_that_are_denied_within_the_rate() {
+        thread_local!(static BEGUN: std::cell::OnceCell<Instant> = const { std::cell::OnceCell::new() });
+        let uptime = || BEGUN.with(|begun| begun.get_or_init(Instant::now).elapsed());
+        let clock = Clock::new(|| Timestamp::from_second(NOW).unwrap(), uptime);
+        let (sender, _told) = unbounded_channel();
+        let retry = RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) };
+        let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock };
+        let healthy = numbered(9999);
+        let source = Arc::new(Fails::default());
+        let tokens = Arc::new(Tokens::new(source.clone(), settings, sender, |_| ()));
+        let mut keys: BTreeSet<TokenKey> = (0..1000).map(numbered).collect();
+        keys.insert(healthy.clone());
+        tokens.want(&uid("x"), keys.clone());
+        tokens.seed(&healthy, &held());
+        // As each round does: whatever has waited long enough is asked for again.
+        for _ in 0..1800 {
+            for key in &keys {
+                let known = tokens.look(key);
+                let waits = known.failure.is_some_and(|f| f.retry_at > Timestamp::from_second(NOW).unwrap());
+                if !known.in_flight && !waits {
+                    tokens.request(key, &uid("x"), Turn::InTurn);
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let calls = source.0.lock();
+        let tries: Vec<Instant> = calls.iter().filter(|(key, _)| *key == healthy).map(|(_, at)| *at).collect();
+        assert!(tries.len() >= 7, "{} tries in half an hour", tries.len());
+        assert!(calls.len() <= 18_001, "{} calls in half an hour", calls.len());
     }
 }

@@ -8,9 +8,9 @@ pub mod ecr;
 mod errors;
 pub mod identity;
 mod lasting;
+mod limiter;
 mod session;
 mod static_keys;
-mod turns;
 mod web_identity;
 
 use std::fmt;

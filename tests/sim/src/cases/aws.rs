@@ -150,7 +150,9 @@ fn wrong_clocks() -> Vec<Case> {
     for hours in [-13, -5, 5, 13] {
         for restart in [false, true] {
             let name = format!("the node's clock goes wrong by {hours} h while AWS is away, restart {restart}");
-            cases.push(case(name, CLOCKS, move |sim| away(sim, restart, |sim| sim.skew(SignedDuration::from_hours(hours)))));
+            cases.push(case(name, CLOCKS, move |sim| {
+                away(sim, restart, |sim| sim.skew(SignedDuration::from_hours(hours)))
+            }));
             let name = format!("the API server's clock goes wrong by {hours} h while AWS is away, restart {restart}");
             cases.push(case(name, CLOCKS, move |sim| {
                 away(sim, restart, |_| clock::skew_api_server(SignedDuration::from_hours(hours)));
