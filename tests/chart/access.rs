@@ -4,12 +4,12 @@ use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
 use kube::api::{Api, PostParams};
 use serde_json::json;
 use testbed::bed::PATIENCE;
-use testbed::control_plane::shared;
+use testbed::control_plane::{ControlPlane, shared};
 
 use super::helm::{Helm, apply, chart, namespace};
 
 #[tokio::test]
-async fn viewers_see_ecrcredentials_and_editors_of_the_whole_cluster_write_them() {
+async fn viewers_of_the_whole_cluster_see_ecrcredentials_and_editors_write_them_if_told_so() {
     let plane = shared().await.unwrap();
     plane.install(&[serde_yaml_ng::from_str(super::CRD).unwrap()]).await.unwrap();
     let admin = plane.admin_client().unwrap();
@@ -21,8 +21,8 @@ async fn viewers_see_ecrcredentials_and_editors_of_the_whole_cluster_write_them(
     helm.run(&args).unwrap();
     for (who, role, binding, sees, writes) in [
         ("viewer", "view", "ClusterRoleBinding", true, false),
-        ("editor", "edit", "ClusterRoleBinding", true, true),
-        ("admin", "admin", "ClusterRoleBinding", true, true),
+        ("editor", "edit", "ClusterRoleBinding", true, false),
+        ("admin", "admin", "ClusterRoleBinding", true, false),
         // Bound in a namespace alone, as tenants are, nobody gains anything.
         ("tenant", "admin", "RoleBinding", false, false),
     ] {
@@ -38,19 +38,31 @@ async fn viewers_see_ecrcredentials_and_editors_of_the_whole_cluster_write_them(
             bound["metadata"]["namespace"] = json!(home);
         }
         apply(&admin, &bound, false).await.unwrap();
-        let token = plane.service_account_token(home, who, "", 3600).await.unwrap();
-        let reviews: Api<SelfSubjectAccessReview> = Api::all(plane.client(&token).unwrap());
-        for (verb, allowed) in [("list", sees), ("create", writes), ("delete", writes)] {
-            let attributes = json!({ "group": "pullsecrets.dev", "resource": "ecrcredentials", "verb": verb });
-            let review: SelfSubjectAccessReview =
-                serde_json::from_value(json!({ "spec": { "resourceAttributes": attributes } })).unwrap();
-            let deadline = tokio::time::Instant::now() + PATIENCE;
-            // The controller that adds up ClusterRoles needs a moment.
-            while reviews.create(&PostParams::default(), &review).await.unwrap().status.unwrap().allowed != allowed {
-                assert!(tokio::time::Instant::now() < deadline, "{who} should be allowed to {verb}: {allowed}");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
-        }
+        may(plane, home, who, sees, writes).await;
+    }
+    // The right to write is an option: whoever writes an EcrCredential decides where pull secrets go.
+    let upgrade = ["upgrade", "eco", &chart.to_string_lossy(), "--namespace", home, "--set", "crds.enabled=false"];
+    helm.run(&[&upgrade[..], &["--set", "rbac.aggregate.edit=true"]].concat()).unwrap();
+    for (who, sees, writes) in
+        [("viewer", true, false), ("editor", true, true), ("admin", true, true), ("tenant", false, false)]
+    {
+        may(plane, home, who, sees, writes).await;
     }
     helm.run(&["uninstall", "eco", "--namespace", home]).unwrap();
+}
+
+/// Waits until a ServiceAccount may do so much and no more: the controller that adds up ClusterRoles needs a moment.
+async fn may(plane: &ControlPlane, home: &str, who: &str, sees: bool, writes: bool) {
+    let token = plane.service_account_token(home, who, "", 3600).await.unwrap();
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(plane.client(&token).unwrap());
+    for (verb, allowed) in [("list", sees), ("create", writes), ("delete", writes)] {
+        let attributes = json!({ "group": "pullsecrets.dev", "resource": "ecrcredentials", "verb": verb });
+        let review: SelfSubjectAccessReview =
+            serde_json::from_value(json!({ "spec": { "resourceAttributes": attributes } })).unwrap();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while reviews.create(&PostParams::default(), &review).await.unwrap().status.unwrap().allowed != allowed {
+            assert!(tokio::time::Instant::now() < deadline, "{who} should be allowed to {verb}: {allowed}");
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::helm::{Helm, chart, read, root};
 
@@ -34,6 +34,9 @@ fn the_version_of_the_chart_is_that_of_the_crate() {
     assert!(serde_yaml_ng::from_str::<Value>(examples).unwrap().is_array());
 }
 
+const VALUES: &str = "charts/ecr-credential-operator/values.yaml";
+const SCHEMA: &str = "charts/ecr-credential-operator/values.schema.json";
+
 #[test]
 fn the_table_of_values_is_in_the_readme() {
     const README: &str = "charts/ecr-credential-operator/README.md";
@@ -42,15 +45,68 @@ fn the_table_of_values_is_in_the_readme() {
     let readme = read(README);
     let (before, rest) = readme.split_once(BEGIN).expect("the README has a place for the table");
     let (_, after) = rest.split_once(END).expect("the README has an end of the table");
-    let table = table(&read("charts/ecr-credential-operator/values.yaml"));
-    same(README, &format!("{before}{BEGIN}\n{table}\n{END}{after}"));
+    let schema: Value = serde_json::from_str(&read(SCHEMA)).unwrap();
+    let values: Value = serde_yaml_ng::from_str(&read(VALUES)).unwrap();
+    let mut rows = vec!["| value | default | description |".to_owned(), "|---|---|---|".to_owned()];
+    for (path, text) in descriptions(&read(VALUES)) {
+        // A group is described in the schema.
+        let is_group = schema.pointer(&path.replace('/', "/properties/")).unwrap()["properties"].is_object();
+        if !is_group {
+            let default = serde_json::to_string(values.pointer(&path).unwrap()).unwrap();
+            let name = path.trim_start_matches('/').replace('/', ".");
+            rows.push(format!("| `{name}` | `{}` | {} |", default.replace('|', "\\|"), text.replace('|', "\\|")));
+        }
+    }
+    assert!(rows.len() > 100, "only {} rows", rows.len());
+    same(README, &format!("{before}{BEGIN}\n{}\n\n{END}{after}", rows.join("\n")));
 }
 
-/// One row for each `# -- text` of values.yaml, with the default of the key under it.
-fn table(text: &str) -> String {
-    let values: Value = serde_yaml_ng::from_str(text).unwrap();
-    let mut rows = vec!["| value | default | what it does |".to_owned(), "|---|---|---|".to_owned()];
-    let (mut parents, mut comment): (Vec<String>, Option<String>) = (vec![], None);
+/// The schema is written by hand but for the descriptions, which are those of values.yaml, and the spec of an EcrCredential.
+#[test]
+fn the_schema_of_the_values_has_their_descriptions_and_the_spec_of_an_ecrcredential() {
+    let mut schema: Value = serde_json::from_str(&read(SCHEMA)).unwrap();
+    for (path, text) in descriptions(&read(VALUES)) {
+        let place = schema.pointer_mut(&path.replace('/', "/properties/"));
+        place.unwrap_or_else(|| panic!("the schema has no {path}"))["description"] = text.into();
+    }
+    let crd: Value = serde_yaml_ng::from_str(super::CRD).unwrap();
+    let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    schema["properties"]["credentials"]["items"]["properties"]["spec"] = json_schema(spec);
+    same(SCHEMA, &format!("{}\n", serde_json::to_string_pretty(&schema).unwrap()));
+}
+
+/// A schema of the CRD as JSON Schema: what is not in the CRD is an error, not pruned, and null is allowed where the CRD allows it.
+fn json_schema(schema: &Value) -> Value {
+    let Value::Object(fields) = schema else { return schema.clone() };
+    let or_null = |value: &Value| match value {
+        _ if schema["nullable"] != true => value.clone(),
+        Value::Array(all) => Value::Array([&all[..], &[Value::Null]].concat()),
+        one => Value::Array(vec![one.clone(), "null".into()]),
+    };
+    let mut to = Map::new();
+    for (key, value) in fields {
+        let value = match key.as_str() {
+            "properties" => value.as_object().unwrap().iter().map(|(k, v)| (k.clone(), json_schema(v))).collect(),
+            "items" | "additionalProperties" => json_schema(value),
+            "type" | "enum" => or_null(value),
+            "description" | "required" | "maxItems" | "minItems" | "maxLength" | "maxProperties" | "minimum"
+            | "maximum" => value.clone(),
+            // Defaults and CEL rules are the API server's.
+            "default" | "nullable" => continue,
+            _ if key.starts_with("x-kubernetes-") => continue,
+            other => panic!("{other} has no translation"),
+        };
+        to.insert(key.clone(), value);
+    }
+    if to.contains_key("properties") {
+        to.insert("additionalProperties".to_owned(), false.into());
+    }
+    Value::Object(to)
+}
+
+/// The text of each `# -- text` of values.yaml with the pointer to the key under it.
+fn descriptions(text: &str) -> Vec<(String, String)> {
+    let (mut found, mut parents, mut comment): (Vec<_>, Vec<String>, Option<String>) = (vec![], vec![], None);
     for line in text.lines() {
         let indent = (line.len() - line.trim_start().len()) / 2;
         let line = line.trim();
@@ -61,16 +117,10 @@ fn table(text: &str) -> String {
         } else if let Some((key, _)) = line.split_once(':').filter(|_| !line.starts_with(['#', '-'])) {
             parents.truncate(indent);
             parents.push(key.to_owned());
-            if let Some(text) = comment.take() {
-                let pointer = format!("/{}", parents.join("/"));
-                let default = values.pointer(&pointer).unwrap_or_else(|| panic!("values.yaml has no {pointer}"));
-                let default = serde_json::to_string(default).unwrap().replace('|', "\\|");
-                rows.push(format!("| `{}` | `{default}` | {} |", parents.join("."), text.replace('|', "\\|")));
-            }
+            found.extend(comment.take().map(|text| (format!("/{}", parents.join("/")), text)));
         }
     }
-    assert!(rows.len() > 50, "only {} rows", rows.len());
-    rows.join("\n") + "\n"
+    found
 }
 
 /// Kustomize puts objects into another namespace and gives them a prefix, but what an expression says is text to it: a policy
@@ -81,6 +131,10 @@ fn wherever_it_is_put(text: &str) -> String {
     const ANY: &str =
         "request.userInfo.username.matches('^system:serviceaccount:[^:]+:[^:]*ecr-credential-operator[^:]*$')";
     let mut text = text.to_owned();
+    // Kustomize puts every object with a namespace into another, so the right on Events, which are in `default`, is cluster-wide here.
+    if text.contains("-events") {
+        text = text.replace("  namespace: \"default\"\n", "").replace("kind: Role", "kind: ClusterRole");
+    }
     if text.contains("kind: ValidatingAdmissionPolicy\n") {
         assert!(text.contains(ONE), "{text}");
         text = text.replace(

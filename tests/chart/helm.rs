@@ -152,22 +152,25 @@ pub(crate) async fn apply(client: &Client, object: &Value, dry_run: bool) -> Res
         // The pod as such: its ServiceAccount is not there in a dry run.
         object["spec"]["serviceAccountName"] = json!("default");
     }
-    let (kind, version) = (object["kind"].as_str().unwrap(), object["apiVersion"].as_str().unwrap());
-    let group = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
-    let lower = kind.to_lowercase();
-    let plural = lower.strip_suffix('y').map_or_else(|| format!("{lower}s"), |stem| format!("{stem}ies"));
-    let namespace = object["metadata"]["namespace"].as_str().map_or(String::new(), |n| format!("/namespaces/{n}"));
-    let name = object["metadata"]["name"].as_str().unwrap();
+    let (kind, name) = (object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap());
     let dry_run = if dry_run { "&dryRun=All" } else { "" };
-    let uri = format!(
-        "{group}{namespace}/{plural}/{name}?fieldManager=chart-test&force=true&fieldValidation=Strict{dry_run}"
-    );
+    let uri = format!("{}?fieldManager=chart-test&force=true&fieldValidation=Strict{dry_run}", path_of(&object));
     let request = http::Request::patch(uri).header("Content-Type", "application/apply-patch+yaml");
     let answer = client.request::<Value>(request.body(serde_json::to_vec(&object).unwrap()).unwrap()).await;
     answer.map_err(|error| match error {
         Error::Api(status) => format!("{kind} {name}: {}", status.message),
         other => format!("{kind} {name}: {other}"),
     })
+}
+
+/// The path of an object.
+pub(crate) fn path_of(object: &Value) -> String {
+    let (kind, version) = (object["kind"].as_str().unwrap(), object["apiVersion"].as_str().unwrap());
+    let group = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
+    let kind = kind.to_lowercase();
+    let plural = kind.strip_suffix('y').map_or(format!("{kind}s"), |stem| format!("{stem}ies"));
+    let namespace = object["metadata"]["namespace"].as_str().map_or(String::new(), |n| format!("/namespaces/{n}"));
+    format!("{group}{namespace}/{plural}/{}", object["metadata"]["name"].as_str().unwrap())
 }
 
 /// Creates a namespace with the Restricted Pod Security Standard, and waits until pods can be made in it.

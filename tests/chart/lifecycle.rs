@@ -39,13 +39,13 @@ async fn live_through_all(version: &str) {
     // The first install brings the CRD, and says that the EcrCredential needs an upgrade, which brings it.
     let install = ["install", NAMESPACE, &old, "--namespace", NAMESPACE, "--create-namespace", "--values", &values];
     let said = helm.run(&install).unwrap();
-    assert!(said.contains("NOT THERE YET") && said.contains("kubectl get ecrcredentials"), "{said}");
+    assert!(said.contains("not created yet") && said.contains("kubectl get ecrcredentials"), "{said}");
     assert!(credential(&client).await.is_none());
     let said = helm.run(&["upgrade", NAMESPACE, &old, "--namespace", NAMESPACE, "--reuse-values"]).unwrap();
-    assert!(!said.contains("NOT THERE YET"), "{said}");
+    assert!(!said.contains("not created yet"), "{said}");
     let first = credential(&client).await.expect("the EcrCredential is there").uid();
     assert_eq!(description(&client).await.as_deref(), Some(OLD_SENTENCE));
-    for policy in [NAMESPACE, &format!("{NAMESPACE}-tokens")] {
+    for policy in [NAMESPACE, &format!("{NAMESPACE}-records"), &format!("{NAMESPACE}-tokens")] {
         no_warnings_on_the_policy(&client, policy).await;
     }
 
@@ -97,7 +97,7 @@ async fn live_through_all(version: &str) {
     let args =
         ["install", NAMESPACE, &new, "--namespace", NAMESPACE, "--values", &three, "--set", "crds.enabled=false"];
     let said = helm.run(&args).unwrap();
-    assert!(!said.contains("NOT THERE YET"), "{said}");
+    assert!(!said.contains("not created yet"), "{said}");
     assert_eq!(credential(&client).await.expect("the EcrCredential is there").data["spec"]["refresh"]["atPercent"], 30);
     helm.run(&["uninstall", NAMESPACE, "--namespace", NAMESPACE]).unwrap();
     assert!(credential(&client).await.is_some(), "uninstalling keeps it");

@@ -9,9 +9,11 @@
 mod access;
 mod alerts;
 mod attach;
+mod combinations;
 mod current;
 mod deploy;
 mod edges;
+mod gitops;
 mod helm;
 mod identities;
 mod image;

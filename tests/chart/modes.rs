@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::node::v1::RuntimeClass;
+use kube::Error;
+use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 use testbed::control_plane::{ControlPlane, shared};
 
@@ -11,12 +14,17 @@ const NEWEST: &str = "1.36.0";
 
 pub(crate) async fn plane_with_all_kinds() -> &'static ControlPlane {
     let plane = shared().await.unwrap();
-    plane.install(&[serde_yaml_ng::from_str(super::CRD).unwrap()]).await.unwrap();
-    let crds = get("prometheus-crds");
-    for kind in ["servicemonitors", "prometheusrules"] {
-        let text = std::fs::read_to_string(crds.join(format!("monitoring.coreos.com_{kind}.yaml"))).unwrap();
-        plane.install(&[serde_yaml_ng::from_str(&text).unwrap()]).await.unwrap();
+    let folder = get("prometheus-crds");
+    let mut crds = vec![serde_yaml_ng::from_str(super::CRD).unwrap(), serde_json::from_value(cilium()).unwrap()];
+    for kind in ["servicemonitors", "podmonitors", "prometheusrules"] {
+        let text = std::fs::read_to_string(folder.join(format!("monitoring.coreos.com_{kind}.yaml"))).unwrap();
+        crds.push(serde_yaml_ng::from_str(&text).unwrap());
     }
+    plane.install(&crds).await.unwrap();
+    let class = json!({ "metadata": { "name": "gvisor" }, "handler": "runsc" });
+    let classes: Api<RuntimeClass> = Api::all(plane.admin_client().unwrap());
+    let created = classes.create(&PostParams::default(), &serde_json::from_value(class).unwrap()).await;
+    assert!(created.is_ok() || matches!(&created, Err(Error::Api(why)) if why.is_already_exists()), "{created:?}");
     plane
 }
 
@@ -40,51 +48,26 @@ fn modes() -> Vec<(&'static str, Value)> {
 }
 
 pub(crate) fn everything() -> Value {
+    serde_yaml_ng::from_str(&read("tests/chart/everything.yaml")).unwrap()
+}
+
+/// The part of Cilium's CustomResourceDefinition that the chart uses; anything else is an error.
+fn cilium() -> Value {
+    let port = json!({ "type": "object", "properties": { "port": { "type": "string" }, "protocol": { "enum": ["TCP", "UDP", "SCTP", "ANY"], "type": "string" } } });
+    let ports = json!({ "type": "object", "properties": { "ports": { "type": "array", "items": port } } });
+    let egress = json!({ "type": "object", "properties": {
+        "toEntities": { "type": "array", "items": { "enum": ["all", "world", "cluster", "host", "remote-node", "kube-apiserver"], "type": "string" } },
+        "toPorts": { "type": "array", "items": ports },
+    } });
+    let selector = json!({ "type": "object", "properties": { "matchLabels": { "type": "object", "additionalProperties": { "type": "string" } } } });
+    let spec = json!({ "type": "object", "properties": { "endpointSelector": selector, "egress": { "type": "array", "items": egress } } });
+    let schema = json!({ "type": "object", "properties": { "spec": spec } });
     json!({
-        "replicaCount": 3,
-        "image": { "repository": "registry.example/eco", "tag": "ignored", "digest": format!("sha256:{}", "a".repeat(64)), "pullPolicy": "Always" },
-        "imagePullSecrets": [{ "name": "own-pull-secret" }],
-        "nameOverride": "eco", "fullnameOverride": "my-eco",
-        "commonLabels": { "team": "platform" },
-        "serviceAccount": { "annotations": { "eks.amazonaws.com/role-arn": "arn:aws:iam::111122223333:role/ecr-pull" } },
-        "aws": {
-            "region": "us-gov-west-1", "caBundle": { "kind": "Secret", "name": "proxy", "key": "tls.crt" },
-            "endpoints": { "ecr": "https://vpce-1.api.ecr.us-gov-west-1.vpce.amazonaws.com", "ecrPublic": "https://public.example", "sts": "https://sts.example:8443/x" },
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": { "name": "ciliumnetworkpolicies.cilium.io" },
+        "spec": {
+            "group": "cilium.io", "scope": "Namespaced", "names": { "kind": "CiliumNetworkPolicy", "plural": "ciliumnetworkpolicies" },
+            "versions": [{ "name": "v2", "served": true, "storage": true, "schema": { "openAPIV3Schema": schema } }],
         },
-        "auth": {
-            "serviceAccounts": [{ "namespace": "chart-listed-a", "name": "one" }, { "name": "any" }, { "namespace": "chart-listed-b", "name": "one" }],
-            "audiences": ["sts.amazonaws.com", "other"], "secrets": [{ "namespace": "chart-listed-a", "name": "keys" }], "requireWorkloadIdentity": false,
-        },
-        "credentials": [
-            { "name": "a", "labels": { "x": "y" }, "annotations": { "note": "z" },
-              "spec": { "registries": [{ "private": {} }], "namespaces": { "names": ["*"] } } },
-            { "name": "b", "spec": { "registries": [{ "public": {} }], "namespaces": { "names": ["b"] }, "secret": { "name": "b" } } },
-        ],
-        "crds": { "keep": false },
-        "validatingAdmissionPolicy": { "allowAdopt": true },
-        "logging": { "level": "info,ecr_credential_operator=debug", "format": "text" },
-        "tolerations": [{ "key": "k", "operator": "Exists", "effect": "NoSchedule" }],
-        "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [
-            { "matchExpressions": [{ "key": "kubernetes.io/arch", "operator": "In", "values": ["arm64"] }] },
-        ] } } },
-        "topologySpreadConstraints": [{ "maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule",
-            "labelSelector": { "matchLabels": { "app.kubernetes.io/name": "eco" } } }],
-        "priorityClassName": "system-cluster-critical",
-        "deploymentAnnotations": { "a": "b" }, "podAnnotations": { "c": "d" }, "podLabels": { "e": "f" },
-        "extraEnv": [{ "name": "HTTPS_PROXY", "value": "http://proxy.example:3128" }],
-        "extraVolumes": [{ "name": "ca", "configMap": { "name": "ca" } }],
-        "extraVolumeMounts": [{ "name": "ca", "mountPath": "/etc/ssl/extra", "readOnly": true }],
-        "extraArgs": ["--concurrency=64"],
-        "podDisruptionBudget": { "minAvailable": "50%" },
-        "networkPolicy": { "enabled": true, "metricsFrom": [{ "namespaceSelector": { "matchLabels": { "m": "n" } } }],
-            "apiServerPorts": [6443, 8443], "extraEgress": [{ "to": [{ "ipBlock": { "cidr": "10.0.0.0/8" } }] }] },
-        "service": { "annotations": { "g": "h" }, "port": 9090 },
-        "serviceMonitor": { "enabled": true, "labels": { "release": "prometheus" }, "annotations": { "i": "j" }, "interval": "30s", "scrapeTimeout": "10s",
-            "relabelings": [{ "action": "labeldrop", "regex": "x" }], "metricRelabelings": [{ "action": "labeldrop", "regex": "y" }] },
-        "prometheusRule": { "enabled": true, "labels": { "release": "prometheus" }, "annotations": { "k": "l" }, "alertLabels": { "severity": "page", "team": "platform" },
-            "runbookUrl": "https://runbooks.example/" },
-        "grafanaDashboard": { "enabled": true, "annotations": { "folder": "AWS" } },
-        "test": { "image": { "repository": "registry.example/busybox", "tag": "1", "digest": format!("sha256:{}", "b".repeat(64)) } },
     })
 }
 
@@ -174,7 +157,7 @@ fn listed_namespaces_mean_roles_there_and_no_right_on_secrets_elsewhere() {
     assert!(found.iter().all(|(_, rule)| rule["resourceNames"] == json!(["ecr-pull-secret"])));
     let bound: Vec<_> =
         listed.iter().filter(|o| o["kind"] == "RoleBinding").map(|o| &o["metadata"]["namespace"]).collect();
-    assert_eq!(bound, [&json!("a"), &json!("b"), &json!("eco")]);
+    assert_eq!(bound, [&json!("a"), &json!("b"), &json!("default"), &json!("eco")]);
     assert_eq!(settings(&listed)["ECO_NAMESPACES"], "a,b");
 }
 
@@ -225,9 +208,9 @@ fn two_releases_in_two_namespaces_share_no_object() {
 fn the_image_is_named_by_digest_tag_or_version() {
     for (image, expected) in [
         (json!({}), format!("ghcr.io/pullsecrets/ecr-credential-operator:{}", env!("CARGO_PKG_VERSION"))),
-        (json!({ "repository": "r.example/x", "tag": "v2" }), "r.example/x:v2".to_owned()),
+        (json!({ "registry": "r.example", "repository": "x", "tag": "v2" }), "r.example/x:v2".to_owned()),
         (
-            json!({ "repository": "r.example/x", "tag": "v2", "digest": format!("sha256:{}", "0".repeat(64)) }),
+            json!({ "registry": "r.example", "repository": "x", "tag": "v2", "digest": format!("sha256:{}", "0".repeat(64)) }),
             format!("r.example/x@sha256:{}", "0".repeat(64)),
         ),
     ] {

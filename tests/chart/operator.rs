@@ -23,6 +23,8 @@ pub(crate) async fn with_the_chart(test: &str, values: Value) -> Bed {
     cluster.delete(&bed.prefix, &DeleteParams::default()).await.unwrap();
     let own: Api<RoleBinding> = Api::namespaced(bed.client.clone(), &bed.home);
     own.delete("lease", &DeleteParams::default()).await.unwrap();
+    let events: Api<RoleBinding> = Api::namespaced(bed.client.clone(), "default");
+    events.delete(&format!("{}-events", bed.prefix), &DeleteParams::default()).await.unwrap();
     install(&bed, values);
     policy_in_force(&bed).await;
     bed
@@ -227,6 +229,10 @@ async fn the_charts_rights_are_those_that_the_suite_runs_under() {
     let roles: Api<Role> = Api::namespaced(bed.client.clone(), &bed.home);
     let suites = roles.get("lease").await.unwrap();
     let charts = roles.get("ecr-credential-operator-lease").await.unwrap();
+    assert_eq!(normal(&charts.rules), normal(&suites.rules));
+    let roles: Api<Role> = Api::namespaced(bed.client.clone(), "default");
+    let suites = roles.get(&format!("{}-events", bed.prefix)).await.unwrap();
+    let charts = roles.get(&format!("{}.ecr-credential-operator-events", bed.home)).await.unwrap();
     assert_eq!(normal(&charts.rules), normal(&suites.rules));
     bed.finish().await.unwrap();
 }

@@ -62,6 +62,7 @@ fn granted(bed: &Bed) -> Vec<Granted> {
     vec![
         Granted::Everywhere(bed.prefix.clone()),
         Granted::Within(bed.home.clone(), "lease".to_owned()),
+        Granted::Within("default".to_owned(), format!("{}-events", bed.prefix)),
         Granted::Everywhere(lent.clone()),
         Granted::Within(bed.home.clone(), lent),
     ]

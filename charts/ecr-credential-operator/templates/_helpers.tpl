@@ -27,12 +27,12 @@
 {{- regexReplaceAll "^([0-9])" (include "eco.fullname" . | replace "." "-") "eco-${1}" }}
 {{- end }}
 
-{{/* The name of objects that belong to no namespace: two releases must not share them. A namespace's name holds no dot. */}}
+{{/* The name of cluster-scoped objects: two releases must not share them. A namespace's name has no dot. */}}
 {{- define "eco.clusterName" -}}
-{{- if eq (include "eco.fullname" .) .Release.Namespace }}
+{{- if eq (include "eco.fullname" .) (include "eco.namespace" .) }}
 {{- include "eco.fullname" . }}
 {{- else }}
-{{- printf "%s.%s" .Release.Namespace (include "eco.fullname" .) }}
+{{- printf "%s.%s" (include "eco.namespace" .) (include "eco.fullname" .) }}
 {{- end }}
 {{- end }}
 
@@ -40,7 +40,7 @@
 {{- dict "app.kubernetes.io/name" (include "eco.name" .) "app.kubernetes.io/instance" .Release.Name | toYaml }}
 {{- end }}
 
-{{/* The labels of an object, given as a list of the root and further labels: what selects objects, and helm's own mark, stay. */}}
+{{/* The labels of an object, from a list of the root and further labels. Labels that select objects, and Helm's own mark, win. */}}
 {{- define "eco.labelsWith" -}}
 {{- $root := first . }}
 {{- $fixed := dict "app.kubernetes.io/managed-by" $root.Release.Service }}
@@ -50,8 +50,19 @@
 {{- merge $fixed (include "eco.selectorLabels" $root | fromYaml) (last . | default dict) $common $ours | toYaml }}
 {{- end }}
 
-{{- define "eco.labels" -}}
-{{- include "eco.labelsWith" (list . dict) }}
+{{/* The metadata of an object: `root`, `name`, and, where it has them, `namespace`, `labels` and `annotations`. */}}
+{{- define "eco.metadata" -}}
+metadata:
+  name: {{ .name | quote }}
+  {{- with .namespace }}
+  namespace: {{ . | quote }}
+  {{- end }}
+  labels:
+    {{- include "eco.labelsWith" (list .root .labels) | nindent 4 }}
+  {{- with merge dict (.annotations | default dict) (.root.Values.commonAnnotations | default dict) }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 {{- end }}
 
 {{/* What selects the pods of `helm test`. Their name is another, so that nothing takes them for the operator's. */}}
@@ -60,30 +71,39 @@
 {{- dict "app.kubernetes.io/name" $name "app.kubernetes.io/instance" .Release.Name | toYaml }}
 {{- end }}
 
-{{/* The part of such a pod that both have. */}}
+{{/* The metadata of such a pod, from its name. */}}
 {{- define "eco.testMetadata" -}}
-namespace: {{ .Release.Namespace | quote }}
-labels:
-  {{- $labels := include "eco.labels" . | fromYaml }}
-  {{- merge dict (include "eco.testSelectorLabels" . | fromYaml) $labels | toYaml | nindent 2 }}
-annotations:
-  helm.sh/hook: test
-  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- $root := first . }}
+{{- $selectors := include "eco.testSelectorLabels" $root | fromYaml }}
+{{- $hook := dict "helm.sh/hook" "test" "helm.sh/hook-delete-policy" "before-hook-creation,hook-succeeded" }}
+{{- $labels := include "eco.labelsWith" (list $root $root.Values.test.podLabels) | fromYaml }}
+metadata:
+  name: {{ printf "%s-%s" (include "eco.fullname" $root) (last .) | quote }}
+  namespace: {{ include "eco.namespace" $root | quote }}
+  labels:
+    {{- merge dict $selectors $labels | toYaml | nindent 4 }}
+  annotations:
+    {{- merge $hook ($root.Values.test.podAnnotations | default dict) ($root.Values.commonAnnotations | default dict) | toYaml | nindent 4 }}
 {{- end }}
 
+{{/* The fields that these pods share. */}}
 {{- define "eco.testPod" -}}
 restartPolicy: Never
 activeDeadlineSeconds: 120
 enableServiceLinks: false
-{{- range $field := list "imagePullSecrets" "nodeSelector" "tolerations" "affinity" }}
+{{- with include "eco.imagePullSecrets" . | fromJsonArray }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- range $field := list "nodeSelector" "tolerations" "affinity" "runtimeClassName" }}
 {{- with get $.Values $field }}
 {{ $field }}:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
-{{- with .Values.podSecurityContext }}
+{{- with include "eco.securityContext" (list . "podSecurityContext") }}
 securityContext:
-  {{- toYaml . | nindent 2 }}
+  {{- . | nindent 2 }}
 {{- end }}
 {{- end }}
 
@@ -91,20 +111,59 @@ securityContext:
 {{- if .Values.serviceAccount.create }}
 {{- default (include "eco.fullname" .) .Values.serviceAccount.name }}
 {{- else }}
-{{- default "default" .Values.serviceAccount.name }}
+{{- required "serviceAccount.create=false needs serviceAccount.name: the name of a ServiceAccount that exists" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{/* The name of an image, from a list of the root, the image's values and its default tag. */}}
+{{- define "eco.imageOf" -}}
+{{- $root := index . 0 }}
+{{- $image := index . 1 }}
+{{- $registry := ($root.Values.global).imageRegistry | default $image.registry | default "" | trimSuffix "/" }}
+{{- $name := ternary $image.repository (printf "%s/%s" $registry $image.repository) (empty $registry) }}
+{{- if $image.digest }}
+{{- printf "%s@%s" $name $image.digest }}
+{{- else }}
+{{- printf "%s:%s" $name (default (index . 2) $image.tag) }}
 {{- end }}
 {{- end }}
 
 {{- define "eco.image" -}}
-{{- if .Values.image.digest }}
-{{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
-{{- else }}
-{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) }}
+{{- include "eco.imageOf" (list . .Values.image .Chart.AppVersion) }}
+{{- end }}
+
+{{/* The pull secrets of all pods, as JSON. */}}
+{{- define "eco.imagePullSecrets" -}}
+{{- $all := list }}
+{{- range concat ((.Values.global).imagePullSecrets | default list) (.Values.imagePullSecrets | default list) }}
+{{- $all = append $all (ternary (dict "name" .) . (kindIs "string" .)) }}
+{{- end }}
+{{- uniq $all | toJson }}
+{{- end }}
+
+{{/* Whether a value that may be `auto` is on, from a list of the value and what `auto` stands for. */}}
+{{- define "eco.switch" -}}
+{{- if eq (toString (first .)) "auto" }}{{ last . }}{{ else }}{{ first . }}{{ end }}
+{{- end }}
+
+{{/* A security context, from a list of the root and the value's name. OpenShift assigns user and group ids itself. */}}
+{{- define "eco.securityContext" -}}
+{{- $root := first . }}
+{{- $context := get $root.Values (last .) | default dict }}
+{{- if eq (include "eco.switch" (list $root.Values.openshift ($root.Capabilities.APIVersions.Has "security.openshift.io/v1"))) "true" }}
+{{- $context = omit $context "runAsUser" "runAsGroup" "fsGroup" }}
+{{- end }}
+{{- if $context }}
+{{- toYaml $context }}
 {{- end }}
 {{- end }}
 
 {{- define "eco.caDirectory" -}}
 /etc/ecr-credential-operator/aws-ca
+{{- end }}
+
+{{- define "eco.webIdentityDirectory" -}}
+/var/run/secrets/pullsecrets.dev/aws
 {{- end }}
 
 {{/* The operator's settings, as JSON; empty ones are left to their defaults. */}}
@@ -119,8 +178,14 @@ securityContext:
 {{- end }}
 {{- $aws := .Values.aws | default dict }}
 {{- $endpoints := $aws.endpoints | default dict }}
+{{- $role := ($aws.webIdentity).roleArn }}
+{{- if and $role $aws.existingSecret }}
+{{- fail "aws.webIdentity.roleArn and aws.existingSecret are two identities for the operator: set one of them" }}
+{{- end }}
 {{- dict
   "AWS_REGION" $aws.region
+  "AWS_ROLE_ARN" $role
+  "AWS_WEB_IDENTITY_TOKEN_FILE" (ternary "" (printf "%s/token" (include "eco.webIdentityDirectory" .)) (empty $role))
   "AWS_ENDPOINT_URL_ECR" $endpoints.ecr
   "AWS_ENDPOINT_URL_ECR_PUBLIC" $endpoints.ecrPublic
   "AWS_ENDPOINT_URL_STS" $endpoints.sts
@@ -131,37 +196,72 @@ securityContext:
   "ECO_SERVICE_ACCOUNTS" (join "," $places)
   "ECO_CREDENTIALS_SECRETS" (join "," $secrets)
   "ECO_REQUIRE_WORKLOAD_IDENTITY" (ternary "true" "" .Values.auth.requireWorkloadIdentity)
+  "ECO_ATTACH_PODS" (ternary "true" "" (eq (include "eco.attachPods" .) "true"))
+  "ECO_ATTACH_SERVICE_ACCOUNTS" (join "," .Values.attach.serviceAccounts)
+  "ECO_CREDENTIAL_SELECTOR" .Values.credentialSelector
+  "ECO_HTTP_ADDRESS" (ternary "" (printf "[::]:%v" .Values.containerPort) (eq (toString .Values.containerPort) "8080"))
   "ECO_LEASE_NAME" (include "eco.fullname" .)
   "ECO_LOG" .Values.logging.level
   "ECO_LOG_FORMAT" .Values.logging.format
   | toJson }}
 {{- end }}
 
-{{/* The variables of the operator and of its commands: variables, not flags, so that all have the same settings. */}}
+{{/* The environment of the operator and of its commands: variables, not flags, so that all of them have the same settings. */}}
 {{- define "eco.env" -}}
-- name: POD_NAME
-  valueFrom:
-    fieldRef:
-      fieldPath: metadata.name
-- name: POD_NAMESPACE
-  valueFrom:
-    fieldRef:
-      fieldPath: metadata.namespace
-{{- $further := dict }}
-{{- range .Values.extraEnv }}{{ $_ := set $further .name true }}{{ end }}
-{{- range $name, $value := include "eco.settings" . | fromJson }}
-{{- if and $value (not (hasKey $further $name)) }}
-- name: {{ $name }}
-  value: {{ $value | quote }}
-{{- end }}
-{{- end }}
-{{- with .Values.extraEnv }}
-{{ toYaml . }}
+env:
+  - name: POD_NAME
+    valueFrom:
+      fieldRef:
+        fieldPath: metadata.name
+  - name: POD_NAMESPACE
+    valueFrom:
+      fieldRef:
+        fieldPath: metadata.namespace
+  {{- $further := dict }}
+  {{- range .Values.extraEnv }}{{ $_ := set $further .name true }}{{ end }}
+  {{- range $name, $value := include "eco.settings" . | fromJson }}
+  {{- if and $value (not (hasKey $further $name)) }}
+  - name: {{ $name }}
+    value: {{ $value | quote }}
+  {{- end }}
+  {{- end }}
+  {{- with (.Values.aws).existingSecret }}
+  {{- $secret := . }}
+  {{- range $name := list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" "AWS_SESSION_TOKEN" }}
+  {{- if not (hasKey $further $name) }}
+  - name: {{ $name }}
+    valueFrom:
+      secretKeyRef:
+        name: {{ $secret | quote }}
+        key: {{ $name }}
+        {{- if eq $name "AWS_SESSION_TOKEN" }}
+        optional: true
+        {{- end }}
+  {{- end }}
+  {{- end }}
+  {{- end }}
+  {{- with .Values.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .Values.envFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* What those settings speak of, as volumes and where they are mounted. */}}
+{{/* The volumes that these settings refer to, and where they are mounted. */}}
 {{- define "eco.volumes" -}}
+{{- with (.Values.aws).webIdentity }}
+{{- if .roleArn }}
+- name: aws-web-identity
+  projected:
+    sources:
+      - serviceAccountToken:
+          audience: {{ .audience | quote }}
+          expirationSeconds: {{ .expirationSeconds | int64 }}
+          path: token
+{{- end }}
+{{- end }}
 {{- with (.Values.aws).caBundle }}
 {{- if .name }}
 - name: aws-ca
@@ -181,6 +281,11 @@ securityContext:
 {{- end }}
 
 {{- define "eco.volumeMounts" -}}
+{{- if ((.Values.aws).webIdentity).roleArn }}
+- name: aws-web-identity
+  mountPath: {{ include "eco.webIdentityDirectory" . }}
+  readOnly: true
+{{- end }}
 {{- if ((.Values.aws).caBundle).name }}
 - name: aws-ca
   mountPath: {{ include "eco.caDirectory" . }}
@@ -200,6 +305,12 @@ securityContext:
   resourceNames: {{ toJson .Values.secretNames }}
   {{- end }}
   verbs: [get, list, watch, create, patch, delete]
+{{- with .Values.attach.serviceAccounts }}
+- apiGroups: [""]
+  resources: [serviceaccounts]
+  resourceNames: {{ toJson . }}
+  verbs: [list, watch, patch]
+{{- end }}
 {{- end }}
 
 {{/* The ServiceAccounts that EcrCredentials may use, as JSON; the namespace `*` stands for every one. */}}
@@ -250,10 +361,21 @@ securityContext:
 {{- end }}
 {{- end }}
 
-{{- define "eco.subjects" -}}
-- kind: ServiceAccount
-  name: {{ include "eco.serviceAccountName" . | quote }}
-  namespace: {{ .Release.Namespace | quote }}
+{{/* The binding of a role of the same name, in a namespace or, without one, in the cluster. */}}
+{{- define "eco.binding" }}
+{{- $kind := ternary "ClusterRole" "Role" (empty .namespace) }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ $kind }}Binding
+{{ include "eco.metadata" . }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: {{ $kind }}
+  name: {{ .name | quote }}
+subjects:
+  - kind: ServiceAccount
+    name: {{ include "eco.serviceAccountName" .root | quote }}
+    namespace: {{ include "eco.namespace" .root | quote }}
 {{- end }}
 
 {{/* Whether the cluster knows EcrCredentials. Without a cluster, as in `helm template`, no kind is known, and it counts as one. */}}

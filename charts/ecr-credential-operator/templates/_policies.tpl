@@ -81,10 +81,7 @@ resourceRules:
 ---
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicyBinding
-metadata:
-  name: {{ .name | quote }}
-  labels:
-    {{- include "eco.labels" .root | nindent 4 }}
+{{ include "eco.metadata" . }}
 spec:
   policyName: {{ .name | quote }}
   validationActions: [Deny]

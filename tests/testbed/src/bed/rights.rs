@@ -23,9 +23,11 @@ pub async fn grant(client: &Client, prefix: &str, home: &str, secret_names: &[St
         { "apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"] },
         { "apiGroups": ["pullsecrets.dev"], "resources": ["ecrcredentials"], "verbs": ["list", "watch"] },
         { "apiGroups": ["pullsecrets.dev"], "resources": ["ecrcredentials/status"], "verbs": ["patch"] },
-        { "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"] },
     ]);
     everywhere(client, prefix, home, &rules).await?;
+    // Events about cluster-scoped objects are in this namespace.
+    let rules = json!([{ "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"] }]);
+    within(client, "default", &format!("{prefix}-events"), home, &rules).await?;
     let rules = json!([
         { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"] },
         { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["ecr-credential-operator"],
