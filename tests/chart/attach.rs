@@ -302,3 +302,64 @@ async fn the_policy_selects_the_namespaces_and_images_that_the_operator_does() {
     assert!(wrong.is_empty(), "{} of {decisions}:\n{}", wrong.len(), wrong.join("\n"));
     assert!(attached > 100 && attached < decisions / 2, "{attached} of {decisions}");
 }
+
+/// The operator's own account may do to a ServiceAccount what the operator does, and nothing else.
+#[tokio::test]
+async fn the_operators_account_may_only_attach_pull_secrets_to_service_accounts() {
+    let plane: &'static ControlPlane = shared().await.unwrap();
+    plane.install(&[serde_yaml_ng::from_str(super::CRD).unwrap()]).await.unwrap();
+    let admin = plane.admin_client().unwrap();
+    let cluster = Cluster { client: admin.clone(), test: "attach-accounts".to_owned() };
+    let home = cluster.test.clone();
+    cluster.namespace(&home, json!({})).await;
+    let helm = Helm::on(plane, "v3");
+    let values = json!({ "crds": { "enabled": false }, "attach": { "pods": { "enabled": false }, "serviceAccounts": ["puller"] } });
+    let (chart, file) = (chart().to_string_lossy().into_owned(), helm.values(&values));
+    let file = file.to_string_lossy().into_owned();
+    helm.run(&["install", "ecr-credential-operator", &chart, "--namespace", &home, "--values", &file]).unwrap();
+    let token = plane.service_account_token(&home, "ecr-credential-operator", "", 3600).await.unwrap();
+    let operator: Api<ServiceAccount> = Api::namespaced(plane.client(&token).unwrap(), &home);
+    let accounts: Api<ServiceAccount> = Api::namespaced(admin, &home);
+    let account = json!({
+        "metadata": { "name": "puller", "annotations": { "note": "x", "pullsecrets.dev/attached": "old" } },
+        "imagePullSecrets": [{ "name": "theirs" }, { "name": "old" }],
+    });
+    accounts.create(&PostParams::default(), &serde_json::from_value(account).unwrap()).await.unwrap();
+    let patched = async |operations: Value| {
+        let params = PatchParams { dry_run: true, ..PatchParams::default() };
+        let patch: Patch<()> = Patch::Json(serde_json::from_value(operations).unwrap());
+        operator.patch("puller", &params, &patch).await.map(drop).map_err(|error| error.to_string())
+    };
+    let add = |path: &str, value: Value| json!([{ "op": "add", "path": path, "value": value }]);
+    let role = add("/metadata/annotations/eks.amazonaws.com~1role-arn", json!("arn:aws:iam::111122223333:role/x"));
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !patched(role.clone()).await.is_err_and(|why| why.contains("only the imagePullSecrets")) {
+        assert!(tokio::time::Instant::now() < deadline, "the policy is not in force");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let own = json!([
+        { "op": "remove", "path": "/imagePullSecrets/1" },
+        { "op": "add", "path": "/imagePullSecrets/-", "value": { "name": "ecr-pull-secret" } },
+        { "op": "add", "path": "/metadata/annotations/pullsecrets.dev~1attached", "value": "ecr-pull-secret" },
+    ]);
+    patched(own).await.expect("what the operator does");
+    let remove = |path: &str| json!([{ "op": "remove", "path": path }]);
+    for (what, operations, says) in [
+        ("a label", add("/metadata/labels", json!({ "a": "b" })), "only the imagePullSecrets"),
+        ("another annotation", remove("/metadata/annotations/note"), "only the imagePullSecrets"),
+        ("a finalizer", add("/metadata/finalizers", json!(["example.com/x"])), "only the imagePullSecrets"),
+        ("a mountable Secret", add("/secrets", json!([{ "name": "x" }])), "only the imagePullSecrets"),
+        ("somebody else's entry", remove("/imagePullSecrets/0"), "remove only what it has added"),
+        (
+            "a Secret of another name",
+            add("/imagePullSecrets/-", json!({ "name": "other" })),
+            "only its own pull secrets",
+        ),
+    ] {
+        let why = patched(operations).await.expect_err(what);
+        assert!(why.contains(says), "{what}: {why}");
+    }
+    let default: Result<ServiceAccount, _> =
+        operator.patch("default", &PatchParams::default(), &Patch::Merge(json!({ "imagePullSecrets": [] }))).await;
+    assert!(default.is_err_and(|why| why.to_string().contains("cannot patch")), "no right on other names");
+}
