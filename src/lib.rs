@@ -14,6 +14,7 @@ pub mod clock;
 pub mod cluster;
 pub mod controller;
 pub mod crd;
+pub mod encoding;
 pub mod outcome;
 pub mod plan;
 pub mod process;

@@ -10,13 +10,14 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms whose names it may use.
-const ROOMS: [(&str, &[&str]); 17] = [
+const ROOMS: [(&str, &[&str]); 18] = [
+    ("encoding", &[]),
     ("api", &[]),
     ("attach", &["api"]),
     ("clock", &[]),
-    ("plan", &["api"]),
-    ("token", &["api", "clock", "plan"]),
-    ("secret", &["api", "plan", "token"]),
+    ("plan", &["api", "encoding"]),
+    ("token", &["api", "clock", "encoding", "plan"]),
+    ("secret", &["api", "encoding", "plan", "token"]),
     ("apply", &["api", "attach", "plan", "secret"]),
     ("outcome", &["api", "attach", "plan", "token"]),
     ("process", &[]),
@@ -31,9 +32,9 @@ const ROOMS: [(&str, &[&str]); 17] = [
 ];
 
 /// What `token` gives to the pure rooms: values, nothing that talks to AWS.
-const TOKEN_VALUES: [&str; 6] = ["Auth", "Grant", "Token", "TokenError", "TokenHash", "hex"];
+const TOKEN_VALUES: [&str; 5] = ["Auth", "Grant", "Token", "TokenError", "TokenHash"];
 
-const PURE: [&str; 5] = ["api", "attach", "plan", "secret", "outcome"];
+const PURE: [&str; 6] = ["api", "attach", "encoding", "plan", "secret", "outcome"];
 
 /// Files of other rooms that are as pure.
 const PURE_FILES: [&str; 7] =

@@ -163,7 +163,7 @@ fn is_vouched(ctx: &Context, need: &Need, keys: &Resolved, vouched: &RegistrySta
 
 /// By what a status vouches for the logins of a registry while nobody can tell who has fetched them.
 pub(super) fn auth_hash(need: &Need, logins: &[(Host, &Auth)]) -> TokenHash {
-    TokenHash::of(&format!("auth/{}", need.auth.canonical()), logins.iter().map(|(host, auth)| (host.as_str(), *auth)))
+    TokenHash::of(&format!("auth/{}", need.auth.digest()), logins.iter().map(|(host, auth)| (host.as_str(), *auth)))
 }
 
 /// Reads the Secret of a namespace that has an identity of its own, and takes its tokens if it is just as we would write it

@@ -11,6 +11,7 @@ use crate::api::arn::RoleArn;
 use crate::api::registry::Region;
 use crate::api::status::Reason;
 use crate::api::{self, AssumeRole, KeysRef, ServiceAccountAuth};
+use crate::encoding::{Digest, Fields};
 
 /// The name of sessions whose spec gives none, as CloudTrail shows it.
 pub const SESSION_NAME: &str = "ecr-credential-operator";
@@ -183,9 +184,54 @@ impl Identity {
         }
     }
 
-    /// Everything that distinguishes it, as text; nothing in it is secret.
-    pub fn canonical(&self) -> String {
-        format!("{:?}", self.0)
+    /// A digest over everything that distinguishes it. An external id could be guessed from it, so it is published only
+    /// together with a token, and where only those read it who can read the spec.
+    pub fn digest(&self) -> Digest {
+        let Parts { base, roles, sts } = &*self.0;
+        let fields = base.encode(Fields::new("identity/v1")).list(roles.iter(), |fields, step| step.encode(fields));
+        fields.optional(sts.as_ref().map(Region::as_str)).finish()
+    }
+
+    /// A digest over what decides what its tokens may do, for annotations that tenants read. External ids are left out:
+    /// they decide only whether a role may be assumed, and somebody could find them out by trying.
+    pub fn principal(&self) -> Digest {
+        let Parts { base, roles, sts } = &*self.0;
+        let step = |fields: Fields, step: &RoleStep| RoleStep { external_id: None, ..step.clone() }.encode(fields);
+        let fields = base.encode(Fields::new("principal/v1")).list(roles.iter(), step);
+        fields.optional(sts.as_ref().map(Region::as_str)).finish()
+    }
+}
+
+impl Source {
+    fn encode(&self, fields: Fields) -> Fields {
+        match self {
+            Self::Operator => fields.text("operator"),
+            Self::Account(Account { namespace, name, uid, incarnation, role, audiences }) => {
+                let fields = fields.text("account").text(namespace).text(name).text(uid);
+                incarnation.encode(fields).text(role.as_str()).texts(audiences)
+            }
+            Self::Keys { keys, uid, version } => keys.encode(fields.text("keys")).text(uid).text(version),
+            Self::Former => fields.text("former"),
+        }
+    }
+}
+
+impl Keys {
+    fn encode(&self, fields: Fields) -> Fields {
+        let Self { namespace, name, access_key_id, secret_access_key, session_token } = self;
+        let fields = fields.text(namespace).text(name).text(access_key_id).text(secret_access_key);
+        fields.optional(session_token.as_deref())
+    }
+}
+
+impl RoleStep {
+    fn encode(&self, fields: Fields) -> Fields {
+        let Self { role, external_id, session_name, seconds, tags, transitive_tag_keys, source_identity, policy } =
+            self;
+        let fields = fields.text(role.as_str()).optional(external_id.as_deref()).text(session_name);
+        let fields = fields.list(seconds, |fields, seconds| fields.number(i64::from(*seconds)));
+        let fields = fields.map(tags).texts(transitive_tag_keys);
+        fields.optional(source_identity.as_deref()).optional(policy.as_deref())
     }
 }
 
@@ -252,9 +298,24 @@ impl Auth {
         Ok(Self { base, roles: roles.into(), sts: Some(near.unwrap_or(region).clone()), refused: None })
     }
 
-    /// What it says, as text, whether or not that may be used; nothing in it is secret.
-    pub fn canonical(&self) -> String {
-        format!("{:?}", (&self.base, &self.roles, &self.sts))
+    /// A digest over what it says, whether or not that may be used. As with [`Identity::digest`], an external id could be
+    /// guessed from it alone.
+    pub fn digest(&self) -> Digest {
+        let fields = Fields::new("auth/v1");
+        let fields = match &self.base {
+            Base::Operator => fields.text("operator"),
+            Base::Account { of: Accounts::One { namespace, name }, role, audiences } => {
+                let fields = fields.text("account").text(namespace).text(name);
+                fields.optional(role.as_ref().map(RoleArn::as_str)).texts(audiences)
+            }
+            Base::Account { of: Accounts::OfTarget { name }, role, audiences } => {
+                let fields = fields.text("account of each target").text(name);
+                fields.optional(role.as_ref().map(RoleArn::as_str)).texts(audiences)
+            }
+            Base::Keys(keys) => keys.encode(fields.text("keys")),
+        };
+        let fields = fields.list(self.roles.iter(), |fields, step| step.encode(fields));
+        fields.optional(self.sts.as_ref().map(Region::as_str)).finish()
     }
 
     /// Whether each target namespace has an identity of its own. What is refused is refused for all of them alike.
@@ -423,4 +484,140 @@ fn other_partition(role: &RoleArn, region: &Region) -> String {
         role.partition(),
         region.partition_name()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::references::{AccountRecord, KeysRecord, Lent};
+    use super::*;
+    use k8s_openapi::jiff::Timestamp;
+    use serde_json::{Value, json};
+    use std::collections::BTreeSet;
+
+    fn parsed(auth: Value) -> Auth {
+        let region = Region::parse("eu-west-1").unwrap();
+        let auth: Option<api::Auth> = serde_json::from_value(auth).unwrap();
+        Auth::parse(auth.as_ref(), &region, None).unwrap()
+    }
+
+    fn references() -> References {
+        let scope = KeysScope { namespace: "ops".into(), name: "keys".into() };
+        let accounts = BTreeSet::from([AccountScope { namespace: None, name: "puller".into() }]);
+        let mut references = References::new(Lent { accounts, keys: BTreeSet::from([scope.clone()]) });
+        let account = AccountRecord {
+            uid: "uid-of-the-account".into(),
+            created: Timestamp::UNIX_EPOCH,
+            role: Some("arn:aws:iam::111122223333:role/account".to_owned()),
+            audience: None,
+        };
+        references.set_account("ops", "puller", Some(account));
+        references.set_keys(&scope, Some(KeysRecord { uid: "uid-of-the-keys".into(), version: "7".into() }));
+        references
+    }
+
+    fn identity(auth: &Auth) -> Identity {
+        let incarnation = Incarnation::of("uid-of-the-namespace", Timestamp::from_second(1_767_225_600).ok());
+        auth.resolve(Some(("ops", incarnation)), &references()).unwrap()
+    }
+
+    /// What stands in statuses and annotations: with other values, an upgrade fetches and writes everything anew.
+    #[test]
+    fn the_digests_of_identities_are_the_same_in_every_build() {
+        let role = |n: u8| format!("arn:aws:iam::111122223333:role/{n}");
+        let account = json!({ "namespace": "ops", "name": "puller" });
+        let full = json!([
+            { "roleArn": role(1), "externalId": "x-1", "sessionName": "hop", "durationSeconds": 900, "tags": { "a": "b", "c": "" },
+              "transitiveTagKeys": ["a"], "sourceIdentity": "me", "sessionPolicy": "{}" },
+            { "roleArn": role(2) },
+        ]);
+        let table = [
+            (
+                "the operator's own",
+                json!(null),
+                "ef6c48a9194c5b0ce1fa843869118e803c5d49be30e9d86f46da78dbf9cb90ad",
+                "5bbad3a38c467075dbca807c7dec1329310b6a4b39c4b6669a9d090b03bad66a",
+                "53c0bfbb387540439091068093924fc8403c2501992426e7adc38a432a7568d5",
+            ),
+            (
+                "its role",
+                json!({ "assumeRoles": [{ "roleArn": role(1) }] }),
+                "d9be64ac8f13cf0d132b771e8969c7a21dfc4c1f78b9142268700f01ef7b9693",
+                "5cb1c9bacf0056badacca0a256b4faa55d973db146ed7aa7a7fbffed4e9bdcf1",
+                "ab0d01539196e35e2a45edaf6c7d06073e43f38189e0ae9fceed6a66bf874f15",
+            ),
+            (
+                "a chain with every field",
+                json!({ "assumeRoles": full }),
+                "4b5f7f271bf94c83ad02d8ea831f51c4600f8acc8e544935e497067e5d0b573f",
+                "a5fcc04066b3c9c1e0824a4a9e43edd092d93c55f3002fe0f5a2b887214bea8b",
+                "3dc95ac7dea8ec3a2e878ca25240a49c1305d74426f1960ec6f845461acbed68",
+            ),
+            (
+                "an account",
+                json!({ "serviceAccount": account }),
+                "2ce2cde121867fd005b2d30cdbc14e2856b0aab0fbed0bd4e22164eead5fd2dd",
+                "69b94e5d3b7c586ca1270099a8a89bb4ac2e06768b0490c9fe55f67cf00e8f8d",
+                "9d1f272fa212eab9b6b0df424824e84918df3fe0d23733dfc0e57382c054706c",
+            ),
+            (
+                "an account with role and audiences",
+                json!({ "serviceAccount": { "namespace": "ops", "name": "puller", "roleArn": role(3), "audiences": ["a", "b"] } }),
+                "61de4623be2b63cd43fcb1410aeef67a99820a6165eb5d119a1145f85d959872",
+                "644f8f0c3e621d70077b7b1758a5f72fad36f15c500002b95735c5aec7b3708c",
+                "d1b831e1173443d6f2f3688030f4d9be390c6fd4f6621b543c142448f427586d",
+            ),
+            (
+                "each target's account",
+                json!({ "serviceAccount": { "fromTargetNamespace": "puller" }, "assumeRoles": [{ "roleArn": role(1) }] }),
+                "47047276344d795eae362af788b2f61195913439602e91ef7c4a9af412fe9333",
+                "ae0e65c96c852921e5715259399a4b8797f0351e4b37edc0ca3e9ab7d155faee",
+                "622a723b37fae0a73e64e0cccf6c2d6a92b95a83d9c147cfedaa1baa4098d4a4",
+            ),
+            (
+                "keys",
+                json!({ "secretRef": { "namespace": "ops", "name": "keys" } }),
+                "2c2aebed57c55e5793679755ba6169b2a40cdb5ef4b639e116dcccb3b0891289",
+                "1fb8b7b29ab529ed6ffacec72637e69a005a8fee3971211b0b477c3fb4e68681",
+                "cb9009acfd9fbc07a8774c79c8465609758ed5e238644ff58271d31048c7b5aa",
+            ),
+            (
+                "temporary keys under other names",
+                json!({ "secretRef": { "namespace": "ops", "name": "keys", "accessKeyIdKey": "id", "secretAccessKeyKey": "key", "sessionTokenKey": "token" } }),
+                "9ef973976d5d447c22bd256881b2231310e742cfdc165effac174f4266b40525",
+                "495b134c0e99ec2d466ec09ae760362f546a079c851d79e55ed37750ee20674c",
+                "8c522f35372afa2e7cfe4ce3be34da294b700cf5301e318a1d139fe030f6fc1b",
+            ),
+        ];
+        for (name, auth, whole, principal, said) in table {
+            let auth = parsed(auth);
+            let identity = identity(&auth);
+            let seen = [identity.digest(), identity.principal(), auth.digest()].map(|digest| digest.to_string());
+            assert_eq!(seen, [whole, principal, said], "{name}");
+        }
+    }
+
+    #[test]
+    fn every_field_makes_another_identity_and_an_external_id_is_not_told_by_the_principal() {
+        let with = |field: &str, value: Value| {
+            let mut step = json!({ "roleArn": "arn:aws:iam::111122223333:role/1" });
+            step[field] = value;
+            identity(&parsed(json!({ "assumeRoles": [step] })))
+        };
+        let plain = with("sessionName", json!(SESSION_NAME));
+        for (field, value) in [
+            ("roleArn", json!("arn:aws:iam::111122223333:role/2")),
+            ("sessionName", json!("other")),
+            ("durationSeconds", json!(900)),
+            ("tags", json!({ "a": "b" })),
+            ("sourceIdentity", json!("me")),
+            ("sessionPolicy", json!("{}")),
+        ] {
+            let other = with(field, value);
+            assert_ne!(other.digest(), plain.digest(), "{field}");
+            assert_ne!(other.principal(), plain.principal(), "{field}");
+        }
+        let other = with("externalId", json!("x-1"));
+        assert_ne!(other.digest(), plain.digest());
+        assert_eq!(other.principal(), plain.principal());
+    }
 }

@@ -1,7 +1,6 @@
 //! Which namespaces are whose: selectors over namespaces as an index, so that an event touches only what it concerns.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -12,6 +11,7 @@ use wildmatch::WildMatch;
 use super::Uid;
 use super::auth::Reference;
 use crate::api::{LabelRequirement, NamespaceSelection, SelectorOperator};
+use crate::encoding::{Digest, Fields};
 
 /// Labels as Kubernetes has them.
 pub type Labels = BTreeMap<String, String>;
@@ -145,9 +145,13 @@ pub struct Incarnation {
 impl Incarnation {
     /// That of a namespace with this uid and time of creation.
     pub fn of(uid: &str, created: Option<Timestamp>) -> Self {
-        let mut hasher = DefaultHasher::new();
-        uid.hash(&mut hasher);
-        Self { uid: hasher.finish(), created: created.map(Timestamp::as_second).unwrap_or_default() }
+        let uid = Digest::of(uid.as_bytes()).short();
+        Self { uid, created: created.map(Timestamp::as_second).unwrap_or_default() }
+    }
+
+    /// It as fields of an identity, which outlives the process.
+    pub fn encode(&self, fields: Fields) -> Fields {
+        fields.number(self.uid.cast_signed()).number(self.created)
     }
 
     /// That of a namespace with this metadata.
@@ -452,6 +456,13 @@ mod tests {
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn an_incarnation_is_the_same_in_every_build() {
+        let of = |uid, created| Incarnation::of(uid, Timestamp::from_second(created).ok());
+        let digest = of("3b6cbb5c-1f5e-4f0f-8f7b-111122223333", 1_767_225_600).encode(Fields::new("t1")).finish();
+        assert_eq!(digest.to_string(), "96cd8b210b6fd49e4dc5d1804d1c25fdcbc722f976624bd8bd969b5b3ec97f22");
     }
 
     fn selection(names: &[&str], selector: Option<NamespaceSelector>, exclude: &[&str]) -> NamespaceSelection {

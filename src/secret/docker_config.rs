@@ -7,10 +7,10 @@ use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
 use serde::Serialize;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::api::registry::Host;
-use crate::token::{Auth, hex};
+use crate::encoding::{Digest, Fields};
+use crate::token::Auth;
 
 /// The key in the Secret's data, which its type demands.
 pub const DATA_KEY: &str = ".dockerconfigjson";
@@ -46,7 +46,7 @@ impl DockerConfig {
         let hosts = hash_of(entries.keys().map(Host::as_str));
         let auths = entries.iter().map(|(host, auth)| (host.as_str(), Entry { auth: auth.expose() })).collect();
         let json = Zeroizing::new(serde_json::to_vec(&Config { auths })?);
-        let hash = format!("sha256:{}", hex(&Sha256::digest(&*json)));
+        let hash = format!("sha256:{}", Digest::of(&json));
         Ok(Self { base64: SecretString::from(STANDARD.encode(&*json)), hash, hosts, bytes: json.len() })
     }
 
@@ -91,12 +91,8 @@ impl DockerConfig {
 
 /// A hash over hosts, whatever their order.
 pub fn hash_of<'a>(hosts: impl IntoIterator<Item = &'a str>) -> u64 {
-    let mut hasher = Sha256::new();
-    for host in hosts.into_iter().collect::<BTreeSet<&str>>() {
-        hasher.update(host);
-        hasher.update("\n");
-    }
-    hasher.finalize().iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte))
+    let hosts: BTreeSet<&str> = hosts.into_iter().collect();
+    Fields::new("hosts/v1").list(hosts, Fields::text).finish().short()
 }
 
 fn decoded_holds(auth: &Auth, window: &[u8]) -> bool {

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
-use sha2::{Digest, Sha256};
 
 use crate::api::registry::{AccountId, Host};
 use crate::api::status::Reason;
 use crate::api::{ConflictPolicy, DeletionPolicy};
+use crate::encoding::Fields;
 use crate::plan::schedule::until;
 use crate::plan::targets::Incarnation;
 use crate::plan::{Halt, Hosts, HostsError, Need, Plan, RegistryPlan, Uid};
@@ -206,15 +206,11 @@ pub fn desired(
     Ok(Some(Desired { metadata, config, footprint, expires_at, identity, of_one_namespace, has_entries, incomplete }))
 }
 
-/// A hash over the identities that fetched the logins, so that those of another are not taken for them.
+/// A hash over the identities that fetched the logins, so that those of another are not taken for them. Their order is that
+/// of their digests: that of the needs may change with the next build.
 fn identity_hash(published: &Published) -> u64 {
-    let mut hasher = Sha256::new();
-    for grant in published.values() {
-        let text = grant.identity.canonical();
-        hasher.update((text.len() as u64).to_be_bytes());
-        hasher.update(text.as_bytes());
-    }
-    hasher.finalize().iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte))
+    let principals = published.values().map(|grant| grant.identity.principal()).collect();
+    Fields::new("identities/v1").digests(&principals).finish().short()
 }
 
 fn metadata(

@@ -113,7 +113,7 @@ fn our_fields<'a, 'b>(metadata: &'a Metadata<'b>) -> Option<&'a Fields<'b>> {
 
 impl fmt::Debug for Footprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&crate::token::hex(&self.0))
+        f.write_str(&crate::encoding::hex(&self.0))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tables of places and what is done in them, and of tokens and the Secret that comes of them.
 
+mod persisted;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 

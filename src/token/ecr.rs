@@ -6,14 +6,14 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::jiff::Timestamp;
 use secrecy::SecretString;
-use sha2::{Digest, Sha256};
 
 use super::errors::{Call, classify};
 use super::identity::OperatorIdentity;
 use super::session::{Session, Sessions};
-use super::{Cluster, RawToken, TokenError, TokenSource, hex};
+use super::{Cluster, RawToken, TokenError, TokenSource};
 use crate::api::HostVariant;
 use crate::api::registry::{AccountId, PUBLIC_REGION, Region};
+use crate::encoding::Fields;
 use crate::plan::auth::Source;
 use crate::plan::{Identity, Service, TokenKey};
 
@@ -92,13 +92,7 @@ impl TokenSource for Ecr {
     }
 
     fn fingerprint(&self, identity: &Identity) -> String {
-        let own = self.sessions.operator.fingerprint.as_str();
-        if identity.is_operators_own() {
-            return format!("operator/{own}");
-        }
-        let own = if *identity.source() == Source::Operator { own } else { "" };
-        let digest = Sha256::digest(identity.canonical().as_bytes());
-        format!("{}/{own}/{}", identity.kind(), hex(&digest))
+        fingerprint(identity, &self.sessions.operator.fingerprint)
     }
 
     fn forget(&self, identity: &Identity) {
@@ -106,7 +100,47 @@ impl TokenSource for Ecr {
     }
 }
 
+/// See [`TokenSource::fingerprint`]. `operator` is that of the operator's own identity, which roles may begin with.
+fn fingerprint(identity: &Identity, operator: &str) -> String {
+    let own = (*identity.source() == Source::Operator).then_some(operator);
+    Fields::new("fingerprint/v1").digest(identity.digest()).optional(own).finish().to_string()
+}
+
 /// The account in a `proxyEndpoint`, which is `https://` and the plain host of a registry: `ID.dkr.ecr.`...
 pub fn account_of(endpoint: &str) -> Option<AccountId> {
     AccountId::parse(endpoint.strip_prefix("https://")?.split_once('.')?.0).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api;
+    use crate::plan::auth::Auth;
+    use crate::plan::references::References;
+
+    #[test]
+    fn the_fingerprints_of_identities_are_the_same_in_every_build() {
+        let role = r#"{ "assumeRoles": [{ "roleArn": "arn:aws:iam::111122223333:role/1" }] }"#;
+        let role: api::Auth = serde_json::from_str(role).unwrap();
+        let role = Auth::parse(Some(&role), &Region::parse("eu-west-1").unwrap(), None).unwrap();
+        let role = role.resolve(None, &References::default()).unwrap();
+        let table = [
+            (
+                "the operator's own",
+                Identity::operator(),
+                "57eb7b8bd7c6b0109d0d7760e0730ae9a75faf92bc0794120ce5872120366202",
+            ),
+            ("a role that it assumes", role, "7404e674f2e70d454b8f4f4d3097a210195a5ebe94fc96449fa5a4e38bb7dd3c"),
+            (
+                "one that does not begin with it",
+                Identity::former(),
+                "da7095b2746edac8eb32f2ea3db025b1fec79184eadc0aa8af38d0160b5c5f30",
+            ),
+        ];
+        for (name, identity, expected) in table {
+            assert_eq!(fingerprint(&identity, "own"), expected, "{name}");
+        }
+        assert_ne!(fingerprint(&Identity::operator(), "own"), fingerprint(&Identity::operator(), "other"));
+        assert_eq!(fingerprint(&Identity::former(), "own"), fingerprint(&Identity::former(), "other"));
+    }
 }

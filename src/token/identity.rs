@@ -16,14 +16,13 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::identity::SharedIdentityCache;
 use aws_smithy_runtime_api::shared::IntoShared;
 use aws_types::service_config::ServiceConfigKey;
-use sha2::{Digest, Sha256};
 
 use super::chain::{Chain, Clients};
 use super::dates::{AwsTime, Listening};
-use super::hex;
 use super::lasting::Lasting;
 pub use super::web_identity::WebIdentityFile;
 use crate::clock::Clock;
+use crate::encoding::Fields;
 
 /// Sessions are renewed this long before they end, less up to a half at random. What is given with less life than that is used
 /// once, if [`Lasting`] takes it.
@@ -225,10 +224,16 @@ fn http_client(ca_bundle: Option<Vec<u8>>, proxy: ProxyConfig) -> Result<SharedH
 }
 
 fn fingerprint(hints: &[String]) -> String {
-    let mut hasher = Sha256::new();
-    for hint in hints {
-        hasher.update((hint.len() as u64).to_be_bytes());
-        hasher.update(hint.as_bytes());
+    Fields::new("operator/v1").texts(hints).finish().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fingerprint_of_the_operators_own_identity_is_the_same_in_every_build() {
+        let hints = ["AWS_ROLE_ARN=arn:aws:iam::111122223333:role/own".to_owned(), "AWS_PROFILE=".to_owned()];
+        assert_eq!(fingerprint(&hints), "607d2baafc9dda7275d6e26823d41e320a8d588507a5b289f40085699fa5c4d0");
     }
-    hex(&hasher.finalize())
 }

@@ -21,10 +21,10 @@ use base64::engine::general_purpose::STANDARD;
 use futures::future::BoxFuture;
 use k8s_openapi::jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
-use sha2::{Digest, Sha256};
 
 use crate::api::registry::AccountId;
 use crate::api::status::Reason;
+use crate::encoding::Fields;
 use crate::plan::auth::{Account, Keys};
 use crate::plan::schedule::{Life, later, whole_seconds};
 use crate::plan::{Identity, Service, TokenKey};
@@ -314,15 +314,8 @@ pub struct TokenHash(String);
 impl TokenHash {
     /// Hashes the logins in the order of their hosts.
     pub fn of<'a>(fingerprint: &str, auths: impl Iterator<Item = (&'a str, &'a Auth)>) -> Self {
-        let mut hasher = Sha256::new();
-        hasher.update(fingerprint.as_bytes());
-        for (host, auth) in auths {
-            for part in [host, auth.expose()] {
-                hasher.update((part.len() as u64).to_be_bytes());
-                hasher.update(part.as_bytes());
-            }
-        }
-        Self(format!("sha256:{}", hex(&hasher.finalize())))
+        let login = |fields: Fields, (host, auth): (&str, &Auth)| fields.text(host).text(auth.expose());
+        Self(format!("sha256:{}", Fields::new("token/v1").text(fingerprint).list(auths, login).finish()))
     }
 
     /// `sha256:` and 64 hexadecimal digits.
@@ -335,16 +328,6 @@ impl fmt::Debug for TokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// Lower case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
-        }
-        text
-    })
 }
 
 #[cfg(test)]
@@ -402,6 +385,14 @@ mod tests {
         for (answer, expected) in table {
             assert_eq!(checked(answer).unwrap_err(), expected);
         }
+    }
+
+    #[test]
+    fn the_hash_of_a_token_is_the_same_in_every_build() {
+        let auths = ["AWS:p", "AWS:q"].map(|text| Auth::parse(encode(text.as_bytes())).unwrap());
+        let hosts = ["111122223333.dkr.ecr.eu-west-1.amazonaws.com", "public.ecr.aws"];
+        let hash = TokenHash::of("fingerprint", hosts.into_iter().zip(&auths));
+        assert_eq!(hash.as_str(), "sha256:b74d43fd57dbe6ab3f1a8e2f4f65b8f7e70e82c3c52a56d4e06a77bf9628d192");
     }
 
     #[test]
