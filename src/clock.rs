@@ -66,6 +66,11 @@ impl Clock {
         self.0.heard.lock().earliest(self.read())
     }
 
+    /// The time by the servers: that of AWS, before it has answered that of the API server, and before any has that of the node.
+    pub fn of_servers(&self) -> Timestamp {
+        self.0.heard.lock().of_servers(self.read())
+    }
+
     /// The time since some moment, whether or not the machine slept. It never jumps.
     pub fn uptime(&self) -> Duration {
         (self.0.uptime)()
@@ -156,6 +161,13 @@ impl Heard {
     fn now(&self, at: Readings) -> Timestamp {
         let [_, middle, latest] = self.estimates(at);
         if self.aws.is_some() { middle } else { latest }
+    }
+
+    fn of_servers(&self, at: Readings) -> Timestamp {
+        match (self.aws, self.kubernetes_now(at)) {
+            (None, Some(kubernetes)) => kubernetes,
+            _ => self.now(at),
+        }
     }
 
     fn earliest(&self, at: Readings) -> Timestamp {
@@ -281,6 +293,7 @@ mod tests {
                 hear(&mut heard, Server::Kubernetes, (10, ahead, wall));
             }
             let then = readings(100, wall);
+            assert_eq!(heard.of_servers(then), at(NOW + 100 + kubernetes.unwrap_or(wall)), "{wall} {kubernetes:?}");
             assert_eq!(heard.now(then), at(NOW + 100 + now), "{wall} {kubernetes:?}");
             assert_eq!(heard.earliest(then), at(NOW + 100 + earliest), "{wall} {kubernetes:?}");
         }
@@ -308,6 +321,7 @@ mod tests {
             let then = readings(1000, wall_later);
             let case = (wall, wall_later, kubernetes, kubernetes_later);
             assert_eq!(heard.now(then), at(NOW + 1000), "{case:?}");
+            assert_eq!(heard.of_servers(then), heard.now(then), "{case:?}");
             assert!(heard.earliest(then) <= at(NOW + 1000), "{case:?}");
         }
     }

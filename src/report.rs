@@ -13,6 +13,7 @@ use crate::api::status::{Reason, condition};
 use crate::apply::{WriteError, Written};
 use crate::controller::Observer;
 use crate::controller::error::Error;
+use crate::plan::schedule::Life;
 use crate::plan::{Service, TokenKey, Uid};
 use crate::process::telemetry::{
     CallLabels, Metrics, ResultLabels, SourceLabels, StateLabels, TokenLabels, WriteLabels,
@@ -60,12 +61,12 @@ impl Reporter {
         let (api, region) = (api(&fetched.key), fetched.key.service.region().to_string());
         let identity = fetched.key.identity.kind();
         match &fetched.result {
-            Ok(expires_at) => {
+            Ok(Life { issued_at, expires_at }) => {
                 tracing::info!(api, region, identity = %fetched.key.identity, %expires_at, "fetched a token");
                 self.metrics.aws_requests.get_or_create(&CallLabels { api, identity, result: "success" }).inc();
                 let labels = TokenLabels { api, region, identity };
                 self.metrics.token_expiry.get_or_create(&labels).set(expires_at.as_second());
-                self.metrics.token_refresh.get_or_create(&labels).set(Timestamp::now().as_second());
+                self.metrics.token_refresh.get_or_create(&labels).set(issued_at.as_second());
             }
             Err(error) => {
                 let result = error.reason().as_str();

@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::limiter::{FairRateLimiter, Priority};
 use super::{Grant, InvalidToken, RawToken, TokenError, TokenSource, check};
 use crate::clock::Clock;
-use crate::plan::schedule::{RetryPolicy, later};
+use crate::plan::schedule::{Life, RetryPolicy, later};
 use crate::plan::{Identity, TokenKey, Uid};
 
 /// However soon a token is wanted again after a good answer, AWS is not asked sooner than this.
@@ -142,8 +142,8 @@ pub enum Turn {
 pub struct Fetched {
     /// What was fetched.
     pub key: TokenKey,
-    /// When the token expires, or why there is none.
-    pub result: Result<Timestamp, TokenError>,
+    /// The life of the token, or why there is none.
+    pub result: Result<Life, TokenError>,
 }
 
 /// What the cache is told at start.
@@ -327,11 +327,11 @@ impl Tokens {
             let result = result.and_then(|grant| refuse_shorter(grant, slot.state.grant.as_deref(), now));
             let result = match result {
                 Ok(grant) => {
-                    let expires_at = grant.life.expires_at;
+                    let life = grant.life;
                     slot.state.grant = Some(Arc::new(grant));
                     slot.state.failure = None;
                     slot.succeeded = Some(Instant::now());
-                    Ok(expires_at)
+                    Ok(life)
                 }
                 Err(error) => {
                     let count = slot.state.failure.as_ref().map_or(1, |f| f.count.saturating_add(1));
@@ -409,7 +409,6 @@ mod tests {
     use crate::api::HostVariant;
     use crate::api::registry::{AccountId, Region};
     use crate::plan::Service;
-    use crate::plan::schedule::Life;
     use base64::Engine;
     use futures::future::BoxFuture;
     use secrecy::SecretString;

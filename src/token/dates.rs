@@ -21,7 +21,7 @@ pub(super) struct AwsTime(pub(super) Clock);
 
 impl TimeSource for AwsTime {
     fn now(&self) -> SystemTime {
-        SystemTime::from(self.0.now())
+        SystemTime::from(self.0.of_servers())
     }
 }
 
