@@ -122,6 +122,8 @@ pub struct Memory {
     history: history::History,
     last_status: Option<EcrCredentialStatus>,
     status_failures: u32,
+    /// Since when the first tokens of all are being fetched.
+    first_asked: Option<tokio::time::Instant>,
     status_written: Option<tokio::time::Instant>,
 }
 

@@ -29,6 +29,9 @@ use crate::secret::{self, Owner, TakenHost, registry_entries};
 /// When to look again at writes that are slow.
 const SOON: Duration = Duration::from_secs(1);
 
+/// How long a round waits for the first tokens of all: as long as one call to AWS may take.
+const FIRST_WAIT: Duration = Duration::from_secs(10);
+
 /// The status is written at most so often: where thousands of namespaces come, each for itself, nobody reads every step.
 const BETWEEN_STATUSES: Duration = Duration::from_millis(500);
 
@@ -57,6 +60,7 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
         Turn::Soon(Some(course)) => (course, true),
         Turn::Soon(None) => return Ok(Action::requeue(SOON)),
         Turn::Wait => return Ok(Action::await_change()),
+        Turn::First(left) => return Ok(Action::requeue(left)),
     };
     let mut outcome = conclude(course, &status, object.meta().generation, ctx.clock.now());
     if soon {
@@ -71,6 +75,8 @@ enum Turn {
     Told(Course),
     /// Nothing to say before something else happens, which puts it on the queue again.
     Wait,
+    /// The first tokens are being fetched: nothing to say for so long, unless they come before.
+    First(Duration),
     /// Writes are slow: there is perhaps something to tell, and it is to be looked at again soon.
     Soon(Option<Course>),
 }
@@ -125,8 +131,8 @@ impl Round<'_> {
         recover(self.ctx, self.uid, &plan, &needs, self.status, memory, self.ctx.clock.earliest()).await?;
         let owner = Owner { name: self.object.name_any(), uid: self.uid.clone() };
         let tokens = self.tokens(&plan, &shared, &owner, memory).await;
-        if tokens.shared.step.incomplete && self.is_first_try(&tokens.shared, memory) {
-            return Ok(Turn::Wait);
+        if let Some(left) = self.first_wait(&tokens.shared, memory) {
+            return Ok(Turn::First(left));
         }
         let content = match self.content(&plan, &owner, &tokens.census, memory) {
             Ok(content) => content,
@@ -201,10 +207,17 @@ impl Round<'_> {
         (!demand.served).then_some(Demand { since: demand.since, first: demand.first })
     }
 
-    /// Whether the tokens that are missing are being fetched for the first time.
-    fn is_first_try(&self, shared: &Progress, memory: &Memory) -> bool {
-        let missing = |need: &&Need| !memory.published.contains_key(*need);
-        shared.keys.keys().filter(missing).all(|need| shared.failure(self.ctx, need).is_none())
+    /// How long the round waits for the first tokens of all, so that a new Secret is written once and with all of them. Nobody
+    /// else waits for that: there is no Secret yet, and nothing that could be written into one.
+    fn first_wait(&self, shared: &Progress, memory: &mut Memory) -> Option<Duration> {
+        let fetching = shared.step.incomplete && memory.published.is_empty();
+        let fails = || shared.keys.keys().any(|need| shared.failure(self.ctx, need).is_some());
+        if !fetching || fails() || !self.ctx.shared.world.lock().owned_by(self.uid).is_empty() {
+            memory.first_asked = None;
+            return None;
+        }
+        let since = *memory.first_asked.get_or_insert_with(Instant::now);
+        Some(FIRST_WAIT.saturating_sub(since.elapsed())).filter(|left| !left.is_zero())
     }
 
     fn ran(&self, plan: &Plan, tokens: &Tokens, tally: Tally, memory: &mut Memory) -> Course {

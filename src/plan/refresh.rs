@@ -41,8 +41,8 @@ pub struct Demand {
 pub struct Step {
     /// Tokens to fetch now.
     pub fetch: Vec<Need>,
-    /// Tokens whose cached form replaces the published one. Empty while any fetch is under way, so that tokens renewed
-    /// together reach each Secret in one write.
+    /// Tokens whose cached form replaces the published one. Empty while another one is fetched for the first time, so that
+    /// tokens renewed together reach each Secret in one write; none waits for one that has failed before.
     pub publish: Vec<Need>,
     /// A token that no Secret holds yet is being fetched.
     pub incomplete: bool,
@@ -83,7 +83,7 @@ pub fn step(
         settled: true,
         look_again: None,
     };
-    let mut pending = false;
+    let (mut pending, mut awaited) = (false, false);
     for (key, h) in held {
         let wanted = match h.published {
             Some(life) => !up_to_date(h) || (due && policy.due_together(life, seed, now)),
@@ -102,11 +102,13 @@ pub fn step(
         }
         let waiting = h.retry_at.filter(|at| *at > now && !demand.is_some_and(|d| d.first));
         match (h.in_flight, waiting) {
-            (true, _) => pending = true,
             (false, Some(at)) => sooner(&mut step.look_again, at),
-            (false, None) => {
+            (in_flight, _) => {
                 pending = true;
-                step.fetch.push(key.clone());
+                awaited |= h.retry_at.is_none();
+                if !in_flight {
+                    step.fetch.push(key.clone());
+                }
             }
         }
         if (h.in_flight || waiting.is_none()) && !h.published.is_some_and(|l| l.is_valid(now)) {
@@ -114,9 +116,13 @@ pub fn step(
         }
     }
     if pending {
-        step.publish.clear();
         step.fresh = false;
         step.settled = false;
+    }
+    // A login that has expired is replaced without waiting for others.
+    let urgent = |need: &Need| held.get(need).and_then(|h| h.published).is_some_and(|life| !life.is_valid(now));
+    if awaited && !step.publish.iter().any(urgent) {
+        step.publish.clear();
     }
     look_again(&mut step, policy, seed, now, held);
     step
@@ -218,6 +224,34 @@ mod tests {
         let step = decide(6 * HOUR + 1, None, &[("eu-west-1", one_back), ("eu-west-2", other_failed)]);
         assert_eq!(step.publish, [key("eu-west-1")], "a failure holds nobody up");
         assert_eq!(step.look_again, Some(at(6 * HOUR + 30)));
+    }
+
+    #[test]
+    fn a_token_waits_only_for_first_tries_of_others_and_one_that_replaces_a_dead_one_for_nobody() {
+        let (good, dead) =
+            (Held { published: life(0), ..Held::default() }, Held { published: life(-7 * HOUR), ..Held::default() });
+        let back = |held: Held| Held { cached: life(6 * HOUR), ..held };
+        let under_way = |held: Held| Held { in_flight: true, ..held };
+        let again = |held: Held| Held { in_flight: true, retry_at: Some(at(6 * HOUR)), ..held };
+        let denied = |held: Held| Held { retry_at: Some(at(6 * HOUR + 30)), ..held };
+        let none = Held::default();
+        for (what, ready, other, published) in [
+            ("both new, the other under way", back(none), under_way(none), false),
+            ("both new, the other to be fetched", back(none), none, false),
+            ("both new, the other is tried again", back(none), again(none), true),
+            ("both new, the other waits after a failure", back(none), denied(none), true),
+            ("both due, the other under way", back(good), under_way(good), false),
+            ("both due, the other is tried again", back(good), again(good), true),
+            ("due, the other dead and under way", back(good), under_way(dead), false),
+            ("due, the other dead and tried again", back(good), again(dead), true),
+            ("dead, the other new and under way", back(dead), under_way(none), true),
+            ("dead, the other due and under way", back(dead), under_way(good), true),
+            ("dead, the other dead and tried again", back(dead), again(dead), true),
+        ] {
+            let step = decide(6 * HOUR + 1, None, &[("eu-west-1", ready), ("eu-west-2", other)]);
+            assert_eq!(step.publish, if published { vec![key("eu-west-1")] } else { vec![] }, "{what}");
+            assert!(!step.fresh, "{what}");
+        }
     }
 
     #[test]

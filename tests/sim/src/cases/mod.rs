@@ -17,6 +17,7 @@ mod deletion;
 mod leaders;
 mod objects;
 mod places;
+mod registries;
 mod unseen;
 
 /// See the file's first line.
@@ -64,6 +65,7 @@ pub fn all() -> Vec<Case> {
         ("Secrets that are foreign, edited, or wanted by two", objects::cases()),
         ("namespaces and rights that refuse", places::cases()),
         ("AWS, identities and clocks", aws::cases()),
+        ("one registry in every state beside a good one", registries::cases()),
         ("several replicas", leaders::cases()),
         ("deletion", deletion::cases()),
     ];
