@@ -80,13 +80,13 @@ pub struct KeysRef {
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message("name must be the name of a Secret"))]
     pub name: String,
 
-    /// The key in the Secret's data that holds the access key id.
+    /// The key in the Secret's data that holds the access key id. Default: `AWS_ACCESS_KEY_ID`.
     #[serde(default = "access_key_id")]
     #[schemars(length(max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("accessKeyIdKey must be a key of a Secret's data"))]
     pub access_key_id_key: String,
 
-    /// The key in the Secret's data that holds the secret access key.
+    /// The key in the Secret's data that holds the secret access key. Default: `AWS_SECRET_ACCESS_KEY`.
     #[serde(default = "secret_access_key")]
     #[schemars(length(max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("secretAccessKeyKey must be a key of a Secret's data"))]

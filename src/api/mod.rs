@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use auth::{AssumeRole, Auth, KeysRef, ServiceAccountAuth};
 use schema::{
     account_ids, annotation_map, extra_hosts, globs, host_variants, label_map, label_values, match_labels, percent,
-    service_account_globs,
+    service_account_globs, without_defaults,
 };
 pub use status::EcrCredentialStatus;
 
@@ -93,6 +93,7 @@ pub struct EcrCredentialSpec {
 
 /// One registry to log in to: exactly one of `private` and `public`.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[schemars(transform = without_defaults)]
 #[x_kube(validation = Rule::new("has(self.private) != has(self.public)").message("each entry needs exactly one of private and public, e.g. {private: {region: eu-west-1}} or {public: {}}"))]
 pub struct Registry {
     /// A private Amazon ECR registry. `private: {}` is the registry of the operator's own account and region.
@@ -111,7 +112,7 @@ pub struct Registry {
 /// Private ECR registries of one region.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!self.requestRegistryIds || (has(self.accountIds) && self.accountIds.size() > 0)").message("requestRegistryIds needs accountIds: name the accounts whose ids are sent"))]
+#[x_kube(validation = Rule::new("!has(self.requestRegistryIds) || !self.requestRegistryIds || (has(self.accountIds) && self.accountIds.size() > 0)").message("requestRegistryIds needs accountIds: name the accounts whose ids are sent"))]
 pub struct PrivateRegistry {
     /// The AWS region of the registries, e.g. `eu-west-1`. Default: the operator's own region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,13 +126,13 @@ pub struct PrivateRegistry {
     pub account_ids: Vec<String>,
 
     /// Which host names are written for each account: `Standard` (`ID.dkr.ecr.REGION.amazonaws.com`), `Fips`, `DualStack`
-    /// (`ID.dkr-ecr.REGION.on.aws`), `DualStackFips`. Image names must use one of the hosts written.
+    /// (`ID.dkr-ecr.REGION.on.aws`), `DualStackFips`. Image names must use one of the hosts written. Default: `Standard`.
     #[serde(default = "standard_only")]
     #[schemars(schema_with = "host_variants")]
     pub host_variants: Vec<HostVariant>,
 
     /// Which host of the ECR API is asked for the password: `Standard` (`api.ecr.REGION.amazonaws.com`), `Fips`, `DualStack`
-    /// (`ecr.REGION.api.aws`), `DualStackFips`.
+    /// (`ecr.REGION.api.aws`), `DualStackFips`. Default: `Standard`.
     #[serde(default)]
     pub api_endpoint: HostVariant,
 

@@ -71,6 +71,13 @@ pub(super) fn label_values(_: &mut SchemaGenerator) -> Schema {
     )
 }
 
+/// Removes the defaults of a schema that is an item of a list. The types have the same defaults; filled in by the API server,
+/// they would make the list differ from what was applied, and tools such as Argo CD would report the difference for ever.
+pub(super) fn without_defaults(schema: &mut Schema) {
+    schema.remove("default");
+    schemars::transform::transform_subschemas(&mut without_defaults, schema);
+}
+
 /// Percent, without the format that a derive would give: the API server warns of formats that it does not know, and repeats
 /// those that it knows in its messages.
 pub(super) fn percent(_: &mut SchemaGenerator) -> Schema {

@@ -1,5 +1,6 @@
 //! What is accepted, and what the API server fills in.
 
+use ecr_credential_operator::api::EcrCredentialSpec;
 use serde_json::{Value, json};
 
 use super::api_server::{create_for_good, credential, least, plane, set, try_create};
@@ -9,7 +10,8 @@ use super::auth_cases::PLACES;
 async fn the_least_that_can_be_said_is_completed_by_the_defaults() {
     let client = plane().await.admin_client().unwrap();
     let completed = json!({
-        "registries": [{ "private": { "hostVariants": ["Standard"], "apiEndpoint": "Standard", "requestRegistryIds": false } }],
+        // Nothing is filled in inside of lists: for tools that compare them with what was applied, they would differ for ever.
+        "registries": [{ "private": {} }],
         "secret": { "name": "ecr-pull-secret", "conflictPolicy": "Fail", "deletionPolicy": "Delete" },
         "namespaces": { "names": ["a"] },
         "refresh": { "atPercent": 50, "maxAge": "6h" },
@@ -30,8 +32,17 @@ async fn the_least_that_can_be_said_is_completed_by_the_defaults() {
 async fn what_the_types_fill_in_is_what_the_api_server_fills_in() {
     let client = plane().await.admin_client().unwrap();
     let created = try_create(&client, &credential(least())).await.unwrap();
-    let ours: ecr_credential_operator::api::EcrCredentialSpec = serde_json::from_value(least()).unwrap();
-    assert_eq!(serde_json::to_value(&ours).unwrap(), created["spec"]);
+    let ours: EcrCredentialSpec = serde_json::from_value(least()).unwrap();
+    let theirs: EcrCredentialSpec = serde_json::from_value(created["spec"].clone()).unwrap();
+    assert_eq!(ours, theirs);
+    let mut ours = serde_json::to_value(&ours).unwrap();
+    let registry = &ours["registries"][0]["private"];
+    assert_eq!(
+        *registry,
+        json!({ "hostVariants": ["Standard"], "apiEndpoint": "Standard", "requestRegistryIds": false })
+    );
+    ours["registries"] = created["spec"]["registries"].clone();
+    assert_eq!(ours, created["spec"]);
 }
 
 #[tokio::test]
@@ -155,11 +166,13 @@ async fn each_kind_of_identity_is_accepted_and_filled_in_as_the_types_do_it() {
             let mut object = credential(least());
             set(&mut object, path, kind.clone());
             let created = try_create(&client, &object).await.unwrap_or_else(|e| panic!("{path} = {kind}: {e:#?}"));
-            let ours: ecr_credential_operator::api::EcrCredentialSpec =
-                serde_json::from_value(object["spec"].clone()).unwrap();
-            assert_eq!(serde_json::to_value(&ours).unwrap(), created["spec"], "{path} = {kind}");
+            let ours: EcrCredentialSpec = serde_json::from_value(object["spec"].clone()).unwrap();
+            let theirs: EcrCredentialSpec = serde_json::from_value(created["spec"].clone()).unwrap();
+            assert_eq!(ours, theirs, "{path} = {kind}");
             if number == 4 {
-                assert_eq!(created.pointer(&format!("/{path}/secretRef")), Some(&given));
+                // In an item of a list, the types alone fill it in.
+                let expected = if path.contains("registries") { &kind["secretRef"] } else { &given };
+                assert_eq!(created.pointer(&format!("/{path}/secretRef")), Some(expected));
             }
         }
     }
