@@ -156,14 +156,16 @@ fn the_kustomize_base_is_what_the_chart_renders() {
     assert!(files.len() >= 6, "{:?}", files.keys());
     let mut kustomization =
         "# Made from the chart by `UPDATE=1 cargo test --test chart current`, the namespace excepted.\n\
-        apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n  - namespace.yaml\n"
+        apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nconfigurations:\n  - kustomizeconfig.yaml\nresources:\n  - namespace.yaml\n"
             .to_owned();
     for (name, text) in &files {
         same(&format!("deploy/base/{name}"), text);
         kustomization.push_str(&format!("  - {name}\n"));
     }
     same("deploy/base/kustomization.yaml", &kustomization);
-    let known = |name: &str| files.contains_key(name) || ["kustomization.yaml", "namespace.yaml"].contains(&name);
+    let known = |name: &str| {
+        files.contains_key(name) || ["kustomization.yaml", "kustomizeconfig.yaml", "namespace.yaml"].contains(&name)
+    };
     for entry in std::fs::read_dir(root().join("deploy/base")).unwrap() {
         let name = entry.unwrap().file_name().to_string_lossy().into_owned();
         assert!(known(&name), "deploy/base/{name} is made from nothing: delete it");

@@ -159,6 +159,39 @@ async fn in_another_namespace_and_with_a_prefix_the_policy_still_holds_the_opera
     apply(&client, &secret, true).await.expect("nobody else is held");
 }
 
+/// With a prefix, each binding must name the policy that is there. Older versions of kustomize know nothing of them.
+#[test]
+fn each_binding_of_a_policy_follows_its_policy_also_with_an_old_kustomize() {
+    let overlay = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let up = "../".repeat(overlay.path().canonicalize().unwrap().components().count() - 1);
+    let resource =
+        format!("{up}{}", root().join("deploy").canonicalize().unwrap().strip_prefix("/").unwrap().display());
+    let kustomization = json!({ "namespace": "platform", "namePrefix": "our-", "resources": [resource] });
+    std::fs::write(overlay.path().join("kustomization.yaml"), kustomization.to_string()).unwrap();
+    let mut newest = Command::new(get("kubectl"));
+    newest.arg("kustomize");
+    let mut oldest = Command::new(get("kustomize"));
+    oldest.arg("build");
+    for mut command in [newest, oldest] {
+        let output = command.arg(overlay.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let objects = documents(&String::from_utf8(output.stdout).unwrap());
+        let of_kind = |kind: &'static str| objects.iter().filter(move |object| object["kind"] == kind);
+        let policies: BTreeSet<String> =
+            of_kind("ValidatingAdmissionPolicy").map(|policy| policy["metadata"]["name"].to_string()).collect();
+        let bound: BTreeSet<String> = of_kind("ValidatingAdmissionPolicyBinding")
+            .map(|binding| binding["spec"]["policyName"].to_string())
+            .collect();
+        assert_eq!(policies, bound);
+        assert!(policies.len() >= 2 && policies.iter().all(|name| name.starts_with("\"our-")), "{policies:?}");
+        // What has a namespace is moved to the new one, so nothing may be bound to another.
+        let bindings = of_kind("RoleBinding").chain(of_kind("ClusterRoleBinding"));
+        for binding in bindings {
+            assert_eq!(binding["subjects"][0]["namespace"], "platform", "{binding}");
+        }
+    }
+}
+
 #[test]
 fn the_iam_policies_allow_what_a_login_and_a_pull_need_and_nothing_else() {
     let private = [

@@ -7,7 +7,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 cache=$root/.cache
 
 usage() {
-    echo "usage: $0 helm-v3|helm-v4|promtool|kubectl|actionlint|controlplane|controlplane-oldest|node|prometheus-crds" >&2
+    echo "usage: $0 helm-v3|helm-v4|kustomize|promtool|kubectl|actionlint|controlplane|controlplane-oldest|node|prometheus-crds" >&2
     exit 2
 }
 
@@ -98,6 +98,8 @@ link="-s -w"
 case $name in
 helm-v3) published helm.sh/helm/v3/cmd/helm v3.22.0 ;;
 helm-v4) published helm.sh/helm/v4/cmd/helm v4.3.1 ;;
+# Older than ValidatingAdmissionPolicies, as users of older kubectls have it.
+kustomize) published sigs.k8s.io/kustomize/kustomize/v5 v5.0.3 ;;
 actionlint) published github.com/rhysd/actionlint/cmd/actionlint v1.7.12 ;;
 promtool)
     # The machine's own is as good: the alerts use nothing new.
