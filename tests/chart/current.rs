@@ -9,6 +9,8 @@ use super::helm::{Helm, chart, read, root};
 
 const CURE: &str = "is not current; run: UPDATE=1 cargo test --test chart current";
 
+const CHARTS: [&str; 2] = ["charts/ecr-credential-operator", "charts/ecr-credential-operator-crds"];
+
 /// Writes or compares a file.
 fn same(path: &str, wanted: &str) {
     if std::env::var_os("UPDATE").is_some() {
@@ -19,60 +21,72 @@ fn same(path: &str, wanted: &str) {
 }
 
 #[test]
-fn the_chart_has_the_bytes_of_the_crd() {
-    same("charts/ecr-credential-operator/files/ecrcredentials.pullsecrets.dev.yaml", super::CRD);
+fn the_charts_have_the_bytes_of_the_crd() {
+    for chart in CHARTS {
+        same(&format!("{chart}/files/ecrcredentials.pullsecrets.dev.yaml"), super::CRD);
+    }
 }
 
 #[test]
-fn the_version_of_the_chart_is_that_of_the_crate() {
-    let chart: Value = serde_yaml_ng::from_str(&read("charts/ecr-credential-operator/Chart.yaml")).unwrap();
-    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
-    let images = chart["annotations"]["artifacthub.io/images"].as_str().unwrap();
+fn the_version_of_the_charts_is_that_of_the_crate() {
+    for chart in CHARTS {
+        let about: Value = serde_yaml_ng::from_str(&read(&format!("{chart}/Chart.yaml"))).unwrap();
+        assert_eq!(about["appVersion"], env!("CARGO_PKG_VERSION"), "{chart}");
+        assert_eq!(about["version"], env!("CARGO_PKG_VERSION"), "{chart}");
+        let main: Value = serde_yaml_ng::from_str(&read(&format!("{}/Chart.yaml", CHARTS[0]))).unwrap();
+        assert_eq!(about["kubeVersion"], main["kubeVersion"], "{chart}");
+    }
+    let about: Value = serde_yaml_ng::from_str(&read(&format!("{}/Chart.yaml", CHARTS[0]))).unwrap();
+    let images = about["annotations"]["artifacthub.io/images"].as_str().unwrap();
     assert!(images.contains(&format!("ecr-credential-operator:{}\n", env!("CARGO_PKG_VERSION"))), "{images}");
-    let examples = chart["annotations"]["artifacthub.io/crdsExamples"].as_str().unwrap();
+    let examples = about["annotations"]["artifacthub.io/crdsExamples"].as_str().unwrap();
     assert!(serde_yaml_ng::from_str::<Value>(examples).unwrap().is_array());
 }
 
-const VALUES: &str = "charts/ecr-credential-operator/values.yaml";
-const SCHEMA: &str = "charts/ecr-credential-operator/values.schema.json";
-
 #[test]
 fn the_table_of_values_is_in_the_readme() {
-    const README: &str = "charts/ecr-credential-operator/README.md";
     const BEGIN: &str = "<!-- The table is made from values.yaml: UPDATE=1 cargo test --test chart current -->\n";
     const END: &str = "<!-- The end of the table. -->";
-    let readme = read(README);
-    let (before, rest) = readme.split_once(BEGIN).expect("the README has a place for the table");
-    let (_, after) = rest.split_once(END).expect("the README has an end of the table");
-    let schema: Value = serde_json::from_str(&read(SCHEMA)).unwrap();
-    let values: Value = serde_yaml_ng::from_str(&read(VALUES)).unwrap();
-    let mut rows = vec!["| value | default | description |".to_owned(), "|---|---|---|".to_owned()];
-    for (path, text) in descriptions(&read(VALUES)) {
-        // A group is described in the schema.
-        let is_group = schema.pointer(&path.replace('/', "/properties/")).unwrap()["properties"].is_object();
-        if !is_group {
+    for (chart, least) in CHARTS.iter().zip([100, 3]) {
+        let path = format!("{chart}/README.md");
+        let readme = read(&path);
+        let (before, rest) = readme.split_once(BEGIN).expect("the README has a place for the table");
+        let (_, after) = rest.split_once(END).expect("the README has an end of the table");
+        let schema: Value = serde_json::from_str(&read(&format!("{chart}/values.schema.json"))).unwrap();
+        let text = read(&format!("{chart}/values.yaml"));
+        let values: Value = serde_yaml_ng::from_str(&text).unwrap();
+        let mut rows = vec!["| value | default | description |".to_owned(), "|---|---|---|".to_owned()];
+        for (path, text) in descriptions(&text) {
+            // A group is described in the schema.
+            if schema.pointer(&path.replace('/', "/properties/")).unwrap()["properties"].is_object() {
+                continue;
+            }
             let default = serde_json::to_string(values.pointer(&path).unwrap()).unwrap();
             let name = path.trim_start_matches('/').replace('/', ".");
             rows.push(format!("| `{name}` | `{}` | {} |", default.replace('|', "\\|"), text.replace('|', "\\|")));
         }
+        assert!(rows.len() >= least, "only {} rows", rows.len());
+        same(&path, &format!("{before}{BEGIN}\n{}\n\n{END}{after}", rows.join("\n")));
     }
-    assert!(rows.len() > 100, "only {} rows", rows.len());
-    same(README, &format!("{before}{BEGIN}\n{}\n\n{END}{after}", rows.join("\n")));
 }
 
-/// The schema is written by hand but for the descriptions, which are those of values.yaml, and the spec of an EcrCredential.
+/// The schemas are written by hand but for the descriptions, which are those of values.yaml, and the spec of an EcrCredential.
 #[test]
 fn the_schema_of_the_values_has_their_descriptions_and_the_spec_of_an_ecrcredential() {
-    let mut schema: Value = serde_json::from_str(&read(SCHEMA)).unwrap();
-    for (path, text) in descriptions(&read(VALUES)) {
-        let place = schema.pointer_mut(&path.replace('/', "/properties/"));
-        place.unwrap_or_else(|| panic!("the schema has no {path}"))["description"] = text.into();
-    }
     let crd: Value = serde_yaml_ng::from_str(super::CRD).unwrap();
     let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
-    schema["properties"]["credentials"]["items"]["properties"]["spec"] = json_schema(spec);
-    same(SCHEMA, &format!("{}\n", serde_json::to_string_pretty(&schema).unwrap()));
+    for chart in CHARTS {
+        let path = format!("{chart}/values.schema.json");
+        let mut schema: Value = serde_json::from_str(&read(&path)).unwrap();
+        for (value, text) in descriptions(&read(&format!("{chart}/values.yaml"))) {
+            let place = schema.pointer_mut(&value.replace('/', "/properties/"));
+            place.unwrap_or_else(|| panic!("{path} has no {value}"))["description"] = text.into();
+        }
+        if let Some(credentials) = schema["properties"].get_mut("credentials") {
+            credentials["items"]["properties"]["spec"] = json_schema(spec);
+        }
+        same(&path, &format!("{}\n", serde_json::to_string_pretty(&schema).unwrap()));
+    }
 }
 
 /// A schema of the CRD as JSON Schema: what is not in the CRD is an error, not pruned, and null is allowed where the CRD allows it.

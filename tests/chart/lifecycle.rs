@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use testbed::bed::{PATIENCE, credential_resource};
 use testbed::control_plane::{ControlPlane, Options};
 
-use super::helm::{Helm, chart, copy};
+use super::helm::{Helm, chart, copy, root};
 
 const NAMESPACE: &str = "ecr-credential-operator";
 const CRD: &str = "ecrcredentials.pullsecrets.dev";
@@ -92,15 +92,36 @@ async fn live_through_all(version: &str) {
     let gone = kube::runtime::wait::await_condition(crds, CRD, |crd: Option<&CustomResourceDefinition>| crd.is_none());
     tokio::time::timeout(PATIENCE, gone).await.expect("the CRD is gone").unwrap();
 
-    // For what installs once and never upgrades: with the CRD there before, one install brings the EcrCredential.
-    plane.install(&[serde_yaml_ng::from_str(super::CRD).unwrap()]).await.unwrap();
+    // For what installs once and never upgrades: with the CRD from a chart of its own, one install brings the EcrCredential.
+    let crds_chart = root().join("charts/ecr-credential-operator-crds");
+    let crds_chart = crds_chart.to_string_lossy();
+    helm.run(&["install", "crds", &crds_chart, "--namespace", "default", "--wait"]).unwrap();
     let args =
         ["install", NAMESPACE, &new, "--namespace", NAMESPACE, "--values", &three, "--set", "crds.enabled=false"];
     let said = helm.run(&args).unwrap();
     assert!(!said.contains("not created yet"), "{said}");
     assert_eq!(credential(&client).await.expect("the EcrCredential is there").data["spec"]["refresh"]["atPercent"], 30);
     helm.run(&["uninstall", NAMESPACE, "--namespace", NAMESPACE]).unwrap();
+    helm.run(&["uninstall", "crds", "--namespace", "default"]).unwrap();
     assert!(credential(&client).await.is_some(), "uninstalling keeps it");
+
+    // A CRD that is kept is taken over by whoever says so, from one chart to the other and back, and so are EcrCredentials.
+    let install = ["install", NAMESPACE, &new, "--namespace", NAMESPACE, "--values", &three];
+    let error = helm.run(&install).unwrap_err();
+    assert!(error.contains(CRD) && error.contains("ownership"), "{error}");
+    helm.run(&[&install[..], &["--take-ownership"]].concat()).unwrap();
+    let upgrade = ["upgrade", NAMESPACE, &new, "--namespace", NAMESPACE, "--values", &three];
+    helm.run(&[&upgrade[..], &["--set", "crds.enabled=false"]].concat()).unwrap();
+    helm.run(&["install", "crds", &crds_chart, "--namespace", "default", "--take-ownership"]).unwrap();
+    helm.run(&[&upgrade[..], &["--set", "crds.enabled=false"]].concat()).unwrap();
+    assert!(credential(&client).await.is_some(), "taking over keeps it");
+
+    // An entry goes if it is told so, and the CRD stays.
+    let go = ["--set", "crds.enabled=false", "--set", "keepCredentials=false"];
+    helm.run(&[&upgrade[..], &go].concat()).unwrap();
+    helm.run(&["uninstall", NAMESPACE, "--namespace", NAMESPACE, "--wait"]).unwrap();
+    assert!(credential(&client).await.is_none());
+    assert!(description(&client).await.is_some());
 }
 
 /// A control plane of its own, with the controller that checks the types of policies.
