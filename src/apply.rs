@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, GetParams, Patch, PatchParams, Preconditions, ValidationDirective};
@@ -20,8 +20,9 @@ use tokio::sync::Semaphore;
 use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::attach::Operation;
+use crate::lenient::Observed;
 use crate::plan::targets::{Incarnation, Labels};
-use crate::secret::metadata::{NamespaceMetadata, SecretMetadata};
+use crate::secret::metadata::SecretMetadata;
 use crate::secret::ownership::SecretRecord;
 use crate::secret::{Desired, FIELD_MANAGER, Place, REFRESHED_AT, Verdict};
 
@@ -145,7 +146,7 @@ impl Writer {
     /// # Errors
     /// It is another one by now, or gone; or the API server refused or failed.
     pub async fn expect_namespace(&self, place: &Place) -> Result<(), WriteError> {
-        let api: Api<NamespaceMetadata> = Api::all(self.client.clone());
+        let api: Api<Observed<Namespace>> = Api::all(self.client.clone());
         let found = self.in_time(api.get(&place.namespace)).await.map_err(classify)?;
         let now = Incarnation::of_namespace(found.meta());
         if now == place.incarnation { Ok(()) } else { Err(WriteError::NamespaceGone) }
@@ -184,7 +185,7 @@ impl Writer {
     /// # Errors
     /// The API server refused or failed, or the uid is another by now (422).
     pub async fn status(&self, object: &EcrCredential, status: &EcrCredentialStatus) -> Result<(), kube::Error> {
-        let api: Api<EcrCredential> = Api::all(self.client.clone());
+        let api: Api<Observed<EcrCredential>> = Api::all(self.client.clone());
         let patch = json!([
             { "op": "test", "path": "/metadata/uid", "value": object.uid() },
             { "op": "add", "path": "/status", "value": status },
@@ -204,11 +205,11 @@ impl Writer {
         name: &str,
         operations: &[Operation],
     ) -> Result<(), WriteError> {
-        let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
+        let api: Api<Observed<ServiceAccount>> = Api::namespaced(self.client.clone(), namespace);
         let unreadable = |_| WriteError::Refused(Reason::ApiError, "the patch could not be made".to_owned());
         let patch = serde_json::to_value(operations).and_then(serde_json::from_value).map_err(unreadable)?;
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        match self.in_time(api.patch_metadata(name, &params, &Patch::<()>::Json(patch))).await {
+        match self.in_time(api.patch(name, &params, &Patch::<()>::Json(patch))).await {
             Ok(_) => Ok(()),
             // The test of the resourceVersion has failed.
             Err(kube::Error::Api(status)) if status.code == 422 && !status.message.contains("denied request") => {
@@ -281,7 +282,13 @@ impl Writer {
             resource_version: Some(record.resource_version.to_string()),
         };
         let params = DeleteParams::default().preconditions(guard);
-        match self.secrets(&place.namespace).delete(&place.name, &params).await {
+        // As text: the answer is the whole Secret where a finalizer keeps it, and may contain anything.
+        let request = Request::new(Secret::url_path(&(), Some(&place.namespace))).delete(&place.name, &params);
+        let answer = match request {
+            Ok(request) => self.client.request_text(request).await.map(Zeroizing::new),
+            Err(error) => Err(kube::Error::BuildRequest(error)),
+        };
+        match answer {
             Ok(_) => Ok(Written::Deleted),
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Written::Deleted),
             Err(error) => Err(classify(error)),

@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod controller;
 pub mod crd;
 pub mod encoding;
+pub mod lenient;
 pub mod outcome;
 pub mod plan;
 pub mod process;

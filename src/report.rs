@@ -16,7 +16,7 @@ use crate::controller::error::Error;
 use crate::plan::schedule::Life;
 use crate::plan::{Service, TokenKey, Uid};
 use crate::process::telemetry::{
-    CallLabels, Metrics, ResultLabels, SourceLabels, StateLabels, TokenLabels, WriteLabels,
+    CallLabels, KindLabels, Metrics, ResultLabels, SourceLabels, StateLabels, TokenLabels, WriteLabels,
 };
 use crate::secret::Verdict;
 use crate::token::cache::Fetched;
@@ -46,8 +46,29 @@ struct Summary {
     ready: bool,
     stalled: bool,
     suspended: bool,
+    unreadable: bool,
     /// When the password that expires first does so, and when it was issued.
     earliest: Option<(Timestamp, Timestamp)>,
+}
+
+impl Summary {
+    fn of(status: &EcrCredentialStatus) -> Self {
+        let holds = |type_: &str| status.conditions.iter().any(|c| c.type_ == type_ && c.status == "True");
+        let counts = status.namespaces.clone().unwrap_or_default();
+        Self {
+            selected: i64::from(counts.selected),
+            synced: i64::from(counts.synced),
+            failed: i64::from(counts.failed),
+            ready: holds(condition::READY),
+            stalled: holds(condition::STALLED),
+            suspended: status
+                .conditions
+                .iter()
+                .any(|c| c.type_ == condition::READY && c.reason == Reason::Suspended.as_str()),
+            unreadable: false,
+            earliest: status.registries.iter().filter_map(|r| Some((r.expires_at?, r.issued_at?))).min(),
+        }
+    }
 }
 
 impl Reporter {
@@ -82,6 +103,20 @@ impl Reporter {
         self.publish();
     }
 
+    /// An `EcrCredential` cannot be read. Its Secrets are there and expire: what was last said of them still counts.
+    pub fn unreadable(&self, uid: &Uid, status: Option<&EcrCredentialStatus>) {
+        let said = status.map(Summary::of).unwrap_or_default();
+        let summary = Summary { ready: false, stalled: false, suspended: false, unreadable: true, ..said };
+        self.statuses.lock().insert(uid.clone(), summary);
+        self.publish();
+    }
+
+    /// So many objects of a kind cannot be read at all, and are skipped.
+    pub fn skipped(&self, kind: &'static str, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.unreadable.get_or_create(&KindLabels { kind }).set(count);
+    }
+
     fn publish(&self) {
         let statuses = self.statuses.lock();
         let sum = |number: fn(&Summary) -> i64| statuses.values().map(number).sum::<i64>();
@@ -89,8 +124,10 @@ impl Reporter {
         let ready = sum(|s| i64::from(s.ready));
         let stalled = sum(|s| i64::from(s.stalled));
         let suspended = sum(|s| i64::from(s.suspended));
+        let unreadable = sum(|s| i64::from(s.unreadable));
         let all = i64::try_from(statuses.len()).unwrap_or(i64::MAX);
-        let not_ready = all.saturating_sub(ready).saturating_sub(stalled).saturating_sub(suspended);
+        let others = ready.saturating_add(stalled).saturating_add(suspended).saturating_add(unreadable);
+        let not_ready = all.saturating_sub(others);
         // What is suspended may expire: that is what suspending means.
         let earliest = statuses.values().filter(|s| !s.suspended).filter_map(|s| s.earliest).min();
         drop(statuses);
@@ -101,9 +138,13 @@ impl Reporter {
         for (state, value) in [("synced", synced), ("failed", failed), ("pending", pending)] {
             set(&self.metrics.namespaces, state, value);
         }
-        for (state, value) in
-            [("ready", ready), ("not_ready", not_ready), ("stalled", stalled), ("suspended", suspended)]
-        {
+        for (state, value) in [
+            ("ready", ready),
+            ("not_ready", not_ready),
+            ("stalled", stalled),
+            ("suspended", suspended),
+            ("unreadable", unreadable),
+        ] {
             set(&self.metrics.credentials, state, value);
         }
         self.metrics.earliest_expiry.set(earliest.map_or(0, |(expires_at, _)| expires_at.as_second()));
@@ -134,20 +175,7 @@ impl Observer for Reporter {
     }
 
     fn concluded(&self, uid: &Uid, status: &EcrCredentialStatus) {
-        let holds = |type_: &str| status.conditions.iter().any(|c| c.type_ == type_ && c.status == "True");
-        let counts = status.namespaces.clone().unwrap_or_default();
-        let summary = Summary {
-            selected: i64::from(counts.selected),
-            synced: i64::from(counts.synced),
-            failed: i64::from(counts.failed),
-            ready: holds(condition::READY),
-            stalled: holds(condition::STALLED),
-            suspended: status
-                .conditions
-                .iter()
-                .any(|c| c.type_ == condition::READY && c.reason == Reason::Suspended.as_str()),
-            earliest: status.registries.iter().filter_map(|r| Some((r.expires_at?, r.issued_at?))).min(),
-        };
+        let summary = Summary::of(status);
         self.statuses.lock().insert(uid.clone(), summary);
         self.publish();
     }

@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::EcrCredential;
+use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::api::registry::Region;
 use crate::apply::Writer;
 use crate::cli::{RunArgs, host_name, is_proxy_of_environment};
@@ -28,7 +28,7 @@ use crate::controller::references;
 use crate::controller::service_accounts::{self, Attacher};
 use crate::controller::watches::{self, SecretScope};
 use crate::controller::world::World;
-use crate::controller::{self, Context, Memories, Shared};
+use crate::controller::{self, Context, Memories, Shared, WatchObserver};
 use crate::plan::references::References;
 use crate::plan::schedule::RetryPolicy;
 use crate::plan::targets::Index;
@@ -336,13 +336,9 @@ impl Process {
         let source = Arc::new(Ecr::new(identity, cluster));
         let tokens = Arc::new(Tokens::new(source, cache, send.clone(), move |f| seen.fetched(f)));
         let memories = Memories::default();
-        let (gone, forget, unused) = (reporter.clone(), memories.clone(), tokens.clone());
+        let observer = Watched { reporter: reporter.clone(), memories: memories.clone(), tokens: tokens.clone() };
         let world = World::new(Index::new(limits.namespaces.clone()), References::new(limits.lent.clone()));
-        let shared = Arc::new(Shared::new(world, send, move |uid| {
-            gone.forget(uid);
-            forget.forget(uid);
-            unused.want(uid, BTreeSet::new());
-        }));
+        let shared = Arc::new(Shared::new(world, limits.clone(), send, observer));
         let ctx = Arc::new(Context {
             shared: shared.clone(),
             tokens,
@@ -375,6 +371,29 @@ impl Process {
         let names: Vec<Option<Arc<str>>> = all(self.args.scope.allowed_names());
         let pairs = namespaces.iter().flat_map(|namespace| names.iter().map(move |name| (name, namespace)));
         pairs.map(|(name, namespace)| SecretScope { name: name.clone(), namespace: namespace.clone() }).collect()
+    }
+}
+
+/// Passes on what the watches see.
+struct Watched {
+    reporter: Arc<Reporter>,
+    memories: Memories,
+    tokens: Arc<Tokens>,
+}
+
+impl WatchObserver for Watched {
+    fn gone(&self, uid: &Uid) {
+        self.reporter.forget(uid);
+        self.memories.forget(uid);
+        self.tokens.want(uid, BTreeSet::new());
+    }
+
+    fn unreadable(&self, uid: &Uid, status: Option<&EcrCredentialStatus>) {
+        self.reporter.unreadable(uid, status);
+    }
+
+    fn skipped(&self, kind: &'static str, count: usize) {
+        self.reporter.skipped(kind, count);
     }
 }
 

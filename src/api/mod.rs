@@ -3,6 +3,7 @@
 
 pub mod arn;
 pub mod auth;
+pub mod observed;
 pub mod registry;
 mod schema;
 pub mod status;

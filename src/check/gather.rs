@@ -8,20 +8,23 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessR
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams, PostParams};
-use kube::core::{DeserializeGuard, ObjectList, PartialObjectMeta};
-use kube::{Client, ResourceExt};
+use kube::core::ObjectList;
+use kube::{Client, Resource, ResourceExt};
 
 use super::CheckError;
 use super::rights::Right;
 use crate::api::EcrCredential;
+use crate::api::observed::{ObservedCredential, Unreadable};
 use crate::api::registry::Region;
 use crate::controller::references::{account_record, keys_record};
-use crate::controller::watches::{SecretScope, claimant};
+use crate::controller::watches::{SecretScope, claimant, references as asked, unreadable};
 use crate::controller::world::{Spot, World};
+use crate::lenient::Observed;
 use crate::plan::auth::Reference;
 use crate::plan::references::{AccountScope, KeysScope, Lent};
 use crate::plan::targets::Incarnation;
 use crate::plan::{Limits, Uid};
+use crate::secret::metadata::SecretDetails;
 use crate::secret::ownership::SecretRecord;
 
 /// How many objects are listed in one request.
@@ -35,8 +38,8 @@ pub(super) struct Cluster {
     pub(super) client: Client,
 }
 
-/// All `EcrCredentials`: those that can be read, and the metadata of the others with the error.
-pub(super) type Credentials = (Vec<EcrCredential>, Vec<(ObjectMeta, String)>);
+/// All `EcrCredentials`: those that can be read, and the others.
+pub(super) type Credentials = (Vec<EcrCredential>, Vec<Unreadable>);
 
 /// The metadata of Secrets by place, and where they may not be listed.
 pub(super) type Secrets = (HashMap<Spot, ObjectMeta>, Vec<(SecretScope, String)>);
@@ -44,7 +47,7 @@ pub(super) type Secrets = (HashMap<Spot, ObjectMeta>, Vec<(SecretScope, String)>
 impl Cluster {
     /// The `EcrCredentials` with these labels, by name.
     pub(super) async fn credentials(&self, selector: Option<&str>) -> Result<Credentials, CheckError> {
-        let api: Api<DeserializeGuard<EcrCredential>> = Api::all(self.client.clone());
+        let api: Api<ObservedCredential> = Api::all(self.client.clone());
         let params = selector.map_or_else(ListParams::default, |labels| ListParams::default().labels(labels));
         let listed = pages(params, async |params| api.list(&params).await).await;
         let listed = listed.map_err(|error| match error {
@@ -52,10 +55,10 @@ impl Cluster {
             error => CheckError::of(error, "EcrCredentials"),
         })?;
         let (mut good, mut bad) = (Vec::new(), Vec::new());
-        for DeserializeGuard(object) in listed {
-            match object {
-                Ok(object) => good.push(object),
-                Err(invalid) => bad.push((invalid.metadata, invalid.error)),
+        for object in listed {
+            match object.content.0 {
+                Ok(object) => good.push(*object),
+                Err(unreadable) => bad.push(*unreadable),
             }
         }
         good.sort_by_key(ResourceExt::name_any);
@@ -64,14 +67,12 @@ impl Cluster {
 
     /// Puts all namespaces into the world.
     pub(super) async fn namespaces(&self, world: &mut World) -> Result<(), CheckError> {
-        let api: Api<Namespace> = Api::all(self.client.clone());
-        let listed = pages(ListParams::default(), async |params| api.list_metadata(&params).await).await;
+        let api: Api<Observed<Namespace>> = Api::all(self.client.clone());
+        let listed = pages(ListParams::default(), async |params| api.list(&params).await).await;
         for object in listed.map_err(|error| CheckError::of(error, "namespaces"))? {
-            let terminating = object.metadata.deletion_timestamp.is_some();
-            let name = object.name_any();
-            let incarnation = Incarnation::of_namespace(&object.metadata);
-            let labels = object.metadata.labels.unwrap_or_default();
-            world.index.set_namespace(&name, incarnation, &labels, terminating);
+            let terminating = object.meta().deletion_timestamp.is_some();
+            let incarnation = Incarnation::of_namespace(object.meta());
+            world.index.set_namespace(&object.name_any(), incarnation, object.labels(), terminating);
         }
         Ok(())
     }
@@ -86,9 +87,9 @@ impl Cluster {
                 Ok(found) => {
                     for object in found {
                         let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
-                        if let Some(record) = SecretRecord::read(&object.metadata) {
+                        if let Some(record) = SecretRecord::read(object.meta()) {
                             world.set_secret(&name, &namespace, Arc::new(record));
-                            metadata.insert((name.into(), namespace.into()), object.metadata);
+                            metadata.insert((name.into(), namespace.into()), object.meta().clone());
                         }
                     }
                 }
@@ -97,13 +98,13 @@ impl Cluster {
         Ok((metadata, refused))
     }
 
-    async fn secrets_of(&self, scope: &SecretScope) -> Result<Vec<PartialObjectMeta<Secret>>, kube::Error> {
-        let api: Api<Secret> = match &scope.namespace {
+    async fn secrets_of(&self, scope: &SecretScope) -> Result<Vec<SecretDetails>, kube::Error> {
+        let api: Api<SecretDetails> = match &scope.namespace {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };
         let params = scope.name.as_ref().map_or_else(ListParams::default, |name| named(name));
-        pages(params, async |params| api.list_metadata(&params).await).await
+        pages(params, async |params| api.list(&params).await).await
     }
 
     /// Puts what identities may refer to into the world.
@@ -118,11 +119,11 @@ impl Cluster {
     }
 
     async fn accounts(&self, scope: &AccountScope, world: &mut World) -> Result<(), CheckError> {
-        let api: Api<ServiceAccount> = match &scope.namespace {
+        let api: Api<Observed<ServiceAccount>> = match &scope.namespace {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };
-        match pages(named(&scope.name), async |params| api.list_metadata(&params).await).await {
+        match pages(named(&scope.name), async |params| api.list(&params).await).await {
             Err(kube::Error::Api(status)) if status.is_forbidden() => {
                 world.references.set_accounts_refused(scope, true);
             }
@@ -130,7 +131,7 @@ impl Cluster {
             Ok(found) => {
                 for object in found {
                     let namespace = object.namespace().unwrap_or_default();
-                    world.references.set_account(&namespace, &object.name_any(), account_record(&object.metadata));
+                    world.references.set_account(&namespace, &object.name_any(), account_record(object.meta()));
                 }
             }
         }
@@ -138,14 +139,14 @@ impl Cluster {
     }
 
     async fn keys(&self, scope: &KeysScope, world: &mut World) -> Result<(), CheckError> {
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &scope.namespace);
-        match api.list_metadata(&named(&scope.name)).await {
+        let api: Api<Observed<Secret>> = Api::namespaced(self.client.clone(), &scope.namespace);
+        match api.list(&named(&scope.name)).await {
             Err(kube::Error::Api(status)) if status.is_forbidden() => {
                 world.references.set_keys_refused(scope, true);
             }
             Err(error) => return Err(CheckError::of(error, "Secrets with AWS keys")),
             Ok(found) => {
-                let record = found.items.first().and_then(|object| keys_record(&object.metadata));
+                let record = found.items.first().and_then(|object| keys_record(object.meta()));
                 world.references.set_keys(scope, record);
             }
         }
@@ -203,16 +204,13 @@ fn question(right: &Right) -> SelfSubjectAccessReview {
     SelfSubjectAccessReview { spec, ..Default::default() }
 }
 
-/// Puts all `EcrCredentials` into the world; those that cannot be read are alive and want nothing.
-pub(super) fn set_claimants(world: &mut World, (good, bad): &Credentials) {
-    for object in good.iter().filter(|object| object.metadata.deletion_timestamp.is_none()) {
-        if let Some(uid) = object.uid() {
-            world.index.set_claimant(&Uid(uid.into()), claimant(object));
-        }
-    }
-    for (metadata, _) in bad {
-        if let Some(uid) = &metadata.uid {
-            world.index.set_claimant(&Uid(uid.as_str().into()), crate::controller::watches::unreadable(metadata));
+/// Puts all `EcrCredentials` into the world, those that cannot be read as well.
+pub(super) fn set_claimants(world: &mut World, (good, bad): &Credentials, limits: &Limits) {
+    let good = good.iter().map(|object| (object.meta(), claimant(object, limits)));
+    let bad = bad.iter().map(|object| (&object.metadata, unreadable(object)));
+    for (metadata, claimant) in good.chain(bad).filter(|(metadata, _)| metadata.deletion_timestamp.is_none()) {
+        if let Some(uid) = metadata.uid.as_deref() {
+            world.set_claimant(&Uid(uid.into()), claimant);
         }
     }
 }
@@ -248,7 +246,7 @@ pub(super) fn region_as_told(credentials: &[EcrCredential]) -> Option<Region> {
 /// Whatever identities the `EcrCredentials` ask for.
 pub(super) fn lent_as_asked(credentials: &[EcrCredential]) -> Lent {
     let mut lent = Lent::default();
-    for reference in credentials.iter().flat_map(|object| claimant(object).references) {
+    for reference in credentials.iter().flat_map(|object| asked(&object.spec)) {
         match reference {
             Reference::Account(scope) => lent.accounts.insert(scope),
             Reference::Keys(scope) => lent.keys.insert(scope),

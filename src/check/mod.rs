@@ -165,7 +165,7 @@ async fn cluster_facts(
 ) -> Result<Facts, CheckError> {
     let inside = args.is_in_operator_pod();
     let mut world = World::new(Index::new(limits.namespaces.clone()), References::new(limits.lent.clone()));
-    gather::set_claimants(&mut world, &all);
+    gather::set_claimants(&mut world, &all, &limits);
     cluster.namespaces(&mut world).await?;
     let scopes = gather::scopes(args.scope.all_secret_names, &limits, &all.0);
     let (metadata, refused) = cluster.secrets(&scopes, &mut world).await?;
@@ -186,7 +186,7 @@ type Chosen = (Vec<crate::api::EcrCredential>, Vec<(String, String)>);
 /// The `EcrCredentials` that were asked for.
 fn chosen(name: Option<&str>, (mut good, bad): Credentials) -> Result<Chosen, CheckError> {
     let mut bad: Vec<(String, String)> =
-        bad.into_iter().map(|(metadata, error)| (metadata.name.unwrap_or_default(), error)).collect();
+        bad.into_iter().map(|object| (object.metadata.name.unwrap_or_default(), object.error)).collect();
     good.retain(|object| object.metadata.deletion_timestamp.is_none());
     if let Some(name) = name {
         good.retain(|object| object.name_any() == name);

@@ -123,7 +123,7 @@ fn facts(credentials: Vec<EcrCredential>, secrets: &[(&str, ObjectMeta)]) -> Fac
         world.index.set_namespace(name, Incarnation::of(name, None), &Default::default(), false);
     }
     for object in &credentials {
-        world.index.set_claimant(&Uid(object.uid().unwrap().into()), claimant(object));
+        world.index.set_claimant(&Uid(object.uid().unwrap().into()), claimant(object, &limits()));
     }
     let mut metadata = HashMap::new();
     for (namespace, found) in secrets {

@@ -153,7 +153,7 @@ impl History {
 
     /// Counts a place.
     pub(super) fn count(&self, tally: &mut Tally, place: &Place, verdict: &Verdict, content: &Content) {
-        let wanted = matches!(place.claim, secret::Claim::Wanted | secret::Claim::Lost(_));
+        let wanted = matches!(place.claim, secret::Claim::Wanted | secret::Claim::Lost(_) | secret::Claim::Blocked(_));
         tally.selected += usize::from(wanted);
         let share = content.share(place).filter(|_| place.claim == secret::Claim::Wanted);
         let synced = tally.synced;

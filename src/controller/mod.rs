@@ -3,6 +3,7 @@
 pub mod answers;
 pub mod error;
 pub mod events;
+mod follow;
 mod history;
 mod pace;
 mod reconcile;
@@ -43,7 +44,7 @@ use crate::token::cache::Tokens;
 use crate::token::{Auth, TokenHash};
 use error::Error;
 use events::Events;
-pub use shared::Shared;
+pub use shared::{Shared, WatchObserver};
 
 /// How many `EcrCredentials` are worked on at a time. They share the writer's slots.
 const CONCURRENCY: u16 = 32;

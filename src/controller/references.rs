@@ -7,38 +7,41 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::Api;
-use kube::core::{ObjectMeta, PartialObjectMeta};
-use kube::runtime::WatchStreamExt;
+use kube::core::ObjectMeta;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 
 use super::Shared;
-use super::watches::{backoff, refusals, reported};
+use super::follow::{Subject, follow};
+use crate::lenient::Observed;
 use crate::plan::auth::Reference;
 use crate::plan::references::{
     AUDIENCE_ANNOTATION, AccountRecord, AccountScope, KeysRecord, KeysScope, ROLE_ANNOTATION,
 };
 
+/// An annotation that is longer than any role or audience is cut: it is wrong, and there is one for each of thousands of namespaces.
+const LONGEST_ANNOTATION: usize = 2048;
+
 /// Follows the ServiceAccounts of a scope; ends with the process.
 pub async fn accounts(client: Client, scope: AccountScope, shared: Arc<Shared>) {
-    let api: Api<PartialObjectMeta<ServiceAccount>> = match &scope.namespace {
+    let api: Api<Observed<ServiceAccount>> = match &scope.namespace {
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),
     };
     let config = watcher::Config::default().fields(&format!("metadata.name={}", scope.name));
-    let (told, reference) = (shared.clone(), Reference::Account(scope.clone()));
-    let noted = refusals(move || told.reference_known(reference.clone(), true));
-    let events = reported("ServiceAccounts", watcher(api, config).backoff(backoff()).inspect(noted));
-    let mut events = std::pin::pin!(events);
+    let subject = Subject { what: "ServiceAccounts", kind: "ServiceAccount", scope: scope.to_string() };
+    let begin = move || watcher(api.clone(), config.clone());
+    let refused = || shared.reference_known(Reference::Account(scope.clone()), true);
+    let mut events = std::pin::pin!(follow(subject, shared.clone(), begin, refused));
     let mut seen: HashSet<String> = HashSet::new();
     while let Some(event) = events.next().await {
         match event {
             Event::Init => seen.clear(),
             Event::InitApply(object) => {
                 seen.insert(object.namespace().unwrap_or_default());
-                account_seen(&shared, &object.metadata);
+                account_seen(&shared, object.meta());
             }
-            Event::Apply(object) => account_seen(&shared, &object.metadata),
+            Event::Apply(object) => account_seen(&shared, object.meta()),
             Event::Delete(object) => {
                 shared.account_seen(&object.namespace().unwrap_or_default(), &object.name_any(), None);
             }
@@ -54,7 +57,8 @@ fn account_seen(shared: &Shared, metadata: &ObjectMeta) {
 
 /// What is kept of a ServiceAccount.
 pub fn account_record(metadata: &ObjectMeta) -> Option<AccountRecord> {
-    let text = |key: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(key)).cloned();
+    let short = |text: &String| text.chars().take(LONGEST_ANNOTATION).collect();
+    let text = |key: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(key)).map(short);
     Some(AccountRecord {
         uid: metadata.uid.as_deref()?.into(),
         created: metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |time| time.0),
@@ -65,21 +69,21 @@ pub fn account_record(metadata: &ObjectMeta) -> Option<AccountRecord> {
 
 /// Follows a Secret with static keys; ends with the process.
 pub async fn keys(client: Client, scope: KeysScope, shared: Arc<Shared>) {
-    let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(client, &scope.namespace);
+    let api: Api<Observed<Secret>> = Api::namespaced(client, &scope.namespace);
     let config = watcher::Config::default().fields(&format!("metadata.name={}", scope.name));
-    let (told, reference) = (shared.clone(), Reference::Keys(scope.clone()));
-    let noted = refusals(move || told.reference_known(reference.clone(), true));
-    let events = reported("Secrets with AWS keys", watcher(api, config).backoff(backoff()).inspect(noted));
-    let mut events = std::pin::pin!(events);
+    let subject = Subject { what: "Secrets with AWS keys", kind: "Secret", scope: format!("keys {scope}") };
+    let begin = move || watcher(api.clone(), config.clone());
+    let refused = || shared.reference_known(Reference::Keys(scope.clone()), true);
+    let mut events = std::pin::pin!(follow(subject, shared.clone(), begin, refused));
     let mut seen = false;
     while let Some(event) = events.next().await {
         match event {
             Event::Init => seen = false,
             Event::InitApply(object) => {
                 seen = true;
-                shared.keys_seen(&scope, keys_record(&object.metadata));
+                shared.keys_seen(&scope, keys_record(object.meta()));
             }
-            Event::Apply(object) => shared.keys_seen(&scope, keys_record(&object.metadata)),
+            Event::Apply(object) => shared.keys_seen(&scope, keys_record(object.meta())),
             Event::Delete(_) => shared.keys_seen(&scope, None),
             Event::InitDone => {
                 if !seen {

@@ -1,30 +1,32 @@
 //! Attaches pull secrets to ServiceAccounts: watches those of the allowed names, and patches each until it names what it should.
 
-use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::Api;
-use kube::core::{NamespaceResourceScope, ObjectMeta};
+use kube::core::ObjectMeta;
 use kube::runtime::controller::{self, Action, ReconcileRequest};
 use kube::runtime::reflector::{ObjectRef, Store, store};
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::runtime::{WatchStreamExt, applier};
-use kube::{Client, Resource, ResourceExt};
+use kube::runtime::applier;
+use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
 use super::Shared;
-use super::watches::{backoff, reported};
+use super::follow::{Subject, follow};
 use crate::api::status::Reason;
 use crate::apply::{WriteError, Writer};
 use crate::attach::{self, ATTACHED, ServiceAccountRecord};
+use crate::lenient::{Extract, Object, Observed, lenient, read};
 use crate::plan::schedule::RetryPolicy;
 
 /// How many ServiceAccounts are patched at a time.
@@ -46,76 +48,42 @@ const CONTESTED_MESSAGE: &str = "somebody else keeps removing the pull secret fr
 const TOGETHER: Duration = Duration::from_millis(500);
 
 /// A ServiceAccount as far as it is read: its name, its pull secrets, and what the operator has marked.
-#[derive(Clone, Debug)]
-pub struct PullSecretsOf {
-    metadata: ObjectMeta,
-    record: ServiceAccountRecord,
-}
+pub type PullSecretsOf = Observed<ServiceAccount, PullSecrets>;
 
-impl<'de> Deserialize<'de> for PullSecretsOf {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Object {
-            metadata: Metadata,
-            image_pull_secrets: Option<Vec<Entry>>,
+/// What is kept of a ServiceAccount.
+#[derive(Clone, Debug)]
+pub struct PullSecrets(ServiceAccountRecord);
+
+impl Extract for PullSecrets {
+    const METADATA_ONLY: bool = false;
+
+    fn extract(object: &RawValue) -> (ObjectMeta, Self) {
+        #[derive(Default, Deserialize)]
+        #[serde(default, rename_all = "camelCase")]
+        struct Account<'a> {
+            #[serde(borrow, deserialize_with = "lenient")]
+            image_pull_secrets: Option<Vec<&'a RawValue>>,
         }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Metadata {
-            name: Option<String>,
-            namespace: Option<String>,
-            uid: Option<String>,
-            resource_version: Option<String>,
-            annotations: Option<HashMap<String, String>>,
-        }
-        #[derive(Deserialize)]
+        #[derive(Default, Deserialize)]
         struct Entry {
             #[serde(default)]
             name: Box<str>,
         }
-        let Object { metadata, image_pull_secrets } = Object::deserialize(deserializer)?;
-        let annotations = metadata.annotations.filter(|annotations| !annotations.is_empty());
+        // An entry that cannot be read keeps its place in the list: a patch names entries by number.
+        let name = |raw: &RawValue| read::<Entry>(raw).unwrap_or_default().name;
+        let mut metadata = Object::of(object).head();
+        let Account { image_pull_secrets } = read(object).unwrap_or_default();
+        let annotations = metadata.annotations.take();
         let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
         let record = ServiceAccountRecord {
             uid: text(&metadata.uid),
             resource_version: text(&metadata.resource_version),
-            pull_secrets: image_pull_secrets.map(|list| list.into_iter().map(|entry| entry.name).collect()),
+            pull_secrets: image_pull_secrets.map(|list| list.into_iter().map(name).collect()),
             attached: annotations.as_ref().and_then(|all| all.get(ATTACHED)).map(|text| text.as_str().into()),
             has_annotations: annotations.is_some(),
         };
-        let metadata = ObjectMeta {
-            name: metadata.name,
-            namespace: metadata.namespace,
-            uid: metadata.uid,
-            resource_version: metadata.resource_version,
-            ..ObjectMeta::default()
-        };
-        Ok(Self { metadata, record })
-    }
-}
-
-impl Resource for PullSecretsOf {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        ServiceAccount::kind(&())
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        ServiceAccount::group(&())
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        ServiceAccount::version(&())
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        ServiceAccount::plural(&())
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
+        metadata.labels = None;
+        (metadata, Self(record))
     }
 }
 
@@ -158,6 +126,12 @@ pub struct Scope {
     pub namespace: Option<Arc<str>>,
 }
 
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace.as_deref().unwrap_or("*"), self.name)
+    }
+}
+
 /// Attaches pull secrets to the ServiceAccounts of one scope.
 pub struct Attacher {
     shared: Arc<Shared>,
@@ -182,7 +156,9 @@ impl Attacher {
         let (store, mut writer) = store();
         let (send, requests) = unbounded_channel();
         let config = watcher::Config::default().fields(&format!("metadata.name={}", scope.name));
-        let events = reported("ServiceAccounts to attach to", watcher(api, config).backoff(backoff()));
+        let subject = Subject { what: "ServiceAccounts to attach to", kind: "ServiceAccount", scope: format!("attach {scope}") };
+        let begin = move || watcher(api.clone(), config.clone());
+        let events = follow(subject, self.shared.clone(), begin, || {});
         let watched = async {
             let mut events = std::pin::pin!(events);
             while let Some(event) = events.next().await {
@@ -215,7 +191,7 @@ impl Attacher {
     /// Puts the ServiceAccounts on the queue that are not as they should be.
     fn request_all(&self, store: &Store<PullSecretsOf>, send: &UnboundedSender<Key>) {
         for account in store.state() {
-            if attach::patch(&account.record, &self.desired(&account)).is_some() {
+            if attach::patch(&account.content.0, &self.desired(&account)).is_some() {
                 request(send, &account);
             }
         }
@@ -241,7 +217,7 @@ impl Attacher {
 
     async fn reconcile(&self, account: &PullSecretsOf) -> Result<Action, Infallible> {
         let (place, desired) = (place(account), self.desired(account));
-        let Some(operations) = attach::patch(&account.record, &desired) else {
+        let Some(operations) = attach::patch(&account.content.0, &desired) else {
             self.settled(&place);
             return Ok(Action::await_change());
         };
@@ -314,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_service_account_is_read_as_far_as_it_matters() {
-        let read = |object: serde_json::Value| serde_json::from_value::<PullSecretsOf>(object).unwrap().record;
+        let read = |object: serde_json::Value| serde_json::from_str::<PullSecretsOf>(&object.to_string()).unwrap().content.0;
         let metadata = json!({ "name": "default", "namespace": "a", "uid": "u", "resourceVersion": "7" });
         let bare = read(json!({ "metadata": metadata }));
         assert_eq!((bare.pull_secrets, bare.has_annotations, bare.attached), (None, false, None));

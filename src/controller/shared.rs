@@ -1,8 +1,9 @@
 //! The world behind its lock, and the queue: every change goes in here, and whom it concerns comes out.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Namespace;
 use kube::core::ObjectMeta;
 use kube::{Resource, ResourceExt};
 use parking_lot::Mutex;
@@ -10,15 +11,16 @@ use tokio::sync::futures::Notified;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, watch};
 
-use super::watches::{SecretScope, claimant, unreadable};
+use super::watches::{CredentialList, SecretScope, claimant, unreadable};
 use super::world::{Spot, World};
 use crate::api::status::Reason;
-use crate::api::{EcrCredential, refresh_request};
-use crate::plan::Uid;
+use crate::api::observed::Unreadable;
+use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
+use crate::lenient::Observed;
 use crate::plan::auth::Reference;
 use crate::plan::references::{AccountRecord, AccountScope, KeysRecord, KeysScope};
 use crate::plan::targets::Incarnation;
-use crate::secret::metadata::NamespaceMetadata;
+use crate::plan::{Limits, Uid};
 use crate::secret::ownership::SecretRecord;
 
 /// What watches and reconciliations share.
@@ -29,7 +31,19 @@ pub struct Shared {
     queue: UnboundedSender<Uid>,
     listed: watch::Sender<Listed>,
     news: Notify,
-    gone: Box<dyn Fn(&Uid) + Send + Sync>,
+    limits: Limits,
+    skipped: Mutex<BTreeMap<(&'static str, String), usize>>,
+    observer: Box<dyn WatchObserver>,
+}
+
+/// Hears of what the watches see.
+pub trait WatchObserver: Send + Sync {
+    /// An `EcrCredential` is gone.
+    fn gone(&self, uid: &Uid);
+    /// An `EcrCredential` cannot be read, and this was last said of it.
+    fn unreadable(&self, uid: &Uid, status: Option<&EcrCredentialStatus>);
+    /// So many objects of a kind cannot be read at all, and are skipped.
+    fn skipped(&self, kind: &'static str, count: usize);
 }
 
 /// What a reconciliation depends on of an `EcrCredential`: its generation, and the refresh asked for.
@@ -60,15 +74,17 @@ impl Listed {
 }
 
 impl Shared {
-    /// An empty world. `gone` hears of every `EcrCredential` that is gone.
-    pub fn new(world: World, queue: UnboundedSender<Uid>, gone: impl Fn(&Uid) + Send + Sync + 'static) -> Self {
+    /// An empty world. `limits` say which specs are usable.
+    pub fn new(world: World, limits: Limits, queue: UnboundedSender<Uid>, observer: impl WatchObserver + 'static) -> Self {
         Self {
             world: Mutex::new(world),
             versions: Mutex::default(),
             queue,
             listed: watch::Sender::new(Listed::default()),
             news: Notify::new(),
-            gone: Box::new(gone),
+            limits,
+            skipped: Mutex::default(),
+            observer: Box::new(observer),
         }
     }
 
@@ -117,7 +133,7 @@ impl Shared {
         if self.versions.lock().insert(uid.clone(), version.clone()) == Some(version) {
             return;
         }
-        self.change_targets(|world| world.index.set_claimant(&uid, claimant(object)));
+        self.change_targets(|world| world.set_claimant(&uid, claimant(object, &self.limits)));
     }
 
     pub(super) fn credential_gone(&self, metadata: &ObjectMeta) {
@@ -126,37 +142,51 @@ impl Shared {
         }
     }
 
-    pub(super) fn credential_unreadable(&self, metadata: &ObjectMeta) {
-        let Some(uid) = metadata.uid.as_deref().map(|uid| Uid(uid.into())) else { return };
+    pub(super) fn credential_unreadable(&self, object: &Unreadable) {
+        let Some(uid) = object.metadata.uid.as_deref().map(|uid| Uid(uid.into())) else { return };
+        if object.metadata.deletion_timestamp.is_some() {
+            self.credential_removed(&uid);
+            return;
+        }
         self.versions.lock().remove(&uid);
-        self.change_targets(|world| world.index.set_claimant(&uid, unreadable(metadata)));
+        self.change_targets(|world| world.set_claimant(&uid, unreadable(object)));
+        self.observer.unreadable(&uid, object.status.as_ref());
     }
 
     fn credential_removed(&self, uid: &Uid) {
         self.versions.lock().remove(uid);
         self.change_targets(|world| world.remove_claimant(uid));
-        (self.gone)(uid);
+        self.observer.gone(uid);
     }
 
     /// A whole list: who is not on it is gone.
-    pub(super) fn credentials_listed(&self, objects: &[EcrCredential], unreadable: &[ObjectMeta]) {
-        let uids =
-            objects.iter().filter_map(|object| object.uid()).chain(unreadable.iter().filter_map(|m| m.uid.clone()));
+    pub(super) fn credentials_listed(&self, list: &CredentialList) {
+        let good = list.good.iter().map(EcrCredential::meta);
+        let uids = good.chain(list.unreadable.iter().map(|object| &object.metadata)).filter_map(|m| m.uid.as_deref());
         let seen: HashSet<Uid> = uids.map(|uid| Uid(uid.into())).collect();
         let known = self.world.lock().index.claimants();
         for uid in known.iter().filter(|uid| !seen.contains(uid)) {
             self.credential_removed(uid);
         }
-        for object in objects {
+        for object in &list.good {
             self.credential_seen(object);
         }
-        for metadata in unreadable {
-            self.credential_unreadable(metadata);
+        for object in &list.unreadable {
+            self.credential_unreadable(object);
         }
         self.listed.send_modify(|listed| listed.credentials = true);
     }
 
-    pub(super) fn namespace_seen(&self, object: &NamespaceMetadata) {
+    /// So many objects of a kind that one watch has seen cannot be read.
+    pub(super) fn skipped(&self, kind: &'static str, scope: &str, count: usize) {
+        let mut skipped = self.skipped.lock();
+        let place = (kind, scope.to_owned());
+        if count == 0 { skipped.remove(&place) } else { skipped.insert(place, count) };
+        let sum = skipped.iter().filter(|((of, _), _)| *of == kind).map(|(_, count)| count).sum();
+        self.observer.skipped(kind, sum);
+    }
+
+    pub(super) fn namespace_seen(&self, object: &Observed<Namespace>) {
         let terminating = object.meta().deletion_timestamp.is_some();
         let (name, incarnation) = (object.name_any(), Incarnation::of_namespace(object.meta()));
         self.change_targets(|world| world.set_namespace(&name, incarnation, object.labels(), terminating));

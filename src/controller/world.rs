@@ -8,7 +8,7 @@ use crate::api::status::Reason;
 use crate::attach::Unattached;
 use crate::plan::Uid;
 use crate::plan::references::References;
-use crate::plan::targets::{Incarnation, Index, Labels};
+use crate::plan::targets::{Claimant, Incarnation, Index, Labels};
 use crate::secret::ownership::{SecretRecord, Standing};
 use crate::secret::{Claim, Place, Records};
 
@@ -87,6 +87,9 @@ impl World {
         self.disown(Some(&*known), &spot, &mut concerned);
         if let Some(records) = self.records.get_mut(name) {
             records.remove(namespace);
+            if records.is_empty() {
+                self.records.remove(name);
+            }
         }
         concerned
     }
@@ -138,10 +141,17 @@ impl World {
 
     fn concern(&self, me: &Uid, secret_name: &str, name: &Arc<str>, namespace: &Arc<str>) -> Option<Place> {
         let winner = self.index.winner(name, namespace);
+        let name_of = |uid: &Uid| self.index.claimant_name(uid).unwrap_or_else(|| "unknown".into());
         let claim = match winner {
-            Some(winner) if name.as_ref() == secret_name && winner == me => Claim::Wanted,
+            Some(winner) if name.as_ref() == secret_name && winner == me => match self.blocker(me, name, namespace) {
+                Some(blocker) => Claim::Blocked(name_of(blocker)),
+                None => Claim::Wanted,
+            },
             Some(winner) if name.as_ref() == secret_name && self.index.wants(me, name, namespace) => {
-                Claim::Lost(self.index.claimant_name(winner).unwrap_or_else(|| "unknown".into()))
+                match self.index.is_readable(winner) {
+                    true => Claim::Lost(name_of(winner)),
+                    false => Claim::Blocked(name_of(winner)),
+                }
             }
             _ => {
                 let mine = self.owned.get(me)?.contains(&(name.clone(), namespace.clone()));
@@ -154,6 +164,13 @@ impl World {
         let standing = Standing::of(self.record(name, namespace), me, |uid| self.index.is_alive(uid));
         let incarnation = self.index.incarnation(namespace);
         Some(Place { namespace: namespace.clone(), incarnation, name: name.clone(), standing, claim })
+    }
+
+    /// Who has a Secret though it is another's by right: an `EcrCredential` that cannot be read, and so may still want it.
+    fn blocker(&self, me: &Uid, name: &str, namespace: &str) -> Option<&Uid> {
+        let owner = self.record(name, namespace)?.owner.as_ref()?;
+        let unreadable = self.index.is_alive(owner) && !self.index.is_readable(owner);
+        (unreadable && self.index.is_before(owner, me)).then_some(owner)
     }
 
     /// The ServiceAccounts that do not name the Secret of an `EcrCredential` though they should: the first by name.
@@ -222,11 +239,30 @@ impl World {
         next
     }
 
+    /// Takes an `EcrCredential` as it is now; returns whom it concerns.
+    pub fn set_claimant(&mut self, uid: &Uid, claimant: Claimant) -> BTreeSet<Uid> {
+        let mut concerned = self.blocked_by(uid);
+        concerned.extend(self.index.set_claimant(uid, claimant));
+        concerned.extend(self.blocked_by(uid));
+        concerned
+    }
+
     /// Forgets an `EcrCredential` that is gone.
     pub fn remove_claimant(&mut self, uid: &Uid) -> BTreeSet<Uid> {
+        let mut concerned = self.blocked_by(uid);
         self.revisions.remove(uid);
         self.news.remove(uid);
-        self.index.remove_claimant(uid)
+        concerned.extend(self.index.remove_claimant(uid));
+        concerned.remove(uid);
+        concerned
+    }
+
+    /// Those who want the Secrets that an `EcrCredential` has and that cannot be read.
+    fn blocked_by(&self, uid: &Uid) -> BTreeSet<Uid> {
+        if !self.index.is_alive(uid) || self.index.is_readable(uid) {
+            return BTreeSet::new();
+        }
+        self.owned.get(uid).into_iter().flatten().flat_map(|spot| self.concerned(spot)).collect()
     }
 
     /// What is known of the Secret in a place.

@@ -69,7 +69,8 @@ pub struct Lent {
 #[derive(Clone, Debug, Default)]
 pub struct References {
     lent: Lent,
-    accounts: HashMap<(Arc<str>, Arc<str>), AccountRecord>,
+    /// By namespace, then by name: a namespace that comes and goes must not cost a look at those of all others.
+    accounts: HashMap<Arc<str>, BTreeMap<Arc<str>, AccountRecord>>,
     keys: BTreeMap<KeysScope, KeysRecord>,
     refused_accounts: BTreeSet<AccountScope>,
     refused_keys: BTreeSet<KeysScope>,
@@ -94,15 +95,25 @@ impl References {
 
     /// Takes a ServiceAccount as it is now, or that it is gone; returns whether that is news.
     pub fn set_account(&mut self, namespace: &str, name: &str, record: Option<AccountRecord>) -> bool {
-        let place: (Arc<str>, Arc<str>) = (namespace.into(), name.into());
-        match record {
-            Some(record) if self.accounts.get(&place) == Some(&record) => false,
-            Some(record) => {
-                self.accounts.insert(place, record);
-                true
-            }
-            None => self.accounts.remove(&place).is_some(),
+        let Some(record) = record else { return self.remove_account(namespace, name) };
+        if !self.accounts.contains_key(namespace) {
+            self.accounts.insert(namespace.into(), BTreeMap::new());
         }
+        let Some(accounts) = self.accounts.get_mut(namespace) else { return false };
+        if accounts.get(name) == Some(&record) {
+            return false;
+        }
+        accounts.insert(name.into(), record);
+        true
+    }
+
+    fn remove_account(&mut self, namespace: &str, name: &str) -> bool {
+        let Some(accounts) = self.accounts.get_mut(namespace) else { return false };
+        let removed = accounts.remove(name).is_some();
+        if accounts.is_empty() {
+            self.accounts.remove(namespace);
+        }
+        removed
     }
 
     /// Takes a Secret with static keys as it is now, or that it is gone; returns whether that is news.
@@ -119,10 +130,11 @@ impl References {
 
     /// The namespaces in which ServiceAccounts of a scope are known.
     pub fn accounts_in(&self, scope: &AccountScope) -> Vec<Arc<str>> {
-        let fits = |(namespace, name): &&(Arc<str>, Arc<str>)| {
-            *name == scope.name && scope.namespace.as_ref().is_none_or(|wanted| wanted == namespace)
-        };
-        self.accounts.keys().filter(fits).map(|(namespace, _)| namespace.clone()).collect()
+        let has = |namespace: &Arc<str>| self.accounts.get(namespace).is_some_and(|all| all.contains_key(&scope.name));
+        match &scope.namespace {
+            Some(namespace) => Some(namespace.clone()).filter(has).into_iter().collect(),
+            None => self.accounts.keys().filter(|namespace| has(namespace)).cloned().collect(),
+        }
     }
 
     /// Notes whether ServiceAccounts of a scope may be watched; returns whether that is news.
@@ -137,7 +149,12 @@ impl References {
 
     /// Drops what is known of ServiceAccounts that were in a predecessor of a namespace: their end is not heard of yet.
     pub fn bury(&mut self, namespace: &str, incarnation: Incarnation) {
-        self.accounts.retain(|(of, _), record| **of != *namespace || !incarnation.is_after(record.created));
+        if let Some(accounts) = self.accounts.get_mut(namespace) {
+            accounts.retain(|_, record| !incarnation.is_after(record.created));
+            if accounts.is_empty() {
+                self.accounts.remove(namespace);
+            }
+        }
     }
 
     /// A ServiceAccount that an identity begins with.
@@ -148,7 +165,7 @@ impl References {
         if !self.lent.has_account(Some(namespace), name) {
             return Err(account_not_allowed(Some(namespace), name));
         }
-        if let Some(found) = self.accounts.get(&(namespace.clone(), name.clone())) {
+        if let Some(found) = self.accounts.get(namespace).and_then(|accounts| accounts.get(name)) {
             return Ok(found);
         }
         let scope = AccountScope { namespace: Some(namespace.clone()), name: name.clone() };

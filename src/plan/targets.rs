@@ -88,6 +88,18 @@ fn expression(requirement: &LabelRequirement) -> Result<Expression, SelectionErr
     })
 }
 
+/// Whether an `EcrCredential` makes use of its claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Activity {
+    /// It is refreshed.
+    Active,
+    /// It is not refreshed until it is changed: it is suspended, or its spec is not usable. Its claims rank behind those of all
+    /// others, so that no Secret expires for it.
+    Idle,
+    /// It cannot be read, so that what it asks for is unknown. It keeps its claims.
+    Unreadable,
+}
+
 /// An `EcrCredential` as far as its targets depend on it.
 #[derive(Clone, Debug)]
 pub struct Claimant {
@@ -95,6 +107,8 @@ pub struct Claimant {
     pub name: Arc<str>,
     /// When it was created: of two that want the same Secret the older wins.
     pub created: Timestamp,
+    /// Whether it makes use of its claims.
+    pub activity: Activity,
     /// The Secret's name.
     pub secret_name: Arc<str>,
     /// The generation of its spec.
@@ -108,6 +122,11 @@ pub struct Claimant {
 }
 
 impl Claimant {
+    /// The order of those who want the same Secret.
+    fn precedence(&self) -> impl Ord + use<'_> {
+        (self.activity == Activity::Idle, self.created, &self.name)
+    }
+
     fn attaches_to(&self, service_account: &str) -> bool {
         self.attach.iter().any(|glob| glob.matches(service_account))
     }
@@ -203,7 +222,8 @@ impl PackedLabels {
     }
 }
 
-/// By namespace: who wants a Secret there, the oldest first; of two that were created in the same second, the first by name.
+/// By namespace: who wants a Secret there, the first in rank first: those that make use of their claims before the others, then the
+/// oldest; of two that were created in the same second, the first by name.
 type Claims = HashMap<Arc<str>, Vec<Uid>>;
 
 /// All namespaces and all `EcrCredentials`, with the targets of each kept up to date.
@@ -214,8 +234,10 @@ pub struct Index {
     claimants: HashMap<Uid, Entry>,
     /// By a label that they need: whom a namespace may concern. Those that need no certain one stand under the empty text.
     anchored: HashMap<String, BTreeSet<Uid>>,
-    /// By Secret name and namespace: everyone who wants that Secret, the oldest first.
+    /// By Secret name and namespace: everyone who wants that Secret, the first in rank first.
     claims: HashMap<Arc<str>, Claims>,
+    /// Who refers to what.
+    referring: HashMap<Reference, BTreeSet<Uid>>,
     /// Those that attach their Secret to ServiceAccounts.
     attaching: BTreeSet<Uid>,
 }
@@ -311,6 +333,9 @@ impl Index {
         if !claimant.attach.is_empty() {
             self.attaching.insert(uid.clone());
         }
+        for reference in &claimant.references {
+            self.referring.entry(reference.clone()).or_default().insert(uid.clone());
+        }
         self.claimants.insert(uid.clone(), Entry { claimant, targets: BTreeSet::new() });
         for name in targets {
             self.add_claim(uid, &name, &mut affected);
@@ -328,12 +353,9 @@ impl Index {
         }
         self.attaching.remove(uid);
         if let Some(entry) = self.claimants.remove(uid) {
-            let anchor = entry.claimant.anchor();
-            if let Some(others) = self.anchored.get_mut(anchor) {
-                others.remove(uid);
-                if others.is_empty() {
-                    self.anchored.remove(anchor);
-                }
+            remove_from(&mut self.anchored, entry.claimant.anchor(), uid);
+            for reference in &entry.claimant.references {
+                remove_from(&mut self.referring, reference, uid);
             }
         }
         affected.remove(uid);
@@ -343,6 +365,20 @@ impl Index {
     /// Whether an `EcrCredential` with this uid exists.
     pub fn is_alive(&self, uid: &Uid) -> bool {
         self.claimants.contains_key(uid)
+    }
+
+    /// Whether what an `EcrCredential` asks for is known.
+    pub fn is_readable(&self, uid: &Uid) -> bool {
+        self.claimants.get(uid).is_some_and(|entry| entry.claimant.activity != Activity::Unreadable)
+    }
+
+    /// Whether one `EcrCredential` ranks before another where both want the same Secret.
+    pub fn is_before(&self, one: &Uid, other: &Uid) -> bool {
+        self.rank(one) < self.rank(other)
+    }
+
+    fn rank<'a>(&'a self, uid: &'a Uid) -> impl Ord + use<'a> {
+        (self.claimants.get(uid).map(|entry| entry.claimant.precedence()), uid)
     }
 
     /// The name of an `EcrCredential`.
@@ -362,8 +398,7 @@ impl Index {
 
     /// The uids of the `EcrCredentials` whose identities refer to something.
     pub fn referring_to(&self, reference: &Reference) -> BTreeSet<Uid> {
-        let refers = |(_, entry): &(&Uid, &Entry)| entry.claimant.references.contains(reference);
-        self.claimants.iter().filter(refers).map(|(uid, _)| uid.clone()).collect()
+        self.referring.get(reference).cloned().unwrap_or_default()
     }
 
     /// The Secrets that a ServiceAccount should name in its `imagePullSecrets`.
@@ -398,12 +433,12 @@ impl Index {
         claims.is_some_and(|claims| claims.contains(uid))
     }
 
-    /// Who is entitled to a Secret: the oldest `EcrCredential` that wants it.
+    /// Who is entitled to a Secret: the oldest `EcrCredential` that wants it and is refreshed, or the oldest if none is.
     pub fn winner(&self, secret_name: &str, namespace: &str) -> Option<&Uid> {
         self.claims.get(secret_name)?.get(namespace)?.first()
     }
 
-    /// Everyone who wants a Secret, the oldest first.
+    /// Everyone who wants a Secret, the first in rank first.
     pub fn claims(&self, secret_name: &str, namespace: &str) -> Vec<Uid> {
         let claims = self.claims.get(secret_name).and_then(|by_namespace| by_namespace.get(namespace));
         claims.cloned().unwrap_or_default()
@@ -424,11 +459,8 @@ impl Index {
         // Almost always there is one, and room for four would be the greatest thing kept of a namespace.
         let claims = by_namespace.entry(namespace.clone()).or_insert_with(|| Vec::with_capacity(1));
         claims.push(shared.clone());
-        let precedence = |uid: &Uid| {
-            let claimant = self.claimants.get(uid).map(|entry| &entry.claimant);
-            (claimant.map(|claimant| (claimant.created, &claimant.name)), uid.clone())
-        };
-        claims.sort_by(|a, b| precedence(a).cmp(&precedence(b)));
+        let rank = |uid: &Uid| (self.claimants.get(uid).map(|entry| entry.claimant.precedence()), uid.clone());
+        claims.sort_by(|a, b| rank(a).cmp(&rank(b)));
         affected.extend(claims.iter().cloned());
         if let Some(entry) = self.claimants.get_mut(uid) {
             entry.targets.insert(namespace.clone());
@@ -445,6 +477,33 @@ impl Index {
         affected.extend(claims.iter().cloned());
         if claims.is_empty() {
             by_namespace.remove(namespace);
+            if by_namespace.is_empty() {
+                let secret_name = entry.claimant.secret_name.clone();
+                self.claims.remove(&secret_name);
+            }
+        }
+    }
+
+    /// Whether nothing is known, so that nothing takes memory.
+    pub fn is_empty(&self) -> bool {
+        self.namespaces.is_empty()
+            && self.claimants.is_empty()
+            && self.anchored.is_empty()
+            && self.claims.is_empty()
+            && self.referring.is_empty()
+            && self.attaching.is_empty()
+    }
+}
+
+fn remove_from<K, Q>(by_key: &mut HashMap<K, BTreeSet<Uid>>, key: &Q, uid: &Uid)
+where
+    K: std::borrow::Borrow<Q> + Eq + Hash,
+    Q: Eq + Hash + ?Sized,
+{
+    if let Some(uids) = by_key.get_mut(key) {
+        uids.remove(uid);
+        if uids.is_empty() {
+            by_key.remove(key);
         }
     }
 }
@@ -478,6 +537,7 @@ mod tests {
         Claimant {
             name: format!("c{second}").into(),
             created: Timestamp::from_second(second).unwrap(),
+            activity: Activity::Active,
             secret_name: "pull".into(),
             generation: Some(1),
             selection: Some(Selection::parse(spec).unwrap()),

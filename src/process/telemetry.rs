@@ -10,8 +10,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use tracing::{Level, Metadata};
+use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{Targets, filter_fn};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -27,11 +28,23 @@ pub enum LogFormat {
 /// Whether a line may be printed, whatever the filter says: the finer levels of libraries print requests and answers,
 /// tokens included.
 fn is_harmless(line: &Metadata<'_>) -> bool {
-    // It repeats each failure of a watch, of which the controller tells once.
-    if line.target().starts_with("kube_runtime::watcher") {
+    let target = line.target();
+    // kube prints an answer that it cannot read as a warning, whole. It also repeats each failure of a watch, which the controller
+    // logs once.
+    if KUBE.iter().any(|library| is_within(target, library)) && !is_within(target, KUBE_TLS) {
         return *line.level() <= Level::ERROR;
     }
-    *line.level() <= Level::INFO || line.target().starts_with("ecr_credential_operator")
+    *line.level() <= Level::INFO || is_within(target, "ecr_credential_operator")
+}
+
+/// The parts of kube.
+const KUBE: [&str; 4] = ["kube", "kube_client", "kube_core", "kube_runtime"];
+
+/// It warns of certificates that cannot be read, by their path.
+const KUBE_TLS: &str = "kube_client::client::tls";
+
+fn is_within(target: &str, module: &str) -> bool {
+    target.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
 /// Starts logging to standard error with a filter such as `info` or `info,ecr_credential_operator=debug`.
@@ -40,16 +53,21 @@ fn is_harmless(line: &Metadata<'_>) -> bool {
 /// The filter cannot be read; the text says why.
 pub fn start_logs(filter: &str, format: LogFormat) -> Result<(), String> {
     let filter = targets(filter).map_err(|error| format!("--log {filter:?} is not a filter: {error}"))?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = lines(filter, format, std::io::stderr().is_terminal(), std::io::stderr);
+    lines.try_init().map_err(|error| error.to_string())
+}
+
+fn lines<W>(filter: Targets, format: LogFormat, colors: bool, writer: W) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let registry = tracing_subscriber::registry().with(filter);
     let harmless = filter_fn(is_harmless);
-    let started = match format {
-        LogFormat::Text => {
-            registry.with(lines.with_ansi(std::io::stderr().is_terminal()).with_filter(harmless)).try_init()
-        }
-        LogFormat::Json => registry.with(lines.json().flatten_event(true).with_filter(harmless)).try_init(),
-    };
-    started.map_err(|error| error.to_string())
+    match format {
+        LogFormat::Text => Box::new(registry.with(lines.with_ansi(colors).with_filter(harmless))),
+        LogFormat::Json => Box::new(registry.with(lines.json().flatten_event(true).with_filter(harmless))),
+    }
 }
 
 /// Reads a filter. One for spans and fields would need an engine for regular expressions, a twentieth of the binary.
@@ -69,6 +87,13 @@ pub struct TokenLabels {
     pub region: String,
     /// What kind of identity.
     pub identity: &'static str,
+}
+
+/// `kind` is the kind of an object.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct KindLabels {
+    /// The kind.
+    pub kind: &'static str,
 }
 
 /// `result` is `success` or a reason of the status.
@@ -125,8 +150,10 @@ pub struct Metrics {
     pub secret_writes: Family<WriteLabels, Counter>,
     /// Selected namespaces of all `EcrCredentials`: `synced`, `failed`, `pending`.
     pub namespaces: Family<StateLabels, Gauge>,
-    /// `EcrCredentials`: `ready`, `not_ready`, `stalled`, `suspended`.
+    /// `EcrCredentials`: `ready`, `not_ready`, `stalled`, `suspended`, `unreadable`.
     pub credentials: Family<StateLabels, Gauge>,
+    /// Objects that cannot be read and are skipped, by kind.
+    pub unreadable: Family<KindLabels, Gauge>,
     /// The earliest expiry in any Secret, in seconds since 1970; 0 when there is none.
     pub earliest_expiry: Gauge,
     /// When the password that expires first was issued, in seconds since 1970; 0 when there is none.
@@ -153,6 +180,7 @@ impl Metrics {
             secret_writes: Family::default(),
             namespaces: Family::default(),
             credentials: Family::default(),
+            unreadable: Family::default(),
             earliest_expiry: Gauge::default(),
             earliest_issue: Gauge::default(),
             reconciles: Family::new_with_constructor(buckets),
@@ -178,6 +206,7 @@ impl Metrics {
         ours.register("secret_writes", "Writes of Secrets", m.secret_writes);
         ours.register("namespaces", "Selected namespaces by state", m.namespaces);
         ours.register("credentials", "EcrCredentials by state", m.credentials);
+        ours.register("unreadable_objects", "Objects that cannot be read and are skipped", m.unreadable);
         ours.register_with_unit(
             "earliest_secret_expiry_timestamp",
             "The earliest expiry in any Secret, 0 for none",
@@ -196,5 +225,94 @@ impl Metrics {
         ours.register_with_unit("start_timestamp", "When the process started", Unit::Seconds, m.started);
         ours.register("build", "The version", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
         metrics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::io::Write;
+    use std::sync::Arc;
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use kube::core::ObjectList;
+    use parking_lot::Mutex;
+    use tracing::dispatcher::{Dispatch, with_default};
+
+    use super::*;
+
+    /// Where the lines of a test go.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is printed at the finest level.
+    fn printed(format: LogFormat, log: impl FnOnce()) -> String {
+        let written = Lines::default();
+        let writer = written.clone();
+        let dispatch = Dispatch::new(lines(targets("trace").unwrap(), format, false, move || writer.clone()));
+        with_default(&dispatch, log);
+        let bytes = written.0.lock().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn no_answer_that_kube_cannot_read_is_printed() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let text = printed(format, || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    // One request for each way in which kube reads an answer.
+                    for (status, answer) in [
+                        (200, r#"{"kind":"List","metadata":{},"items":[{"metadata":{"name":"canary"}},7]}"#),
+                        (200, r#"{"kind":"Status","status":["canary"]}"#),
+                        (502, "<html>canary</html>"),
+                        (200, "canary"),
+                    ] {
+                        let respond = move |_: Request<Body>| async move {
+                            let body = Body::from(answer.as_bytes().to_vec());
+                            Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap())
+                        };
+                        let client = kube::Client::new(tower::service_fn(respond), "default");
+                        let request = || Request::get("/api/v1/secrets").body(Vec::new()).unwrap();
+                        type List = ObjectList<kube::core::PartialObjectMeta<k8s_openapi::api::core::v1::Secret>>;
+                        client.request::<List>(request()).await.unwrap_err();
+                        client.request_status::<List>(request()).await.unwrap_err();
+                    }
+                });
+                tracing::warn!(target: "ecr_credential_operator::controller", "one of ours");
+            });
+            assert!(text.contains("one of ours"), "{text}");
+            assert!(!text.contains("canary"), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_library_prints_so_much_and_no_more() {
+        let text = printed(LogFormat::Text, || {
+            tracing::error!(target: "kube_client::client", "error-1");
+            tracing::warn!(target: "kube_client::client", "body-1");
+            tracing::warn!(target: "kube_client", "body-2");
+            tracing::info!(target: "kube_core::request", "body-3");
+            tracing::debug!(target: "kube_runtime::watcher", "body-4");
+            tracing::warn!(target: "kube_client::client::tls", "warning-1");
+            tracing::info!(target: "hyper", "info-1");
+            tracing::debug!(target: "hyper", "body-5");
+            tracing::trace!(target: "ecr_credential_operator", "trace-1");
+            tracing::info!(target: "kubernetes", "info-2");
+        });
+        for word in ["error-1", "warning-1", "info-1", "trace-1", "info-2"] {
+            assert!(text.contains(word), "{word} is missing: {text}");
+        }
+        assert!(!text.contains("body"), "{text}");
     }
 }

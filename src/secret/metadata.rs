@@ -1,128 +1,43 @@
 //! A Secret's metadata as the API server sends it, read as far as we look at it and without copies: `managedFields` alone would
 //! otherwise become dozens of small pieces in memory, for each answer and each watch event.
 
-use std::borrow::Cow;
-use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Secret};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta, OwnerReference, Time};
-use kube::Resource;
-use kube::core::{ClusterResourceScope, NamespaceResourceScope};
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, ObjectMeta, OwnerReference};
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::Deserializer;
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::ownership::SecretRecord;
+use crate::lenient::{Extract, Items, Members, Object, Observed, Pairs, Text, lenient, read};
 use crate::plan::targets::Labels;
 
-/// A text of the JSON that is being read, copied only where it has escapes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Text<'a>(Cow<'a, str>);
-
-impl std::ops::Deref for Text<'_> {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.0
-    }
-}
-
-impl<'a> From<&'a String> for Text<'a> {
-    fn from(text: &'a String) -> Self {
-        Self(Cow::Borrowed(text))
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextVisitor;
-        impl<'de> Visitor<'de> for TextVisitor {
-            type Value = Cow<'de, str>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Cow::Borrowed(text))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Cow::Owned(text.to_owned()))
-            }
-        }
-        deserializer.deserialize_str(TextVisitor).map(Self)
-    }
-}
-
-/// A JSON object in the order in which it stands; empty for anything that is no object.
-#[derive(Clone, Debug)]
-pub struct Pairs<'a, V>(Vec<(Text<'a>, V)>);
-
-impl<V> Default for Pairs<'_, V> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<'a, V> Pairs<'a, V> {
-    /// The value of a key.
-    pub fn get(&self, key: &str) -> Option<&V> {
-        self.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
-    }
-
-    /// All keys with their values.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &V)> {
-        self.0.iter().map(|(key, value)| (&**key, value))
-    }
-}
-
-impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Pairs<'a, V> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct PairsVisitor<'a, V>(PhantomData<(&'a (), V)>);
-        impl<'de: 'a, 'a, V: Deserialize<'de>> Visitor<'de> for PairsVisitor<'a, V> {
-            type Value = Pairs<'a, V>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
-                }
-                Ok(Pairs(pairs))
-            }
-            fn visit_unit<E>(self) -> Result<Self::Value, E> {
-                Ok(Pairs::default())
-            }
-            fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-                Ok(Pairs::default())
-            }
-            fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-                Ok(Pairs::default())
-            }
-            fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-                Ok(Pairs::default())
-            }
-            fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-                Ok(Pairs::default())
-            }
-            fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-                Ok(Pairs::default())
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-                while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Pairs::default())
-            }
-        }
-        deserializer.deserialize_any(PairsVisitor(PhantomData))
-    }
-}
+/// How deep a set of fields is read: to single labels. What lies deeper is skipped, since an object may nest it without end.
+const DEPTH: usize = 3;
 
 /// A set of fields as `managedFields` writes it (`FieldsV1`): names with the fields below them.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(transparent)]
-pub struct Fields<'a>(#[serde(borrow)] Pairs<'a, Fields<'a>>);
+#[derive(Clone, Debug, Default)]
+pub struct Fields<'a>(Pairs<'a, Fields<'a>>);
 
-impl Fields<'_> {
+impl<'a> Fields<'a> {
+    fn read(raw: &'a RawValue, depth: usize) -> Self {
+        let Some(below) = depth.checked_sub(1) else { return Self::default() };
+        let Members(members) = read(raw).unwrap_or_default();
+        Self(members.into_iter().map(|(name, raw)| (name, Self::read(raw, below))).collect())
+    }
+
+    fn of(value: &'a Value, depth: usize) -> Self {
+        let Some(below) = depth.checked_sub(1) else { return Self::default() };
+        let members = value.as_object().into_iter().flatten();
+        Self(members.map(|(name, value)| (name.as_str().into(), Self::of(value, below))).collect())
+    }
+
+    fn to_value(&self) -> Value {
+        Value::Object(self.0.iter().map(|(name, fields)| (name.to_owned(), fields.to_value())).collect())
+    }
+
     /// The fields below a path such as `["f:metadata", "f:labels"]`.
     pub fn find(&self, path: &[&str]) -> Option<&Self> {
         path.iter().try_fold(self, |fields, name| fields.0.get(name))
@@ -134,28 +49,42 @@ impl Fields<'_> {
     }
 }
 
+fn fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Fields<'de>>, D::Error> {
+    let raw = <&RawValue>::deserialize(deserializer)?;
+    Ok(Some(Fields::read(raw, DEPTH)))
+}
+
 /// An entry of `managedFields`: who owns what.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(default, rename_all = "camelCase")]
 pub struct Entry<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "lenient")]
     pub(super) manager: Option<Text<'a>>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "lenient")]
     pub(super) operation: Option<Text<'a>>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "lenient")]
     pub(super) subresource: Option<Text<'a>>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "fields")]
     pub(super) fields_v1: Option<Fields<'a>>,
 }
 
 impl<'a> Entry<'a> {
     fn of(entry: &'a ManagedFieldsEntry) -> Self {
-        let text = |text: &'a Option<String>| text.as_ref().map(Text::from);
         Self {
-            manager: text(&entry.manager),
-            operation: text(&entry.operation),
-            subresource: text(&entry.subresource),
-            fields_v1: entry.fields_v1.as_ref().and_then(|fields| Fields::deserialize(&fields.0).ok()),
+            manager: text(entry.manager.as_ref()),
+            operation: text(entry.operation.as_ref()),
+            subresource: text(entry.subresource.as_ref()),
+            fields_v1: entry.fields_v1.as_ref().map(|fields| Fields::of(&fields.0, DEPTH)),
+        }
+    }
+
+    fn to_entry(&self) -> ManagedFieldsEntry {
+        ManagedFieldsEntry {
+            manager: string(self.manager.as_ref()),
+            operation: string(self.operation.as_ref()),
+            subresource: string(self.subresource.as_ref()),
+            fields_v1: self.fields_v1.as_ref().map(|fields| FieldsV1(fields.to_value())),
+            ..ManagedFieldsEntry::default()
         }
     }
 }
@@ -170,160 +99,147 @@ pub struct Owner<'a> {
     pub(super) kind: Text<'a>,
     #[serde(borrow)]
     pub(super) uid: Text<'a>,
+    #[serde(default, deserialize_with = "lenient")]
     pub(super) controller: Option<bool>,
 }
 
 impl<'a> Owner<'a> {
     fn of(owner: &'a OwnerReference) -> Self {
         Self {
-            api_version: (&owner.api_version).into(),
-            kind: (&owner.kind).into(),
-            uid: (&owner.uid).into(),
+            api_version: owner.api_version.as_str().into(),
+            kind: owner.kind.as_str().into(),
+            uid: owner.uid.as_str().into(),
             controller: owner.controller,
+        }
+    }
+
+    fn to_reference(&self) -> OwnerReference {
+        OwnerReference {
+            api_version: (*self.api_version).to_owned(),
+            kind: (*self.kind).to_owned(),
+            uid: (*self.uid).to_owned(),
+            controller: self.controller,
+            ..OwnerReference::default()
         }
     }
 }
 
 /// What we look at of a Secret's metadata.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(default, rename_all = "camelCase")]
 pub struct Metadata<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "lenient")]
     pub(super) name: Option<Text<'a>>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "lenient")]
     pub(super) namespace: Option<Text<'a>>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "lenient")]
     pub(super) uid: Option<Text<'a>>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "lenient")]
     pub(super) resource_version: Option<Text<'a>>,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     pub(super) labels: Pairs<'a, Text<'a>>,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     pub(super) annotations: Pairs<'a, Text<'a>>,
     #[serde(borrow)]
-    pub(super) owner_references: Option<Vec<Owner<'a>>>,
+    pub(super) owner_references: Items<Owner<'a>>,
     #[serde(borrow)]
-    pub(super) managed_fields: Option<Vec<Entry<'a>>>,
+    pub(super) managed_fields: Items<Entry<'a>>,
 }
 
 impl<'a> From<&'a ObjectMeta> for Metadata<'a> {
     fn from(metadata: &'a ObjectMeta) -> Self {
-        let text = |text: &'a Option<String>| text.as_ref().map(Text::from);
         let pairs = |map: &'a Option<Labels>| {
-            Pairs(map.iter().flatten().map(|(key, value)| (key.into(), value.into())).collect())
+            map.iter().flatten().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect()
         };
         Self {
-            name: text(&metadata.name),
-            namespace: text(&metadata.namespace),
-            uid: text(&metadata.uid),
-            resource_version: text(&metadata.resource_version),
+            name: text(metadata.name.as_ref()),
+            namespace: text(metadata.namespace.as_ref()),
+            uid: text(metadata.uid.as_ref()),
+            resource_version: text(metadata.resource_version.as_ref()),
             labels: pairs(&metadata.labels),
             annotations: pairs(&metadata.annotations),
-            owner_references: metadata.owner_references.as_ref().map(|list| list.iter().map(Owner::of).collect()),
-            managed_fields: metadata.managed_fields.as_ref().map(|list| list.iter().map(Entry::of).collect()),
+            owner_references: Items(metadata.owner_references.iter().flatten().map(Owner::of).collect()),
+            managed_fields: Items(metadata.managed_fields.iter().flatten().map(Entry::of).collect()),
         }
+    }
+}
+
+impl<'a> Metadata<'a> {
+    fn of(object: &'a RawValue) -> Self {
+        Object::of(object).metadata.and_then(read).unwrap_or_default()
+    }
+
+    /// What a watch needs.
+    fn head(&self) -> ObjectMeta {
+        ObjectMeta {
+            name: string(self.name.as_ref()),
+            namespace: string(self.namespace.as_ref()),
+            // A watch goes on from here.
+            resource_version: string(self.resource_version.as_ref()),
+            ..ObjectMeta::default()
+        }
+    }
+
+    fn to_object_meta(&self) -> ObjectMeta {
+        let map = |pairs: &Pairs<'_, Text<'_>>| -> Option<Labels> {
+            Some(pairs.iter().map(|(key, value)| (key.to_owned(), (**value).to_owned())).collect())
+        };
+        ObjectMeta {
+            uid: string(self.uid.as_ref()),
+            labels: map(&self.labels),
+            annotations: map(&self.annotations),
+            owner_references: Some(self.owner_references.0.iter().map(Owner::to_reference).collect()),
+            managed_fields: Some(self.managed_fields.0.iter().map(Entry::to_entry).collect()),
+            ..self.head()
+        }
+    }
+}
+
+fn text(text: Option<&String>) -> Option<Text<'_>> {
+    text.map(|text| text.as_str().into())
+}
+
+fn string(text: Option<&Text<'_>>) -> Option<String> {
+    text.map(|text| (**text).to_owned())
+}
+
+/// What the operator keeps of a Secret.
+#[derive(Clone, Debug)]
+pub struct Kept(Option<Arc<SecretRecord>>);
+
+impl Extract for Kept {
+    const METADATA_ONLY: bool = true;
+
+    fn extract(object: &RawValue) -> (ObjectMeta, Self) {
+        let metadata = Metadata::of(object);
+        (metadata.head(), Self(SecretRecord::of(&metadata).map(Arc::new)))
     }
 }
 
 /// A Secret as an [`Api`](kube::Api) of its metadata returns it: its name, its namespace, and what we keep of it.
-#[derive(Clone, Debug)]
-pub struct SecretMetadata {
-    metadata: ObjectMeta,
-    record: Option<Arc<SecretRecord>>,
-}
+pub type SecretMetadata = Observed<Secret, Kept>;
 
 impl SecretMetadata {
     /// What we keep of it; none without uid and resourceVersion, which no stored object lacks.
     pub const fn record(&self) -> Option<&Arc<SecretRecord>> {
-        self.record.as_ref()
+        self.content.0.as_ref()
     }
 }
 
-#[derive(Deserialize)]
-struct Object<M> {
-    metadata: M,
-}
+/// The same with all of the metadata that we look at, to tell people of it.
+pub type SecretDetails = Observed<Secret, Details>;
 
-impl<'de> Deserialize<'de> for SecretMetadata {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Object { metadata } = Object::<Metadata<'de>>::deserialize(deserializer)?;
-        let record = SecretRecord::of(&metadata).map(Arc::new);
-        let text = |text: Option<Text<'_>>| text.map(|text| text.0.into_owned());
-        let metadata = ObjectMeta {
-            name: text(metadata.name),
-            namespace: text(metadata.namespace),
-            // A watch goes on from here.
-            resource_version: text(metadata.resource_version),
-            ..ObjectMeta::default()
-        };
-        Ok(Self { metadata, record })
-    }
-}
-
-/// A namespace as an [`Api`](kube::Api) of its metadata returns it, with what we look at and no more.
+/// Says that all of the metadata that we look at is kept.
 #[derive(Clone, Debug)]
-pub struct NamespaceMetadata(ObjectMeta);
+pub struct Details;
 
-impl<'de> Deserialize<'de> for NamespaceMetadata {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Wanted {
-            name: Option<String>,
-            uid: Option<String>,
-            /// A watch goes on from here.
-            resource_version: Option<String>,
-            creation_timestamp: Option<Time>,
-            deletion_timestamp: Option<Time>,
-            labels: Option<Labels>,
-        }
-        let Object { metadata } = Object::<Wanted>::deserialize(deserializer)?;
-        Ok(Self(ObjectMeta {
-            name: metadata.name,
-            uid: metadata.uid,
-            resource_version: metadata.resource_version,
-            creation_timestamp: metadata.creation_timestamp,
-            deletion_timestamp: metadata.deletion_timestamp,
-            labels: metadata.labels,
-            ..ObjectMeta::default()
-        }))
+impl Extract for Details {
+    const METADATA_ONLY: bool = true;
+
+    fn extract(object: &RawValue) -> (ObjectMeta, Self) {
+        (Metadata::of(object).to_object_meta(), Self)
     }
 }
-
-/// Makes `$type` an object of the metadata API, named as `$of` is.
-macro_rules! metadata_of {
-    ($type:ty, $of:ty, $scope:ty, $field:tt) => {
-        impl Resource for $type {
-            type DynamicType = ();
-            type Scope = $scope;
-
-            fn metadata_api() -> bool {
-                true
-            }
-            fn kind((): &()) -> Cow<'_, str> {
-                <$of as Resource>::kind(&())
-            }
-            fn group((): &()) -> Cow<'_, str> {
-                <$of as Resource>::group(&())
-            }
-            fn version((): &()) -> Cow<'_, str> {
-                <$of as Resource>::version(&())
-            }
-            fn plural((): &()) -> Cow<'_, str> {
-                <$of as Resource>::plural(&())
-            }
-            fn meta(&self) -> &ObjectMeta {
-                &self.$field
-            }
-            fn meta_mut(&mut self) -> &mut ObjectMeta {
-                &mut self.$field
-            }
-        }
-    };
-}
-
-metadata_of!(SecretMetadata, Secret, NamespaceResourceScope, metadata);
-metadata_of!(NamespaceMetadata, Namespace, ClusterResourceScope, 0);
 
 #[cfg(test)]
 mod tests {

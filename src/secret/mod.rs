@@ -288,6 +288,8 @@ pub enum Claim {
     Wanted,
     /// The place is a target, but the older `EcrCredential` of this name is entitled to it.
     Lost(Arc<str>),
+    /// The place is a target, but an `EcrCredential` that cannot be read has the Secret, and its wishes are unknown.
+    Blocked(Arc<str>),
     /// The place is no target any more, and nobody else's.
     Left,
     /// The place is no target any more; another `EcrCredential` is entitled to it and will take the Secret over.
@@ -329,6 +331,13 @@ pub fn verdict(
             Reason::Conflict,
             format!(
                 "the older EcrCredential {name} writes the Secret {} here: use another secret.name, or exclude the namespace",
+                place.name
+            ),
+        ),
+        (Claim::Blocked(name), _) => Verdict::Refuse(
+            Reason::Conflict,
+            format!(
+                "the EcrCredential {name} has the Secret {} here and cannot be read by this version of the operator, so that nobody refreshes it: upgrade the operator, correct or delete {name}, or use another secret.name",
                 place.name
             ),
         ),

@@ -14,6 +14,12 @@ use super::{CREDENTIAL_UID, EXPIRES_AT, FIELD_MANAGER, HOSTS_HASH, IDENTITY_HASH
 use crate::api::GROUP;
 use crate::plan::Uid;
 
+/// An owner reference may name any text as a uid. One that is longer is nobody's, and must not be kept.
+const LONGEST_UID: usize = 64;
+
+/// At most so many keys of others are kept of a Secret.
+const MOST_EXTRA_KEYS: usize = 16;
+
 /// What a Secret's fields say about who wrote them, in 16 bytes: two Secrets that we wrote alike have the same.
 ///
 /// It covers the fields that our server-side apply owns (`managedFields`), and the values of those in the metadata. When
@@ -91,7 +97,7 @@ fn lines_observed<'a>(metadata: &'a Metadata<'_>, ours: Option<&'a Fields<'_>>) 
         .map(|key| Line::Annotation(key, metadata.annotations.get(key).map_or("", |value| value)));
     let is_ours =
         |uid: &str| fields.find(&["f:metadata", "f:ownerReferences", &format!("k:{{\"uid\":\"{uid}\"}}")]).is_some();
-    let owners = metadata.owner_references.iter().flatten().map(|owner| &*owner.uid);
+    let owners = metadata.owner_references.0.iter().map(|owner| &*owner.uid);
     let owners = owners.filter(|uid| is_ours(uid)).map(Line::Owner);
     let data = owns_data(fields).then_some(Line::Data);
     let type_ = fields.find(&["f:type"]).map(|_| Line::Type);
@@ -108,7 +114,7 @@ pub fn lost_fields(desired: &ObjectMeta, found: &ObjectMeta) -> Vec<String> {
 
 /// What the API server says that our apply owns.
 fn our_fields<'a, 'b>(metadata: &'a Metadata<'b>) -> Option<&'a Fields<'b>> {
-    metadata.managed_fields.iter().flatten().find(|entry| is_our_apply(entry))?.fields_v1.as_ref()
+    metadata.managed_fields.0.iter().find(|entry| is_our_apply(entry))?.fields_v1.as_ref()
 }
 
 impl fmt::Debug for Footprint {
@@ -145,7 +151,7 @@ pub struct SecretRecord {
     pub hosts: Option<u64>,
     /// The hash over the identities that fetched its logins, unless somebody else wrote it or the data.
     pub identity: Option<u64>,
-    /// Keys in its data besides the one it should have.
+    /// Keys in its data besides the one it should have; of many the first, so that no Secret takes much memory.
     pub extra_keys: Box<[String]>,
     /// Whether somebody has said if it is immutable. An immutable one could not be refreshed.
     pub sets_immutable: bool,
@@ -162,7 +168,7 @@ impl SecretRecord {
         let ours = our_fields(metadata);
         let mut extra_keys: BTreeSet<&str> = BTreeSet::new();
         let mut sets_immutable = false;
-        for fields in metadata.managed_fields.iter().flatten().filter_map(|entry| entry.fields_v1.as_ref()) {
+        for fields in metadata.managed_fields.0.iter().filter_map(|entry| entry.fields_v1.as_ref()) {
             let keys = fields.find(&["f:data"]).into_iter().flat_map(Fields::names);
             extra_keys.extend(keys.filter(|key| *key != DATA_KEY));
             sets_immutable |= fields.find(&["f:immutable"]).is_some();
@@ -175,7 +181,7 @@ impl SecretRecord {
             expires_at: own_annotation(metadata, ours, EXPIRES_AT).and_then(|at| at.parse().ok()),
             hosts: own_annotation(metadata, ours, HOSTS_HASH).and_then(number),
             identity: own_annotation(metadata, ours, IDENTITY_HASH).and_then(number),
-            extra_keys: extra_keys.into_iter().map(str::to_owned).collect(),
+            extra_keys: extra_keys.into_iter().take(MOST_EXTRA_KEYS).map(str::to_owned).collect(),
             sets_immutable,
         })
     }
@@ -210,8 +216,9 @@ fn owner(metadata: &Metadata<'_>, ours: Option<&Fields<'_>>) -> Option<Uid> {
     let is_of_our_group = |version: &str| version.strip_prefix(GROUP).is_some_and(|rest| rest.starts_with('/'));
     let by_reference = metadata
         .owner_references
+        .0
         .iter()
-        .flatten()
+        .filter(|o| o.uid.len() <= LONGEST_UID)
         .find(|o| &*o.kind == "EcrCredential" && is_of_our_group(&o.api_version) && o.controller == Some(true))
         .map(|o| Uid((&*o.uid).into()));
     let by_label = || {

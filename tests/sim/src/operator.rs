@@ -12,7 +12,7 @@ use ecr_credential_operator::controller::error::Error;
 use ecr_credential_operator::controller::events::Events;
 use ecr_credential_operator::controller::watches::{self, SecretScope};
 use ecr_credential_operator::controller::world::World;
-use ecr_credential_operator::controller::{self, Context, Memories, Observer, Shared};
+use ecr_credential_operator::controller::{self, Context, Memories, Observer, Shared, WatchObserver};
 use ecr_credential_operator::plan::references::References;
 use ecr_credential_operator::plan::schedule::RetryPolicy;
 use ecr_credential_operator::plan::targets::Index;
@@ -176,12 +176,9 @@ async fn work(
     let source = Source { aws, process: number, identity: settings.identity.clone(), clock: time.clone() };
     let tokens = Arc::new(Tokens::new(Arc::new(source), cache, send.clone(), |_| ()));
     let memories = Memories::default();
-    let (forget, unused) = (memories.clone(), tokens.clone());
     let world = World::new(Index::new(limits.namespaces.clone()), References::new(limits.lent.clone()));
-    let shared = Arc::new(Shared::new(world, send, move |uid| {
-        forget.forget(uid);
-        unused.want(uid, BTreeSet::new());
-    }));
+    let observer = Watched { memories: memories.clone(), tokens: tokens.clone() };
+    let shared = Arc::new(Shared::new(world, limits.clone(), send, observer));
     let concurrency = usize::from(settings.concurrency);
     let ctx = Arc::new(Context {
         shared: shared.clone(),
@@ -222,6 +219,21 @@ async fn work(
     controller::run(ctx, store, controller::queue(queue, stop.cancelled_owned())).await;
     writes.close();
     writes.wait().await;
+}
+
+/// Forgets whoever is gone.
+struct Watched {
+    memories: Memories,
+    tokens: Arc<Tokens>,
+}
+
+impl WatchObserver for Watched {
+    fn gone(&self, uid: &Uid) {
+        self.memories.forget(uid);
+        self.tokens.want(uid, BTreeSet::new());
+    }
+    fn unreadable(&self, _: &Uid, _: Option<&EcrCredentialStatus>) {}
+    fn skipped(&self, _: &'static str, _: usize) {}
 }
 
 /// Hears everything and says nothing.

@@ -8,7 +8,7 @@ use ecr_credential_operator::api::NamespaceSelection;
 use ecr_credential_operator::controller::world::World;
 use ecr_credential_operator::plan::Uid;
 use ecr_credential_operator::plan::references::References;
-use ecr_credential_operator::plan::targets::{Claimant, Incarnation, Index, Labels, Selection};
+use ecr_credential_operator::plan::targets::{Activity, Claimant, Incarnation, Index, Labels, Selection};
 use ecr_credential_operator::secret::Claim;
 use ecr_credential_operator::secret::ownership::{Footprint, SecretRecord};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -87,7 +87,7 @@ fn event(u: &mut Unstructured<'_>, world: &mut World, model: &mut Model) -> Resu
         4..=5 => {
             let (claimant, spec) = claimant(u, uid)?;
             model.claimants.insert(uid.to_owned(), (claimant.clone(), spec));
-            world.index.set_claimant(&Uid(uid.into()), claimant)
+            world.set_claimant(&Uid(uid.into()), claimant)
         }
         6 => {
             model.claimants.remove(uid);
@@ -116,6 +116,7 @@ fn claimant(u: &mut Unstructured<'_>, uid: &str) -> Result<(Claimant, Option<Nam
     let claimant = Claimant {
         name: format!("name-{uid}").into(),
         created: material::second(u.int_in_range(0..=2)?),
+        activity: *u.choose(&[Activity::Active, Activity::Active, Activity::Idle, Activity::Unreadable])?,
         secret_name: (*u.choose(&SECRETS)?).into(),
         generation: Some(u.int_in_range(1..=2)?),
         selection,

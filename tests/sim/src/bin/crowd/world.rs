@@ -9,7 +9,7 @@ use ecr_credential_operator::api::{NamespaceSelection, NamespaceSelector};
 use ecr_credential_operator::controller::world::World;
 use ecr_credential_operator::plan::Uid;
 use ecr_credential_operator::plan::references::References;
-use ecr_credential_operator::plan::targets::{Claimant, Incarnation, Index, Labels, Selection};
+use ecr_credential_operator::plan::targets::{Activity, Claimant, Incarnation, Index, Labels, Selection};
 use ecr_credential_operator::secret::ownership::{Footprint, SecretRecord};
 use k8s_openapi::jiff::Timestamp;
 
@@ -62,6 +62,7 @@ impl Crowd {
             let claimant = Claimant {
                 name: uid.0.clone(),
                 created: Timestamp::UNIX_EPOCH,
+                activity: Activity::Active,
                 secret_name: secret_name.clone(),
                 generation: Some(1),
                 selection: Selection::parse(&spec).ok(),

@@ -1,0 +1,289 @@
+//! Objects of the API server, read tolerantly: a value of another kind than expected counts as absent, and nothing else is lost.
+//!
+//! Whoever may create an object decides what it contains, and one object that cannot be read would fail the whole list that it is in.
+//! So each value is first taken as raw JSON, which `serde_json` skips without a limit of depth, and then read on its own.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::Resource;
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// Reads a field of any JSON; none where it is not a `T`. For `#[serde(default, deserialize_with = "lenient")]`.
+///
+/// # Errors
+/// The text is no JSON.
+pub fn lenient<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let raw = <&RawValue>::deserialize(deserializer)?;
+    Ok(read(raw))
+}
+
+/// Reads a value; none where it is not a `T`.
+pub fn read<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+/// A list without the items that cannot be read.
+#[derive(Clone, Debug)]
+pub struct Items<T>(pub Vec<T>);
+
+impl<T> Default for Items<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Items<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw: Vec<&RawValue> = lenient(deserializer)?.unwrap_or_default();
+        Ok(Self(raw.into_iter().filter_map(read).collect()))
+    }
+}
+
+/// A string, copied only where it has escapes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Text<'a>(Cow<'a, str>);
+
+impl std::ops::Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(text: &'a str) -> Self {
+        Self(Cow::Borrowed(text))
+    }
+}
+
+impl From<Text<'_>> for String {
+    fn from(text: Text<'_>) -> Self {
+        text.0.into_owned()
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Cow<'de, str>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Cow::Borrowed(text))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Cow::Owned(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_str(TextVisitor).map(Self)
+    }
+}
+
+/// The members of a JSON object that can be read, sorted by key. Looking one up takes few steps however many there are.
+#[derive(Clone, Debug)]
+pub struct Pairs<'a, V>(Vec<(Text<'a>, V)>);
+
+impl<V> Default for Pairs<'_, V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'a, V> FromIterator<(Text<'a>, V)> for Pairs<'a, V> {
+    fn from_iter<I: IntoIterator<Item = (Text<'a>, V)>>(pairs: I) -> Self {
+        let mut pairs: Vec<_> = pairs.into_iter().collect();
+        // The API server sends them in order.
+        if !pairs.is_sorted_by(|(a, _), (b, _)| a < b) {
+            pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
+            pairs.dedup_by(|(a, _), (b, _)| a == b);
+        }
+        Self(pairs)
+    }
+}
+
+impl<V> Pairs<'_, V> {
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&V> {
+        let at = self.0.binary_search_by(|(name, _)| (**name).cmp(key)).ok()?;
+        self.0.get(at).map(|(_, value)| value)
+    }
+
+    /// All keys with their values.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &V)> {
+        self.0.iter().map(|(key, value)| (&**key, value))
+    }
+}
+
+impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Pairs<'a, V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Members(members) = lenient(deserializer)?.unwrap_or_default();
+        Ok(members.into_iter().filter_map(|(key, raw)| Some((key, read(raw)?))).collect())
+    }
+}
+
+/// The members of a JSON object, with their values unread.
+#[derive(Default)]
+pub struct Members<'a>(pub Vec<(Text<'a>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MembersVisitor<'a>(PhantomData<&'a ()>);
+        impl<'de: 'a, 'a> Visitor<'de> for MembersVisitor<'a> {
+            type Value = Members<'a>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(MembersVisitor(PhantomData))
+    }
+}
+
+/// An object with its parts unread.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Object<'a> {
+    /// Its metadata.
+    #[serde(borrow)]
+    pub metadata: Option<&'a RawValue>,
+    /// Its spec.
+    #[serde(borrow)]
+    pub spec: Option<&'a RawValue>,
+    /// Its status.
+    #[serde(borrow)]
+    pub status: Option<&'a RawValue>,
+}
+
+impl<'a> Object<'a> {
+    /// Takes an object apart. Anything but an object has no parts.
+    pub fn of(object: &'a RawValue) -> Self {
+        read(object).unwrap_or_default()
+    }
+
+    /// The metadata as far as it is read: without `managedFields`, owners and finalizers. An object without a name is to be skipped.
+    pub fn head(&self) -> ObjectMeta {
+        self.metadata.and_then(read::<Head<'_>>).unwrap_or_default().into()
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Head<'a> {
+    #[serde(deserialize_with = "lenient")]
+    name: Option<String>,
+    #[serde(deserialize_with = "lenient")]
+    namespace: Option<String>,
+    #[serde(deserialize_with = "lenient")]
+    uid: Option<String>,
+    /// A watch goes on from here.
+    #[serde(deserialize_with = "lenient")]
+    resource_version: Option<String>,
+    #[serde(deserialize_with = "lenient")]
+    generation: Option<i64>,
+    #[serde(deserialize_with = "lenient")]
+    creation_timestamp: Option<Time>,
+    #[serde(borrow)]
+    deletion_timestamp: Option<&'a RawValue>,
+    #[serde(borrow)]
+    labels: Pairs<'a, String>,
+    #[serde(borrow)]
+    annotations: Pairs<'a, String>,
+}
+
+impl From<Head<'_>> for ObjectMeta {
+    fn from(head: Head<'_>) -> Self {
+        let map = |Pairs(pairs): Pairs<'_, String>| {
+            let pairs = pairs.into_iter().map(|(key, value)| (key.into(), value));
+            Some(pairs.collect()).filter(|map: &std::collections::BTreeMap<String, String>| !map.is_empty())
+        };
+        // An object that is being deleted is that, whatever the time.
+        let deletion = |raw: &RawValue| read(raw).unwrap_or(Time(Timestamp::UNIX_EPOCH));
+        Self {
+            name: head.name,
+            namespace: head.namespace,
+            uid: head.uid,
+            resource_version: head.resource_version,
+            generation: head.generation,
+            creation_timestamp: head.creation_timestamp,
+            deletion_timestamp: head.deletion_timestamp.map(deletion),
+            labels: map(head.labels),
+            annotations: map(head.annotations),
+            ..Self::default()
+        }
+    }
+}
+
+/// What is kept of an object.
+pub trait Extract: Sized {
+    /// Whether the metadata is enough, so that the API server is not asked for more.
+    const METADATA_ONLY: bool;
+
+    /// Reads an object: its name, namespace, uid and resourceVersion at least, and what is kept besides.
+    fn extract(object: &RawValue) -> (ObjectMeta, Self);
+}
+
+impl Extract for () {
+    const METADATA_ONLY: bool = true;
+
+    fn extract(object: &RawValue) -> (ObjectMeta, Self) {
+        (Object::of(object).head(), ())
+    }
+}
+
+/// An object of kind `K` as an [`Api`](kube::Api) of it returns it. Reading one never fails, whatever it contains.
+#[derive(Clone, Debug)]
+pub struct Observed<K, T = ()> {
+    metadata: ObjectMeta,
+    /// What is kept of it.
+    pub content: T,
+    kind: PhantomData<K>,
+}
+
+impl<'de, K, T: Extract> Deserialize<'de> for Observed<K, T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (metadata, content) = T::extract(<&RawValue>::deserialize(deserializer)?);
+        Ok(Self { metadata, content, kind: PhantomData })
+    }
+}
+
+impl<K: Resource<DynamicType = ()>, T: Extract> Resource for Observed<K, T> {
+    type DynamicType = ();
+    type Scope = K::Scope;
+
+    fn metadata_api() -> bool {
+        T::METADATA_ONLY
+    }
+    fn kind((): &()) -> Cow<'_, str> {
+        K::kind(&())
+    }
+    fn group((): &()) -> Cow<'_, str> {
+        K::group(&())
+    }
+    fn version((): &()) -> Cow<'_, str> {
+        K::version(&())
+    }
+    fn plural((): &()) -> Cow<'_, str> {
+        K::plural(&())
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
