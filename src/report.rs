@@ -188,3 +188,49 @@ fn api(key: &TokenKey) -> &'static str {
         Service::Public => "ecr-public",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+    use crate::api::status::{NamespaceCounts, RegistryStatus};
+
+    fn metrics(registry: &Registry, name: &str) -> Vec<String> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+        let prefix = format!("ecr_credential_operator_{name}");
+        text.lines().filter(|line| line.starts_with(&prefix)).map(|line| line[prefix.len()..].to_owned()).collect()
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_is_counted_as_that_and_its_secrets_still_expire() {
+        let mut registry = Registry::default();
+        let reporter = Reporter::new(Metrics::register(&mut registry));
+        let (me, other) = (Uid("me".into()), Uid("other".into()));
+        let at = |second| Some(Timestamp::from_second(second).unwrap());
+        let status = EcrCredentialStatus {
+            namespaces: Some(NamespaceCounts { selected: 3, synced: 2, failed: 1, summary: "2/3".to_owned() }),
+            registries: vec![RegistryStatus { issued_at: at(100), expires_at: at(200), ..RegistryStatus::default() }],
+            ..EcrCredentialStatus::default()
+        };
+        let state = |state: &str, count: u32| format!("{{state=\"{state}\"}} {count}");
+        // As after a restart: nothing else was said of it.
+        reporter.unreadable(&me, Some(&status));
+        reporter.unreadable(&other, None);
+        let credentials = metrics(&registry, "credentials");
+        for line in [state("unreadable", 2), state("ready", 0), state("not_ready", 0)] {
+            assert!(credentials.contains(&line), "{line}: {credentials:?}");
+        }
+        assert!(metrics(&registry, "namespaces").contains(&state("failed", 1)));
+        assert_eq!(metrics(&registry, "earliest_secret_expiry_timestamp_seconds"), [" 200"]);
+        reporter.concluded(&me, &status);
+        reporter.forget(&other);
+        let credentials = metrics(&registry, "credentials");
+        for line in [state("unreadable", 0), state("not_ready", 1)] {
+            assert!(credentials.contains(&line), "{line}: {credentials:?}");
+        }
+        reporter.skipped("Secret", 3);
+        assert_eq!(metrics(&registry, "unreadable_objects"), ["{kind=\"Secret\"} 3"]);
+    }
+}

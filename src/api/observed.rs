@@ -131,7 +131,7 @@ mod tests {
                 Some("pull"),
                 Some(vec!["a"]),
             ),
-            (json!({ "secret": { "name": 5 }, "namespaces": ["a"] }), None, None),
+            (json!({ "secret": { "name": 5 }, "namespaces": 7 }), None, None),
             (json!({ "registries": [], "namespaces": {} , "suspend": "no" }), Some("ecr-pull-secret"), Some(vec![])),
             (json!(null), None, None),
             (json!("x"), None, None),

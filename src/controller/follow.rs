@@ -204,7 +204,7 @@ enum Failure {
 impl Failure {
     fn of(error: &Error) -> Self {
         match status(error) {
-            Some(status) if status.is_forbidden() || status.code == 401 => Self::Forbidden,
+            Some(status) if matches!(status.code, 401 | 403) => Self::Forbidden,
             Some(status) if status.code == 404 => Self::Missing,
             None if matches!(cause(error), Some(kube::Error::SerdeError(_))) => Self::Garbled,
             _ => Self::Unreachable,
@@ -294,5 +294,214 @@ fn status(error: &Error) -> Option<&Status> {
     match (cause(error), error) {
         (Some(kube::Error::Api(status)), _) | (_, Error::WatchError(status)) => Some(status),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::stream::{self, BoxStream};
+    use k8s_openapi::api::core::v1::Namespace;
+    use parking_lot::Mutex;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+    use crate::api::EcrCredentialStatus;
+    use crate::controller::WatchObserver;
+    use crate::controller::world::World;
+    use crate::lenient::Observed;
+    use crate::plan::references::References;
+    use crate::plan::targets::Index;
+    use crate::plan::{Limits, Uid};
+
+    type Item = Result<Event<Observed<Namespace>>>;
+
+    /// Remembers the last count of objects that were skipped.
+    #[derive(Clone, Default)]
+    struct Last(Arc<Mutex<Option<(&'static str, usize)>>>);
+
+    impl WatchObserver for Last {
+        fn gone(&self, _: &Uid) {}
+        fn unreadable(&self, _: &Uid, _: Option<&EcrCredentialStatus>) {}
+        fn skipped(&self, kind: &'static str, count: usize) {
+            *self.0.lock() = Some((kind, count));
+        }
+    }
+
+    fn shared(observer: Last) -> Arc<Shared> {
+        let world = World::new(Index::default(), References::default());
+        Arc::new(Shared::new(world, Limits::default(), unbounded_channel().0, observer))
+    }
+
+    fn subject() -> Subject {
+        Subject { what: "namespaces", kind: "Namespace", scope: "test".to_owned() }
+    }
+
+    fn namespace(name: Option<&str>) -> Observed<Namespace> {
+        let metadata = serde_json::json!({ "metadata": { "name": name } });
+        serde_json::from_str(&metadata.to_string()).unwrap()
+    }
+
+    fn api_error(code: u16) -> Error {
+        Error::InitialListFailed(kube::Error::Api(Status::failure("no", "No").with_code(code).boxed()))
+    }
+
+    fn unreachable() -> Error {
+        Error::WatchStartFailed(kube::Error::Service("connection refused".into()))
+    }
+
+    fn garbled() -> Error {
+        Error::WatchFailed(kube::Error::SerdeError(serde_json::from_str::<u8>("\"hunter2\"").unwrap_err()))
+    }
+
+    /// Fails until a time, and beyond it sends one namespace after another; counts the tries.
+    fn away(until: Instant, error: fn() -> Error, tries: &Arc<AtomicUsize>) -> BoxStream<'static, Item> {
+        let tries = tries.clone();
+        let next = move |()| {
+            tries.fetch_add(1, Ordering::Relaxed);
+            let item = if Instant::now() < until { Err(error()) } else { Ok(Event::Apply(namespace(Some("a")))) };
+            std::future::ready(Some((item, ())))
+        };
+        stream::unfold((), next).boxed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_comes_back_soon_after_what_hindered_it_has_ended_and_asks_little_meanwhile() {
+        let forbidden = || api_error(403);
+        let missing = || api_error(404);
+        let expired = || Error::WatchError(Status::failure("too old", "Expired").with_code(410).boxed());
+        let table: [(&str, fn() -> Error, u64, u64, usize); 11] = [
+            ("a moment", unreachable, 1, 3, 4),
+            ("some seconds", unreachable, 10, 3, 10),
+            ("a minute", unreachable, 60, 6, 35),
+            ("ten minutes", unreachable, 600, 30, 80),
+            ("a day", unreachable, 86_400, 30, 6000),
+            ("garbled for a day", garbled, 86_400, 30, 6000),
+            ("forbidden for a moment", forbidden, 5, 3, 8),
+            ("forbidden for a minute", forbidden, 60, 6, 35),
+            ("forbidden for a day", forbidden, 86_400, 60, 3000),
+            ("no CRD for an hour", missing, 3600, 60, 170),
+            ("a version that is too old", expired, 1, 3, 4),
+        ];
+        for (name, error, lasts, latest, most) in table {
+            let until = Instant::now() + Duration::from_secs(lasts);
+            let tries = Arc::new(AtomicUsize::new(0));
+            let begin = || away(until, error, &tries);
+            let mut events = std::pin::pin!(follow(subject(), shared(Last::default()), begin, || {}));
+            assert!(matches!(events.next().await, Some(Event::Apply(_))), "{name}");
+            assert!(until.elapsed() <= Duration::from_secs(latest), "{name}: {:?} after its end", until.elapsed());
+            let tries = tries.load(Ordering::Relaxed);
+            assert!(tries <= most, "{name}: {tries} tries");
+        }
+    }
+
+    #[test]
+    fn a_wait_depends_on_what_hinders_and_for_how_long() {
+        let seconds = Duration::from_secs;
+        let table = [
+            (Failure::Unreachable, 1, 0, 0.25..=0.5),
+            (Failure::Unreachable, 2, 1, 0.5..=1.0),
+            (Failure::Unreachable, 9, 29, 1.5..=3.0),
+            (Failure::Unreachable, 9, 100, 5.0..=10.0),
+            (Failure::Unreachable, u32::MAX, 1_000_000, 15.0..=30.0),
+            (Failure::Garbled, 1, 0, 0.25..=0.5),
+            (Failure::Garbled, 99, 1_000_000, 15.0..=30.0),
+            (Failure::Forbidden, 1, 0, 0.25..=0.5),
+            (Failure::Forbidden, 9, 29, 1.5..=3.0),
+            (Failure::Forbidden, 99, 1_000_000, 30.0..=60.0),
+            (Failure::Missing, 99, 1_000_000, 30.0..=60.0),
+        ];
+        for (failure, count, lasted, expected) in table {
+            let wait = wait(failure, count, seconds(lasted), "a").as_secs_f64();
+            assert!(expected.contains(&wait), "{failure:?}, {count} failures within {lasted} s: {wait}");
+        }
+        let waits: std::collections::BTreeSet<Duration> =
+            (0..20).map(|n| wait(Failure::Unreachable, 9, seconds(100), &n.to_string())).collect();
+        assert!(waits.len() > 15, "watches come back together: {waits:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_that_cannot_be_read_makes_the_watch_list_anew_and_not_for_ever() {
+        let begun = Arc::new(AtomicUsize::new(0));
+        let counted = begun.clone();
+        // Each list is followed by a line that cannot be read.
+        let begin = move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let items = vec![Ok(Event::Init), Ok(Event::InitApply(namespace(Some("a")))), Ok(Event::InitDone), Err(garbled())];
+            stream::iter(items).chain(stream::pending()).boxed()
+        };
+        let start = Instant::now();
+        let mut events = std::pin::pin!(follow(subject(), shared(Last::default()), begin, || {}));
+        for round in 1..=100 {
+            assert!(matches!(events.next().await, Some(Event::Init)));
+            assert!(matches!(events.next().await, Some(Event::InitApply(_))));
+            assert!(matches!(events.next().await, Some(Event::InitDone)));
+            assert_eq!(begun.load(Ordering::Relaxed), round);
+        }
+        assert!(start.elapsed() > Duration::from_secs(900), "100 lists in {:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_has_gone_well_for_a_while_begins_with_short_waits_again() {
+        let mut retries = Retries::default();
+        for _ in 0..200 {
+            retries.failed(&unreachable());
+            tokio::time::advance(retries.wait(Failure::Unreachable, "a")).await;
+            retries.waited = Some(Instant::now());
+        }
+        assert!(retries.wait(Failure::Unreachable, "a") >= Duration::from_secs(10));
+        tokio::time::advance(WELL + Duration::from_secs(1)).await;
+        retries.failed(&unreachable());
+        assert!(retries.wait(Failure::Unreachable, "a") <= FIRST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn objects_without_a_name_are_skipped_and_counted() {
+        let last = Last::default();
+        let first = vec![
+            Event::Init,
+            Event::InitApply(namespace(None)),
+            Event::InitApply(namespace(Some("a"))),
+            Event::InitApply(namespace(Some(""))),
+            Event::InitDone,
+            Event::Apply(namespace(None)),
+        ];
+        let second = [Event::Init, Event::InitApply(namespace(Some("a"))), Event::InitDone];
+        let items: Mutex<Option<Vec<Item>>> = Mutex::new(Some(first.into_iter().chain(second).map(Ok).collect()));
+        let begin = || stream::iter(items.lock().take().unwrap_or_default()).chain(stream::pending());
+        let mut events = std::pin::pin!(follow(subject(), shared(last.clone()), begin, || {}));
+        for expected in ["Init", "InitApply", "InitDone"] {
+            assert!(format!("{:?}", events.next().await).contains(expected));
+        }
+        assert_eq!(*last.0.lock(), Some(("Namespace", 2)));
+        assert!(matches!(events.next().await, Some(Event::Init)));
+        assert_eq!(*last.0.lock(), Some(("Namespace", 3)));
+        events.next().await;
+        assert!(matches!(events.next().await, Some(Event::InitDone)));
+        assert_eq!(*last.0.lock(), Some(("Namespace", 0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scope_that_is_refused_for_long_is_told_of_and_no_sooner() {
+        for (lasts, told) in [(5, false), (20, true)] {
+            let refused = AtomicUsize::new(0);
+            let tries = Arc::default();
+            let until = Instant::now() + Duration::from_secs(lasts);
+            let begin = || away(until, || api_error(403), &tries);
+            let tell = || {
+                refused.fetch_add(1, Ordering::Relaxed);
+            };
+            let mut events = std::pin::pin!(follow(subject(), shared(Last::default()), begin, tell));
+            events.next().await;
+            assert_eq!(refused.load(Ordering::Relaxed) > 0, told, "refused for {lasts} s");
+        }
+    }
+
+    #[test]
+    fn an_error_is_described_in_brief_and_without_content() {
+        let long = Error::WatchError(Status::failure(&"x".repeat(100_000), "No").with_code(500).boxed());
+        assert!(describe(&long).len() <= LONGEST_ERROR);
+        assert!(!describe(&garbled()).contains("hunter2"), "{}", describe(&garbled()));
     }
 }

@@ -180,3 +180,6 @@ pub fn queue(
     futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|uid| (uid, receiver)) })
         .take_until(stop)
 }
+
+#[cfg(test)]
+mod tests;

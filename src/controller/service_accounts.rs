@@ -54,6 +54,13 @@ pub type PullSecretsOf = Observed<ServiceAccount, PullSecrets>;
 #[derive(Clone, Debug)]
 pub struct PullSecrets(ServiceAccountRecord);
 
+impl PullSecrets {
+    /// What decides which patch it needs.
+    pub const fn record(&self) -> &ServiceAccountRecord {
+        &self.0
+    }
+}
+
 impl Extract for PullSecrets {
     const METADATA_ONLY: bool = false;
 
@@ -191,7 +198,7 @@ impl Attacher {
     /// Puts the ServiceAccounts on the queue that are not as they should be.
     fn request_all(&self, store: &Store<PullSecretsOf>, send: &UnboundedSender<Key>) {
         for account in store.state() {
-            if attach::patch(&account.content.0, &self.desired(&account)).is_some() {
+            if attach::patch(account.content.record(), &self.desired(&account)).is_some() {
                 request(send, &account);
             }
         }
@@ -217,7 +224,7 @@ impl Attacher {
 
     async fn reconcile(&self, account: &PullSecretsOf) -> Result<Action, Infallible> {
         let (place, desired) = (place(account), self.desired(account));
-        let Some(operations) = attach::patch(&account.content.0, &desired) else {
+        let Some(operations) = attach::patch(account.content.record(), &desired) else {
             self.settled(&place);
             return Ok(Action::await_change());
         };

@@ -312,3 +312,178 @@ fn scoped<'a, V>(all: &'a HashMap<Arc<str>, V>, scope: Option<&str>) -> impl Ite
     let one = scope.and_then(|key| all.get_key_value(key));
     one.into_iter().chain(scope.is_none().then_some(all).into_iter().flatten())
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+    use crate::api::NamespaceSelection;
+    use crate::plan::references::{AccountRecord, AccountScope};
+    use crate::plan::targets::{Activity, Selection};
+    use crate::secret::ownership::Footprint;
+
+    const NOBODY: Option<&str> = None;
+
+    fn uid(text: &str) -> Uid {
+        Uid(text.into())
+    }
+
+    fn claimant(name: &str, age: i64, activity: Activity, namespaces: &[&str]) -> Claimant {
+        let names = namespaces.iter().map(|name| (*name).to_owned()).collect();
+        let selection = NamespaceSelection { names, ..NamespaceSelection::default() };
+        Claimant {
+            name: name.into(),
+            created: Timestamp::from_second(1_000_000 - age).unwrap(),
+            activity,
+            secret_name: "pull".into(),
+            generation: Some(1),
+            selection: Selection::parse(&selection).ok(),
+            references: BTreeSet::new(),
+            attach: Vec::new(),
+        }
+    }
+
+    fn record(owner: Option<&str>) -> Arc<SecretRecord> {
+        Arc::new(SecretRecord {
+            uid: "s".into(),
+            resource_version: "7".into(),
+            owner: owner.map(uid),
+            footprint: Footprint::desired(&ObjectMeta::default()),
+            expires_at: None,
+            hosts: None,
+            identity: None,
+            extra_keys: Box::default(),
+            sets_immutable: false,
+        })
+    }
+
+    fn world() -> World {
+        let mut world = World::new(Index::default(), References::default());
+        world.set_namespace("a", Incarnation::default(), &Labels::new(), false);
+        world
+    }
+
+    /// What an `EcrCredential` may do about the Secret in the namespace a.
+    fn claim(world: &World, me: &str) -> Option<Claim> {
+        let spot = ("pull".into(), "a".into());
+        let generation = world.index.generation(&uid(me));
+        world.place_at(&uid(me), &"pull".into(), generation, &spot).map(|place| place.claim)
+    }
+
+    #[test]
+    fn whoever_is_refreshed_goes_before_an_older_one_that_is_not() {
+        use Activity::{Active, Idle, Unreadable};
+        let lost = |name: &str| Some(Claim::Lost(name.into()));
+        let blocked = |name: &str| Some(Claim::Blocked(name.into()));
+        let wanted = || Some(Claim::Wanted);
+        // What the older one is, where it wants a Secret and who has it; what the older and the younger may do.
+        let table = [
+            ("both are well", Active, &["a"][..], NOBODY, wanted(), lost("old")),
+            ("the older is idle", Idle, &["a"], NOBODY, lost("young"), wanted()),
+            ("the older is idle and has the Secret", Idle, &["a"], Some("old"), lost("young"), wanted()),
+            ("the older cannot be read", Unreadable, &["a"], NOBODY, wanted(), blocked("old")),
+            ("the older cannot be read and has the Secret", Unreadable, &["a"], Some("old"), wanted(), blocked("old")),
+            ("what the older wants cannot be read", Unreadable, &[], NOBODY, None, wanted()),
+            ("nor that, and it has the Secret", Unreadable, &[], Some("old"), Some(Claim::LeftToAnother), blocked("old")),
+        ];
+        for (name, activity, namespaces, owner, older, younger) in table {
+            // In whichever order they are seen.
+            for order in 0..6 {
+                let mut world = world();
+                for step in [order % 3, (order + 1 + order / 3) % 3, (order + 2 - order / 3) % 3] {
+                    match step {
+                        0 => drop(world.set_claimant(&uid("old"), claimant("old", 20, activity, namespaces))),
+                        1 => drop(world.set_claimant(&uid("young"), claimant("young", 10, Active, &["a"]))),
+                        _ => drop(owner.map(|owner| world.set_secret("pull", "a", record(Some(owner))))),
+                    }
+                }
+                assert_eq!((claim(&world, "old"), claim(&world, "young")), (older.clone(), younger.clone()), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_claim_that_moves_is_told_to_both_and_comes_back() {
+        let both = BTreeSet::from([uid("old"), uid("young")]);
+        let mut world = world();
+        let set = |world: &mut World, activity| {
+            world.set_claimant(&uid("old"), claimant("old", 20, activity, &["a"]))
+        };
+        set(&mut world, Activity::Active);
+        world.set_claimant(&uid("young"), claimant("young", 10, Activity::Active, &["a"]));
+        for activity in [Activity::Idle, Activity::Active, Activity::Unreadable, Activity::Idle, Activity::Active] {
+            assert_eq!(set(&mut world, activity), both, "{activity:?}");
+            assert_eq!(claim(&world, "young") == Some(Claim::Wanted), activity == Activity::Idle, "{activity:?}");
+        }
+        // A Secret that one has, of which nothing else says that it wants it.
+        world.set_secret("pull", "a", record(Some("old")));
+        for activity in [Activity::Unreadable, Activity::Active, Activity::Unreadable] {
+            let concerned = world.set_claimant(&uid("old"), claimant("old", 20, activity, &[]));
+            assert!(concerned.contains(&uid("young")), "{activity:?}: {concerned:?}");
+        }
+        assert_eq!(world.remove_claimant(&uid("old")), BTreeSet::from([uid("young")]));
+        assert_eq!(claim(&world, "young"), Some(Claim::Wanted));
+    }
+
+    #[test]
+    fn what_comes_and_goes_leaves_nothing_behind() {
+        let mut world = World::new(Index::default(), References::default());
+        for round in 0..50 {
+            let (me, namespace, secret) = (format!("u{round}"), format!("n{round}"), format!("secret-{round}"));
+            let account = AccountScope { namespace: Some(namespace.as_str().into()), name: "puller".into() };
+            let labels = [("team".to_owned(), format!("t{round}"))].into();
+            let mut claimant = claimant(&me, round, Activity::Active, &[&namespace]);
+            claimant.secret_name = secret.as_str().into();
+            claimant.references = [crate::plan::auth::Reference::Account(account)].into();
+            claimant.attach = vec![wildmatch::WildMatch::new("default")];
+            let concerned = world.set_claimant(&uid(&me), claimant);
+            world.touch(&concerned);
+            world.set_namespace(&namespace, Incarnation::default(), &labels, false);
+            let spot = (secret.as_str().into(), namespace.as_str().into());
+            world.awaited.begin((Arc::clone(&spot.0), Arc::clone(&spot.1)));
+            world.set_secret(&secret, &namespace, record(Some(&me)));
+            world.awaited.end(&spot);
+            let record = AccountRecord { uid: "s".into(), created: Timestamp::MAX, role: None, audience: None };
+            world.references.set_account(&namespace, "puller", Some(record));
+        }
+        for round in 0..50 {
+            let (me, namespace, secret) = (format!("u{round}"), format!("n{round}"), format!("secret-{round}"));
+            // In one order or the other.
+            if round % 2 == 0 {
+                world.remove_claimant(&uid(&me));
+            }
+            world.remove_secret(&secret, &namespace, None);
+            world.references.set_account(&namespace, "puller", None);
+            world.index.remove_namespace(&namespace);
+            if round % 2 == 1 {
+                world.remove_claimant(&uid(&me));
+            }
+        }
+        assert!(world.index.is_empty(), "{:?}", world.index);
+        assert!(world.records.is_empty(), "{:?}", world.records);
+        assert!(world.owned.is_empty() && world.revisions.is_empty() && world.news.is_empty());
+        assert!(world.awaited.spots().next().is_none());
+        assert!(world.references.is_empty(), "{:?}", world.references);
+    }
+
+    #[test]
+    fn as_many_namespaces_as_service_accounts_are_seen_in_moments() {
+        const MANY: usize = 10_000;
+        let mut world = World::new(Index::default(), References::default());
+        let record = AccountRecord { uid: "s".into(), created: Timestamp::MAX, role: None, audience: None };
+        let begun = std::time::Instant::now();
+        for number in 0..MANY {
+            world.references.set_account(&format!("n{number}"), "puller", Some(record.clone()));
+        }
+        for number in 0..MANY {
+            let incarnation = Incarnation::of("u", Some(Timestamp::from_second(1).unwrap()));
+            world.set_namespace(&format!("n{number}"), incarnation, &Labels::new(), false);
+        }
+        // A look at all ServiceAccounts for each namespace would take many times as long.
+        assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+        let scope = AccountScope { namespace: None, name: "puller".into() };
+        assert_eq!(world.references.accounts_in(&scope).len(), MANY);
+    }
+}

@@ -1,0 +1,141 @@
+//! Odd objects of every kind in whole pages of lists and lines of watches: nothing fails, and the others are read as ever.
+
+use std::fmt::Debug;
+use std::time::{Duration, Instant};
+
+use hostile::{Kind, OddObject, line, page};
+use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
+use kube::Resource;
+use kube::core::{ObjectList, WatchEvent};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::references::{account_record, keys_record};
+use super::service_accounts::PullSecretsOf;
+use super::watches::{claimant, unreadable};
+use crate::api::observed::{ObservedCredential, Reading};
+use crate::lenient::Observed;
+use crate::plan::Limits;
+use crate::secret::metadata::{SecretDetails, SecretMetadata};
+
+/// Reads every odd object in the middle of a page and as the object of an event; `each` is given it.
+fn read_all<K: Resource + Clone + Debug + DeserializeOwned>(kind: Kind, each: impl Fn(&OddObject, &K)) {
+    let [first, last] = ["first", "last"].map(|name| kind.ordinary("a", name).to_string());
+    let expected = [&first, &last].map(|text| format!("{:?}", serde_json::from_str::<K>(text).unwrap()));
+    for odd in kind.odd("a", "odd") {
+        let text = page(kind, &[&first, &odd.json, &last]);
+        let list: ObjectList<K> = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", odd.what));
+        let [one, object, two] = list.items.as_slice() else { panic!("{}: {:?}", odd.what, list.items) };
+        assert_eq!([format!("{one:?}"), format!("{two:?}")], expected, "{}", odd.what);
+        each(&odd, object);
+        for event in ["ADDED", "MODIFIED", "DELETED"] {
+            let event: Result<WatchEvent<K>, _> = serde_json::from_str(&line(event, &odd.json));
+            let event = event.unwrap_or_else(|e| panic!("{}: {e}", odd.what));
+            let (WatchEvent::Added(again) | WatchEvent::Modified(again) | WatchEvent::Deleted(again)) = event else {
+                panic!("{}: {event:?}", odd.what);
+            };
+            assert_eq!(format!("{again:?}"), format!("{object:?}"), "{}", odd.what);
+        }
+    }
+}
+
+/// Whether the odd value is where the operator does not look.
+fn is_elsewhere(odd: &OddObject) -> bool {
+    let places = ["managedFields/0/time", "managedFields/0/fieldsType", "managedFields/0/apiVersion", "finalizers"];
+    places.iter().any(|place| odd.what.contains(place))
+}
+
+#[test]
+fn odd_secrets_are_read_as_far_as_possible() {
+    let ordinary: SecretMetadata = serde_json::from_str(&Kind::Secret.ordinary("a", "odd").to_string()).unwrap();
+    let record = ordinary.record().unwrap();
+    assert!(record.owner.is_some() && record.expires_at.is_some());
+    read_all(Kind::Secret, |odd, object: &SecretMetadata| {
+        if is_elsewhere(odd) {
+            assert_eq!(object.record(), Some(record), "{}", odd.what);
+        }
+        if odd.what.contains("metadata/managedFields") || odd.what.contains("metadata/ownerReferences") {
+            assert_eq!(object.meta().name.as_deref(), Some("odd"), "{}", odd.what);
+            let read = object.record().unwrap_or_else(|| panic!("{}", odd.what));
+            assert_eq!((&read.uid, &read.resource_version), (&record.uid, &record.resource_version), "{}", odd.what);
+        }
+    });
+    read_all(Kind::Secret, |_, object: &SecretDetails| {
+        crate::secret::ownership::SecretRecord::read(object.meta());
+    });
+    read_all(Kind::Secret, |_, object: &Observed<Secret>| drop(keys_record(object.meta())));
+}
+
+#[test]
+fn what_a_secret_has_in_masses_is_neither_kept_nor_slow() {
+    const MANY: usize = 40_000;
+    let mut object = Kind::Secret.ordinary("a", "odd");
+    let number = |prefix: &str| (0..MANY).map(|number| format!("{prefix}{number}")).collect::<Vec<_>>();
+    let empty = |keys: Vec<String>| serde_json::Value::Object(keys.into_iter().map(|key| (key, json!({}))).collect());
+    let fields = &mut object["metadata"]["managedFields"][0]["fieldsV1"];
+    fields["f:metadata"]["f:labels"] = empty(number("f:l"));
+    fields["f:metadata"]["f:ownerReferences"] = empty(number("k:{\"uid\":\"o").iter().map(|k| format!("{k}\"}}")).collect());
+    fields["f:data"] = empty(number("f:d"));
+    object["metadata"]["labels"] = number("l").into_iter().map(|key| (key, json!("x"))).collect();
+    let owner = |uid: String| json!({ "apiVersion": "v1", "kind": "Pod", "name": "x", "uid": uid });
+    object["metadata"]["ownerReferences"] = number("o").into_iter().map(owner).collect();
+    let text = object.to_string();
+    let begun = Instant::now();
+    let read: SecretMetadata = serde_json::from_str(&text).unwrap();
+    // A look at each for each other would take minutes.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(read.record().unwrap().extra_keys.len() <= 16);
+    object["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": "pullsecrets.dev/v1alpha1", "kind": "EcrCredential", "name": "x", "uid": "u".repeat(1000), "controller": true,
+    }]);
+    object["metadata"]["labels"] = json!({});
+    let read: SecretMetadata = serde_json::from_str(&object.to_string()).unwrap();
+    assert_eq!(read.record().unwrap().owner, None);
+}
+
+#[test]
+fn odd_namespaces_are_read_as_far_as_possible() {
+    read_all(Kind::Namespace, |odd, object: &Observed<Namespace>| {
+        let absent = odd.what.starts_with("Namespace: null at \"/metadata/deletionTimestamp");
+        if odd.what.contains("/deletionTimestamp") {
+            assert_eq!(object.meta().deletion_timestamp.is_none(), absent, "{}", odd.what);
+        }
+    });
+}
+
+#[test]
+fn odd_service_accounts_are_read_as_far_as_possible() {
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    read_all(Kind::ServiceAccount, |odd, object: &Observed<ServiceAccount>| {
+        let record = account_record(object.meta());
+        if is_elsewhere(odd) {
+            assert!(record.as_ref().is_some_and(|record| record.role.is_some()), "{}", odd.what);
+        }
+        assert!(record.is_none_or(|record| text(&record.role) <= 8192), "{}", odd.what);
+    });
+    read_all(Kind::ServiceAccount, |odd, object: &PullSecretsOf| {
+        let single = ["imagePullSecrets/0", "imagePullSecrets/1"].iter().any(|part| odd.what.contains(part));
+        if single || is_elsewhere(odd) {
+            // A patch names entries by their number.
+            assert_eq!(object.content.record().pull_secrets.as_ref().map(Vec::len), Some(2), "{}", odd.what);
+        }
+    });
+}
+
+#[test]
+fn odd_credentials_are_alive_and_keep_what_they_want() {
+    let limits = Limits::default();
+    read_all(Kind::EcrCredential, |odd, object: &ObservedCredential| {
+        let Reading(reading) = &object.content;
+        let claimant = match reading {
+            Ok(object) => claimant(object, &limits),
+            Err(object) => unreadable(object),
+        };
+        if !odd.what.contains("at \"/spec") && !odd.what.ends_with("at \"\"") {
+            assert!(reading.is_ok(), "{}", odd.what);
+        }
+        if odd.what.contains("at \"/spec/registries") {
+            assert_eq!((&*claimant.secret_name, claimant.selection.is_some()), ("pull", true), "{}", odd.what);
+        }
+    });
+}
