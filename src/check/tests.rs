@@ -355,7 +355,7 @@ fn asked(inside: bool, account: bool, error: &TokenError) -> Report {
 
 #[test]
 fn an_error_of_aws_is_a_problem_where_the_operator_would_meet_it_too() {
-    let denied = TokenError::Denied("AccessDenied from ECR: allow it".to_owned());
+    let denied = TokenError::Denied("AccessDenied from ECR: allow it".to_owned().into());
     let forbidden = TokenError::Forbidden("create serviceaccounts/token".to_owned());
     let unavailable = TokenError::Unavailable("no route to the VPC endpoint".to_owned());
     let unreachable = TokenError::Cluster("it timed out".to_owned());
@@ -400,7 +400,7 @@ fn an_identity_of_each_namespace_fails_there_and_counts_once() {
         "puller",
         Some(AccountRecord { uid: "sa".into(), created: Timestamp::UNIX_EPOCH, role, audience: None }),
     );
-    let denied = TokenError::Denied("correct the trust policy".to_owned());
+    let denied = TokenError::Denied("correct the trust policy".to_owned().into());
     let tokens = facts.wanted().into_iter().map(|key| (key, Err(denied.clone()))).collect();
     facts.aws = Some(Answers { tokens, ..Answers::default() });
     let report = judge(&facts, at(NOW));

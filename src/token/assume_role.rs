@@ -28,7 +28,7 @@ impl AssumedRole {
             .iter()
             .map(|(key, value)| Tag::builder().key(key).value(value).build())
             .collect::<Result<_, _>>()
-            .map_err(|_| TokenError::Denied("a session tag lacks its key or value".to_owned()))?;
+            .map_err(|_| TokenError::Denied("a session tag lacks its key or value".to_owned().into()))?;
         let keys = &step.transitive_tag_keys;
         let request = self
             .sts

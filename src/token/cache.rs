@@ -337,7 +337,10 @@ impl Tokens {
                     let count = slot.state.failure.as_ref().map_or(1, |f| f.count.saturating_add(1));
                     let wait = self.settings.retry.delay(count, error.retry_scale(), &format!("{key:?}"));
                     slot.wait_until = self.settings.clock.uptime().saturating_add(wait);
-                    slot.state.failure = Some(Failure { error: error.clone(), count, retry_at: later(now, wait) });
+                    // The same refusal keeps its first request id, so that a status is not written for each try.
+                    let before = slot.state.failure.take().map(|failure| failure.error).filter(|old| *old == error);
+                    let told = before.unwrap_or_else(|| error.clone());
+                    slot.state.failure = Some(Failure { error: told, count, retry_at: later(now, wait) });
                     Err(error)
                 }
             };

@@ -11,8 +11,8 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 
 use crate::clock::{Clock, Server};
 
-/// Whoever answers with one of these headers is AWS, and not a proxy with a clock of its own.
-const REQUEST_ID: [&str; 2] = ["x-amzn-requestid", "x-amz-request-id"];
+/// The headers in which AWS names a request. Whoever answers with one of them is AWS, and not a proxy with a clock of its own.
+pub(super) const REQUEST_ID: [&str; 2] = ["x-amzn-requestid", "x-amz-request-id"];
 
 /// The time by which the SDK signs and judges sessions. It is that of the process: with a skew learned by each client for itself,
 /// the first call of every new client would be refused.

@@ -8,8 +8,9 @@ use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
-use super::TokenError;
+use super::dates::REQUEST_ID;
 use super::identity::Origin;
+use super::{Refusal, TokenError};
 
 /// The error codes by which ECR and STS ask to slow down; the SDK knows only some of them.
 const THROTTLING: [&str; 6] = [
@@ -26,6 +27,12 @@ const BAD_SIGNATURE: [&str; 3] = ["InvalidSignatureException", "SignatureDoesNot
 
 /// The longest error code that is told, in characters. AWS's own have 20 to 40.
 const LONGEST_CODE: usize = 64;
+
+/// The longest text of AWS that is told, in characters. A refusal with two ARNs has about 400.
+const LONGEST_TEXT: usize = 700;
+
+/// A word with more characters than this is not told: no ARN in a refusal is so long, and every session or web identity token is.
+const LONGEST_WORD: usize = 256;
 
 /// How the identity cache's own error begins, whose type is not public (aws-smithy-runtime, identity/cache/lazy.rs).
 const IDENTITY_TIMED_OUT: &str = "identity resolver timed out";
@@ -53,7 +60,7 @@ pub(super) enum Call {
 }
 
 /// Sorts an SDK error into our classes. The SDK's own text is not used: it can hold the whole answer. `place` is the API
-/// with its region, for people.
+/// with its region, or with the role that is asked for, for people.
 pub(super) fn classify<E>(error: &SdkError<E, HttpResponse>, call: Call, place: &str) -> TokenError
 where
     E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
@@ -63,7 +70,8 @@ where
         SdkError::ServiceError(context) => {
             let (code, message) = (context.err().code(), context.err().message().unwrap_or_default());
             tracing::debug!(place, code, message, "AWS answered with an error");
-            by_code(code, message, status, call, place)
+            let request_id = error.raw_response().and_then(request_id);
+            by_code(code, message, status, call, place).with(request_id)
         }
         SdkError::TimeoutError(_) => TokenError::Unavailable(format!("{place} did not answer in time")),
         SdkError::ResponseError(_) => match status {
@@ -93,8 +101,14 @@ fn by_code(code: Option<&str>, message: &str, status: Option<u16>, call: Call, p
             TokenError::Unavailable(format!("{place} could not reach the cluster's OIDC issuer"))
         }
         Some(code) => {
-            let told = format!("{code} from {place}: {}", advice(code, message, call));
-            if BAD_SIGNATURE.contains(&code) { TokenError::BadSignature(told) } else { TokenError::Denied(told) }
+            let mut told = format!("{code} from {place}: {}", advice(code, message, call));
+            if BAD_SIGNATURE.contains(&code) {
+                return TokenError::BadSignature(told.into());
+            }
+            if let Some(text) = quoted(code, message) {
+                told = format!("{told}; AWS says: {text}");
+            }
+            TokenError::Denied(told.into())
         }
         None if status < 400 => TokenError::Unreadable(format!("the answer of {place} is not of its protocol")),
         None => TokenError::Unreadable(format!("HTTP status {status} from {place} without an error code")),
@@ -104,6 +118,37 @@ fn by_code(code: Option<&str>, message: &str, status: Option<u16>, call: Call, p
 /// An error code as it may stand in a status: whoever answers in AWS's place can send anything for one.
 fn shown(code: &str) -> String {
     code.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')).take(LONGEST_CODE).collect()
+}
+
+/// AWS's own text, where it names who may not do what to which resource. Other texts are not told: some repeat what was sent, such
+/// as a web identity token that is malformed, or the headers that were signed.
+fn quoted(code: &str, message: &str) -> Option<String> {
+    let told = matches!(code, "AccessDeniedException" | "AccessDenied" | "InvalidIdentityToken");
+    let words = message.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let words = words.map(|word| if word.chars().count() > LONGEST_WORD { "…" } else { word });
+    let mut text = words.collect::<Vec<_>>().join(" ");
+    if let Some((end, _)) = text.char_indices().nth(LONGEST_TEXT) {
+        text.truncate(end);
+        text.push('…');
+    }
+    (told && !text.is_empty()).then_some(text)
+}
+
+/// The id of a request as it may stand in a status.
+fn request_id(answer: &HttpResponse) -> Option<String> {
+    let id = REQUEST_ID.iter().find_map(|name| answer.headers().get(*name))?;
+    Some(shown(id)).filter(|id| !id.is_empty())
+}
+
+impl TokenError {
+    /// The same with the id of the request, where AWS has refused it.
+    fn with(self, request_id: Option<String>) -> Self {
+        match self {
+            Self::Denied(refusal) => Self::Denied(Refusal { request_id, ..refusal }),
+            Self::BadSignature(refusal) => Self::BadSignature(Refusal { request_id, ..refusal }),
+            other => other,
+        }
+    }
 }
 
 /// What AWS says of a refusal that the usual policies do not mend, and what to do about each; of two that fit, the first. A
@@ -311,9 +356,38 @@ mod tests {
         for (reason, words) in table {
             let told = denied(Call::Ecr, &format!("{WHO} {action} {reason}"));
             assert!(told.contains(words), "{reason}: {told}");
-            assert!(!told.contains("111111111111"), "AWS's own text is not told: {told}");
+            for words in [WHO, action, reason] {
+                assert!(told.contains(words), "who may not do what to which resource: {told}");
+            }
             assert_eq!(told.contains("deploy/"), words.contains(".json"), "{told}");
         }
+    }
+
+    #[test]
+    fn of_aws_texts_only_those_are_told_that_repeat_nothing_that_was_sent_and_none_is_long() {
+        let token = "x".repeat(LONGEST_WORD + 1);
+        let long = format!("{WHO} ecr:GetAuthorizationToken {}", "on resource: * ".repeat(100));
+        for (code, message, tells) in [
+            ("AccessDenied", "Not authorized to perform sts:AssumeRoleWithWebIdentity", true),
+            ("InvalidIdentityToken", "No OpenIDConnect provider found in your account for https://x", true),
+            ("ValidationError", "Value 'sent' at 'webIdentityToken' failed to satisfy constraint", false),
+            ("SignatureDoesNotMatch", "The Canonical String should have been 'x-amz-security-token:sent'", false),
+            ("InvalidClientTokenId", "The security token included in the request is invalid", false),
+            ("ExpiredTokenException", "Token expired: sent", false),
+        ] {
+            let told = by_code(Some(code), message, Some(400), Call::WebIdentity, "STS").to_string();
+            assert_eq!(told.contains(message), tells, "{told}");
+        }
+        assert!(!denied(Call::Ecr, &format!("no {token} here")).contains(&token));
+        assert!(denied(Call::Ecr, &long).chars().count() < LONGEST_TEXT + 200);
+        assert!(denied(Call::Ecr, "a\n\u{7}b").ends_with("a b"));
+    }
+
+    #[test]
+    fn a_refusal_is_the_same_with_another_request_id_which_is_told() {
+        let with = |id: &str| by_code(Some("AccessDenied"), WHO, Some(400), Call::Ecr, "AWS").with(Some(id.to_owned()));
+        assert_eq!(with("one"), with("other"));
+        assert!(with("one").to_string().ends_with("(request id one)"), "{}", with("one"));
     }
 
     #[test]

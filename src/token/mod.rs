@@ -200,7 +200,7 @@ pub enum InvalidToken {
     ShorterThanHeld(Timestamp),
 }
 
-/// Why a token could not be fetched: a bounded class, and a short message without request ids or ARNs of sessions.
+/// Why a token could not be fetched: a bounded class, and a short message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// No AWS credentials were found.
@@ -217,11 +217,11 @@ pub enum TokenError {
     Cluster(String),
     /// AWS refused the identity or the call.
     #[error("AWS refused the call: {0}")]
-    Denied(String),
-    /// AWS did not accept a signature: the keys are wrong, or the time. The SDK's client has learned the time from the answer,
-    /// so it is kept.
+    Denied(Refusal),
+    /// AWS did not accept a signature: the keys are wrong, or the time. The clock has heard the time from the answer, so the
+    /// session is kept.
     #[error("AWS refused the call: {0}")]
-    BadSignature(String),
+    BadSignature(Refusal),
     /// A source of AWS credentials gave a session that is over, or nearly.
     #[error(
         "the AWS session that was given ends at {0}, too soon to be of use: if this repeats, check the clock of this node and the source of its AWS identity"
@@ -239,6 +239,35 @@ pub enum TokenError {
     /// AWS answered with something that is not an answer.
     #[error("AWS answered with something that cannot be read: {0}")]
     Unreadable(String),
+}
+
+/// What AWS has refused, with the id of the request, which AWS's support and CloudTrail ask for. Two refusals are equal when they
+/// differ in the id alone: a status keeps the first id, and is not written again with each try.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    text: String,
+    request_id: Option<String>,
+}
+
+impl PartialEq for Refusal {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Refusal {}
+
+impl From<String> for Refusal {
+    fn from(text: String) -> Self {
+        Self { text, request_id: None }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        self.request_id.as_ref().map_or(Ok(()), |id| write!(f, " (request id {id})"))
+    }
 }
 
 impl TokenError {

@@ -49,7 +49,7 @@ impl WebIdentity {
         };
         let request = self.sts.assume_role_with_web_identity().role_arn(role).role_session_name(name);
         let answer = request.web_identity_token(token.expose_secret()).send().await;
-        let answer = answer.map_err(|error| classify(&error, call, "STS"))?;
+        let answer = answer.map_err(|error| classify(&error, call, &format!("STS for {role}")))?;
         credentials(answer.credentials, "WebIdentity")
     }
 

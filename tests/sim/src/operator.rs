@@ -314,7 +314,7 @@ async fn spoil(failure: Failure, tokens: &mut Vec<RawToken>) -> Result<(), Token
     let expiry = |tokens: &mut Vec<RawToken>, at| tokens.iter_mut().for_each(|token| token.expires_at = at);
     match failure {
         Failure::NoCredentials => return Err(TokenError::NoCredentials("no provider".to_owned())),
-        Failure::Denied => return Err(TokenError::Denied("AccessDenied".to_owned())),
+        Failure::Denied => return Err(TokenError::Denied("AccessDenied".to_owned().into())),
         Failure::Throttled => return Err(TokenError::Throttled("ThrottlingException".to_owned())),
         Failure::Unavailable => return Err(TokenError::Unavailable("connection refused".to_owned())),
         Failure::Unreadable => return Err(TokenError::Unreadable("html".to_owned())),

@@ -201,9 +201,10 @@ fn wrong_clocks() -> Vec<Case> {
         sim.run_for(Duration::from_secs(30));
         sim.skew(SignedDuration::ZERO);
         let calls = sim.aws.calls().len();
-        sim.run_for(Duration::from_secs(70));
+        // Two clocks of three must tell it: the API server does at the latest when the watches are begun anew.
+        sim.run_for(Duration::from_secs(360));
         let awake = sim.aws.calls().len() > calls;
-        sim.expect(awake, I6, "nothing was refreshed within 70 s of the clock's being set");
+        sim.expect(awake, I6, "nothing was refreshed within 6 min of the clock's being set");
         calm(sim);
     }));
     cases
