@@ -28,11 +28,12 @@ const BAD_SIGNATURE: [&str; 3] = ["InvalidSignatureException", "SignatureDoesNot
 /// The longest error code that is told, in characters. AWS's own have 20 to 40.
 const LONGEST_CODE: usize = 64;
 
-/// The longest text of AWS that is told, in characters. A refusal with two ARNs has about 400.
-const LONGEST_TEXT: usize = 700;
+/// The longest text of AWS that is told, in bytes. A refusal with two ARNs has about 400.
+const LONGEST_TEXT: usize = 600;
 
-/// A word with more characters than this is not told: no ARN in a refusal is so long, and every session or web identity token is.
-const LONGEST_WORD: usize = 256;
+/// A word with more letters and digits in a row than this is not told: no name in an ARN has so many, and every session or web
+/// identity token has.
+const LONGEST_NAME: usize = 64;
 
 /// How the identity cache's own error begins, whose type is not public (aws-smithy-runtime, identity/cache/lazy.rs).
 const IDENTITY_TIMED_OUT: &str = "identity resolver timed out";
@@ -125,10 +126,11 @@ fn shown(code: &str) -> String {
 fn quoted(code: &str, message: &str) -> Option<String> {
     let told = matches!(code, "AccessDeniedException" | "AccessDenied" | "InvalidIdentityToken");
     let words = message.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
-    let words = words.map(|word| if word.chars().count() > LONGEST_WORD { "…" } else { word });
+    let is_long = |word: &str| word.split(|c: char| !c.is_alphanumeric()).any(|name| name.len() > LONGEST_NAME);
+    let words = words.map(|word| if is_long(word) { "…" } else { word });
     let mut text = words.collect::<Vec<_>>().join(" ");
-    if let Some((end, _)) = text.char_indices().nth(LONGEST_TEXT) {
-        text.truncate(end);
+    if text.len() > LONGEST_TEXT {
+        text.truncate(text.floor_char_boundary(LONGEST_TEXT));
         text.push('…');
     }
     (told && !text.is_empty()).then_some(text)
@@ -365,7 +367,7 @@ mod tests {
 
     #[test]
     fn of_aws_texts_only_those_are_told_that_repeat_nothing_that_was_sent_and_none_is_long() {
-        let token = "x".repeat(LONGEST_WORD + 1);
+        let token = format!("Fwo/{}", "x".repeat(LONGEST_NAME + 1));
         let long = format!("{WHO} ecr:GetAuthorizationToken {}", "on resource: * ".repeat(100));
         for (code, message, tells) in [
             ("AccessDenied", "Not authorized to perform sts:AssumeRoleWithWebIdentity", true),
@@ -379,7 +381,7 @@ mod tests {
             assert_eq!(told.contains(message), tells, "{told}");
         }
         assert!(!denied(Call::Ecr, &format!("no {token} here")).contains(&token));
-        assert!(denied(Call::Ecr, &long).chars().count() < LONGEST_TEXT + 200);
+        assert!(denied(Call::Ecr, &long).len() < LONGEST_TEXT + 200);
         assert!(denied(Call::Ecr, "a\n\u{7}b").ends_with("a b"));
     }
 

@@ -27,7 +27,7 @@ use super::grant;
 use crate::material::{ACCOUNTS, AROUND, account, second};
 
 /// A longer message (in bytes) could make a status too large.
-const LONGEST: usize = 600;
+const LONGEST: usize = 1200;
 
 /// The first line says the service and the HTTP status, and perhaps an `x-amzn-errortype`; the rest is the body.
 pub fn run(bytes: &[u8]) {
