@@ -109,7 +109,10 @@ fn judge(
         assert!(demand.is_none_or(|d| life.issued_at >= d.since), "older than was asked for");
         no_shorter(now, need, life, held);
     }
-    assert!(step.fetch.is_empty() || (step.publish.is_empty() && !step.fresh && !step.settled));
+    assert!(step.fetch.is_empty() || (!step.fresh && !step.settled));
+    let first = step.fetch.iter().any(|need| of(need).retry_at.is_none());
+    let dead = step.publish.iter().any(|need| of(need).published.is_some_and(|life| !life.is_valid(now)));
+    assert!(step.publish.is_empty() || !first || dead, "two writes for tokens that are fetched together");
     // While a token is due and may be fetched, it is asked for, or something is published, or it is known when to look again.
     for (need, h) in held {
         let due = h.published.is_none_or(|life| !life.is_valid(now) || now >= policy.due_at(life, seed) || h.outdated);
