@@ -17,8 +17,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::api::registry::Region;
+use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::apply::Writer;
 use crate::cli::{RunArgs, host_name, is_proxy_of_environment};
 use crate::clock::Clock;

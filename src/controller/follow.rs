@@ -60,7 +60,8 @@ where
     S: Stream<Item = Result<Event<K>>> + Send + 'static,
 {
     let stream = Box::pin(begin());
-    let follower = Follower { subject, shared, stream, begin, refused, retries: Retries::default(), skips: Skips::default() };
+    let follower =
+        Follower { subject, shared, stream, begin, refused, retries: Retries::default(), skips: Skips::default() };
     futures::stream::unfold(follower, |mut follower| async move {
         let event = follower.next().await;
         Some((event, follower))

@@ -10,10 +10,10 @@ use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::Api;
 use kube::core::ObjectMeta;
+use kube::runtime::applier;
 use kube::runtime::controller::{self, Action, ReconcileRequest};
 use kube::runtime::reflector::{ObjectRef, Store, store};
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::runtime::applier;
 use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -163,7 +163,8 @@ impl Attacher {
         let (store, mut writer) = store();
         let (send, requests) = unbounded_channel();
         let config = watcher::Config::default().fields(&format!("metadata.name={}", scope.name));
-        let subject = Subject { what: "ServiceAccounts to attach to", kind: "ServiceAccount", scope: format!("attach {scope}") };
+        let subject =
+            Subject { what: "ServiceAccounts to attach to", kind: "ServiceAccount", scope: format!("attach {scope}") };
         let begin = move || watcher(api.clone(), config.clone());
         let events = follow(subject, self.shared.clone(), begin, || {});
         let watched = async {
@@ -297,7 +298,8 @@ mod tests {
 
     #[test]
     fn a_service_account_is_read_as_far_as_it_matters() {
-        let read = |object: serde_json::Value| serde_json::from_str::<PullSecretsOf>(&object.to_string()).unwrap().content.0;
+        let read =
+            |object: serde_json::Value| serde_json::from_str::<PullSecretsOf>(&object.to_string()).unwrap().content.0;
         let metadata = json!({ "name": "default", "namespace": "a", "uid": "u", "resourceVersion": "7" });
         let bare = read(json!({ "metadata": metadata }));
         assert_eq!((bare.pull_secrets, bare.has_annotations, bare.attached), (None, false, None));

@@ -13,8 +13,8 @@ use tokio::sync::{Notify, watch};
 
 use super::watches::{CredentialList, SecretScope, claimant, unreadable};
 use super::world::{Spot, World};
-use crate::api::status::Reason;
 use crate::api::observed::Unreadable;
+use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
 use crate::lenient::Observed;
 use crate::plan::auth::Reference;
@@ -75,7 +75,12 @@ impl Listed {
 
 impl Shared {
     /// An empty world. `limits` say which specs are usable.
-    pub fn new(world: World, limits: Limits, queue: UnboundedSender<Uid>, observer: impl WatchObserver + 'static) -> Self {
+    pub fn new(
+        world: World,
+        limits: Limits,
+        queue: UnboundedSender<Uid>,
+        observer: impl WatchObserver + 'static,
+    ) -> Self {
         Self {
             world: Mutex::new(world),
             versions: Mutex::default(),
@@ -181,7 +186,11 @@ impl Shared {
     pub(super) fn skipped(&self, kind: &'static str, scope: &str, count: usize) {
         let mut skipped = self.skipped.lock();
         let place = (kind, scope.to_owned());
-        if count == 0 { skipped.remove(&place) } else { skipped.insert(place, count) };
+        if count == 0 {
+            skipped.remove(&place)
+        } else {
+            skipped.insert(place, count)
+        };
         let sum = skipped.iter().filter(|((of, _), _)| *of == kind).map(|(_, count)| count).sum();
         self.observer.skipped(kind, sum);
     }

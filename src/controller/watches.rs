@@ -228,4 +228,3 @@ fn secret_seen(shared: &Shared, object: &SecretMetadata) {
         shared.secret_seen(&object.name_any(), &object.namespace().unwrap_or_default(), record.clone());
     }
 }
-

@@ -163,7 +163,10 @@ mod tests {
     #[test]
     fn the_same_token_is_due_at_the_same_time_in_every_build() {
         let life = Life { issued_at: at(0), expires_at: at(12 * HOUR) };
-        assert_eq!(POLICY.due_at(life, "3b6cbb5c-1f5e-4f0f-8f7b-111122223333").to_string(), "1970-01-01T05:45:30.033527082Z");
+        assert_eq!(
+            POLICY.due_at(life, "3b6cbb5c-1f5e-4f0f-8f7b-111122223333").to_string(),
+            "1970-01-01T05:45:30.033527082Z"
+        );
     }
 
     #[test]

@@ -125,11 +125,7 @@ async fn every_metric_that_is_asked_for_is_served() {
     let mut asked: BTreeSet<String> = BTreeSet::new();
     let mut expressions: Vec<String> = alerts().iter().map(|a| a["expr"].as_str().unwrap().to_owned()).collect();
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
-    for panel in dashboard["panels"].as_array().unwrap() {
-        let targets = panel["targets"].as_array().unwrap();
-        assert!(!targets.is_empty(), "{} shows nothing", panel["title"]);
-        expressions.extend(targets.iter().map(|target| target["expr"].as_str().unwrap().to_owned()));
-    }
+    expressions.extend(queries(&dashboard));
     for expression in &expressions {
         asked.extend(names_in(expression));
     }
@@ -151,6 +147,42 @@ async fn every_metric_that_is_asked_for_is_served() {
     assert_eq!(Reason::Throttled.as_str(), "Throttled");
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();
+}
+
+/// The queries of a dashboard's panels.
+fn queries(dashboard: &Value) -> Vec<String> {
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    panels
+        .flat_map(|panel| {
+            let targets = panel["targets"].as_array().unwrap();
+            assert!(!targets.is_empty(), "{} shows nothing", panel["title"]);
+            targets.iter().map(|target| target["expr"].as_str().unwrap().to_owned())
+        })
+        .collect()
+}
+
+/// A dashboard for many clusters: every metric is narrowed by every variable, and Prometheus can read every query.
+#[test]
+fn each_query_of_the_dashboard_is_narrowed_by_its_variables_and_can_be_read() {
+    let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    let names: Vec<&str> = variables.iter().map(|variable| variable["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["datasource", "cluster", "namespace", "job"]);
+    let narrowed = "{cluster=~\"$cluster\", namespace=~\"$namespace\", job=~\"$job\"";
+    let mut rules = vec![];
+    for query in queries(&dashboard) {
+        for (at, name) in query.match_indices("ecr_credential_operator_") {
+            let rest = query[at + name.len()..].trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_');
+            assert!(rest.starts_with(narrowed), "{query}");
+        }
+        let read = names[1..].iter().fold(query, |query, name| query.replace(&format!("${name}"), ".*"));
+        let read = read.replace("$__rate_interval", "5m");
+        rules.push(json!({ "record": format!("query:{}", rules.len()), "expr": read }));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("queries.yaml");
+    std::fs::write(&file, json!({ "groups": [{ "name": "queries", "rules": rules }] }).to_string()).unwrap();
+    promtool(&["check", "rules", &file.to_string_lossy()]);
 }
 
 fn names_in(expression: &str) -> Vec<String> {
