@@ -10,8 +10,8 @@ use std::marker::PhantomData;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
-use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 /// Reads a field of any JSON; none where it is not a `T`. For `#[serde(default, deserialize_with = "lenient")]`.
@@ -254,10 +254,24 @@ pub struct Observed<K, T = ()> {
     kind: PhantomData<K>,
 }
 
+impl<K, T> Observed<K, T> {
+    /// An object that is to be written.
+    pub const fn new(metadata: ObjectMeta, content: T) -> Self {
+        Self { metadata, content, kind: PhantomData }
+    }
+}
+
+/// What is kept is the whole object, where it is written.
+impl<K, T: Serialize> Serialize for Observed<K, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.content.serialize(serializer)
+    }
+}
+
 impl<'de, K, T: Extract> Deserialize<'de> for Observed<K, T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (metadata, content) = T::extract(<&RawValue>::deserialize(deserializer)?);
-        Ok(Self { metadata, content, kind: PhantomData })
+        Ok(Self::new(metadata, content))
     }
 }
 

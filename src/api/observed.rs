@@ -94,7 +94,7 @@ impl Wanted {
             selector: Option<NamespaceSelector>,
             exclude: Items<String>,
         }
-        let Spec { secret, namespaces } = read(spec).unwrap_or_default();
+        let Some(Spec { secret, namespaces }) = read(spec) else { return Self::default() };
         let namespaces = namespaces.map(|Namespaces { names: Items(names), selector, exclude: Items(exclude) }| {
             NamespaceSelection { names, selector, exclude }
         });

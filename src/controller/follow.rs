@@ -429,7 +429,8 @@ mod tests {
         // Each list is followed by a line that cannot be read.
         let begin = move || {
             counted.fetch_add(1, Ordering::Relaxed);
-            let items = vec![Ok(Event::Init), Ok(Event::InitApply(namespace(Some("a")))), Ok(Event::InitDone), Err(garbled())];
+            let items =
+                vec![Ok(Event::Init), Ok(Event::InitApply(namespace(Some("a")))), Ok(Event::InitDone), Err(garbled())];
             stream::iter(items).chain(stream::pending()).boxed()
         };
         let start = Instant::now();

@@ -74,7 +74,8 @@ fn what_a_secret_has_in_masses_is_neither_kept_nor_slow() {
     let empty = |keys: Vec<String>| serde_json::Value::Object(keys.into_iter().map(|key| (key, json!({}))).collect());
     let fields = &mut object["metadata"]["managedFields"][0]["fieldsV1"];
     fields["f:metadata"]["f:labels"] = empty(number("f:l"));
-    fields["f:metadata"]["f:ownerReferences"] = empty(number("k:{\"uid\":\"o").iter().map(|k| format!("{k}\"}}")).collect());
+    fields["f:metadata"]["f:ownerReferences"] =
+        empty(number("k:{\"uid\":\"o").iter().map(|k| format!("{k}\"}}")).collect());
     fields["f:data"] = empty(number("f:d"));
     object["metadata"]["labels"] = number("l").into_iter().map(|key| (key, json!("x"))).collect();
     let owner = |uid: String| json!({ "apiVersion": "v1", "kind": "Pod", "name": "x", "uid": uid });

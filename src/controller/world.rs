@@ -386,7 +386,14 @@ mod tests {
             ("the older cannot be read", Unreadable, &["a"], NOBODY, wanted(), blocked("old")),
             ("the older cannot be read and has the Secret", Unreadable, &["a"], Some("old"), wanted(), blocked("old")),
             ("what the older wants cannot be read", Unreadable, &[], NOBODY, None, wanted()),
-            ("nor that, and it has the Secret", Unreadable, &[], Some("old"), Some(Claim::LeftToAnother), blocked("old")),
+            (
+                "nor that, and it has the Secret",
+                Unreadable,
+                &[],
+                Some("old"),
+                Some(Claim::LeftToAnother),
+                blocked("old"),
+            ),
         ];
         for (name, activity, namespaces, owner, older, younger) in table {
             // In whichever order they are seen.
@@ -408,9 +415,7 @@ mod tests {
     fn a_claim_that_moves_is_told_to_both_and_comes_back() {
         let both = BTreeSet::from([uid("old"), uid("young")]);
         let mut world = world();
-        let set = |world: &mut World, activity| {
-            world.set_claimant(&uid("old"), claimant("old", 20, activity, &["a"]))
-        };
+        let set = |world: &mut World, activity| world.set_claimant(&uid("old"), claimant("old", 20, activity, &["a"]));
         set(&mut world, Activity::Active);
         world.set_claimant(&uid("young"), claimant("young", 10, Activity::Active, &["a"]));
         for activity in [Activity::Idle, Activity::Active, Activity::Unreadable, Activity::Idle, Activity::Active] {

@@ -159,7 +159,10 @@ impl References {
 
     /// Whether nothing is known, so that nothing takes memory.
     pub fn is_empty(&self) -> bool {
-        self.accounts.is_empty() && self.keys.is_empty() && self.refused_accounts.is_empty() && self.refused_keys.is_empty()
+        self.accounts.is_empty()
+            && self.keys.is_empty()
+            && self.refused_accounts.is_empty()
+            && self.refused_keys.is_empty()
     }
 
     /// A ServiceAccount that an identity begins with.

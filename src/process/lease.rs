@@ -14,6 +14,7 @@ use kube::{Client, ResourceExt};
 use tokio::time::Instant;
 
 use super::fence::Fence;
+use super::stored_lease::StoredLease;
 
 /// Which Lease, and how long it holds.
 #[derive(Clone, Debug)]
@@ -42,7 +43,7 @@ impl LeaseSettings {
 
 /// A lease that is held, or was.
 pub struct Leadership {
-    api: Api<Lease>,
+    api: Api<StoredLease>,
     settings: LeaseSettings,
     fence: Fence,
     lease: Lease,
@@ -59,7 +60,7 @@ struct Observed {
 /// Waits until the lease is ours; `standing_by` hears each time that it is another's. Never fails: what hinders it is logged
 /// when it changes.
 pub async fn acquire(client: Client, settings: LeaseSettings, fence: Fence, standing_by: impl Fn()) -> Leadership {
-    let api: Api<Lease> = Api::namespaced(client, &settings.namespace);
+    let api: Api<StoredLease> = Api::namespaced(client, &settings.namespace);
     let start = Instant::now();
     let mut observed = Observed { version: None, since: start, holder: String::new(), over_at: start };
     let mut last_error = String::new();
@@ -96,16 +97,16 @@ pub async fn acquire(client: Client, settings: LeaseSettings, fence: Fence, stan
 }
 
 async fn try_acquire(
-    api: &Api<Lease>,
+    api: &Api<StoredLease>,
     settings: &LeaseSettings,
     observed: &mut Observed,
 ) -> Result<Option<Lease>, kube::Error> {
-    let Some(lease) = limited(settings, api.get_opt(&settings.name)).await? else {
+    let Some(lease) = limited(settings, api.get_opt(&settings.name)).await?.map(StoredLease::into_lease) else {
         let fresh = Lease {
             metadata: ObjectMeta { name: Some(settings.name.clone()), ..ObjectMeta::default() },
             spec: Some(claim(settings, None, Timestamp::now())),
         };
-        return lost_race(limited(settings, api.create(&PostParams::default(), &fresh)).await);
+        return lost_race(limited(settings, api.create(&PostParams::default(), &StoredLease::of(fresh))).await);
     };
     if lease.resource_version() != observed.version {
         observed.version = lease.resource_version();
@@ -124,13 +125,13 @@ async fn try_acquire(
         return Ok(None);
     }
     let taken = Lease { spec: Some(claim(settings, Some(&spec), Timestamp::now())), ..lease };
-    lost_race(limited(settings, api.replace(&settings.name, &PostParams::default(), &taken)).await)
+    lost_race(limited(settings, api.replace(&settings.name, &PostParams::default(), &StoredLease::of(taken))).await)
 }
 
 /// Losing a race for the lease is no error.
-fn lost_race(result: Result<Lease, kube::Error>) -> Result<Option<Lease>, kube::Error> {
+fn lost_race(result: Result<StoredLease, kube::Error>) -> Result<Option<Lease>, kube::Error> {
     match result {
-        Ok(lease) => Ok(Some(lease)),
+        Ok(lease) => Ok(Some(lease.into_lease())),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
         Err(error) => Err(error),
     }
@@ -169,9 +170,14 @@ impl Leadership {
             }
             let mut next = self.lease.clone();
             next.spec = Some(claim(&self.settings, self.lease.spec.as_ref(), Timestamp::now()));
-            match limited(&self.settings, self.api.replace(&self.settings.name, &PostParams::default(), &next)).await {
+            match limited(
+                &self.settings,
+                self.api.replace(&self.settings.name, &PostParams::default(), &StoredLease::of(next)),
+            )
+            .await
+            {
                 Ok(lease) => {
-                    self.lease = lease;
+                    self.lease = lease.into_lease();
                     self.fence.hold_for(sent, self.settings.hold());
                 }
                 Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {
@@ -189,6 +195,7 @@ impl Leadership {
     async fn look(&mut self) -> Option<String> {
         match limited(&self.settings, self.api.get_opt(&self.settings.name)).await {
             Ok(Some(lease)) => {
+                let lease = lease.into_lease();
                 let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
                 if holder != self.settings.identity {
                     return Some(format!("the lease was taken by {holder:?}"));
@@ -227,6 +234,8 @@ impl Leadership {
             spec.lease_duration_seconds = Some(1);
             spec.renew_time = Some(MicroTime(Timestamp::now()));
         }
-        limited(&self.settings, self.api.replace(&self.settings.name, &PostParams::default(), &next)).await.map(drop)
+        limited(&self.settings, self.api.replace(&self.settings.name, &PostParams::default(), &StoredLease::of(next)))
+            .await
+            .map(drop)
     }
 }

@@ -4,4 +4,5 @@ pub mod fence;
 pub mod http;
 pub mod lease;
 pub mod panics;
+mod stored_lease;
 pub mod telemetry;

@@ -84,8 +84,7 @@ pub fn values() -> Vec<Odd> {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 5] =
-        [Self::Secret, Self::Namespace, Self::ServiceAccount, Self::EcrCredential, Self::Lease];
+    pub const ALL: [Self; 5] = [Self::Secret, Self::Namespace, Self::ServiceAccount, Self::EcrCredential, Self::Lease];
 
     /// An ordinary object as the API server sends it.
     pub fn ordinary(self, namespace: &str, name: &str) -> Value {
