@@ -73,7 +73,7 @@ while :; do
   [ "$ended" -lt "$total" ] || break
   if [ $((SECONDS - beat)) -ge 15 ]; then
     beat=$SECONDS
-    all=$(cat "$logs"/*.log | sed -n 's/^running \([0-9]*\) tests\{0,1\}$/\1/p' | paste -sd+ | bc 2>/dev/null || echo '?')
+    all=$(cat "$logs"/*.log | awk '/^running [0-9]+ tests?$/ { sum += $2 } END { print sum + 0 }')
     printf '%dm%02ds: %d of %s tests passed so far, %d of %d programs have ended\n' $(((SECONDS - started) / 60)) \
       $(((SECONDS - started) % 60)) "$(count '^test .* \.\.\. ok')" "$all" "$ended" "$total"
   fi

@@ -5,6 +5,8 @@ set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cache=$root/.cache
+# No C is linked, and nothing of the repository around the modules is asked for.
+export CGO_ENABLED=0 GOFLAGS="${GOFLAGS-} -buildvcs=false"
 
 usage() {
     echo "usage: $0 helm-v3|helm-v4|kustomize|promtool|kubectl|actionlint|controlplane|controlplane-oldest|node|prometheus-crds" >&2
@@ -45,7 +47,7 @@ published() {
 install_published() {
     echo "building $name ($1): the first time takes about 2 minutes on 2 cores" >&2
     folder=$(mktemp -d "$cache/partial.XXXXXX")
-    GOBIN=$folder CGO_ENABLED=0 go install -trimpath "$1" >&2
+    GOBIN=$folder go install -trimpath "$1" >&2
     mv "$folder"/* "$program.partial"
     rmdir "$folder"
 }
@@ -62,9 +64,9 @@ module() {
 build_module() {
     log=$program.log
     echo "building $name $version: looking at its modules" >&2
-    total=$(cd "$folder" && CGO_ENABLED=0 go list -deps "$@" "$package" | wc -l)
+    total=$(cd "$folder" && go list -deps "$@" "$package" | wc -l)
     # -v names each package that is compiled, which is how the progress is known.
-    (cd "$folder" && CGO_ENABLED=0 exec go build -v -trimpath -ldflags "$link" -o "$program.partial" "$@" "$package") >"$log" 2>&1 &
+    (cd "$folder" && exec go build -v -trimpath -ldflags "$link" -o "$program.partial" "$@" "$package") >"$log" 2>&1 &
     build=$!
     # Who is interrupted does not leave the build running.
     trap 'kill "$build" 2>/dev/null' INT TERM HUP
