@@ -73,7 +73,7 @@ impl Group<'_> {
         published: &mut Published,
         now: Timestamp,
     ) -> Progress {
-        published.retain(|need, _| self.needs.contains(need));
+        carry_over(published, &keys);
         // One look for the decision and for the act: in between, a token could be forgotten.
         let known: BTreeMap<&Need, Snapshot> = keys
             .iter()
@@ -105,6 +105,22 @@ impl Group<'_> {
     }
 }
 
+/// Keeps the tokens of what is needed, and drops the others. A registry whose `auth` was edited into one that comes to no identity
+/// keeps the token that it has: the edit takes effect when it is allowed. Where it cannot be told which token that is, there is
+/// none.
+fn carry_over(published: &mut Published, keys: &Keys) {
+    let blocked: Vec<&Need> =
+        keys.iter().filter(|(need, key)| key.is_err() && !published.contains_key(need)).map(|(need, _)| need).collect();
+    let former: Vec<(Need, Arc<Grant>)> = published.extract_if(.., |need, _| !keys.contains_key(need)).collect();
+    for need in &blocked {
+        let alone = blocked.iter().filter(|other| other.service == need.service).count() == 1;
+        let mut same = former.iter().filter(|(old, _)| old.service == need.service);
+        if let (true, Some((_, grant)), None) = (alone, same.next(), same.next()) {
+            published.insert((*need).clone(), grant.clone());
+        }
+    }
+}
+
 fn held(known: &Snapshot, key: Option<&TokenKey>, published: Option<&Arc<Grant>>) -> Held {
     Held {
         published: published.map(|grant| grant.life),
@@ -113,5 +129,67 @@ fn held(known: &Snapshot, key: Option<&TokenKey>, published: Option<&Arc<Grant>>
         in_flight: known.in_flight,
         retry_at: known.failure.as_ref().map(|failure| failure.retry_at),
         blocked: key.is_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::HostVariant;
+    use crate::api::registry::Region;
+    use crate::api::status::Reason;
+    use crate::plan::auth::Auth;
+    use crate::plan::schedule::Life;
+    use crate::plan::{Identity, Service};
+
+    /// The `auth` that assumes a role.
+    fn role(name: &str) -> Arc<Auth> {
+        let json =
+            serde_json::json!({ "assumeRoles": [{ "roleArn": format!("arn:aws:iam::111111111111:role/{name}") }] });
+        let spec: crate::api::Auth = serde_json::from_value(json).unwrap();
+        Arc::new(Auth::parse(Some(&spec), &Region::parse("eu-west-1").unwrap(), None).unwrap())
+    }
+
+    fn need(auth: &str, region: &str) -> Need {
+        let (region, endpoint) = (Region::parse(region).unwrap(), HostVariant::Standard);
+        Need { auth: role(auth), service: Service::Private { region, endpoint, registry_ids: Vec::new() } }
+    }
+
+    #[test]
+    fn a_token_stands_in_for_the_edited_auth_that_comes_to_no_identity_and_for_no_other() {
+        const EU: &str = "eu-west-1";
+        const US: &str = "eu-central-1";
+        let life = Life { issued_at: Timestamp::UNIX_EPOCH, expires_at: Timestamp::MAX };
+        let grant = Arc::new(Grant { tokens: Vec::new(), life, identity: Identity::operator() });
+        type Needs = &'static [(&'static str, &'static str)];
+        let table: [(&str, Needs, Needs, Needs, Needs); 8] = [
+            // (what, published before, needs that come to an identity, needs that do not, published after)
+            ("nothing changes", &[("a", EU), ("b", US)], &[("a", EU), ("b", US)], &[], &[("a", EU), ("b", US)]),
+            ("blocked as it stands", &[("a", EU)], &[], &[("a", EU)], &[("a", EU)]),
+            (
+                "edited into one that is blocked",
+                &[("a", EU), ("b", US)],
+                &[("a", EU)],
+                &[("c", US)],
+                &[("a", EU), ("c", US)],
+            ),
+            ("edited into one that is allowed", &[("a", EU), ("b", US)], &[("a", EU), ("c", US)], &[], &[("a", EU)]),
+            ("another region", &[("a", EU)], &[], &[("a", US)], &[]),
+            ("the former is still needed elsewhere", &[("a", EU)], &[("a", EU)], &[("b", EU)], &[("a", EU)]),
+            ("two that are blocked for one", &[("a", EU)], &[], &[("b", EU), ("c", EU)], &[]),
+            ("one that is blocked for two", &[("a", EU), ("b", EU)], &[], &[("c", EU)], &[]),
+        ];
+        for (what, before, allowed, blocked, after) in table {
+            let needs = |list: Needs| list.iter().map(|(auth, region)| need(auth, region)).collect::<BTreeSet<_>>();
+            let mut published: Published = needs(before).into_iter().map(|need| (need, grant.clone())).collect();
+            let key = |need: Need| {
+                let key = TokenKey { identity: Identity::operator(), service: need.service.clone() };
+                (need, Ok(key))
+            };
+            let refused = |need| (need, Err(Halt { reason: Reason::AuthNotAllowed, message: String::new() }));
+            let keys = needs(allowed).into_iter().map(key).chain(needs(blocked).into_iter().map(refused)).collect();
+            carry_over(&mut published, &keys);
+            assert_eq!(published.into_keys().collect::<BTreeSet<_>>(), needs(after), "{what}");
+        }
     }
 }

@@ -381,12 +381,16 @@ fn wanted(standing: &Standing, desired: Option<&Desired>, accepted: Option<Footp
     }
 }
 
-/// Whether a Secret has other hosts than the incomplete desired one and is good for long enough to wait for the missing
-/// tokens: for three quarters of the life that it would gain.
+/// How long before the first token in a Secret expires it is written without those that are missing, at the latest: time enough
+/// to write thousands of Secrets.
+const LAST_CALL: Duration = Duration::from_secs(600);
+
+/// Whether a Secret has other hosts than the incomplete desired one and is still good. It stays complete until its first token
+/// is about to expire: what is missing may come until then.
 fn has_more(record: &SecretRecord, desired: &Desired, now: Timestamp) -> bool {
     let gain = until(now, desired.expires_at);
     let left = record.expires_at.map_or(Duration::ZERO, |at| until(now, at));
-    record.hosts != Some(desired.config.hosts()) && left > gain / 4
+    record.hosts != Some(desired.config.hosts()) && left > LAST_CALL.min(gain / 4)
 }
 
 /// All records of one Secret name, by namespace.

@@ -229,7 +229,8 @@ fn every_place_has_its_verdict() {
     let newer_and_more = Arc::new(SecretRecord { extra_keys: Box::new(["x".to_owned()]), ..(*newer).clone() });
     let dead = record(empty.footprint, Some(NOW - 10));
     let stuffed = Arc::new(SecretRecord { extra_keys: Box::new(["x".to_owned()]), ..(*written).clone() });
-    let near_its_end = record(empty.footprint, Some(NOW + HOUR / 5));
+    let nearer_its_end = record(empty.footprint, Some(NOW + 11 * 60));
+    let near_its_end = record(empty.footprint, Some(NOW + 10 * 60));
     let (some, none, nothing, part) = (Some(&good), None, Some(&empty), Some(&one_missing));
     let table = [
         ("missing", Standing::Absent, Claim::Wanted, some, Fail, "create"),
@@ -251,6 +252,14 @@ fn every_place_has_its_verdict() {
         (
             "a token is missing, the Secret may have it",
             Standing::Mine(other_hosts.clone()),
+            Claim::Wanted,
+            part,
+            Fail,
+            "wait",
+        ),
+        (
+            "a token is missing, the Secret is nearer its end",
+            Standing::Mine(nearer_its_end),
             Claim::Wanted,
             part,
             Fail,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Case, calm, case, ready_reason, ready_with};
 use crate::api_server::{ApiServer, Kind};
 use crate::aws::Failure;
-use crate::judge::Invariant::{self, I3, I4, I5, I7, I9, I13, I14};
+use crate::judge::Invariant::{self, I3, I4, I5, I6, I7, I9, I13, I14};
 use crate::judge::history::logins;
 use crate::sim::Sim;
 use crate::workloads::SECRET;
@@ -49,7 +49,35 @@ pub(super) fn cases() -> Vec<Case> {
         sim.aws.recover();
         calm(sim);
     }));
+    for restart in [false, true] {
+        let name = format!("an auth edited into one that is not allowed, restart {restart}");
+        cases.push(case(name, &[I4, I5, I6, I14], move |sim| edited(sim, restart)));
+    }
     cases
+}
+
+/// The token of the registry stays in the Secret until it expires, and the other registry is refreshed all the while.
+fn edited(sim: &mut Sim, restart: bool) {
+    ready_with(sim, json!({ "refresh": { "atPercent": 50, "maxAge": "6h" } }));
+    let keys = json!({ "namespace": "elsewhere", "name": "keys", "accessKeyIdKey": "id", "secretAccessKeyKey": "key" });
+    let not_allowed = json!([private(), { "public": {}, "auth": { "secretRef": keys } }]);
+    sim.api.edit(Kind::Credential, "", "platform", json!({ "spec": { "registries": not_allowed } }));
+    sim.harm += 1;
+    sim.run_for(Duration::from_secs(3600));
+    if restart {
+        sim.crash();
+    }
+    sim.run_for(Duration::from_secs(10 * 3600 + 3000));
+    sim.expect(hosts(&sim.api, "a").len() == 2, I5, "a login is gone before its end");
+    let least = crate::judge::least_life(sim).unwrap_or_default();
+    sim.run_for(Duration::from_secs(1200));
+    sim.expect(hosts(&sim.api, "a") == [OWN], I5, "the login that has expired is still there");
+    sim.expect(least.is_positive(), I6, "a login had expired");
+    let reason = ready_reason(&sim.api, "platform");
+    sim.expect(reason.as_deref() == Some("AuthNotAllowed"), I14, &format!("{reason:?}"));
+    let registries = json!([private(), { "public": {} }]);
+    sim.api.edit(Kind::Credential, "", "platform", json!({ "spec": { "registries": registries } }));
+    calm(sim);
 }
 
 fn private() -> Value {
