@@ -77,7 +77,7 @@ fn unsound(objects: &[Value], values: &Value) -> Vec<String> {
             wrong.push(format!("{name} is there twice"));
         }
         let cluster_scoped = kind.starts_with("Cluster")
-            || kind.starts_with("ValidatingAdmissionPolicy")
+            || kind.contains("AdmissionPolicy")
             || ["CustomResourceDefinition", "EcrCredential"].contains(&kind);
         // Roles are where their rights are, and what others look for is where they look.
         let elsewhere =

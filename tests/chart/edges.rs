@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::helm::{Helm, apply, namespace, object, read};
+use super::helm::{Helm, apply, namespace, object, read, version_of};
 use super::modes::{everything, plane_with_all_kinds};
 
 const NEWEST: &str = "1.36.0";
@@ -156,6 +156,7 @@ async fn names_that_look_like_numbers_and_long_ones_are_accepted_by_the_api_serv
         "credentials": [{ "name": "9", "spec": { "registries": [{ "private": {} }], "namespaces": { "names": ["1e3"] } } }],
         "podLabels": { "a": "10" }, "podAnnotations": { "b": "true" },
     });
+    let kubernetes = version_of(&client).await;
     let mut refused = vec![];
     for (release, own) in [
         ("1e3", json!({})),
@@ -168,7 +169,7 @@ async fn names_that_look_like_numbers_and_long_ones_are_accepted_by_the_api_serv
         merge(&mut values, &json!({ "nameOverride": "", "fullnameOverride": "" }));
         merge(&mut values, &own);
         for version in ["v3", "v4"] {
-            let objects = Helm::offline(version).template_as(release, "456", NEWEST, &values).unwrap();
+            let objects = Helm::offline(version).template_as(release, "456", &kubernetes, &values).unwrap();
             for object in &objects {
                 if let Err(why) = apply(&client, object, true).await {
                     refused.push(format!("{version} {release} {own}: {why}"));

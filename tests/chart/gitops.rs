@@ -4,7 +4,7 @@ use futures::StreamExt;
 use kube::Client;
 use serde_json::{Value, json};
 
-use super::helm::{Helm, apply, namespace, path_of};
+use super::helm::{Helm, apply, namespace, path_of, version_of};
 use super::modes::{everything, plane_with_all_kinds};
 
 /// How many objects are applied at a time.
@@ -18,6 +18,7 @@ async fn what_is_applied_by_server_side_apply_shows_no_difference_afterwards() {
     }
     let role = "arn:aws:iam::111122223333:role/x";
     let policy = json!({ "enabled": true, "cilium": true, "metricsFrom": [{ "podSelector": {} }] });
+    let version = version_of(&client).await;
     let mut wrong = vec![];
     for (name, values) in [
         ("defaults", json!({})),
@@ -46,7 +47,7 @@ async fn what_is_applied_by_server_side_apply_shows_no_difference_afterwards() {
         values["test"] = json!({ "enabled": false });
         values["fullnameOverride"] = json!(name);
         values["replicaCount"] = json!(0);
-        let objects = Helm::offline("v3").template_as(name, "chart-gitops", "1.36.0", &values).unwrap();
+        let objects = Helm::offline("v3").template_as(name, "chart-gitops", &version, &values).unwrap();
         let found: Vec<Vec<String>> = futures::stream::iter(&objects)
             .map(|object| differences(&client, object))
             .buffer_unordered(AT_A_TIME)

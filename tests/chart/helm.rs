@@ -163,6 +163,11 @@ pub(crate) async fn apply(client: &Client, object: &Value, dry_run: bool) -> Res
     })
 }
 
+/// The version of a control plane: what is rendered for it must be accepted by it.
+pub(crate) async fn version_of(client: &Client) -> String {
+    client.apiserver_version().await.unwrap().git_version.trim_start_matches('v').to_owned()
+}
+
 /// The path of an object.
 pub(crate) fn path_of(object: &Value) -> String {
     let (kind, version) = (object["kind"].as_str().unwrap(), object["apiVersion"].as_str().unwrap());

@@ -8,7 +8,7 @@ use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 use testbed::control_plane::{ControlPlane, shared};
 
-use super::helm::{Helm, apply, documents, get, namespace, object, read};
+use super::helm::{Helm, apply, documents, get, namespace, object, read, version_of};
 
 const NEWEST: &str = "1.36.0";
 
@@ -78,11 +78,12 @@ async fn everything_that_is_rendered_in_each_mode_is_accepted_by_the_api_server(
     for name in ["chart-modes", "chart-listed-a", "chart-listed-b"] {
         namespace(&client, name).await;
     }
+    let kubernetes = version_of(&client).await;
     let mut refused = vec![];
     for version in ["v3", "v4"] {
         let helm = Helm::offline(version);
         for (mode, values) in modes() {
-            let objects = helm.template("chart-modes", NEWEST, &values).unwrap();
+            let objects = helm.template("chart-modes", &kubernetes, &values).unwrap();
             for object in &objects {
                 if let Err(why) = apply(&client, object, true).await {
                     refused.push(format!("{version} {mode}: {why}"));
