@@ -9,3 +9,4 @@ pub mod node;
 pub mod proxy;
 pub mod recorder;
 pub mod tools;
+pub mod webhook;

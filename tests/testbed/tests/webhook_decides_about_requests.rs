@@ -1,0 +1,72 @@
+//! The webhook of a test is called by the real API server, and does to a request what the test says.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::api::PostParams;
+use kube::{Api, ResourceExt};
+use serde_json::json;
+use testbed::control_plane::shared;
+use testbed::webhook::{Kind, Registration, Verdict, Webhook};
+
+#[tokio::test]
+async fn a_request_is_allowed_refused_mutated_delayed_or_left_without_an_answer() -> Result<()> {
+    let client = shared().await?.admin_client()?;
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let namespace = serde_json::from_value(json!({ "metadata": { "name": "webhooks" } }))?;
+    namespaces.create(&PostParams::default(), &namespace).await?;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), "webhooks");
+    let create = async |name: &str| {
+        let secret: Secret = serde_json::from_value(json!({ "metadata": { "name": name } }))?;
+        let began = Instant::now();
+        let answer = secrets.create(&PostParams::default(), &secret).await;
+        anyhow::Ok((answer, began.elapsed()))
+    };
+    let webhook = Webhook::start()?;
+    let registration = Registration {
+        timeout_seconds: 2,
+        ..Registration::secrets("decides-about-requests", Kind::Mutating, &["webhooks"])
+    };
+    let registered = webhook.register(&client, &registration).await?;
+
+    create("allowed").await?.0?;
+    let call = webhook.calls().pop().context("a call")?;
+    assert_eq!((&*call.operation, &*call.resource, &*call.namespace), ("CREATE", "secrets", "webhooks"));
+    assert_eq!((&*call.name, &*call.user), ("allowed", "admin"));
+
+    for code in [400, 404, 409, 422, 503] {
+        webhook.answer(Verdict::refuse(code, "not in my house"));
+        match create("refused").await?.0 {
+            Err(kube::Error::Api(status)) => {
+                assert_eq!(status.code, code);
+                assert!(status.message.contains("not in my house"), "{}", status.message);
+            }
+            other => panic!("{code}: {other:?}"),
+        }
+    }
+
+    let patch = json!([{ "op": "add", "path": "/metadata/labels", "value": { "touched": "yes" } }]);
+    webhook.answer(Verdict::Mutate(Arc::new(move |_| patch.clone())));
+    assert_eq!(create("mutated").await?.0?.labels().get("touched").map(String::as_str), Some("yes"));
+
+    webhook.answer(Verdict::Slow(Duration::from_secs(1)));
+    let (answer, took) = create("slow").await?;
+    answer?;
+    assert!(took >= Duration::from_secs(1), "{took:?}");
+
+    webhook.answer(Verdict::Hang);
+    let (answer, took) = create("hanging").await?;
+    answer.context("the webhook fails open")?;
+    assert!(took >= Duration::from_secs(2), "{took:?}");
+
+    registered.remove().await?;
+    webhook.answer(Verdict::Allow);
+    let closed = Registration { fail_open: false, ..registration };
+    let registered = webhook.register(&client, &closed).await?;
+    webhook.answer(Verdict::Fail(500));
+    assert!(create("failing").await?.0.is_err());
+    registered.remove().await?;
+    Ok(())
+}
