@@ -83,7 +83,8 @@ pub struct AwsArgs {
     #[arg(long, env = "ECO_AWS_TIMEOUT", default_value = "10s", value_parser = duration, help_heading = "AWS")]
     pub aws_timeout: Duration,
 
-    /// Never falls back to the role of the node when no identity is given to the operator itself.
+    /// Uses no AWS identity for the operator itself but a web identity (IRSA) or that of its container (EKS Pod Identity): no keys
+    /// in the environment, no profile, and not the role of the node.
     #[arg(long, env = "ECO_REQUIRE_WORKLOAD_IDENTITY", help_heading = "AWS")]
     pub require_workload_identity: bool,
 
@@ -306,7 +307,7 @@ impl AwsArgs {
             identity_hints: identity_hints(),
             profile: given(&self.aws_profile),
             web_identity,
-            node_identity: !self.require_workload_identity,
+            workload_identity_only: self.require_workload_identity,
             endpoints: Endpoints {
                 ecr: endpoint(&self.aws_endpoint_url_ecr),
                 ecr_public: endpoint(&self.aws_endpoint_url_ecr_public),

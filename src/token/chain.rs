@@ -16,7 +16,8 @@ use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentials
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use parking_lot::Mutex;
 
-use super::errors::of_source;
+use super::TokenError;
+use super::errors::{NO_WORKLOAD_IDENTITY, of_source};
 use super::identity::{AwsSettings, Endpoints, Origin, sts, time_of, timeouts};
 use super::web_identity::{TokenFrom, WebIdentity, provided};
 
@@ -34,6 +35,7 @@ type Found = Box<dyn Fn(Origin) + Send + Sync>;
 /// Tries each source in turn.
 pub(super) struct Chain {
     sources: Vec<(Origin, SharedCredentialsProvider)>,
+    workload_only: bool,
     last: Mutex<Option<Origin>>,
     found: Found,
 }
@@ -60,20 +62,18 @@ impl Chain {
         let container = SharedCredentialsProvider::new(EcsCredentialsProvider::builder().configure(&near).build());
         let files = profile_files(settings.profile.as_deref(), endpoints.sts.as_deref());
         let profile = Profile { config: far, files, node: node.clone(), container: container.clone() };
-        let mut sources = vec![
-            (Origin::Environment, SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new())),
-            (Origin::Profile, SharedCredentialsProvider::new(profile)),
-        ];
+        let environment = SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new());
+        let mut sources =
+            vec![(Origin::Environment, environment), (Origin::Profile, SharedCredentialsProvider::new(profile))];
         if let Some(file) = &settings.web_identity {
             let sts = sts(bare, None, endpoints);
             let own = WebIdentity { sts, from: TokenFrom::File(file.clone()) };
             sources.push((Origin::WebIdentity, SharedCredentialsProvider::new(own)));
         }
-        sources.push((Origin::Container, container));
-        if settings.node_identity {
-            sources.push((Origin::Node, node));
-        }
-        Self { sources, last: Mutex::default(), found }
+        sources.extend([(Origin::Container, container), (Origin::Node, node)]);
+        let workload_only = settings.workload_identity_only;
+        sources.retain(|(origin, _)| !workload_only || origin.is_workloads());
+        Self { sources, workload_only, last: Mutex::default(), found }
     }
 
     async fn credentials(&self) -> provider::Result {
@@ -88,6 +88,9 @@ impl Chain {
                     return Ok(credentials);
                 }
             }
+        }
+        if self.workload_only {
+            return provided(Err(TokenError::NoCredentials(NO_WORKLOAD_IDENTITY.to_owned())));
         }
         Err(CredentialsError::not_loaded_no_source())
     }

@@ -43,6 +43,9 @@ const LATE_CREDENTIALS: &str =
 
 const NO_IDENTITY: &str = "no AWS identity was found: annotate the ServiceAccount with eks.amazonaws.com/role-arn (IRSA), or create an EKS Pod Identity association";
 
+/// The same where only a workload's identity may be used.
+pub(super) const NO_WORKLOAD_IDENTITY: &str = "no AWS identity was found: annotate the ServiceAccount with eks.amazonaws.com/role-arn (IRSA), or create an EKS Pod Identity association; keys in the environment, AWS profiles and the role of the node are not used with --require-workload-identity (chart: auth.requireWorkloadIdentity)";
+
 /// Which call has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {

@@ -41,8 +41,8 @@ pub struct AwsSettings {
     pub profile: Option<String>,
     /// The operator's web identity, if it has one.
     pub web_identity: Option<WebIdentityFile>,
-    /// Whether the node's own role may be used when nothing else is there.
-    pub node_identity: bool,
+    /// Whether the operator uses no identity but that of its workload: a web identity, or that of its container.
+    pub workload_identity_only: bool,
     /// Hosts that are called instead of AWS's own.
     pub endpoints: Endpoints,
     /// Certificates in PEM that are trusted besides those of public authorities.
@@ -95,6 +95,11 @@ impl Origin {
     /// Every one.
     pub const ALL: [Self; 5] = [Self::Environment, Self::Profile, Self::WebIdentity, Self::Container, Self::Node];
 
+    /// Whether it is an identity of this workload alone, which nobody has to hand over and which ends by itself.
+    pub const fn is_workloads(self) -> bool {
+        matches!(self, Self::WebIdentity | Self::Container)
+    }
+
     /// A word for metric labels and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -121,8 +126,8 @@ pub struct OperatorIdentity {
 }
 
 /// Prepares the operator's identity: environment, profile, web identity (IRSA), container (EKS Pod Identity), and the node's
-/// role if that is allowed; the first that is there. `clock` hears AWS's time, and `found` where the identity was found, whenever
-/// that changes.
+/// role; the first that is there, of those that are allowed. `clock` hears AWS's time, and `found` where the identity was found,
+/// whenever that changes.
 ///
 /// # Errors
 /// There is no HTTP client to be had; the text says why.

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde_json::json;
 use testbed::aws::AccessKey;
-use testbed::bed::{Bed, Launch};
+use testbed::bed::{ACCOUNT, Bed, Launch};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::demand::{log_lines, message, registry_until, spec};
+use super::demand::{log_lines, registry_until, spec};
 use super::{OWN, bed, launch};
 
 /// What an agent was asked: the first lines of requests.
@@ -146,13 +146,25 @@ async fn the_nodes_role_serves_the_operator_unless_a_workload_identity_is_requir
             .env("AWS_EC2_METADATA_DISABLED", "false")
             .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &format!("http://127.0.0.1:{port}"))
     };
-    let strict = bed.operator(node().args(&["--require-workload-identity"])).await.unwrap();
+    let (key, secret) = ("AKIATESTBEDTESTBED00", "secret-key-of-the-testbed-user-0123456789");
+    bed.aws.add_user(key, secret, ACCOUNT);
+    let file = bed.dir().join("aws-config");
+    std::fs::write(&file, format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")).unwrap();
+    let keys = node().env("AWS_ACCESS_KEY_ID", key).env("AWS_SECRET_ACCESS_KEY", secret);
+    let profile = node().env("AWS_CONFIG_FILE", file.to_str().unwrap());
+    for (kind, launch) in [("keys", keys), ("profile", profile), ("node", node())] {
+        let strict = bed.operator(launch.args(&["--require-workload-identity"])).await.unwrap();
+        let name = bed.credential(kind, spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
+        let words = ["eks.amazonaws.com/role-arn", "--require-workload-identity"];
+        registry_until(&bed, &name, 0, "NoCredentials", &words).await;
+        assert_eq!(log_lines(&strict, "found the operator's AWS identity"), 0, "{kind}");
+        assert!(bed.secret(&a).await.unwrap().is_none(), "{kind}");
+        bed.credentials().delete(&name, &Default::default()).await.unwrap();
+        strict.stop().await.unwrap();
+    }
     let name = bed.credential("x", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
-    let object = bed.condition_until(&name, "Ready", "False", "NoCredentials").await.unwrap();
-    assert!(message(&object, "Ready").contains("eks.amazonaws.com/role-arn"), "{}", message(&object, "Ready"));
     let credentials = |line: &String| line.contains("security-credentials");
     assert!(!asked.lock().unwrap().iter().any(credentials), "{asked:?}");
-    strict.stop().await.unwrap();
     let operator = bed.operator(node()).await.unwrap();
     bed.logins_until(&a, &[OWN]).await.unwrap();
     bed.ready(&name).await.unwrap();

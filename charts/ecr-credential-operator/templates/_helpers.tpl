@@ -195,7 +195,7 @@ securityContext:
   "ECO_NAMESPACES" (join "," .Values.namespaces)
   "ECO_SERVICE_ACCOUNTS" (join "," $places)
   "ECO_CREDENTIALS_SECRETS" (join "," $secrets)
-  "ECO_REQUIRE_WORKLOAD_IDENTITY" (ternary "true" "" .Values.auth.requireWorkloadIdentity)
+  "ECO_REQUIRE_WORKLOAD_IDENTITY" (ternary "true" "" (and .Values.auth.requireWorkloadIdentity (empty $aws.existingSecret)))
   "ECO_ATTACH_PODS" (ternary "true" "" (eq (include "eco.attachPods" .) "true"))
   "ECO_ATTACH_SERVICE_ACCOUNTS" (join "," .Values.attach.serviceAccounts)
   "ECO_CREDENTIAL_SELECTOR" .Values.credentialSelector
