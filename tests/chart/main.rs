@@ -13,6 +13,7 @@ mod combinations;
 mod current;
 mod deploy;
 mod edges;
+mod examples;
 mod gitops;
 mod helm;
 mod identities;
