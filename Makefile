@@ -9,50 +9,53 @@ ARCHIVE := target/image/ecr-credential-operator.tar
 # The image's times are those of the commit, so that building it again gives the same bytes.
 IMAGE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
 
-.PHONY: demo test test-oldest chaos chaos-real mutations fuzz image e2e bench bench-small generate check tools help
+.PHONY: demo test-unit test test-oldest check supply-chain mutants chaos chaos-real mutations fuzz image release e2e bench \
+	bench-small generate tools help
 
-help: ## Shows what there is.
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+help: ## Shows what there is. The times are for 2 cores, with all built; building it all takes 12 minutes once.
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: tools ## Runs the main job on a real control plane; KEEP=1 leaves it running.
-	@echo "building the operator (the first time takes about 6 minutes on 2 cores)"
-	@cargo build --tests --workspace --bins
-	@cargo run --quiet --package testbed --bin demo -- --operator $(OPERATOR) --crd $(CRD)
+demo: ## Shows the main job on a real control plane (20 s; the first time 10 min); KEEP=1 leaves it running.
+	@hack/build.sh demo
+	@target/debug/demo --operator $(OPERATOR) --crd $(CRD)
 
-test: tools ## Runs every test, most of them on a real control plane.
-	@echo "building the operator and its tests (the first time takes about 6 minutes on 2 cores)"
-	cargo test --workspace
+test-unit: ## Runs the unit tests and the test of the architecture (5 s, and 15 s to build after a change).
+	cargo test --lib --test rooms
 
-test-oldest: tools ## Runs the tests of the CRD, the chart and the behaviour on the oldest Kubernetes that the chart claims.
-	CONTROLPLANE_MODULE=controlplane-oldest KUBEBUILDER_ASSETS= cargo test --test crd --test chart --test behaviour
+test: ## Runs every test that needs no root, most of them on a real control plane (6 min); TIMES=20 lists the longest.
+	@tests/run.sh
+
+test-oldest: tools ## Runs what can differ on the oldest Kubernetes that the chart claims (3 min).
+	@tests/run.sh oldest
 
 CHAOS_SEED ?= 1
 
-chaos: ## Simulates crashes, faults and months for an hour and writes docs/reliability.md; CHAOS_SEED=n.
+chaos: ## Simulates crashes, faults and months and writes docs/reliability.md (1 h); CHAOS_SEED=n.
 	@echo "building the simulation (the first time takes about 8 minutes on 2 cores)"
 	@cargo run --quiet --package sim --profile chaos --bin chaos -- --seed $(CHAOS_SEED) --write docs/reliability.md
 
-chaos-real: tools ## Kills the real process around every write to a real API server and writes docs/reliability.md; CHAOS_SEED=n.
-	@cargo build --bins && cargo build --package testbed --bin crashes
+chaos-real: tools ## Kills the real process around every write to a real API server and writes docs/reliability.md (10 min); CHAOS_SEED=n.
+	@cargo build --workspace --bin ecr-credential-operator --bin crashes
 	@target/debug/crashes --operator $(OPERATOR) --crd $(CRD) --seed $(CHAOS_SEED) --write docs/reliability.md
 
 MUTATION ?=
 
-mutations: tools ## Breaks the operator on purpose and wants the tests to tell how; MUTATION=word takes some.
+mutations: tools ## Breaks each invariant on purpose and wants a test to name it (30 min); MUTATION=word takes some.
 	@bash tests/mutations/run.sh $(MUTATION)
 
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= token grant answer config found names selection plan refresh world verdict status
 
-fuzz: ## Searches for inputs that break a property, FUZZ_SECONDS=60 for each of FUZZ_TARGETS.
+fuzz: ## Searches for inputs that break a property (12 min, FUZZ_SECONDS=60 for each of FUZZ_TARGETS); needs g++.
 	@command -v c++ >/dev/null || { echo "c++ is missing, which builds libFuzzer: install it, on Debian with the package g++"; exit 1; }
 	@echo "building the targets with coverage (the first time takes about 6 minutes on 2 cores)"
 	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/instrument.sh cargo build --quiet --package fuzz --features libfuzzer --bin fuzz
 	@tests/fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
-image: ## Makes the container image without Docker; IMAGE=name:tag names it.
-	@echo "building the release (the first time takes about 12 minutes on 2 cores)"
+release: ## Builds the release (12 min, most of it on one core).
 	cargo build --release --locked --bin ecr-credential-operator
+
+image: release ## Makes the container image of the release without Docker (1 s); IMAGE=name:tag names it.
 	@SOURCE_DATE_EPOCH=$(IMAGE_EPOCH) python3 hack/image.py --program target/release/ecr-credential-operator \
 		--argument run --port 8080 --name $(IMAGE) --output $(ARCHIVE) \
 		--label org.opencontainers.image.title=ecr-credential-operator \
@@ -62,8 +65,8 @@ image: ## Makes the container image without Docker; IMAGE=name:tag names it.
 		--label org.opencontainers.image.source=https://github.com/pullsecrets/ecr-credential-operator \
 		--label org.opencontainers.image.licenses=Apache-2.0
 
-e2e: tools ## Runs the main job on a real node, as root; 77 says that it cannot run here; KEEP=1 leaves it running.
-	@cargo build --package testbed --bin e2e
+e2e: tools ## Runs the main job on a real node, as root (2 min); 77 says that it cannot run here; KEEP=1 leaves it running.
+	@cargo build --workspace --bin e2e
 	@target/debug/e2e --check
 	@$(MAKE) --no-print-directory image
 	@target/debug/e2e --image $(ARCHIVE)
@@ -76,7 +79,7 @@ REST ?= 60
 FIGURES ?= target/bench/figures.json
 CURVES ?= target/bench
 
-bench: tools image ## Measures it beside a bare client; docs/performance/ says how.
+bench: tools image ## Measures it beside a bare client (30 min); docs/performance/ says how.
 	@echo "building the bare client (the first time takes about 8 minutes on 2 cores)"
 	@cargo build --profile fast --package testbed --bin bench
 	@target/fast/bench --operator target/release/ecr-credential-operator --crd $(CRD) --image $(ARCHIVE) \
@@ -86,17 +89,17 @@ bench: tools image ## Measures it beside a bare client; docs/performance/ says h
 # The release, where it has been built, and else what the tests use.
 BENCHED = $(or $(wildcard target/release/ecr-credential-operator),$(OPERATOR))
 
-bench-small: tools ## Prints the figures of a small run in two minutes; beside a bare client that is no release.
-	@cargo build --package testbed --bin bench
+bench-small: tools ## Prints the figures of a small run, beside a bare client that is no release (2 min).
+	@cargo build --workspace --bin bench
 	@target/debug/bench --operator $(BENCHED) --crd $(CRD) --namespaces 50,500 --runs 2 --credentials 20 --samples 20 --rest 5 \
 		--json target/bench/small.json
 
-generate: ## Writes the files that are made from others.
-	cargo build --tests --workspace --bins
+generate: ## Writes the files that are made from others (10 s).
+	cargo test --workspace --no-run
 	$(OPERATOR) crd > $(CRD).new && mv $(CRD).new $(CRD)
 	UPDATE=1 cargo test --test chart current
 
-check: ## What CI checks besides the tests: format, lints, generated files.
+check: ## Checks format and lints (2 min).
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 

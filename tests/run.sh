@@ -29,7 +29,7 @@ if [ "$what" = oldest ]; then
 fi
 [ -z "${TIMES:-}" ] || filters+=(-Z unstable-options --report-time)
 
-echo "building the tests"
+[ "$what" = oldest ] || hack/build.sh tests
 cargo test "${select[@]}" --no-run --message-format=json-render-diagnostics >"$logs/build.json"
 # One line for each test program: its name, its package's folder, its path.
 sed -n 's|.*"manifest_path":"\([^"]*\)/Cargo.toml".*"name":"\([^"]*\)","src_path".*"overflow_checks":[a-z]*,"test":true}.*"executable":"\([^"]*\)".*|\2 \1 \3|p' \
@@ -54,10 +54,12 @@ count() { cat "$logs"/*.log 2>/dev/null | grep -cE "$1" || true; }
 serving="chart control_plane crd likeness"
 computing=$(cut -d' ' -f1 "$logs/programs" | sort -u | grep -vxE "behaviour|${serving// /|}" | tr '\n' ' ')
 : >"$logs/ended"
+# Each lane is a process group of its own, so that whoever interrupts this ends all of it.
+set -m
 lane 0 $((cores * 3)) behaviour &
 lane 0 "$cores" $serving &
 lane 10 "$cores" $computing &
-trap 'kill $(jobs -p) 2>/dev/null' INT TERM
+trap 'for lane in $(jobs -p); do kill -- "-$lane" 2>/dev/null; done' EXIT
 
 total=$(wc -l <"$logs/programs") said=0 beat=$SECONDS
 while :; do
