@@ -15,7 +15,8 @@ use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::plan::auth::{Account, Keys};
+use crate::plan::auth::{Account, KeyMaterial, Keys};
+use crate::plan::references::{KeysRecord, KeysScope};
 use crate::token::{Cluster, StaticKeys, TokenError};
 
 /// How long a web identity token lives, in seconds: the least that the API server gives. It is used once, at once.
@@ -63,8 +64,7 @@ impl ApiServer {
         Ok(answer.status.token)
     }
 
-    async fn read_keys(&self, keys: &Keys, uid: &str, version: &str) -> Result<StaticKeys, TokenError> {
-        let Keys { namespace, name, .. } = keys;
+    async fn read_secret(&self, namespace: &str, name: &str) -> Result<Stored, TokenError> {
         let what = format!("Secret {namespace}/{name}");
         let request = Request::new(Secret::url_path(&(), Some(namespace)))
             .get(name, &GetParams::default())
@@ -72,12 +72,25 @@ impl ApiServer {
         let text = self.text(request).await.map_err(|error| {
             refused(&error, &what, &format!("get the Secret {name} in namespace {namespace}"), "auth.secrets")
         })?;
-        let secret: Stored = serde_json::from_str(&text).map_err(|_| unreadable(&what))?;
-        if secret.metadata.uid != uid || secret.metadata.resource_version != version {
-            return Err(TokenError::IdentityNotFound(format!("{what} has just changed")));
+        serde_json::from_str(&text).map_err(|_| unreadable(&what))
+    }
+
+    async fn record_keys(&self, scope: &KeysScope) -> Result<Option<KeysRecord>, TokenError> {
+        match self.read_secret(&scope.namespace, &scope.name).await {
+            Ok(secret) => Ok(Some(secret.record())),
+            Err(TokenError::IdentityNotFound(_)) => Ok(None),
+            Err(error) => Err(error),
         }
-        let lacks = |key: &str| TokenError::IdentityNotFound(format!("{what} has no text under the key {key:?}"));
-        let value = |key: &str| secret.value(key).ok_or_else(|| lacks(key));
+    }
+
+    async fn read_keys(&self, keys: &Keys, material: &KeyMaterial) -> Result<StaticKeys, TokenError> {
+        let Keys { namespace, name, .. } = keys;
+        let secret = self.read_secret(namespace, name).await?;
+        let changed = || TokenError::IdentityChanged(just_changed(&format!("Secret {namespace}/{name}")));
+        if keys.material(&secret.record()).ok().as_ref() != Some(material) {
+            return Err(changed());
+        }
+        let value = |key: &str| secret.value(key).ok_or_else(changed);
         Ok(StaticKeys {
             access_key_id: value(&keys.access_key_id)?,
             secret_access_key: value(&keys.secret_access_key)?,
@@ -91,13 +104,16 @@ impl Cluster for ApiServer {
         self.request_token(account).boxed()
     }
 
+    fn keys_record<'a>(&'a self, scope: &'a KeysScope) -> BoxFuture<'a, Result<Option<KeysRecord>, TokenError>> {
+        self.record_keys(scope).boxed()
+    }
+
     fn static_keys<'a>(
         &'a self,
         keys: &'a Keys,
-        uid: &'a str,
-        version: &'a str,
+        material: &'a KeyMaterial,
     ) -> BoxFuture<'a, Result<StaticKeys, TokenError>> {
-        self.read_keys(keys, uid, version).boxed()
+        self.read_keys(keys, material).boxed()
     }
 }
 
@@ -111,21 +127,20 @@ struct AnswerStatus {
     token: SecretString,
 }
 
+/// A Secret, as far as keys are read from it.
 #[derive(Deserialize)]
 struct Stored {
-    metadata: StoredMeta,
     #[serde(default)]
     data: std::collections::BTreeMap<String, SecretString>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct StoredMeta {
-    uid: String,
-    resource_version: String,
-}
-
 impl Stored {
+    /// What is known of it once its texts are forgotten.
+    fn record(&self) -> KeysRecord {
+        let values: Vec<_> = self.data.keys().filter_map(|key| Some((key, self.value(key)?))).collect();
+        KeysRecord::of(values.iter().map(|(key, value)| (key.as_str(), value.expose_secret())))
+    }
+
     /// A value without the white space around it, which editors and pipes leave there; none when nothing else is.
     fn value(&self, key: &str) -> Option<SecretString> {
         let bytes = Zeroizing::new(STANDARD.decode(self.data.get(key)?.expose_secret()).ok()?);
@@ -150,14 +165,16 @@ fn refused(error: &kube::Error, what: &str, right: &str, value: &str) -> TokenEr
         kube::Error::Api(status) if status.is_not_found() => {
             TokenError::IdentityNotFound(format!("{what} does not exist"))
         }
-        kube::Error::Api(status) if status.is_conflict() => {
-            TokenError::IdentityNotFound(format!("{what} has just changed"))
-        }
+        kube::Error::Api(status) if status.is_conflict() => TokenError::IdentityChanged(just_changed(what)),
         kube::Error::Api(status) if status.code < 500 && status.code != 429 => {
             TokenError::Forbidden(format!("the API server refused {what}: HTTP status {}", status.code))
         }
         _ => TokenError::Cluster(format!("the API server gave no answer about {what}: trying again")),
     }
+}
+
+fn just_changed(what: &str) -> String {
+    format!("{what} has just changed: trying again with what it is now")
 }
 
 fn unreadable(what: &str) -> TokenError {
@@ -167,7 +184,86 @@ fn unreadable(what: &str) -> TokenError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::status::Reason;
+    use kube::client::Body;
     use kube::core::Status;
+    use serde_json::{Value, json};
+
+    /// An API server that gives the same answer to everything.
+    fn answering(code: u16, answer: &Value) -> ApiServer {
+        saying(code, answer.to_string())
+    }
+
+    fn saying(code: u16, body: String) -> ApiServer {
+        let service = tower::service_fn(move |_: http::Request<Body>| {
+            let answer = http::Response::builder().status(code).body(Body::from(body.clone().into_bytes()));
+            std::future::ready(answer)
+        });
+        ApiServer::new(Client::new(service, "default"), Duration::from_secs(1))
+    }
+
+    fn keys_secret(id: &str, note: &str) -> Value {
+        let data = json!({
+            "AWS_ACCESS_KEY_ID": STANDARD.encode(id),
+            "AWS_SECRET_ACCESS_KEY": STANDARD.encode("the secret key\n"),
+            "binary": STANDARD.encode([0xff, 0xfe]),
+            "empty": STANDARD.encode(" \n"),
+        });
+        json!({ "metadata": { "name": "keys", "uid": note, "resourceVersion": note }, "data": data })
+    }
+
+    #[tokio::test]
+    async fn keys_are_given_while_they_are_those_that_were_seen_and_else_told_as_changed() {
+        let scope = KeysScope { namespace: "ops".into(), name: "keys".into() };
+        let keys = Keys {
+            namespace: "ops".into(),
+            name: "keys".into(),
+            access_key_id: "AWS_ACCESS_KEY_ID".to_owned(),
+            secret_access_key: "AWS_SECRET_ACCESS_KEY".to_owned(),
+            session_token: None,
+        };
+        let seen = answering(200, &keys_secret("AKIA1", "1")).keys_record(&scope).await.unwrap().unwrap();
+        assert_eq!(seen.texts.keys().collect::<Vec<_>>(), ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]);
+        let material = keys.material(&seen).unwrap();
+        let table = [
+            ("as it was", keys_secret("AKIA1", "1"), None),
+            ("created again with white space around the id", keys_secret(" AKIA1\n", "2"), None),
+            ("another key", keys_secret("AKIA2", "1"), Some(Reason::IdentityChanged)),
+            ("emptied", json!({ "metadata": {} }), Some(Reason::IdentityChanged)),
+        ];
+        for (name, secret, expected) in table {
+            let given = answering(200, &secret).static_keys(&keys, &material).await;
+            assert_eq!(given.as_ref().err().map(TokenError::reason), expected, "{name}");
+            if let Ok(given) = given {
+                assert_eq!(given.access_key_id.expose_secret(), "AKIA1", "{name}");
+                assert_eq!(given.secret_access_key.expose_secret(), "the secret key", "{name}");
+            }
+        }
+        let gone = serde_json::to_value(Status::failure("keys not found", "NotFound").with_code(404)).unwrap();
+        assert_eq!(answering(404, &gone).keys_record(&scope).await.unwrap(), None);
+        let missing = answering(404, &gone).static_keys(&keys, &material).await.unwrap_err();
+        assert_eq!(missing.reason(), Reason::IdentityNotFound);
+    }
+
+    #[tokio::test]
+    async fn keys_are_read_from_a_secret_whatever_else_is_odd_about_it() {
+        let scope = KeysScope { namespace: "ops".into(), name: "keys".into() };
+        let odd = hostile::Kind::Secret.odd("ops", "keys");
+        assert!(odd.len() > 50, "{}", odd.len());
+        for odd in odd {
+            let found = saying(200, odd.json.clone()).keys_record(&scope).await;
+            assert!(found.is_ok_and(|record| record.is_some()) || odd.what.contains("data"), "{}", odd.what);
+        }
+    }
+
+    #[test]
+    fn what_was_created_again_is_told_as_changed_and_not_as_missing() {
+        let conflict = kube::Error::Api(Status::failure("the UID does not match", "Conflict").with_code(409).boxed());
+        let error = refused(&conflict, "ServiceAccount ops/puller", "create tokens", "auth.serviceAccounts");
+        assert_eq!(error.reason(), Reason::IdentityChanged);
+        assert_eq!(error.retry_scale(), 1, "it is tried again soon");
+        assert!(error.to_string().contains("ServiceAccount ops/puller has just changed"), "{error}");
+    }
 
     #[test]
     fn a_missing_right_names_the_charts_value_and_an_admission_policy_speaks_for_itself() {

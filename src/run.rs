@@ -303,7 +303,7 @@ impl Process {
             watches.spawn(references::accounts(client.clone(), scope, shared.clone()));
         }
         for scope in lent.keys {
-            watches.spawn(references::keys(client.clone(), scope, shared.clone()));
+            watches.spawn(references::keys(client.clone(), self.cluster(client), scope, shared.clone()));
         }
         watches
     }
@@ -332,8 +332,7 @@ impl Process {
         let cache =
             CacheSettings { retry, min_life: args.minimum_token_life, rate: args.aws_rate, clock: clock.clone() };
         let seen = reporter.clone();
-        let cluster = Arc::new(ApiServer::new(client.clone(), args.aws.aws_timeout.mul_f64(0.7)));
-        let source = Arc::new(Ecr::new(identity, cluster));
+        let source = Arc::new(Ecr::new(identity, self.cluster(client)));
         let tokens = Arc::new(Tokens::new(source, cache, send.clone(), move |f| seen.fetched(f)));
         let memories = Memories::default();
         let observer = Watched { reporter: reporter.clone(), memories: memories.clone(), tokens: tokens.clone() };
@@ -359,6 +358,11 @@ impl Process {
         });
         let (store, writer) = reflector::store();
         Ok(Parts { ctx, store, writer, queue })
+    }
+
+    /// What identities borrow from the cluster.
+    fn cluster(&self, client: &Client) -> Arc<ApiServer> {
+        Arc::new(ApiServer::new(client.clone(), self.args.aws.aws_timeout.mul_f64(0.7)))
     }
 
     /// One watch of Secrets for each allowed name in each allowed namespace: no wider than the rights.

@@ -143,6 +143,8 @@ pub enum Reason {
     AuthNotAllowed,
     /// The ServiceAccount or Secret that `auth` names is missing, or lacks what is needed of it.
     IdentityNotFound,
+    /// The ServiceAccount or Secret that `auth` names changed while a token was fetched.
+    IdentityChanged,
     /// The spec names no region and the operator has none.
     NoRegion,
     /// The operator has no AWS credentials.
@@ -206,6 +208,7 @@ impl Reason {
             Self::SecretNameNotAllowed => "SecretNameNotAllowed",
             Self::AuthNotAllowed => "AuthNotAllowed",
             Self::IdentityNotFound => "IdentityNotFound",
+            Self::IdentityChanged => "IdentityChanged",
             Self::NoRegion => "NoRegion",
             Self::NoCredentials => "NoCredentials",
             Self::AccessDenied => "AccessDenied",

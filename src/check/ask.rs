@@ -22,7 +22,7 @@ use crate::token::{TokenError, TokenSource, check};
 const AT_A_TIME: usize = 4;
 
 /// The longest that one request to the API server may take.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The identity of this process, and where it was found once it has been used.
 pub(super) struct Own {

@@ -5,27 +5,30 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
-use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams, PostParams};
 use kube::core::ObjectList;
 use kube::{Client, Resource, ResourceExt};
 
 use super::CheckError;
+use super::ask::TIMEOUT;
 use super::rights::Right;
 use crate::api::EcrCredential;
 use crate::api::observed::{ObservedCredential, Unreadable};
 use crate::api::registry::Region;
-use crate::controller::references::{account_record, keys_record};
+use crate::cluster::ApiServer;
+use crate::controller::references::account_record;
 use crate::controller::watches::{SecretScope, claimant, references as asked, unreadable};
 use crate::controller::world::{Spot, World};
 use crate::lenient::Observed;
 use crate::plan::auth::Reference;
 use crate::plan::references::{AccountScope, KeysScope, Lent};
 use crate::plan::targets::Incarnation;
-use crate::plan::{Limits, Uid};
+use crate::plan::{Halt, Limits, Uid};
 use crate::secret::metadata::SecretDetails;
 use crate::secret::ownership::SecretRecord;
+use crate::token::Cluster as _;
 
 /// How many objects are listed in one request.
 const PAGE: u32 = 500;
@@ -113,7 +116,7 @@ impl Cluster {
             self.accounts(scope, world).await?;
         }
         for scope in &lent.keys {
-            self.keys(scope, world).await?;
+            self.keys(scope, world).await;
         }
         Ok(())
     }
@@ -138,19 +141,14 @@ impl Cluster {
         Ok(())
     }
 
-    async fn keys(&self, scope: &KeysScope, world: &mut World) -> Result<(), CheckError> {
-        let api: Api<Observed<Secret>> = Api::namespaced(self.client.clone(), &scope.namespace);
-        match api.list(&named(&scope.name)).await {
-            Err(kube::Error::Api(status)) if status.is_forbidden() => {
-                world.references.set_keys_refused(scope, true);
+    async fn keys(&self, scope: &KeysScope, world: &mut World) {
+        match ApiServer::new(self.client.clone(), TIMEOUT).keys_record(scope).await {
+            Ok(record) => world.references.set_keys(scope, record),
+            Err(error) => {
+                let why = Halt { reason: error.reason(), message: error.to_string() };
+                world.references.set_keys_unread(scope, why)
             }
-            Err(error) => return Err(CheckError::of(error, "Secrets with AWS keys")),
-            Ok(found) => {
-                let record = found.items.first().and_then(|object| keys_record(object.meta()));
-                world.references.set_keys(scope, record);
-            }
-        }
-        Ok(())
+        };
     }
 
     /// Which of the rights that the operator needs this process has.

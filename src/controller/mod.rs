@@ -5,6 +5,7 @@ pub mod error;
 pub mod events;
 mod follow;
 mod history;
+mod keys;
 mod pace;
 mod reconcile;
 pub mod recover;

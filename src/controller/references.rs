@@ -13,11 +13,11 @@ use kube::{Client, Resource, ResourceExt};
 
 use super::Shared;
 use super::follow::{Subject, follow};
+use super::keys::KeysReader;
 use crate::lenient::Observed;
 use crate::plan::auth::Reference;
-use crate::plan::references::{
-    AUDIENCE_ANNOTATION, AccountRecord, AccountScope, KeysRecord, KeysScope, ROLE_ANNOTATION,
-};
+use crate::plan::references::{AUDIENCE_ANNOTATION, AccountRecord, AccountScope, KeysScope, ROLE_ANNOTATION};
+use crate::token::Cluster;
 
 /// An annotation that is longer than any role or audience is cut: it is wrong, and there is one for each of thousands of namespaces.
 const LONGEST_ANNOTATION: usize = 2048;
@@ -67,36 +67,25 @@ pub fn account_record(metadata: &ObjectMeta) -> Option<AccountRecord> {
     })
 }
 
-/// Follows a Secret with static keys; ends with the process.
-pub async fn keys(client: Client, scope: KeysScope, shared: Arc<Shared>) {
+/// Follows a Secret with static keys, which `cluster` reads; ends with the process.
+pub async fn keys(client: Client, cluster: Arc<dyn Cluster>, scope: KeysScope, shared: Arc<Shared>) {
     let api: Api<Observed<Secret>> = Api::namespaced(client, &scope.namespace);
     let config = watcher::Config::default().fields(&format!("metadata.name={}", scope.name));
     let subject = Subject { what: "Secrets with AWS keys", kind: "Secret", scope: format!("keys {scope}") };
     let begin = move || watcher(api.clone(), config.clone());
     let refused = || shared.reference_known(Reference::Keys(scope.clone()), true);
     let mut events = std::pin::pin!(follow(subject, shared.clone(), begin, refused));
-    let mut seen = false;
-    while let Some(event) = events.next().await {
-        match event {
-            Event::Init => seen = false,
-            Event::InitApply(object) => {
-                seen = true;
-                shared.keys_seen(&scope, keys_record(object.meta()));
-            }
-            Event::Apply(object) => shared.keys_seen(&scope, keys_record(object.meta())),
-            Event::Delete(_) => shared.keys_seen(&scope, None),
-            Event::InitDone => {
-                if !seen {
-                    shared.keys_seen(&scope, None);
-                }
-                shared.reference_known(Reference::Keys(scope.clone()), false);
-            }
+    let mut reader = KeysReader::new(cluster, scope.clone(), shared.clone());
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Event::Init) => reader.list_begins(),
+                Some(Event::InitApply(object) | Event::Apply(object)) => reader.seen(object.resource_version()),
+                Some(Event::Delete(_)) => reader.gone(),
+                Some(Event::InitDone) => reader.list_ends(),
+                None => return,
+            },
+            () = reader.due() => reader.read().await,
         }
     }
-}
-
-/// What is kept of a Secret with static keys.
-pub fn keys_record(metadata: &ObjectMeta) -> Option<KeysRecord> {
-    let version = metadata.resource_version.as_deref()?.into();
-    Some(KeysRecord { uid: metadata.uid.as_deref()?.into(), version })
 }

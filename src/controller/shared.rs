@@ -20,7 +20,7 @@ use crate::lenient::Observed;
 use crate::plan::auth::Reference;
 use crate::plan::references::{AccountRecord, AccountScope, KeysRecord, KeysScope};
 use crate::plan::targets::Incarnation;
-use crate::plan::{Limits, Uid};
+use crate::plan::{Halt, Limits, Uid};
 use crate::secret::ownership::SecretRecord;
 
 /// What watches and reconciliations share.
@@ -288,6 +288,19 @@ impl Shared {
             };
             if news { world.index.attached_by(namespace, name) } else { BTreeSet::new() }
         });
+    }
+
+    /// A Secret with static keys that is there and could not be read. `known`: nobody is to wait for it any longer.
+    pub(super) fn keys_unread(&self, scope: &KeysScope, why: Halt, known: bool) {
+        self.change(|world| match world.references.set_keys_unread(scope, why) {
+            true => world.index.referring_to(&Reference::Keys(scope.clone())),
+            false => BTreeSet::new(),
+        });
+        if known {
+            self.listed.send_modify(|listed| {
+                listed.references.insert(Reference::Keys(scope.clone()));
+            });
+        }
     }
 
     /// Whether what identities refer to may be watched is known now.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Halt;
-use super::references::{AccountScope, KeysScope, References};
+use super::references::{AccountScope, KeysRecord, KeysScope, References};
 use super::targets::Incarnation;
 use crate::api::arn::RoleArn;
 use crate::api::registry::Region;
@@ -65,6 +65,22 @@ pub struct Keys {
     pub session_token: Option<String>,
 }
 
+/// What static keys are, without the keys. AWS makes them at random, so they cannot be guessed from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyMaterial {
+    access_key_id: Digest,
+    whole: Digest,
+}
+
+/// How much of an identity a digest covers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// Everything that distinguishes it.
+    Whole,
+    /// What decides what its tokens may do.
+    Principal,
+}
+
 /// One call of STS AssumeRole.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RoleStep {
@@ -108,10 +124,8 @@ pub enum Source {
     Keys {
         /// Where they are.
         keys: Keys,
-        /// The Secret's uid.
-        uid: Arc<str>,
-        /// The Secret's resourceVersion: rotated keys are another identity.
-        version: Arc<str>,
+        /// What they are: rotated keys are another identity.
+        material: KeyMaterial,
     },
     /// Of a token that was found again while `auth` came to no identity. Nothing is ever fetched with it.
     Former,
@@ -187,36 +201,60 @@ impl Identity {
     /// A digest over everything that distinguishes it. An external id could be guessed from it, so it is published only
     /// together with a token, and where only those read it who can read the spec.
     pub fn digest(&self) -> Digest {
-        let Parts { base, roles, sts } = &*self.0;
-        let fields = base.encode(Fields::new("identity/v1")).list(roles.iter(), |fields, step| step.encode(fields));
-        fields.optional(sts.as_ref().map(Region::as_str)).finish()
+        self.encode("identity/v1", Extent::Whole)
     }
 
     /// A digest over what decides what its tokens may do, for annotations that tenants read. External ids are left out:
     /// they decide only whether a role may be assumed, and somebody could find them out by trying.
     pub fn principal(&self) -> Digest {
+        self.encode("principal/v1", Extent::Principal)
+    }
+
+    fn encode(&self, name: &'static str, extent: Extent) -> Digest {
         let Parts { base, roles, sts } = &*self.0;
-        let step = |fields: Fields, step: &RoleStep| RoleStep { external_id: None, ..step.clone() }.encode(fields);
-        let fields = base.encode(Fields::new("principal/v1")).list(roles.iter(), step);
+        let fields = base.encode(Fields::new(name), extent);
+        let fields = fields.list(roles.iter(), |fields, step| step.encode(fields, extent));
         fields.optional(sts.as_ref().map(Region::as_str)).finish()
     }
 }
 
 impl Source {
-    fn encode(&self, fields: Fields) -> Fields {
+    fn encode(&self, fields: Fields, extent: Extent) -> Fields {
         match self {
             Self::Operator => fields.text("operator"),
             Self::Account(Account { namespace, name, uid, incarnation, role, audiences }) => {
                 let fields = fields.text("account").text(namespace).text(name).text(uid);
                 incarnation.encode(fields).text(role.as_str()).texts(audiences)
             }
-            Self::Keys { keys, uid, version } => keys.encode(fields.text("keys")).text(uid).text(version),
+            Self::Keys { keys, material } => keys.encode(fields.text("keys")).digest(match extent {
+                Extent::Whole => material.whole,
+                // No secret, and enough to tell whose keys they are.
+                Extent::Principal => material.access_key_id,
+            }),
             Self::Former => fields.text("former"),
         }
     }
 }
 
 impl Keys {
+    /// What the keys are, from what is known of their Secret.
+    ///
+    /// # Errors
+    /// The Secret lacks one of them.
+    pub fn material(&self, found: &KeysRecord) -> Result<KeyMaterial, Halt> {
+        let Self { namespace, name, .. } = self;
+        let digest = |key: &str| {
+            let lacks = || format!("Secret {namespace}/{name} has no text under the key {key:?}");
+            let halt = || Halt { reason: Reason::IdentityNotFound, message: lacks() };
+            found.texts.get(key).copied().ok_or_else(halt)
+        };
+        let access_key_id = digest(&self.access_key_id)?;
+        let fields = Fields::new("keys/v1").digest(access_key_id).digest(digest(&self.secret_access_key)?);
+        let session_token = self.session_token.as_deref().map(digest).transpose()?;
+        let whole = fields.list(session_token, Fields::digest).finish();
+        Ok(KeyMaterial { access_key_id, whole })
+    }
+
     fn encode(&self, fields: Fields) -> Fields {
         let Self { namespace, name, access_key_id, secret_access_key, session_token } = self;
         let fields = fields.text(namespace).text(name).text(access_key_id).text(secret_access_key);
@@ -225,10 +263,11 @@ impl Keys {
 }
 
 impl RoleStep {
-    fn encode(&self, fields: Fields) -> Fields {
+    fn encode(&self, fields: Fields, extent: Extent) -> Fields {
         let Self { role, external_id, session_name, seconds, tags, transitive_tag_keys, source_identity, policy } =
             self;
-        let fields = fields.text(role.as_str()).optional(external_id.as_deref()).text(session_name);
+        let external_id = external_id.as_deref().filter(|_| extent == Extent::Whole);
+        let fields = fields.text(role.as_str()).optional(external_id).text(session_name);
         let fields = fields.list(seconds, |fields, seconds| fields.number(i64::from(*seconds)));
         let fields = fields.map(tags).texts(transitive_tag_keys);
         fields.optional(source_identity.as_deref()).optional(policy.as_deref())
@@ -314,7 +353,7 @@ impl Auth {
             }
             Base::Keys(keys) => keys.encode(fields.text("keys")),
         };
-        let fields = fields.list(self.roles.iter(), |fields, step| step.encode(fields));
+        let fields = fields.list(self.roles.iter(), |fields, step| step.encode(fields, Extent::Whole));
         fields.optional(self.sts.as_ref().map(Region::as_str)).finish()
     }
 
@@ -363,7 +402,7 @@ impl Auth {
             Base::Keys(keys) => {
                 let scope = KeysScope { namespace: keys.namespace.clone(), name: keys.name.clone() };
                 let found = references.keys(&scope)?;
-                Source::Keys { keys: keys.clone(), uid: found.uid.clone(), version: found.version.clone() }
+                Source::Keys { keys: keys.clone(), material: keys.material(found)? }
             }
         };
         Ok(Identity(Arc::new(Parts { base, roles: self.roles.clone(), sts: self.sts.clone() })))
@@ -511,7 +550,9 @@ mod tests {
             audience: None,
         };
         references.set_account("ops", "puller", Some(account));
-        references.set_keys(&scope, Some(KeysRecord { uid: "uid-of-the-keys".into(), version: "7".into() }));
+        let texts =
+            [("AWS_ACCESS_KEY_ID", "A"), ("AWS_SECRET_ACCESS_KEY", "B"), ("id", "C"), ("key", "D"), ("token", "E")];
+        references.set_keys(&scope, Some(KeysRecord::of(texts)));
         references
     }
 
@@ -576,15 +617,15 @@ mod tests {
             (
                 "keys",
                 json!({ "secretRef": { "namespace": "ops", "name": "keys" } }),
-                "2c2aebed57c55e5793679755ba6169b2a40cdb5ef4b639e116dcccb3b0891289",
-                "1fb8b7b29ab529ed6ffacec72637e69a005a8fee3971211b0b477c3fb4e68681",
+                "fe663ce45320a6b736cf01afd3cf02c68a633b16568eb4a7c8d989856f55e09b",
+                "e52417091bf05935f40613d580228aa227b1f988e1e0a3213b9bce200a9e4dcc",
                 "cb9009acfd9fbc07a8774c79c8465609758ed5e238644ff58271d31048c7b5aa",
             ),
             (
                 "temporary keys under other names",
                 json!({ "secretRef": { "namespace": "ops", "name": "keys", "accessKeyIdKey": "id", "secretAccessKeyKey": "key", "sessionTokenKey": "token" } }),
-                "9ef973976d5d447c22bd256881b2231310e742cfdc165effac174f4266b40525",
-                "495b134c0e99ec2d466ec09ae760362f546a079c851d79e55ed37750ee20674c",
+                "cdb23da6d1d7a0ae580848bef7e35fadad6e14d74ea692560a11fa43dfc7eb2c",
+                "45deb0bddce87df9f8c2a4a76b1644f1490188af49b6d90fc4e372e2ba7a2f9c",
                 "8c522f35372afa2e7cfe4ce3be34da294b700cf5301e318a1d139fe030f6fc1b",
             ),
         ];

@@ -9,6 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::Halt;
 use super::targets::Incarnation;
 use crate::api::status::Reason;
+use crate::encoding::{Digest, Fields};
 
 /// The annotation of a ServiceAccount that names its role (EKS user guide, "IAM roles for service accounts").
 pub const ROLE_ANNOTATION: &str = "eks.amazonaws.com/role-arn";
@@ -47,13 +48,19 @@ pub struct AccountRecord {
     pub audience: Option<String>,
 }
 
-/// What is known of a Secret with static keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What is known of a Secret with static keys. Whatever else changes of it, the same texts are the same keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeysRecord {
-    /// Its uid.
-    pub uid: Arc<str>,
-    /// Its resourceVersion.
-    pub version: Arc<str>,
+    /// A digest of each text in its data, by the text's key. The texts themselves are kept nowhere.
+    pub texts: BTreeMap<String, Digest>,
+}
+
+impl KeysRecord {
+    /// What is kept of texts by key.
+    pub fn of<'a>(texts: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let digest = |text: &str| Fields::new("key/v1").text(text).finish();
+        Self { texts: texts.into_iter().map(|(key, text)| (key.to_owned(), digest(text))).collect() }
+    }
 }
 
 /// What the operator may use as other identities than its own, from its command line.
@@ -74,6 +81,7 @@ pub struct References {
     keys: BTreeMap<KeysScope, KeysRecord>,
     refused_accounts: BTreeSet<AccountScope>,
     refused_keys: BTreeSet<KeysScope>,
+    unread_keys: BTreeMap<KeysScope, Halt>,
 }
 
 impl Lent {
@@ -118,14 +126,26 @@ impl References {
 
     /// Takes a Secret with static keys as it is now, or that it is gone; returns whether that is news.
     pub fn set_keys(&mut self, scope: &KeysScope, record: Option<KeysRecord>) -> bool {
-        match record {
-            Some(record) if self.keys.get(scope) == Some(&record) => false,
-            Some(record) => {
-                self.keys.insert(scope.clone(), record);
-                true
+        let was_unread = self.unread_keys.remove(scope).is_some();
+        was_unread
+            | match record {
+                Some(record) if self.keys.get(scope) == Some(&record) => false,
+                Some(record) => {
+                    self.keys.insert(scope.clone(), record);
+                    true
+                }
+                None => self.keys.remove(scope).is_some(),
             }
-            None => self.keys.remove(scope).is_some(),
+    }
+
+    /// Notes that a Secret with static keys is there and could not be read, and why; returns whether that is news. What was
+    /// read of it before stays.
+    pub fn set_keys_unread(&mut self, scope: &KeysScope, why: Halt) -> bool {
+        let is_news = !self.keys.contains_key(scope) && self.unread_keys.get(scope) != Some(&why);
+        if is_news {
+            self.unread_keys.insert(scope.clone(), why);
         }
+        is_news
     }
 
     /// The namespaces in which ServiceAccounts of a scope are known.
@@ -199,6 +219,9 @@ impl References {
         }
         if let Some(found) = self.keys.get(scope) {
             return Ok(found);
+        }
+        if let Some(why) = self.unread_keys.get(scope) {
+            return Err(why.clone());
         }
         if self.refused_keys.contains(scope) {
             return Err(refused_by_rbac("secrets", scope.to_string(), "auth.secrets"));

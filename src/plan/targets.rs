@@ -1,6 +1,7 @@
 //! Which namespaces are whose: selectors over namespaces as an index, so that an event touches only what it concerns.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -612,6 +613,18 @@ mod tests {
         );
         assert_eq!(index.targets(&uid("x")).count(), 0, "a terminating namespace is never a target");
         assert!(!index.is_open("a"));
+    }
+
+    #[test]
+    fn a_label_that_no_selection_reads_is_no_news() {
+        let mut index = Index::default();
+        index.set_claimant(&uid("by label"), claimant(1, &selection(&[], by_label("pull", "ecr"), &[])));
+        index.set_claimant(&uid("by name"), claimant(2, &selection(&["*"], None, &[])));
+        let all = [("pull", "ecr"), ("team", "a"), ("note", "1")];
+        assert!(!index.set_namespace("a", Incarnation::default(), &labels(&all[..1]), false).is_empty());
+        for some in [&all[..2], &all[..3], &all[..1]] {
+            assert!(index.set_namespace("a", Incarnation::default(), &labels(some), false).is_empty(), "{some:?}");
+        }
     }
 
     #[test]

@@ -25,7 +25,8 @@ use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
 use crate::api::registry::AccountId;
 use crate::api::status::Reason;
 use crate::encoding::Fields;
-use crate::plan::auth::{Account, Keys};
+use crate::plan::auth::{Account, KeyMaterial, Keys};
+use crate::plan::references::{KeysRecord, KeysScope};
 use crate::plan::schedule::{Life, later, whole_seconds};
 use crate::plan::{Identity, Service, TokenKey};
 
@@ -209,6 +210,9 @@ pub enum TokenError {
     /// What `auth` refers to is missing or lacks something.
     #[error("{0}")]
     IdentityNotFound(String),
+    /// What `auth` refers to is not as the watch showed it: the fetch goes on with what it is now.
+    #[error("{0}")]
+    IdentityChanged(String),
     /// The API server refused what the identity needs.
     #[error("{0}")]
     Forbidden(String),
@@ -276,6 +280,7 @@ impl TokenError {
         match self {
             Self::NoCredentials(_) => Reason::NoCredentials,
             Self::IdentityNotFound(_) => Reason::IdentityNotFound,
+            Self::IdentityChanged(_) => Reason::IdentityChanged,
             Self::Forbidden(_) => Reason::Forbidden,
             Self::Cluster(_) => Reason::ApiError,
             Self::Denied(_) | Self::BadSignature(_) => Reason::AccessDenied,
@@ -292,7 +297,7 @@ impl TokenError {
     /// to reach every endpoint of AWS, so no error is final.
     pub const fn retry_scale(&self) -> u32 {
         match self {
-            Self::Unavailable(_) | Self::Cluster(_) => 1,
+            Self::Unavailable(_) | Self::Cluster(_) | Self::IdentityChanged(_) => 1,
             Self::Throttled(_) | Self::NoCredentials(_) | Self::IdentityNotFound(_) | Self::Forbidden(_) => 3,
             Self::Denied(_) | Self::BadSignature(_) | Self::NearlyOver(_) | Self::Invalid(_) | Self::Unreadable(_) => 5,
         }
@@ -316,12 +321,14 @@ pub trait Cluster: Send + Sync + 'static {
     /// A web identity token of a ServiceAccount, by the TokenRequest API.
     fn web_identity<'a>(&'a self, account: &'a Account) -> BoxFuture<'a, Result<SecretString, TokenError>>;
 
-    /// The static keys in a Secret of that uid and resourceVersion.
+    /// What is known of a Secret with static keys; none if there is no such Secret.
+    fn keys_record<'a>(&'a self, scope: &'a KeysScope) -> BoxFuture<'a, Result<Option<KeysRecord>, TokenError>>;
+
+    /// The static keys in a Secret, if they are still these.
     fn static_keys<'a>(
         &'a self,
         keys: &'a Keys,
-        uid: &'a str,
-        version: &'a str,
+        material: &'a KeyMaterial,
     ) -> BoxFuture<'a, Result<StaticKeys, TokenError>>;
 }
 

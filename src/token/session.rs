@@ -82,9 +82,9 @@ impl Sessions {
                 let sts = sts(&unsigned(config), region.clone(), endpoints);
                 with_credentials(config, WebIdentity { sts, from }, *timeout, calls)
             }
-            Source::Keys { keys, uid, version } => {
+            Source::Keys { keys, material } => {
                 let (cluster, keys) = (self.cluster.clone(), keys.clone());
-                let stored = StoredKeys { cluster, keys, uid: uid.clone(), version: version.clone() };
+                let stored = StoredKeys { cluster, keys, material: *material };
                 with_credentials(config, stored, *timeout, calls)
             }
         };

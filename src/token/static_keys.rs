@@ -9,19 +9,18 @@ use secrecy::ExposeSecret;
 
 use super::web_identity::provided;
 use super::{Cluster, TokenError};
-use crate::plan::auth::Keys;
+use crate::plan::auth::{KeyMaterial, Keys};
 
-/// The keys of one state of a Secret: when it changes, that is another identity.
+/// The keys in a Secret, as they are now: when they change, that is another identity.
 pub(super) struct StoredKeys {
     pub(super) cluster: Arc<dyn Cluster>,
     pub(super) keys: Keys,
-    pub(super) uid: Arc<str>,
-    pub(super) version: Arc<str>,
+    pub(super) material: KeyMaterial,
 }
 
 impl StoredKeys {
     async fn read(&self) -> Result<Credentials, TokenError> {
-        let found = self.cluster.static_keys(&self.keys, &self.uid, &self.version).await?;
+        let found = self.cluster.static_keys(&self.keys, &self.material).await?;
         Ok(Credentials::new(
             found.access_key_id.expose_secret(),
             found.secret_access_key.expose_secret(),

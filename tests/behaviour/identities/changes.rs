@@ -1,7 +1,7 @@
 //! What an identity hangs on changes while the operator runs: keys, annotations, the ServiceAccount itself, sessions.
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use testbed::bed::Operator;
 use testbed::bed::identities::{AUDIENCE, ROLE_ARN};
 
@@ -201,6 +201,60 @@ async fn rotated_keys_are_used_at_once() {
     token_at_once(&bed, &a, &other).await;
     bed.ready(&name).await.unwrap();
     operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_else_changes_of_a_secret_with_keys_is_no_news() {
+    let bed = bed("keys-no-news").await;
+    let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());
+    let ops = bed.namespace("ops", &[]).await.unwrap();
+    let (_, key) = user_with_key(&bed, ONE, "puller");
+    bed.keys_secret(&ops, "keys", &key).await.unwrap();
+    let launch = || launch().credentials_secret(&format!("{ops}/keys"));
+    let first = bed.operator(launch()).await.unwrap();
+    let name = bed.credential("x", spec_as(as_keys(&ops, "keys"), &[&a, &b])).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    quiet(&bed).await;
+    let (marks, calls) = (bed.recorder.mark(), bed.aws.mark());
+    let change = async |patch: Value| {
+        bed.secrets(&ops).patch("keys", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+    };
+    for value in ["1", "2", "3"] {
+        change(json!({ "metadata": { "annotations": { "example.com/note": value } } })).await;
+    }
+    change(json!({ "metadata": { "labels": { "example.com/team": "a" } } })).await;
+    change(json!({ "stringData": { "another": "value", "AWS_ACCESS_KEY_ID": format!("{}\n", key.id) } })).await;
+    // The same keys in a Secret that was deleted and created again are the same identity.
+    bed.secrets(&ops).delete("keys", &DeleteParams::default()).await.unwrap();
+    registry_until(&bed, &name, 0, "IdentityNotFound", &["does not exist"]).await;
+    bed.keys_secret(&ops, "keys", &key).await.unwrap();
+    at_once(bed.condition_until(&name, "Reconciling", "False", "Synced")).await;
+    first.stop().await.unwrap();
+
+    // While the operator is away as well.
+    change(json!({ "metadata": { "annotations": { "example.com/note": "away" } } })).await;
+    let second = bed.operator(launch()).await.unwrap();
+    page_until(&second, "/metrics", |_, text| text.contains("credentials{state=\"ready\"} 1\n")).await;
+    quiet(&bed).await;
+    assert_eq!(bed.aws.calls_since(calls).len(), 0);
+    let secrets_changed = || {
+        let changes = bed.recorder.changes_since(&marks);
+        changes.iter().map(|change| change.summary()).filter(|text| text.contains(&bed.secret)).collect::<Vec<_>>()
+    };
+    assert_eq!(secrets_changed(), Vec::<String>::new());
+
+    // What is news is seen after all of this, and once.
+    let (other, newest) = user_with_key(&bed, ONE, "other");
+    bed.keys_secret(&ops, "keys", &newest).await.unwrap();
+    for namespace in [&a, &b] {
+        token_at_once(&bed, namespace, &other).await;
+    }
+    bed.ready(&name).await.unwrap();
+    quiet(&bed).await;
+    assert_eq!(bed.aws.calls_since(calls).len(), 1);
+    assert_eq!(secrets_changed().len(), 2);
+    second.stop().await.unwrap();
     bed.finish().await.unwrap();
 }
 

@@ -13,7 +13,8 @@ use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::retry::RetryConfig;
 use ecr_credential_operator::api::HostVariant;
 use ecr_credential_operator::api::registry::Region;
-use ecr_credential_operator::plan::auth::{Account, Keys};
+use ecr_credential_operator::plan::auth::{Account, KeyMaterial, Keys};
+use ecr_credential_operator::plan::references::{KeysRecord, KeysScope};
 use ecr_credential_operator::plan::{Identity, Service, TokenKey};
 use ecr_credential_operator::token::ecr::Ecr;
 use ecr_credential_operator::token::identity::{Endpoints, OperatorIdentity};
@@ -144,7 +145,11 @@ impl Cluster for Nobody {
         unreachable!("the operator's own identity is used")
     }
 
-    fn static_keys<'a>(&'a self, _: &'a Keys, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<StaticKeys, TokenError>> {
+    fn keys_record<'a>(&'a self, _: &'a KeysScope) -> BoxFuture<'a, Result<Option<KeysRecord>, TokenError>> {
+        unreachable!("the operator's own identity is used")
+    }
+
+    fn static_keys<'a>(&'a self, _: &'a Keys, _: &'a KeyMaterial) -> BoxFuture<'a, Result<StaticKeys, TokenError>> {
         unreachable!("the operator's own identity is used")
     }
 }
