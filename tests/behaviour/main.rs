@@ -15,6 +15,7 @@ mod create;
 mod demand;
 mod drift;
 mod faults;
+mod hostile;
 mod identities;
 mod identity;
 mod leader;

@@ -10,6 +10,7 @@ use http::Request;
 use jiff::Timestamp;
 use kube::Client;
 use parking_lot::Mutex;
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -66,7 +67,7 @@ impl Source {
     /// Everything that exists now.
     pub(super) async fn list(&self, client: &Client) -> Result<Value> {
         let request = Request::get(format!("{}?fieldSelector={}", self.path, self.field_selector)).body(vec![])?;
-        Ok(serde_json::from_str(&client.request_text(request).await?)?)
+        parse(&client.request_text(request).await?)
     }
 
     /// Takes over what the list has and the history has not.
@@ -107,7 +108,7 @@ impl Source {
         );
         let mut lines = client.request_stream(Request::get(url).body(vec![])?).await?.lines();
         while let Some(line) = lines.try_next().await? {
-            let mut event: Value = serde_json::from_str(&line).context("a watch event that is no JSON")?;
+            let mut event = parse(&line).context("a watch event that is no JSON")?;
             let object = Arc::new(event["object"].take());
             match event["type"].as_str() {
                 Some("ERROR") => {
@@ -131,6 +132,13 @@ impl Source {
             shared.changed.send_modify(|count| *count += 1);
         }
     }
+}
+
+/// Tests make objects that are nested deeper than most readers allow.
+fn parse(text: &str) -> Result<Value> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    deserializer.disable_recursion_limit();
+    Ok(Value::deserialize(&mut deserializer)?)
 }
 
 fn is_too_old(error: &anyhow::Error) -> bool {
