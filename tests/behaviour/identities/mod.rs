@@ -4,6 +4,7 @@ mod caching;
 mod chains;
 mod changes;
 mod check;
+mod clocks;
 mod endpoints;
 mod kinds;
 mod recreated;
