@@ -16,6 +16,7 @@ COPY src src
 # The tests' workspace members are not built, but Cargo wants to see them.
 COPY tests/testbed tests/testbed
 COPY tests/fuzz tests/fuzz
+COPY tests/hostile tests/hostile
 COPY tests/sim tests/sim
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target,id=target-$TARGETARCH \
     cargo build --release --locked --package ecr-credential-operator && \

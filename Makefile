@@ -9,7 +9,7 @@ ARCHIVE := target/image/ecr-credential-operator.tar
 # The image's times are those of the commit, so that building it again gives the same bytes.
 IMAGE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
 
-.PHONY: demo test-unit test test-oldest check supply-chain mutants chaos chaos-real mutations fuzz image release e2e bench \
+.PHONY: demo test-unit test test-oldest check supply-chain advisories mutants chaos chaos-real mutations fuzz image release e2e bench \
 	bench-small generate tools help
 
 help: ## Shows what there is. The times are for 2 cores, with all built; building it all takes 12 minutes once.
@@ -27,6 +27,19 @@ test: ## Runs every test that needs no root, most of them on a real control plan
 
 test-oldest: tools ## Runs what can differ on the oldest Kubernetes that the chart claims (3 min).
 	@tests/run.sh oldest
+
+supply-chain: ## Checks licenses, sources and unused dependencies, and the workflows (10 s; the first time 4 min).
+	@"$$(sh tests/tools/get.sh cargo-deny)" --workspace --locked check licenses bans sources
+	@"$$(sh tests/tools/get.sh cargo-machete)"
+	@if ls .github/workflows/*.y*ml >/dev/null 2>&1; then "$$(sh tests/tools/get.sh actionlint)"; else echo "no workflows"; fi
+
+advisories: ## Checks the dependencies against RustSec's database, which has to be fetched from GitHub (20 s).
+	@"$$(sh tests/tools/get.sh cargo-deny)" --workspace --locked check advisories
+
+SINCE ?=
+
+mutants: ## Changes the pure modules line by line and wants their unit tests to notice (2 h); SINCE=commit takes what changed since.
+	@tests/mutants.sh $(SINCE)
 
 CHAOS_SEED ?= 1
 

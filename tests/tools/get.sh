@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints the path of a program that the tests, the demo or CI use; what is missing is built by Go once and kept in .cache.
-# Nothing is installed on the machine. The first build of a program downloads its Go modules.
+# Prints the path of a program that the tests, the demo or CI use; what is missing is built once, by Go or Cargo, and kept in
+# .cache. Nothing is installed on the machine. The first build of a program downloads its modules or crates.
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -30,7 +30,6 @@ once() {
         exec 9>"$program.lock"
         flock 9
         if [ ! -x "$program" ]; then
-            need_go "$name"
             # Built beside and renamed: an interrupted build leaves nothing that looks finished.
             "$@"
             mv "$program.partial" "$program"
@@ -39,8 +38,24 @@ once() {
     echo "$program"
 }
 
+# crate VERSION: a program of a crate of its name, which only CI and `make supply-chain` need. CARGO_TOOLS keeps these elsewhere.
+crate() {
+    cache=${CARGO_TOOLS:-$cache}
+    once "$cache/$name-$1" install_crate "$name@$1"
+}
+
+install_crate() {
+    echo "building $1: the first time takes about a minute on 2 cores" >&2
+    folder=$(mktemp -d "$cache/partial.XXXXXX")
+    # Unoptimised: it takes half the time to build and runs for seconds.
+    cargo install --quiet --locked --debug --root "$folder" "$1" >&2
+    mv "$folder/bin/$name" "$program.partial"
+    rm -rf "$folder"
+}
+
 # published PACKAGE VERSION: a program whose module can be built by its version alone.
 published() {
+    [ -x "$cache/$name-$2" ] || need_go "$name"
     once "$cache/$name-$2" install_published "$1@$2"
 }
 
@@ -58,6 +73,7 @@ module() {
     shift 3
     sources=$(for file in main.go go.mod go.sum; do [ ! -f "$folder/$file" ] || cat "$folder/$file"; done | sha256sum)
     digest=$(echo "$sources" | cut -c1-12)
+    [ -x "$cache/$name-$version-$digest" ] || need_go "$name"
     once "$cache/$name-$version-$digest" build_module "$@"
 }
 
@@ -103,6 +119,9 @@ helm-v4) published helm.sh/helm/v4/cmd/helm v4.3.1 ;;
 # Older than ValidatingAdmissionPolicies, as users of older kubectls have it.
 kustomize) published sigs.k8s.io/kustomize/kustomize/v5 v5.0.3 ;;
 actionlint) published github.com/rhysd/actionlint/cmd/actionlint v1.7.12 ;;
+cargo-deny) crate 0.20.2 ;;
+cargo-machete) crate 0.9.2 ;;
+cargo-mutants) crate 27.1.0 ;;
 promtool)
     # The machine's own is as good: the alerts use nothing new.
     command -v promtool && exit
