@@ -19,6 +19,7 @@ mod helm;
 mod identities;
 mod image;
 mod lifecycle;
+mod lint;
 mod modes;
 mod mutation;
 mod operator;

@@ -253,7 +253,8 @@ fn normal(rules: &impl serde::Serialize) -> BTreeSet<String> {
 #[test]
 fn the_flags_and_variables_of_the_deployment_are_the_binarys() {
     let values = json!({
-        "namespaces": ["a", "b"], "secretNames": ["one", "two"], "fullnameOverride": "mine", "aws": { "region": "eu-west-1" },
+        "namespaces": ["a", "b"], "secretNames": ["one", "two"], "fullnameOverride": "mine", "credentialSelector": "shard!=b",
+        "aws": { "region": "eu-west-1", "webIdentity": { "roleArn": "arn:aws:iam::111122223333:role/x" } }, "containerPort": 9000,
         "logging": { "level": "info,ecr_credential_operator=debug", "format": "text" }, "extraArgs": ["--concurrency=64"],
     });
     let objects = Helm::offline("v3").template("eco", "1.36.0", &values).unwrap();
@@ -269,7 +270,12 @@ fn the_flags_and_variables_of_the_deployment_are_the_binarys() {
     assert_eq!(run.log, "info,ecr_credential_operator=debug");
     assert_eq!(run.concurrency, 64);
     assert!(!run.scope.all_secret_names && !run.lease.no_leader_election);
-    assert_eq!(run.http_address.port(), 8080);
+    assert_eq!(run.http_address.to_string(), "[::]:9000");
+    assert_eq!(run.credential_selector.as_deref(), Some("shard!=b"));
+    // The projected token is mounted where the operator looks for it.
+    assert_eq!(run.aws.role_arn.as_deref(), Some("arn:aws:iam::111122223333:role/x"));
+    let mount = std::path::Path::new(container["volumeMounts"][0]["mountPath"].as_str().unwrap());
+    assert_eq!(run.aws.web_identity_token_file.as_deref(), Some(&*mount.join("token")));
 
     let cli = Cli::command();
     let run = cli.find_subcommand("run").unwrap();

@@ -9,7 +9,7 @@ cache=$root/.cache
 export CGO_ENABLED=0 GOFLAGS="${GOFLAGS-} -buildvcs=false"
 
 usage() {
-    echo "usage: $0 helm-v3|helm-v4|kustomize|promtool|kubectl|actionlint|controlplane|controlplane-oldest|node|prometheus-crds" >&2
+    echo "usage: $0 helm-v3|helm-v4|kustomize|kube-score|promtool|kubectl|actionlint|controlplane|controlplane-oldest|node|prometheus-crds" >&2
     exit 2
 }
 
@@ -118,6 +118,7 @@ helm-v3) published helm.sh/helm/v3/cmd/helm v3.22.0 ;;
 helm-v4) published helm.sh/helm/v4/cmd/helm v4.3.1 ;;
 # Older than ValidatingAdmissionPolicies, as users of older kubectls have it.
 kustomize) published sigs.k8s.io/kustomize/kustomize/v5 v5.0.3 ;;
+kube-score) published github.com/zegl/kube-score/cmd/kube-score v1.20.0 ;;
 actionlint) published github.com/rhysd/actionlint/cmd/actionlint v1.7.12 ;;
 cargo-deny) crate 0.20.2 ;;
 cargo-machete) crate 0.9.2 ;;
