@@ -23,6 +23,7 @@ mod lifecycle;
 mod look;
 mod modes;
 mod moto;
+mod neighbours;
 mod ownership;
 mod places;
 mod process;

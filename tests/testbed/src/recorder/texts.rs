@@ -23,6 +23,7 @@ impl Declared {
             let bytes =
                 std::fs::read(path).with_context(|| format!("read the operator's output {}", path.display()))?;
             violations.extend(panicked(path, &bytes, evidence.now));
+            violations.extend(negative(path, &bytes, evidence.now));
             texts.push((path.display().to_string(), bytes));
         }
         texts.extend(self.texts.iter().map(|(name, text)| (name.clone(), text.clone())));
@@ -38,6 +39,17 @@ fn panicked(output: &Path, text: &[u8], at: Timestamp) -> Option<Violation> {
     let text = String::from_utf8_lossy(text);
     let line = text.lines().find(|line| line.contains("panicked"))?;
     Some(Violation::new(Invariant::I15NoPanic, output.display().to_string(), at, line))
+}
+
+/// I20: a metric of ours that is less than nothing.
+fn negative(output: &Path, text: &[u8], at: Timestamp) -> Option<Violation> {
+    let text = String::from_utf8_lossy(text);
+    let is_negative = |line: &&str| {
+        let sample = line.starts_with("ecr_credential_operator_").then(|| line.rsplit(' ').next()).flatten();
+        sample.and_then(|value| value.parse::<f64>().ok()).is_some_and(|value| value < 0.0)
+    };
+    let line = text.lines().find(is_negative)?;
+    Some(Violation::new(Invariant::I20TrueWords, output.display().to_string(), at, line))
 }
 
 /// Whole objects, but of Secrets only the metadata: their data is where a token belongs.
@@ -119,6 +131,15 @@ mod tests {
         let found = declared.search(&Story::new().evidence(), &[]).unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].invariant, Invariant::I15NoPanic);
+    }
+
+    #[test]
+    fn a_negative_metric_is_told() {
+        let negative = |text: &str| negative(Path::new("metrics"), text.as_bytes(), Timestamp::UNIX_EPOCH).is_some();
+        assert!(negative(
+            "ecr_credential_operator_leader 1\necr_credential_operator_namespaces{state=\"pending\"} -1\n"
+        ));
+        assert!(!negative("ecr_credential_operator_namespaces{state=\"pending\"} 1\nother -1\n"));
     }
 
     #[test]

@@ -34,6 +34,10 @@ pub enum Invariant {
     I16Rbac,
     /// No version of any Secret in a tenant's namespace holds a login that AWS issued to somebody else.
     I17Tenancy,
+    /// Nothing that a tenant does to its own objects makes the operator send change after change without progress.
+    I18Neighbours,
+    /// What is told is true: counters are of selected namespaces and never negative, and a condition does not flap.
+    I20TrueWords,
 }
 
 /// One broken invariant.

@@ -6,6 +6,7 @@ use super::violation::Violation;
 pub(super) use credentials::is_collected;
 
 mod credentials;
+mod progress;
 mod requests;
 mod secrets;
 mod tenancy;
@@ -13,7 +14,7 @@ mod well_formed;
 
 /// Everything that was wrong, in the order of the invariants.
 pub(super) fn judge(evidence: &Evidence) -> Vec<Violation> {
-    let checks = [
+    let checks: [fn(&Evidence) -> Vec<Violation>; 13] = [
         requests::scope,
         requests::rbac,
         secrets::foreign,
@@ -23,6 +24,9 @@ pub(super) fn judge(evidence: &Evidence) -> Vec<Violation> {
         credentials::deletion,
         credentials::true_status,
         credentials::small_status,
+        progress::no_loop,
+        progress::no_flapping,
+        progress::counters,
         tenancy::tenancy,
     ];
     let mut violations = evidence.found.clone();

@@ -1,0 +1,32 @@
+//! What a tenant does to its own Secret hurts nobody else (I18).
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+
+use super::look::spec;
+use super::{OWN, bed, operator};
+
+#[tokio::test]
+async fn a_secret_that_a_tenant_has_sealed_and_pinned_costs_a_few_writes_and_holds_up_nobody() {
+    let bed = bed("sealed").await;
+    let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());
+    let _operator = operator(&bed).await;
+    let name = bed.credential("x", spec(json!({ "names": [a, b] }))).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    // Whoever may edit Secrets in one namespace can do this.
+    let sealed = json!({ "immutable": true, "metadata": { "finalizers": ["example.com/pinned"] } });
+    let secrets: Api<Secret> = bed.secrets(&a);
+    bed.recorder.allow(testbed::recorder::Invariant::I3WellFormed, format!("{a}/{}", bed.secret));
+    secrets.patch(&bed.secret, &PatchParams::default(), &Patch::Merge(&sealed)).await.unwrap();
+    // A refresh must reach the other namespace, and the status must not say that all is well.
+    let before = bed.logins_until(&b, &[OWN]).await.unwrap();
+    bed.request_refresh(&name, "now").await.unwrap();
+    let newer = |secret: Option<&Secret>| secret.is_some_and(|secret| secret.data != before.data);
+    bed.secret_until(&b, "the other namespace is refreshed", newer).await.unwrap();
+    bed.condition_until(&name, "Ready", "False", "NamespacesFailed").await.unwrap();
+    let unpin = json!({ "metadata": { "finalizers": null } });
+    secrets.patch(&bed.secret, &PatchParams::default(), &Patch::Merge(&unpin)).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    bed.finish().await.unwrap();
+}
