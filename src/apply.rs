@@ -381,8 +381,11 @@ impl<'a> Manifest<'a> {
 /// Sorts an error of the API server. Its own messages never repeat a Secret's data; those of
 /// admission may, and are looked through.
 fn classify(error: kube::Error) -> WriteError {
-    let kube::Error::Api(status) = error else {
-        return WriteError::Refused(Reason::ApiError, "the API server could not be reached".to_owned());
+    let status = match error {
+        kube::Error::Api(status) => status,
+        other => {
+            return WriteError::Refused(Reason::ApiError, shorten(&format!("no answer from the API server: {other}")));
+        }
     };
     let refused = |reason| WriteError::Refused(reason, shorten(&status.message));
     match status.code {

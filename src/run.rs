@@ -42,8 +42,9 @@ use crate::token::cache::{CacheSettings, Tokens};
 use crate::token::ecr::Ecr;
 use crate::token::identity;
 
-/// The longest that one write to the API server may take.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest that one write to the API server may take. The API server itself ends a request after 60 seconds (its flag
+/// `--request-timeout`), in which several admission webhooks may take up to 30 seconds each.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(65);
 
 /// The most threads that work. What they wait for is the API server; on a node with many processors and no CPU limit, each
 /// thread more would only be memory.

@@ -122,21 +122,27 @@ where
             }
             .boxed();
         }
-        let (Some(deadline), wall) = (self.fence.end(), self.fence.wall) else {
+        let Some(deadline) = self.fence.deadline() else {
             return std::future::ready(Err(NotLeader.into())).boxed();
         };
+        let fence = self.fence.clone();
         // The client below tries again by itself: that must end with the lease, too.
         let call = self.inner.call(request);
         async move {
             let mut call = std::pin::pin!(call);
-            let mut end = std::pin::pin!(tokio::time::sleep_until(deadline.monotonic));
+            let mut end = std::pin::pin!(tokio::time::sleep_until(deadline));
             std::future::poll_fn(move |cx| {
                 // Looked at before each step: a process that was stopped for a while must not go on where it was, nor one
-                // whose machine was asleep.
-                if deadline.is_over(wall) || end.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Err(NotLeader.into()));
+                // whose machine was asleep. A lease that was renewed meanwhile gives a slow request more time.
+                while let Some(deadline) = fence.deadline() {
+                    if deadline > end.deadline() {
+                        end.as_mut().reset(deadline);
+                    }
+                    if end.as_mut().poll(cx).is_pending() {
+                        return call.as_mut().poll(cx).map_err(Into::into);
+                    }
                 }
-                call.as_mut().poll(cx).map_err(Into::into)
+                Poll::Ready(Err(NotLeader.into()))
             })
             .await
         }
@@ -166,11 +172,29 @@ mod tests {
         assert!(send(&fence, Method::GET, Duration::ZERO).await);
         fence.hold_for(Instant::now(), Duration::from_secs(10));
         assert!(send(&fence, Method::PATCH, Duration::from_secs(9)).await);
-        assert!(!send(&fence, Method::DELETE, Duration::from_secs(9)).await, "it would end after the lease");
+        assert!(!send(&fence, Method::DELETE, Duration::from_secs(9)).await, "the lease has run out meanwhile");
         assert!(!send(&fence, Method::PATCH, Duration::ZERO).await);
         fence.hold_for(Instant::now(), Duration::from_secs(10));
         fence.close();
         assert!(!send(&fence, Method::POST, Duration::ZERO).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_request_goes_on_as_long_as_the_lease_is_renewed() {
+        let fence = Fence::default();
+        fence.hold_for(Instant::now(), Duration::from_secs(10));
+        let renewing = async {
+            for _ in 0..20 {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                fence.hold_for(Instant::now(), Duration::from_secs(10));
+            }
+        };
+        let slow = send(&fence, Method::PATCH, Duration::from_secs(30));
+        let (passed, ()) = tokio::join!(slow, renewing);
+        assert!(passed, "a webhook may take 30 seconds");
+        let started = Instant::now();
+        assert!(!send(&fence, Method::PATCH, Duration::from_secs(60)).await);
+        assert_eq!(started.elapsed(), Duration::from_secs(10), "it is given up when the lease runs out, and not later");
     }
 
     #[tokio::test(start_paused = true)]

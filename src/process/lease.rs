@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
@@ -137,12 +139,16 @@ fn lost_race(result: Result<StoredLease, kube::Error>) -> Result<Option<Lease>, 
     }
 }
 
+/// As slow as a sound API server may be. Nothing but the lease itself says when an answer comes too late.
 async fn limited<T>(
     settings: &LeaseSettings,
     call: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, kube::Error> {
-    let timeout = || kube::Error::Service("the API server did not answer in time".into());
-    tokio::time::timeout(settings.period().max(Duration::from_secs(1)), call).await.unwrap_or_else(|_| Err(timeout()))
+    tokio::time::timeout(settings.hold(), call).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn late() -> kube::Error {
+    kube::Error::Service("the API server did not answer in time".into())
 }
 
 fn claim(settings: &LeaseSettings, previous: Option<&LeaseSpec>, now: Timestamp) -> LeaseSpec {
@@ -163,21 +169,13 @@ impl Leadership {
     pub async fn keep(&mut self) -> String {
         loop {
             tokio::time::sleep(self.settings.period()).await;
-            let sent = Instant::now();
-            if self.fence.deadline().is_none() {
+            let Some(deadline) = self.fence.deadline() else {
                 self.fence.close();
                 return "the lease could not be renewed in time".to_owned();
-            }
-            let mut next = self.lease.clone();
-            next.spec = Some(claim(&self.settings, self.lease.spec.as_ref(), Timestamp::now()));
-            match limited(
-                &self.settings,
-                self.api.replace(&self.settings.name, &PostParams::default(), &StoredLease::of(next)),
-            )
-            .await
-            {
-                Ok(lease) => {
-                    self.lease = lease.into_lease();
+            };
+            match self.renew(deadline).await {
+                Ok((lease, sent)) => {
+                    self.lease = lease;
                     self.fence.hold_for(sent, self.settings.hold());
                 }
                 Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {
@@ -187,6 +185,35 @@ impl Leadership {
                     }
                 }
                 Err(error) => tracing::warn!(%error, "the lease could not be renewed: trying again"),
+            }
+        }
+    }
+
+    /// Renews the lease once; returns it, and when the request was sent that has renewed it. An answer may take until `deadline`. When
+    /// half of that time is over, the request is sent once more beside the first one: a connection may be dead without a sign of it.
+    async fn renew(&self, deadline: Instant) -> Result<(Lease, Instant), kube::Error> {
+        let mut next = self.lease.clone();
+        next.spec = Some(claim(&self.settings, self.lease.spec.as_ref(), Timestamp::now()));
+        let (next, params) = (&StoredLease::of(next), &PostParams::default());
+        let send = || async move {
+            let sent = Instant::now();
+            self.api.replace(&self.settings.name, params, next).await.map(|lease| (lease.into_lease(), sent))
+        };
+        let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+        let mut requests = FuturesUnordered::from_iter([send()]);
+        let mut again = true;
+        loop {
+            tokio::select! {
+                Some(answer) = requests.next() => match answer {
+                    // Of two requests for one version of the Lease the API server refuses the later one.
+                    Err(_) if !requests.is_empty() => {}
+                    answer => return answer,
+                },
+                () = tokio::time::sleep_until(half), if again => {
+                    again = false;
+                    requests.push(send());
+                }
+                () = tokio::time::sleep_until(deadline) => return Err(late()),
             }
         }
     }
