@@ -40,6 +40,8 @@ pub enum Written {
     Stored(Arc<SecretRecord>),
     /// The Secret was deleted, or had gone already.
     Deleted,
+    /// The Secret is being deleted, and stays until its finalizers are removed.
+    Deleting(Arc<SecretRecord>),
 }
 
 /// Why a write did not happen.
@@ -241,9 +243,14 @@ impl Writer {
             Overwrite::Additions => (record.clone(), self.strip(place, record).await),
         };
         match written {
-            // Ours, and wrong in a way that nobody can mend in place: such a Secret never worked, or cannot be refreshed.
+            // It was deleted before, and is still there: to delete it again would change nothing.
+            Err(WriteError::Unchangeable(reason, _)) if mine && last.held_by.is_some() => Err(held(reason, &last)),
+            // Ours, and wrong in a way that nobody can repair in place: such a Secret never worked, or cannot be refreshed.
             // Once it is gone, the watch brings us back to create it.
-            Err(WriteError::Unchangeable(..)) if mine => self.delete(place, &last).await,
+            Err(WriteError::Unchangeable(reason, _)) if mine => match self.delete(place, &last).await {
+                Ok(Written::Deleting(record)) => Err(held(reason, &record)),
+                deleted => deleted,
+            },
             written => written,
         }
     }
@@ -289,11 +296,26 @@ impl Writer {
             Err(error) => Err(kube::Error::BuildRequest(error)),
         };
         match answer {
-            Ok(_) => Ok(Written::Deleted),
+            Ok(answer) => {
+                // The object itself is the answer where finalizers hold it, else a Status without uid.
+                let object: Option<SecretMetadata> = serde_json::from_str(&answer).ok();
+                let held = object.as_ref().and_then(SecretMetadata::record).filter(|record| record.held_by.is_some());
+                Ok(held.map_or(Written::Deleted, |record| Written::Deleting(record.clone())))
+            }
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Written::Deleted),
             Err(error) => Err(classify(error)),
         }
     }
+}
+
+/// Why a Secret that cannot be changed is still there.
+fn held(reason: Reason, record: &SecretRecord) -> WriteError {
+    let finalizer = record.held_by.as_deref().unwrap_or_default();
+    let message = format!(
+        "the Secret there cannot be changed ({}) and is being deleted, but its finalizer {finalizer:?} holds it: remove the finalizer, and it is created again",
+        reason.as_str()
+    );
+    WriteError::Unchangeable(reason, message)
 }
 
 fn stored(answer: Result<SecretMetadata, kube::Error>) -> Result<Written, WriteError> {
@@ -388,14 +410,17 @@ fn classify(error: kube::Error) -> WriteError {
         }
     };
     let refused = |reason| WriteError::Refused(reason, shorten(&status.message));
+    let about = status.details.as_ref().map(|details| details.kind.as_str()).unwrap_or_default();
     match status.code {
+        // Whatever code a webhook chooses, it is the webhook that refuses, and its words that help.
+        _ if is_denied_by_admission(&status.message) => refused(Reason::AdmissionRefused),
         409 => WriteError::Stale,
-        404 => WriteError::NamespaceGone,
+        404 if about == "namespaces" => WriteError::NamespaceGone,
+        404 if about == "secrets" || about == "serviceaccounts" => WriteError::Stale,
         403 if is_terminating(&status) => WriteError::NamespaceGone,
         403 if status.message.contains("exceeded quota") => refused(Reason::QuotaExceeded),
         403 if status.message.contains("cannot ") && status.message.contains("User \"") => refused(Reason::Forbidden),
         403 => refused(Reason::AdmissionRefused),
-        400 if status.message.contains("admission webhook") => refused(Reason::AdmissionRefused),
         422 if field_is_immutable(&status, "type") => WriteError::Unchangeable(
             Reason::WrongType,
             "the Secret there has another type, which cannot be changed: delete it".to_owned(),
@@ -403,10 +428,27 @@ fn classify(error: kube::Error) -> WriteError {
         422 if field_is_immutable(&status, "data") || field_is_immutable(&status, "immutable") => {
             WriteError::Unchangeable(Reason::Immutable, "the Secret there is immutable: delete it".to_owned())
         }
-        422 if status.message.contains("ValidatingAdmissionPolicy") => refused(Reason::AdmissionRefused),
+        422 if let Some((_, owners)) = status.message.split_once(TWO_CONTROLLERS) => WriteError::Refused(
+            Reason::SecretNotOwned,
+            shorten(&format!(
+                "another controller owns the Secret ({}): remove it from metadata.ownerReferences, of an ExternalSecret by creationPolicy Orphan, and the Secret is adopted",
+                owners.trim()
+            )),
+        ),
         429 => refused(Reason::Throttled),
         _ => refused(Reason::ApiError),
     }
+}
+
+/// How the API server begins its list of the owners of an object that two controllers want
+/// (k8s.io/apimachinery, pkg/api/validation/objectmeta.go).
+const TWO_CONTROLLERS: &str = "Only one reference can have Controller set to true. Found \"true\" in ";
+
+/// Whether admission has refused a request, as the API server tells it (k8s.io/apiserver, pkg/admission/plugin/webhook/errors and
+/// pkg/admission/plugin/policy/validating).
+fn is_denied_by_admission(message: &str) -> bool {
+    (message.contains("admission webhook \"") && message.contains("denied the request"))
+        || (message.contains("ValidatingAdmissionPolicy") && message.contains("denied request"))
 }
 
 fn is_terminating(status: &Status) -> bool {
@@ -429,5 +471,62 @@ fn shorten(message: &str) -> String {
     match message.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", message.get(..end).unwrap_or_default()),
         None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::response::StatusDetails;
+
+    fn status(code: u16, message: &str, kind: &str) -> kube::Error {
+        let details = StatusDetails { kind: kind.to_owned(), ..StatusDetails::default() };
+        let status = Status { details: Some(details), ..Status::failure(message, "") };
+        kube::Error::Api(status.with_code(code).boxed())
+    }
+
+    #[test]
+    fn whoever_refuses_speaks_for_itself() {
+        const WEBHOOK: &str = "admission webhook \"w.example\" denied the request: every Secret needs the label team";
+        const POLICY: &str =
+            "secrets \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no";
+        for code in [400, 403, 404, 409, 418, 422, 429, 500, 503] {
+            for message in [WEBHOOK, POLICY] {
+                let refused = WriteError::Refused(Reason::AdmissionRefused, message.to_owned());
+                assert_eq!(classify(status(code, message, "secrets")), refused, "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_api_servers_own_conflicts_are_stale_and_a_missing_namespace_is_gone() {
+        let table = [
+            (
+                409,
+                "Operation cannot be fulfilled on secrets \"x\": the object has been modified",
+                "secrets",
+                WriteError::Stale,
+            ),
+            (409, "Apply failed with 1 conflict: conflict with \"kubectl\": .data", "", WriteError::Stale),
+            (404, "namespaces \"a\" not found", "namespaces", WriteError::NamespaceGone),
+            (404, "secrets \"x\" not found", "secrets", WriteError::Stale),
+        ];
+        for (code, message, kind, expected) in table {
+            assert_eq!(classify(status(code, message, kind)), expected, "{message}");
+        }
+        let gateway = classify(status(404, "no such page", ""));
+        assert!(matches!(&gateway, WriteError::Refused(Reason::ApiError, why) if why == "no such page"), "{gateway:?}");
+    }
+
+    #[test]
+    fn a_second_controller_is_named_with_what_to_do() {
+        // As Kubernetes 1.37 says it, before the part that helps a whole list of references.
+        let message = format!(
+            "Secret \"x\" is invalid: metadata.ownerReferences: Invalid value: {}: Only one reference can have Controller set to true. Found \"true\" in references for ExternalSecret/team and EcrCredential/platform",
+            "{...}".repeat(200)
+        );
+        let WriteError::Refused(reason, why) = classify(status(422, &message, "Secret")) else { panic!("{message}") };
+        assert_eq!(reason, Reason::SecretNotOwned);
+        assert!(why.contains("ExternalSecret/team") && why.contains("Orphan"), "{why}");
     }
 }

@@ -71,6 +71,15 @@ pub(super) struct Tally {
     pub(super) failures: Vec<NamespaceFailure>,
     /// How many of these are synced all the same: their passwords are good and could not be renewed.
     pub(super) lagging: usize,
+    /// How many of these are not selected any more: a Secret that is left over could not be deleted.
+    pub(super) unselected: usize,
+}
+
+impl Tally {
+    /// How many selected namespaces are not as desired, as far as something is to be said of them.
+    pub(super) fn failed(&self) -> usize {
+        self.failures.len().saturating_sub(self.lagging).saturating_sub(self.unselected)
+    }
 }
 
 impl History {
@@ -107,7 +116,9 @@ impl History {
     pub(super) fn retry_at(&self, now: Timestamp) -> Option<Timestamp> {
         let failing = self.failing.values().map(Failing::retry_at);
         let contested = self.repairs.iter().map(|(spot, repairs)| repairs.not_before(spot));
-        failing.chain(contested.filter(|at| *at > now)).min()
+        let peace = self.repairs.values().filter(|repairs| repairs.count > QUICK_REPAIRS);
+        let peace = peace.map(|repairs| later(repairs.last, PEACE));
+        failing.chain(contested.chain(peace).filter(|at| *at > now)).min()
     }
 
     /// What the API server made of our write in a place, where it is not what we wrote.
@@ -158,6 +169,8 @@ impl History {
         let share = content.share(place).filter(|_| place.claim == secret::Claim::Wanted);
         let synced = tally.synced;
         let shown = match verdict {
+            // Good now, and not for long: whoever writes it as well has not stopped.
+            Verdict::Keep if wanted && self.is_contended(&spot(place)) => self.failure(&spot(place)),
             Verdict::Keep if share.is_none_or(|share| share.lacks.is_none()) => {
                 tally.synced += usize::from(wanted);
                 share.and_then(|share| shown(share.failure.as_ref()))
@@ -170,9 +183,15 @@ impl History {
         };
         if let Some((reason, message)) = shown {
             tally.lagging += tally.synced - synced;
+            tally.unselected += usize::from(!wanted);
             let (namespace, reason) = (place.namespace.to_string(), reason.as_str().to_owned());
             tally.failures.push(NamespaceFailure { namespace, reason, message });
         }
+    }
+
+    /// Whether somebody else keeps writing a Secret. It is so until it was left alone for a while, or the status would flap.
+    fn is_contended(&self, spot: &Spot) -> bool {
+        self.repairs.get(spot).is_some_and(|repairs| repairs.count > QUICK_REPAIRS)
     }
 
     fn hanging(&self, spot: &Spot) -> Option<(Reason, String)> {
@@ -182,10 +201,9 @@ impl History {
 
     fn failure(&self, spot: &Spot) -> Option<(Reason, String)> {
         let contested = || {
-            let quick = self.repairs.get(spot).is_none_or(|repairs| repairs.count <= QUICK_REPAIRS);
             let message =
                 "somebody else keeps changing the Secret, so it is repaired less often: see its managedFields for who";
-            (!quick).then(|| (Reason::Contested, message.to_owned()))
+            self.is_contended(spot).then(|| (Reason::Contested, message.to_owned()))
         };
         self.failing.get(spot).and_then(|failing| failing.shown.clone()).or_else(contested)
     }
@@ -230,16 +248,16 @@ impl History {
         desired: Option<&Desired>,
         now: Timestamp,
     ) {
+        if matches!(verdict, Verdict::Update(_) | Verdict::Strip(_)) {
+            let repairs = self.repairs.entry(spot.clone()).or_insert(Repairs { count: 0, last: now });
+            repairs.count = repairs.count.saturating_add(1);
+            repairs.last = now;
+        }
         let Written::Stored(record) = written else { return };
         if desired.is_some_and(|d| d.footprint != record.footprint) {
             self.accepted.insert(spot.clone(), record.footprint);
         } else {
             self.accepted.remove(&spot);
-        }
-        if matches!(verdict, Verdict::Update(_) | Verdict::Strip(_)) {
-            let repairs = self.repairs.entry(spot).or_insert(Repairs { count: 0, last: now });
-            repairs.count = repairs.count.saturating_add(1);
-            repairs.last = now;
         }
     }
 }

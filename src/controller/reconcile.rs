@@ -239,7 +239,7 @@ impl Round<'_> {
             namespaces: NamespaceReport {
                 selected: tally.selected,
                 synced: tally.synced,
-                failed: tally.failures.len().saturating_sub(tally.lagging),
+                failed: tally.failed(),
                 failures: tally.failures,
             },
             next_refresh_at: shared.into_iter().chain(each).min(),

@@ -113,7 +113,7 @@ async fn perform(
     };
     // The world hears of it from us before the watch tells it.
     match &result {
-        Ok(Written::Stored(record)) => {
+        Ok(Written::Stored(record) | Written::Deleting(record)) => {
             write.stored(record.clone(), me);
         }
         Ok(Written::Deleted) => {

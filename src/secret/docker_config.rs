@@ -1,6 +1,6 @@
 //! The bytes of `.dockerconfigjson`: the same entries always give the same bytes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -68,14 +68,17 @@ impl DockerConfig {
     /// Whether a text holds any sixteen characters in a row of the data or of a login in it.
     pub fn is_quoted_in(&self, text: &str) -> bool {
         const WINDOW: usize = 16;
-        let base64 = self.expose_base64();
-        let json = Zeroizing::new(STANDARD.decode(base64).unwrap_or_default());
-        let logins = parse(&json);
-        let holds = |window: &[u8]| {
-            let found = |data: &str| data.as_bytes().windows(WINDOW).any(|w| w == window);
-            found(base64) || logins.values().any(|auth| found(auth.expose()) || decoded_holds(auth, window))
-        };
-        text.as_bytes().windows(WINDOW).any(holds)
+        // The text is short and the data may have a MiB: each place of the data is looked up once.
+        let windows: HashSet<&[u8]> = text.as_bytes().windows(WINDOW).collect();
+        let holds = |data: &[u8]| !windows.is_empty() && data.windows(WINDOW).any(|window| windows.contains(window));
+        if holds(self.expose_base64().as_bytes()) {
+            return true;
+        }
+        let json = Zeroizing::new(STANDARD.decode(self.expose_base64()).unwrap_or_default());
+        parse(&json).values().any(|auth| {
+            let password = Zeroizing::new(STANDARD.decode(auth.expose()).unwrap_or_default());
+            holds(auth.expose().as_bytes()) || holds(&password)
+        })
     }
 
     /// The size of the JSON in bytes; a Secret can hold 1 MiB.
@@ -93,11 +96,6 @@ impl DockerConfig {
 pub fn hash_of<'a>(hosts: impl IntoIterator<Item = &'a str>) -> u64 {
     let hosts: BTreeSet<&str> = hosts.into_iter().collect();
     Fields::new("hosts/v1").list(hosts, Fields::text).finish().short()
-}
-
-fn decoded_holds(auth: &Auth, window: &[u8]) -> bool {
-    let password = Zeroizing::new(STANDARD.decode(auth.expose()).unwrap_or_default());
-    password.windows(window.len()).any(|w| w == window)
 }
 
 /// Reads the logins back from the bytes of a Secret; hosts and logins that are not ours by form are left out, and hide none of

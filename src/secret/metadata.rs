@@ -144,6 +144,10 @@ pub struct Metadata<'a> {
     pub(super) owner_references: Items<Owner<'a>>,
     #[serde(borrow)]
     pub(super) managed_fields: Items<Entry<'a>>,
+    #[serde(borrow, deserialize_with = "lenient")]
+    pub(super) deletion_timestamp: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) finalizers: Items<Text<'a>>,
 }
 
 impl<'a> From<&'a ObjectMeta> for Metadata<'a> {
@@ -160,6 +164,9 @@ impl<'a> From<&'a ObjectMeta> for Metadata<'a> {
             annotations: pairs(&metadata.annotations),
             owner_references: Items(metadata.owner_references.iter().flatten().map(Owner::of).collect()),
             managed_fields: Items(metadata.managed_fields.iter().flatten().map(Entry::of).collect()),
+            // Only that there is one matters.
+            deletion_timestamp: metadata.deletion_timestamp.as_ref().map(|_| "".into()),
+            finalizers: Items(metadata.finalizers.iter().flatten().map(|name| name.as_str().into()).collect()),
         }
     }
 }

@@ -69,7 +69,7 @@ async fn a_secret_that_may_not_be_deleted_is_told_of_until_it_may() {
     bed.recorder.allow(Invariant::I16Rbac, "*");
     take_verb(&bed, "delete").await;
     bed.change(&name, json!({ "spec": { "namespaces": { "names": [b] } } })).await.unwrap();
-    let told = |object: &_| failure(object, &a) == Some("Forbidden") && counts(object) == [1, 1, 1];
+    let told = |object: &_| failure(object, &a) == Some("Forbidden") && counts(object) == [1, 1, 0];
     bed.credential_until(&name, "the Secret that is left over", told).await.unwrap();
     give_verb(&bed, "delete").await;
     at_once(bed.secret_until(&a, "gone at last", |secret| secret.is_none())).await;

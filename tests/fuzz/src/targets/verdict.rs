@@ -169,6 +169,7 @@ fn settled(said: &Verdict, place: &Place, desired: &Desired, policy: ConflictPol
         identity: Some(desired.identity),
         extra_keys: Box::default(),
         sets_immutable: false,
+        held_by: None,
     };
     let place = Place { standing: Standing::Mine(Arc::new(written)), ..place.clone() };
     assert_eq!(verdict(&place, Some(desired), policy, None, now), Verdict::Keep);
