@@ -480,7 +480,7 @@ mod tests {
     use kube::core::response::StatusDetails;
 
     fn status(code: u16, message: &str, kind: &str) -> kube::Error {
-        let details = StatusDetails { kind: kind.to_owned(), ..StatusDetails::default() };
+        let details: StatusDetails = serde_json::from_value(json!({ "kind": kind })).unwrap();
         let status = Status { details: Some(details), ..Status::failure(message, "") };
         kube::Error::Api(status.with_code(code).boxed())
     }
