@@ -356,6 +356,7 @@ mod tests {
             identity: None,
             extra_keys: Box::default(),
             sets_immutable: false,
+            applied: true,
             held_by: None,
         })
     }

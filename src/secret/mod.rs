@@ -325,8 +325,10 @@ pub fn verdict(
     now: Timestamp,
 ) -> Verdict {
     match (&place.claim, &place.standing) {
-        // A Secret that is being deleted needs no second deletion.
-        (Claim::Left, Standing::Mine(record)) if record.held_by.is_none() => Verdict::Delete(record.clone()),
+        // A Secret that is being deleted needs no second deletion, and a copy belongs to whoever made it.
+        (Claim::Left, Standing::Mine(record)) if record.held_by.is_none() && record.applied => {
+            Verdict::Delete(record.clone())
+        }
         (Claim::Left | Claim::LeftToAnother, _) => Verdict::Keep,
         (Claim::Lost(name), _) => Verdict::Refuse(
             Reason::Conflict,

@@ -155,6 +155,9 @@ pub struct SecretRecord {
     pub extra_keys: Box<[String]>,
     /// Whether somebody has said if it is immutable. An immutable one could not be refreshed.
     pub sets_immutable: bool,
+    /// Whether `managedFields` shows an apply of ours, or shows nothing at all. A copy that somebody made elsewhere of one of our
+    /// Secrets has our owner reference and no apply of ours.
+    pub applied: bool,
     /// The first finalizer of a Secret that is being deleted, which stays until its finalizers are gone; empty when there is none.
     pub held_by: Option<Box<str>>,
 }
@@ -185,6 +188,7 @@ impl SecretRecord {
             identity: own_annotation(metadata, ours, IDENTITY_HASH).and_then(number),
             extra_keys: extra_keys.into_iter().take(MOST_EXTRA_KEYS).map(str::to_owned).collect(),
             sets_immutable,
+            applied: ours.is_some() || metadata.managed_fields.0.is_empty(),
             held_by: metadata.deletion_timestamp.as_ref().map(|_| {
                 let first = metadata.finalizers.0.first();
                 first
@@ -222,8 +226,7 @@ fn is_our_apply(entry: &Entry<'_>) -> bool {
 const LONGEST_FINALIZER: usize = 100;
 
 /// The mark of ownership: our owner reference, or, where it is missing (Retain, or stripped), our pair of labels.
-/// Both count only where our apply wrote them, as `managedFields` says: a copy that somebody made of a Secret is theirs. Of a Secret
-/// whose managed fields were removed altogether, the reference alone counts.
+/// The labels count only where our apply wrote them: a copy that somebody made of a Secret with its labels is theirs.
 fn owner(metadata: &Metadata<'_>, ours: Option<&Fields<'_>>) -> Option<Uid> {
     let is_of_our_group = |version: &str| version.strip_prefix(GROUP).is_some_and(|rest| rest.starts_with('/'));
     let by_reference = metadata
@@ -231,7 +234,6 @@ fn owner(metadata: &Metadata<'_>, ours: Option<&Fields<'_>>) -> Option<Uid> {
         .0
         .iter()
         .filter(|o| o.uid.len() <= LONGEST_UID)
-        .filter(|_| ours.is_some() || metadata.managed_fields.0.is_empty())
         .find(|o| &*o.kind == "EcrCredential" && is_of_our_group(&o.api_version) && o.controller == Some(true))
         .map(|o| Uid((&*o.uid).into()));
     let by_label = || {

@@ -194,6 +194,7 @@ fn record(footprint: Footprint, expires: Option<i64>) -> Arc<SecretRecord> {
         identity: None,
         extra_keys: Box::default(),
         sets_immutable: false,
+        applied: true,
         held_by: None,
     })
 }
@@ -232,6 +233,7 @@ fn every_place_has_its_verdict() {
     let stuffed = Arc::new(SecretRecord { extra_keys: Box::new(["x".to_owned()]), ..(*written).clone() });
     let nearer_its_end = record(empty.footprint, Some(NOW + 11 * 60));
     let near_its_end = record(empty.footprint, Some(NOW + 10 * 60));
+    let copy = Arc::new(SecretRecord { applied: false, ..(*older).clone() });
     let held = Arc::new(SecretRecord { held_by: Some("example.com/x".into()), ..(*older).clone() });
     let (some, none, nothing, part) = (Some(&good), None, Some(&empty), Some(&one_missing));
     let table = [
@@ -284,6 +286,7 @@ fn every_place_has_its_verdict() {
         ("the older's, still mine", Standing::Mine(older.clone()), Claim::Lost("old".into()), some, Adopt, "Conflict"),
         ("deselected", Standing::Mine(older.clone()), Claim::Left, some, Fail, "delete"),
         ("deselected, no token", Standing::Mine(older.clone()), Claim::Left, none, Fail, "delete"),
+        ("a copy elsewhere", Standing::Mine(copy), Claim::Left, some, Fail, "keep"),
         ("deselected, and being deleted", Standing::Mine(held), Claim::Left, some, Fail, "keep"),
         ("left to another", Standing::Mine(older.clone()), Claim::LeftToAnother, some, Fail, "keep"),
         ("deselected, foreign", Standing::Foreign(older), Claim::Left, some, Adopt, "keep"),

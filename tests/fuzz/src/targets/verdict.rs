@@ -78,6 +78,8 @@ fn standing(u: &mut Unstructured<'_>) -> Result<Standing> {
         identity: u.ratio(5, 6)?.then(|| u.int_in_range(1..=2)).transpose()?,
         extra_keys: some(u, &["extra".to_owned()])?.into(),
         sets_immutable: u.ratio(1, 6)?,
+        applied: u.ratio(5, 6)?,
+        held_by: u.ratio(1, 6)?.then(|| "example.com/x".into()),
     };
     let alive = u.arbitrary::<bool>()?;
     Ok(Standing::of(u.ratio(5, 6)?.then(|| Arc::new(record)).as_ref(), &me, |_| alive))
@@ -169,6 +171,7 @@ fn settled(said: &Verdict, place: &Place, desired: &Desired, policy: ConflictPol
         identity: Some(desired.identity),
         extra_keys: Box::default(),
         sets_immutable: false,
+        applied: true,
         held_by: None,
     };
     let place = Place { standing: Standing::Mine(Arc::new(written)), ..place.clone() };

@@ -139,6 +139,7 @@ fn record(u: &mut Unstructured<'_>) -> Result<SecretRecord> {
         identity: None,
         extra_keys: Box::default(),
         sets_immutable: false,
+        applied: true,
         held_by: None,
     })
 }

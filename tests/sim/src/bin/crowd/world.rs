@@ -87,6 +87,7 @@ impl Crowd {
                     identity: Some(1),
                     extra_keys: Box::default(),
                     sets_immutable: false,
+                    applied: true,
                     held_by: None,
                 };
                 self.world.set_secret(secret_name, &format!("n{n}"), Arc::new(record));
