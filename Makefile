@@ -57,7 +57,7 @@ mutations: tools ## Breaks each invariant on purpose and wants a test to name it
 	@bash tests/mutations/run.sh $(MUTATION)
 
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS ?= token grant answer config found names selection plan refresh world verdict status
+FUZZ_TARGETS ?= token grant answer config found names selection plan refresh lists world verdict status
 
 fuzz: ## Searches for inputs that break a property (12 min, FUZZ_SECONDS=60 for each of FUZZ_TARGETS); needs g++.
 	@command -v c++ >/dev/null || { echo "c++ is missing, which builds libFuzzer: install it, on Debian with the package g++"; exit 1; }

@@ -12,7 +12,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     Target { name: "token", run: targets::token::run },
     Target { name: "grant", run: targets::grant::run },
     Target { name: "answer", run: targets::answer::run },
@@ -22,6 +22,7 @@ pub const TARGETS: [Target; 12] = [
     Target { name: "selection", run: targets::selection::run },
     Target { name: "plan", run: targets::plan::run },
     Target { name: "refresh", run: targets::refresh::run },
+    Target { name: "lists", run: targets::lists::run },
     Target { name: "world", run: targets::world::run },
     Target { name: "verdict", run: targets::verdict::run },
     Target { name: "status", run: targets::status::run },

@@ -25,7 +25,7 @@ macro_rules! targets {
     )* };
 }
 
-targets! { token grant answer config found names selection plan refresh world verdict status }
+targets! { token grant answer config found names selection plan refresh lists world verdict status }
 
 #[test]
 fn every_target_is_replayed_and_every_corpus_is_small() {

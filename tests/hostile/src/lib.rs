@@ -88,7 +88,7 @@ impl Kind {
 
     /// An ordinary object as the API server sends it.
     pub fn ordinary(self, namespace: &str, name: &str) -> Value {
-        let mut object = json!({ "apiVersion": self.api_version(), "kind": self.name() });
+        let mut object = json!({ "apiVersion": self.api_version(), "kind": self.api_name() });
         object["metadata"] = metadata(namespace, name);
         match self {
             Self::Secret => object["metadata"]["ownerReferences"] = owner(),
@@ -114,22 +114,34 @@ impl Kind {
         object
     }
 
+    /// The JSON pointers of all parts of an ordinary object.
+    pub fn parts(self) -> Vec<String> {
+        paths(&self.ordinary("a", "x"))
+    }
+
+    /// An ordinary object with other values, as JSON, for some of its parts.
+    pub fn with(self, namespace: &str, name: &str, values: &[(&str, &str)]) -> String {
+        let mut object = self.ordinary(namespace, name);
+        let mut put = Vec::new();
+        for (number, (part, json)) in values.iter().enumerate() {
+            let mark = format!("{MARK}-{number}-");
+            // A part of one that was replaced before is none any more.
+            if let Some(place) = object.pointer_mut(part) {
+                *place = json!(mark);
+                put.push((format!("{mark:?}"), *json));
+            }
+        }
+        put.into_iter().fold(object.to_string(), |text, (mark, json)| text.replacen(&mark, json, 1))
+    }
+
     /// Every part of an ordinary object replaced by every odd value.
     pub fn odd(self, namespace: &str, name: &str) -> Vec<OddObject> {
-        let ordinary = self.ordinary(namespace, name);
         let values = values();
-        let mut objects = Vec::new();
-        for path in paths(&ordinary) {
-            let mut marked = ordinary.clone();
-            *marked.pointer_mut(&path).expect("a path of the object") = json!(MARK);
-            let marked = marked.to_string();
-            let (before, after) = marked.split_once(&format!("{MARK:?}")).expect("the mark");
-            objects.extend(values.iter().map(|value| OddObject {
-                what: format!("{self:?}: {} at {path:?}", value.what),
-                json: format!("{before}{}{after}", value.json),
-            }));
-        }
-        objects
+        let odd = |part: &String, value: &Odd| OddObject {
+            what: format!("{self:?}: {} at {part:?}", value.what),
+            json: self.with(namespace, name, &[(part, &value.json)]),
+        };
+        self.parts().iter().flat_map(|part| values.iter().map(move |value| odd(part, value))).collect()
     }
 
     /// The API version.
@@ -141,8 +153,15 @@ impl Kind {
         }
     }
 
-    fn name(self) -> String {
-        format!("{self:?}")
+    /// The kind's name in the API.
+    pub const fn api_name(self) -> &'static str {
+        match self {
+            Self::Secret => "Secret",
+            Self::Namespace => "Namespace",
+            Self::ServiceAccount => "ServiceAccount",
+            Self::EcrCredential => "EcrCredential",
+            Self::Lease => "Lease",
+        }
     }
 }
 
@@ -150,7 +169,7 @@ impl Kind {
 pub fn page(kind: Kind, items: &[&str]) -> String {
     format!(
         r#"{{"kind":"{}List","apiVersion":"{}","metadata":{{"resourceVersion":"9","continue":""}},"items":[{}]}}"#,
-        kind.name(),
+        kind.api_name(),
         kind.api_version(),
         items.join(",")
     )

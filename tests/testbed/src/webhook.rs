@@ -201,12 +201,16 @@ impl Webhook {
         let key = KeyPair::generate()?;
         let certificate = CertificateParams::new([Ipv4Addr::LOCALHOST.to_string()])?.self_signed(&key)?;
         let tls = tls(&certificate, &key)?;
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("webhook").enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("webhook")
+            .enable_all()
+            .build()?;
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("open a port for the webhook")?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let state = Arc::new(State { decide: Mutex::new(Arc::new(|_| Verdict::Allow)), calls: watch::channel(Vec::new()).0 });
+        let state =
+            Arc::new(State { decide: Mutex::new(Arc::new(|_| Verdict::Allow)), calls: watch::channel(Vec::new()).0 });
         let listener = {
             let _on_its_runtime = runtime.enter();
             TcpListener::from_std(listener)?
@@ -256,7 +260,8 @@ impl Webhook {
                 drop(api.create(&params, &serde_json::from_value(body)?).await?);
             }
         }
-        let created_secrets = registration.resources == ["secrets"] && registration.operations.contains(&"CREATE".into());
+        let created_secrets =
+            registration.resources == ["secrets"] && registration.operations.contains(&"CREATE".into());
         if let Some(namespace) = registration.namespaces.first().filter(|_| created_secrets) {
             let labels: serde_json::Map<String, Value> =
                 registration.object_labels.iter().map(|(key, value)| (key.clone(), json!(value))).collect();

@@ -4,6 +4,7 @@ pub mod answer;
 pub mod config;
 pub mod found;
 pub mod grant;
+pub mod lists;
 pub mod names;
 pub mod plan;
 pub mod refresh;

@@ -64,7 +64,10 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
 /// The places that an `EcrCredential` wants. Those that it has left are also looked at once a minute, and of a change by which
 /// another's claim to one ends nobody is told sooner.
 fn entitled(places: &Places) -> Vec<(&Spot, &Treatment)> {
-    places.iter().filter(|(_, (claim, _))| matches!(claim, Claim::Wanted | Claim::Lost(_))).collect()
+    places
+        .iter()
+        .filter(|(_, (claim, _))| matches!(claim, Claim::Wanted | Claim::Lost(_) | Claim::Blocked(_)))
+        .collect()
 }
 
 /// One event, for both; returns whom the world says that it concerns, and whether it is of a Secret.
@@ -148,6 +151,11 @@ fn version(record: &SecretRecord) -> u64 {
     record.resource_version.parse().expect("a number")
 }
 
+/// Whoever makes no use of its claims comes last, then the older first.
+fn rank(claimant: &Claimant) -> impl Ord + use<'_> {
+    (claimant.activity == Activity::Idle, claimant.created, &claimant.name)
+}
+
 impl Model {
     fn is_open(&self, namespace: &str) -> bool {
         self.allowed.as_ref().is_none_or(|allowed| allowed.contains(namespace))
@@ -166,10 +174,23 @@ impl Model {
         let wants = |(uid, (claimant, _)): &(&String, &(Claimant, _))| {
             *claimant.secret_name == **secret && self.targets(uid).contains(namespace.as_str())
         };
-        let mut all: Vec<_> =
-            self.claimants.iter().filter(wants).map(|(uid, (c, _))| (c.created, &c.name, uid)).collect();
+        let mut all: Vec<_> = self.claimants.iter().filter(wants).map(|(uid, (c, _))| (rank(c), uid)).collect();
         all.sort();
-        all.into_iter().map(|(_, _, uid)| uid.as_str()).collect()
+        all.into_iter().map(|(_, uid)| uid.as_str()).collect()
+    }
+
+    /// Whether what an `EcrCredential` asks for is unknown.
+    fn is_unreadable(&self, uid: &str) -> bool {
+        self.claimants.get(uid).is_some_and(|(claimant, _)| claimant.activity == Activity::Unreadable)
+    }
+
+    /// Who has a Secret, cannot be read, and ranks before the one that wants it.
+    fn blocker(&self, spot: &Spot, me: &str) -> Option<Arc<str>> {
+        let owner = self.secrets.get(spot)?.owner.as_ref()?;
+        let (blocker, _) = self.claimants.get(&*owner.0)?;
+        let (claimant, _) = self.claimants.get(me)?;
+        let before = (rank(blocker), &*owner.0) < (rank(claimant), me);
+        (self.is_unreadable(&owner.0) && before).then(|| blocker.name.clone())
     }
 
     fn places(&self, me: &str) -> Places {
@@ -184,10 +205,12 @@ impl Model {
         let claim = |spot: &Spot| {
             let claims = self.claims(spot);
             if claims.first() == Some(&me) {
-                return Some(Claim::Wanted);
+                return Some(self.blocker(spot, me).map_or(Claim::Wanted, Claim::Blocked));
             }
             if claims.contains(&me) {
-                return Some(Claim::Lost(self.claimants[claims[0]].0.name.clone()));
+                let winner = self.claimants[claims[0]].0.name.clone();
+                let unreadable = self.is_unreadable(claims[0]);
+                return Some(if unreadable { Claim::Blocked(winner) } else { Claim::Lost(winner) });
             }
             let left = if claims.is_empty() { Claim::Left } else { Claim::LeftToAnother };
             self.is_open(&spot.1).then_some(left)
