@@ -1,0 +1,115 @@
+//! The reference is current with the code. `UPDATE=1 cargo test --test docs current` writes what is generated.
+
+use std::collections::BTreeSet;
+
+use super::helm::{read, root};
+use super::pages::{Page, pages};
+use super::{api, cli, metrics};
+
+const CURE: &str = "is not current; run: UPDATE=1 cargo test --test docs current";
+
+/// Writes or compares a file.
+fn same(path: &str, wanted: &str) {
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(root().join(path), wanted).unwrap();
+    }
+    let found = std::fs::read_to_string(root().join(path)).unwrap_or_default();
+    assert!(found == wanted, "{path} {CURE}");
+}
+
+/// Writes or compares the part of a file between two marks.
+fn same_part(path: &str, wanted: &str) {
+    const BEGIN: &str = "<!-- generated: UPDATE=1 cargo test --test docs current -->\n";
+    const END: &str = "<!-- end of what is generated -->";
+    let text = read(path);
+    let (before, rest) = text.split_once(BEGIN).unwrap_or_else(|| panic!("{path} has no {BEGIN}"));
+    let (_, after) = rest.split_once(END).unwrap_or_else(|| panic!("{path} has no {END}"));
+    same(path, &format!("{before}{BEGIN}\n{}\n\n{END}{after}", wanted.trim()));
+}
+
+#[test]
+fn the_reference_of_the_api_is_current() {
+    same_part("docs/reference/api.md", &api::reference());
+}
+
+#[test]
+fn the_reference_of_the_command_line_is_current() {
+    same_part("docs/reference/cli.md", &cli::reference());
+}
+
+#[test]
+fn the_reference_of_the_metrics_is_current() {
+    same_part("docs/reference/metrics.md", &metrics::reference(&read("src/process/telemetry.rs")));
+}
+
+#[test]
+fn the_reference_of_the_values_is_current() {
+    let mut text = String::new();
+    for chart in ["ecr-credential-operator", "ecr-credential-operator-crds"] {
+        let readme = read(&format!("charts/{chart}/README.md"));
+        let (_, table) = readme.split_once("## Values\n").unwrap();
+        let rows: Vec<&str> = table.lines().filter(|line| line.starts_with('|')).collect();
+        text.push_str(&format!("## {chart}\n\n{}\n\n", rows.join("\n")));
+    }
+    same_part("docs/reference/values.md", &text);
+}
+
+#[test]
+fn the_list_of_decisions_is_current() {
+    let title = |page: &Page| page.text.lines().next().unwrap().trim_start_matches("# ").to_owned();
+    let decisions = pages().into_iter().filter(|page| page.path.starts_with("docs/decisions/2"));
+    let line = |page: Page| format!("- [{}]({})\n", title(&page), page.path.rsplit('/').next().unwrap());
+    same_part("docs/decisions/README.md", &decisions.map(line).collect::<String>());
+}
+
+#[test]
+fn every_reason_of_the_code_is_explained_and_no_other() {
+    let page = Page { path: String::new(), text: read("docs/reference/reasons.md") };
+    let explained: BTreeSet<&str> = page.text.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    assert_eq!(explained, reasons(&read("src/api/status.rs")).iter().map(String::as_str).collect());
+    for part in page.text.split("\n### ").skip(1) {
+        let (reason, _) = part.split_once('\n').unwrap();
+        let says = |what: &str| part.split(what).nth(1).is_some_and(|text| text.trim().len() > 5);
+        assert!(says("**Cause:**") && says("**Fix:**"), "{reason} lacks its cause or its fix");
+    }
+}
+
+/// The constants that `Reason::as_str` gives.
+fn reasons(source: &str) -> BTreeSet<String> {
+    let (_, body) = source.split_once("fn as_str").unwrap();
+    let found: BTreeSet<String> = body
+        .lines()
+        .filter_map(|line| Some(line.split_once("=> \"")?.1.split_once('"')?.0.to_owned()))
+        .collect();
+    assert!(found.len() > 20, "{found:?}");
+    found
+}
+
+#[test]
+fn every_label_and_annotation_of_the_code_is_documented_and_no_other() {
+    let page = Page { path: String::new(), text: read("docs/reference/labels.md") };
+    let documented: BTreeSet<String> =
+        page.code_spans().into_iter().filter(|span| span.starts_with("pullsecrets.dev/")).collect();
+    let documented: BTreeSet<String> = documented.into_iter().filter(|key| key.len() > "pullsecrets.dev/".len()).collect();
+    let mut used = BTreeSet::new();
+    for folder in ["src", "charts/ecr-credential-operator/templates"] {
+        keys(&root().join(folder), &mut used);
+    }
+    // The API version, and a path in the pod's file system.
+    used.retain(|key| !["pullsecrets.dev/v1alpha1", "pullsecrets.dev/aws"].contains(&key.as_str()));
+    assert_eq!(documented, used);
+}
+
+fn keys(path: &std::path::Path, keys_: &mut BTreeSet<String>) {
+    if path.is_dir() {
+        std::fs::read_dir(path).unwrap().for_each(|entry| keys(&entry.unwrap().path(), keys_));
+        return;
+    }
+    let text = std::fs::read_to_string(path).unwrap();
+    for rest in text.split("pullsecrets.dev/").skip(1) {
+        let name: String = rest.chars().take_while(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-').collect();
+        if !name.is_empty() {
+            keys_.insert(format!("pullsecrets.dev/{name}"));
+        }
+    }
+}
