@@ -110,7 +110,7 @@ bench-small: tools ## Prints the figures of a small run, beside a bare client th
 generate: ## Writes the files that are made from others (10 s).
 	cargo test --workspace --no-run
 	$(OPERATOR) crd > $(CRD).new && mv $(CRD).new $(CRD)
-	UPDATE=1 cargo test --test chart current
+	UPDATE=1 cargo test --test chart --test docs current
 
 check: ## Checks format and lints (2 min).
 	cargo fmt --all --check

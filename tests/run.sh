@@ -51,7 +51,7 @@ lane() {
 count() { cat "$logs"/*.log 2>/dev/null | grep -cE "$1" || true; }
 
 # What waits for an API server, what starts one for itself, and what computes.
-serving="chart control_plane crd likeness"
+serving="chart control_plane crd docs likeness"
 computing=$(cut -d' ' -f1 "$logs/programs" | sort -u | grep -vxE "behaviour|${serving// /|}" | tr '\n' ' ')
 : >"$logs/ended"
 # Each lane is a process group of its own, so that whoever interrupts this ends all of it.

@@ -20,7 +20,8 @@ pub(crate) fn reference() -> String {
             writeln!(text, "{}\n", cell(description)).unwrap();
         }
         text.push_str("| field | type | default | description |\n|---|---|---|---|\n");
-        let required: Vec<&str> = object["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let required: Vec<&str> =
+            object["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let mut further = Vec::new();
         for (name, field) in object["properties"].as_object().unwrap() {
             let default = match field.get("default").map(|default| serde_json::to_string(default).unwrap()) {
@@ -64,7 +65,8 @@ fn kind(field: &Value) -> String {
         (None, Some(high)) => Some(format!("at most {high}")),
         (None, None) => None,
     };
-    let bounds = [("minimum", "maximum", ""), ("minItems", "maxItems", " items"), ("minLength", "maxLength", " characters")];
+    let bounds =
+        [("minimum", "maximum", ""), ("minItems", "maxItems", " items"), ("minLength", "maxLength", " characters")];
     for (low, high, what) in bounds {
         if let Some(bound) = bound(low, high) {
             write!(text, ", {bound}{what}").unwrap();

@@ -12,7 +12,8 @@ pub(crate) fn reference() -> String {
     let mut text = String::new();
     for command in root.get_subcommands().filter(|command| command.get_name() != "help") {
         writeln!(text, "## {}\n", command.get_name()).unwrap();
-        let about = command.get_long_about().or_else(|| command.get_about()).map(ToString::to_string).unwrap_or_default();
+        let about =
+            command.get_long_about().or_else(|| command.get_about()).map(ToString::to_string).unwrap_or_default();
         writeln!(text, "{}\n", line(&about)).unwrap();
         tables(command, &mut text);
     }
@@ -46,7 +47,8 @@ fn row(arg: &Arg) -> String {
         None => format!("`[{name}]`"),
     };
     let variable = arg.get_env().map(|name| format!("`{}`", name.to_string_lossy())).unwrap_or_default();
-    let default: Vec<String> = arg.get_default_values().iter().map(|value| format!("`{}`", value.to_string_lossy())).collect();
+    let default: Vec<String> =
+        arg.get_default_values().iter().map(|value| format!("`{}`", value.to_string_lossy())).collect();
     let help = arg.get_long_help().or_else(|| arg.get_help()).map(ToString::to_string).unwrap_or_default();
     let mut help = line(&help);
     if takes_value && !values.is_empty() {

@@ -77,10 +77,8 @@ fn every_reason_of_the_code_is_explained_and_no_other() {
 /// The constants that `Reason::as_str` gives.
 fn reasons(source: &str) -> BTreeSet<String> {
     let (_, body) = source.split_once("fn as_str").unwrap();
-    let found: BTreeSet<String> = body
-        .lines()
-        .filter_map(|line| Some(line.split_once("=> \"")?.1.split_once('"')?.0.to_owned()))
-        .collect();
+    let found: BTreeSet<String> =
+        body.lines().filter_map(|line| Some(line.split_once("=> \"")?.1.split_once('"')?.0.to_owned())).collect();
     assert!(found.len() > 20, "{found:?}");
     found
 }
@@ -90,7 +88,8 @@ fn every_label_and_annotation_of_the_code_is_documented_and_no_other() {
     let page = Page { path: String::new(), text: read("docs/reference/labels.md") };
     let documented: BTreeSet<String> =
         page.code_spans().into_iter().filter(|span| span.starts_with("pullsecrets.dev/")).collect();
-    let documented: BTreeSet<String> = documented.into_iter().filter(|key| key.len() > "pullsecrets.dev/".len()).collect();
+    let documented: BTreeSet<String> =
+        documented.into_iter().filter(|key| key.len() > "pullsecrets.dev/".len()).collect();
     let mut used = BTreeSet::new();
     for folder in ["src", "charts/ecr-credential-operator/templates"] {
         keys(&root().join(folder), &mut used);
@@ -107,7 +106,8 @@ fn keys(path: &std::path::Path, keys_: &mut BTreeSet<String>) {
     }
     let text = std::fs::read_to_string(path).unwrap();
     for rest in text.split("pullsecrets.dev/").skip(1) {
-        let name: String = rest.chars().take_while(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-').collect();
+        let name: String =
+            rest.chars().take_while(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-').collect();
         if !name.is_empty() {
             keys_.insert(format!("pullsecrets.dev/{name}"));
         }

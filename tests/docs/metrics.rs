@@ -30,9 +30,7 @@ pub(crate) fn reference(source: &str) -> String {
     prometheus_client::encoding::text::encode(&mut shown, &registry).unwrap();
     for line in shown.lines().filter_map(|line| line.strip_prefix("# HELP ")) {
         let name = line.split(' ').next().unwrap();
-        let is_it = |metric: &&Metric| {
-            metric.name.trim_end_matches("_total").trim_end_matches("_info") == name
-        };
+        let is_it = |metric: &&Metric| metric.name.trim_end_matches("_total").trim_end_matches("_info") == name;
         assert!(metrics.iter().any(|metric| is_it(&metric)), "{name} is not found in the source");
     }
     text
@@ -60,7 +58,9 @@ fn metrics(source: &str) -> Vec<Metric> {
         let set = type_.and_then(|type_| type_.strip_prefix("Family<")?.split(',').next()).map(str::to_owned);
         let labels = match set {
             Some(set) => fields_in_order(code, &set),
-            None if kind == "info" => what.split("(\"").skip(1).filter_map(|part| Some(part.split('"').next()?.to_owned())).collect(),
+            None if kind == "info" => {
+                what.split("(\"").skip(1).filter_map(|part| Some(part.split('"').next()?.to_owned())).collect()
+            }
             None => Vec::new(),
         };
         let help = quoted(help).unwrap_or_else(|| panic!("{name} has no help"));
@@ -97,14 +97,18 @@ fn arguments_of(text: &str) -> Vec<String> {
 }
 
 fn body<'a>(code: &'a str, name: &str) -> &'a str {
-    let (_, rest) = code.split_once(&format!("struct {name} {{")).unwrap_or_else(|| panic!("there is no struct {name}"));
+    let (_, rest) =
+        code.split_once(&format!("struct {name} {{")).unwrap_or_else(|| panic!("there is no struct {name}"));
     rest.split_once("\n}").unwrap().0
 }
 
 /// The fields of a struct and their types.
 fn fields(code: &str, name: &str) -> BTreeMap<String, String> {
     let lines = body(code, name).lines().filter_map(|line| line.trim().strip_prefix("pub "));
-    lines.filter_map(|line| line.trim_end_matches(',').split_once(": ")).map(|(n, t)| (n.to_owned(), t.to_owned())).collect()
+    lines
+        .filter_map(|line| line.trim_end_matches(',').split_once(": "))
+        .map(|(n, t)| (n.to_owned(), t.to_owned()))
+        .collect()
 }
 
 fn fields_in_order(code: &str, name: &str) -> Vec<String> {

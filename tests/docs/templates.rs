@@ -7,7 +7,7 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use testbed::bed::credential_resource;
 
-use super::helm::apply;
+use super::helm::{apply, get};
 use super::pages::pages;
 use super::snippets::{namespace, plane};
 
@@ -48,10 +48,18 @@ async fn what_reads_the_cluster_runs_and_shows_what_is_there() {
         "spec": { "imagePullSecrets": [{ "name": "ecr-pull-secret" }], "containers": [{ "name": "a", "image": "b" }] } });
     apply(&client, &pod, false).await.unwrap();
 
+    let kubectl = get("kubectl");
     let mut shown: BTreeMap<String, String> = BTreeMap::new();
     for (place, command) in commands() {
         let command = command.replace(" NAME", " name").replace(" >config.json", "");
-        let output = Command::new("bash").args(["-c", &command]).env("KUBECONFIG", plane.admin_kubeconfig()).output().unwrap();
+        // The machine may have no kubectl of its own.
+        let script = format!("kubectl() {{ \"$KUBECTL\" \"$@\"; }}\n{command}");
+        let output = Command::new("bash")
+            .args(["-c", &script])
+            .env("KUBECTL", &kubectl)
+            .env("KUBECONFIG", plane.admin_kubeconfig())
+            .output()
+            .unwrap();
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{place}: {command}\n{out}{err}");
         assert!(!out.contains("<no value>"), "{place}: {command}\n{out}");
