@@ -182,6 +182,23 @@ async fn an_adopted_secret_keeps_what_others_have_put_there() {
         cluster.edit(&name, part).await;
         cluster.write(&name, good(1)).await.unwrap_or_else(|why| panic!("{what}: {why}"));
     }
+    // Another controller may be made to step back, but not to come forward.
+    let owners = |controller: bool, blocks: bool| {
+        let other = with(owners.foreign.clone(), "", "controller", json!(controller));
+        json!({ "metadata": { "ownerReferences": [with(other, "", "blockOwnerDeletion", json!(blocks))] } })
+    };
+    cluster.foreign("controlled").await;
+    let secrets = cluster.secrets(&cluster.operator);
+    cluster.edit("controlled", owners(true, false)).await;
+    for (controller, blocks, accepted) in [(true, true, false), (false, false, true), (true, false, false)] {
+        let patch = Patch::Merge(owners(controller, blocks));
+        let answer = secrets.patch("controlled", &PatchParams::default(), &patch).await;
+        match answer {
+            Ok(_) => assert!(accepted, "{controller} {blocks}"),
+            Err(error) if !accepted => refused(Err::<(), _>(error.to_string()), OWNER),
+            Err(error) => panic!("{controller} {blocks}: {error}"),
+        }
+    }
 }
 
 #[tokio::test]

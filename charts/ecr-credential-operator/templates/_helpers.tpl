@@ -301,7 +301,7 @@ envFrom:
 - apiGroups: [""]
   resources: [secrets]
   {{- if not .Values.allSecretNames }}
-  # A list or watch by name and a server-side apply are authorised with the name, so this is enough for all of them.
+  # RBAC authorizes a list or watch that selects one name, and a server-side apply, with that name.
   resourceNames: {{ toJson .Values.secretNames }}
   {{- end }}
   verbs: [get, list, watch, create, patch, delete]

@@ -62,7 +62,10 @@ resourceRules:
          {{- if .own }}
          (o.apiVersion == 'pullsecrets.dev/v1alpha1' && o.kind == 'EcrCredential' && o.?controller.orValue(false)
           && !o.?blockOwnerDeletion.orValue(false))
-         || {{ end }}(oldObject != null && o in oldObject.metadata.?ownerReferences.orValue([]))
+         || {{ end }}(oldObject != null && oldObject.metadata.?ownerReferences.orValue([]).exists(p,
+              p.uid == o.uid && p.kind == o.kind && p.apiVersion == o.apiVersion && p.name == o.name
+              && (p.?controller.orValue(false) || !o.?controller.orValue(false))
+              && (p.?blockOwnerDeletion.orValue(false) || !o.?blockOwnerDeletion.orValue(false))))
          || (variables.tracked && o.uid.matches('^[-0-9A-Za-z]+$')
              && !variables.managed.exists(f, f[?'f:metadata'][?'f:ownerReferences'][?'k:{"uid":"' + o.uid + '"}'].hasValue())))
   message: the operator may add no owner reference{{ if .own }} but its own{{ end }}

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 
 use arbitrary::{Result, Unstructured};
 use ecr_credential_operator::api::observed::{ObservedCredential, Reading};
-use ecr_credential_operator::controller::references::{account_record, keys_record};
+use ecr_credential_operator::controller::references::account_record;
 use ecr_credential_operator::controller::service_accounts::PullSecretsOf;
 use ecr_credential_operator::controller::watches::{claimant, unreadable};
 use ecr_credential_operator::controller::world::World;
@@ -42,7 +42,7 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     match kind {
         Kind::Secret => {
             secret(&read::<SecretMetadata>(kind, &object), &read::<SecretDetails>(kind, &object));
-            drop(keys_record(read::<Observed<Secret>>(kind, &object).meta()));
+            read::<Observed<Secret>>(kind, &object);
         }
         Kind::Namespace => {
             let namespace = read::<Observed<Namespace>>(kind, &object);
