@@ -74,7 +74,7 @@ fn the_runbooks_say_what_to_do_about_each_reason_of_the_operator_and_no_other() 
         source.split("Self::").filter_map(|part| part.split_once(" => \"")?.1.split('"').next()).collect();
     assert!(known.contains(Reason::Throttled.as_str()) && known.len() > 20, "{known:?}");
     // What is told of something that is well, or of the whole.
-    let quiet = ["Synced", "NoNamespaces", "Suspended", "FetchingToken", "Refreshed", "NamespacesFailed"];
+    let quiet = ["Attached", "Synced", "NoNamespaces", "Suspended", "FetchingToken", "Refreshed", "NamespacesFailed"];
     let mut missing: BTreeSet<&str> = known.iter().copied().filter(|reason| !quiet.contains(reason)).collect();
     for alert in alerts() {
         let page = read(&format!("docs/runbooks/{}.md", alert["alert"].as_str().unwrap()));
