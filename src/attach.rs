@@ -246,7 +246,9 @@ mod tests {
 
     #[test]
     fn entries_are_added_and_taken_back_and_those_of_others_stay() {
-        let table: [(&str, Value, &[&str], Option<(&[&str], Option<&str>)>); 11] = [
+        /// The names and the annotation afterwards.
+        type After = Option<(&'static [&'static str], Option<&'static str>)>;
+        let table: [(&str, Value, &[&str], After); 11] = [
             ("nothing there, nothing wanted", object(None, None, false), &[], None),
             ("nothing there", object(None, None, false), &["a", "b"], Some((&["a", "b"], Some("a,b")))),
             ("an empty list", object(Some(&[]), None, true), &["a"], Some((&["a"], Some("a")))),

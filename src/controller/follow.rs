@@ -372,7 +372,9 @@ mod tests {
         let forbidden = || api_error(403);
         let missing = || api_error(404);
         let expired = || Error::WatchError(Status::failure("too old", "Expired").with_code(410).boxed());
-        let table: [(&str, fn() -> Error, u64, u64, usize); 11] = [
+        /// What fails, how, for how many seconds, how many seconds later the watch is back at the latest, and after how many tries.
+        type Outage = (&'static str, fn() -> Error, u64, u64, usize);
+        let table: [Outage; 11] = [
             ("a moment", unreachable, 1, 3, 4),
             ("some seconds", unreachable, 10, 3, 10),
             ("a minute", unreachable, 60, 6, 35),

@@ -215,7 +215,8 @@ impl Attacher {
         let config = controller::Config::default().concurrency(CONCURRENCY);
         let work = applier(reconciler, on_error, self, store, Box::pin(requests), config);
         // An object that is gone by the time its turn comes.
-        work.for_each(|result| std::future::ready(drop(result))).await;
+        let mut work = std::pin::pin!(work);
+        while work.next().await.is_some() {}
     }
 
     fn desired(&self, account: &PullSecretsOf) -> BTreeSet<Arc<str>> {

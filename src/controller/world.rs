@@ -179,12 +179,12 @@ impl World {
             .unattached
             .iter()
             .filter(|((namespace, name), _)| self.index.attached_by(namespace, name).contains(me));
-        let told = |((namespace, name), (reason, message)): (&(Arc<str>, Arc<str>), &(Reason, String))| Unattached {
+        let unattached = mine.take(MOST_UNATTACHED).map(|((namespace, name), (reason, message))| Unattached {
             account: format!("{namespace}/{name}"),
             reason: *reason,
             message: message.clone(),
-        };
-        mine.take(MOST_UNATTACHED).map(told).collect()
+        });
+        unattached.collect()
     }
 
     /// The namespaces that an `EcrCredential` selects and is entitled to.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use testbed::bed::{Bed, PATIENCE, condition};
 use testbed::proxy::Match;
 
-use super::look::{at_once, spec};
+use super::look::spec;
 use super::{bed, launch};
 
 /// The names in a ServiceAccount's `imagePullSecrets`, in order.
@@ -49,7 +49,7 @@ async fn a_service_account_names_the_secret_as_long_as_it_is_asked_for() {
     let operator = bed.operator(launch().attaching(&builder)).await.unwrap();
     let selected = json!({ "selector": { "matchLabels": { "pull": "ecr" } } });
     let name = bed.credential("x", attaching(selected, &bed.name("build*"))).await.unwrap();
-    at_once(async { Ok::<_, ()>(named(&bed, &a, &builder, &["theirs", &bed.secret]).await) }).await;
+    named(&bed, &a, &builder, &["theirs", &bed.secret]).await;
     named(&bed, &b, &builder, &["theirs"]).await;
     named(&bed, &a, &other, &["theirs"]).await;
 

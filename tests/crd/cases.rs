@@ -23,12 +23,14 @@ const LABEL_VALUE: &str = "Invalid value: each value must be a label value: at m
 const OWN: &str = "Invalid value: keys under pullsecrets.dev/ and app.kubernetes.io/managed-by are set by the operator: choose other keys";
 const HOST: &str = "Invalid value: a host is a lower case DNS name with an optional port, without scheme or path: vpce-1.dkr.ecr.eu-west-1.vpce.amazonaws.com";
 const GLOB: &str = "Invalid value: a namespace name or glob has lower case letters, digits and inner '-', with '*' for any characters and '?' for one";
+const ACCOUNT_GLOB: &str = "Invalid value: a ServiceAccount name or glob has lower case letters, digits and inner '-' and '.', with '*' for any characters and '?' for one";
 const AGE: &str = "spec.refresh.maxAge: Invalid value: maxAge must be a duration from 1m to 12h, such as 6h or 1h30m";
 const REGION: &str = "spec.registries[0].private.region: Invalid value: region must be an AWS region code such as eu-west-1 or us-gov-west-1, not a zone";
 const ALL_NAMESPACES: &str = "all namespaces is names: [\"*\"]";
 
 pub(crate) fn cases() -> Vec<Case> {
-    let all = [metadata(), registries(), private(), auth_cases(), secret(), namespaces(), selector(), refresh()];
+    let all =
+        [metadata(), registries(), private(), auth_cases(), secret(), namespaces(), attach(), selector(), refresh()];
     all.into_iter().flatten().collect()
 }
 
@@ -174,6 +176,29 @@ fn secret() -> Vec<Case> {
         cases.push(case("spec/secret/annotations", json!({ key: "x" }), &format!("spec.secret.annotations: {OWN}")));
     }
     cases.push(case("spec/secret/labels", json!({ "k": "a b" }), &format!("spec.secret.labels: {LABEL_VALUE}")));
+    cases
+}
+
+fn attach() -> Vec<Case> {
+    let path = "spec/attachTo/serviceAccounts";
+    let names: Vec<String> = (0..17).map(|n| format!("n{n}")).collect();
+    let mut cases = vec![
+        case(
+            "spec/attachTo/pods",
+            json!("Always"),
+            "spec.attachTo.pods: Unsupported value: \"Always\": supported values: \"Never\", \"MatchingImages\"",
+        ),
+        case(path, json!(names), "spec.attachTo.serviceAccounts: Too many: 17: must have at most 16 items"),
+        case(
+            path,
+            json!(["a".repeat(254)]),
+            "spec.attachTo.serviceAccounts[0]: Too long: may not be more than 253 bytes",
+        ),
+        case(path, json!(["a", "a"]), "spec.attachTo.serviceAccounts[1]: Duplicate value: \"a\""),
+    ];
+    for text in ["Builder", "a_b", "-a", "a-", ""] {
+        cases.push(case(path, json!([text]), &format!("spec.attachTo.serviceAccounts[0]: {ACCOUNT_GLOB}")));
+    }
     cases
 }
 

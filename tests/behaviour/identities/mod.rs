@@ -107,18 +107,27 @@ async fn token_at_once(bed: &Bed, namespace: &str, who: &str) -> IssuedToken {
 
 /// Waits until an EcrCredential is not ready for a reason, and its message has these words; returns the message.
 async fn not_ready_until(bed: &Bed, name: &str, reason: &str, words: &[&str]) -> String {
+    told_until(bed, name, ("Ready", "False"), reason, words).await
+}
+
+/// Waits until an EcrCredential is retried for a reason, ready or not, and its message has these words; returns the message.
+async fn retried_until(bed: &Bed, name: &str, reason: &str, words: &[&str]) -> String {
+    told_until(bed, name, ("Reconciling", "True"), reason, words).await
+}
+
+async fn told_until(bed: &Bed, name: &str, (type_, status): (&str, &str), reason: &str, words: &[&str]) -> String {
     let has_words = |object: &DynamicObject| {
-        let ready = testbed::bed::condition(object, "Ready");
-        ready.is_some_and(|ready| {
-            let message = ready["message"].as_str().unwrap_or_default();
-            ready["status"] == "False"
-                && ready["reason"] == reason
-                && ready["observedGeneration"].as_i64() == object.metadata.generation
+        let condition = testbed::bed::condition(object, type_);
+        condition.is_some_and(|condition| {
+            let message = condition["message"].as_str().unwrap_or_default();
+            condition["status"] == status
+                && condition["reason"] == reason
+                && condition["observedGeneration"].as_i64() == object.metadata.generation
                 && words.iter().all(|word| message.contains(word))
         })
     };
-    let object = bed.credential_until(name, &format!("not ready: {reason} {words:?}"), has_words).await.unwrap();
-    super::demand::message(&object, "Ready")
+    let object = bed.credential_until(name, &format!("{type_}={status}: {reason} {words:?}"), has_words).await.unwrap();
+    super::demand::message(&object, type_)
 }
 
 /// What the status says of a namespace that has failed.

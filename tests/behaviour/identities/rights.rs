@@ -184,11 +184,12 @@ async fn a_role_of_another_partition_is_refused_before_anybody_is_asked() {
     // An annotation may be mended without the spec, so it does not stall.
     bed.annotate(&ops, "puller", &[(testbed::bed::identities::ROLE_ARN, Some(&china))]).await.unwrap();
     bed.change(&name, json!({ "spec": { "auth": { "serviceAccount": { "roleArn": null } } } })).await.unwrap();
-    not_ready_until(&bed, &name, "IdentityNotFound", &words).await;
+    // The token of the identity before is good until it expires, and stays.
+    retried_until(&bed, &name, "IdentityNotFound", &words).await;
     assert_eq!(bed.aws.calls(Service::Sts).len(), sessions);
     assert_eq!(bed.proxy.log().granted_tokens().len(), 0);
     bed.annotate(&ops, "puller", &[(testbed::bed::identities::ROLE_ARN, Some("arn:aws:iam::1:user/x"))]).await.unwrap();
-    not_ready_until(&bed, &name, "IdentityNotFound", &["eks.amazonaws.com/role-arn", "puller"]).await;
+    retried_until(&bed, &name, "IdentityNotFound", &["eks.amazonaws.com/role-arn", "puller"]).await;
     bed.annotate(&ops, "puller", &[(testbed::bed::identities::ROLE_ARN, Some(&role))]).await.unwrap();
     at_once(bed.ready(&name)).await;
     token_of(&bed, &a, &role).await;
