@@ -112,7 +112,7 @@ mod tests {
     fn a_condition_that_flaps_is_found() {
         let turn = |story: Story, n: usize| {
             let mut credential = ready_credential();
-            credential["status"]["conditions"][0]["status"] = json!(if n % 2 == 0 { "True" } else { "False" });
+            credential["status"]["conditions"][0]["status"] = json!(if n.is_multiple_of(2) { "True" } else { "False" });
             story.credential(credential)
         };
         let fast = (0..12).fold(Story::new(), |story, n| turn(story, n).passes(3));
