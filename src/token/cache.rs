@@ -122,6 +122,11 @@ impl Slots {
         (!self.identities.contains_key(identity)).then(|| identity.clone())
     }
 
+    /// Whether another token of this identity is being fetched, or is to be: it can use the same session.
+    fn is_busy(&self, identity: &Identity) -> bool {
+        self.by_key.iter().any(|(key, slot)| slot.state.in_flight && key.identity == *identity)
+    }
+
     /// Forgets what is idle.
     fn sweep(&mut self, uptime: Duration) {
         self.by_key.retain(|_, slot| !slot.is_idle(uptime));
@@ -319,7 +324,7 @@ impl Tokens {
 
     fn finish(self: &Arc<Self>, key: &TokenKey, result: Result<Grant, TokenError>) {
         let now = self.settings.clock.now();
-        let (waiters, turn, fetched, gone) = {
+        let (waiters, turn, fetched, gone, busy) = {
             let mut slots = self.slots.lock();
             let slot = slots.slot(key);
             slot.state.in_flight = false;
@@ -351,15 +356,17 @@ impl Tokens {
             }
             // It was used by this fetch after its last user had gone.
             let gone = slots.without_users(&key.identity);
-            (waiters, turn, Fetched { key: key.clone(), result }, gone)
+            (waiters, turn, Fetched { key: key.clone(), result }, gone, slots.is_busy(&key.identity))
         };
         (self.observer)(&fetched);
         if let Some(identity) = gone {
             self.source.forget(&identity);
         }
         if turn == Some(Turn::InTurn) {
-            // Its session would lie idle until the next refresh, for each of perhaps thousands.
-            self.source.forget(&key.identity);
+            if !busy {
+                // Its session would lie idle until the next refresh, for each of perhaps thousands.
+                self.source.forget(&key.identity);
+            }
             self.tell_later(waiters);
         } else {
             waiters.into_iter().for_each(|who| self.tell(who));
@@ -606,6 +613,22 @@ mod tests {
         tokens.request(&key(), &uid("b"), Turn::AtOnce);
         told.recv().await.unwrap();
         assert_eq!(*script.1.lock(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_stays_while_another_token_of_its_identity_is_to_be_fetched() {
+        let down = || Err(TokenError::Unavailable("down".to_owned()));
+        let script = Script::new([down(), down()]);
+        let (tokens, mut told) = tokens_from(script.clone());
+        let keys = [numbered(1), numbered(2)];
+        tokens.want(&uid("a"), keys.iter().cloned().collect());
+        for key in &keys {
+            tokens.request(key, &uid("a"), Turn::InTurn);
+        }
+        while keys.iter().any(|key| tokens.look(key).in_flight) {
+            told.recv().await.unwrap();
+        }
+        assert_eq!(*script.1.lock(), 1, "forgotten once, after the last");
     }
 
     /// One of many keys.

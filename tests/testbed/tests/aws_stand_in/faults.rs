@@ -17,7 +17,7 @@ type Answer = Result<GetAuthorizationTokenOutput, SdkError<GetAuthorizationToken
 
 async fn call(aws: &AwsStandIn, credentials: &Credentials) -> Answer {
     let config = config("eu-west-1", aws.endpoint(Service::Ecr), Some(credentials.clone())).await;
-    let timeouts = aws_config::timeout::TimeoutConfig::builder().operation_timeout(Duration::from_secs(4)).build();
+    let timeouts = aws_config::timeout::TimeoutConfig::builder().operation_timeout(Duration::from_secs(10)).build();
     let config = config.into_builder().timeout_config(timeouts).build();
     aws_sdk_ecr::Client::new(&config).get_authorization_token().send().await
 }
