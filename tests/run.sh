@@ -52,7 +52,7 @@ count() { cat "$logs"/*.log 2>/dev/null | grep -cE "$1" || true; }
 
 # What waits for an API server, what starts one for itself, and what computes.
 serving="chart control_plane crd docs likeness"
-computing=$(cut -d' ' -f1 "$logs/programs" | sort -u | grep -vxE "behaviour|${serving// /|}" | tr '\n' ' ')
+computing=$(cut -d' ' -f1 "$logs/programs" | sort -u | sed -E "/^(behaviour|${serving// /|})\$/d" | tr '\n' ' ')
 : >"$logs/ended"
 # Each lane is a process group of its own, so that whoever interrupts this ends all of it.
 set -m
