@@ -237,8 +237,8 @@ async fn what_all_share_and_what_each_has_stand_in_one_secret() {
     bed.change(&name, json!({ "spec": { "namespaces": { "names": [a, b, denied] } } })).await.unwrap();
     bed.logins_until(&denied, &[OWN, PUBLIC]).await.unwrap();
     namespace_fails(&bed, &name, &denied, "IdentityNotFound", &["puller does not exist"]).await;
-    let object = bed.condition_until(&name, "Ready", "False", "NamespacesFailed").await.unwrap();
-    assert_eq!(counts(&object), [3, 2, 1]);
+    bed.condition_until(&name, "Ready", "False", "NamespacesFailed").await.unwrap();
+    bed.credential_until(&name, "two of three are synced", |object| counts(object) == [3, 2, 1]).await.unwrap();
     assert_eq!(login(&bed, &denied, OWN).await, login(&bed, &b, OWN).await);
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();

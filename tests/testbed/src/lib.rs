@@ -6,6 +6,7 @@ pub mod control_plane;
 pub mod crashes;
 pub mod moto;
 pub mod node;
+pub mod port;
 pub mod proxy;
 pub mod recorder;
 pub mod tools;

@@ -1,13 +1,11 @@
 //! The EcrCredentials and Secrets of a test: made, changed, and waited for.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::StreamExt;
-use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -128,14 +126,8 @@ impl Bed {
         .await
     }
 
-    /// Asks for a refresh. A token of the same second would count as new enough, so that second is let pass.
+    /// Asks for a refresh.
     pub async fn request_refresh(&self, name: &str, value: &str) -> Result<()> {
-        let object = self.credentials().get(name).await?;
-        let last = object.data.pointer("/status/refreshedAt").and_then(Value::as_str);
-        if let Some(last) = last.and_then(|last| last.parse::<Timestamp>().ok()) {
-            let passed = (last + SignedDuration::from_secs(1)).duration_since(Timestamp::now());
-            tokio::time::sleep(Duration::try_from(passed).unwrap_or_default()).await;
-        }
         self.change(name, json!({ "metadata": { "annotations": { (REFRESH_REQUESTED): value } } })).await
     }
 

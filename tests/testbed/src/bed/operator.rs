@@ -1,7 +1,6 @@
 //! The operator as a process of its own, with IRSA's variables and a real ServiceAccount token.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
@@ -14,6 +13,7 @@ use super::rights::Lent;
 use super::{Bed, PATIENCE};
 use crate::aws::{AwsProxy, Service};
 use crate::control_plane::spawn_tied;
+use crate::port::Port;
 use crate::proxy::Proxy;
 
 /// How an operator is started.
@@ -105,7 +105,7 @@ impl Launch {
 /// A running operator; it is killed when dropped.
 pub struct Operator {
     child: Child,
-    address: String,
+    port: Port,
     /// Its log.
     pub log: PathBuf,
     /// Its last metrics, for the judge.
@@ -128,8 +128,8 @@ impl Bed {
         self.recorder.canary("the operator's API token", &token)?;
         let token_file = self.file("web-identity-token");
         self.write_web_identity(&token_file).await?;
-        let address = free_address()?;
-        let log = self.file(&format!("operator-{}.log", address.rsplit(':').next().unwrap_or_default()));
+        let port = Port::reserve()?;
+        let log = self.file(&format!("operator-{}.log", port.number()));
         let metrics = log.with_extension("metrics");
         let output = File::create(&log)?;
         File::create(&metrics)?;
@@ -146,7 +146,7 @@ impl Bed {
             .envs(self.aws.env())
             // A machine that is busy with other tests must not cost a leader its lease.
             .env("ECO_LEASE_DURATION", "20s")
-            .args(["run", "--http-address", &address, "--log", "trace"])
+            .args(["run", "--http-address", &port.address(), "--log", "trace"])
             .args(["--secret-name", &self.secret])
             .args(&launch.args)
             .stdout(output.try_clone()?)
@@ -162,7 +162,7 @@ impl Bed {
             };
         }
         let child = spawn_tied(command).with_context(|| format!("start {}", launch.binary.display()))?;
-        let mut operator = Operator { child, address, log, metrics, token_file };
+        let mut operator = Operator { child, port, log, metrics, token_file };
         if launch.wait {
             operator.until_ready().await?;
         }
@@ -221,7 +221,7 @@ impl Operator {
 
     /// A page of its HTTP side.
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
-        let answer = reqwest::get(format!("http://{}{path}", self.address)).await?;
+        let answer = reqwest::get(format!("http://{}{path}", self.port.address())).await?;
         Ok((answer.status().as_u16(), answer.text().await?))
     }
 
@@ -235,8 +235,8 @@ impl Operator {
     }
 
     /// Where its HTTP side listens.
-    pub fn address(&self) -> &str {
-        &self.address
+    pub fn address(&self) -> String {
+        self.port.address()
     }
 
     /// Its process id.
@@ -297,9 +297,4 @@ impl Drop for Operator {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn free_address() -> Result<String> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    Ok(listener.local_addr()?.to_string())
 }

@@ -14,10 +14,11 @@ pub(crate) use child::Server;
 pub use child::spawn_tied;
 pub use options::Options;
 
+use crate::port::Port;
 use binaries::Binaries;
 use child::Reaper;
 use keys::Keys;
-use servers::{Layout, free_port};
+use servers::Layout;
 
 mod access;
 mod binaries;
@@ -77,7 +78,7 @@ impl ControlPlane {
         fs::write(dir.join("tokens.csv"), format!("{admin_token},admin,admin,\"system:masters\"\n"))?;
 
         let keys = Keys::generate(&dir, &options.server_names)?;
-        let (etcd_port, etcd_peer_port, api_port) = (free_port()?, free_port()?, free_port()?);
+        let (etcd_port, etcd_peer_port, api_port) = (Port::reserve()?, Port::reserve()?, Port::reserve()?);
         let layout = Layout { dir, binaries, keys, etcd_port, etcd_peer_port, api_port, options };
         let plane = ControlPlane {
             etcd: layout.start_etcd()?,

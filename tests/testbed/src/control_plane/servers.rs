@@ -2,28 +2,29 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::Options;
 use super::binaries::Binaries;
 use super::child::Server;
 use super::keys::Keys;
+use crate::port::Port;
 
 /// Everything that a server needs to know to be started, and started again at the same address.
 pub(super) struct Layout {
     pub(super) dir: PathBuf,
     pub(super) binaries: Binaries,
     pub(super) keys: Keys,
-    pub(super) etcd_port: u16,
-    pub(super) etcd_peer_port: u16,
-    pub(super) api_port: u16,
+    pub(super) etcd_port: Port,
+    pub(super) etcd_peer_port: Port,
+    pub(super) api_port: Port,
     pub(super) options: Options,
 }
 
 impl Layout {
     pub(super) fn start_etcd(&self) -> Result<Server> {
-        let client = format!("http://127.0.0.1:{}", self.etcd_port);
-        let peer = format!("http://127.0.0.1:{}", self.etcd_peer_port);
+        let client = format!("http://{}", self.etcd_port.address());
+        let peer = format!("http://{}", self.etcd_peer_port.address());
         let mut command = self.binaries.command("etcd");
         command
             .arg(format!("--data-dir={}", self.dir.join("etcd").display()))
@@ -41,8 +42,8 @@ impl Layout {
         let issuer = self.issuer();
         let mut command = self.binaries.command("kube-apiserver");
         command
-            .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port))
-            .arg(format!("--secure-port={}", self.api_port))
+            .arg(format!("--etcd-servers=http://{}", self.etcd_port.address()))
+            .arg(format!("--secure-port={}", self.api_port.number()))
             .arg(format!("--bind-address={}", self.options.bind_address))
             // Publishing an endpoint for itself would need an address that is not loopback.
             .args(["--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none"])
@@ -76,19 +77,11 @@ impl Layout {
     }
 
     pub(super) fn url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.api_port)
+        format!("https://{}", self.api_port.address())
     }
 
     /// The API server is its own OIDC issuer, so tokens can be verified for real by whoever trusts its certificate authority.
     pub(super) fn issuer(&self) -> String {
         self.url()
     }
-}
-
-/// A port below the range that the kernel gives to outgoing connections, so that it is still free when a server is started again.
-pub(super) fn free_port() -> Result<u16> {
-    (0..200)
-        .map(|_| rand::random_range(20_000..30_000))
-        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .context("no free TCP port between 20000 and 30000 on 127.0.0.1")
 }

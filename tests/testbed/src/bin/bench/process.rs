@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use testbed::control_plane::spawn_tied;
+use testbed::port::Port;
 
 use crate::cluster::{Cluster, HOME, ROLE};
 
 /// The operator.
 pub struct Process {
     child: Child,
-    address: String,
+    port: Port,
     started: Instant,
 }
 
@@ -24,7 +25,7 @@ impl Process {
         let identity = cluster.dir.path().join("identity");
         let token = plane.service_account_token(HOME, "operator", "sts.amazonaws.com", 6 * 3600).await?;
         std::fs::write(&identity, token)?;
-        let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let port = Port::reserve()?;
         let log = std::fs::File::create(cluster.dir.path().join("operator.log"))?;
         let mut command = wrapped(operator);
         command
@@ -34,11 +35,11 @@ impl Process {
             .env("AWS_ROLE_ARN", ROLE)
             .env("AWS_WEB_IDENTITY_TOKEN_FILE", &identity)
             .envs(cluster.aws.env())
-            .args(["run", "--http-address", &address])
+            .args(["run", "--http-address", &port.address()])
             .stdout(log.try_clone()?)
             .stderr(log);
         let started = Instant::now();
-        Ok(Process { child: spawn_tied(command)?, address, started })
+        Ok(Process { child: spawn_tied(command)?, port, started })
     }
 
     /// Waits until so many `EcrCredentials` are ready; returns the time since the start.
@@ -65,7 +66,7 @@ impl Process {
     }
 
     async fn metrics(&self) -> Result<String> {
-        Ok(reqwest::get(format!("http://{}/metrics", self.address)).await?.text().await?)
+        Ok(reqwest::get(format!("http://{}/metrics", self.port.address())).await?.text().await?)
     }
 
     /// The processor time that it has used, in seconds.
