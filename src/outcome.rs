@@ -160,7 +160,7 @@ pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Opti
         let lives = || registries.iter().filter_map(|r| r.life);
         status.expires_at = lives().map(|l| l.expires_at).min();
         each_targets = registries.iter().any(|r| r.each_targets);
-        status.refreshed_at = lives().map(|l| whole_seconds(l.issued_at)).max();
+        status.refreshed_at = lives().map(|l| l.issued_at).max();
         status.next_refresh_at = next_refresh_at.map(whole_seconds);
         status.handled_refresh_request = handled_refresh_request;
         status.registries = registries.into_iter().map(registry_status).collect();
@@ -267,7 +267,7 @@ fn registry_status(report: RegistryReport) -> RegistryStatus {
     RegistryStatus {
         hosts: report.hosts.iter().map(ToString::to_string).collect(),
         region: Some(report.region.to_string()),
-        issued_at: life.map(|l| whole_seconds(l.issued_at)),
+        issued_at: life.map(|l| l.issued_at),
         expires_at: life.map(|l| l.expires_at),
         token_hash: text(report.hash),
         auth_hash: text(report.auth_hash),

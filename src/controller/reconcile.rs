@@ -199,9 +199,10 @@ impl Round<'_> {
         if !refreshed || (told && known.is_none()) {
             return None;
         }
-        let mut demand = known.unwrap_or(Requested { value, since: now, first: true, served: false });
+        let second = plan::schedule::whole_seconds(now);
+        let mut demand = known.unwrap_or(Requested { value, since: second, first: true, served: false });
         // A clock that was set back must not make every new token too old.
-        demand.since = demand.since.min(now);
+        demand.since = demand.since.min(second);
         let demand = memory.demand.insert(demand);
         (!demand.served).then_some(Demand { since: demand.since, first: demand.first })
     }

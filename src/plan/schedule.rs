@@ -25,7 +25,7 @@ pub struct RefreshPolicy {
 /// The life of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Life {
-    /// When it was issued, by our clock. Secrets and statuses tell whole seconds of it, and so does a restarted process.
+    /// When it was issued, by our clock.
     pub issued_at: Timestamp,
     /// When it expires, as AWS says.
     pub expires_at: Timestamp,

@@ -15,7 +15,7 @@ use crate::api::registry::{AccountId, Host};
 use crate::api::status::Reason;
 use crate::api::{ConflictPolicy, DeletionPolicy};
 use crate::encoding::Fields;
-use crate::plan::schedule::{until, whole_seconds};
+use crate::plan::schedule::until;
 use crate::plan::targets::Incarnation;
 use crate::plan::{Halt, Hosts, HostsError, Need, Plan, RegistryPlan, Uid};
 use crate::token::{Auth, Grant, Token};
@@ -190,7 +190,7 @@ pub fn desired(
         return Ok(None);
     }
     let expires_at = alive.iter().map(|l| l.expires_at).min().or_else(|| all.iter().map(|l| l.expires_at).max());
-    let refreshed_at = all.iter().map(|l| whole_seconds(l.issued_at)).max();
+    let refreshed_at = all.iter().map(|l| l.issued_at).max();
     let (Some(expires_at), Some(refreshed_at)) = (expires_at, refreshed_at) else { return Ok(None) };
     let config = DockerConfig::render(&entries).map_err(|_| DesiredError::Render)?;
     if config.len() > MAX_SECRET_BYTES {

@@ -134,7 +134,7 @@ pub fn check(raw: Vec<RawToken>, key: &TokenKey, now: Timestamp, min_life: Durat
         tokens.push(Token { auth: Auth::parse(text.expose_secret().to_owned())?, account: entry.account });
     }
     let expires_at = whole_seconds(expires_at.ok_or(InvalidToken::Empty)?.min(later(now, LONGEST_LIFE)));
-    let life = Life { issued_at: now, expires_at };
+    let life = Life { issued_at: whole_seconds(now), expires_at };
     if !life.is_valid(now) {
         return Err(InvalidToken::Expired(expires_at));
     }

@@ -1,11 +1,13 @@
 //! The EcrCredentials and Secrets of a test: made, changed, and waited for.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::StreamExt;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -126,8 +128,10 @@ impl Bed {
         .await
     }
 
-    /// Asks for a refresh.
+    /// Asks for a refresh, in the next second: a token that was issued in the second of the request counts as new enough.
     pub async fn request_refresh(&self, name: &str, value: &str) -> Result<()> {
+        let passed = Timestamp::now().subsec_nanosecond().unsigned_abs();
+        tokio::time::sleep(Duration::from_secs(1).saturating_sub(Duration::from_nanos(passed.into()))).await;
         self.change(name, json!({ "metadata": { "annotations": { (REFRESH_REQUESTED): value } } })).await
     }
 

@@ -41,11 +41,17 @@ impl Cluster {
 
     /// A namespace that pods can be made in.
     pub(crate) async fn namespace(&self, name: &str) -> Result<()> {
+        self.new_namespace(name).await?;
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client()?, name);
+        until(accounts, "default", "made", |_| true).await?;
+        Ok(())
+    }
+
+    /// A namespace that was made a moment ago.
+    pub(crate) async fn new_namespace(&self, name: &str) -> Result<()> {
         let api: Api<Namespace> = Api::all(self.client()?);
         let namespace = serde_json::from_value(json!({ "metadata": { "name": name, "labels": { "pull": "ecr" } } }))?;
         api.create(&PostParams::default(), &namespace).await.with_context(|| format!("create the namespace {name}"))?;
-        let accounts: Api<ServiceAccount> = Api::namespaced(self.client()?, name);
-        until(accounts, "default", "made", |_| true).await?;
         Ok(())
     }
 
@@ -59,8 +65,15 @@ impl Cluster {
 
     /// Makes a pod of the application, with or without the operator's Secret.
     pub(crate) async fn start_pod(&self, namespace: &str, name: &str, image: &str, with_secret: bool) -> Result<()> {
-        let secrets = if with_secret { json!([{ "name": SECRET }]) } else { json!([]) };
-        let pod = json!({
+        let pod = self.pod(name, image, if with_secret { &[SECRET] } else { &[] })?;
+        self.pods(namespace)?.create(&PostParams::default(), &pod).await?;
+        Ok(())
+    }
+
+    /// A pod of the application that names Secrets.
+    pub(crate) fn pod(&self, name: &str, image: &str, secrets: &[&str]) -> Result<Pod> {
+        let secrets: Vec<_> = secrets.iter().map(|name| json!({ "name": name })).collect();
+        Ok(serde_json::from_value(json!({
             "metadata": { "name": name },
             "spec": {
                 "containers": [{ "name": "app", "image": image, "imagePullPolicy": "Always" }],
@@ -70,9 +83,7 @@ impl Cluster {
                 "tolerations": [{ "operator": "Exists" }],
                 "terminationGracePeriodSeconds": 0,
             },
-        });
-        self.pods(namespace)?.create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
-        Ok(())
+        }))?)
     }
 
     pub(crate) async fn until_running(&self, namespace: &str, name: &str) -> Result<Pod> {

@@ -1,10 +1,11 @@
-//! What is shown, in order: the install, a pull, a refusal, a refresh, the loss of the leader, and what it all costs.
+//! What is shown, in order: the install, a pull, a refusal, a pull by a pod that names no Secret, a refresh, the loss of the leader, and what it all costs.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -34,6 +35,7 @@ pub(crate) async fn tell(cluster: &Cluster, chart: &Path) -> Result<()> {
     test_of_the_chart(cluster).await?;
     pull(cluster).await?;
     refuse(cluster).await?;
+    attach(cluster).await?;
     refresh(cluster).await?;
     crash_of_the_leader(cluster).await?;
     end_of_the_leader(cluster).await?;
@@ -118,8 +120,7 @@ async fn refuse(cluster: &Cluster) -> Result<()> {
     step("a pod without the Secret, for the same registry");
     let image = cluster.release("2").await?;
     cluster.start_pod("shop", "stranger", &image, false).await?;
-    let refused =
-        |pod: &k8s_openapi::api::core::v1::Pod| waiting(pod).is_some_and(|(reason, _)| reason == "ErrImagePull");
+    let refused = |pod: &Pod| waiting(pod).is_some_and(|(reason, _)| reason == "ErrImagePull");
     let pod = until(cluster.pods("shop")?, "stranger", "refused", refused).await?;
     let (reason, message) = waiting(&pod).context("the pod waits")?;
     println!("   {reason}: {message}");
@@ -129,6 +130,50 @@ async fn refuse(cluster: &Cluster) -> Result<()> {
     ensure!(!statuses.is_empty() && statuses.iter().all(|status| *status == 401), "the registry answered {statuses:?}");
     cluster.pods("shop")?.delete("stranger", &DeleteParams::default().grace_period(0)).await?;
     Ok(())
+}
+
+async fn attach(cluster: &Cluster) -> Result<()> {
+    step("with attachTo.pods: a namespace and a pod in it, made at the same moment; the pod names no Secret");
+    let patch = json!({ "spec": { "attachTo": { "pods": "MatchingImages" } } });
+    credentials(cluster)?.patch(CREDENTIAL, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    let attached = |object: &DynamicObject| condition(object, "Attached").is_some_and(|c| c["status"] == "True");
+    until(credentials(cluster)?, CREDENTIAL, "attached", attached).await?;
+    // The API server hears of a changed EcrCredential by a watch of its own.
+    let image = cluster.release("attached").await?;
+    cluster.namespace("harbour").await?;
+    let probe = |number: u32| {
+        let name = format!("probe-{number}");
+        async move {
+            let params = PostParams { dry_run: true, ..PostParams::default() };
+            let pod = cluster.pod(&name, &format!("{HOST}/app:1"), &[])?;
+            anyhow::Ok(pull_secrets(&cluster.pods("harbour")?.create(&params, &pod).await?))
+        }
+    };
+    let mut tries = 0;
+    while probe(tries).await?.is_empty() {
+        tries += 1;
+        ensure!(tries < 100, "no pod gets the Secret");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let start = Instant::now();
+    cluster.new_namespace("dock").await?;
+    cluster.start_pod("dock", "first", &image, false).await?;
+    let pod = cluster.until_running("dock", "first").await?;
+    println!("   the pod runs {image} after {:.1} s", start.elapsed().as_secs_f64());
+    ensure!(pull_secrets(&pod) == [SECRET], "the pod names {:?}", pull_secrets(&pod));
+    let (_, login) = cluster.login("dock", None).await?;
+    pulled_with(cluster, "attached", &login)?;
+    let other = cluster.pod("other", "registry.example/app:1", &[])?;
+    let params = PostParams { dry_run: true, ..PostParams::default() };
+    let other = cluster.pods("dock")?.create(&params, &other).await?;
+    ensure!(pull_secrets(&other).is_empty(), "a pod of another registry names {:?}", pull_secrets(&other));
+    println!("   a pod with another registry's image is left alone");
+    Ok(())
+}
+
+fn pull_secrets(pod: &Pod) -> Vec<String> {
+    let spec = pod.spec.iter();
+    spec.flat_map(|spec| spec.image_pull_secrets.iter().flatten()).map(|secret| secret.name.clone()).collect()
 }
 
 async fn refresh(cluster: &Cluster) -> Result<()> {
@@ -313,7 +358,7 @@ async fn ask(cluster: &Cluster, login: &str) -> Result<u16> {
     Ok(http.get(url).header("authorization", format!("Basic {login}")).send().await?.status().as_u16())
 }
 
-fn waiting(pod: &k8s_openapi::api::core::v1::Pod) -> Option<(String, String)> {
+fn waiting(pod: &Pod) -> Option<(String, String)> {
     let status = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
     let waiting = status.state.as_ref()?.waiting.as_ref()?;
     Some((waiting.reason.clone()?, waiting.message.clone().unwrap_or_default()))
