@@ -1,9 +1,11 @@
 //! Odd objects that whoever may create one can make: none stops the service of anybody else, at no time and after no restart.
 
+use std::time::Duration;
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
-use testbed::bed::{Bed, Operator};
+use testbed::bed::{Bed, Operator, PATIENCE};
 use testbed::control_plane::{ControlPlane, Options};
 use testbed::recorder::{Invariant, Recorder};
 
@@ -188,7 +190,7 @@ async fn a_credential_of_a_newer_version_is_counted_and_keeps_its_secrets() {
     let old = bed.credential("old", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
     bed.ready(&old).await.unwrap();
     let secret = bed.secret(&a).await.unwrap();
-    allow_any_suspend(&bed).await;
+    allow_any_suspend(&bed, &old).await;
     bed.change(&old, json!({ "spec": { "suspend": "at night" } })).await.unwrap();
     unreadable_until(&first, 1).await;
     first.stop().await.unwrap();
@@ -212,14 +214,21 @@ async fn a_credential_of_a_newer_version_is_counted_and_keeps_its_secrets() {
     plane.stop_api_server();
 }
 
-/// Installs the CRD of a version to come, in which a field may be of another type.
-async fn allow_any_suspend(bed: &Bed) {
+/// Installs the CRD of a version to come, in which a field may be of another type, and waits until the API server goes by it.
+async fn allow_any_suspend(bed: &Bed, name: &str) {
     let crds: Api<CustomResourceDefinition> = Api::all(bed.client.clone());
     let path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/suspend";
     let any = json!({ "x-kubernetes-preserve-unknown-fields": true });
     let patch: Patch<()> =
         Patch::Json(serde_json::from_value(json!([{ "op": "replace", "path": path, "value": any }])).unwrap());
     crds.patch("ecrcredentials.pullsecrets.dev", &PatchParams::default(), &patch).await.unwrap();
+    let dry_run = PatchParams { dry_run: true, ..PatchParams::default() };
+    let patch = Patch::Merge(json!({ "spec": { "suspend": "at night" } }));
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while let Err(error) = bed.credentials().patch(name, &dry_run, &patch).await {
+        assert!(tokio::time::Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn unreadable_until(operator: &Operator, count: u32) {
