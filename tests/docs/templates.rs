@@ -44,7 +44,7 @@ async fn what_reads_the_cluster_runs_and_shows_what_is_there() {
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &credential_resource());
         api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&status())).await.unwrap();
     }
-    let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "my-app", "namespace": "default" },
+    let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "templated", "namespace": "default" },
         "spec": { "imagePullSecrets": [{ "name": "ecr-pull-secret" }], "containers": [{ "name": "a", "image": "b" }] } });
     apply(&client, &pod, false).await.unwrap();
 
@@ -71,7 +71,7 @@ async fn what_reads_the_cluster_runs_and_shows_what_is_there() {
         ("range .status.failures", "team-a SecretNotOwned: the sentence"),
         (".metadata.ownerReferences", "ExternalSecret/ecr"),
         ("base64decode", "{\"auths\":{}}"),
-        ("$pod := .", "default/my-app ecr-pull-secret"),
+        ("$pod := .", "default/templated ecr-pull-secret"),
         ("condition", "InvalidSpec: the sentence"),
     ] {
         let found = shown.iter().find(|(command, _)| command.contains(part));
