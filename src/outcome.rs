@@ -263,6 +263,7 @@ fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timesta
         (true, Reason::Synced, "every selected namespace holds a valid password for every registry".to_owned())
     };
     let reconciling = match failing {
+        Some((_, halt)) if halt.reason == Reason::IdentityUnstable => Some((halt.reason, halt.message.clone())),
         Some((_, halt)) if halt.reason.is_passing() => Some((halt.reason, format!("trying again: {}", halt.message))),
         Some((registry, halt)) => {
             Some((halt.reason, format!("{} waits for a change: {}", registry.place(), halt.message)))
