@@ -346,6 +346,8 @@ pub enum Claim {
     Blocked(Arc<str>),
     /// The place is no target any more, and nobody else's.
     Left,
+    /// The place is a target, but the spec names the Secret otherwise now.
+    Renamed,
     /// The place is no target any more; another `EcrCredential` is entitled to it and will take the Secret over.
     LeftToAnother,
 }
@@ -379,11 +381,13 @@ pub fn verdict(
     now: Timestamp,
 ) -> Verdict {
     match (&place.claim, &place.standing) {
+        // Pods name it, so it stays as long as its tokens are valid. It says itself how long that is, also after a restart.
+        (Claim::Renamed, Standing::Mine(record)) if record.expires_at.is_some_and(|at| at > now) => Verdict::Keep,
         // A Secret that is being deleted needs no second deletion, and a copy belongs to whoever made it.
-        (Claim::Left, Standing::Mine(record)) if record.held_by.is_none() && record.applied => {
+        (Claim::Left | Claim::Renamed, Standing::Mine(record)) if record.held_by.is_none() && record.applied => {
             Verdict::Delete(record.clone())
         }
-        (Claim::Left | Claim::LeftToAnother, _) => Verdict::Keep,
+        (Claim::Left | Claim::Renamed | Claim::LeftToAnother, _) => Verdict::Keep,
         (Claim::Lost(name), _) => Verdict::Refuse(
             Reason::Conflict,
             format!(

@@ -277,6 +277,8 @@ fn every_place_has_its_verdict() {
     let stuffed = Arc::new(SecretRecord { extra_keys: Box::new(["x".to_owned()]), ..(*written).clone() });
     let nearer_its_end = record(empty.footprint, Some(NOW + 11 * 60));
     let near_its_end = record(empty.footprint, Some(NOW + 10 * 60));
+    let expired = dead.clone();
+    let expired_copy = Arc::new(SecretRecord { applied: false, ..(*dead).clone() });
     let copy = Arc::new(SecretRecord { applied: false, ..(*older).clone() });
     let held = Arc::new(SecretRecord { held_by: Some("example.com/x".into()), ..(*older).clone() });
     let (some, none, nothing, part) = (Some(&good), None, Some(&empty), Some(&one_missing));
@@ -285,7 +287,7 @@ fn every_place_has_its_verdict() {
         ("missing, no token", Standing::Absent, Claim::Wanted, none, Fail, "wait"),
         ("missing, nothing valid", Standing::Absent, Claim::Wanted, nothing, Fail, "wait"),
         ("as it should be", Standing::Mine(written.clone()), Claim::Wanted, some, Fail, "keep"),
-        ("edited", Standing::Mine(edited), Claim::Wanted, some, Fail, "update"),
+        ("edited", Standing::Mine(edited.clone()), Claim::Wanted, some, Fail, "update"),
         ("a refresh", Standing::Mine(older.clone()), Claim::Wanted, some, Fail, "update"),
         ("written by a process that died", Standing::Mine(newer.clone()), Claim::Wanted, some, Fail, "keep"),
         ("the login is another identity's", Standing::Mine(of_another), Claim::Wanted, some, Fail, "update"),
@@ -332,6 +334,10 @@ fn every_place_has_its_verdict() {
         ("deselected, no token", Standing::Mine(older.clone()), Claim::Left, none, Fail, "delete"),
         ("a copy elsewhere", Standing::Mine(copy), Claim::Left, some, Fail, "keep"),
         ("deselected, and being deleted", Standing::Mine(held), Claim::Left, some, Fail, "keep"),
+        ("renamed", Standing::Mine(older.clone()), Claim::Renamed, some, Fail, "keep"),
+        ("renamed, and expired", Standing::Mine(expired.clone()), Claim::Renamed, some, Fail, "delete"),
+        ("renamed, and its expiry unknown", Standing::Mine(edited), Claim::Renamed, some, Fail, "delete"),
+        ("a copy of the old name", Standing::Mine(expired_copy), Claim::Renamed, some, Fail, "keep"),
         ("left to another", Standing::Mine(older.clone()), Claim::LeftToAnother, some, Fail, "keep"),
         ("deselected, foreign", Standing::Foreign(older), Claim::Left, some, Adopt, "keep"),
     ];
