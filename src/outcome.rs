@@ -32,8 +32,8 @@ const CUTS: [usize; 3] = [400, 200, 60];
 /// One registry after a reconciliation.
 #[derive(Clone, Debug)]
 pub struct RegistryReport {
-    /// The region whose API issues the token.
-    pub region: Region,
+    /// The region whose API issues the token, if it is known.
+    pub region: Option<Region>,
     /// The hosts in the Secret.
     pub hosts: Vec<Host>,
     /// The life of the token in the Secret; of several the one that expires first.
@@ -42,10 +42,24 @@ pub struct RegistryReport {
     pub hash: Option<TokenHash>,
     /// The hash of the token and what `auth` says, where all namespaces share it.
     pub auth_hash: Option<TokenHash>,
+    /// What is wrong with the entry, so that not all that it asks for is done.
+    pub problem: Option<Halt>,
     /// Why the last fetch failed, if it did.
     pub failure: Option<Halt>,
     /// Whether each namespace has a token of its own, so that what is missing is told with the namespace.
     pub each_targets: bool,
+}
+
+impl RegistryReport {
+    /// What is to be said of it, if anything hinders it.
+    fn halt(&self) -> Option<&Halt> {
+        self.problem.as_ref().or(self.failure.as_ref())
+    }
+
+    /// How messages begin that are about it.
+    fn place(&self) -> String {
+        self.region.as_ref().map_or_else(|| "a registry".to_owned(), |region| format!("registry in {region}"))
+    }
 }
 
 /// The selected namespaces after a reconciliation.
@@ -220,8 +234,9 @@ fn judge(course: &Course, now: Timestamp) -> Judgement {
 
 fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timestamp) -> Judgement {
     let shared = || registries.iter().filter(|r| !r.each_targets);
-    let dead = shared().find(|r| !r.life.is_some_and(|life| life.is_valid(now)));
-    let failing = registries.iter().find_map(|r| r.failure.as_ref().map(|halt| (r, halt)));
+    let dead = shared().find(|r| r.problem.is_none() && !r.life.is_some_and(|life| life.is_valid(now)));
+    let broken = registries.iter().find_map(|r| r.problem.as_ref());
+    let failing = registries.iter().find_map(|r| r.halt().map(|halt| (r, halt)));
     let missing = namespaces.selected.saturating_sub(namespaces.synced);
     let ready = if let Some(registry) = dead {
         let (reason, why) = match (&registry.failure, registry.life) {
@@ -230,7 +245,9 @@ fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timesta
             (None, Some(life)) => (Reason::TokenExpired, format!("its token was valid until {}", life.expires_at)),
             (None, None) => (Reason::FetchingToken, "its first password is being fetched".to_owned()),
         };
-        (false, reason, format!("registry in {}: {why}", registry.region))
+        (false, reason, format!("{}: {why}", registry.place()))
+    } else if let Some(halt) = broken {
+        (false, halt.reason, halt.message.clone())
     } else if missing > 0 && namespaces.failures.is_empty() && registries.iter().any(|r| r.each_targets) {
         let message = format!("{missing} of {} namespaces wait for their first password", namespaces.selected);
         (false, Reason::FetchingToken, message)
@@ -246,9 +263,10 @@ fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timesta
         (true, Reason::Synced, "every selected namespace holds a valid password for every registry".to_owned())
     };
     let reconciling = match failing {
+        Some((_, halt)) if halt.reason == Reason::IdentityUnstable => Some((halt.reason, halt.message.clone())),
         Some((_, halt)) if halt.reason.is_passing() => Some((halt.reason, format!("trying again: {}", halt.message))),
         Some((registry, halt)) => {
-            Some((halt.reason, format!("registry in {} waits for a change: {}", registry.region, halt.message)))
+            Some((halt.reason, format!("{} waits for a change: {}", registry.place(), halt.message)))
         }
         None if !ready.0 => Some((ready.1, ready.2.clone())),
         None => None,
@@ -259,14 +277,14 @@ fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timesta
 fn registry_status(report: RegistryReport) -> RegistryStatus {
     let life = report.life;
     let text = |hash: Option<TokenHash>| hash.map(|hash| hash.as_str().to_owned());
-    let (reason, message) = match (report.failure, &life) {
-        (Some(halt), _) => (halt.reason, Some(halt.message)),
+    let (reason, message) = match (report.halt(), &life) {
+        (Some(halt), _) => (halt.reason, Some(halt.message.clone())),
         (None, Some(_)) => (Reason::Synced, None),
         (None, None) => (Reason::FetchingToken, None),
     };
     RegistryStatus {
         hosts: report.hosts.iter().map(ToString::to_string).collect(),
-        region: Some(report.region.to_string()),
+        region: report.region.as_ref().map(ToString::to_string),
         issued_at: life.map(|l| l.issued_at),
         expires_at: life.map(|l| l.expires_at),
         token_hash: text(report.hash),

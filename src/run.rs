@@ -299,12 +299,12 @@ impl Process {
         for scope in self.scopes() {
             watches.spawn(watches::secrets(client.clone(), scope, shared.clone()));
         }
-        let lent = self.args.scope.lent();
+        let (lent, interval) = (self.args.scope.lent(), self.args.retry_max);
         for scope in lent.accounts {
-            watches.spawn(references::accounts(client.clone(), scope, shared.clone()));
+            watches.spawn(references::accounts(client.clone(), scope, shared.clone(), interval));
         }
         for scope in lent.keys {
-            watches.spawn(references::keys(client.clone(), self.cluster(client), scope, shared.clone()));
+            watches.spawn(references::keys(client.clone(), self.cluster(client), scope, shared.clone(), interval));
         }
         watches
     }

@@ -171,7 +171,7 @@ pub enum HostVariant {
 #[serde(rename_all = "camelCase")]
 pub struct SecretTemplate {
     /// The Secret's name in each namespace; what pods name in `imagePullSecrets`. The operator must be allowed to write it
-    /// (chart value `secretNames`).
+    /// (chart value `secretNames`). If you change it, the Secrets of the old name stay until their tokens expire.
     #[serde(default = "default_secret_name")]
     #[schemars(length(max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message("secret.name must be a Kubernetes object name: lower case letters, digits, '-' and '.', beginning and ending with a letter or digit"))]

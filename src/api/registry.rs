@@ -98,6 +98,14 @@ impl Region {
         PARTITIONS.iter().find(|p| self.0.starts_with(p.region_prefix)).unwrap_or(&COMMERCIAL)
     }
 
+    /// Whether the region's partition has hosts of a family.
+    ///
+    /// # Errors
+    /// [`NameError::Variant`] where it has none.
+    pub fn has_variant(&self, variant: HostVariant) -> Result<(), NameError> {
+        self.registry_host(&AccountId("000000000000".into()), variant).map(drop)
+    }
+
     /// The host of an account's private registry in this region.
     ///
     /// # Errors

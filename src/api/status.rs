@@ -145,6 +145,8 @@ pub enum Reason {
     IdentityNotFound,
     /// The ServiceAccount or Secret that `auth` names changed while a token was fetched.
     IdentityChanged,
+    /// The ServiceAccount or Secret that `auth` names changes too often, so that its changes take effect later.
+    IdentityUnstable,
     /// The spec names no region and the operator has none.
     NoRegion,
     /// The operator has no AWS credentials.
@@ -209,6 +211,7 @@ impl Reason {
             Self::AuthNotAllowed => "AuthNotAllowed",
             Self::IdentityNotFound => "IdentityNotFound",
             Self::IdentityChanged => "IdentityChanged",
+            Self::IdentityUnstable => "IdentityUnstable",
             Self::NoRegion => "NoRegion",
             Self::NoCredentials => "NoCredentials",
             Self::AccessDenied => "AccessDenied",

@@ -12,6 +12,7 @@ use super::report::{
     Condition, CredentialReport, Finding, NamespaceReport, Namespaces, RegistryReport, Report, Rights, State,
 };
 use crate::api::EcrCredentialStatus;
+use crate::api::registry::Region;
 use crate::api::status::{Reason, RegistryStatus, condition};
 use crate::controller::watches::SecretScope;
 use crate::plan::schedule::later;
@@ -98,7 +99,9 @@ fn credential(facts: &Facts, subject: &Subject<'_>, now: Timestamp) -> Credentia
                 report.notes.push(Finding::new(Reason::Suspended.as_str(), text));
                 return report;
             }
-            for halt in resolved.iter().filter(|r| r.namespace.is_none()).filter_map(|r| r.key.as_ref().err()) {
+            let problems = plan.registries.iter().filter_map(|registry| registry.problem.as_ref());
+            let shared = resolved.iter().filter(|r| r.namespace.is_none());
+            for halt in problems.chain(shared.filter_map(|r| r.key.as_ref().err())) {
                 let list = if is_mine(facts, halt) { &mut report.problems } else { &mut report.notes };
                 list.extend((!list.contains(&finding(halt))).then(|| finding(halt)));
             }
@@ -149,7 +152,7 @@ fn registries(plan: &Plan, resolved: &[Resolved<'_>], status: &EcrCredentialStat
             .find_map(|resolved| Some(resolved.key.as_ref().ok()?.identity.to_string()));
         RegistryReport {
             service: service(registry.needs.first().map(|need| &need.service)),
-            region: registry.region().to_string(),
+            region: registry.region.as_ref().map(ToString::to_string),
             identity,
             own_for_each_namespace: registry.is_each_targets(),
             hosts: told.map(|told| told.hosts.clone()).unwrap_or_default(),
@@ -162,7 +165,8 @@ fn registries(plan: &Plan, resolved: &[Resolved<'_>], status: &EcrCredentialStat
 
 /// What the status says of a registry.
 fn told<'a>(status: &'a EcrCredentialStatus, number: usize, registry: &RegistryPlan) -> Option<&'a RegistryStatus> {
-    status.registries.get(number).filter(|told| told.region.as_deref() == Some(registry.region().as_str()))
+    let region = registry.region.as_ref().map(Region::as_str);
+    status.registries.get(number).filter(|told| told.region.as_deref() == region)
 }
 
 /// As in the metrics.
@@ -184,14 +188,15 @@ fn tokens(
     let mut problems = Vec::new();
     for (number, registry) in plan.registries.iter().enumerate() {
         let Some(told) = told(status, number, registry) else { continue };
-        let place = format!("registry in {}", registry.region());
+        let region = registry.region.as_ref().map(|region| format!(" in {region}"));
+        let place = format!("registry{}", region.unwrap_or_default());
         if let Some(at) = told.expires_at.filter(|at| *at <= now) {
             problems
                 .push(Finding::new(Reason::TokenExpired.as_str(), format!("{place}: its password expired at {at}")));
         }
         let failed = [Reason::Synced, Reason::FetchingToken].map(Reason::as_str);
         let failing = told.reason.as_deref().filter(|reason| !failed.contains(reason));
-        if let Some(reason) = failing.filter(|reason| !is_told_by_aws(facts, registry, resolved, reason)) {
+        if let Some(reason) = failing.filter(|reason| !is_told(facts, registry, resolved, reason)) {
             let message = told.message.clone().unwrap_or_default();
             problems.push(Finding::new(reason, format!("{place}: the operator's last try failed: {message}")));
         }
@@ -203,7 +208,11 @@ fn tokens(
     problems
 }
 
-fn is_told_by_aws(facts: &Facts, registry: &RegistryPlan, resolved: &[Resolved<'_>], reason: &str) -> bool {
+/// Whether what the operator says of a registry is told already: with the entry, or as what AWS has just said.
+fn is_told(facts: &Facts, registry: &RegistryPlan, resolved: &[Resolved<'_>], reason: &str) -> bool {
+    if registry.problem.as_ref().is_some_and(|problem| problem.reason.as_str() == reason) {
+        return true;
+    }
     let halted = |resolved: &&Resolved<'_>| registry.needs.contains(resolved.need);
     let same = |error: &TokenError| error.reason().as_str() == reason;
     resolved.iter().filter(halted).any(|resolved| match &resolved.key {

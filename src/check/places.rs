@@ -57,13 +57,14 @@ impl Bench<'_> {
                 let state = if place.claim == Claim::Wanted { State::Foreign } else { State::AnotherCredential };
                 Some((state, reason.as_str().to_owned(), message))
             }
-            (Verdict::Delete(_), _) => plain(
-                State::Leftover,
-                format!(
-                    "the namespace is not selected any more, and the operator has not yet deleted the Secret {name}"
-                ),
-            ),
-            (_, _) if place.claim == Claim::LeftToAnother => None,
+            (Verdict::Delete(_), _) => {
+                let why = match place.claim {
+                    Claim::Renamed => "the spec names another Secret, the tokens of this one have expired",
+                    _ => "the namespace is not selected any more",
+                };
+                plain(State::Leftover, format!("{why}, and the operator has not yet deleted the Secret {name}"))
+            }
+            (_, _) if matches!(place.claim, Claim::LeftToAnother | Claim::Renamed) => None,
             (_, Standing::Absent) => plain(
                 State::Missing,
                 format!("there is no Secret {name}: the operator has not written it, see its log if this lasts"),

@@ -82,8 +82,9 @@ pub(super) struct Condition {
 pub(super) struct RegistryReport {
     /// `ecr` or `ecr-public`.
     pub(super) service: &'static str,
-    /// The region whose API issues the password.
-    pub(super) region: String,
+    /// The region whose API issues the password; none where it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) region: Option<String>,
     /// Whose identity fetches it; none when it could not be found out, or where each namespace has its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) identity: Option<String>,

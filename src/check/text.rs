@@ -79,7 +79,8 @@ impl Page {
     }
 
     fn registry(&mut self, registry: &RegistryReport, now: Timestamp) {
-        self.line("registry", &format!("{} in {}", registry.service, registry.region));
+        let region = registry.region.as_ref().map(|region| format!(" in {region}"));
+        self.line("registry", &format!("{}{}", registry.service, region.unwrap_or_default()));
         for host in &registry.hosts {
             self.line("  host", host);
         }

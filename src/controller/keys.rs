@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::Shared;
+use super::change_limit::ChangeLimit;
 use crate::plan::Halt;
 use crate::plan::auth::Reference;
 use crate::plan::references::KeysScope;
@@ -35,11 +36,18 @@ pub(super) struct KeysReader {
     last: Option<Instant>,
     /// Since when reads fail, and how many have.
     failing: Option<(Instant, u32)>,
+    /// How often the keys have changed.
+    changes: ChangeLimit,
+    /// Until when they have changed too often.
+    limited: Option<Instant>,
 }
 
 impl KeysReader {
-    pub(super) fn new(cluster: Arc<dyn Cluster>, scope: KeysScope, shared: Arc<Shared>) -> Self {
-        Self { cluster, scope, shared, listed: false, read: None, due: None, last: None, failing: None }
+    /// Nothing seen yet. After a burst of changes one in each `interval` takes effect.
+    pub(super) fn new(cluster: Arc<dyn Cluster>, scope: KeysScope, shared: Arc<Shared>, interval: Duration) -> Self {
+        let (read, due, last, failing, limited) = Default::default();
+        let changes = ChangeLimit::new(interval);
+        Self { cluster, scope, shared, listed: false, read, due, last, failing, changes, limited }
     }
 
     /// A list begins.
@@ -55,9 +63,21 @@ impl KeysReader {
             return;
         }
         let now = Instant::now();
-        let at =
-            self.due.take().map_or_else(|| self.last.map_or(now, |last| now.max(last + BETWEEN_READS)), |due| due.1);
+        let wait = self.changes.wait(now);
+        let at = match self.due.take() {
+            Some((_, at)) => at,
+            None => self.last.map_or(now, |last| now.max(last + BETWEEN_READS)).max(now + wait),
+        };
         self.due = Some((version, at));
+        if !wait.is_zero() {
+            self.limit(Some(now + wait));
+        }
+    }
+
+    /// Notes until when the keys have changed too often, if they have.
+    fn limit(&mut self, until: Option<Instant>) {
+        self.limited = until;
+        self.shared.reference_limited(&Reference::Keys(self.scope.clone()), until.is_some());
     }
 
     /// The Secret is gone.
@@ -76,23 +96,38 @@ impl KeysReader {
         }
     }
 
-    /// Ends when the Secret is to be read.
+    /// Ends when the Secret is to be read, or when its keys have not changed for long enough.
     pub(super) async fn due(&self) {
-        match &self.due {
-            Some((_, at)) => sleep_until(*at).await,
+        match self.due.iter().map(|(_, at)| *at).chain(self.limited).min() {
+            Some(at) => sleep_until(at).await,
             None => std::future::pending().await,
         }
     }
 
-    /// Reads the Secret. What was known before stays when that fails.
-    pub(super) async fn read(&mut self) {
+    /// Does what is due.
+    pub(super) async fn take_turn(&mut self) {
         let now = Instant::now();
-        self.last = Some(now);
+        if self.due.as_ref().is_some_and(|(_, at)| *at <= now) {
+            self.read().await;
+        } else if self.limited.is_some_and(|until| until <= now) {
+            self.limit(None);
+        }
+    }
+
+    /// Reads the Secret. What was known before stays when that fails.
+    async fn read(&mut self) {
+        let now = Instant::now();
+        let first = self.last.replace(now).is_none();
         match self.cluster.keys_record(&self.scope).await {
             Ok(record) => {
                 self.read = self.due.take().map(|(version, _)| version);
                 self.failing = None;
-                self.shared.keys_seen(&self.scope, record);
+                if self.shared.keys_seen(&self.scope, record) && !first {
+                    self.changes.changed(now);
+                }
+                if self.limited.is_some() {
+                    self.limit(Some(now + self.changes.wait(now)));
+                }
                 self.shared.reference_known(Reference::Keys(self.scope.clone()), false);
             }
             Err(error) => {
@@ -114,20 +149,17 @@ impl KeysReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::EcrCredentialStatus;
     use crate::api::status::Reason;
-    use crate::controller::shared::WatchObserver;
     use crate::controller::watches::{CredentialList, SecretScope};
-    use crate::controller::world::World;
     use crate::plan::auth::{Account, KeyMaterial, Keys};
-    use crate::plan::references::{KeysRecord, Lent, References};
-    use crate::plan::targets::Index;
-    use crate::plan::{Limits, Uid};
+    use crate::plan::references::{KeysRecord, Lent};
     use crate::token::{StaticKeys, TokenError};
     use futures::future::BoxFuture;
     use parking_lot::Mutex;
     use secrecy::SecretString;
     use std::collections::{BTreeSet, HashSet, VecDeque};
+
+    const INTERVAL: Duration = Duration::from_secs(300);
 
     type Answer = Result<Option<KeysRecord>, TokenError>;
 
@@ -149,15 +181,6 @@ mod tests {
         }
     }
 
-    /// Nobody who is told of what the watches see.
-    struct Nobody;
-
-    impl WatchObserver for Nobody {
-        fn gone(&self, _: &Uid) {}
-        fn unreadable(&self, _: &Uid, _: Option<&EcrCredentialStatus>) {}
-        fn skipped(&self, _: &'static str, _: usize) {}
-    }
-
     struct Setting {
         reader: KeysReader,
         answers: Arc<Answers>,
@@ -169,15 +192,13 @@ mod tests {
         fn new(answers: impl Into<VecDeque<Answer>>) -> Self {
             let scope = KeysScope { namespace: "ops".into(), name: "keys".into() };
             let lent = Lent { keys: BTreeSet::from([scope.clone()]), ..Lent::default() };
-            let (queue, _) = tokio::sync::mpsc::unbounded_channel();
-            let world = World::new(Index::default(), References::new(lent));
-            let shared = Arc::new(Shared::new(world, Limits::default(), queue, Nobody));
+            let shared = super::super::tests::shared(lent);
             // All other watches have listed.
             shared.credentials_listed(&CredentialList::default());
             shared.namespaces_listed(&HashSet::new());
             shared.secrets_listed(&SecretScope { name: None, namespace: None }, &HashSet::new());
             let answers = Arc::new(Answers(Mutex::new(answers.into())));
-            let reader = KeysReader::new(answers.clone(), scope.clone(), shared.clone());
+            let reader = KeysReader::new(answers.clone(), scope.clone(), shared.clone(), INTERVAL);
             Self { reader, answers, shared, scope }
         }
 
@@ -185,7 +206,7 @@ mod tests {
         async fn work(&mut self) {
             while self.reader.due.is_some() {
                 self.reader.due().await;
-                self.reader.read().await;
+                self.reader.take_turn().await;
             }
         }
 
@@ -268,5 +289,40 @@ mod tests {
         }
         assert!(begun.elapsed() >= FAILED && s.unread_answers() > 10, "{:?}", begun.elapsed());
         assert_eq!(s.known(), Err(Reason::Forbidden));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn keys_that_change_all_the_time_take_effect_now_and_then_and_what_else_changes_of_the_secret_costs_nothing()
+    {
+        let texts = (0..20).map(|number| Ok(Some(record(&number.to_string()))));
+        let mut s = Setting::new(texts.collect::<VecDeque<_>>());
+        let limited = |s: &Setting| {
+            let reference = Reference::Keys(s.scope.clone());
+            s.shared.world.lock().references.is_limited(&reference)
+        };
+        let begun = Instant::now();
+        let mut taken = Vec::new();
+        for number in 0..8 {
+            s.reader.seen(version(number));
+            s.work().await;
+            taken.push(begun.elapsed().as_secs());
+        }
+        // The first is no change, then four in a row.
+        assert_eq!(taken, [0, 1, 2, 3, 4, 301, 601, 901]);
+        assert_eq!(s.known(), Ok(record("7")));
+        assert!(limited(&s));
+        while limited(&s) {
+            s.reader.due().await;
+            s.reader.take_turn().await;
+        }
+        assert_eq!(begun.elapsed().as_secs(), 1201);
+
+        // Another version with the same keys.
+        let same = || Ok(Some(record("x")));
+        let mut s = Setting::new((0..20).map(|_| same()).collect::<VecDeque<_>>());
+        for number in 0..20 {
+            s.reader.seen(version(number));
+            s.work().await;
+        }
+        assert!(!limited(&s));
     }
 }

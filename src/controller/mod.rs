@@ -1,6 +1,8 @@
 //! The controller: watches, queue, reconciliations, and the one place where their results are reported.
 
+mod accounts;
 pub mod answers;
+mod change_limit;
 pub mod error;
 pub mod events;
 mod follow;

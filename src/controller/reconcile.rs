@@ -24,7 +24,7 @@ use crate::outcome::{Course, NamespaceReport, Outcome, RegistryReport, conclude}
 use crate::plan::refresh::Demand;
 use crate::plan::schedule::Life;
 use crate::plan::{self, Halt, Hosts, Need, Plan, RegistryPlan, Uid};
-use crate::secret::{self, Owner, TakenHost, registry_entries};
+use crate::secret::{self, LeftOut, Owner, TakenHost, registry_entries};
 
 /// When to look again at writes that are slow.
 const SOON: Duration = Duration::from_secs(1);
@@ -223,11 +223,13 @@ impl Round<'_> {
     fn ran(&self, plan: &Plan, tokens: &Tokens, tally: Tally, memory: &mut Memory) -> Course {
         let now = self.ctx.clock.now();
         let taken = secret::taken_hosts(plan, &memory.published);
+        let left_out = secret::left_out(plan, &memory.published, self.ctx.clock.earliest());
         let registries = plan.registries.iter().enumerate();
         let registries = registries
             .map(|(number, registry)| {
                 let taken: Vec<_> = taken.iter().filter(|taken| taken.later == number).collect();
-                self.report_registry(registry, &taken, tokens, memory)
+                let left_out = left_out.iter().find(|left_out| left_out.number == number);
+                self.report_registry(registry, &taken, left_out, tokens, memory)
             })
             .collect();
         let owner = Owner { name: self.object.name_any(), uid: self.uid.clone() };
@@ -276,6 +278,7 @@ impl Round<'_> {
         &self,
         registry: &RegistryPlan,
         taken: &[&TakenHost],
+        left_out: Option<&LeftOut>,
         tokens: &Tokens,
         memory: &Memory,
     ) -> RegistryReport {
@@ -290,23 +293,27 @@ impl Round<'_> {
             _ => entries.iter().map(|(host, _)| host.clone()).collect(),
         };
         let is_taken = |host: &Host| taken.iter().any(|taken| taken.host == *host);
-        let hosts = hosts.into_iter().filter(|host| !is_taken(host)).collect();
+        let hosts = hosts.into_iter().filter(|host| !is_taken(host) && left_out.is_none()).collect();
         entries.retain(|(host, _)| !is_taken(host));
         if each_targets {
             let life = memory.tenants.life(registry);
             let failure = tokens.census.failure(self.ctx, registry);
             let (hash, auth_hash) = (None, None);
-            return RegistryReport { region: registry.region(), hosts, life, hash, auth_hash, failure, each_targets };
+            let (region, problem) = (registry.region.clone(), registry.problem.clone());
+            return RegistryReport { region, hosts, life, hash, auth_hash, problem, failure, each_targets };
         }
         let grants: Vec<_> = registry.needs.iter().filter_map(|need| memory.published.get(need)).collect();
-        let complete = grants.len() == registry.needs.len() && taken.is_empty();
+        let complete = grants.len() == registry.needs.len() && left_out.is_none() && !entries.is_empty();
         let life = complete.then(|| Life::earliest(grants.iter().map(|grant| grant.life))).flatten();
         let identity = life.and_then(|_| Some(&grants.first()?.identity));
         let hash = identity.filter(|identity| !identity.is_former()).map(|identity| self.ctx.hash(identity, &entries));
         let auth_hash = life.and_then(|_| Some(auth_hash(registry.needs.first()?, &entries)));
         let failure = registry.needs.iter().find_map(|need| tokens.shared.failure(self.ctx, need));
-        let failure = taken.first().map(|taken| Halt::from(*taken)).or(failure);
-        RegistryReport { region: registry.region(), hosts, life, hash, auth_hash, failure, each_targets }
+        let problem = registry.problem.clone();
+        let problem =
+            problem.or_else(|| taken.first().map(|taken| Halt::from(*taken))).or_else(|| left_out.map(Halt::from));
+        let region = registry.region.clone();
+        RegistryReport { region, hosts, life, hash, auth_hash, problem, failure, each_targets }
     }
 
     /// Writes the status if it has changed, sends the Events, and says when to come back.

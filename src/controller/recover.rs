@@ -11,7 +11,7 @@ use super::tokens::{Keys, keys};
 use super::world::Spot;
 use super::{Context, Memory};
 use crate::api::EcrCredentialStatus;
-use crate::api::registry::{AccountId, Host};
+use crate::api::registry::{AccountId, Host, Region};
 use crate::api::status::RegistryStatus;
 use crate::plan::schedule::Life;
 use crate::plan::{Hosts, Identity, Need, Plan, RegistryPlan, Service, TokenKey, Uid};
@@ -100,7 +100,9 @@ impl Resolved {
 /// Takes tokens that another `EcrCredential` has found already, where they are the ones that the status vouches for: thousands
 /// that share a token must not read a Secret each.
 fn take_known(ctx: &Context, plan: &Plan, keys: &Resolved, vouched: &RegistryStatus, memory: &mut Memory) {
-    for registry in plan.registries.iter().filter(|r| Some(r.region().as_str()) == vouched.region.as_deref()) {
+    for registry in
+        plan.registries.iter().filter(|r| r.region.as_ref().map(Region::as_str) == vouched.region.as_deref())
+    {
         let known = |need: &Need| Some((need.clone(), ctx.tokens.look(keys.get(need)?).grant?));
         let published: Published = registry.needs.iter().filter_map(known).collect();
         let logins = registry_entries(registry, &published).unwrap_or_default();
@@ -125,9 +127,14 @@ fn take(
 ) -> Option<()> {
     let life = life(vouched)?;
     let hosts: Vec<Host> = vouched.hosts.iter().filter_map(|host| Host::parse(host).ok()).collect();
-    for registry in plan.registries.iter().filter(|r| Some(r.region().as_str()) == vouched.region.as_deref()) {
+    for registry in
+        plan.registries.iter().filter(|r| r.region.as_ref().map(Region::as_str) == vouched.region.as_deref())
+    {
         let same = match &registry.hosts {
-            Hosts::Named(named) => named.iter().map(|(host, _)| host).eq(&hosts),
+            // Hosts that another registry has are not told of this one.
+            Hosts::Named(named) => {
+                !hosts.is_empty() && hosts.iter().all(|host| named.iter().any(|(named, _)| named == host))
+            }
             Hosts::Callers { .. } => !matches!(registry.needs.first()?.service, Service::Public),
         };
         let Some(first) = registry.needs.first() else { continue };

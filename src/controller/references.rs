@@ -1,7 +1,7 @@
 //! The watches of what identities refer to: named ServiceAccounts, and named Secrets with static keys, by their metadata.
 
-use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
@@ -12,6 +12,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Resource, ResourceExt};
 
 use super::Shared;
+use super::accounts::Accounts;
 use super::follow::{Subject, follow};
 use super::keys::KeysReader;
 use crate::lenient::Observed;
@@ -22,8 +23,8 @@ use crate::token::Cluster;
 /// An annotation that is longer than any role or audience is cut: it is wrong, and there is one for each of thousands of namespaces.
 const LONGEST_ANNOTATION: usize = 2048;
 
-/// Follows the ServiceAccounts of a scope; ends with the process.
-pub async fn accounts(client: Client, scope: AccountScope, shared: Arc<Shared>) {
+/// Follows the ServiceAccounts of a scope; ends with the process. One that changes too often takes effect once in each `interval`.
+pub async fn accounts(client: Client, scope: AccountScope, shared: Arc<Shared>, interval: Duration) {
     let api: Api<Observed<ServiceAccount>> = match &scope.namespace {
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),
@@ -33,26 +34,24 @@ pub async fn accounts(client: Client, scope: AccountScope, shared: Arc<Shared>) 
     let begin = move || watcher(api.clone(), config.clone());
     let refused = || shared.reference_known(Reference::Account(scope.clone()), true);
     let mut events = std::pin::pin!(follow(subject, shared.clone(), begin, refused));
-    let mut seen: HashSet<String> = HashSet::new();
-    while let Some(event) = events.next().await {
-        match event {
-            Event::Init => seen.clear(),
-            Event::InitApply(object) => {
-                seen.insert(object.namespace().unwrap_or_default());
-                account_seen(&shared, object.meta());
-            }
-            Event::Apply(object) => account_seen(&shared, object.meta()),
-            Event::Delete(object) => {
-                shared.account_seen(&object.namespace().unwrap_or_default(), &object.name_any(), None);
-            }
-            Event::InitDone => shared.accounts_listed(&scope, &seen),
+    let mut accounts = Accounts::new(scope.clone(), shared.clone(), interval);
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Event::Init) => accounts.list_begins(),
+                Some(Event::InitApply(object)) => {
+                    accounts.listed(&object.namespace().unwrap_or_default(), account_record(object.meta()));
+                }
+                Some(Event::Apply(object)) => {
+                    accounts.seen(&object.namespace().unwrap_or_default(), account_record(object.meta()));
+                }
+                Some(Event::Delete(object)) => accounts.seen(&object.namespace().unwrap_or_default(), None),
+                Some(Event::InitDone) => accounts.list_ends(),
+                None => return,
+            },
+            () = accounts.due() => accounts.take_effect(),
         }
     }
-}
-
-fn account_seen(shared: &Shared, metadata: &ObjectMeta) {
-    let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
-    shared.account_seen(namespace.unwrap_or_default(), name.unwrap_or_default(), account_record(metadata));
 }
 
 /// What is kept of a ServiceAccount.
@@ -67,15 +66,22 @@ pub fn account_record(metadata: &ObjectMeta) -> Option<AccountRecord> {
     })
 }
 
-/// Follows a Secret with static keys, which `cluster` reads; ends with the process.
-pub async fn keys(client: Client, cluster: Arc<dyn Cluster>, scope: KeysScope, shared: Arc<Shared>) {
+/// Follows a Secret with static keys, which `cluster` reads; ends with the process. Keys that change too often take effect once in
+/// each `interval`.
+pub async fn keys(
+    client: Client,
+    cluster: Arc<dyn Cluster>,
+    scope: KeysScope,
+    shared: Arc<Shared>,
+    interval: Duration,
+) {
     let api: Api<Observed<Secret>> = Api::namespaced(client, &scope.namespace);
     let config = watcher::Config::default().fields(&format!("metadata.name={}", scope.name));
     let subject = Subject { what: "Secrets with AWS keys", kind: "Secret", scope: format!("keys {scope}") };
     let begin = move || watcher(api.clone(), config.clone());
     let refused = || shared.reference_known(Reference::Keys(scope.clone()), true);
     let mut events = std::pin::pin!(follow(subject, shared.clone(), begin, refused));
-    let mut reader = KeysReader::new(cluster, scope.clone(), shared.clone());
+    let mut reader = KeysReader::new(cluster, scope.clone(), shared.clone(), interval);
     loop {
         tokio::select! {
             event = events.next() => match event {
@@ -85,7 +91,7 @@ pub async fn keys(client: Client, cluster: Arc<dyn Cluster>, scope: KeysScope, s
                 Some(Event::InitDone) => reader.list_ends(),
                 None => return,
             },
-            () = reader.due() => reader.read().await,
+            () = reader.due() => reader.take_turn().await,
         }
     }
 }

@@ -247,7 +247,7 @@ impl Shared {
         });
     }
 
-    /// A ServiceAccount that identities may begin with, as a watch shows it, or that it is gone.
+    /// A ServiceAccount that identities may begin with, as it takes effect, or that it is gone.
     pub(super) fn account_seen(&self, namespace: &str, name: &str, record: Option<AccountRecord>) {
         self.change(|world| {
             // One of a namespace that was deleted and made again, whose end is not heard of yet.
@@ -261,21 +261,22 @@ impl Shared {
         });
     }
 
-    /// A whole list of them.
-    pub(super) fn accounts_listed(&self, scope: &AccountScope, seen: &HashSet<String>) {
-        let known = self.world.lock().references.accounts_in(scope);
-        for namespace in known.iter().filter(|namespace| !seen.contains(&***namespace)) {
-            self.account_seen(namespace, &scope.name, None);
-        }
-        self.reference_known(Reference::Account(scope.clone()), false);
-    }
-
-    /// A Secret with static keys, as a watch shows it, or that it is gone.
-    pub(super) fn keys_seen(&self, scope: &KeysScope, record: Option<KeysRecord>) {
-        self.change(|world| match world.references.set_keys(scope, record) {
-            true => world.index.referring_to(&Reference::Keys(scope.clone())),
+    /// Whether something that identities refer to has changed so often that its changes wait.
+    pub(super) fn reference_limited(&self, reference: &Reference, limited: bool) {
+        self.change(|world| match world.references.set_limited(reference, limited) {
+            true => concerned(world, reference),
             false => BTreeSet::new(),
         });
+    }
+
+    /// A Secret with static keys, as a watch shows it, or that it is gone; returns whether that is news.
+    pub(super) fn keys_seen(&self, scope: &KeysScope, record: Option<KeysRecord>) -> bool {
+        let mut is_news = false;
+        self.change(|world| {
+            is_news = world.references.set_keys(scope, record);
+            if is_news { world.index.referring_to(&Reference::Keys(scope.clone())) } else { BTreeSet::new() }
+        });
+        is_news
     }
 
     /// Whether a ServiceAccount names the pull secrets that it should, and if not, why.

@@ -216,6 +216,7 @@ impl Tenant {
         let desired = secret::desired(estate.plan, estate.owner, estate.template, &all, now)?.map(Arc::new);
         let until = all.values().map(|grant| grant.life.expires_at).filter(|at| *at > now).min();
         let taken = secret::taken_hosts(estate.plan, &all).first().map(Halt::from);
+        let taken = taken.or_else(|| secret::left_out(estate.plan, &all, now).first().map(Halt::from));
         self.made = Some(Made { version, until, desired: desired.clone(), taken: taken.clone() });
         Ok((desired, taken))
     }

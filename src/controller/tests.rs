@@ -1,6 +1,7 @@
 //! Odd objects of every kind in whole pages of lists and lines of watches: nothing fails, and the others are read as ever.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hostile::{Kind, OddObject, line, page};
@@ -12,11 +13,32 @@ use serde_json::json;
 
 use super::references::account_record;
 use super::service_accounts::PullSecretsOf;
+use super::shared::{Shared, WatchObserver};
 use super::watches::{claimant, unreadable};
+use super::world::World;
+use crate::api::EcrCredentialStatus;
 use crate::api::observed::{ObservedCredential, Reading};
 use crate::lenient::Observed;
-use crate::plan::Limits;
+use crate::plan::references::{Lent, References};
+use crate::plan::targets::Index;
+use crate::plan::{Limits, Uid};
 use crate::secret::metadata::{SecretDetails, SecretMetadata};
+
+/// Nobody who is told of what the watches see.
+struct Nobody;
+
+impl WatchObserver for Nobody {
+    fn gone(&self, _: &Uid) {}
+    fn unreadable(&self, _: &Uid, _: Option<&EcrCredentialStatus>) {}
+    fn skipped(&self, _: &'static str, _: usize) {}
+}
+
+/// An empty world, whose queue nobody works off.
+pub(super) fn shared(lent: Lent) -> Arc<Shared> {
+    let (queue, _) = tokio::sync::mpsc::unbounded_channel();
+    let world = World::new(Index::default(), References::new(lent));
+    Arc::new(Shared::new(world, Limits::default(), queue, Nobody))
+}
 
 /// Reads every odd object in the middle of a page and as the object of an event; `each` is given it.
 fn read_all<K: Resource + Clone + Debug + DeserializeOwned>(kind: Kind, each: impl Fn(&OddObject, &K)) {

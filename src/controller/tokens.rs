@@ -7,6 +7,8 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 
 use super::Context;
+use crate::api::status::Reason;
+use crate::plan::auth::Reference;
 use crate::plan::refresh::{Demand, Held, Step, step};
 use crate::plan::schedule::RefreshPolicy;
 use crate::plan::targets::Incarnation;
@@ -36,19 +38,28 @@ pub(super) struct Progress {
     pub(super) keys: Keys,
     /// Whether anything was published.
     pub(super) changed: bool,
+    /// What those needs refer to whose identities change too often.
+    limited: BTreeMap<Need, Reference>,
 }
 
 impl Progress {
-    /// Why a need is not met, if the last try failed.
+    /// Why a need is not met, if the last try failed, or why it is perhaps not met as it should be now.
     pub(super) fn failure(&self, ctx: &Context, need: &Need) -> Option<Halt> {
-        match self.keys.get(need)? {
+        let failure = match self.keys.get(need)? {
             Err(halt) => Some(halt.clone()),
             Ok(key) => ctx
                 .tokens
                 .look(key)
                 .failure
                 .map(|failure| Halt { reason: failure.error.reason(), message: failure.error.to_string() }),
-        }
+        };
+        let Some(reference) = self.limited.get(need) else { return failure };
+        let limited =
+            format!("{reference} changes too often: only one change in {} s takes effect", ctx.retry.max.as_secs());
+        Some(match failure {
+            Some(halt) => Halt { message: format!("{}; {limited}", halt.message), ..halt },
+            None => Halt { reason: Reason::IdentityUnstable, message: limited },
+        })
     }
 }
 
@@ -101,7 +112,19 @@ impl Group<'_> {
                 changed = true;
             }
         }
-        Progress { step, keys, changed }
+        Progress { step, keys, changed, limited: self.limited(ctx) }
+    }
+
+    /// What those needs refer to whose identities change too often.
+    fn limited(&self, ctx: &Context) -> BTreeMap<Need, Reference> {
+        let references = &ctx.shared.world.lock().references;
+        // Almost always there is none, and thousands of namespaces are asked for.
+        if !references.has_limited() {
+            return BTreeMap::new();
+        }
+        let namespace = self.target.map(|(namespace, _)| namespace);
+        let reference = |need: &Need| need.auth.reference_in(namespace).filter(|of| references.is_limited(of));
+        self.needs.iter().filter_map(|need| Some(((*need).clone(), reference(need)?))).collect()
     }
 }
 
@@ -137,7 +160,6 @@ mod tests {
     use super::*;
     use crate::api::HostVariant;
     use crate::api::registry::Region;
-    use crate::api::status::Reason;
     use crate::plan::auth::Auth;
     use crate::plan::schedule::Life;
     use crate::plan::{Identity, Service};

@@ -158,7 +158,11 @@ impl World {
                 if !mine || !self.index.is_open(namespace) {
                     return None;
                 }
-                if winner.is_some() { Claim::LeftToAnother } else { Claim::Left }
+                match winner {
+                    Some(_) => Claim::LeftToAnother,
+                    None if **name != *secret_name && self.index.wants(me, secret_name, namespace) => Claim::Renamed,
+                    None => Claim::Left,
+                }
             }
         };
         let standing = Standing::of(self.record(name, namespace), me, |uid| self.index.is_alive(uid));

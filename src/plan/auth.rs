@@ -378,6 +378,16 @@ impl Auth {
         }
     }
 
+    /// The one ServiceAccount or Secret that it refers to, in the target namespace where each has its own.
+    pub fn reference_in(&self, target: Option<&str>) -> Option<Reference> {
+        Some(match self.reference()? {
+            Reference::Account(AccountScope { namespace, name }) => {
+                Reference::Account(AccountScope { namespace: namespace.or_else(|| target.map(Into::into)), name })
+            }
+            keys => keys,
+        })
+    }
+
     /// The identity that it comes to, in the target namespace where each has its own.
     ///
     /// # Errors
@@ -441,6 +451,16 @@ impl Auth {
         };
         let incarnation = Incarnation::default();
         Ok(Account { namespace, name: name.clone(), uid: found.uid.clone(), incarnation, role, audiences })
+    }
+}
+
+/// What an `auth` refers to, for people.
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Account(scope) => write!(f, "ServiceAccount {scope}"),
+            Self::Keys(scope) => write!(f, "Secret {scope}"),
+        }
     }
 }
 

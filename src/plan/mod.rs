@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod references;
 pub mod refresh;
+mod registries;
 pub mod schedule;
 pub mod targets;
 
@@ -13,22 +14,17 @@ use std::time::Duration;
 
 use crate::api::registry::{AccountId, Host, NameError, Region};
 use crate::api::status::Reason;
-use crate::api::{self, ConflictPolicy, DeletionPolicy, EcrCredentialSpec, HostVariant, PrivateRegistry, Registry};
-use auth::{Auth, Reference};
-use references::{AccountScope, Lent, account_not_allowed, keys_not_allowed};
+use crate::api::{ConflictPolicy, DeletionPolicy, EcrCredentialSpec, HostVariant};
+use auth::Auth;
+use references::Lent;
 use targets::{Selection, SelectionError};
 
 pub use auth::Identity;
-
-/// The most ids in one `registryIds` (ECR API Reference, GetAuthorizationToken: 1 to 10).
-const REGISTRY_IDS_PER_CALL: usize = 10;
+pub use registries::host_taken;
 
 /// The bounds of `refresh.maxAge` as the CRD says them.
 const SHORTEST_MAX_AGE: Duration = Duration::from_secs(60);
 const LONGEST_MAX_AGE: Duration = Duration::from_secs(12 * 3600);
-
-/// The most that the hosts of all registries may take in a status, in bytes.
-const MOST_HOST_BYTES: usize = 32 * 1024;
 
 /// The uid of an object, shared between everything that names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -135,28 +131,30 @@ pub enum HostsError {
 /// One registry entry of the spec, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryPlan {
-    /// The tokens it needs: one, or one for each ten account ids when these are sent.
+    /// The region whose API issues its tokens, if it is known.
+    pub region: Option<Region>,
+    /// The tokens it needs: one, or one for each ten account ids when these are sent; none where nothing can be done for it.
     pub needs: Vec<Need>,
     /// The hosts it writes.
     pub hosts: Hosts,
     /// Whether its entries are removed once expired: an expired entry breaks pulls that work anonymously.
     pub anonymous_works: bool,
+    /// What is wrong with the entry. Whatever else it asks for is done.
+    pub problem: Option<Halt>,
+    /// Whether it may have hosts that are not in `hosts`, because of the problem: an existing Secret may have their logins.
+    pub lacks_hosts: bool,
 }
 
 impl RegistryPlan {
-    /// The region whose API issues its tokens.
-    pub fn region(&self) -> Region {
-        self.needs.first().map_or_else(Region::public, |need| need.service.region())
-    }
-
     /// Whether each target namespace has a token of its own for it.
     pub fn is_each_targets(&self) -> bool {
         self.needs.iter().any(|need| need.auth.is_each_targets())
     }
 
-    /// Why it cannot be renewed, if that is plain from the spec and the installation.
+    /// Why no token is fetched for it, if that is plain from the spec and the installation.
     pub fn refusal(&self) -> Option<&Halt> {
-        self.needs.iter().find_map(|need| need.auth.refusal())
+        let problem = self.problem.as_ref().filter(|_| self.needs.is_empty());
+        problem.or_else(|| self.needs.iter().find_map(|need| need.auth.refusal()))
     }
 }
 
@@ -235,7 +233,7 @@ impl From<SelectionError> for Halt {
 
 /// Checks a spec against what the operator may do.
 ///
-/// An `auth` that is wrong or not allowed stays with its registries: the passwords of the others must not die of it.
+/// A registry that is wrong or not allowed is reported with that registry, and the others are refreshed.
 ///
 /// # Errors
 /// A [`Halt`] whose message says what to change. The CRD's rules refuse nearly all of these before they get here; an
@@ -253,15 +251,7 @@ pub fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Plan, Halt> {
         return Err(Halt { reason: Reason::SecretNameNotAllowed, message });
     }
     Selection::parse(&spec.namespaces)?;
-    let registries: Vec<RegistryPlan> =
-        spec.registries.iter().map(|r| registry_plan(r, spec.auth.as_ref(), limits)).collect::<Result<_, _>>()?;
-    if let (Some(why), true) =
-        (registries.iter().find_map(RegistryPlan::refusal), registries.iter().all(|r| r.refusal().is_some()))
-    {
-        return Err(why.clone());
-    }
-    refuse_ambiguous_hosts(&registries)?;
-    refuse_too_many_hosts(&registries)?;
+    let registries = registries::plan(spec, limits)?;
     let refresh = schedule::RefreshPolicy {
         at_percent: spec.refresh.at_percent.clamp(10, 70),
         max_age: parse_max_age(&spec.refresh.max_age)?,
@@ -275,173 +265,10 @@ pub fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Plan, Halt> {
     })
 }
 
-fn registry_plan(registry: &Registry, auth: Option<&api::Auth>, limits: &Limits) -> Result<RegistryPlan, Halt> {
-    let auth = registry.auth.as_ref().or(auth);
-    match (&registry.private, &registry.public) {
-        (Some(private), None) => private_plan(private, auth, limits),
-        (None, Some(_)) => Ok(RegistryPlan {
-            needs: vec![Need { auth: checked_auth(auth, &Region::public(), limits), service: Service::Public }],
-            hosts: Hosts::Named(vec![(Host::public(), None)]),
-            anonymous_works: true,
-        }),
-        _ => Err(Halt::invalid("each of spec.registries needs exactly one of private and public")),
-    }
-}
-
-/// Checks an `auth`, also against what the installation lets the operator use.
-fn checked_auth(auth: Option<&api::Auth>, region: &Region, limits: &Limits) -> Arc<Auth> {
-    let auth = match Auth::parse(auth, region, limits.region.as_ref()) {
-        Ok(auth) => auth,
-        Err(why) => return Arc::new(Auth::operator().refused(why)),
-    };
-    Arc::new(match not_lent(&auth, limits) {
-        Some(why) => auth.refused(why),
-        None => auth,
-    })
-}
-
-/// What the installation says against an `auth`.
-fn not_lent(auth: &Auth, limits: &Limits) -> Option<Halt> {
-    match auth.reference()? {
-        Reference::Account(AccountScope { namespace, name }) => {
-            let lent = limits.lent.has_account(namespace.as_deref(), &name);
-            (!lent).then(|| account_not_allowed(namespace.as_deref(), &name))
-        }
-        Reference::Keys(scope) => (!limits.lent.keys.contains(&scope)).then(|| keys_not_allowed(&scope)),
-    }
-}
-
-fn private_plan(private: &PrivateRegistry, auth: Option<&api::Auth>, limits: &Limits) -> Result<RegistryPlan, Halt> {
-    let region = match (&private.region, &limits.region) {
-        (Some(region), _) => Region::parse(region)?,
-        (None, Some(own)) => own.clone(),
-        (None, None) => {
-            let message =
-                "a private registry names no region and the operator has none: set region, or the chart's aws.region";
-            return Err(Halt { reason: Reason::NoRegion, message: message.to_owned() });
-        }
-    };
-    let endpoint = private.api_endpoint;
-    if limits.fixed_api && endpoint != HostVariant::Standard {
-        return Err(Halt::invalid(format!(
-            "apiEndpoint: {endpoint:?} cannot be had while the operator is told one host for all calls of ECR: remove the chart's aws.endpoints.ecr (flag --aws-endpoint-url-ecr) or AWS_ENDPOINT_URL, or apiEndpoint"
-        )));
-    }
-    let auth = checked_auth(auth, &region, limits);
-    let accounts: Vec<AccountId> =
-        private.account_ids.iter().map(|id| AccountId::parse(id)).collect::<Result<_, _>>()?;
-    let extra: Vec<Host> = private.extra_hosts.iter().map(|h| Host::parse(h)).collect::<Result<_, _>>()?;
-    // In order, so that an edit which only moves ids asks for the same tokens.
-    let ids: Vec<AccountId> = accounts.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
-    let chunks: Vec<Vec<AccountId>> = if private.request_registry_ids && !accounts.is_empty() {
-        ids.chunks(REGISTRY_IDS_PER_CALL).map(<[AccountId]>::to_vec).collect()
-    } else {
-        vec![Vec::new()]
-    };
-    let needs = chunks
-        .into_iter()
-        .map(|registry_ids| Need {
-            auth: auth.clone(),
-            service: Service::Private { region: region.clone(), endpoint, registry_ids },
-        })
-        .collect();
-    let hosts = if accounts.is_empty() {
-        // A variant that the partition lacks is the user's mistake, and known before any token is.
-        for variant in &private.host_variants {
-            region.registry_host(&AccountId::parse("000000000000")?, *variant)?;
-        }
-        Hosts::Callers { region, variants: private.host_variants.clone(), extra }
-    } else {
-        let mut hosts = Vec::new();
-        for account in &accounts {
-            for variant in &private.host_variants {
-                hosts.push((region.registry_host(account, *variant)?, Some(account.clone())));
-            }
-        }
-        // A host named once more, or that of another region, is still its account's.
-        let owner = |host: &Host| host.account().filter(|id| accounts.contains(id));
-        hosts.extend(extra.into_iter().map(|host| (host.clone(), owner(&host))));
-        Hosts::Named(hosts)
-    };
-    Ok(RegistryPlan { needs, hosts, anonymous_works: false })
-}
-
-/// A host that two entries would fill with different passwords has no right content.
-fn refuse_ambiguous_hosts(registries: &[RegistryPlan]) -> Result<(), Halt> {
-    let mut seen: std::collections::BTreeMap<&Host, &RegistryPlan> = std::collections::BTreeMap::new();
-    for registry in registries {
-        let hosts: Vec<&Host> = match &registry.hosts {
-            Hosts::Named(hosts) => hosts.iter().map(|(h, _)| h).collect(),
-            Hosts::Callers { extra, .. } => extra.iter().collect(),
-        };
-        for host in hosts {
-            if let Some(other) = seen.insert(host, registry)
-                && other.needs != registry.needs
-            {
-                return Err(Halt::invalid(format!(
-                    "two of spec.registries write the host {host} with different passwords: name it in one of them"
-                )));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Every host stands in the status, whose size is bounded. A Secret has room for fewer: each password takes some 2.5 KB.
-fn refuse_too_many_hosts(registries: &[RegistryPlan]) -> Result<(), Halt> {
-    let anyone = AccountId::parse("000000000000")?;
-    let hosts = registries.iter().flat_map(|registry| registry.hosts.resolve(Some(&anyone)).unwrap_or_default());
-    let bytes: usize = hosts.map(|(host, _)| host.as_str().len() + "\"\",".len()).sum();
-    if bytes <= MOST_HOST_BYTES {
-        return Ok(());
-    }
-    Err(Halt::invalid(format!(
-        "the hosts of spec.registries have {bytes} bytes together, and {MOST_HOST_BYTES} is the most: split the accounts and host variants over several EcrCredentials with Secrets of their own"
-    )))
-}
-
 /// Reads a duration such as `6h` or `1h30m`; the CRD allows from 1m to 12h.
 fn parse_max_age(text: &str) -> Result<Duration, Halt> {
     match schedule::duration(text) {
         Some(age) if !age.is_zero() => Ok(age.clamp(SHORTEST_MAX_AGE, LONGEST_MAX_AGE)),
         _ => Err(Halt::invalid(format!("refresh.maxAge {text:?} is not a duration such as 6h or 90m"))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    const ACCOUNT: &str = "111122223333";
-
-    fn planned(spec: Value) -> Result<Plan, Halt> {
-        let limits = Limits { region: Some(Region::parse("eu-west-1").unwrap()), ..Limits::default() };
-        plan(&serde_json::from_value(spec).unwrap(), &limits)
-    }
-
-    fn spec(registries: Value) -> Value {
-        json!({ "registries": registries, "namespaces": { "names": ["a"] } })
-    }
-
-    #[test]
-    fn an_auth_that_may_not_be_used_stays_with_its_registry() {
-        let china = json!({ "assumeRoles": [{ "roleArn": format!("arn:aws-cn:iam::{ACCOUNT}:role/x") }] });
-        let table = [
-            ("account", json!({ "serviceAccount": { "namespace": "n", "name": "x" } }), Reason::AuthNotAllowed),
-            ("each", json!({ "serviceAccount": { "fromTargetNamespace": "x" } }), Reason::AuthNotAllowed),
-            ("keys", json!({ "secretRef": { "namespace": "n", "name": "x" } }), Reason::AuthNotAllowed),
-            ("partition", china, Reason::InvalidSpec),
-        ];
-        for (what, auth, reason) in table {
-            let mut spec = spec(json!([{ "public": {} }, { "private": { "accountIds": [ACCOUNT] }, "auth": auth }]));
-            let plan = planned(spec.clone()).unwrap();
-            let refusals: Vec<_> = plan.registries.iter().map(|r| r.refusal().map(|halt| halt.reason)).collect();
-            assert_eq!(refusals, [None, Some(reason)], "{what}");
-            assert!(!plan.has_tenants(), "{what}: refused for all namespaces alike");
-            let registries = spec["registries"].as_array_mut().unwrap();
-            registries.remove(0);
-            assert_eq!(planned(spec).unwrap_err().reason, reason, "{what}: no registry is left");
-        }
     }
 }

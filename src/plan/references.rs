@@ -7,6 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 
 use super::Halt;
+use super::auth::Reference;
 use super::targets::Incarnation;
 use crate::api::status::Reason;
 use crate::encoding::{Digest, Fields};
@@ -82,6 +83,8 @@ pub struct References {
     refused_accounts: BTreeSet<AccountScope>,
     refused_keys: BTreeSet<KeysScope>,
     unread_keys: BTreeMap<KeysScope, Halt>,
+    /// What has changed so often that its changes wait.
+    limited: BTreeSet<Reference>,
 }
 
 impl Lent {
@@ -167,6 +170,26 @@ impl References {
         if refused { self.refused_keys.insert(scope.clone()) } else { self.refused_keys.remove(scope) }
     }
 
+    /// Notes whether changes of something wait because there were too many; returns whether that is news.
+    pub fn set_limited(&mut self, reference: &Reference, limited: bool) -> bool {
+        if limited { self.limited.insert(reference.clone()) } else { self.limited.remove(reference) }
+    }
+
+    /// Whether changes of something wait because there were too many.
+    pub fn is_limited(&self, reference: &Reference) -> bool {
+        self.limited.contains(reference)
+    }
+
+    /// Whether changes of anything wait.
+    pub fn has_limited(&self) -> bool {
+        !self.limited.is_empty()
+    }
+
+    /// What is known of a ServiceAccount, whether or not it may be used.
+    pub fn known_account(&self, namespace: &str, name: &str) -> Option<&AccountRecord> {
+        self.accounts.get(namespace)?.get(name)
+    }
+
     /// Drops what is known of ServiceAccounts that were in a predecessor of a namespace: their end is not heard of yet.
     pub fn bury(&mut self, namespace: &str, incarnation: Incarnation) {
         if let Some(accounts) = self.accounts.get_mut(namespace) {
@@ -183,6 +206,7 @@ impl References {
             && self.keys.is_empty()
             && self.refused_accounts.is_empty()
             && self.refused_keys.is_empty()
+            && self.limited.is_empty()
     }
 
     /// A ServiceAccount that an identity begins with.

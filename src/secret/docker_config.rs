@@ -92,6 +92,14 @@ impl DockerConfig {
     }
 }
 
+/// The size of a config without logins, in bytes.
+pub const EMPTY_BYTES: usize = r#"{"auths":{}}"#.len();
+
+/// What a login adds to that, with the comma before the next.
+pub fn entry_bytes(host: &Host, auth: &Auth) -> usize {
+    r#""":{"auth":""},"#.len() + host.as_str().len() + auth.expose().len()
+}
+
 /// A hash over hosts, whatever their order.
 pub fn hash_of<'a>(hosts: impl IntoIterator<Item = &'a str>) -> u64 {
     let hosts: BTreeSet<&str> = hosts.into_iter().collect();
@@ -136,6 +144,16 @@ mod tests {
             r#"{"auths":{"a.example":{"auth":"QVdTOnE="},"public.ecr.aws":{"auth":"QVdTOnA="}}}"#
         );
         assert_eq!(config.len(), json(&config).len());
+    }
+
+    #[test]
+    fn the_size_is_known_before_it_is_rendered() {
+        for hosts in [&[][..], &[("a.example", "p")], &[("a.example", "p"), ("b.example", "a longer one")]] {
+            let entries = entries(hosts);
+            let expected = entries.iter().map(|(host, auth)| entry_bytes(host, auth)).sum::<usize>() + EMPTY_BYTES;
+            let last_comma = usize::from(!entries.is_empty());
+            assert_eq!(DockerConfig::render(&entries).unwrap().len(), expected - last_comma);
+        }
     }
 
     #[test]

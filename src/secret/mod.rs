@@ -15,9 +15,9 @@ use crate::api::registry::{AccountId, Host};
 use crate::api::status::Reason;
 use crate::api::{ConflictPolicy, DeletionPolicy};
 use crate::encoding::Fields;
-use crate::plan::schedule::until;
+use crate::plan::schedule::{Life, until};
 use crate::plan::targets::Incarnation;
-use crate::plan::{Halt, Hosts, HostsError, Need, Plan, RegistryPlan, Uid};
+use crate::plan::{Halt, Hosts, HostsError, Need, Plan, RegistryPlan, Uid, host_taken};
 use crate::token::{Auth, Grant, Token};
 use docker_config::{DockerConfig, Entries};
 use ownership::{Footprint, SecretRecord, Standing};
@@ -71,8 +71,8 @@ pub struct Desired {
     pub expires_at: Timestamp,
     /// The hash over the identities that fetched its logins, recorded on it.
     pub identity: u64,
-    /// Whether a registry of the spec has no token in memory, so that its login is missing here though an existing Secret
-    /// may have a good one.
+    /// Whether a registry of the spec has no token in memory, or hosts that are left out, so that its login is missing here
+    /// though an existing Secret may have a good one.
     pub incomplete: bool,
     /// Whether it holds a login that is meant for one namespace alone.
     pub of_one_namespace: bool,
@@ -141,11 +141,80 @@ pub fn taken_hosts(plan: &Plan, published: &Published) -> Vec<TakenHost> {
 
 impl From<&TakenHost> for Halt {
     fn from(TakenHost { host, earlier, later }: &TakenHost) -> Self {
-        let message = format!(
-            "spec.registries[{earlier}] and spec.registries[{later}] both write the host {host}, with passwords of different identities, and the first one has it: name other accountIds in one of them, or remove it"
-        );
+        host_taken(host, *earlier, *later)
+    }
+}
+
+/// The logins that stand in a Secret.
+#[derive(Default)]
+struct Logins {
+    entries: Entries,
+    /// The lives of their tokens.
+    alive: Vec<Life>,
+    /// The lives of all tokens that there is room for, also of those that have expired.
+    all: Vec<Life>,
+    /// The registries whose logins there is no room for.
+    left_out: Vec<usize>,
+    /// How large the Secret would be with those of all.
+    bytes: usize,
+}
+
+/// A registry whose logins do not fit into the Secret beside those of the registries before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The number of the registry.
+    pub number: usize,
+    /// How large the Secret would be with the logins of all, in bytes.
+    pub bytes: usize,
+}
+
+impl From<&LeftOut> for Halt {
+    fn from(LeftOut { number, bytes }: &LeftOut) -> Self {
+        let message = format!("spec.registries[{number}]: {}", DesiredError::TooLarge(*bytes));
         Self { reason: Reason::InvalidSpec, message }
     }
+}
+
+/// Every registry whose logins do not fit.
+pub fn left_out(plan: &Plan, published: &Published, now: Timestamp) -> Vec<LeftOut> {
+    let logins = logins(plan, published, now);
+    let bytes = logins.bytes;
+    logins.left_out.into_iter().map(|number| LeftOut { number, bytes }).collect()
+}
+
+/// Takes the logins of the registries in their order, as long as there is room.
+fn logins(plan: &Plan, published: &Published, now: Timestamp) -> Logins {
+    let mut logins = Logins { bytes: docker_config::EMPTY_BYTES, ..Logins::default() };
+    let mut room = MAX_SECRET_BYTES.saturating_sub(logins.bytes);
+    let taken = taken_hosts(plan, published);
+    for (number, registry) in plan.registries.iter().enumerate() {
+        let lives: Vec<Life> = registry.needs.iter().filter_map(|need| published.get(need)).map(|g| g.life).collect();
+        if lives.iter().any(|life| !life.is_valid(now)) {
+            logins.all.extend(lives);
+            continue;
+        }
+        // Hosts that cannot be told are reported with the registry; the others go on.
+        let mut entries: BTreeMap<Host, &Auth> =
+            registry_entries(registry, published).unwrap_or_default().into_iter().collect();
+        entries.retain(|host, _| !taken.iter().any(|taken| taken.later == number && taken.host == *host));
+        // Of a registry before it that has the same token.
+        entries.retain(|host, _| !logins.entries.contains_key(host));
+        let bytes = entries.iter().map(|(host, auth)| docker_config::entry_bytes(host, auth)).sum();
+        logins.bytes = logins.bytes.saturating_add(bytes);
+        match room.checked_sub(bytes) {
+            Some(rest) => room = rest,
+            None => {
+                logins.left_out.push(number);
+                continue;
+            }
+        }
+        logins.all.extend(lives.iter().copied());
+        if !entries.is_empty() {
+            logins.alive.extend(lives);
+            logins.entries.extend(entries.into_iter().map(|(host, auth)| (host, auth.clone())));
+        }
+    }
+    logins
 }
 
 /// The token for a host: among several answers the one for the host's account, which each chunk of ids has for its own.
@@ -168,22 +237,9 @@ pub fn desired(
     published: &Published,
     now: Timestamp,
 ) -> Result<Option<Desired>, DesiredError> {
-    let mut entries = Entries::new();
-    let (mut alive, mut all) = (Vec::new(), Vec::new());
-    let taken = taken_hosts(plan, published);
-    for (number, registry) in plan.registries.iter().enumerate() {
-        let lives: Vec<_> = registry.needs.iter().filter_map(|need| published.get(need)).map(|g| g.life).collect();
-        all.extend(lives.iter().copied());
-        if lives.iter().any(|life| !life.is_valid(now)) {
-            continue;
-        }
-        // Hosts that cannot be told are reported with the registry; the others go on.
-        let mut logins = registry_entries(registry, published).unwrap_or_default();
-        logins.retain(|(host, _)| !taken.iter().any(|taken| taken.later == number && taken.host == *host));
-        if !logins.is_empty() {
-            alive.extend(lives);
-            entries.extend(logins.into_iter().map(|(host, auth)| (host, auth.clone())));
-        }
+    let Logins { entries, alive, all, left_out, bytes } = logins(plan, published, now);
+    if entries.is_empty() && !left_out.is_empty() {
+        return Err(DesiredError::TooLarge(bytes));
     }
     let may_be_empty = plan.registries.iter().any(|r| r.anonymous_works);
     if entries.is_empty() && !may_be_empty {
@@ -193,10 +249,8 @@ pub fn desired(
     let refreshed_at = all.iter().map(|l| l.issued_at).max();
     let (Some(expires_at), Some(refreshed_at)) = (expires_at, refreshed_at) else { return Ok(None) };
     let config = DockerConfig::render(&entries).map_err(|_| DesiredError::Render)?;
-    if config.len() > MAX_SECRET_BYTES {
-        return Err(DesiredError::TooLarge(config.len()));
-    }
-    let incomplete = plan.needs().into_iter().any(|need| !published.contains_key(need));
+    let unfetched = plan.needs().into_iter().any(|need| !published.contains_key(need));
+    let incomplete = unfetched || !left_out.is_empty() || plan.registries.iter().any(|r| r.lacks_hosts);
     let mut metadata = metadata(plan, owner, template, &config, expires_at, refreshed_at);
     let identity = identity_hash(published);
     metadata.annotations.get_or_insert_default().insert(IDENTITY_HASH.to_owned(), format!("{identity:016x}"));
@@ -292,6 +346,8 @@ pub enum Claim {
     Blocked(Arc<str>),
     /// The place is no target any more, and nobody else's.
     Left,
+    /// The place is a target, but the spec names the Secret otherwise now.
+    Renamed,
     /// The place is no target any more; another `EcrCredential` is entitled to it and will take the Secret over.
     LeftToAnother,
 }
@@ -325,11 +381,13 @@ pub fn verdict(
     now: Timestamp,
 ) -> Verdict {
     match (&place.claim, &place.standing) {
+        // Pods name it, so it stays as long as its tokens are valid. It says itself how long that is, also after a restart.
+        (Claim::Renamed, Standing::Mine(record)) if record.expires_at.is_some_and(|at| at > now) => Verdict::Keep,
         // A Secret that is being deleted needs no second deletion, and a copy belongs to whoever made it.
-        (Claim::Left, Standing::Mine(record)) if record.held_by.is_none() && record.applied => {
+        (Claim::Left | Claim::Renamed, Standing::Mine(record)) if record.held_by.is_none() && record.applied => {
             Verdict::Delete(record.clone())
         }
-        (Claim::Left | Claim::LeftToAnother, _) => Verdict::Keep,
+        (Claim::Left | Claim::Renamed | Claim::LeftToAnother, _) => Verdict::Keep,
         (Claim::Lost(name), _) => Verdict::Refuse(
             Reason::Conflict,
             format!(

@@ -225,8 +225,12 @@ fn is_our_apply(entry: &Entry<'_>) -> bool {
 /// The longest finalizer that is kept, in bytes.
 const LONGEST_FINALIZER: usize = 100;
 
-/// The mark of ownership: our owner reference, or, where it is missing (Retain, or stripped), our pair of labels.
-/// The labels count only where our apply wrote them: a copy that somebody made of a Secret with its labels is theirs.
+/// The owner of a Secret that we wrote and whose label with its owner somebody has overwritten: an `EcrCredential` that is not known.
+const UNKNOWN_OWNER: &str = "";
+
+/// The mark of ownership: our owner reference, or, where it is missing (Retain, or stripped), one of our labels.
+/// The labels count only where our apply wrote them: a copy that somebody made of a Secret with its labels is theirs. One of the two
+/// is enough, so that whoever overwrites the other makes no Secret foreign, which would let it expire.
 fn owner(metadata: &Metadata<'_>, ours: Option<&Fields<'_>>) -> Option<Uid> {
     let is_of_our_group = |version: &str| version.strip_prefix(GROUP).is_some_and(|rest| rest.starts_with('/'));
     let by_reference = metadata
@@ -237,10 +241,10 @@ fn owner(metadata: &Metadata<'_>, ours: Option<&Fields<'_>>) -> Option<Uid> {
         .find(|o| &*o.kind == "EcrCredential" && is_of_our_group(&o.api_version) && o.controller == Some(true))
         .map(|o| Uid((&*o.uid).into()));
     let by_label = || {
-        let managed = metadata.labels.get(MANAGED_BY).is_some_and(|by| &**by == FIELD_MANAGER);
-        let mut applied = ours?.find(&["f:metadata", "f:labels"])?.names();
-        let uid = metadata.labels.get(CREDENTIAL_UID).filter(|_| managed)?;
-        applied.any(|name| name == CREDENTIAL_UID).then(|| Uid((&**uid).into()))
+        let applied = ours?.find(&["f:metadata", "f:labels"])?;
+        let own = |key: &str| metadata.labels.get(key).filter(|_| applied.names().any(|name| name == key));
+        let managed = || own(MANAGED_BY).filter(|by| &***by == FIELD_MANAGER).map(|_| UNKNOWN_OWNER.into());
+        own(CREDENTIAL_UID).map(|uid| (&**uid).into()).or_else(managed).map(Uid)
     };
     by_reference.or_else(by_label)
 }
@@ -413,9 +417,17 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_ours_by_reference_or_by_both_labels() {
+    fn a_secret_is_ours_by_reference_or_by_one_of_our_labels() {
         type Edit = fn(&mut ObjectMeta);
-        let table: [(&str, Edit, bool); 5] = [
+        /// As the API server does when somebody else sets a label of ours, or removes it.
+        fn lose(metadata: &mut ObjectMeta, label: &str, value: Option<&str>) {
+            metadata.owner_references = None;
+            let labels = metadata.labels.as_mut().unwrap();
+            labels.remove(label);
+            labels.extend(value.map(|value| (label.to_owned(), value.to_owned())));
+            fields(metadata)["f:metadata"]["f:labels"].as_object_mut().unwrap().remove(&format!("f:{label}"));
+        }
+        let table: [(&str, Edit, bool); 10] = [
             ("labels stripped", |m| m.labels = None, true),
             ("reference stripped", |m| m.owner_references = None, true),
             (
@@ -426,11 +438,23 @@ mod tests {
                 },
                 false,
             ),
+            ("no reference, managed-by stripped", |m| lose(m, MANAGED_BY, None), true),
+            ("no reference, managed-by overwritten", |m| lose(m, MANAGED_BY, Some("helm")), true),
+            ("no reference, the owner's uid stripped", |m| lose(m, CREDENTIAL_UID, None), true),
+            ("no reference, the owner's uid overwritten", |m| lose(m, CREDENTIAL_UID, Some("v")), true),
             (
-                "reference and managed-by stripped",
+                "no reference, both overwritten",
                 |m| {
-                    m.labels.as_mut().unwrap().remove(MANAGED_BY);
+                    lose(m, CREDENTIAL_UID, Some("v"));
+                    lose(m, MANAGED_BY, Some("helm"));
+                },
+                false,
+            ),
+            (
+                "a copy with both labels",
+                |m| {
                     m.owner_references = None;
+                    m.managed_fields.as_mut().unwrap()[0].manager = Some("kubectl-client-side-apply".to_owned());
                 },
                 false,
             ),
@@ -458,5 +482,7 @@ mod tests {
         assert!(matches!(Standing::of(Some(&record), &me, |_| true), Standing::Mine(_)));
         assert!(matches!(Standing::of(Some(&record), &other, |_| true), Standing::Others(_)));
         assert!(matches!(Standing::of(Some(&record), &other, |_| false), Standing::Orphan(_)));
+        let unknown = Arc::new(SecretRecord { owner: Some(Uid(UNKNOWN_OWNER.into())), ..(*record).clone() });
+        assert!(matches!(Standing::of(Some(&unknown), &me, |uid| *uid == me), Standing::Orphan(_)));
     }
 }

@@ -174,6 +174,50 @@ fn a_secret_beyond_the_limit_of_kubernetes_is_refused_with_the_way_out() {
 }
 
 #[test]
+fn a_registry_that_does_not_fit_is_left_out_and_the_others_are_written() {
+    let ids = |count: usize| (0..count).map(|n| format!("{n:012}")).collect::<Vec<_>>();
+    let large = serde_json::json!({ "private": { "region": "eu-west-1", "accountIds": ids(100) } });
+    let small = serde_json::json!({ "private": { "region": "eu-central-1", "accountIds": ["111122223333"] } });
+    let public = serde_json::json!({ "public": {} });
+    let long = "x".repeat(10_000);
+    for (registries, number) in [([large.clone(), small.clone()], 0), ([small, large.clone()], 1), ([public, large], 1)]
+    {
+        let spec = spec(serde_json::json!({ "registries": registries, "namespaces": { "names": ["a"] } }));
+        let plan = planned(&spec);
+        let mut published = Published::new();
+        for (n, registry) in plan.registries.iter().enumerate() {
+            let (password, issued) = if n == number { (long.as_str(), NOW) } else { ("p", NOW - HOUR) };
+            published.insert(registry.needs[0].clone(), grant(password, None, issued, issued + 2 * HOUR));
+        }
+        let left: Vec<_> = left_out(&plan, &published, at(NOW)).iter().map(|left| left.number).collect();
+        assert_eq!(left, [number]);
+        let halt = Halt::from(&left_out(&plan, &published, at(NOW))[0]);
+        assert!(halt.message.starts_with(&format!("spec.registries[{number}]: ")) && halt.message.contains("split"));
+        let desired = build(&spec, &published).unwrap();
+        assert_eq!(hosts(&desired).len(), 1);
+        assert!(desired.incomplete, "an existing Secret may have the others");
+        let refreshed_at = &desired.metadata.annotations.as_ref().unwrap()[REFRESHED_AT];
+        assert_eq!(*refreshed_at, at(NOW - HOUR).to_string(), "a token that is not in the Secret does not refresh it");
+    }
+}
+
+#[test]
+fn hosts_that_cannot_be_told_make_no_secret_poorer_before_its_time() {
+    let spec = spec(serde_json::json!({
+        "registries": [{ "private": { "region": "eu-west-1" } }, { "private": { "region": "europe" } }],
+        "namespaces": { "names": ["a"] },
+    }));
+    let published = published(&spec, NOW + 10 * HOUR, None);
+    let good = build(&spec, &published).unwrap();
+    let other_hosts = |expires| {
+        place(Standing::Mine(record(Footprint::desired(&ObjectMeta::default()), Some(expires))), Claim::Wanted)
+    };
+    assert_eq!(judge(&other_hosts(NOW + 5 * HOUR), Some(&good), ConflictPolicy::Fail), "wait");
+    assert_eq!(judge(&other_hosts(NOW + 60), Some(&good), ConflictPolicy::Fail), "update");
+    assert_eq!(judge(&place(Standing::Absent, Claim::Wanted), Some(&good), ConflictPolicy::Fail), "create");
+}
+
+#[test]
 fn retain_has_no_owner_reference_and_delete_does_not_block() {
     let mut spec = two_registries();
     let published = published(&spec, NOW + HOUR, None);
@@ -233,6 +277,8 @@ fn every_place_has_its_verdict() {
     let stuffed = Arc::new(SecretRecord { extra_keys: Box::new(["x".to_owned()]), ..(*written).clone() });
     let nearer_its_end = record(empty.footprint, Some(NOW + 11 * 60));
     let near_its_end = record(empty.footprint, Some(NOW + 10 * 60));
+    let expired = dead.clone();
+    let expired_copy = Arc::new(SecretRecord { applied: false, ..(*dead).clone() });
     let copy = Arc::new(SecretRecord { applied: false, ..(*older).clone() });
     let held = Arc::new(SecretRecord { held_by: Some("example.com/x".into()), ..(*older).clone() });
     let (some, none, nothing, part) = (Some(&good), None, Some(&empty), Some(&one_missing));
@@ -241,7 +287,7 @@ fn every_place_has_its_verdict() {
         ("missing, no token", Standing::Absent, Claim::Wanted, none, Fail, "wait"),
         ("missing, nothing valid", Standing::Absent, Claim::Wanted, nothing, Fail, "wait"),
         ("as it should be", Standing::Mine(written.clone()), Claim::Wanted, some, Fail, "keep"),
-        ("edited", Standing::Mine(edited), Claim::Wanted, some, Fail, "update"),
+        ("edited", Standing::Mine(edited.clone()), Claim::Wanted, some, Fail, "update"),
         ("a refresh", Standing::Mine(older.clone()), Claim::Wanted, some, Fail, "update"),
         ("written by a process that died", Standing::Mine(newer.clone()), Claim::Wanted, some, Fail, "keep"),
         ("the login is another identity's", Standing::Mine(of_another), Claim::Wanted, some, Fail, "update"),
@@ -288,6 +334,10 @@ fn every_place_has_its_verdict() {
         ("deselected, no token", Standing::Mine(older.clone()), Claim::Left, none, Fail, "delete"),
         ("a copy elsewhere", Standing::Mine(copy), Claim::Left, some, Fail, "keep"),
         ("deselected, and being deleted", Standing::Mine(held), Claim::Left, some, Fail, "keep"),
+        ("renamed", Standing::Mine(older.clone()), Claim::Renamed, some, Fail, "keep"),
+        ("renamed, and expired", Standing::Mine(expired.clone()), Claim::Renamed, some, Fail, "delete"),
+        ("renamed, and its expiry unknown", Standing::Mine(edited), Claim::Renamed, some, Fail, "delete"),
+        ("a copy of the old name", Standing::Mine(expired_copy), Claim::Renamed, some, Fail, "keep"),
         ("left to another", Standing::Mine(older.clone()), Claim::LeftToAnother, some, Fail, "keep"),
         ("deselected, foreign", Standing::Foreign(older), Claim::Left, some, Adopt, "keep"),
     ];

@@ -87,6 +87,30 @@ async fn a_secret_that_lost_all_marks_is_not_ours_any_more() {
 }
 
 #[tokio::test]
+async fn a_label_that_somebody_overwrites_makes_no_retained_secret_foreign() {
+    let bed = bed("overwritten").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let operator = operator(&bed).await;
+    let mut spec = spec(json!({ "names": [a] }));
+    spec["secret"] = json!({ "deletionPolicy": "Retain" });
+    let name = bed.credential("x", spec).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    let before = bed.logins_until(&a, &[OWN]).await.unwrap();
+    for label in ["app.kubernetes.io/managed-by", "pullsecrets.dev/credential-uid"] {
+        let theirs = json!({ "metadata": { "labels": { label: "helm" } } });
+        bed.secrets(&a).patch(&bed.secret, &PatchParams::default(), &Patch::Merge(theirs)).await.unwrap();
+        let repaired = |secret: Option<&k8s_openapi::api::core::v1::Secret>| {
+            secret.is_some_and(|secret| secret.labels()[label] == before.labels()[label])
+        };
+        let after = at_once(bed.secret_until(&a, "labelled as before", repaired)).await.unwrap();
+        assert_eq!(uid(&after), uid(&before), "repaired in place");
+    }
+    bed.ready(&name).await.unwrap();
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_foreign_secret_is_adopted_in_place_where_that_is_asked_for() {
     let bed = bed("adopt").await;
     let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use testbed::aws::Service;
+use testbed::aws::{Role, Service, Trust};
 use testbed::bed::{ACCOUNT, logins};
 
 use super::demand::*;
@@ -75,6 +75,48 @@ async fn the_callers_account_names_the_hosts_of_every_variant() {
     assert_eq!(object.data["status"]["registries"][0]["hosts"], json!([OWN, dual, "registry.example.com"]));
     operator.stop().await.unwrap();
     assert_eq!(fetches(&bed), (1, 0));
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_entry_that_is_wrong_is_reported_alone_and_the_others_are_refreshed() {
+    let bed = bed("wrong-entry").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let operator = operator(&bed).await;
+    let role = format!("arn:aws:iam::{ACCOUNT}:role/{}-other", bed.prefix);
+    bed.aws.add_role(Role::new(&role).trusting(Trust::principal(&bed.role)));
+    let own = json!({ "private": { "accountIds": [ACCOUNT] } });
+    let name = bed.credential("x", spec(json!([own, { "public": {} }]), &[&a])).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    let before = bed.logins_until(&a, &[OWN, PUBLIC]).await.unwrap();
+    let other = "444455556666";
+    let registries = json!([
+        own,
+        { "private": { "accountIds": [ACCOUNT] }, "auth": { "assumeRoles": [{ "roleArn": role }] } },
+        { "private": { "region": "us-iso-east-1", "hostVariants": ["DualStack"] } },
+        { "public": {} },
+        { "private": { "accountIds": [other] } },
+    ]);
+    bed.change(&name, json!({ "spec": { "registries": registries } })).await.unwrap();
+    registry_until(&bed, &name, 1, "InvalidSpec", &["spec.registries[0]", "spec.registries[1]", OWN]).await;
+    registry_until(&bed, &name, 2, "InvalidSpec", &["spec.registries[2]", "us-iso-east-1", "DualStack"]).await;
+    for sound in [0, 3, 4] {
+        registry_until(&bed, &name, sound, "Synced", &[]).await;
+    }
+    // A registry that is new beside the wrong ones has its login, and a refresh reaches all that are sound.
+    let added = format!("{other}.dkr.ecr.eu-west-1.amazonaws.com");
+    bed.logins_until(&a, &[OWN, PUBLIC, &added]).await.unwrap();
+    demand(&bed, &name, "1").await;
+    served(&bed, &name, "1").await;
+    let after = bed.logins_until(&a, &[OWN, PUBLIC, &added]).await.unwrap();
+    for host in [OWN, PUBLIC] {
+        assert_ne!(logins(&after).unwrap()[host], logins(&before).unwrap()[host], "{host}");
+    }
+    bed.condition_until(&name, "Stalled", "False", "Synced").await.unwrap();
+    let object = bed.condition_until(&name, "Ready", "False", "InvalidSpec").await.unwrap();
+    assert!(message(&object, "Ready").contains("spec.registries[1]"), "{}", message(&object, "Ready"));
+    assert!(bed.aws.token_of(&logins(&after).unwrap()[OWN]).unwrap().is_of(&bed.role), "the first one has the host");
+    operator.stop().await.unwrap();
     bed.finish().await.unwrap();
 }
 

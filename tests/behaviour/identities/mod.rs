@@ -6,6 +6,7 @@ mod changes;
 mod check;
 mod clocks;
 mod endpoints;
+mod flapping;
 mod kinds;
 mod recreated;
 mod refusals;

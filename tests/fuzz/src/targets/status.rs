@@ -125,9 +125,10 @@ fn registries(u: &mut Unstructured<'_>) -> Result<Vec<RegistryReport>> {
     let planned = planned.or_else(|_| plan(&spec(number, 1, 0), &Limits::default())).expect("few hosts");
     let (life, failure) = (u.ratio(5, 6)?.then(|| material::life(u)).transpose()?, u.ratio(1, 3)?);
     let failure = failure.then(|| halt(u)).transpose()?;
+    let problem = u.ratio(1, 8)?.then(|| halt(u)).transpose()?;
     let each_targets = u.ratio(1, 4)?;
     let report = |registry: &RegistryPlan| RegistryReport {
-        region: registry.region(),
+        region: registry.region.clone(),
         hosts: registry
             .hosts
             .resolve(Some(&account(ACCOUNTS[0])))
@@ -138,6 +139,7 @@ fn registries(u: &mut Unstructured<'_>) -> Result<Vec<RegistryReport>> {
         life,
         hash: None,
         auth_hash: None,
+        problem: problem.clone(),
         failure: failure.clone(),
         each_targets,
     };
@@ -157,7 +159,8 @@ fn judge(status: &EcrCredentialStatus, course: &Course, generation: Option<i64>,
         Course::Ran { registries, namespaces, .. } => {
             let counts = status.namespaces.as_ref().expect("counts");
             assert_eq!((counts.selected as usize, counts.synced as usize), (namespaces.selected, namespaces.synced));
-            let valid = |r: &RegistryReport| r.each_targets || r.life.is_some_and(|life| life.is_valid(now));
+            let alive = |r: &RegistryReport| r.each_targets || r.life.is_some_and(|life| life.is_valid(now));
+            let valid = |r: &RegistryReport| r.problem.is_none() && alive(r);
             let true_ready = namespaces.selected == namespaces.synced && registries.iter().all(valid);
             assert_eq!(holds(condition::READY), true_ready);
             let hosts = status.registries.iter().map(|registry| registry.hosts.len());

@@ -23,7 +23,8 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     let desired = u.ratio(5, 6)?.then(|| desired(u)).transpose()?;
     let policy = *u.choose(&[ConflictPolicy::Fail, ConflictPolicy::Adopt])?;
     let accepted = u.ratio(1, 4)?.then(|| footprint(u)).transpose()?;
-    let claims = [Claim::Wanted, Claim::Wanted, Claim::Lost("older".into()), Claim::Left, Claim::LeftToAnother];
+    let lost = Claim::Lost("older".into());
+    let claims = [Claim::Wanted, Claim::Wanted, lost, Claim::Left, Claim::LeftToAnother, Claim::Renamed];
     let claim = u.choose(&claims)?.clone();
     let standing = standing(u)?;
     let place = Place { namespace: "a".into(), incarnation: Default::default(), name: "pull".into(), standing, claim };
@@ -126,7 +127,11 @@ fn safe(said: &Verdict, place: &Place, desired: Option<&Desired>, policy: Confli
         Verdict::Strip(record) => {
             assert!(wanted && matches!(place.standing, Standing::Mine(_)) && record.has_additions());
         }
-        Verdict::Delete(_) => assert!(place.claim == Claim::Left && matches!(place.standing, Standing::Mine(_))),
+        Verdict::Delete(record) => {
+            let expired = record.expires_at.is_none_or(|at| at <= now);
+            let left = place.claim == Claim::Left || (place.claim == Claim::Renamed && expired);
+            assert!(left && matches!(place.standing, Standing::Mine(_)));
+        }
         Verdict::Refuse(_, message) => {
             let foreign = matches!(place.standing, Standing::Foreign(_)) && policy == ConflictPolicy::Fail;
             assert!((matches!(place.claim, Claim::Lost(_)) || wanted && foreign) && message.len() < 300);

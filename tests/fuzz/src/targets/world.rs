@@ -212,7 +212,12 @@ impl Model {
                 let unreadable = self.is_unreadable(claims[0]);
                 return Some(if unreadable { Claim::Blocked(winner) } else { Claim::Lost(winner) });
             }
-            let left = if claims.is_empty() { Claim::Left } else { Claim::LeftToAnother };
+            let renamed = spot.0 != *claimant.secret_name && self.targets(me).contains(&*spot.1);
+            let left = match (claims.is_empty(), renamed) {
+                (false, _) => Claim::LeftToAnother,
+                (true, true) => Claim::Renamed,
+                (true, false) => Claim::Left,
+            };
             self.is_open(&spot.1).then_some(left)
         };
         let version = |spot: &Spot| self.secrets.get(spot).map(|record| record.resource_version.clone());

@@ -169,8 +169,9 @@ impl Workload {
             }
             Workload::RegistriesEdited => synced(bed, &["a", "b", "c"], &EDITED).await,
             Workload::Renamed => {
-                gone(bed, &bed.secret, &["a", "b", "c"]).await?;
                 written(bed, &bed.name(OTHER), &["a", "b", "c"], &HOSTS).await?;
+                // Those of the old name stay until their tokens expire.
+                written(bed, &bed.secret, &["a", "b", "c"], &HOSTS).await?;
                 counted(bed, "x", 3).await
             }
             Workload::Inherited => {
