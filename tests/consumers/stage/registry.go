@@ -40,33 +40,27 @@ type Visit struct {
 
 // Start starts a registry on a free port, with HTTPS or without.
 func Start(t testing.TB, secure bool) *Registry {
-	return serve(t, listen(t, 0), secure)
+	return serve(t, listen(t), secure)
 }
 
 // StartPair starts two registries. The host of the first is a prefix of that of the second.
 func StartPair(t testing.TB, secure bool) (*Registry, *Registry) {
 	for range 200 {
-		short := listen(t, 0)
-		port := short.Addr().(*net.TCPAddr).Port
-		// The port itself is of five digits most times, so one of four is tried for the short one.
-		short.Close()
-		first, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port/10))
+		// A free port has five digits, as a rule. Its first four are another, which may be free as well.
+		long := listen(t)
+		short, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", long.Addr().(*net.TCPAddr).Port/10))
 		if err != nil {
+			long.Close()
 			continue
 		}
-		second, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			first.Close()
-			continue
-		}
-		return serve(t, first, secure), serve(t, second, secure)
+		return serve(t, short, secure), serve(t, long, secure)
 	}
 	t.Fatal("no two free ports, one of which is a prefix of the other")
 	return nil, nil
 }
 
-func listen(t testing.TB, port int) net.Listener {
-	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+func listen(t testing.TB) net.Listener {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +69,8 @@ func listen(t testing.TB, port int) net.Listener {
 
 func serve(t testing.TB, listener net.Listener, secure bool) *Registry {
 	registry := &Registry{
-		Host:    listener.Addr().String(),
+		// Argo CD reads a host without a scheme as a URL, in which an address with a port is none.
+		Host:    fmt.Sprintf("localhost:%d", listener.Addr().(*net.TCPAddr).Port),
 		expired: map[string]bool{},
 		blobs:   map[string][]byte{},
 		tags:    map[string]map[string]string{},
