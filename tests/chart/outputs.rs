@@ -88,7 +88,8 @@ fn of_name(name: &str) -> &'static Format {
 
 /// An output for each format in one namespace.
 fn an_output_of_each_format(namespace: &str) -> Value {
-    let output = |format: &Format| json!({ "name": format.secret_name(), "format": format.name, "namespaces": [namespace] });
+    let output =
+        |format: &Format| json!({ "name": format.secret_name(), "format": format.name, "namespaces": [namespace] });
     FORMATS.iter().map(output).collect()
 }
 
@@ -131,7 +132,8 @@ fn rights_are_by_name_and_in_listed_namespaces_alone() {
     const READ: &str = "get,list,watch";
     let argocd = json!({ "name": "argocd-ecr", "format": "ArgoCDHelm", "namespaces": ["argocd", "argocd-2"] });
     let any = json!({ "name": "ci", "format": "BasicAuth" });
-    let included = json!({ "secrets": [{ "namespace": "ops", "name": "hub" }, { "namespace": "ops", "name": "ghcr" }] });
+    let included =
+        json!({ "secrets": [{ "namespace": "ops", "name": "hub" }, { "namespace": "ops", "name": "ghcr" }] });
     for (what, values, expected, outputs) in [
         ("nothing", json!({}), vec![format!("* {WRITE} ecr-pull-secret")], None),
         (
@@ -252,14 +254,18 @@ async fn each_format_has_its_type_all_its_keys_and_its_label() {
     }
     for place in [home, other] {
         asks(&cluster, place, "everywhere", &of_name("BasicAuth").secret(1)).await.unwrap();
-        refused(asks(&cluster, place, "everywhere", &good(1)).await, "only Secrets of the type kubernetes.io/basic-auth");
+        refused(
+            asks(&cluster, place, "everywhere", &good(1)).await,
+            "only Secrets of the type kubernetes.io/basic-auth",
+        );
     }
 }
 
 #[tokio::test]
 async fn an_output_is_refreshed_repaired_and_deleted_and_guarded_as_a_pull_secret_is() {
     let cluster =
-        installed_with("output", json!({}), json!({ "outputs": an_output_of_each_format("chart-policy-output") })).await;
+        installed_with("output", json!({}), json!({ "outputs": an_output_of_each_format("chart-policy-output") }))
+            .await;
     let owners = Owners::create(&cluster).await;
     for format in FORMATS.iter().filter(|format| format.name != "DockerConfigJson") {
         let name = &*format.secret_name();
@@ -274,7 +280,10 @@ async fn an_output_is_refreshed_repaired_and_deleted_and_guarded_as_a_pull_secre
         refused(cluster.write(name, owned(5)).await, EARLIER);
         // What somebody else has changed is put right; their data has no expiry of ours.
         let edits = [
-            (json!({ "metadata": { "labels": { "argocd.argoproj.io/secret-type": "cluster", "managed-by": "x" } } }), 6),
+            (
+                json!({ "metadata": { "labels": { "argocd.argoproj.io/secret-type": "cluster", "managed-by": "x" } } }),
+                6,
+            ),
             (json!({ "metadata": { "labels": null } }), 6),
             (json!({ "data": { format.keys[0]: "eyJhIjoxfQ==" } }), 4),
             (json!({ "data": { "more": "eA==" } }), 4),
@@ -283,14 +292,18 @@ async fn an_output_is_refreshed_repaired_and_deleted_and_guarded_as_a_pull_secre
             let what = format!("{name} after {edit}");
             cluster.edit(name, edit).await;
             let written = cluster.write(name, owned(hour)).await.unwrap_or_else(|why| panic!("{what}: {why}"));
-            let strip = json!({ "metadata": { "resourceVersion": written.resource_version() }, "data": { "more": null } });
+            let strip =
+                json!({ "metadata": { "resourceVersion": written.resource_version() }, "data": { "more": null } });
             let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
             let stripped = cluster.secrets(&cluster.operator).patch(name, &params, &Patch::Merge(&strip)).await;
             assert_eq!(stripped.unwrap().data.unwrap().len(), format.keys.len(), "{what}");
         }
         cluster.secrets(&cluster.operator).delete(name, &Default::default()).await.unwrap();
         // Somebody else's of the same form is theirs.
-        let theirs = merged(format.secret(1), &json!({ "metadata": { "name": name, "labels": { "app.kubernetes.io/managed-by": "x" } } }));
+        let theirs = merged(
+            format.secret(1),
+            &json!({ "metadata": { "name": name, "labels": { "app.kubernetes.io/managed-by": "x" } } }),
+        );
         let theirs = serde_json::from_value(theirs).unwrap();
         cluster.secrets(&cluster.admin).create(&Default::default(), &theirs).await.unwrap();
         refused(cluster.write(name, owned(1)).await, OWN);

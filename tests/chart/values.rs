@@ -28,7 +28,10 @@ fn a_wrong_value_is_refused_with_its_place() {
         (json!({ "auth": { "secrets": [{ "name": "b" }] } }), vec!["auth", "secrets", "0", "namespace"]),
         (json!({ "outputs": [{ "name": "x" }] }), vec!["outputs", "0", "format"]),
         (json!({ "outputs": [{ "name": "x", "format": "Basic" }] }), vec!["outputs", "0", "format", "BasicAuth"]),
-        (json!({ "outputs": [{ "name": "x", "format": "Jenkins", "namespace": "a" }] }), vec!["outputs", "0", "namespace"]),
+        (
+            json!({ "outputs": [{ "name": "x", "format": "Jenkins", "namespace": "a" }] }),
+            vec!["outputs", "0", "namespace"],
+        ),
         (
             json!({ "outputs": [{ "name": "x", "format": "Jenkins", "namespaces": ["*"] }] }),
             vec!["outputs", "0", "namespaces", "0"],
