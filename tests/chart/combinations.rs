@@ -129,6 +129,17 @@ fn combinations_that_cannot_work_are_errors() {
     for (values, says) in [
         (json!({ "serviceAccount": { "create": false } }), "serviceAccount.create=false needs serviceAccount.name"),
         (json!({ "aws": { "existingSecret": "keys", "webIdentity": { "roleArn": role } } }), "set one of them"),
+        (json!({ "outputs": [{ "name": "ecr-pull-secret", "format": "BasicAuth" }] }), "is also in secretNames"),
+        (
+            json!({ "outputs": [
+                { "name": "x", "format": "BasicAuth" }, { "name": "x", "format": "Jenkins", "namespaces": ["a"] },
+            ] }),
+            "x is there twice for the same namespace, as BasicAuth and as Jenkins",
+        ),
+        (
+            json!({ "namespaces": ["a"], "outputs": [{ "name": "x", "format": "BasicAuth", "namespaces": ["a", "b"] }] }),
+            "x is for the namespace b, and the operator may write only to those in namespaces",
+        ),
         (json!({ "serviceMonitor": { "enabled": true }, "podMonitor": { "enabled": true } }), "enable one of them"),
         (json!({ "extraEnv": [{ "name": "X", "value": 1 }] }), "extraEnv/0/value"),
         (json!({ "extraEnv": [{ "name": "X", "value": true }] }), "extraEnv/0/value"),

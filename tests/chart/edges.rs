@@ -155,6 +155,8 @@ async fn names_that_look_like_numbers_and_long_ones_are_accepted_by_the_api_serv
         "auth": { "serviceAccounts": [{ "namespace": "1e3", "name": "7" }], "secrets": [{ "namespace": "1e3", "name": "8" }] },
         "credentials": [{ "name": "9", "spec": { "registries": [{ "private": {} }], "namespaces": { "names": ["1e3"] } } }],
         "podLabels": { "a": "10" }, "podAnnotations": { "b": "true" },
+        "outputs": [{ "name": "11", "format": "BasicAuth", "namespaces": ["1e3"] }],
+        "include": { "secrets": [{ "namespace": "1e3", "name": "12" }] },
     });
     let kubernetes = version_of(&client).await;
     let mut refused = vec![];

@@ -23,6 +23,7 @@ mod lint;
 mod modes;
 mod mutation;
 mod operator;
+mod outputs;
 mod policy;
 mod rights;
 mod stolen_token;

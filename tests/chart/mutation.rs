@@ -13,18 +13,24 @@ use super::operator::{launch, with_the_chart};
 use super::policy::{installed, refused};
 use super::stolen_token::{Owners, additions, merged};
 
-/// A MutatingAdmissionPolicy for the docker configs of one namespace.
-struct MutatingPolicy(String);
+/// A MutatingAdmissionPolicy for the Secrets of one type in one namespace.
+pub(crate) struct MutatingPolicy(String);
 
 impl MutatingPolicy {
     /// Whether the control plane has such policies: Kubernetes 1.36 and later do.
-    async fn is_served(client: &Client) -> bool {
+    pub(crate) async fn is_served(client: &Client) -> bool {
         let group = client.list_api_group_resources("admissionregistration.k8s.io/v1").await.unwrap();
         group.resources.iter().any(|resource| resource.kind == "MutatingAdmissionPolicy")
     }
 
-    /// Creates it, and waits until it is in force: the API server tells no one when.
+    /// Creates one for docker configs.
     async fn create(client: &Client, namespace: &str, mutations: Value) -> Self {
+        Self::of_type(client, namespace, "kubernetes.io/dockerconfigjson", ".dockerconfigjson", mutations).await
+    }
+
+    /// Creates one that adds a key to the data, and waits until it is in force: the API server tells no one when. A Secret of the type
+    /// needs the `key`.
+    pub(crate) async fn of_type(client: &Client, namespace: &str, kind: &str, key: &str, mutations: Value) -> Self {
         let group = "admissionregistration.k8s.io/v1";
         let policy = json!({
             "apiVersion": group, "kind": "MutatingAdmissionPolicy", "metadata": { "name": namespace },
@@ -34,7 +40,7 @@ impl MutatingPolicy {
                     "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": namespace } },
                     "resourceRules": [{ "apiGroups": [""], "apiVersions": ["v1"], "resources": ["secrets"], "operations": ["CREATE", "UPDATE"] }],
                 },
-                "matchConditions": [{ "name": "docker", "expression": "object.type == 'kubernetes.io/dockerconfigjson'" }],
+                "matchConditions": [{ "name": "of-the-type", "expression": format!("object.type == '{kind}'") }],
             },
         });
         let binding = json!({
@@ -45,9 +51,7 @@ impl MutatingPolicy {
             apply(client, object, false).await.unwrap();
         }
         let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-        let probe = json!({
-            "metadata": { "name": "probe" }, "type": "kubernetes.io/dockerconfigjson", "stringData": { ".dockerconfigjson": "{}" },
-        });
+        let probe = json!({ "metadata": { "name": "probe" }, "type": kind, "stringData": { key: "{}" } });
         let probe: Secret = serde_json::from_value(probe).unwrap();
         let params = PostParams { dry_run: true, ..PostParams::default() };
         let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -58,7 +62,7 @@ impl MutatingPolicy {
         Self(namespace.to_owned())
     }
 
-    async fn delete(self, client: &Client) {
+    pub(crate) async fn delete(self, client: &Client) {
         for kind in ["mutatingadmissionpolicybindings", "mutatingadmissionpolicies"] {
             let path = format!("/apis/admissionregistration.k8s.io/v1/{kind}/{}", self.0);
             client.request::<Value>(http::Request::delete(path).body(vec![]).unwrap()).await.unwrap();

@@ -10,11 +10,11 @@ use testbed::control_plane::{ControlPlane, shared};
 use super::helm::{Helm, apply, chart, namespace};
 
 pub(crate) const MANAGER: &str = "ecr-credential-operator";
-const TYPE: &str = "only Secrets of the type kubernetes.io/dockerconfigjson";
+pub(crate) const TYPE: &str = "only Secrets of the type kubernetes.io/dockerconfigjson";
 const KEY: &str = "only the key .dockerconfigjson";
-const OWN: &str = "not the operator's own Secret";
+pub(crate) const OWN: &str = "not the operator's own Secret";
 const DELETE: &str = "delete only its own Secrets";
-const EARLIER: &str = "a token by one that expires earlier";
+pub(crate) const EARLIER: &str = "a token by one that expires earlier";
 
 pub(crate) struct Cluster {
     plane: &'static ControlPlane,

@@ -14,7 +14,7 @@ use super::policy::{Cluster, MANAGER, good, installed, refused, with};
 
 const FINALIZER: &str = "may not add finalizers";
 const OWNER: &str = "may add no owner reference";
-const KEY: &str = "only the key .dockerconfigjson";
+pub(crate) const KEY: &str = "only the key .dockerconfigjson";
 const IMMUTABLE: &str = "may not make a Secret immutable";
 const LARGE: &str = "may not add so many or so large labels and annotations";
 const LEASE: &str = "only its own Lease";
@@ -41,7 +41,12 @@ impl Owners {
 
     /// A Secret as the operator writes it, with its owner.
     pub(crate) fn owned(&self, hour: u32) -> Value {
-        merged(good(hour), &json!({ "metadata": { "ownerReferences": [self.own] } }))
+        merged(good(hour), &self.owned_by())
+    }
+
+    /// The part of a Secret that says so.
+    pub(crate) fn owned_by(&self) -> Value {
+        json!({ "metadata": { "ownerReferences": [self.own] } })
     }
 }
 

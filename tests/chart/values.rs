@@ -26,6 +26,18 @@ fn a_wrong_value_is_refused_with_its_place() {
         (json!({ "auth": { "serviceAccounts": ["a/b"] } }), vec!["auth", "serviceAccounts", "0"]),
         (json!({ "auth": { "serviceAccounts": [{ "namespace": "*", "name": "b" }] } }), vec!["auth", "namespace"]),
         (json!({ "auth": { "secrets": [{ "name": "b" }] } }), vec!["auth", "secrets", "0", "namespace"]),
+        (json!({ "outputs": [{ "name": "x" }] }), vec!["outputs", "0", "format"]),
+        (json!({ "outputs": [{ "name": "x", "format": "Basic" }] }), vec!["outputs", "0", "format", "BasicAuth"]),
+        (
+            json!({ "outputs": [{ "name": "x", "format": "Jenkins", "namespace": "a" }] }),
+            vec!["outputs", "0", "namespace"],
+        ),
+        (
+            json!({ "outputs": [{ "name": "x", "format": "Jenkins", "namespaces": ["*"] }] }),
+            vec!["outputs", "0", "namespaces", "0"],
+        ),
+        (json!({ "include": { "secrets": [{ "name": "b" }] } }), vec!["include", "secrets", "0", "namespace"]),
+        (json!({ "include": [{ "namespace": "a", "name": "b" }] }), vec!["include"]),
         (json!({ "auth": { "audiences": [] } }), vec!["auth", "audiences"]),
         (json!({ "image": { "digest": "latest" } }), vec!["image", "digest"]),
         (json!({ "logging": { "format": "xml" } }), vec!["logging", "format"]),

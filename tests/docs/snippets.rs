@@ -12,11 +12,15 @@ use super::helm::{Helm, apply, documents};
 use super::pages::pages;
 
 /// API groups of other projects. Their definitions are not here, so that their objects are only read.
-const FOREIGN: [&str; 7] = [
+const FOREIGN: [&str; 11] = [
     "argoproj.io",
+    "catalog.cattle.io",
+    "fleet.cattle.io",
     "helm.cattle.io",
+    "helm.crossplane.io",
     "helm.toolkit.fluxcd.io",
     "image.toolkit.fluxcd.io",
+    "kargo.akuity.io",
     "kustomize.config.k8s.io",
     "pkg.crossplane.io",
     "source.toolkit.fluxcd.io",

@@ -176,6 +176,14 @@ securityContext:
 {{- range .Values.auth.secrets }}
 {{- $secrets = append $secrets (printf "%s/%s" .namespace .name) }}
 {{- end }}
+{{- $included := list }}
+{{- range (.Values.include).secrets }}
+{{- $included = append $included (printf "%s/%s" .namespace .name) }}
+{{- end }}
+{{- $outputs := list }}
+{{- range include "eco.outputs" . | fromJsonArray }}
+{{- $outputs = append $outputs (printf "%s/%s=%s" .namespace .name .format) }}
+{{- end }}
 {{- $aws := .Values.aws | default dict }}
 {{- $endpoints := $aws.endpoints | default dict }}
 {{- $role := ($aws.webIdentity).roleArn }}
@@ -193,6 +201,8 @@ securityContext:
   "ECO_ALL_SECRET_NAMES" (ternary "" "true" (empty .Values.allSecretNames))
   "ECO_SECRET_NAMES" (ternary (join "," .Values.secretNames) "" (empty .Values.allSecretNames))
   "ECO_NAMESPACES" (join "," .Values.namespaces)
+  "ECO_OUTPUT_SECRETS" (join "," $outputs)
+  "ECO_INCLUDE_SECRETS" (join "," $included)
   "ECO_SERVICE_ACCOUNTS" (join "," $places)
   "ECO_CREDENTIALS_SECRETS" (join "," $secrets)
   "ECO_REQUIRE_WORKLOAD_IDENTITY" (ternary "true" "" (and .Values.auth.requireWorkloadIdentity (empty $aws.existingSecret)))
@@ -296,15 +306,19 @@ envFrom:
 {{- end }}
 {{- end }}
 
-{{/* The rights on Secrets: the names of this release and no others, unless all are asked for. */}}
+{{/* The rights on Secrets of some names, or of all names for an empty list. */}}
 {{- define "eco.secretRules" -}}
 - apiGroups: [""]
   resources: [secrets]
-  {{- if not .Values.allSecretNames }}
+  {{- with . }}
   # RBAC authorizes a list or watch that selects one name, and a server-side apply, with that name.
-  resourceNames: {{ toJson .Values.secretNames }}
+  resourceNames: {{ toJson . }}
   {{- end }}
   verbs: [get, list, watch, create, patch, delete]
+{{- end }}
+
+{{/* The rights on the ServiceAccounts that pull secrets are attached to. */}}
+{{- define "eco.attachRules" -}}
 {{- with .Values.attach.serviceAccounts }}
 - apiGroups: [""]
   resources: [serviceaccounts]
@@ -325,7 +339,8 @@ envFrom:
 {{- toJson $all }}
 {{- end }}
 
-{{/* The names of the ServiceAccounts and the Secrets that EcrCredentials may use, by namespace, as JSON. */}}
+{{/* The names of the ServiceAccounts and the Secrets that EcrCredentials may use, by namespace, as JSON: those with access keys, and
+those whose docker configs they may include. */}}
 {{- define "eco.lent" -}}
 {{- $lent := dict }}
 {{- range include "eco.serviceAccounts" . | fromJsonArray }}
@@ -333,7 +348,7 @@ envFrom:
 {{- $_ := set $here "serviceAccounts" (append $here.serviceAccounts .name | uniq) }}
 {{- $_ := set $lent .namespace $here }}
 {{- end }}
-{{- range .Values.auth.secrets }}
+{{- range concat (.Values.auth.secrets | default list) ((.Values.include).secrets | default list) }}
 {{- $here := get $lent .namespace | default (dict "serviceAccounts" list "secrets" list) }}
 {{- $_ := set $here "secrets" (append $here.secrets .name | uniq) }}
 {{- $_ := set $lent .namespace $here }}
