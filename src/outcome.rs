@@ -361,3 +361,6 @@ fn notes(
     }
     notes
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,6 +37,7 @@ mod secrecy;
 mod startup;
 mod throttled;
 mod weather;
+mod webhooks;
 
 use testbed::bed::{Bed, Launch, Operator};
 
