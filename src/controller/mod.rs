@@ -183,4 +183,6 @@ pub fn queue(
 }
 
 #[cfg(test)]
+mod stage;
+#[cfg(test)]
 mod tests;

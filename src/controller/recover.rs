@@ -233,3 +233,6 @@ pub fn tokens(registry: &RegistryPlan, need: &Need, hosts: &[Host], entries: &En
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
