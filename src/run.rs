@@ -453,3 +453,6 @@ fn stop_on_signal(stop: CancellationToken) -> Result<(), RunError> {
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

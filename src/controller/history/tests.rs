@@ -152,3 +152,16 @@ async fn a_new_content_is_written_at_once_whatever_became_of_the_old_one() {
     history.note(&ended(&there, &old, Verdict::Create, Err(refused())), &next, &RETRY, at(NOW));
     assert!(history.may_write(&there, at(NOW)) && !history.has_failed());
 }
+
+#[tokio::test]
+async fn one_place_that_fails_holds_up_no_other() {
+    let desired = desired("p");
+    let (mut history, content) = history(&desired);
+    let there = place(Standing::Absent);
+    history.note(&ended(&there, &desired, Verdict::Create, Err(refused())), &content, &RETRY, at(NOW));
+    assert!(!history.may_write(&there, at(NOW)));
+    let other = Place { namespace: "b".into(), ..there };
+    assert!(history.may_write(&other, at(NOW)));
+    history.retain_failures(&HashSet::new());
+    assert!(!history.has_failed(), "what is not to be written any more has not failed");
+}
