@@ -12,6 +12,7 @@ mod away;
 mod check;
 mod crashes;
 mod create;
+mod defaults;
 mod demand;
 mod drift;
 mod faults;
