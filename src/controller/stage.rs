@@ -43,6 +43,12 @@ pub(super) const HOUR: i64 = 3600;
 /// The account whose tokens are in the Secrets.
 pub(super) const ACCOUNT: &str = "111122223333";
 
+/// The processor time that this thread has taken: what others do on the machine is no part of it.
+pub(super) fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap(), u32::try_from(time.tv_nsec).unwrap())
+}
+
 pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }

@@ -152,10 +152,17 @@ impl Tree {
 
     /// Without any mutation the unit tests that are to fail pass.
     fn sound(&self, mutations: &[(String, Mutation)], seconds: u64) -> Result<()> {
-        if mutations.iter().any(|(_, mutation)| mutation.test().0 == "lib") {
+        let tests: BTreeSet<&str> = mutations
+            .iter()
+            .map(|(_, mutation)| mutation.test())
+            .filter(|(program, _)| *program == "lib")
+            .map(|(_, test)| test)
+            .collect();
+        if !tests.is_empty() {
             let built = self.cargo("lib", &["--no-run"], None, 3600)?;
             ensure!(built.status.success(), "the tree does not build: {}", text(&built));
-            let run = self.cargo("lib", &[], None, seconds)?;
+            let filters: Vec<&str> = std::iter::once("--").chain(tests).collect();
+            let run = self.cargo("lib", &filters, None, seconds)?;
             ensure!(run.status.success(), "the unit tests fail without any mutation: {}", text(&run));
         }
         Ok(())
