@@ -56,8 +56,9 @@ chaos-real: tools ## Kills the real process around every write to a real API ser
 
 MUTATION ?=
 
-mutations: tools ## Breaks each invariant on purpose and wants a test to name it (30 min); MUTATION=word takes some.
-	@bash tests/mutations/run.sh $(MUTATION)
+mutations: tools ## Breaks the operator in many ways and wants the test that is named to fail (1 h); MUTATION=word, TOGETHER=1 (15 min).
+	@cargo build --quiet --workspace --bin mutations
+	@target/debug/mutations $(if $(TOGETHER),--together) $(MUTATION)
 
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= token grant answer config found names selection plan refresh lists world verdict status

@@ -530,3 +530,6 @@ mod tests {
         assert!(why.contains("ExternalSecret/team") && why.contains("Orphan"), "{why}");
     }
 }
+
+#[cfg(test)]
+mod requests;

@@ -426,3 +426,6 @@ fn lease_duration(text: &str) -> Result<Duration, String> {
     }
     Ok(duration)
 }
+
+#[cfg(test)]
+mod tests;

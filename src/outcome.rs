@@ -379,3 +379,6 @@ fn notes(
     }
     notes
 }
+
+#[cfg(test)]
+mod tests;

@@ -234,3 +234,6 @@ mod tests {
         assert_eq!(metrics(&registry, "unreadable_objects"), ["{kind=\"Secret\"} 3"]);
     }
 }
+
+#[cfg(test)]
+mod figures;

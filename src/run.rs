@@ -36,6 +36,7 @@ use crate::plan::{Limits, Uid};
 use crate::process::fence::Fence;
 use crate::process::http::{self, Readiness};
 use crate::process::lease::{self, Leadership, LeaseSettings};
+use crate::process::retries::Retries;
 use crate::process::telemetry::{self, Metrics};
 use crate::report::{self, Reporter};
 use crate::token::cache::{CacheSettings, Tokens};
@@ -133,6 +134,8 @@ impl Process {
         }
         // Longer than the silence of a watch, which the library ends after 290 seconds.
         config.read_timeout = Some(Duration::from_secs(300));
+        // Ours are the same for what is only put off: see `Retries`.
+        config.default_retry = false;
         let readiness = Readiness::default();
         let listener =
             http::listen(args.http_address).map_err(|error| RunError::Listen { address: args.http_address, error })?;
@@ -152,9 +155,12 @@ impl Process {
         let cluster = |error: kube::Error| RunError::NoCluster(error.to_string());
         // The lease itself must be written before we hold it; all else goes through the fence.
         let clock = Clock::default();
-        let builder = |config| kube::client::ClientBuilder::try_from(config).map_err(cluster);
-        let plain = builder(config.clone())?.with_layer(&clock).build();
-        let client = builder(config)?.with_layer(&clock).with_layer(&fence).build();
+        let builder = |config| {
+            let base = kube::client::ClientBuilder::try_from(config).map_err(cluster)?;
+            Ok::<_, RunError>(base.with_layer(&Retries).with_layer(&clock))
+        };
+        let plain = builder(config.clone())?.build();
+        let client = builder(config)?.with_layer(&fence).build();
         let parts = self.assemble(&client, clock).await?;
         let Some(leadership) = self.lead(plain, namespace, fence).await else { return Ok(()) };
         let keeping = CancellationToken::new();
@@ -447,3 +453,6 @@ fn stop_on_signal(stop: CancellationToken) -> Result<(), RunError> {
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,3 +57,6 @@ impl Awaited {
         self.0.keys()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -287,3 +287,6 @@ impl Repairs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

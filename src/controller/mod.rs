@@ -102,6 +102,18 @@ impl Memories {
     pub fn forget(&self, uid: &Uid) {
         self.0.lock().remove(uid);
     }
+
+    /// How many are remembered.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    /// Begins to remember one.
+    #[cfg(test)]
+    pub fn remember(&self, uid: &Uid) {
+        self.0.lock().entry(uid.clone()).or_default();
+    }
 }
 
 impl Context {
@@ -184,5 +196,7 @@ pub fn queue(
         .take_until(stop)
 }
 
+#[cfg(test)]
+mod stage;
 #[cfg(test)]
 mod tests;

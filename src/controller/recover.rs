@@ -240,3 +240,6 @@ pub fn tokens(registry: &RegistryPlan, need: &Need, hosts: &[Host], entries: &En
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -236,3 +236,6 @@ pub(super) fn own_needs(plan: &Plan) -> BTreeSet<&Need> {
 fn seed(uid: &Uid, namespace: &str) -> String {
     format!("{uid}/{namespace}")
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,6 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hostile::{Kind, OddObject, line, page};
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
@@ -14,6 +13,7 @@ use serde_json::json;
 use super::references::account_record;
 use super::service_accounts::PullSecretsOf;
 use super::shared::{Shared, WatchObserver};
+use super::stage::cpu_time;
 use super::watches::{claimant, unreadable};
 use super::world::World;
 use crate::api::EcrCredentialStatus;
@@ -102,12 +102,6 @@ fn masses(many: usize) -> serde_json::Value {
     let owner = |uid: String| json!({ "apiVersion": "v1", "kind": "Pod", "name": "x", "uid": uid });
     object["metadata"]["ownerReferences"] = number("o").into_iter().map(owner).collect();
     object
-}
-
-/// The CPU time that this thread has used.
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
 }
 
 #[test]

@@ -228,3 +228,6 @@ fn secret_seen(shared: &Shared, object: &SecretMetadata) {
         shared.secret_seen(&object.name_any(), &object.namespace().unwrap_or_default(), record.clone());
     }
 }
+
+#[cfg(test)]
+mod tests;

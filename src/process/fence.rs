@@ -198,6 +198,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_read_that_nobody_answers_is_given_up() {
+        let started = Instant::now();
+        assert!(!send(&Fence::default(), Method::GET, Duration::from_secs(100_000)).await);
+        assert!(started.elapsed() <= Duration::from_secs(90), "{:?}", started.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_request_that_the_end_of_the_lease_overtook_takes_no_further_step() {
         overtaken(Fence::default(), || tokio::time::advance(Duration::from_secs(11))).await;
     }

@@ -49,6 +49,8 @@ pub struct Leadership {
     settings: LeaseSettings,
     fence: Fence,
     lease: Lease,
+    /// When the request was sent that renewed it last.
+    sent: Instant,
 }
 
 /// What was seen of the Lease: when it last changed by our clock, who holds it, and until when if nothing more changes.
@@ -67,12 +69,11 @@ pub async fn acquire(client: Client, settings: LeaseSettings, fence: Fence, stan
     let mut observed = Observed { version: None, since: start, holder: String::new(), over_at: start };
     let mut last_error = String::new();
     loop {
-        let sent = Instant::now();
         match try_acquire(&api, &settings, &mut observed).await {
-            Ok(Some(lease)) => {
+            Ok(Some((lease, sent))) => {
                 fence.hold_for(sent, settings.hold());
                 tracing::info!(identity = settings.identity, "became the leader");
-                return Leadership { api, settings, fence, lease };
+                return Leadership { api, settings, fence, lease, sent };
             }
             Ok(None) => {
                 last_error.clear();
@@ -98,17 +99,19 @@ pub async fn acquire(client: Client, settings: LeaseSettings, fence: Fence, stan
     }
 }
 
+/// Takes the lease if it is free; returns it, and when the request was sent that took it.
 async fn try_acquire(
     api: &Api<StoredLease>,
     settings: &LeaseSettings,
     observed: &mut Observed,
-) -> Result<Option<Lease>, kube::Error> {
+) -> Result<Option<(Lease, Instant)>, kube::Error> {
     let Some(lease) = limited(settings, api.get_opt(&settings.name)).await?.map(StoredLease::into_lease) else {
         let fresh = Lease {
             metadata: ObjectMeta { name: Some(settings.name.clone()), ..ObjectMeta::default() },
             spec: Some(claim(settings, None, Timestamp::now())),
         };
-        return lost_race(limited(settings, api.create(&PostParams::default(), &StoredLease::of(fresh))).await);
+        let sent = Instant::now();
+        return lost_race(limited(settings, api.create(&PostParams::default(), &StoredLease::of(fresh))).await, sent);
     };
     if lease.resource_version() != observed.version {
         observed.version = lease.resource_version();
@@ -127,13 +130,14 @@ async fn try_acquire(
         return Ok(None);
     }
     let taken = Lease { spec: Some(claim(settings, Some(&spec), Timestamp::now())), ..lease };
-    lost_race(limited(settings, api.replace(&settings.name, &PostParams::default(), &StoredLease::of(taken))).await)
+    let (sent, params) = (Instant::now(), PostParams::default());
+    lost_race(limited(settings, api.replace(&settings.name, &params, &StoredLease::of(taken))).await, sent)
 }
 
 /// Losing a race for the lease is no error.
-fn lost_race(result: Result<StoredLease, kube::Error>) -> Result<Option<Lease>, kube::Error> {
+fn lost_race(result: Result<StoredLease, kube::Error>, sent: Instant) -> Result<Option<(Lease, Instant)>, kube::Error> {
     match result {
-        Ok(lease) => Ok(Some(lease.into_lease())),
+        Ok(lease) => Ok(Some((lease.into_lease(), sent))),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
         Err(error) => Err(error),
     }
@@ -145,6 +149,10 @@ async fn limited<T>(
     call: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, kube::Error> {
     tokio::time::timeout(settings.hold(), call).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
 fn late() -> kube::Error {
@@ -168,15 +176,17 @@ impl Leadership {
     /// Renews the lease until it is lost: taken by another, or not renewed in time. Returns why.
     pub async fn keep(&mut self) -> String {
         loop {
-            tokio::time::sleep(self.settings.period()).await;
+            // From one request to the next: where each answer takes seconds, none may be lost between them.
+            tokio::time::sleep_until(self.sent + self.settings.period()).await;
             let Some(deadline) = self.fence.deadline() else {
                 self.fence.close();
                 return "the lease could not be renewed in time".to_owned();
             };
             match self.renew(deadline).await {
                 Ok((lease, sent)) => {
-                    self.lease = lease;
+                    (self.lease, self.sent) = (lease, sent);
                     self.fence.hold_for(sent, self.settings.hold());
+                    continue;
                 }
                 Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {
                     if let Some(why) = self.look().await {
@@ -186,6 +196,7 @@ impl Leadership {
                 }
                 Err(error) => tracing::warn!(%error, "the lease could not be renewed: trying again"),
             }
+            tokio::time::sleep(self.settings.period()).await;
         }
     }
 
@@ -205,8 +216,9 @@ impl Leadership {
         loop {
             tokio::select! {
                 Some(answer) = requests.next() => match answer {
-                    // Of two requests for one version of the Lease the API server refuses the later one.
-                    Err(_) if !requests.is_empty() => {}
+                    Err(error) if !requests.is_empty() && !is_conflict(&error) => {}
+                    // Of two requests for one version of the Lease the API server refuses the later one. The earlier one was carried
+                    // out then, and its answer may never come.
                     answer => return answer,
                 },
                 () = tokio::time::sleep_until(half), if again => {
@@ -266,3 +278,6 @@ impl Leadership {
             .map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests;

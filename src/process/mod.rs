@@ -4,5 +4,6 @@ pub mod fence;
 pub mod http;
 pub mod lease;
 pub mod panics;
+pub mod retries;
 mod stored_lease;
 pub mod telemetry;

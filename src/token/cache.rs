@@ -770,3 +770,6 @@ mod tests {
         assert!(calls.len() <= 18_001, "{} calls in half an hour", calls.len());
     }
 }
+
+#[cfg(test)]
+mod priorities;

@@ -12,6 +12,7 @@ mod away;
 mod check;
 mod crashes;
 mod create;
+mod defaults;
 mod demand;
 mod drift;
 mod faults;
@@ -37,6 +38,7 @@ mod secrecy;
 mod startup;
 mod throttled;
 mod weather;
+mod webhooks;
 
 use testbed::bed::{Bed, Launch, Operator};
 

@@ -19,6 +19,7 @@ use ecr_credential_operator::plan::targets::Index;
 use ecr_credential_operator::plan::{Identity, Limits, Service, TokenKey, Uid};
 use ecr_credential_operator::process::fence::Fence;
 use ecr_credential_operator::process::lease::{self, LeaseSettings};
+use ecr_credential_operator::process::retries::Retries;
 use ecr_credential_operator::secret::Verdict;
 use ecr_credential_operator::token::cache::{CacheSettings, Tokens};
 use ecr_credential_operator::token::{RawToken, TokenError, TokenSource};
@@ -26,14 +27,12 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::jiff::SignedDuration;
 use kube::client::ClientBuilder;
-use kube::client::retry::RetryPolicy as ClientRetries;
 use kube::runtime::reflector;
 use secrecy::SecretString;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::retry::RetryLayer;
 
 use crate::api_server::{ApiServer, Link};
 use crate::aws::{ACCOUNT, Aws, Failure};
@@ -114,11 +113,8 @@ impl Process {
 async fn live(number: u32, link: &Link, aws: Aws, settings: Settings, stop: CancellationToken) {
     let fence = if settings.lease.is_some() { Fence::with_clock(clock::system_now) } else { Fence::open() };
     let time = Clock::new(clock::operator_now, clock::uptime);
-    // The same layers as in kube's own stack and in `run`.
-    let stack = || {
-        let retries = RetryLayer::new(ClientRetries::server_retry());
-        ClientBuilder::new(link.clone(), "operator").with_layer(&retries).with_layer(&time)
-    };
+    // The same layers as in `run`.
+    let stack = || ClientBuilder::new(link.clone(), "operator").with_layer(&Retries).with_layer(&time);
     let (plain, client) = (stack().build(), stack().with_layer(&fence).build());
     let mut lost = futures::future::pending().boxed();
     let keeping = CancellationToken::new();

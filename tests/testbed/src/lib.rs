@@ -5,6 +5,7 @@ pub mod bed;
 pub mod control_plane;
 pub mod crashes;
 pub mod moto;
+pub mod mutations;
 pub mod node;
 pub mod port;
 pub mod proxy;

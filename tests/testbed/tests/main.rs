@@ -4,3 +4,4 @@ mod control_plane_is_real;
 mod identities_are_lent_and_judged;
 mod proxy_sees_and_hurts_requests;
 mod recorder_judges_real_runs;
+mod webhook_decides_about_requests;

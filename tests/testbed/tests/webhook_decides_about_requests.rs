@@ -36,7 +36,8 @@ async fn a_request_is_allowed_refused_mutated_delayed_or_left_without_an_answer(
     assert_eq!((&*call.operation, &*call.resource, &*call.namespace), ("CREATE", "secrets", "webhooks"));
     assert_eq!((&*call.name, &*call.user), ("allowed", "admin"));
 
-    for code in [400, 404, 409, 422, 503] {
+    // A client of kube would try again for minutes after 429, 503 and 504.
+    for code in [400, 404, 409, 422, 500] {
         webhook.answer(Verdict::refuse(code, "not in my house"));
         match create("refused").await?.0 {
             Err(kube::Error::Api(status)) => {

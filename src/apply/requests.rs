@@ -1,0 +1,217 @@
+//! The requests that the writer sends: how each write is guarded, how long it may take, and what is shown of a refusal.
+
+use std::convert::Infallible;
+
+use http::Method;
+use kube::client::Body;
+use parking_lot::Mutex;
+
+use super::*;
+use crate::api::{EcrCredentialSpec, SecretTemplate};
+use crate::plan::schedule::Life;
+use crate::plan::{Identity, Limits, Uid, plan};
+use crate::secret::Published;
+use crate::secret::ownership::Standing;
+use crate::token::{Auth, Grant, Token};
+
+/// One request: its method, its path with the query, and its body.
+type Sent = (Method, String, Value);
+
+/// What the API server answers to the requests, in turn, and after how long; after the last one it says nothing at all.
+#[derive(Clone, Default)]
+struct Server {
+    answers: Arc<Mutex<Vec<(u64, u16, Value)>>>,
+    sent: Arc<Mutex<Vec<Sent>>>,
+}
+
+impl Server {
+    fn answering(answers: &[(u64, u16, Value)]) -> Self {
+        let answers = answers.iter().rev().cloned().collect();
+        Self { answers: Arc::new(Mutex::new(answers)), sent: Arc::default() }
+    }
+
+    fn client(&self) -> Client {
+        let server = self.clone();
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let server = server.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = serde_json::from_slice(&body.collect_bytes().await.unwrap()).unwrap_or_default();
+                server.sent.lock().push((parts.method, parts.uri.to_string(), body));
+                let next = server.answers.lock().pop();
+                let Some((seconds, code, answer)) = next else { return std::future::pending().await };
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                let answer = Body::from(answer.to_string().into_bytes());
+                Ok::<_, Infallible>(http::Response::builder().status(code).body(answer).unwrap())
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    fn writer(&self) -> Writer {
+        Writer::new(self.client(), 1, Duration::from_secs(65))
+    }
+
+    fn sent(&self) -> Vec<Sent> {
+        self.sent.lock().clone()
+    }
+}
+
+const PASSWORD: &str = "a-password-of-aws-that-is-long-enough";
+
+fn desired() -> Desired {
+    let spec: EcrCredentialSpec = serde_json::from_value(json!({
+        "registries": [{ "private": { "region": "eu-west-1", "accountIds": ["111122223333"] } }],
+        "namespaces": { "names": ["a"] },
+    }))
+    .unwrap();
+    let plan = plan(&spec, &Limits::default()).unwrap();
+    let auth = Auth::parse(STANDARD.encode(format!("AWS:{PASSWORD}"))).unwrap();
+    let life = Life { issued_at: Timestamp::UNIX_EPOCH, expires_at: Timestamp::MAX };
+    let grant = Grant { tokens: vec![Token { auth, account: None }], life, identity: Identity::operator() };
+    let published: Published = [(plan.registries[0].needs[0].clone(), Arc::new(grant))].into();
+    let owner = crate::secret::Owner { name: "platform".to_owned(), uid: Uid("me".into()) };
+    let now = Timestamp::UNIX_EPOCH;
+    crate::secret::desired(&plan, &owner, &SecretTemplate::default(), &published, now).unwrap().unwrap()
+}
+
+/// The answer to a write.
+fn secret(version: &str, more: Value) -> Value {
+    let mut metadata = json!({ "name": "pull", "namespace": "a", "uid": "s", "resourceVersion": version });
+    metadata.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata })
+}
+
+fn refusal(code: u16, message: &str, causes: Value) -> Value {
+    json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": "x", "code": code,
+        "details": { "kind": "secrets", "causes": causes },
+    })
+}
+
+fn immutable() -> Value {
+    let causes = json!([{ "field": "data", "message": "Forbidden: field is immutable when `immutable` is set" }]);
+    refusal(422, "Secret \"pull\" is invalid: data: Forbidden", causes)
+}
+
+fn record(more: Value) -> Arc<SecretRecord> {
+    let found: SecretMetadata = serde_json::from_str(&secret("7", more).to_string()).unwrap();
+    Arc::new(SecretRecord { owner: Some(Uid("me".into())), ..(**found.record().unwrap()).clone() })
+}
+
+fn place(standing: Standing) -> Place {
+    let (namespace, name, incarnation) = ("a".into(), "pull".into(), Incarnation::default());
+    Place { namespace, incarnation, name, standing, claim: crate::secret::Claim::Wanted }
+}
+
+async fn perform(server: &Server, standing: Standing, verdict: Verdict) -> Result<Written, WriteError> {
+    server.writer().perform(&place(standing), &verdict, Some(&desired()), || true).await
+}
+
+#[tokio::test]
+async fn what_is_believed_absent_is_applied_without_force_so_that_a_foreign_secret_is_a_conflict() {
+    let server = Server::answering(&[(0, 201, secret("8", json!({})))]);
+    perform(&server, Standing::Absent, Verdict::Create).await.unwrap();
+    let [(method, path, body)] = &server.sent()[..] else { panic!("{:?}", server.sent()) };
+    assert_eq!(*method, Method::PATCH);
+    assert!(path.starts_with("/api/v1/namespaces/a/secrets/pull?") && !path.contains("force=true"), "{path}");
+    assert!(path.contains("fieldManager=ecr-credential-operator"), "{path}");
+    assert_eq!((&body["metadata"]["uid"], &body["metadata"]["resourceVersion"]), (&Value::Null, &Value::Null));
+    assert_eq!(body["type"], "kubernetes.io/dockerconfigjson");
+}
+
+#[tokio::test]
+async fn what_is_believed_there_is_applied_on_that_very_state_of_it() {
+    let server = Server::answering(&[(0, 200, secret("8", json!({})))]);
+    let mine = record(json!({}));
+    perform(&server, Standing::Mine(mine.clone()), Verdict::Update(mine)).await.unwrap();
+    let [(_, path, body)] = &server.sent()[..] else { panic!("{:?}", server.sent()) };
+    assert!(path.contains("force=true"), "{path}");
+    assert_eq!((&body["metadata"]["uid"], &body["metadata"]["resourceVersion"]), (&json!("s"), &json!("7")));
+}
+
+#[tokio::test]
+async fn a_deletion_names_the_state_that_is_deleted() {
+    let server = Server::answering(&[(0, 200, json!({ "kind": "Status", "status": "Success" }))]);
+    let mine = record(json!({}));
+    let deleted = perform(&server, Standing::Mine(mine.clone()), Verdict::Delete(mine)).await;
+    assert_eq!(deleted, Ok(Written::Deleted));
+    let [(method, _, body)] = &server.sent()[..] else { panic!("{:?}", server.sent()) };
+    assert_eq!(*method, Method::DELETE);
+    assert_eq!(body["preconditions"], json!({ "uid": "s", "resourceVersion": "7" }));
+}
+
+#[tokio::test]
+async fn an_immutable_secret_of_ours_is_deleted_once_and_not_again_while_a_finalizer_holds_it() {
+    let held = json!({ "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["example.com/pinned"] });
+    let server = Server::answering(&[(0, 422, immutable()), (0, 200, secret("8", held.clone()))]);
+    let mine = record(json!({}));
+    let first = perform(&server, Standing::Mine(mine.clone()), Verdict::Update(mine)).await;
+    let told = |result: &Result<Written, WriteError>| matches!(result, Err(WriteError::Unchangeable(Reason::Immutable, why)) if why.contains("example.com/pinned"));
+    assert!(told(&first), "{first:?}");
+    let methods = |server: &Server| server.sent().into_iter().map(|(method, ..)| method).collect::<Vec<_>>();
+    assert_eq!(methods(&server), [Method::PATCH, Method::DELETE]);
+    // As the watch shows it now.
+    let server = Server::answering(&[(0, 422, immutable())]);
+    let mine = record(held);
+    let second = perform(&server, Standing::Mine(mine.clone()), Verdict::Update(mine)).await;
+    assert!(told(&second), "{second:?}");
+    assert_eq!(methods(&server), [Method::PATCH], "to delete it again would change nothing");
+    // What is not ours is never deleted.
+    let server = Server::answering(&[(0, 422, immutable())]);
+    let theirs = record(json!({}));
+    let third = perform(&server, Standing::Foreign(theirs.clone()), Verdict::Update(theirs)).await;
+    assert!(matches!(third, Err(WriteError::Unchangeable(Reason::Immutable, _))), "{third:?}");
+    assert_eq!(methods(&server), [Method::PATCH]);
+}
+
+#[tokio::test]
+async fn a_refusal_that_quotes_a_password_is_not_shown_and_any_other_is() {
+    let quoting = [PASSWORD.to_owned(), STANDARD.encode(format!("AWS:{PASSWORD}"))];
+    for (quote, shown) in [(&quoting[0], false), (&quoting[1], false), (&"the label team".to_owned(), true)] {
+        let message = format!("admission webhook \"w.example\" denied the request: it has {quote}");
+        let server = Server::answering(&[(0, 403, refusal(403, &message, json!([])))]);
+        let refused = perform(&server, Standing::Absent, Verdict::Create).await;
+        let Err(WriteError::Refused(Reason::AdmissionRefused, told)) = refused else { panic!("{refused:?}") };
+        assert_eq!(told.contains(quote.as_str()), shown, "{told}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_may_take_as_long_as_admission_may_and_not_for_ever() {
+    for (seconds, lasts) in [(60, true), (66, false)] {
+        let server = Server::answering(&[(seconds, 201, secret("8", json!({})))]);
+        let written = perform(&server, Standing::Absent, Verdict::Create).await;
+        assert_eq!(written.is_ok(), lasts, "{seconds} s: {written:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_write_gives_its_slot_to_the_next() {
+    // The first is never answered.
+    let slow = Server::default();
+    let writer = slow.writer();
+    let quick = Writer { client: Server::answering(&[(0, 201, secret("8", json!({})))]).client(), ..writer.clone() };
+    let hangs = tokio::spawn(async move {
+        let _ = writer.perform(&place(Standing::Absent), &Verdict::Create, Some(&desired()), || true).await;
+    });
+    tokio::task::yield_now().await;
+    let begun = tokio::time::Instant::now();
+    let written = quick.perform(&place(Standing::Absent), &Verdict::Create, Some(&desired()), || true).await;
+    assert!(written.is_ok() && begun.elapsed() <= SLOW, "{written:?} after {:?}", begun.elapsed());
+    hangs.abort();
+}
+
+#[tokio::test]
+async fn a_process_that_is_ending_begins_no_write() {
+    let server = Server::default();
+    let written = server.writer().perform(&place(Standing::Absent), &Verdict::Create, Some(&desired()), || false).await;
+    assert_eq!((written, server.sent().len()), (Err(WriteError::Stale), 0));
+}
+
+#[test]
+fn a_long_message_is_cut_where_a_character_ends() {
+    let cut = shorten(&"é".repeat(1000));
+    assert!(cut.chars().count() == 301 && cut.ends_with('…'));
+    assert_eq!(shorten("short"), "short");
+}

@@ -1,0 +1,71 @@
+//! What the flags are when nobody sets them, and what the environment decides.
+
+use super::*;
+
+fn run(arguments: &[&str]) -> RunArgs {
+    let all = ["ecr-credential-operator", "run"].iter().chain(arguments);
+    let Command::Run(args) = Cli::try_parse_from(all).unwrap().command else { panic!("it is to run") };
+    *args
+}
+
+#[test]
+fn the_defaults_are_those_that_the_documentation_gives() {
+    let args = run(&[]);
+    let seconds = |duration: Duration| duration.as_secs();
+    let waits = [args.retry_initial, args.retry_max, args.aws.aws_timeout, args.minimum_token_life];
+    assert_eq!(waits.map(seconds), [1, 300, 10, 300]);
+    assert_eq!([args.lease_duration, args.grace_period].map(seconds), [15, 20]);
+    assert_eq!((args.concurrency, args.aws_rate), (32, 10));
+    assert_eq!(args.scope.secret_names, ["ecr-pull-secret"]);
+    assert!(args.scope.is_default() && !args.scope.all_secret_names && !args.scope.attach_pods);
+    assert!(args.scope.allowed_namespaces().is_none(), "all namespaces may be written");
+    assert!(!args.lease.no_leader_election && !args.aws.require_workload_identity);
+    assert_eq!((&*args.lease.lease_name, &*args.log), ("ecr-credential-operator", "info"));
+    assert_eq!(args.http_address.to_string(), "[::]:8080");
+}
+
+#[test]
+fn whatever_chooses_another_identity_is_among_the_hints() {
+    // As the SDK names them. A misspelt one would let tokens of one role stand for those of another after a restart.
+    let hints = identity_hints();
+    let names: BTreeSet<&str> = hints.iter().map(|hint| hint.split_once('=').unwrap().0).collect();
+    let known = [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_PROFILE",
+        "AWS_ROLE_ARN",
+    ];
+    assert_eq!(names, known.into());
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused() {
+    for wrong in [
+        ["--retry-max", "0s"],
+        ["--aws-rate", "0"],
+        ["--concurrency", "0"],
+        ["--lease-duration", "4s"],
+        ["--lease-duration", "7500ms"],
+        ["--secret-name", "Upper"],
+        ["--namespace", "a.b"],
+        ["--service-account", "nowhere"],
+        ["--credentials-secret", "*/keys"],
+        ["--aws-endpoint-url-ecr", "ecr.example"],
+    ] {
+        let all = ["ecr-credential-operator", "run"].iter().chain(&wrong);
+        assert!(Cli::try_parse_from(all).is_err(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn allowed_names_and_namespaces_are_those_of_the_flags() {
+    let args =
+        run(&["--secret-name", "a,b", "--namespace", "n1", "--namespace", "n2", "--service-account", "*/puller"]);
+    let names: Vec<String> = args.scope.allowed_names().unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(args.scope.allowed_namespaces().unwrap().len(), 2);
+    let lent = args.scope.lent();
+    assert!(lent.keys.is_empty() && lent.accounts.iter().all(|scope| scope.namespace.is_none()));
+    assert!(run(&["--all-secret-names"]).scope.allowed_names().is_none());
+}

@@ -1,0 +1,102 @@
+//! What a restarted process takes out of its Secrets, and from whom it takes nothing.
+
+use serde_json::json;
+
+use super::super::stage::{ACCOUNT, HOUR, NAMESPACES, NOW, Stage, at, grant, refusal};
+use super::*;
+
+const HOST: &str = "111122223333.dkr.ecr.eu-west-1.amazonaws.com";
+
+fn stage() -> Stage {
+    Stage::new(json!([{ "private": { "accountIds": [ACCOUNT] } }]))
+}
+
+/// What the status says of a token with this password.
+fn status(stage: &Stage, password: &str, expires: i64) -> EcrCredentialStatus {
+    let grant = grant(password, expires, &Identity::operator());
+    let host = Host::parse(HOST).unwrap();
+    let hash = stage.ctx.hash(&grant.identity, &[(host, &grant.tokens[0].auth)]);
+    let registry = RegistryStatus {
+        hosts: vec![HOST.to_owned()],
+        region: Some("eu-west-1".to_owned()),
+        issued_at: Some(at(NOW - HOUR)),
+        expires_at: Some(at(expires)),
+        token_hash: Some(hash.as_str().to_owned()),
+        ..RegistryStatus::default()
+    };
+    EcrCredentialStatus { registries: vec![registry], ..EcrCredentialStatus::default() }
+}
+
+/// Each namespace has the Secret with a password of its own.
+fn secrets(stage: &Stage, passwords: &[(&str, &str)]) {
+    for (namespace, password) in passwords {
+        let need = stage.plan.registries[0].needs[0].clone();
+        let desired = stage.desired(&[(need, grant(password, NOW + HOUR, &Identity::operator()))].into());
+        stage.server.has_secret(namespace, &desired);
+        stage.sees(namespace, desired.footprint, NOW + HOUR);
+    }
+}
+
+/// The passwords that are published afterwards.
+async fn recovered(stage: &Stage, status: &EcrCredentialStatus, memory: &mut Memory) -> Result<Vec<String>, Error> {
+    let needs = stage.plan.needs().into_iter().collect();
+    recover(&stage.ctx, &stage.uid, &stage.plan, &needs, status, memory, at(NOW)).await?;
+    let auths = memory.published.values().map(|grant| grant.tokens[0].auth.expose().to_owned());
+    Ok(auths.collect())
+}
+
+fn auth(password: &str) -> String {
+    grant(password, NOW, &Identity::operator()).tokens[0].auth.expose().to_owned()
+}
+
+#[tokio::test]
+async fn a_token_that_the_status_vouches_for_is_taken_and_one_that_it_does_not_is_not() {
+    for (what, told, expires, in_secret, expected) in [
+        ("as it was", "good", NOW + HOUR, "good", vec![auth("good")]),
+        ("a tenant has put a login of its own there", "good", NOW + HOUR, "forged", vec![]),
+        ("it has expired", "good", NOW - 1, "good", vec![]),
+    ] {
+        let stage = stage();
+        secrets(&stage, &[("a", in_secret)]);
+        let status = status(&stage, told, expires);
+        let found = recovered(&stage, &status, &mut Memory::default()).await.unwrap();
+        assert_eq!(found, expected, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn one_secret_that_cannot_be_read_or_was_forged_holds_up_nobody() {
+    let stage = stage();
+    secrets(&stage, &NAMESPACES.map(|namespace| (namespace, "good")));
+    let path = |namespace: &str| format!("/api/v1/namespaces/{namespace}/secrets/pull");
+    stage.server.answers(&path("a"), 403, refusal(403, "no"));
+    stage.server.answers(&path("b"), 404, refusal(404, "gone"));
+    let forged = json!({ "metadata": {}, "data": { ".dockerconfigjson": "bm8=" } });
+    for namespace in ["c", "d"] {
+        stage.server.answers(&path(namespace), 200, forged.clone());
+    }
+    let status = status(&stage, "good", NOW + HOUR);
+    let mut memory = Memory::default();
+    assert_eq!(recovered(&stage, &status, &mut memory).await.unwrap(), Vec::<String>::new());
+    assert!(memory.recovered, "it goes on and fetches");
+    // Those that cannot be read are the first that are asked.
+    let of_a_kind = stage.server.asked("/secrets/pull");
+    assert_eq!(of_a_kind, MOST_OF_A_KIND, "they are all of one content");
+    let other = Stage::new(json!([{ "private": { "accountIds": [ACCOUNT] } }]));
+    secrets(&other, &NAMESPACES.map(|namespace| (namespace, "good")));
+    for namespace in ["c", "d"] {
+        other.server.answers(&path(namespace), 403, refusal(403, "no"));
+    }
+    assert_eq!(recovered(&other, &status, &mut Memory::default()).await.unwrap(), [auth("good")]);
+}
+
+#[tokio::test]
+async fn the_secrets_are_read_once() {
+    let stage = stage();
+    secrets(&stage, &[("a", "good")]);
+    let (status, mut memory) = (status(&stage, "good", NOW + HOUR), Memory::default());
+    for _ in 0..3 {
+        recovered(&stage, &status, &mut memory).await.unwrap();
+    }
+    assert_eq!(stage.server.asked("/secrets/pull"), 1);
+}

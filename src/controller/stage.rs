@@ -1,0 +1,227 @@
+//! For tests: the parts that a reconciliation needs, over an API server and an AWS that answer as the test says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures::future::BoxFuture;
+use http::Method;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::client::Body;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::error::Error;
+use super::events::Events;
+use super::watches::claimant;
+use super::world::World;
+use super::{Context, Memories, Observer, Shared, WatchObserver};
+use crate::api::registry::{AccountId, Region};
+use crate::api::{EcrCredential, EcrCredentialStatus};
+use crate::apply::{WriteError, Writer, Written};
+use crate::clock::Clock;
+use crate::plan::references::{AccountRecord, AccountScope, Lent, References};
+use crate::plan::schedule::{Life, RetryPolicy};
+use crate::plan::targets::{Incarnation, Index};
+use crate::plan::{Identity, Limits, Plan, TokenKey, Uid, plan};
+use crate::secret::ownership::{Footprint, SecretRecord};
+use crate::secret::{Desired, Owner, Verdict};
+use crate::token::cache::{CacheSettings, Tokens};
+use crate::token::{Auth, Grant, RawToken, Token, TokenError, TokenSource};
+
+/// The time of every test.
+pub(super) const NOW: i64 = 1_800_000_000;
+pub(super) const HOUR: i64 = 3600;
+
+/// The account whose tokens are in the Secrets.
+pub(super) const ACCOUNT: &str = "111122223333";
+
+/// The processor time that this thread has taken: what others do on the machine is no part of it.
+pub(super) fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap(), u32::try_from(time.tv_nsec).unwrap())
+}
+
+pub(super) fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+pub(super) fn uid(text: &str) -> Uid {
+    Uid(text.into())
+}
+
+/// A token of [`ACCOUNT`] that was issued an hour ago.
+pub(super) fn grant(password: &str, expires: i64, identity: &Identity) -> Arc<Grant> {
+    let auth = Auth::parse(STANDARD.encode(format!("AWS:{password}"))).unwrap();
+    let life = Life { issued_at: at(NOW - HOUR), expires_at: at(expires) };
+    let account = AccountId::parse(ACCOUNT).ok();
+    Arc::new(Grant { tokens: vec![Token { auth, account }], life, identity: identity.clone() })
+}
+
+type Answer = (u16, Value);
+
+/// What was asked of the API server, and what it answers: 404 where nothing is said.
+#[derive(Clone, Default)]
+pub(super) struct Server {
+    answers: Arc<Mutex<BTreeMap<String, Answer>>>,
+    asked: Arc<Mutex<Vec<(Method, String)>>>,
+}
+
+impl Server {
+    /// From now on a path is answered so.
+    pub(super) fn answers(&self, path: &str, code: u16, answer: Value) {
+        self.answers.lock().insert(path.to_owned(), (code, answer));
+    }
+
+    /// The Secret of a namespace can be read and has this data.
+    pub(super) fn has_secret(&self, namespace: &str, desired: &Desired) {
+        let annotations = desired.metadata.annotations.clone();
+        let secret = json!({
+            "metadata": { "name": "pull", "namespace": namespace, "annotations": annotations },
+            "data": { ".dockerconfigjson": desired.config.expose_base64() },
+        });
+        self.answers(&format!("/api/v1/namespaces/{namespace}/secrets/pull"), 200, secret);
+    }
+
+    /// How often something was asked whose path ends so.
+    pub(super) fn asked(&self, end: &str) -> usize {
+        self.asked.lock().iter().filter(|(_, path)| path.ends_with(end)).count()
+    }
+
+    fn client(&self) -> Client {
+        let server = self.clone();
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let path = request.uri().path().to_owned();
+            server.asked.lock().push((request.method().clone(), path.clone()));
+            let missing = (404, refusal(404, "not found"));
+            let (code, answer) = server.answers.lock().get(&path).cloned().unwrap_or(missing);
+            let body = Body::from(answer.to_string().into_bytes());
+            std::future::ready(Ok::<_, Infallible>(http::Response::builder().status(code).body(body).unwrap()))
+        });
+        Client::new(service, "default")
+    }
+}
+
+/// A Status that refuses.
+pub(super) fn refusal(code: u16, message: &str) -> Value {
+    json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "x", "message": message, "code": code })
+}
+
+/// AWS says nothing: no test of this kind fetches.
+struct Silent;
+
+impl TokenSource for Silent {
+    fn fetch<'a>(&'a self, _: &'a TokenKey) -> BoxFuture<'a, Result<Vec<RawToken>, TokenError>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn fingerprint(&self, identity: &Identity) -> String {
+        identity.digest().to_string()
+    }
+
+    fn forget(&self, _: &Identity) {}
+}
+
+struct Nobody;
+
+impl Observer for Nobody {
+    fn wrote(&self, _: &Verdict, _: &Result<Written, WriteError>) {}
+    fn concluded(&self, _: &Uid, _: &EcrCredentialStatus) {}
+    fn reconciled(&self, _: Duration, _: Option<&Error>) {}
+}
+
+impl WatchObserver for Nobody {
+    fn gone(&self, _: &Uid) {}
+    fn unreadable(&self, _: &Uid, _: Option<&EcrCredentialStatus>) {}
+    fn skipped(&self, _: &'static str, _: usize) {}
+}
+
+/// An EcrCredential `x` for the Secret `pull` in the namespaces `a` to `d`, in which there is a ServiceAccount `puller`.
+pub(super) struct Stage {
+    pub(super) ctx: Context,
+    pub(super) server: Server,
+    pub(super) object: EcrCredential,
+    pub(super) plan: Plan,
+    pub(super) uid: Uid,
+    pub(super) owner: Owner,
+    _queue: UnboundedReceiver<Uid>,
+}
+
+pub(super) const NAMESPACES: [&str; 4] = ["a", "b", "c", "d"];
+
+impl Stage {
+    /// With these registries.
+    pub(super) fn new(registries: Value) -> Self {
+        let lent = Lent {
+            accounts: BTreeSet::from([AccountScope { namespace: None, name: "puller".into() }]),
+            ..Lent::default()
+        };
+        let limits = Limits { region: Region::parse("eu-west-1").ok(), lent: lent.clone(), ..Limits::default() };
+        let object: EcrCredential = serde_json::from_value(json!({
+            "apiVersion": "pullsecrets.dev/v1alpha1", "kind": "EcrCredential",
+            "metadata": { "name": "x", "uid": "x", "generation": 1 },
+            "spec": { "registries": registries, "namespaces": { "names": NAMESPACES }, "secret": { "name": "pull" } },
+        }))
+        .unwrap();
+        let mut world = World::new(Index::default(), References::new(lent));
+        for namespace in NAMESPACES {
+            world.set_namespace(namespace, Incarnation::of(namespace, None), &BTreeMap::new(), false);
+            let role = Some(format!("arn:aws:iam::{ACCOUNT}:role/{namespace}"));
+            let record = AccountRecord { uid: namespace.into(), created: at(NOW), role, audience: None };
+            world.references.set_account(namespace, "puller", Some(record));
+        }
+        world.set_claimant(&uid("x"), claimant(&object, &limits));
+        let (send, queue) = unbounded_channel();
+        let server = Server::default();
+        let clock = Clock::new(|| at(NOW), Duration::default);
+        let retry = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(300) };
+        let cache = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock: clock.clone() };
+        let ctx = Context {
+            shared: Arc::new(Shared::new(world, limits.clone(), send.clone(), Nobody)),
+            tokens: Arc::new(Tokens::new(Arc::new(Silent), cache, send, |_| ())),
+            writer: Writer::new(server.client(), 4, Duration::from_secs(65)),
+            events: Events::new(server.client(), "test", "test"),
+            limits,
+            retry,
+            concurrency: 4,
+            clock,
+            observer: Arc::new(Nobody),
+            stop: CancellationToken::new(),
+            writes: TaskTracker::new(),
+            memories: Memories::default(),
+        };
+        let plan = plan(&object.spec, &ctx.limits).unwrap();
+        let owner = Owner { name: "x".to_owned(), uid: uid("x") };
+        Self { ctx, server, object, plan, uid: uid("x"), owner, _queue: queue }
+    }
+
+    /// What the Secret should be with these tokens.
+    pub(super) fn desired(&self, published: &crate::secret::Published) -> Desired {
+        crate::secret::desired(&self.plan, &self.owner, &self.object.spec.secret, published, at(NOW)).unwrap().unwrap()
+    }
+
+    /// The watch shows a Secret of ours in a namespace.
+    pub(super) fn sees(&self, namespace: &str, footprint: Footprint, expires: i64) {
+        let record = SecretRecord {
+            uid: namespace.into(),
+            resource_version: "1".into(),
+            owner: Some(self.uid.clone()),
+            footprint,
+            expires_at: Some(at(expires)),
+            hosts: None,
+            identity: None,
+            extra_keys: Box::default(),
+            sets_immutable: false,
+            applied: true,
+            held_by: None,
+        };
+        self.ctx.shared.secret_seen("pull", namespace, Arc::new(record));
+    }
+}

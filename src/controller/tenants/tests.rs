@@ -1,0 +1,121 @@
+//! What is kept of each namespace that has an identity of its own, and for how long.
+
+use serde_json::json;
+
+use super::super::stage::{HOUR, NOW, Stage, at, grant};
+use super::*;
+use crate::plan::Identity;
+
+fn stage() -> Stage {
+    let each = json!({ "serviceAccount": { "fromTargetNamespace": "puller" } });
+    Stage::new(json!([{ "private": {}, "auth": each }, { "public": {} }]))
+}
+
+fn estate<'a>(stage: &'a Stage, shared: &'a Published) -> Estate<'a> {
+    let template = &stage.object.spec.secret;
+    Estate { ctx: &stage.ctx, uid: &stage.uid, plan: &stage.plan, owner: &stage.owner, template, shared }
+}
+
+/// The identity of a namespace.
+fn identity(stage: &Stage, namespace: &str) -> Identity {
+    let need = (*own_needs(&stage.plan).first().unwrap()).clone();
+    let needs = BTreeSet::from([&need]);
+    let keys = keys(&stage.ctx, &needs, Some((namespace, Incarnation::of(namespace, None))));
+    keys[&need].as_ref().unwrap().identity.clone()
+}
+
+/// A namespace that holds a token of its own.
+fn tenant(stage: &Stage, namespace: &str, password: &str, expires: i64) -> Tenant {
+    let need = (*own_needs(&stage.plan).first().unwrap()).clone();
+    let published = [(need, grant(password, expires, &identity(stage, namespace)))].into();
+    Tenant { incarnation: Incarnation::of(namespace, None), published, recovered: true, made: None }
+}
+
+fn hosts(tenant: &mut Tenant, estate: &Estate<'_>, version: u64, now: i64) -> Option<usize> {
+    let (desired, _) = tenant.desired(estate, version, at(now)).unwrap();
+    desired.map(|desired| {
+        use base64::Engine;
+        let json = base64::engine::general_purpose::STANDARD.decode(desired.config.expose_base64()).unwrap();
+        crate::secret::docker_config::parse(&json).len()
+    })
+}
+
+#[tokio::test]
+async fn a_content_is_kept_until_a_login_in_it_expires_or_what_all_share_changes() {
+    let stage = stage();
+    let public = stage.plan.registries[1].needs[0].clone();
+    let (none, shared) = (Published::new(), [(public, grant("q", NOW + 9 * HOUR, &Identity::operator()))].into());
+    let mut tenant = tenant(&stage, "a", "p", NOW + HOUR);
+    let (alone, both) = (estate(&stage, &none), estate(&stage, &shared));
+    assert_eq!(hosts(&mut tenant, &alone, 1, NOW), Some(1));
+    assert_eq!(hosts(&mut tenant, &both, 1, NOW), Some(1), "it is not made anew for each look");
+    assert_eq!(hosts(&mut tenant, &both, 2, NOW), Some(2), "what all share has changed");
+    assert_eq!(hosts(&mut tenant, &both, 2, NOW + HOUR - 1), Some(2));
+    assert_eq!(hosts(&mut tenant, &both, 2, NOW + HOUR), Some(1), "its own login has expired");
+}
+
+#[tokio::test]
+async fn a_namespace_that_was_made_again_is_another_tenant() {
+    let stage = stage();
+    let none = Published::new();
+    let mut tenants = Tenants::default();
+    for namespace in ["a", "b", "gone"] {
+        tenants.each.insert(namespace.into(), Tenant { recovered: true, ..tenant(&stage, "a", "p", NOW + HOUR) });
+    }
+    // `a` is the one that it was, `b` has another incarnation than its tokens, `gone` is not there any more.
+    let estate = estate(&stage, &none);
+    drop(tenants.prepare(&estate, at(NOW)).await);
+    let with_tokens: Vec<_> =
+        tenants.each.iter().filter(|(_, t)| !t.published.is_empty()).map(|(ns, _)| &**ns).collect();
+    assert_eq!(with_tokens, ["a"]);
+    assert_eq!(tenants.each.len(), 4, "every target has an entry, and nobody else");
+}
+
+#[tokio::test]
+async fn of_a_tenants_secret_only_what_we_would_write_is_taken() {
+    for (what, forged, owned, expires, taken) in [
+        ("as we wrote it", false, true, NOW + HOUR, true),
+        ("its owner has edited it", true, true, NOW + HOUR, false),
+        ("it is another EcrCredential's", false, false, NOW + HOUR, false),
+        ("it has expired", false, true, NOW - 1, false),
+    ] {
+        let stage = stage();
+        let none = Published::new();
+        let before = tenant(&stage, "a", "p", NOW + HOUR);
+        let desired = stage.desired(&before.published);
+        let footprint = if forged {
+            stage.desired(&tenant(&stage, "a", "q", NOW + HOUR).published).footprint
+        } else {
+            desired.footprint
+        };
+        stage.server.has_secret("a", &desired);
+        stage.sees("a", footprint, expires);
+        let other = Uid("other".into());
+        let mut estate = estate(&stage, &none);
+        if !owned {
+            estate.uid = &other;
+        }
+        let mut tenant = Tenant { incarnation: Incarnation::of("a", None), ..Tenant::default() };
+        recover_tenant(&estate, &"a".into(), &mut tenant, at(NOW)).await;
+        assert_eq!(!tenant.published.is_empty(), taken, "{what}");
+        assert!(tenant.recovered, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_share_says_what_it_lacks_and_whether_its_identity_is_that_of_now() {
+    let stage = stage();
+    let none = Published::new();
+    let estate = estate(&stage, &none);
+    let mut tenants = Tenants::default();
+    tenants.each.insert("a".into(), tenant(&stage, "a", "p", NOW + HOUR));
+    tenants.each.insert("b".into(), tenant(&stage, "b", "p", NOW - 1));
+    // Its token was fetched by the identity of another.
+    let stolen = tenant(&stage, "a", "p", NOW + HOUR);
+    tenants.each.insert("c".into(), Tenant { incarnation: Incarnation::of("c", None), ..stolen });
+    let keys = tenants.prepare(&estate, at(NOW)).await;
+    let census = tenants.advance(&estate, keys, None, at(NOW));
+    let Content::Each(shares) = tenants.content(&estate, &census) else { panic!("each has its own") };
+    let seen = ["a", "b", "c"].map(|namespace| (shares[namespace].lacks.is_none(), shares[namespace].current));
+    assert_eq!(seen, [(true, true), (false, true), (true, false)]);
+}

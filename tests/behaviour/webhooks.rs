@@ -1,0 +1,280 @@
+//! Admission webhooks that hang, are slow, refuse with any status code, or change the Secret: with leader election and the default
+//! lease, each write succeeds when any other client's would, the lease stays held, and no other namespace is delayed (I19, I20).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use kube::ResourceExt;
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+use testbed::bed::{Bed, Launch};
+use testbed::webhook::{Kind, Registration, Verdict, Webhook};
+
+use super::demand::{log_lines, login};
+use super::look::{at_once, failure, quiet, spec, stored_in, writes_in};
+use super::rights::{from, poll};
+use super::{OWN, bed, launch};
+
+/// The defaults of the lease: a write may take longer than the lease lasts after one renewal.
+fn with_default_lease() -> Launch {
+    launch().env("ECO_LEASE_DURATION", "15s")
+}
+
+/// A webhook for the creation, update and deletion of Secrets in these namespaces.
+fn for_secrets(bed: &Bed, kind: Kind, namespaces: &[&str]) -> Registration {
+    let operations = ["CREATE", "UPDATE", "DELETE"].map(str::to_owned).to_vec();
+    Registration { operations, ..Registration::secrets(&bed.prefix, kind, namespaces) }
+}
+
+#[tokio::test]
+async fn a_webhook_that_hangs_delays_its_own_namespace_alone_and_each_write_once() {
+    let bed = bed("hanging").await;
+    let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());
+    let webhook = Webhook::start().unwrap();
+    let registered = webhook.register(&bed.client, &for_secrets(&bed, Kind::Validating, &[&a])).await.unwrap();
+    webhook.answer(Verdict::Hang);
+    let operator = bed.operator(with_default_lease()).await.unwrap();
+    let name = bed.credential("x", spec(json!({ "names": [a, bed.name("b*")] }))).await.unwrap();
+
+    // A creation, and what another namespace gets meanwhile.
+    bed.logins_until(&b, &[OWN]).await.unwrap();
+    assert!(bed.secret(&a).await.unwrap().is_none(), "the webhook holds up the creation");
+    let new = bed.namespace("b-new", &[]).await.unwrap();
+    bed.logins_until(&new, &[OWN]).await.unwrap();
+    assert!(bed.secret(&a).await.unwrap().is_none(), "a new namespace does not wait for it");
+    bed.logins_until(&a, &[OWN]).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    assert_eq!(writes_in(&bed, Default::default(), &a).len(), 1, "it was sent once and answered");
+
+    // An update.
+    let before = (login(&bed, &a, OWN).await, login(&bed, &b, OWN).await);
+    bed.request_refresh(&name, "1").await.unwrap();
+    let newer = |before: &str, secret: Option<&Secret>| {
+        secret.is_some_and(|secret| testbed::bed::logins(secret).is_ok_and(|logins| logins[OWN] != before))
+    };
+    at_once(bed.secret_until(&b, "refreshed", |secret| newer(&before.1, secret))).await;
+    assert_eq!(login(&bed, &a, OWN).await, before.0, "the webhook holds up the update");
+    bed.secret_until(&a, "refreshed", |secret| newer(&before.0, secret)).await.unwrap();
+    bed.ready(&name).await.unwrap();
+
+    // A deletion.
+    bed.change(&name, json!({ "spec": { "namespaces": { "names": [bed.name("b*")] } } })).await.unwrap();
+    bed.secret_until(&a, "gone", |secret| secret.is_none()).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    assert_eq!(writes_in(&bed, Default::default(), &a).len(), 3, "{:?}", writes_in(&bed, Default::default(), &a));
+    assert_eq!(stored_in(&bed, Default::default(), &a), 3);
+
+    the_first_leader_leads(&bed).await;
+    operator.stop().await.unwrap();
+    registered.remove().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+/// Since it was created, the Lease has been held by one process.
+async fn the_first_leader_leads(bed: &Bed) {
+    let leases: Api<Lease> = Api::namespaced(bed.client.clone(), &bed.home);
+    let lease = leases.get("ecr-credential-operator").await.unwrap().spec.unwrap();
+    assert_eq!(lease.lease_transitions.unwrap_or_default(), 0, "the lease has changed hands");
+    assert!(lease.holder_identity.is_some_and(|holder| !holder.is_empty()));
+}
+
+#[tokio::test]
+async fn webhooks_that_hang_on_the_status_and_are_slow_on_the_lease_and_on_service_accounts_cost_nothing_but_time() {
+    let bed = bed("slow-hooks").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let puller = bed.name("puller");
+    let accounts: Api<ServiceAccount> = Api::namespaced(bed.client.clone(), &a);
+    accounts.create(&PostParams::default(), &from(json!({ "metadata": { "name": puller } }))).await.unwrap();
+    let webhook = Webhook::start().unwrap();
+    webhook.decide(|request| match request["resource"]["resource"].as_str() {
+        Some("ecrcredentials") => Verdict::Hang,
+        // What client-go's leader election survives with its defaults.
+        Some("leases") => Verdict::Slow(Duration::from_secs(3)),
+        _ => Verdict::Slow(Duration::from_secs(4)),
+    });
+    let update = vec!["UPDATE".to_owned()];
+    let all = Registration::secrets(&bed.prefix, Kind::Validating, &[]);
+    let registrations = [
+        Registration {
+            name: format!("{}-status", bed.prefix),
+            group: "pullsecrets.dev".to_owned(),
+            resources: vec!["ecrcredentials/status".to_owned()],
+            operations: update.clone(),
+            object_labels: vec![("bed".to_owned(), bed.prefix.clone())],
+            ..all.clone()
+        },
+        Registration {
+            name: format!("{}-lease", bed.prefix),
+            group: "coordination.k8s.io".to_owned(),
+            resources: vec!["leases".to_owned()],
+            operations: update.clone(),
+            namespaces: vec![bed.home.clone()],
+            ..all.clone()
+        },
+        Registration {
+            name: format!("{}-accounts", bed.prefix),
+            resources: vec!["serviceaccounts".to_owned()],
+            operations: update,
+            namespaces: vec![a.clone()],
+            ..all
+        },
+    ];
+    let mut registered = Vec::new();
+    for registration in &registrations {
+        registered.push(webhook.register(&bed.client, registration).await.unwrap());
+    }
+    until_in_force(&bed, &webhook, &accounts, &puller).await;
+    let operator = bed.operator(with_default_lease().attaching(&puller)).await.unwrap();
+    let spec = json!({
+        "registries": [{ "private": {} }], "namespaces": { "names": [a] }, "attachTo": { "serviceAccounts": [puller] },
+    });
+    let name = bed.credential("x", spec).await.unwrap();
+    at_once(bed.logins_until(&a, &[OWN])).await;
+    bed.ready(&name).await.unwrap();
+    poll("the Secret is attached", async || {
+        let account = accounts.get(&puller).await.unwrap();
+        account.image_pull_secrets.into_iter().flatten().any(|reference| reference.name == bed.secret)
+    })
+    .await;
+    // Two more statuses that take ten seconds each, and as many renewals of the lease as fit.
+    bed.request_refresh(&name, "1").await.unwrap();
+    bed.refreshed(&name, "1").await.unwrap();
+    let calls = webhook.calls();
+    let of = |resource: &str| calls.iter().filter(|call| call.resource == resource).count();
+    assert!(of("leases") >= 4 && of("ecrcredentials") >= 2 && of("serviceaccounts") >= 1, "{calls:?}");
+    the_first_leader_leads(&bed).await;
+    for registered in registered {
+        registered.remove().await.unwrap();
+    }
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+/// The API server reads all configurations at once: when it calls the webhook for one of them, it knows the others.
+async fn until_in_force(bed: &Bed, webhook: &Webhook, accounts: &Api<ServiceAccount>, name: &str) {
+    let dry = PatchParams { dry_run: true, ..PatchParams::default() };
+    let probe = |value: u32| Patch::Merge(json!({ "metadata": { "labels": { "probe": value.to_string() } } }));
+    webhook.until_in_force(async || drop(accounts.patch(name, &dry, &probe(1)).await)).await.unwrap();
+    let leases: Api<Lease> = Api::namespaced(bed.client.clone(), &bed.home);
+    let lease = json!({ "metadata": { "name": "probe" } });
+    leases.create(&PostParams::default(), &from(lease)).await.unwrap();
+    webhook.until_in_force(async || drop(leases.patch("probe", &dry, &probe(1)).await)).await.unwrap();
+}
+
+#[tokio::test]
+async fn whatever_code_a_webhook_refuses_with_its_words_are_shown_and_nobody_else_waits() {
+    let bed = bed("codes").await;
+    const WORDS: &str = "every Secret here needs the label team";
+    let codes: [(u16, Option<u32>); 8] = [
+        (400, None),
+        (403, None),
+        (404, None),
+        (409, None),
+        (422, None),
+        (429, None),
+        (429, Some(3600)),
+        (503, Some(30)),
+    ];
+    let mut refused = Vec::new();
+    for (code, retry_after) in codes {
+        let namespace = format!("c{code}-{}", retry_after.unwrap_or_default());
+        refused.push(bed.namespace(&namespace, &[]).await.unwrap());
+    }
+    let names: Vec<&str> = refused.iter().map(String::as_str).collect();
+    let webhook = Webhook::start().unwrap();
+    let mut registration = for_secrets(&bed, Kind::Validating, &names);
+    registration.fail_open = false;
+    let registered = webhook.register(&bed.client, &registration).await.unwrap();
+    let verdicts: Vec<(String, Verdict)> = refused
+        .iter()
+        .zip(codes)
+        .map(|(namespace, (code, retry_after))| {
+            let verdict = match retry_after {
+                Some(seconds) => Verdict::refuse_for(seconds, code, WORDS),
+                None => Verdict::refuse(code, WORDS),
+            };
+            (namespace.clone(), verdict)
+        })
+        .collect();
+    webhook.decide(move |request| {
+        let of = verdicts.iter().find(|(namespace, _)| request["namespace"] == **namespace);
+        of.map_or(Verdict::Allow, |(_, verdict)| verdict.clone())
+    });
+    // Fewer writes at a time than namespaces whose webhook refuses.
+    let operator = bed.operator(with_default_lease().args(&["--concurrency", "2"])).await.unwrap();
+    let targets: Vec<String> = refused.iter().cloned().chain([bed.name("good*")]).collect();
+    let name = bed.credential("x", spec(json!({ "names": targets }))).await.unwrap();
+    let good = bed.namespace("good", &[]).await.unwrap();
+    at_once(bed.logins_until(&good, &[OWN])).await;
+    let told =
+        |object: &DynamicObject| names.iter().all(|namespace| failure(object, namespace) == Some("AdmissionRefused"));
+    let status = bed.credential_until(&name, "each refusal is told", told).await.unwrap();
+    for failure in status.data["status"]["failures"].as_array().unwrap() {
+        let message = failure["message"].as_str().unwrap();
+        assert!(message.contains("denied the request") && message.contains(WORDS), "{failure}");
+    }
+    let later = bed.namespace("good-later", &[]).await.unwrap();
+    at_once(bed.logins_until(&later, &[OWN])).await;
+    webhook.answer(Verdict::Allow);
+    at_once(bed.ready(&name)).await;
+    the_first_leader_leads(&bed).await;
+    operator.stop().await.unwrap();
+    registered.remove().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_webhook_that_adds_a_label_and_a_data_key_makes_no_write_loop() {
+    let bed = bed("adding").await;
+    let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());
+    let webhook = Webhook::start().unwrap();
+    let registered = webhook.register(&bed.client, &for_secrets(&bed, Kind::Mutating, &[&a, &b])).await.unwrap();
+    let with_key = a.clone();
+    webhook.decide(move |request| {
+        let (in_a, deleted) = (request["namespace"] == *with_key, request["operation"] == "DELETE");
+        if deleted { Verdict::Allow } else { Verdict::Mutate(Arc::new(move |object| additions(object, in_a))) }
+    });
+    // What the webhook adds to the data is not ours to keep, and every write of ours brings it back.
+    for namespace in [&a, &b] {
+        bed.recorder.allow(testbed::recorder::Invariant::I3WellFormed, format!("{namespace}/{}", bed.secret));
+    }
+    let operator = bed.operator(with_default_lease()).await.unwrap();
+    let name = bed.credential("x", spec(json!({ "names": [a, b] }))).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    quiet(&bed).await;
+    let writes = |namespace: &str| writes_in(&bed, Default::default(), namespace).len();
+    let first = (writes(&a), writes(&b));
+    assert!(first.0 <= 2 && first.1 == 1, "{first:?}");
+    for (namespace, keys) in [(&a, 2), (&b, 1)] {
+        let secret = bed.secret(namespace).await.unwrap().unwrap();
+        assert_eq!(secret.labels().get("cost-center").map(String::as_str), Some("42"));
+        assert_eq!(secret.data.unwrap().len(), keys);
+    }
+    bed.request_refresh(&name, "1").await.unwrap();
+    bed.refreshed(&name, "1").await.unwrap();
+    bed.ready(&name).await.unwrap();
+    quiet(&bed).await;
+    let second = (writes(&a), writes(&b));
+    assert!(second.0 <= first.0 + 2 && second.1 == first.1 + 1, "{second:?} after {first:?}");
+    assert_eq!(log_lines(&operator, "WARN"), 0, "{}", operator.tail());
+    the_first_leader_leads(&bed).await;
+    operator.stop().await.unwrap();
+    registered.remove().await.unwrap();
+    bed.secrets(&a).delete(&bed.secret, &DeleteParams::default()).await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+/// A JSON patch that adds a label and, in one namespace, a key to the data.
+fn additions(object: &Value, with_key: bool) -> Value {
+    let mut patch = Vec::new();
+    if object.pointer("/metadata/labels").is_none() {
+        patch.push(json!({ "op": "add", "path": "/metadata/labels", "value": {} }));
+    }
+    patch.push(json!({ "op": "add", "path": "/metadata/labels/cost-center", "value": "42" }));
+    if with_key && object["data"][".dockerconfigjson"].is_string() {
+        patch.push(json!({ "op": "add", "path": "/data/config.json", "value": object["data"][".dockerconfigjson"] }));
+    }
+    json!(patch)
+}
