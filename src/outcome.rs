@@ -1,5 +1,6 @@
 //! From results to what is said about them: the status, the Events, and when to come back.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -12,6 +13,7 @@ use crate::api::status::{
 use crate::attach::Attachment;
 use crate::plan::Halt;
 use crate::plan::schedule::{Life, until, whole_seconds};
+use crate::plan::targets::Unselected;
 use crate::token::TokenHash;
 
 /// The longest time without a look at the clock. Timers stand still while a machine sleeps; tokens do not.
@@ -59,6 +61,8 @@ pub struct NamespaceReport {
     pub failed: usize,
     /// Those of which something is to be said.
     pub failures: Vec<NamespaceFailure>,
+    /// What parts of the selection select nothing.
+    pub unselected: Unselected,
 }
 
 /// What happened to one `EcrCredential`.
@@ -94,6 +98,8 @@ pub struct Note {
     pub reason: Reason,
     /// What happened.
     pub message: String,
+    /// The target namespace that it is about, which is told there; none for one about the `EcrCredential`.
+    pub namespace: Option<String>,
 }
 
 /// What is said, and when to come back.
@@ -146,6 +152,14 @@ pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Opti
     let mut look_again = None;
     let mut each_targets = false;
     let mut attached = None;
+    let mut place_notes = Vec::new();
+    if let Course::Suspended = course {
+        // Nobody looks at the namespaces. The tokens stay and are told of: they expire all the same.
+        status.namespaces = None;
+        status.failures.clear();
+    }
+    // Unless it takes its course, nothing is refreshed.
+    status.next_refresh_at = None;
     if let Course::Ran {
         registries,
         namespaces,
@@ -167,6 +181,7 @@ pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Opti
         status.namespaces = Some(counts(&namespaces));
         status.failures = namespaces.failures;
         status.failures.sort_by(|a, b| a.namespace.cmp(&b.namespace));
+        place_notes = notes_for_namespaces(&previous.failures, &status.failures);
         status.failures.truncate(MAX_FAILURES);
     }
     status.conditions = conditions(&judgement, &previous.conditions, generation, now);
@@ -177,6 +192,7 @@ pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Opti
     fit(&mut status);
     let mut notes = notes(&judgement, previous, &status, each_targets);
     notes.extend(attached.and_then(|attached| attachment_note(attached, &previous.conditions)));
+    notes.extend(place_notes);
     notes.iter_mut().for_each(|note| cut(&mut note.message, LONGEST_NOTE));
     let wait = look_again.map_or(LONGEST_WAIT, |at| until(now, at));
     Outcome { status, notes, requeue_after: wait.clamp(SHORTEST_WAIT, LONGEST_WAIT), each_targets }
@@ -223,6 +239,8 @@ fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timesta
     let dead = shared().find(|r| !r.life.is_some_and(|life| life.is_valid(now)));
     let failing = registries.iter().find_map(|r| r.failure.as_ref().map(|halt| (r, halt)));
     let missing = namespaces.selected.saturating_sub(namespaces.synced);
+    let not_found = namespaces.unselected.not_found();
+    let out_of_reach = namespaces.unselected.out_of_reach();
     let ready = if let Some(registry) = dead {
         let (reason, why) = match (&registry.failure, registry.life) {
             (Some(halt), _) => (halt.reason, halt.message.clone()),
@@ -240,20 +258,25 @@ fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timesta
         let message =
             format!("{missing} of {} namespaces lack the Secret{}", namespaces.selected, detail.unwrap_or_default());
         (false, Reason::NamespacesFailed, message)
-    } else if namespaces.selected == 0 {
-        (true, Reason::NoNamespaces, "no namespace is selected".to_owned())
+    } else if let Some(why) = &out_of_reach {
+        (false, Reason::NamespaceNotAllowed, why.clone())
     } else {
-        (true, Reason::Synced, "every selected namespace holds a valid password for every registry".to_owned())
+        let (reason, what) = match namespaces.selected {
+            0 => (Reason::NoNamespaces, "no namespace is selected"),
+            _ => (Reason::Synced, "every selected namespace holds a valid password for every registry"),
+        };
+        (true, reason, not_found.map_or_else(|| what.to_owned(), |not_found| format!("{what}: {not_found}")))
     };
+    let stalled = out_of_reach.filter(|_| namespaces.selected == 0).map(|why| (Reason::NamespaceNotAllowed, why));
     let reconciling = match failing {
         Some((_, halt)) if halt.reason.is_passing() => Some((halt.reason, format!("trying again: {}", halt.message))),
         Some((registry, halt)) => {
             Some((halt.reason, format!("registry in {} waits for a change: {}", registry.region, halt.message)))
         }
-        None if !ready.0 => Some((ready.1, ready.2.clone())),
+        None if !ready.0 && stalled.is_none() => Some((ready.1, ready.2.clone())),
         None => None,
     };
-    Judgement { ready, reconciling, stalled: None }
+    Judgement { ready, reconciling, stalled }
 }
 
 fn registry_status(report: RegistryReport) -> RegistryStatus {
@@ -293,8 +316,9 @@ fn conditions(
     now: Timestamp,
 ) -> Vec<Condition> {
     let (ready, reason, message) = &judgement.ready;
+    // What does not hold has the reason for what does.
     let optional = |type_: &'static str, state: &Option<(Reason, String)>| {
-        let (reason, message) = state.clone().unwrap_or((Reason::Synced, String::new()));
+        let (reason, message) = state.clone().unwrap_or((*reason, String::new()));
         (type_, state.is_some(), reason, message)
     };
     let wanted = [
@@ -330,7 +354,29 @@ fn attachment_note(attached: Attachment, previous: &[Condition]) -> Option<Note>
     let Attachment { holds, reason, message } = attached;
     let before = previous.iter().find(|c| c.type_ == condition::ATTACHED).map(|c| c.reason.as_str());
     let is_news = before.map_or(!holds, |before| before != reason.as_str());
-    is_news.then_some(Note { warning: !holds, reason, message })
+    is_news.then_some(Note { warning: !holds, reason, message, namespace: None })
+}
+
+/// Events in target namespaces, whose owners may not see the `EcrCredential`: when its Secret there begins to fail or fails in another
+/// way, and when nothing is to be said of it any more. As few as the failures in a status.
+fn notes_for_namespaces(before: &[NamespaceFailure], now: &[NamespaceFailure]) -> Vec<Note> {
+    let told = |failure: &&NamespaceFailure| {
+        before.iter().any(|old| old.namespace == failure.namespace && old.reason == failure.reason)
+    };
+    let begun = now.iter().take(MAX_FAILURES).filter(|failure| !told(failure)).map(|failure| Note {
+        warning: true,
+        reason: Reason::NamespacesFailed,
+        message: format!("{}: {}", failure.reason, failure.message),
+        namespace: Some(failure.namespace.clone()),
+    });
+    let failing: BTreeSet<&str> = now.iter().map(|failure| failure.namespace.as_str()).collect();
+    let over = before.iter().filter(|failure| !failing.contains(failure.namespace.as_str())).map(|failure| Note {
+        warning: false,
+        reason: Reason::Synced,
+        message: "the pull secret is as desired again".to_owned(),
+        namespace: Some(failure.namespace.clone()),
+    });
+    begun.chain(over).collect()
 }
 
 /// Events tell changes, not states: one when the passwords are new, one when the readiness or what hinders it changes.
@@ -344,7 +390,7 @@ fn notes(
     let mut notes = Vec::new();
     if !each_targets && status.refreshed_at.is_some() && status.refreshed_at > previous.refreshed_at {
         let expiry = status.expires_at.map(|at| format!(", valid until {at}")).unwrap_or_default();
-        notes.push(Note { warning: false, reason: Reason::Refreshed, message: format!("new passwords{expiry}") });
+        notes.push(Note { warning: false, reason: Reason::Refreshed, message: format!("new passwords{expiry}"), namespace: None });
     }
     let before = |type_: &str| {
         previous.conditions.iter().find(|c| c.type_ == type_).map(|c| (c.status.as_str(), c.reason.as_str()))
@@ -352,12 +398,167 @@ fn notes(
     let (ready, reason, message) = &judgement.ready;
     let holds = if *ready { "True" } else { "False" };
     if before(condition::READY) != Some((holds, reason.as_str())) && *reason != Reason::FetchingToken {
-        notes.push(Note { warning: !ready && *reason != Reason::Suspended, reason: *reason, message: message.clone() });
+        let warning = !ready && *reason != Reason::Suspended;
+        notes.push(Note { warning, reason: *reason, message: message.clone(), namespace: None });
     }
     if let (true, Some((reason, message))) = (*ready, &judgement.reconciling)
         && before(condition::RECONCILING) != Some(("True", reason.as_str()))
     {
-        notes.push(Note { warning: true, reason: *reason, message: message.clone() });
+        notes.push(Note { warning: true, reason: *reason, message: message.clone(), namespace: None });
     }
     notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_000_000;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn failure(namespace: &str, reason: &str) -> NamespaceFailure {
+        let (namespace, reason) = (namespace.to_owned(), reason.to_owned());
+        NamespaceFailure { namespace, reason, message: "what to do".to_owned() }
+    }
+
+    /// A registry with a good token.
+    fn registry(failure: Option<Halt>) -> RegistryReport {
+        RegistryReport {
+            region: Region::public(),
+            hosts: vec![Host::public()],
+            life: Some(Life { issued_at: at(NOW - 60), expires_at: at(NOW + 3600) }),
+            hash: None,
+            auth_hash: None,
+            failure,
+            each_targets: false,
+        }
+    }
+
+    fn ran(namespaces: NamespaceReport, failure: Option<Halt>) -> Course {
+        Course::Ran {
+            registries: vec![registry(failure)],
+            namespaces,
+            next_refresh_at: Some(at(NOW + 1800)),
+            look_again: None,
+            handled_refresh_request: None,
+            attached: None,
+        }
+    }
+
+    /// Of `selected` namespaces all are synced but those that fail.
+    fn namespaces(selected: usize, failures: Vec<NamespaceFailure>) -> NamespaceReport {
+        let (failed, unselected) = (failures.len(), Unselected::default());
+        NamespaceReport { selected, synced: selected - failed, failed, failures, unselected }
+    }
+
+    fn concluded(course: Course, previous: &EcrCredentialStatus) -> Outcome {
+        conclude(course, previous, Some(1), at(NOW))
+    }
+
+    /// Each condition as `Type=Status Reason`.
+    fn conditions_of(outcome: &Outcome) -> Vec<String> {
+        let conditions = outcome.status.conditions.iter();
+        conditions.map(|c| format!("{}={} {}", c.type_, c.status, c.reason)).collect()
+    }
+
+    #[test]
+    fn no_condition_says_that_all_is_well_while_it_is_not_ready() {
+        let halt = |reason| Halt { reason, message: String::new() };
+        let invalid = Course::Halted(halt(Reason::InvalidSpec));
+        let failing = ran(namespaces(2, vec![failure("a", "QuotaExceeded")]), None);
+        let table = [
+            (ran(namespaces(1, vec![]), None), ["Ready=True Synced", "Reconciling=False Synced", "Stalled=False Synced"]),
+            (
+                ran(namespaces(0, vec![]), None),
+                ["Ready=True NoNamespaces", "Reconciling=False NoNamespaces", "Stalled=False NoNamespaces"],
+            ),
+            (
+                Course::Suspended,
+                ["Ready=False Suspended", "Reconciling=False Suspended", "Stalled=False Suspended"],
+            ),
+            (invalid, ["Ready=False InvalidSpec", "Reconciling=False InvalidSpec", "Stalled=True InvalidSpec"]),
+            (
+                failing,
+                ["Ready=False NamespacesFailed", "Reconciling=True NamespacesFailed", "Stalled=False NamespacesFailed"],
+            ),
+            (
+                ran(namespaces(1, vec![]), Some(halt(Reason::AccessDenied))),
+                ["Ready=True Synced", "Reconciling=True AccessDenied", "Stalled=False Synced"],
+            ),
+        ];
+        for (course, expected) in table {
+            assert_eq!(conditions_of(&concluded(course, &EcrCredentialStatus::default())), expected);
+        }
+    }
+
+    #[test]
+    fn whoever_is_suspended_or_halted_tells_of_no_next_refresh_and_the_suspended_of_no_namespaces() {
+        let failing = concluded(ran(namespaces(2, vec![failure("a", "QuotaExceeded")]), None), &Default::default()).status;
+        assert!(failing.next_refresh_at.is_some() && failing.namespaces.is_some() && failing.failures.len() == 1);
+        let suspended = concluded(Course::Suspended, &failing).status;
+        assert_eq!((suspended.next_refresh_at, suspended.namespaces, suspended.failures.len()), (None, None, 0));
+        // By the hashes there the tokens are known again, and they do expire.
+        assert_eq!((suspended.registries, suspended.expires_at), (failing.registries.clone(), failing.expires_at));
+        let halt = Halt { reason: Reason::InvalidSpec, message: String::new() };
+        let halted = concluded(Course::Halted(halt), &failing).status;
+        assert_eq!((halted.next_refresh_at, halted.namespaces), (None, failing.namespaces.clone()));
+    }
+
+    #[test]
+    fn what_the_selection_does_not_reach_is_told() {
+        let unselected = |not_allowed: &[&str], missing: &[&str], selector| {
+            let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            Unselected { not_allowed: owned(not_allowed), missing: owned(missing), unmatched: Vec::new(), selector }
+        };
+        let table = [
+            (1, unselected(&[], &[], false), "Ready=True Synced", "False", "for every registry"),
+            (1, unselected(&[], &["b"], false), "Ready=True Synced", "False", "there is no namespace b"),
+            (0, unselected(&[], &["b"], false), "Ready=True NoNamespaces", "False", "there is no namespace b"),
+            (0, unselected(&[], &[], true), "Ready=True NoNamespaces", "False", "spec.namespaces.selector"),
+            // Nothing happens there before somebody changes something.
+            (0, unselected(&["b"], &[], false), "Ready=False NamespaceNotAllowed", "True", "may not write in namespace b"),
+            (1, unselected(&["b"], &["c"], false), "Ready=False NamespaceNotAllowed", "False", "may not write in namespace b"),
+        ];
+        for (selected, unselected, ready, stalled, words) in table {
+            let report = NamespaceReport { unselected, ..namespaces(selected, vec![]) };
+            let outcome = concluded(ran(report, None), &Default::default());
+            assert_eq!(conditions_of(&outcome)[0], ready, "{words}");
+            let message = &outcome.status.conditions[0].message;
+            assert!(message.ends_with(words) || message.contains(words), "{message}");
+            assert_eq!(outcome.status.conditions[2].status, stalled, "{words}");
+        }
+    }
+
+    #[test]
+    fn namespaces_are_told_when_they_begin_to_fail_and_when_they_do_no_more() {
+        let run = |failures: &[(&str, &str)], previous: &EcrCredentialStatus| {
+            let failures: Vec<_> = failures.iter().map(|(namespace, reason)| failure(namespace, reason)).collect();
+            let outcome = concluded(ran(namespaces(50, failures), None), previous);
+            let notes = outcome.notes.iter().filter_map(|note| Some((note.namespace.clone()?, note.warning)));
+            (notes.collect::<Vec<_>>(), outcome.status)
+        };
+        let told = |namespace: &str, warning| vec![(namespace.to_owned(), warning)];
+        let (notes, status) = run(&[("a", "QuotaExceeded")], &Default::default());
+        assert_eq!(notes, told("a", true));
+        let (notes, status) = run(&[("a", "QuotaExceeded")], &status);
+        assert_eq!(notes, [], "an Event tells a change");
+        let (notes, status) = run(&[("a", "AdmissionRefused")], &status);
+        assert_eq!(notes, told("a", true), "it fails in another way");
+        let (notes, status) = run(&[], &status);
+        assert_eq!(notes, told("a", false));
+        let (notes, _) = run(&[], &status);
+        assert_eq!(notes, []);
+        // No more than a status tells of; who is only not told of any more has not recovered.
+        let names: Vec<String> = (0..40).map(|n| format!("n{n:02}")).collect();
+        let late: Vec<_> = names[20..].iter().map(|name| (name.as_str(), "QuotaExceeded")).collect();
+        let (notes, status) = run(&late, &Default::default());
+        assert_eq!(notes.len(), MAX_FAILURES);
+        let all: Vec<_> = names.iter().map(|name| (name.as_str(), "QuotaExceeded")).collect();
+        let (notes, _) = run(&all, &status);
+        assert_eq!(notes.len(), MAX_FAILURES);
+        assert!(notes.iter().all(|(namespace, warning)| *warning && namespace.as_str() < "n20"), "{notes:?}");
+    }
 }

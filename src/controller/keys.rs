@@ -154,7 +154,7 @@ mod tests {
 
     impl WatchObserver for Nobody {
         fn gone(&self, _: &Uid) {}
-        fn unreadable(&self, _: &Uid, _: Option<&EcrCredentialStatus>) {}
+        fn unreadable(&self, _: &Uid, _: &str, _: Option<&EcrCredentialStatus>) {}
         fn skipped(&self, _: &'static str, _: usize) {}
     }
 
