@@ -95,7 +95,7 @@ pub struct Note {
     /// Whether it is a warning.
     pub warning: bool,
     /// The reason.
-    pub reason: Reason,
+    pub reason: String,
     /// What happened.
     pub message: String,
     /// The target namespace that it is about, which is told there; none for one about the `EcrCredential`.
@@ -354,7 +354,7 @@ fn attachment_note(attached: Attachment, previous: &[Condition]) -> Option<Note>
     let Attachment { holds, reason, message } = attached;
     let before = previous.iter().find(|c| c.type_ == condition::ATTACHED).map(|c| c.reason.as_str());
     let is_news = before.map_or(!holds, |before| before != reason.as_str());
-    is_news.then_some(Note { warning: !holds, reason, message, namespace: None })
+    is_news.then(|| Note { warning: !holds, reason: reason.as_str().to_owned(), message, namespace: None })
 }
 
 /// Events in target namespaces, whose owners may not see the `EcrCredential`: when its Secret there begins to fail or fails in another
@@ -365,14 +365,14 @@ fn notes_for_namespaces(before: &[NamespaceFailure], now: &[NamespaceFailure]) -
     };
     let begun = now.iter().take(MAX_FAILURES).filter(|failure| !told(failure)).map(|failure| Note {
         warning: true,
-        reason: Reason::NamespacesFailed,
-        message: format!("{}: {}", failure.reason, failure.message),
+        reason: failure.reason.clone(),
+        message: failure.message.clone(),
         namespace: Some(failure.namespace.clone()),
     });
     let failing: BTreeSet<&str> = now.iter().map(|failure| failure.namespace.as_str()).collect();
     let over = before.iter().filter(|failure| !failing.contains(failure.namespace.as_str())).map(|failure| Note {
         warning: false,
-        reason: Reason::Synced,
+        reason: Reason::Synced.as_str().to_owned(),
         message: "the pull secret is as desired again".to_owned(),
         namespace: Some(failure.namespace.clone()),
     });
@@ -390,7 +390,8 @@ fn notes(
     let mut notes = Vec::new();
     if !each_targets && status.refreshed_at.is_some() && status.refreshed_at > previous.refreshed_at {
         let expiry = status.expires_at.map(|at| format!(", valid until {at}")).unwrap_or_default();
-        notes.push(Note { warning: false, reason: Reason::Refreshed, message: format!("new passwords{expiry}"), namespace: None });
+        let (reason, message) = (Reason::Refreshed.as_str().to_owned(), format!("new passwords{expiry}"));
+        notes.push(Note { warning: false, reason, message, namespace: None });
     }
     let before = |type_: &str| {
         previous.conditions.iter().find(|c| c.type_ == type_).map(|c| (c.status.as_str(), c.reason.as_str()))
@@ -399,12 +400,13 @@ fn notes(
     let holds = if *ready { "True" } else { "False" };
     if before(condition::READY) != Some((holds, reason.as_str())) && *reason != Reason::FetchingToken {
         let warning = !ready && *reason != Reason::Suspended;
-        notes.push(Note { warning, reason: *reason, message: message.clone(), namespace: None });
+        notes.push(Note { warning, reason: reason.as_str().to_owned(), message: message.clone(), namespace: None });
     }
     if let (true, Some((reason, message))) = (*ready, &judgement.reconciling)
         && before(condition::RECONCILING) != Some(("True", reason.as_str()))
     {
-        notes.push(Note { warning: true, reason: *reason, message: message.clone(), namespace: None });
+        let (reason, message) = (reason.as_str().to_owned(), message.clone());
+        notes.push(Note { warning: true, reason, message, namespace: None });
     }
     notes
 }

@@ -37,7 +37,7 @@ impl Events {
         let recorder = self.recorder.clone();
         let event = Event {
             type_: if note.warning { EventType::Warning } else { EventType::Normal },
-            reason: note.reason.as_str().to_owned(),
+            reason: note.reason,
             note: Some(note.message),
             action: "Reconcile".to_owned(),
             secondary,

@@ -36,6 +36,7 @@ mod rights;
 mod secrecy;
 mod startup;
 mod throttled;
+mod told;
 mod weather;
 
 use testbed::bed::{Bed, Launch, Operator};
