@@ -182,11 +182,15 @@ impl Writer {
 
     /// Replaces the status of that very `EcrCredential`: one that was deleted and made again has another uid, and is owed no
     /// status of its predecessor. The API server looks at no uid in the body of a custom resource's status; a JSON patch can
-    /// test it.
+    /// test it. Returns the resourceVersion with it.
     ///
     /// # Errors
     /// The API server refused or failed, or the uid is another by now (422).
-    pub async fn status(&self, object: &EcrCredential, status: &EcrCredentialStatus) -> Result<(), kube::Error> {
+    pub async fn status(
+        &self,
+        object: &EcrCredential,
+        status: &EcrCredentialStatus,
+    ) -> Result<Option<String>, kube::Error> {
         let api: Api<Observed<EcrCredential>> = Api::all(self.client.clone());
         let patch = json!([
             { "op": "test", "path": "/metadata/uid", "value": object.uid() },
@@ -194,7 +198,8 @@ impl Writer {
         ]);
         let patch: Patch<()> = Patch::Json(serde_json::from_value(patch).map_err(kube::Error::SerdeError)?);
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        self.in_time(api.patch_status(&object.name_any(), &params, &patch)).await.map(drop)
+        let written = self.in_time(api.patch_status(&object.name_any(), &params, &patch)).await?;
+        Ok(written.resource_version())
     }
 
     /// Changes the pull secrets of a ServiceAccount by a JSON patch that tests its resourceVersion.

@@ -66,6 +66,11 @@ pub struct ScopeArgs {
     #[arg(long, env = "ECO_ATTACH_PODS", help_heading = "Scope")]
     pub attach_pods: bool,
 
+    /// Sends Events to target namespaces, too: when the pull Secret there begins to fail, and when it is as desired again. The operator
+    /// needs RBAC rights there: create and patch on events.k8s.io.
+    #[arg(long, env = "ECO_NAMESPACE_EVENTS", help_heading = "Scope")]
+    pub namespace_events: bool,
+
     /// A Secret with static AWS keys that an EcrCredential may use, as NAMESPACE/NAME; repeatable. The operator needs RBAC
     /// rights on each: get, list, watch.
     #[arg(long = "credentials-secret", env = "ECO_CREDENTIALS_SECRETS", value_delimiter = ',', value_parser = keys_scope, value_name = "NAMESPACE/NAME", help_heading = "Scope")]

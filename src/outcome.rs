@@ -1,5 +1,6 @@
 //! From results to what is said about them: the status, the Events, and when to come back.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -12,6 +13,7 @@ use crate::api::status::{
 use crate::attach::Attachment;
 use crate::plan::Halt;
 use crate::plan::schedule::{Life, until, whole_seconds};
+use crate::plan::targets::Unselected;
 use crate::token::TokenHash;
 
 /// The longest time without a look at the clock. Timers stand still while a machine sleeps; tokens do not.
@@ -73,6 +75,8 @@ pub struct NamespaceReport {
     pub failed: usize,
     /// Those of which something is to be said.
     pub failures: Vec<NamespaceFailure>,
+    /// What parts of the selection select nothing.
+    pub unselected: Unselected,
 }
 
 /// What happened to one `EcrCredential`.
@@ -105,9 +109,11 @@ pub struct Note {
     /// Whether it is a warning.
     pub warning: bool,
     /// The reason.
-    pub reason: Reason,
+    pub reason: String,
     /// What happened.
     pub message: String,
+    /// The target namespace that it is about, which is told there; none for one about the `EcrCredential`.
+    pub namespace: Option<String>,
 }
 
 /// What is said, and when to come back.
@@ -160,6 +166,14 @@ pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Opti
     let mut look_again = None;
     let mut each_targets = false;
     let mut attached = None;
+    let mut place_notes = Vec::new();
+    if let Course::Suspended = course {
+        // Nobody looks at the namespaces. The tokens stay and are told of: they expire all the same.
+        status.namespaces = None;
+        status.failures.clear();
+    }
+    // Unless it takes its course, nothing is refreshed.
+    status.next_refresh_at = None;
     if let Course::Ran {
         registries,
         namespaces,
@@ -181,6 +195,7 @@ pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Opti
         status.namespaces = Some(counts(&namespaces));
         status.failures = namespaces.failures;
         status.failures.sort_by(|a, b| a.namespace.cmp(&b.namespace));
+        place_notes = notes_for_namespaces(&previous.failures, &status.failures);
         status.failures.truncate(MAX_FAILURES);
     }
     status.conditions = conditions(&judgement, &previous.conditions, generation, now);
@@ -191,6 +206,7 @@ pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Opti
     fit(&mut status);
     let mut notes = notes(&judgement, previous, &status, each_targets);
     notes.extend(attached.and_then(|attached| attachment_note(attached, &previous.conditions)));
+    notes.extend(place_notes);
     notes.iter_mut().for_each(|note| cut(&mut note.message, LONGEST_NOTE));
     let wait = look_again.map_or(LONGEST_WAIT, |at| until(now, at));
     Outcome { status, notes, requeue_after: wait.clamp(SHORTEST_WAIT, LONGEST_WAIT), each_targets }
@@ -238,6 +254,8 @@ fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timesta
     let broken = registries.iter().find_map(|r| r.problem.as_ref());
     let failing = registries.iter().find_map(|r| r.halt().map(|halt| (r, halt)));
     let missing = namespaces.selected.saturating_sub(namespaces.synced);
+    let not_found = namespaces.unselected.not_found();
+    let out_of_reach = namespaces.unselected.out_of_reach();
     let ready = if let Some(registry) = dead {
         let (reason, why) = match (&registry.failure, registry.life) {
             (Some(halt), _) => (halt.reason, halt.message.clone()),
@@ -257,21 +275,26 @@ fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timesta
         let message =
             format!("{missing} of {} namespaces lack the Secret{}", namespaces.selected, detail.unwrap_or_default());
         (false, Reason::NamespacesFailed, message)
-    } else if namespaces.selected == 0 {
-        (true, Reason::NoNamespaces, "no namespace is selected".to_owned())
+    } else if let Some(why) = &out_of_reach {
+        (false, Reason::NamespaceNotAllowed, why.clone())
     } else {
-        (true, Reason::Synced, "every selected namespace holds a valid password for every registry".to_owned())
+        let (reason, what) = match namespaces.selected {
+            0 => (Reason::NoNamespaces, "no namespace is selected"),
+            _ => (Reason::Synced, "every selected namespace holds a valid password for every registry"),
+        };
+        (true, reason, not_found.map_or_else(|| what.to_owned(), |not_found| format!("{what}: {not_found}")))
     };
+    let stalled = out_of_reach.filter(|_| namespaces.selected == 0).map(|why| (Reason::NamespaceNotAllowed, why));
     let reconciling = match failing {
         Some((_, halt)) if halt.reason == Reason::IdentityUnstable => Some((halt.reason, halt.message.clone())),
         Some((_, halt)) if halt.reason.is_passing() => Some((halt.reason, format!("trying again: {}", halt.message))),
         Some((registry, halt)) => {
             Some((halt.reason, format!("{} waits for a change: {}", registry.place(), halt.message)))
         }
-        None if !ready.0 => Some((ready.1, ready.2.clone())),
+        None if !ready.0 && stalled.is_none() => Some((ready.1, ready.2.clone())),
         None => None,
     };
-    Judgement { ready, reconciling, stalled: None }
+    Judgement { ready, reconciling, stalled }
 }
 
 fn registry_status(report: RegistryReport) -> RegistryStatus {
@@ -311,8 +334,9 @@ fn conditions(
     now: Timestamp,
 ) -> Vec<Condition> {
     let (ready, reason, message) = &judgement.ready;
+    // What does not hold has the reason for what does.
     let optional = |type_: &'static str, state: &Option<(Reason, String)>| {
-        let (reason, message) = state.clone().unwrap_or((Reason::Synced, String::new()));
+        let (reason, message) = state.clone().unwrap_or((*reason, String::new()));
         (type_, state.is_some(), reason, message)
     };
     let wanted = [
@@ -348,7 +372,29 @@ fn attachment_note(attached: Attachment, previous: &[Condition]) -> Option<Note>
     let Attachment { holds, reason, message } = attached;
     let before = previous.iter().find(|c| c.type_ == condition::ATTACHED).map(|c| c.reason.as_str());
     let is_news = before.map_or(!holds, |before| before != reason.as_str());
-    is_news.then_some(Note { warning: !holds, reason, message })
+    is_news.then(|| Note { warning: !holds, reason: reason.as_str().to_owned(), message, namespace: None })
+}
+
+/// Events in target namespaces, whose owners may not see the `EcrCredential`: when its Secret there begins to fail or fails in another
+/// way, and when nothing is to be said of it any more. As few as the failures in a status.
+fn notes_for_namespaces(before: &[NamespaceFailure], now: &[NamespaceFailure]) -> Vec<Note> {
+    let told = |failure: &&NamespaceFailure| {
+        before.iter().any(|old| old.namespace == failure.namespace && old.reason == failure.reason)
+    };
+    let begun = now.iter().take(MAX_FAILURES).filter(|failure| !told(failure)).map(|failure| Note {
+        warning: true,
+        reason: failure.reason.clone(),
+        message: failure.message.clone(),
+        namespace: Some(failure.namespace.clone()),
+    });
+    let failing: BTreeSet<&str> = now.iter().map(|failure| failure.namespace.as_str()).collect();
+    let over = before.iter().filter(|failure| !failing.contains(failure.namespace.as_str())).map(|failure| Note {
+        warning: false,
+        reason: Reason::Synced.as_str().to_owned(),
+        message: "the pull secret is as desired again".to_owned(),
+        namespace: Some(failure.namespace.clone()),
+    });
+    begun.chain(over).collect()
 }
 
 /// Events tell changes, not states: one when the passwords are new, one when the readiness or what hinders it changes.
@@ -362,7 +408,8 @@ fn notes(
     let mut notes = Vec::new();
     if !each_targets && status.refreshed_at.is_some() && status.refreshed_at > previous.refreshed_at {
         let expiry = status.expires_at.map(|at| format!(", valid until {at}")).unwrap_or_default();
-        notes.push(Note { warning: false, reason: Reason::Refreshed, message: format!("new passwords{expiry}") });
+        let (reason, message) = (Reason::Refreshed.as_str().to_owned(), format!("new passwords{expiry}"));
+        notes.push(Note { warning: false, reason, message, namespace: None });
     }
     let before = |type_: &str| {
         previous.conditions.iter().find(|c| c.type_ == type_).map(|c| (c.status.as_str(), c.reason.as_str()))
@@ -370,15 +417,20 @@ fn notes(
     let (ready, reason, message) = &judgement.ready;
     let holds = if *ready { "True" } else { "False" };
     if before(condition::READY) != Some((holds, reason.as_str())) && *reason != Reason::FetchingToken {
-        notes.push(Note { warning: !ready && *reason != Reason::Suspended, reason: *reason, message: message.clone() });
+        let warning = !ready && *reason != Reason::Suspended;
+        notes.push(Note { warning, reason: reason.as_str().to_owned(), message: message.clone(), namespace: None });
     }
     if let (true, Some((reason, message))) = (*ready, &judgement.reconciling)
         && before(condition::RECONCILING) != Some(("True", reason.as_str()))
     {
-        notes.push(Note { warning: true, reason: *reason, message: message.clone() });
+        let (reason, message) = (reason.as_str().to_owned(), message.clone());
+        notes.push(Note { warning: true, reason, message, namespace: None });
     }
     notes
 }
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod condition_tests;

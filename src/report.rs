@@ -1,26 +1,110 @@
 //! What happened, as metrics and log lines: the one place that turns results into words with bounded labels.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
-
-use k8s_openapi::jiff::Timestamp;
-use parking_lot::Mutex;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 
 use crate::api::EcrCredentialStatus;
 use crate::api::status::{Reason, condition};
 use crate::apply::{WriteError, Written};
 use crate::controller::Observer;
 use crate::controller::error::Error;
+use crate::plan::references::Lent;
 use crate::plan::schedule::Life;
 use crate::plan::{Service, TokenKey, Uid};
 use crate::process::telemetry::{
-    CallLabels, KindLabels, Metrics, ResultLabels, SourceLabels, StateLabels, TokenLabels, WriteLabels,
+    CallLabels, CredentialLabels, KindLabels, MOST_NAMES, Metrics, ReadyLabels, RequestLabels, ResultLabels,
+    SourceLabels, StateLabels, TokenLabels, WriteLabels,
 };
 use crate::secret::Verdict;
-use crate::token::cache::Fetched;
-use crate::token::identity::Origin;
+use crate::token::cache::{Fetched, Tokens};
+use crate::token::identity::{HttpRequest, Origin};
+use k8s_openapi::jiff::Timestamp;
+use parking_lot::Mutex;
+
+/// Why a fetch may fail. Each has a counter from the start, or its first failure would be no increase.
+const FETCH_FAILURES: [Reason; 10] = [
+    Reason::NoCredentials,
+    Reason::IdentityNotFound,
+    Reason::IdentityChanged,
+    Reason::Forbidden,
+    Reason::ApiError,
+    Reason::AccessDenied,
+    Reason::Throttled,
+    Reason::AwsUnavailable,
+    Reason::ExpiredToken,
+    Reason::InvalidToken,
+];
+
+/// Why a write may fail, besides `stale` and `namespace_gone`.
+const WRITE_FAILURES: [Reason; 8] = [
+    Reason::AdmissionRefused,
+    Reason::QuotaExceeded,
+    Reason::Forbidden,
+    Reason::WrongType,
+    Reason::Immutable,
+    Reason::SecretNotOwned,
+    Reason::Throttled,
+    Reason::ApiError,
+];
+
+const SUCCESS: &str = "success";
+
+/// Makes every counter whose labels are known before, with the value 0. `lent` says which kinds of identities there may be.
+pub fn start_counters(metrics: &Metrics, lent: &Lent) {
+    let mut identities = vec!["operator", "operator_role"];
+    if !lent.accounts.is_empty() {
+        identities.extend(["service_account", "service_account_role"]);
+    }
+    if !lent.keys.is_empty() {
+        identities.extend(["secret", "secret_role"]);
+    }
+    for identity in identities {
+        for api in ["ecr", "ecr-public"] {
+            for result in FETCH_FAILURES.map(Reason::as_str).into_iter().chain([SUCCESS]) {
+                let _ = metrics.aws_requests.get_or_create(&CallLabels { api, identity, result });
+            }
+        }
+    }
+    const TOKEN: &str = "GetAuthorizationToken";
+    let sts = ["AssumeRole", "AssumeRoleWithWebIdentity"].map(|action| ("sts", action));
+    for (api, action) in [("ecr", TOKEN), ("ecr-public", TOKEN)].into_iter().chain(sts) {
+        let _ = metrics.aws_http_requests.get_or_create(&RequestLabels { api, action, result: SUCCESS });
+    }
+    for operation in ["create", "update", "delete"] {
+        let others = [SUCCESS, "stale", "namespace_gone"];
+        for result in WRITE_FAILURES.map(Reason::as_str).into_iter().chain(others) {
+            let _ = metrics.secret_writes.get_or_create(&WriteLabels { operation, result });
+        }
+    }
+    for result in Error::CATEGORIES.into_iter().chain([SUCCESS]) {
+        let _ = metrics.reconciles.get_or_create(&ResultLabels { result });
+    }
+}
+
+/// A single HTTP request to AWS has ended.
+pub fn requested(metrics: &Metrics, request: &HttpRequest) {
+    let HttpRequest { api, action, result, took } = *request;
+    let labels = RequestLabels { api, action, result };
+    metrics.aws_http_requests.get_or_create(&labels).observe(took.as_secs_f64());
+}
+
+/// Sets the gauges of the tokens that somebody uses; those of others go.
+pub fn tokens_now(metrics: &Metrics, tokens: &Tokens) {
+    let mut newest: BTreeMap<(&'static str, String, &'static str), (Timestamp, Timestamp)> = BTreeMap::new();
+    tokens.each_life(|key, Life { issued_at, expires_at }| {
+        let place = (api(key), key.service.region().to_string(), key.identity.kind());
+        let (issued, expires) = newest.entry(place).or_insert((issued_at, expires_at));
+        *issued = issued_at.max(*issued);
+        *expires = expires_at.max(*expires);
+    });
+    metrics.token_expiry.clear();
+    metrics.token_refresh.clear();
+    for ((api, region, identity), (issued_at, expires_at)) in newest {
+        let labels = TokenLabels { api, region, identity };
+        metrics.token_expiry.get_or_create(&labels).set(expires_at.as_second());
+        metrics.token_refresh.get_or_create(&labels).set(issued_at.as_second());
+    }
+}
 
 /// The operator's own AWS identity was found, or is found elsewhere now.
 pub fn found_identity(metrics: &Metrics, origin: Origin) {
@@ -38,36 +122,48 @@ pub struct Reporter {
 }
 
 /// What the metrics need of a status.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Summary {
+    name: String,
     selected: i64,
     synced: i64,
     failed: i64,
     ready: bool,
+    /// The reason of the condition `Ready`.
+    reason: String,
     stalled: bool,
     suspended: bool,
     unreadable: bool,
+    /// Whether the Secret is attached, where that is asked for.
+    attached: Option<bool>,
     /// When the password that expires first does so, and when it was issued.
     earliest: Option<(Timestamp, Timestamp)>,
 }
 
 impl Summary {
-    fn of(status: &EcrCredentialStatus) -> Self {
-        let holds = |type_: &str| status.conditions.iter().any(|c| c.type_ == type_ && c.status == "True");
-        let counts = status.namespaces.clone().unwrap_or_default();
-        Self {
-            selected: i64::from(counts.selected),
-            synced: i64::from(counts.synced),
-            failed: i64::from(counts.failed),
+    fn of(name: &str, status: &EcrCredentialStatus) -> Self {
+        let condition = |type_: &str| status.conditions.iter().find(|c| c.type_ == type_);
+        let holds = |type_: &str| condition(type_).is_some_and(|c| c.status == "True");
+        let reason = condition(condition::READY).map(|c| c.reason.clone()).unwrap_or_default();
+        let suspended = reason == Reason::Suspended.as_str();
+        let mut summary = Self {
+            name: name.to_owned(),
             ready: holds(condition::READY),
             stalled: holds(condition::STALLED),
-            suspended: status
-                .conditions
-                .iter()
-                .any(|c| c.type_ == condition::READY && c.reason == Reason::Suspended.as_str()),
-            unreadable: false,
-            earliest: status.registries.iter().filter_map(|r| Some((r.expires_at?, r.issued_at?))).min(),
+            suspended,
+            reason,
+            ..Self::default()
+        };
+        // What is suspended may fail and expire: that is what suspending means.
+        if !suspended {
+            let counts = status.namespaces.clone().unwrap_or_default();
+            summary.selected = i64::from(counts.selected);
+            summary.synced = i64::from(counts.synced);
+            summary.failed = i64::from(counts.failed);
+            summary.attached = condition(condition::ATTACHED).map(|c| c.status == "True");
+            summary.earliest = status.registries.iter().filter_map(|r| Some((r.expires_at?, r.issued_at?))).min();
         }
+        summary
     }
 }
 
@@ -79,45 +175,43 @@ impl Reporter {
 
     /// A call of GetAuthorizationToken has ended.
     pub fn fetched(&self, fetched: &Fetched) {
-        let (api, region) = (api(&fetched.key), fetched.key.service.region().to_string());
+        let (api, region) = (api(&fetched.key), fetched.key.service.region());
         let identity = fetched.key.identity.kind();
-        match &fetched.result {
-            Ok(Life { issued_at, expires_at }) => {
-                tracing::info!(api, region, identity = %fetched.key.identity, %expires_at, "fetched a token");
-                self.metrics.aws_requests.get_or_create(&CallLabels { api, identity, result: "success" }).inc();
-                let labels = TokenLabels { api, region, identity };
-                self.metrics.token_expiry.get_or_create(&labels).set(expires_at.as_second());
-                self.metrics.token_refresh.get_or_create(&labels).set(issued_at.as_second());
+        let result = match &fetched.result {
+            Ok(Life { expires_at, .. }) => {
+                tracing::info!(api, %region, identity = %fetched.key.identity, %expires_at, "fetched a token");
+                SUCCESS
             }
             Err(error) => {
-                let result = error.reason().as_str();
-                tracing::warn!(api, region, identity = %fetched.key.identity, reason = result, %error, "no token: trying again");
-                self.metrics.aws_requests.get_or_create(&CallLabels { api, identity, result }).inc();
+                let reason = error.reason().as_str();
+                tracing::warn!(api, %region, identity = %fetched.key.identity, reason, %error, "no token: trying again");
+                reason
             }
-        }
+        };
+        self.metrics.aws_requests.get_or_create(&CallLabels { api, identity, result }).inc();
     }
 
     /// An `EcrCredential` is gone.
     pub fn forget(&self, uid: &Uid) {
         self.statuses.lock().remove(uid);
-        self.publish();
     }
 
     /// An `EcrCredential` cannot be read. Its Secrets are there and expire: what was last said of them still counts.
-    pub fn unreadable(&self, uid: &Uid, status: Option<&EcrCredentialStatus>) {
-        let said = status.map(Summary::of).unwrap_or_default();
-        let summary = Summary { ready: false, stalled: false, suspended: false, unreadable: true, ..said };
+    pub fn unreadable(&self, uid: &Uid, name: &str, status: Option<&EcrCredentialStatus>) {
+        let said = status.map(|status| Summary::of(name, status)).unwrap_or_default();
+        let (name, reason) = (name.to_owned(), "Unreadable".to_owned());
+        let summary =
+            Summary { name, reason, ready: false, stalled: false, suspended: false, unreadable: true, ..said };
         self.statuses.lock().insert(uid.clone(), summary);
-        self.publish();
     }
 
     /// So many objects of a kind cannot be read at all, and are skipped.
     pub fn skipped(&self, kind: &'static str, count: usize) {
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        self.metrics.unreadable.get_or_create(&KindLabels { kind }).set(count);
+        self.metrics.unreadable.get_or_create(&KindLabels { kind }).set(count_of(count));
     }
 
-    fn publish(&self) {
+    /// Sets the gauges by what was last said. Under the lock, so that they are all of one moment.
+    pub fn publish(&self) {
         let statuses = self.statuses.lock();
         let sum = |number: fn(&Summary) -> i64| statuses.values().map(number).sum::<i64>();
         let (selected, synced, failed) = (sum(|s| s.selected), sum(|s| s.synced), sum(|s| s.failed));
@@ -125,31 +219,54 @@ impl Reporter {
         let stalled = sum(|s| i64::from(s.stalled));
         let suspended = sum(|s| i64::from(s.suspended));
         let unreadable = sum(|s| i64::from(s.unreadable));
-        let all = i64::try_from(statuses.len()).unwrap_or(i64::MAX);
         let others = ready.saturating_add(stalled).saturating_add(suspended).saturating_add(unreadable);
-        let not_ready = all.saturating_sub(others);
-        // What is suspended may expire: that is what suspending means.
-        let earliest = statuses.values().filter(|s| !s.suspended).filter_map(|s| s.earliest).min();
-        drop(statuses);
-        let set = |family: &Family<StateLabels, Gauge>, state, value| {
-            family.get_or_create(&StateLabels { state }).set(value);
-        };
+        let not_ready = count_of(statuses.len()).saturating_sub(others);
         let pending = selected.saturating_sub(synced).saturating_sub(failed);
-        for (state, value) in [("synced", synced), ("failed", failed), ("pending", pending)] {
-            set(&self.metrics.namespaces, state, value);
-        }
-        for (state, value) in [
+        let attached = sum(|s| i64::from(s.attached == Some(true)));
+        let not_attached = sum(|s| i64::from(s.attached == Some(false)));
+        let namespaces = [("synced", synced), ("failed", failed), ("pending", pending)];
+        let credentials = [
             ("ready", ready),
             ("not_ready", not_ready),
             ("stalled", stalled),
             ("suspended", suspended),
             ("unreadable", unreadable),
+        ];
+        let attachments = [("attached", attached), ("not_attached", not_attached)];
+        for (family, states) in [
+            (&self.metrics.namespaces, &namespaces[..]),
+            (&self.metrics.credentials, &credentials[..]),
+            (&self.metrics.attachments, &attachments[..]),
         ] {
-            set(&self.metrics.credentials, state, value);
+            for (state, value) in states {
+                family.get_or_create(&StateLabels { state }).set(*value);
+            }
         }
+        let earliest = statuses.values().filter_map(|s| s.earliest).min();
         self.metrics.earliest_expiry.set(earliest.map_or(0, |(expires_at, _)| expires_at.as_second()));
         self.metrics.earliest_issue.set(earliest.map_or(0, |(_, issued_at)| issued_at.as_second()));
+        self.metrics.credential_ready.clear();
+        self.metrics.credential_expiry.clear();
+        let mut named: Vec<&Summary> = statuses.values().collect();
+        named.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        for Summary { name, ready, reason, earliest, .. } in named.into_iter().take(MOST_NAMES) {
+            let labels = ReadyLabels { name: name.clone(), reason: reason.clone() };
+            self.metrics.credential_ready.get_or_create(&labels).set(i64::from(*ready));
+            if let Some((expires_at, _)) = earliest {
+                let labels = CredentialLabels { name: name.clone() };
+                self.metrics.credential_expiry.get_or_create(&labels).set(expires_at.as_second());
+            }
+        }
     }
+
+    /// So many ServiceAccounts do not name the Secret that they should.
+    pub fn unattached(&self, count: usize) {
+        self.metrics.unattached.set(count_of(count));
+    }
+}
+
+fn count_of(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 impl Observer for Reporter {
@@ -161,7 +278,7 @@ impl Observer for Reporter {
             Verdict::Keep | Verdict::Wait | Verdict::Refuse(..) => return,
         };
         let result = match result {
-            Ok(_) => "success",
+            Ok(_) => SUCCESS,
             Err(WriteError::Stale) => "stale",
             Err(WriteError::NamespaceGone) => "namespace_gone",
             Err(WriteError::Unchangeable(reason, _) | WriteError::Refused(reason, _)) => reason.as_str(),
@@ -170,14 +287,12 @@ impl Observer for Reporter {
     }
 
     fn reconciled(&self, took: Duration, error: Option<&Error>) {
-        let result = error.map_or("success", Error::category);
+        let result = error.map_or(SUCCESS, Error::category);
         self.metrics.reconciles.get_or_create(&ResultLabels { result }).observe(took.as_secs_f64());
     }
 
-    fn concluded(&self, uid: &Uid, status: &EcrCredentialStatus) {
-        let summary = Summary::of(status);
-        self.statuses.lock().insert(uid.clone(), summary);
-        self.publish();
+    fn concluded(&self, uid: &Uid, name: &str, status: &EcrCredentialStatus) {
+        self.statuses.lock().insert(uid.clone(), Summary::of(name, status));
     }
 }
 
@@ -216,22 +331,127 @@ mod tests {
         };
         let state = |state: &str, count: u32| format!("{{state=\"{state}\"}} {count}");
         // As after a restart: nothing else was said of it.
-        reporter.unreadable(&me, Some(&status));
-        reporter.unreadable(&other, None);
+        reporter.unreadable(&me, "me", Some(&status));
+        reporter.unreadable(&other, "other", None);
+        reporter.publish();
         let credentials = metrics(&registry, "credentials");
         for line in [state("unreadable", 2), state("ready", 0), state("not_ready", 0)] {
             assert!(credentials.contains(&line), "{line}: {credentials:?}");
         }
         assert!(metrics(&registry, "namespaces").contains(&state("failed", 1)));
         assert_eq!(metrics(&registry, "earliest_secret_expiry_timestamp_seconds"), [" 200"]);
-        reporter.concluded(&me, &status);
+        reporter.concluded(&me, "me", &status);
         reporter.forget(&other);
+        reporter.publish();
         let credentials = metrics(&registry, "credentials");
         for line in [state("unreadable", 0), state("not_ready", 1)] {
             assert!(credentials.contains(&line), "{line}: {credentials:?}");
         }
         reporter.skipped("Secret", 3);
         assert_eq!(metrics(&registry, "unreadable_objects"), ["{kind=\"Secret\"} 3"]);
+    }
+
+    /// A status with this condition `Ready`, two of three namespaces synced, and a token.
+    fn status(ready: &str, reason: &str, stalled: &str) -> EcrCredentialStatus {
+        let condition = |type_: &str, status: &str, reason: &str| {
+            let moment = Timestamp::UNIX_EPOCH.to_string();
+            serde_json::from_value(serde_json::json!({
+                "type": type_, "status": status, "reason": reason, "message": "", "lastTransitionTime": moment,
+            }))
+            .unwrap()
+        };
+        let at = |second| Some(Timestamp::from_second(second).unwrap());
+        EcrCredentialStatus {
+            conditions: vec![
+                condition(condition::READY, ready, reason),
+                condition(condition::STALLED, stalled, reason),
+                condition(condition::ATTACHED, "False", "AttachFailed"),
+            ],
+            namespaces: Some(NamespaceCounts { selected: 3, synced: 2, failed: 1, summary: "2/3".to_owned() }),
+            registries: vec![RegistryStatus { issued_at: at(100), expires_at: at(200), ..RegistryStatus::default() }],
+            ..EcrCredentialStatus::default()
+        }
+    }
+
+    fn reporter() -> (Registry, Reporter) {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        (registry, Reporter::new(metrics))
+    }
+
+    /// By which the alerts are raised.
+    const ALARMING: [&str; 5] = [
+        "namespaces{state=\"failed\"}",
+        "namespaces{state=\"pending\"}",
+        "credentials{state=\"stalled\"}",
+        "earliest_secret_expiry_timestamp_seconds",
+        "attachments{state=\"not_attached\"}",
+    ];
+
+    #[test]
+    fn one_that_is_suspended_or_gone_raises_no_alert() {
+        let (registry, reporter) = reporter();
+        let me = Uid("me".into());
+        let values = || ALARMING.map(|name| metrics(&registry, name).concat().trim().parse::<i64>().unwrap());
+        let failing = status("False", "NamespacesFailed", "True");
+        reporter.concluded(&me, "me", &failing);
+        reporter.publish();
+        assert_eq!(values(), [1, 0, 1, 200, 1]);
+        // What was said of its namespaces before stands in the status for a while.
+        reporter.concluded(&me, "me", &status("False", "Suspended", "False"));
+        reporter.publish();
+        assert_eq!(values(), [0; 5]);
+        assert_eq!(metrics(&registry, "credential_ready"), ["{name=\"me\",reason=\"Suspended\"} 0"]);
+        assert!(metrics(&registry, "credential_expiry").is_empty());
+        reporter.concluded(&me, "me", &failing);
+        reporter.forget(&me);
+        reporter.publish();
+        assert_eq!(values(), [0; 5]);
+        assert!(metrics(&registry, "credential_ready").is_empty());
+    }
+
+    #[test]
+    fn each_credential_has_one_series_with_its_reason_and_their_number_is_bounded() {
+        let (registry, reporter) = reporter();
+        let many = MOST_NAMES + 20;
+        for number in (0..many).rev() {
+            let name = format!("c{number:04}");
+            reporter.concluded(&Uid(name.as_str().into()), &name, &status("True", "Synced", "False"));
+        }
+        reporter.concluded(&Uid("c0000".into()), "c0000", &status("False", "AccessDenied", "False"));
+        for _ in 0..2 {
+            reporter.publish();
+            let ready = metrics(&registry, "credential_ready");
+            assert_eq!(ready.len(), MOST_NAMES);
+            assert!(ready.contains(&"{name=\"c0000\",reason=\"AccessDenied\"} 0".to_owned()));
+            assert!(ready.contains(&format!("{{name=\"c{:04}\",reason=\"Synced\"}} 1", MOST_NAMES - 1)));
+            assert_eq!(metrics(&registry, "credential_expiry_timestamp_seconds").len(), MOST_NAMES);
+            // All of them are counted.
+            let sum: i64 = metrics(&registry, "credentials")
+                .iter()
+                .map(|line| line.rsplit(' ').next().unwrap().parse::<i64>().unwrap())
+                .sum();
+            assert_eq!(sum, i64::try_from(many).unwrap());
+        }
+    }
+
+    #[test]
+    fn counters_are_there_before_the_first_failure() {
+        let mut registry = Registry::default();
+        let all = Metrics::register(&mut registry);
+        let mut lent = Lent::default();
+        start_counters(&all, &lent);
+        let known = |name: &str, labels: &str| metrics(&registry, name).contains(&format!("{labels} 0"));
+        assert!(known("aws_requests_total", "{api=\"ecr\",identity=\"operator\",result=\"AccessDenied\"}"));
+        assert!(known("secret_writes_total", "{operation=\"create\",result=\"QuotaExceeded\"}"));
+        assert!(known("reconcile_duration_seconds_count", "{result=\"status\"}"));
+        let tenants = "{api=\"ecr\",identity=\"service_account\",result=\"success\"}";
+        assert!(!known("aws_requests_total", tenants), "no ServiceAccount may be used");
+        lent.accounts.insert(crate::plan::references::AccountScope { namespace: None, name: "puller".into() });
+        start_counters(&all, &lent);
+        assert!(known("aws_requests_total", tenants));
+        let count = metrics(&registry, "aws_requests_total").len();
+        assert!(count < 100, "{count} series");
     }
 }
 

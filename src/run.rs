@@ -37,11 +37,11 @@ use crate::process::fence::Fence;
 use crate::process::http::{self, Readiness};
 use crate::process::lease::{self, Leadership, LeaseSettings};
 use crate::process::retries::Retries;
-use crate::process::telemetry::{self, Metrics};
+use crate::process::telemetry::{self, Exposition, Metrics};
 use crate::report::{self, Reporter};
 use crate::token::cache::{CacheSettings, Tokens};
 use crate::token::ecr::Ecr;
-use crate::token::identity;
+use crate::token::identity::{self, HttpRequest};
 
 /// The longest that one write to the API server may take. The API server itself ends a request after 60 seconds (its flag
 /// `--request-timeout`), in which several admission webhooks may take up to 30 seconds each.
@@ -66,9 +66,6 @@ pub enum RunError {
     /// A setting is wrong.
     #[error("{0}")]
     Settings(String),
-    /// No region was found.
-    #[error("no AWS region: set --aws-region, the variable AWS_REGION, or the chart's aws.region")]
-    NoRegion,
     /// The region cannot be one.
     #[error("the AWS region is wrong: {0}")]
     BadRegion(#[source] crate::api::registry::NameError),
@@ -118,6 +115,7 @@ struct Process {
     stop: CancellationToken,
     readiness: Readiness,
     metrics: Metrics,
+    exposition: Arc<Exposition>,
 }
 
 impl Process {
@@ -126,7 +124,11 @@ impl Process {
         stop_on_signal(stop.clone())?;
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        metrics.started.set(Timestamp::now().as_duration().as_secs_f64());
+        metrics.process.started.set(Timestamp::now().as_duration().as_secs_f64());
+        report::start_counters(&metrics, &args.scope.lent());
+        let exposition = Arc::new(Exposition::new(registry));
+        let process = metrics.process.clone();
+        exposition.before_each(move || process.refresh());
         let mut config = Config::infer().await.map_err(|error| RunError::NoCluster(error.to_string()))?;
         // A proxy in the environment is the way to AWS. kube takes it for the API server too, past NO_PROXY.
         if config.proxy_url.as_ref().is_some_and(|url| is_proxy_of_environment(&url.to_string())) {
@@ -140,8 +142,8 @@ impl Process {
         let listener =
             http::listen(args.http_address).map_err(|error| RunError::Listen { address: args.http_address, error })?;
         let http =
-            tokio::spawn(http::serve(listener, readiness.clone(), Arc::new(registry), stop.clone().cancelled_owned()));
-        let process = Self { args, stop: stop.clone(), readiness, metrics };
+            tokio::spawn(http::serve(listener, readiness.clone(), exposition.clone(), stop.clone().cancelled_owned()));
+        let process = Self { args, stop: stop.clone(), readiness, metrics, exposition };
         let result = process.work(config).await;
         stop.cancel();
         // A client that holds half a request must not hold us.
@@ -321,11 +323,18 @@ impl Process {
         let settings = args.aws.settings().map_err(RunError::Settings)?;
         let origins = self.metrics.clone();
         let found = move |origin| report::found_identity(&origins, origin);
-        let identity = identity::load(&settings, &clock, found).await.map_err(RunError::Settings)?;
-        let region = identity.config.region().map(|region| region.as_ref().to_owned()).ok_or(RunError::NoRegion)?;
-        let region = Region::parse(&region).map_err(RunError::BadRegion)?;
+        let requests = self.metrics.clone();
+        let requested = move |request: &HttpRequest| report::requested(&requests, request);
+        let identity = identity::load(&settings, &clock, found, requested).await.map_err(RunError::Settings)?;
+        let region = identity.config.region().map(|region| Region::parse(region.as_ref()));
+        let region = region.transpose().map_err(RunError::BadRegion)?;
+        if region.is_none() {
+            tracing::warn!(
+                "no AWS region of the operator's own: each private registry must name one; set --aws-region, the variable AWS_REGION, or the chart's aws.region"
+            );
+        }
         let limits = Limits {
-            region: Some(region),
+            region,
             secret_names: args.scope.allowed_names(),
             namespaces: args.scope.allowed_namespaces(),
             lent: args.scope.lent(),
@@ -353,15 +362,23 @@ impl Process {
                 client.clone(),
                 "ecr-credential-operator",
                 &args.replica_name.clone().unwrap_or_else(host_name),
-            ),
+            )
+            .in_namespaces(args.scope.namespace_events),
             limits,
             retry,
             concurrency: usize::from(args.concurrency),
             clock,
-            observer: reporter,
+            observer: reporter.clone(),
             stop: self.stop.clone(),
             writes: TaskTracker::new(),
             memories,
+        });
+        let (metrics, seen) = (self.metrics.clone(), ctx.clone());
+        self.exposition.before_each(move || {
+            report::tokens_now(&metrics, &seen.tokens);
+            let unattached = seen.shared.world.lock().unattached.len();
+            reporter.unattached(unattached);
+            reporter.publish();
         });
         let (store, writer) = reflector::store();
         Ok(Parts { ctx, store, writer, queue })
@@ -399,8 +416,8 @@ impl WatchObserver for Watched {
         self.tokens.want(uid, BTreeSet::new());
     }
 
-    fn unreadable(&self, uid: &Uid, status: Option<&EcrCredentialStatus>) {
-        self.reporter.unreadable(uid, status);
+    fn unreadable(&self, uid: &Uid, name: &str, status: Option<&EcrCredentialStatus>) {
+        self.reporter.unreadable(uid, name, status);
     }
 
     fn skipped(&self, kind: &'static str, count: usize) {

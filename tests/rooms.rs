@@ -298,8 +298,20 @@ fn sources() -> Vec<(String, String)> {
     let name = |path: &Path| path.strip_prefix(&root).unwrap().with_extension("").to_string_lossy().into_owned();
     let mut sources: Vec<(String, String)> =
         files.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect();
-    sources.retain(|(file, _)| !file.ends_with("/tests") && !file.contains("/tests/"));
+    let tests: BTreeSet<String> = sources.iter().flat_map(|(file, text)| modules_of_tests(file, text)).collect();
+    sources.retain(|(file, _)| !tests.contains(file) && !file.contains("/tests/"));
     sources.sort();
     assert!(sources.len() > 20, "the walk has found only {}", sources.len());
     sources
+}
+
+/// The files that a file has for tests alone.
+fn modules_of_tests(file: &str, text: &str) -> Vec<String> {
+    let folder = match file.rsplit_once('/') {
+        Some((folder, "mod")) => format!("{folder}/"),
+        None if file == "lib" || file == "main" => String::new(),
+        _ => format!("{file}/"),
+    };
+    let declarations = text.split("#[cfg(test)]\n").skip(1).filter_map(|rest| rest.lines().next()?.split_once("mod "));
+    declarations.filter_map(|(_, name)| Some(format!("{folder}{}", name.strip_suffix(';')?))).collect()
 }

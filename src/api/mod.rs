@@ -57,6 +57,8 @@ pub const DEFAULT_SECRET_NAME: &str = "ecr-pull-secret";
     printcolumn(name = "Synced", type_ = "string", json_path = ".status.namespaces.summary", description = "Namespaces whose Secret is as desired, of those selected."),
     printcolumn(name = "Expires", type_ = "string", json_path = ".status.expiresAt", description = "When the earliest password in the Secret expires."),
     printcolumn(name = "Refresh", type_ = "string", json_path = ".status.nextRefreshAt", description = "When the passwords are next replaced."),
+    printcolumn(name = "Secret", type_ = "string", json_path = ".spec.secret.name", priority = 1, description = "The name of the Secret in each target namespace."),
+    printcolumn(name = "Message", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].message"#, priority = 1, description = "Why the EcrCredential is ready or not, and what to do."),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
 )]
 #[serde(rename_all = "camelCase")]

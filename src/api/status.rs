@@ -27,7 +27,7 @@ pub struct EcrCredentialStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "date_time")]
     pub refreshed_at: Option<Timestamp>,
-    /// When the passwords are next replaced.
+    /// When the passwords are next replaced; absent while nothing is refreshed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "date_time")]
     pub next_refresh_at: Option<Timestamp>,
@@ -37,7 +37,7 @@ pub struct EcrCredentialStatus {
     /// One entry for each of `spec.registries`, in the same order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub registries: Vec<RegistryStatus>,
-    /// How many namespaces are selected, and how many of them hold the Secret as desired.
+    /// How many namespaces are selected, and how many of them hold the Secret as desired; absent while `spec.suspend` is true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespaces: Option<NamespaceCounts>,
     /// Namespaces whose Secret is not as desired: the first 20 by name.
@@ -139,6 +139,8 @@ pub enum Reason {
     InvalidSpec,
     /// The operator may not write Secrets of this name.
     SecretNameNotAllowed,
+    /// The operator may not write in a namespace that `spec.namespaces.names` names.
+    NamespaceNotAllowed,
     /// The operator may not use the ServiceAccount or Secret that `auth` names.
     AuthNotAllowed,
     /// The ServiceAccount or Secret that `auth` names is missing, or lacks what is needed of it.
@@ -194,7 +196,14 @@ pub enum Reason {
 impl Reason {
     /// Whether it may pass without an edit of the spec or of the installation.
     pub const fn is_passing(self) -> bool {
-        !matches!(self, Self::InvalidSpec | Self::SecretNameNotAllowed | Self::AuthNotAllowed | Self::NoRegion)
+        !matches!(
+            self,
+            Self::InvalidSpec
+                | Self::SecretNameNotAllowed
+                | Self::NamespaceNotAllowed
+                | Self::AuthNotAllowed
+                | Self::NoRegion
+        )
     }
 
     /// The reason as it stands in conditions, Events and metric labels.
@@ -208,6 +217,7 @@ impl Reason {
             Self::NamespacesFailed => "NamespacesFailed",
             Self::InvalidSpec => "InvalidSpec",
             Self::SecretNameNotAllowed => "SecretNameNotAllowed",
+            Self::NamespaceNotAllowed => "NamespaceNotAllowed",
             Self::AuthNotAllowed => "AuthNotAllowed",
             Self::IdentityNotFound => "IdentityNotFound",
             Self::IdentityChanged => "IdentityChanged",

@@ -35,7 +35,7 @@ pub(super) struct Own {
 pub(super) async fn own(settings: &AwsSettings, clock: Clock) -> Result<Own, CheckError> {
     let origin = Arc::new(Mutex::new(None));
     let found = origin.clone();
-    let identity = identity::load(settings, &clock, move |origin| *found.lock() = Some(origin)).await;
+    let identity = identity::load(settings, &clock, move |origin| *found.lock() = Some(origin), |_| ()).await;
     Ok(Own { identity: identity.map_err(CheckError::Settings)?, clock, origin })
 }
 

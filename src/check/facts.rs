@@ -37,8 +37,25 @@ pub(super) struct Facts {
     pub(super) refused: Vec<(SecretScope, String)>,
     /// What the operator needs, and whether it has it; none outside of its pod.
     pub(super) rights: Option<Vec<(Right, bool)>>,
+    /// The policy that attaches Secrets to pods; none where no `EcrCredential` asks for it.
+    pub(super) attach_policy: Option<AttachPolicy>,
     /// What AWS said; none when it was not asked.
     pub(super) aws: Option<Answers>,
+}
+
+/// What is known of the MutatingAdmissionPolicy that attaches Secrets to pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum AttachPolicy {
+    /// The cluster does not serve its kind.
+    Unserved,
+    /// There is none for `EcrCredentials`.
+    Absent,
+    /// There is one of this name, and no binding puts it in force.
+    Unbound(String),
+    /// It is installed and bound.
+    Installed,
+    /// It may not be read, and why.
+    Hidden(String),
 }
 
 /// What AWS said. The tokens themselves were dropped as soon as they had been looked at.

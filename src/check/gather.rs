@@ -8,15 +8,17 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessR
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams, PostParams};
-use kube::core::ObjectList;
+use kube::core::{ApiResource, DynamicObject, ObjectList};
 use kube::{Client, Resource, ResourceExt};
+use serde_json::Value;
 
 use super::CheckError;
 use super::ask::TIMEOUT;
+use super::facts::AttachPolicy;
 use super::rights::Right;
-use crate::api::EcrCredential;
 use crate::api::observed::{ObservedCredential, Unreadable};
 use crate::api::registry::Region;
+use crate::api::{AttachPods, EcrCredential, GROUP};
 use crate::cluster::ApiServer;
 use crate::controller::references::account_record;
 use crate::controller::watches::{SecretScope, claimant, references as asked, unreadable};
@@ -29,6 +31,9 @@ use crate::plan::{Halt, Limits, Uid};
 use crate::secret::metadata::SecretDetails;
 use crate::secret::ownership::SecretRecord;
 use crate::token::Cluster as _;
+
+/// The API group of admission policies.
+const ADMISSION: &str = "admissionregistration.k8s.io";
 
 /// How many objects are listed in one request.
 const PAGE: u32 = 500;
@@ -151,6 +156,46 @@ impl Cluster {
         };
     }
 
+    /// The policy that attaches Secrets to pods, if any of these asks for it.
+    pub(super) async fn attach_policy(
+        &self,
+        credentials: &[EcrCredential],
+    ) -> Result<Option<AttachPolicy>, CheckError> {
+        let asks = |object: &EcrCredential| {
+            object.spec.attach_to.as_ref().is_some_and(|attach_to| attach_to.pods == AttachPods::MatchingImages)
+        };
+        if !credentials.iter().any(asks) {
+            return Ok(None);
+        }
+        let what = "MutatingAdmissionPolicies";
+        let served = self.client.list_api_group_resources(&format!("{ADMISSION}/v1")).await;
+        let served = served.map_err(|error| CheckError::of(error, what))?;
+        if !served.resources.iter().any(|resource| resource.name == "mutatingadmissionpolicies") {
+            return Ok(Some(AttachPolicy::Unserved));
+        }
+        let listed = futures::try_join!(
+            self.admission("MutatingAdmissionPolicy", "mutatingadmissionpolicies"),
+            self.admission("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings"),
+        );
+        match listed {
+            Ok((policies, bindings)) => Ok(Some(attach_policy(&policies, &bindings))),
+            Err(kube::Error::Api(status)) if status.is_forbidden() => Ok(Some(AttachPolicy::Hidden(status.message))),
+            Err(error) => Err(CheckError::of(error, what)),
+        }
+    }
+
+    async fn admission(&self, kind: &str, plural: &str) -> Result<Vec<DynamicObject>, kube::Error> {
+        let resource = ApiResource {
+            group: ADMISSION.to_owned(),
+            version: "v1".to_owned(),
+            api_version: format!("{ADMISSION}/v1"),
+            kind: kind.to_owned(),
+            plural: plural.to_owned(),
+        };
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
+        pages(ListParams::default(), async |params| api.list(&params).await).await
+    }
+
     /// Which of the rights that the operator needs this process has.
     pub(super) async fn rights(&self, needed: Vec<Right>) -> Result<Vec<(Right, bool)>, CheckError> {
         let api: Api<SelfSubjectAccessReview> = Api::all(self.client.clone());
@@ -160,6 +205,24 @@ impl Cluster {
             Ok((right, answer.status.is_some_and(|status| status.allowed)))
         };
         stream::iter(needed).map(ask).buffered(QUESTIONS).try_collect().await
+    }
+}
+
+/// Whether one of these policies has `EcrCredentials` as parameters, and one of these bindings is its.
+pub(super) fn attach_policy(policies: &[DynamicObject], bindings: &[DynamicObject]) -> AttachPolicy {
+    let text =
+        |object: &DynamicObject, path: &str| object.data.pointer(path).and_then(Value::as_str).map(str::to_owned);
+    let is_ours = |policy: &&DynamicObject| {
+        let version = text(policy, "/spec/paramKind/apiVersion").unwrap_or_default();
+        version.split('/').next() == Some(GROUP)
+            && text(policy, "/spec/paramKind/kind").as_deref() == Some("EcrCredential")
+    };
+    let names: Vec<String> = policies.iter().filter(is_ours).map(ResourceExt::name_any).collect();
+    let is_bound = |name: &String| bindings.iter().any(|one| text(one, "/spec/policyName").as_ref() == Some(name));
+    match names.into_iter().reduce(|found, other| if is_bound(&found) { found } else { other }) {
+        None => AttachPolicy::Absent,
+        Some(name) if is_bound(&name) => AttachPolicy::Installed,
+        Some(name) => AttachPolicy::Unbound(name),
     }
 }
 

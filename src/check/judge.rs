@@ -5,15 +5,15 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::facts::{Facts, Resolved, Subject};
+use super::facts::{AttachPolicy, Facts, Resolved, Subject};
 use super::identities;
 use super::places::Bench;
 use super::report::{
     Condition, CredentialReport, Finding, NamespaceReport, Namespaces, RegistryReport, Report, Rights, State,
 };
-use crate::api::EcrCredentialStatus;
 use crate::api::registry::Region;
 use crate::api::status::{Reason, RegistryStatus, condition};
+use crate::api::{AttachPods, EcrCredentialStatus};
 use crate::controller::watches::SecretScope;
 use crate::plan::schedule::later;
 use crate::plan::{Halt, Plan, RegistryPlan, Service};
@@ -106,11 +106,60 @@ fn credential(facts: &Facts, subject: &Subject<'_>, now: Timestamp) -> Credentia
                 list.extend((!list.contains(&finding(halt))).then(|| finding(halt)));
             }
             report.problems.extend(tokens(facts, plan, &resolved, &status, now));
+            let unselected = facts.world.index.unselected(&subject.uid);
+            let reach = unselected.out_of_reach();
+            report.problems.extend(reach.map(|text| Finding::new(Reason::NamespaceNotAllowed.as_str(), text)));
+            let found = unselected.not_found();
+            report.notes.extend(found.map(|text| Finding::new("NamespacesNotFound", text)));
+            attached(facts, object, &status, &mut report);
             report.namespaces = namespaces(facts, subject, plan, &resolved, now);
         }
     }
     observed(object, &status, &mut report);
     report
+}
+
+/// Whether its Secret is attached to pods and ServiceAccounts as the spec asks.
+fn attached(
+    facts: &Facts,
+    object: &crate::api::EcrCredential,
+    status: &EcrCredentialStatus,
+    report: &mut CredentialReport,
+) {
+    let Some(attach_to) = &object.spec.attach_to else { return };
+    let missing = Reason::AttachPolicyMissing.as_str();
+    let by_policy = facts.attach_policy.as_ref().filter(|_| attach_to.pods == AttachPods::MatchingImages);
+    let found = by_policy.and_then(|policy| match policy {
+        AttachPolicy::Unserved => Some(
+            "this cluster does not serve the MutatingAdmissionPolicy of admissionregistration.k8s.io/v1, by which attachTo.pods attaches the Secret: it needs Kubernetes 1.36 or later; use attachTo.serviceAccounts".to_owned(),
+        ),
+        AttachPolicy::Absent => Some(
+            "there is no MutatingAdmissionPolicy with EcrCredentials as parameters, by which attachTo.pods attaches the Secret: set the chart's attach.pods.enabled".to_owned(),
+        ),
+        AttachPolicy::Unbound(name) => Some(format!(
+            "no MutatingAdmissionPolicyBinding puts the MutatingAdmissionPolicy {name} in force: install the chart's, which has the same name"
+        )),
+        AttachPolicy::Installed | AttachPolicy::Hidden(_) => None,
+    });
+    if let Some(text) = found {
+        report.problems.push(Finding::new(missing, text));
+    }
+    if let Some(AttachPolicy::Hidden(why)) = by_policy {
+        let text = format!(
+            "whether the MutatingAdmissionPolicy that attaches Secrets to pods is installed may not be read here: {why}"
+        );
+        report.notes.push(Finding::new("AttachPolicyNotRead", text));
+    }
+    let told = status.conditions.iter().find(|c| c.type_ == condition::ATTACHED && c.status == "False");
+    if let Some(told) = told.filter(|told| !report.problems.iter().any(|problem| problem.reason == told.reason)) {
+        let text = match by_policy {
+            Some(AttachPolicy::Installed) if told.reason == missing => {
+                "the MutatingAdmissionPolicy is installed, but the operator was not told of it: set ECO_ATTACH_PODS=true (flag --attach-pods), as the chart does".to_owned()
+            }
+            _ => told.message.clone(),
+        };
+        report.problems.push(Finding::new(told.reason.clone(), text));
+    }
 }
 
 /// Whether something is to be blamed on the operator's surroundings; elsewhere a right that is missing is somebody else's, and

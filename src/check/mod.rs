@@ -173,11 +173,28 @@ async fn cluster_facts(
         return Err(CheckError::Refused { what: "Secrets", message: message.clone() });
     }
     cluster.references(&limits.lent, &mut world).await?;
-    let needed = rights::needed(&scopes, &limits.lent, lease.as_ref());
+    let mut needed = rights::needed(&scopes, &limits.lent, lease.as_ref());
+    needed.extend(rights::for_attaching(&limits.attach_service_accounts, limits.namespaces.as_ref()));
+    if args.scope.namespace_events {
+        needed.extend(rights::for_namespace_events(limits.namespaces.as_ref()));
+    }
     let rights = if inside { Some(cluster.rights(needed).await?) } else { None };
     let (credentials, unreadable) = chosen(args.name.as_deref(), all)?;
+    let attach_policy = cluster.attach_policy(&credentials).await?;
     let assumed = is_assumed(args);
-    Ok(Facts { inside, assumed, limits, world, credentials, unreadable, metadata, refused, rights, aws: None })
+    Ok(Facts {
+        inside,
+        assumed,
+        limits,
+        world,
+        credentials,
+        unreadable,
+        metadata,
+        refused,
+        rights,
+        attach_policy,
+        aws: None,
+    })
 }
 
 /// `EcrCredentials`, and the names of those that cannot be read, with why.

@@ -1,5 +1,6 @@
 //! The rights that the operator needs in the cluster, by what it was told that it may do.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -67,11 +68,35 @@ pub(super) fn needed(scopes: &[SecretScope], lent: &Lent, lease: Option<&LeaseSc
         let account = |(verb, resource)| right(verb, "", resource).at(namespace.as_ref(), Some(name));
         rights.extend(asked.map(account).map(|right| right.by("auth.serviceAccounts")));
     }
+    if !lent.accounts.is_empty() {
+        // Before a namespace gets tokens of its own, it is read once more: it may be another of the same name.
+        rights.push(right("get", "", "namespaces"));
+    }
     for KeysScope { namespace, name } in &lent.keys {
         let keys = |verb| right(verb, "", "secrets").at(Some(namespace), Some(name)).by("auth.secrets");
         rights.extend(["get", "list", "watch"].map(keys));
     }
     rights
+}
+
+/// What attaching to ServiceAccounts of some names needs, in some namespaces or in all.
+pub(super) fn for_attaching(names: &BTreeSet<Arc<str>>, namespaces: Option<&BTreeSet<Arc<str>>>) -> Vec<Right> {
+    let rights = in_each(namespaces).into_iter().flat_map(|namespace| {
+        let named = move |name| ["list", "watch", "patch"].map(|verb| (verb, name, namespace));
+        names.iter().flat_map(named)
+    });
+    let account = |(verb, name, namespace)| right(verb, "", "serviceaccounts").at(namespace, Some(name));
+    rights.map(account).map(|right| right.by("attach.serviceAccounts")).collect()
+}
+
+/// What Events in target namespaces need, in some namespaces or in all.
+pub(super) fn for_namespace_events(namespaces: Option<&BTreeSet<Arc<str>>>) -> Vec<Right> {
+    let verbs = |namespace| ["create", "patch"].map(|verb| right(verb, "events.k8s.io", "events").at(namespace, None));
+    in_each(namespaces).into_iter().flat_map(verbs).map(|right| right.by("rbac.namespaceEvents")).collect()
+}
+
+fn in_each(namespaces: Option<&BTreeSet<Arc<str>>>) -> Vec<Option<&Arc<str>>> {
+    namespaces.map_or_else(|| vec![None], |all| all.iter().map(Some).collect())
 }
 
 /// A right on all objects of a kind, which the chart grants in any case.

@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::facts::{Answers, Facts};
+use super::facts::{Answers, AttachPolicy, Facts};
 use super::judge::judge;
 use super::report::{Report, State};
 use super::rights::LeaseScope;
@@ -140,6 +140,7 @@ fn facts(credentials: Vec<EcrCredential>, secrets: &[(&str, ObjectMeta)]) -> Fac
         metadata,
         refused: Vec::new(),
         rights: None,
+        attach_policy: None,
         aws: None,
     }
 }
@@ -542,6 +543,96 @@ fn the_rights_follow_what_the_operator_may_do() {
     assert!(few.contains(&"patch ecrcredentials/status.pullsecrets.dev".to_owned()), "{few:#?}");
     lent.accounts.insert(AccountScope { namespace: Some("a".into()), name: "puller".into() });
     let more = texts(&lent);
-    assert_eq!(more.len(), few.len() + 3);
+    assert_eq!(more.len(), few.len() + 4);
+    assert!(!few.contains(&"get namespaces".to_owned()) && more.contains(&"get namespaces".to_owned()), "{more:#?}");
     assert!(more.contains(&"create serviceaccounts/token named puller in namespace a".to_owned()), "{more:#?}");
+}
+
+#[test]
+fn attaching_and_events_need_rights_where_the_operator_may_write() {
+    let texts = |rights: Vec<rights::Right>| rights.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let names = BTreeSet::from(["default".into()]);
+    let everywhere = texts(rights::for_attaching(&names, None));
+    let expected =
+        ["list", "watch", "patch"].map(|verb| format!("{verb} serviceaccounts named default in all namespaces"));
+    assert_eq!(everywhere, expected);
+    let some = BTreeSet::from(["a".into(), "b".into()]);
+    assert_eq!(texts(rights::for_attaching(&names, Some(&some))).len(), 6);
+    assert!(rights::for_attaching(&BTreeSet::new(), None).is_empty());
+    assert_eq!(texts(rights::for_namespace_events(None))[0], "create events.events.k8s.io in all namespaces");
+    assert_eq!(texts(rights::for_namespace_events(Some(&some))).len(), 4);
+}
+
+#[test]
+fn what_the_selection_does_not_reach_is_said() {
+    let object = |names: Value| credential(|object| object["spec"]["namespaces"]["names"] = names);
+    let stored = written(&credential(|_| {}));
+    let report = judge(&facts(vec![object(json!(["a", "typo"]))], &[("a", stored.clone())]), at(NOW));
+    assert_eq!(reasons(&report), [""; 0]);
+    let note = &report.credentials[0].notes[0];
+    assert_eq!((note.reason.as_str(), note.message.as_str()), ("NamespacesNotFound", "there is no namespace typo"));
+    let mut facts = facts(vec![object(json!(["a", "b"]))], &[("a", stored)]);
+    let mut world = World::new(Index::new(Some(["a".into()].into())), References::default());
+    for name in ["a", "b"] {
+        world.index.set_namespace(name, Incarnation::of(name, None), &Default::default(), false);
+    }
+    world.index.set_claimant(&Uid("ux".into()), claimant(&facts.credentials[0], &limits()));
+    facts.world = world;
+    let report = judge(&facts, at(NOW));
+    assert!(reasons(&report).contains(&"NamespaceNotAllowed"), "{:?}", report.credentials[0].problems);
+}
+
+#[test]
+fn whether_the_secret_is_attached_is_said() {
+    let policy = |kind: &str, spec: Value| {
+        let object = json!({ "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": { "name": "p" }, "spec": spec });
+        serde_json::from_value(object).unwrap()
+    };
+    let ours = || {
+        policy(
+            "MutatingAdmissionPolicy",
+            json!({ "paramKind": { "apiVersion": "pullsecrets.dev/v1alpha1", "kind": "EcrCredential" } }),
+        )
+    };
+    let others =
+        || policy("MutatingAdmissionPolicy", json!({ "paramKind": { "apiVersion": "v1", "kind": "ConfigMap" } }));
+    let binding = |name: &str| policy("MutatingAdmissionPolicyBinding", json!({ "policyName": name }));
+    assert_eq!(gather::attach_policy(&[others()], &[binding("p")]), AttachPolicy::Absent);
+    assert_eq!(gather::attach_policy(&[others(), ours()], &[binding("q")]), AttachPolicy::Unbound("p".to_owned()));
+    assert_eq!(gather::attach_policy(&[ours(), others()], &[binding("p")]), AttachPolicy::Installed);
+
+    let told = |reason: Option<&str>| {
+        credential(|object| {
+            object["spec"]["attachTo"] = json!({ "pods": "MatchingImages" });
+            if let Some(reason) = reason {
+                let mut condition = ready("False", reason);
+                condition["type"] = json!("Attached");
+                object["status"]["conditions"].as_array_mut().unwrap().push(condition);
+            }
+        })
+    };
+    let hidden = AttachPolicy::Hidden("forbidden".to_owned());
+    let table: [(Option<&str>, AttachPolicy, &[&str], &str); 7] = [
+        (None, AttachPolicy::Installed, &[], ""),
+        (None, hidden.clone(), &[], ""),
+        (None, AttachPolicy::Unserved, &["AttachPolicyMissing"], "Kubernetes 1.36"),
+        (None, AttachPolicy::Absent, &["AttachPolicyMissing"], "attach.pods.enabled"),
+        (Some("AttachPolicyMissing"), AttachPolicy::Unbound("p".to_owned()), &["AttachPolicyMissing"], "policy p"),
+        (Some("AttachPolicyMissing"), AttachPolicy::Installed, &["AttachPolicyMissing"], "ECO_ATTACH_PODS"),
+        (Some("AttachFailed"), hidden, &["AttachFailed"], "the operator says AttachFailed"),
+    ];
+    for (reason, policy, expected, words) in table {
+        let object = told(reason);
+        let found = written(&object);
+        let is_hidden = matches!(policy, AttachPolicy::Hidden(_));
+        let facts = Facts { attach_policy: Some(policy), ..facts(vec![object], &[("a", found)]) };
+        let report = judge(&facts, at(NOW));
+        assert_eq!(reasons(&report), expected, "{words}");
+        let problems = &report.credentials[0].problems;
+        assert!(
+            problems.iter().all(|problem| problem.message.to_lowercase().contains(&words.to_lowercase())),
+            "{problems:?}"
+        );
+        assert_eq!(report.credentials[0].notes.len(), usize::from(is_hidden), "{words}");
+    }
 }

@@ -27,6 +27,9 @@ pub enum Error {
 }
 
 impl Error {
+    /// Every word that [`Self::category`] gives.
+    pub const CATEGORIES: [&str; 4] = ["status", "recover", "no_uid", "died"];
+
     /// A bounded word for metric labels.
     pub const fn category(&self) -> &'static str {
         match self {

@@ -324,7 +324,7 @@ mod tests {
 
     impl WatchObserver for Last {
         fn gone(&self, _: &Uid) {}
-        fn unreadable(&self, _: &Uid, _: Option<&EcrCredentialStatus>) {}
+        fn unreadable(&self, _: &Uid, _: &str, _: Option<&EcrCredentialStatus>) {}
         fn skipped(&self, kind: &'static str, count: usize) {
             *self.0.lock() = Some((kind, count));
         }

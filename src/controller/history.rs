@@ -127,6 +127,11 @@ impl History {
         (!self.accepted.is_empty()).then(|| self.accepted.get(&spot(place)).copied()).flatten()
     }
 
+    /// Forgets what the API server made of writes in places that are wanted no more.
+    pub(super) fn retain_accepted(&mut self, is_wanted: impl Fn(&Spot) -> bool) {
+        self.accepted.retain(|spot, _| is_wanted(spot));
+    }
+
     /// Whether any place has failed.
     pub(super) fn has_failed(&self) -> bool {
         !self.failing.is_empty()

@@ -59,8 +59,8 @@ const ERROR_WAIT: Duration = Duration::from_secs(5);
 pub trait Observer: Send + Sync {
     /// A write has ended.
     fn wrote(&self, verdict: &Verdict, result: &Result<Written, WriteError>);
-    /// An `EcrCredential` has a status.
-    fn concluded(&self, uid: &Uid, status: &EcrCredentialStatus);
+    /// An `EcrCredential` of this name has a status.
+    fn concluded(&self, uid: &Uid, name: &str, status: &EcrCredentialStatus);
     /// A reconciliation has ended: how long it took, and why it failed if it did.
     fn reconciled(&self, took: Duration, error: Option<&Error>);
 }
@@ -137,6 +137,8 @@ pub struct Memory {
     demand: Option<Requested>,
     history: history::History,
     last_status: Option<EcrCredentialStatus>,
+    /// The resourceVersion with the status that was written last.
+    status_version: Option<u64>,
     status_failures: u32,
     /// Since when the first tokens of all are being fetched.
     first_asked: Option<tokio::time::Instant>,

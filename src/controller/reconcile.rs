@@ -20,7 +20,7 @@ use super::{Context, Memory, Requested};
 use crate::api::registry::Host;
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
 use crate::attach::{Allowed, Attachment, attachment};
-use crate::outcome::{Course, NamespaceReport, Outcome, RegistryReport, conclude};
+use crate::outcome::{Course, NamespaceReport, Note, Outcome, RegistryReport, conclude};
 use crate::plan::refresh::Demand;
 use crate::plan::schedule::Life;
 use crate::plan::{self, Halt, Hosts, Need, Plan, RegistryPlan, Uid};
@@ -47,7 +47,10 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
     let memory = ctx.memory(&uid);
     let mut memory = memory.lock().await;
     let status = memory.last_status.clone().or_else(|| object.status.clone()).unwrap_or_default();
-    let round = Round { object: &object, ctx: &ctx, uid: &uid, status: &status };
+    // Others may have changed it since. What is remembered still says what was told and done.
+    let is_behind = memory.status_version.is_some_and(|written| version(&object).is_none_or(|seen| seen < written));
+    let stored = if is_behind { status.clone() } else { object.status.clone().unwrap_or_default() };
+    let round = Round { object: &object, ctx: &ctx, uid: &uid, status: &status, stored: &stored };
     let turn = round.course(&mut memory).await;
     if !ctx.shared.world.lock().index.is_alive(&uid) {
         // Deleted meanwhile: what was noted of it since is noted of nobody.
@@ -69,6 +72,11 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
     round.report(outcome, &mut memory).await
 }
 
+/// The number of a resourceVersion, which grows with each change.
+fn version(object: &EcrCredential) -> Option<u64> {
+    object.metadata.resource_version.as_deref()?.parse().ok()
+}
+
 /// What a round comes to.
 enum Turn {
     /// Something to tell.
@@ -85,7 +93,10 @@ struct Round<'a> {
     object: &'a EcrCredential,
     ctx: &'a Arc<Context>,
     uid: &'a Uid,
+    /// What was said last.
     status: &'a EcrCredentialStatus,
+    /// The status that is stored, as far as it is known.
+    stored: &'a EcrCredentialStatus,
 }
 
 /// What has become of the tokens in one round.
@@ -116,6 +127,10 @@ impl Tokens {
 impl Round<'_> {
     /// The round itself.
     async fn course(&self, memory: &mut Memory) -> Result<Turn, Error> {
+        if self.object.spec.suspend {
+            self.ctx.tokens.want(self.uid, BTreeSet::new());
+            return Ok(Turn::Told(Course::Suspended));
+        }
         let plan = match plan::plan(&self.object.spec, &self.ctx.limits) {
             Ok(plan) => plan,
             Err(halt) => {
@@ -123,9 +138,6 @@ impl Round<'_> {
                 return Ok(Turn::Told(Course::Halted(halt)));
             }
         };
-        if self.object.spec.suspend {
-            return Ok(Turn::Told(Course::Suspended));
-        }
         let needs = plan.needs().into_iter().filter(|need| !need.auth.is_each_targets()).collect();
         let shared = Group { needs: &needs, target: None, policy: &plan.refresh, seed: &self.uid.0 };
         recover(self.ctx, self.uid, &plan, &needs, self.status, memory, self.ctx.clock.earliest()).await?;
@@ -243,6 +255,7 @@ impl Round<'_> {
                 synced: tally.synced,
                 failed: tally.failed(),
                 failures: tally.failures,
+                unselected: self.ctx.shared.world.lock().index.unselected(self.uid),
             },
             next_refresh_at: shared.into_iter().chain(each).min(),
             look_again: memory.history.retry_at(now).into_iter().chain(looks).min(),
@@ -320,20 +333,24 @@ impl Round<'_> {
     async fn report(&self, outcome: Outcome, memory: &mut Memory) -> Result<Action, Error> {
         // What could not be written may be there all the same: the answer alone may have been lost.
         let unsure = memory.status_failures > 0;
-        if outcome.status != *self.status || unsure {
-            let progress = !unsure && outcome.is_progress_alone(self.status);
+        if outcome.status != *self.stored || unsure {
+            let is_known =
+                |status: &EcrCredentialStatus| outcome.status == *status || outcome.is_progress_alone(status);
+            let progress = !unsure && outcome.is_progress_alone(self.stored);
             if progress {
                 // What the process before this one left untold is no more urgent.
                 memory.status_written.get_or_insert_with(Instant::now);
             }
-            let wait = if progress { BETWEEN_TIMES } else { BETWEEN_STATUSES };
+            // Whoever changes the status again and again is not fought.
+            let undone = !unsure && memory.last_status.as_ref().is_some_and(is_known);
+            let wait = if progress || undone { BETWEEN_TIMES } else { BETWEEN_STATUSES };
             let next = memory.status_written.map(|last| last + wait);
             if let Some(next) = next.filter(|next| *next > Instant::now()) {
                 self.conclude(&outcome.status);
                 return Ok(Action::requeue(next.duration_since(Instant::now()).min(outcome.requeue_after)));
             }
             match self.ctx.writer.status(self.object, &outcome.status).await {
-                Ok(()) => memory.last_status = Some(outcome.status.clone()),
+                Ok(version) => memory.status_version = version.and_then(|version| version.parse().ok()),
                 // Nobody is left to tell.
                 Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(Action::await_change()),
                 Err(_) if !self.ctx.shared.world.lock().index.is_alive(self.uid) => return Ok(Action::await_change()),
@@ -346,18 +363,27 @@ impl Round<'_> {
             memory.status_written = Some(Instant::now());
         }
         memory.status_failures = 0;
-        for note in outcome.notes {
+        if memory.last_status.as_ref() != Some(&outcome.status) {
+            memory.last_status = Some(outcome.status.clone());
+        }
+        for note in outcome.notes.into_iter().filter(|note| self.is_owed(note)) {
             self.ctx.events.send(self.object, note);
         }
         self.conclude(&outcome.status);
         Ok(Action::requeue(outcome.requeue_after))
     }
 
+    /// Whether an Event is to be sent: nothing has recovered in a namespace that is not selected any more.
+    fn is_owed(&self, note: &Note) -> bool {
+        let index = &self.ctx.shared.world.lock().index;
+        let wanted = |namespace: &String| index.wants(self.uid, &self.object.spec.secret.name, namespace);
+        note.warning || note.namespace.as_ref().is_none_or(wanted)
+    }
+
     /// Tells the metrics, which need not wait for a status that is put off.
     fn conclude(&self, status: &EcrCredentialStatus) {
-        if self.ctx.shared.world.lock().index.is_alive(self.uid) {
-            self.ctx.observer.concluded(self.uid, status);
-        }
+        let tell = || self.ctx.observer.concluded(self.uid, &self.object.name_any(), status);
+        self.ctx.shared.while_readable(self.uid, tell);
     }
 }
 

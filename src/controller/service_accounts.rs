@@ -1,6 +1,6 @@
 //! Attaches pull secrets to ServiceAccounts: watches those of the allowed names, and patches each until it names what it should.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
@@ -133,6 +133,12 @@ pub struct Scope {
     pub namespace: Option<Arc<str>>,
 }
 
+impl Scope {
+    fn covers(&self, (namespace, name): &(String, String)) -> bool {
+        *self.name == **name && self.namespace.as_deref().is_none_or(|own| own == namespace)
+    }
+}
+
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace.as_deref().unwrap_or("*"), self.name)
@@ -174,7 +180,10 @@ impl Attacher {
                 match &event {
                     Event::Apply(account) => request(&send, account),
                     Event::Delete(account) => self.forget(&place(account)),
-                    Event::InitDone => self.request_all(&store, &send),
+                    Event::InitDone => {
+                        self.forget_absent(&scope, &store);
+                        self.request_all(&store, &send);
+                    }
                     Event::Init | Event::InitApply(_) => {}
                 }
             }
@@ -273,6 +282,18 @@ impl Attacher {
         attempts.retain(|_, attempts| !over(attempts));
     }
 
+    /// A whole list: who is not on it is gone, though nobody has told of its end.
+    fn forget_absent(&self, scope: &Scope, store: &Store<PullSecretsOf>) {
+        let present: HashSet<(String, String)> = store.state().iter().map(|account| place(account)).collect();
+        let is_absent = |place: &(String, String)| scope.covers(place) && !present.contains(place);
+        self.attempts.lock().retain(|place, _| !is_absent(place));
+        let told: Vec<(String, String)> = {
+            let world = self.shared.world.lock();
+            world.unattached.keys().map(|(namespace, name)| (namespace.to_string(), name.to_string())).collect()
+        };
+        told.iter().filter(|place| is_absent(place)).for_each(|place| self.forget(place));
+    }
+
     fn forget(&self, place: &(String, String)) {
         self.attempts.lock().remove(place);
         self.report(place, None);
@@ -311,6 +332,47 @@ mod tests {
         let full = read(full);
         assert_eq!(full.pull_secrets, Some(vec!["x".into(), "".into()]));
         assert_eq!(full.attached.as_deref(), Some("x"));
+    }
+
+    #[tokio::test]
+    async fn what_is_told_of_accounts_ends_with_them_also_when_their_end_was_not_seen() {
+        let nobody = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            Ok::<_, Infallible>(http::Response::new(kube::client::Body::empty()))
+        });
+        let writer = Writer::new(Client::new(nobody, "default"), 1, Duration::from_secs(1));
+        let world = crate::controller::world::World::new(Default::default(), Default::default());
+        let shared = Arc::new(Shared::new(world, Default::default(), unbounded_channel().0, Quiet));
+        let retry = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(300) };
+        let attacher = Attacher::new(shared.clone(), writer, retry);
+        let failure = || Some((Reason::Forbidden, "why".to_owned()));
+        for (namespace, name) in [("a", "default"), ("b", "default"), ("b", "other")] {
+            attacher.report(&(namespace.to_owned(), name.to_owned()), failure());
+            let attempts = Attempts { desired: BTreeSet::new(), patches: 0, failures: 1, last: Instant::now() };
+            attacher.attempts.lock().insert((namespace.to_owned(), name.to_owned()), attempts);
+        }
+        let (store, mut writer) = store();
+        let account =
+            json!({ "metadata": { "name": "default", "namespace": "a", "uid": "u", "resourceVersion": "7" } });
+        let account: PullSecretsOf = serde_json::from_str(&account.to_string()).unwrap();
+        for event in [Event::Init, Event::InitApply(account), Event::InitDone] {
+            writer.apply_watcher_event(&event);
+        }
+        attacher.forget_absent(&Scope { name: "default".into(), namespace: None }, &store);
+        let left = [("a", "default"), ("b", "other")].map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
+        let mut attempts: Vec<_> = attacher.attempts.lock().keys().cloned().collect();
+        attempts.sort();
+        assert_eq!(attempts, left);
+        let told =
+            shared.world.lock().unattached.keys().map(|(ns, n)| (ns.to_string(), n.to_string())).collect::<Vec<_>>();
+        assert_eq!(told, left);
+    }
+
+    struct Quiet;
+
+    impl crate::controller::WatchObserver for Quiet {
+        fn gone(&self, _: &crate::plan::Uid) {}
+        fn unreadable(&self, _: &crate::plan::Uid, _: &str, _: Option<&crate::api::EcrCredentialStatus>) {}
+        fn skipped(&self, _: &'static str, _: usize) {}
     }
 
     #[tokio::test(start_paused = true)]

@@ -40,8 +40,8 @@ pub struct Shared {
 pub trait WatchObserver: Send + Sync {
     /// An `EcrCredential` is gone.
     fn gone(&self, uid: &Uid);
-    /// An `EcrCredential` cannot be read, and this was last said of it.
-    fn unreadable(&self, uid: &Uid, status: Option<&EcrCredentialStatus>);
+    /// An `EcrCredential` of this name cannot be read, and this was last said of it.
+    fn unreadable(&self, uid: &Uid, name: &str, status: Option<&EcrCredentialStatus>);
     /// So many objects of a kind cannot be read at all, and are skipped.
     fn skipped(&self, kind: &'static str, count: usize);
 }
@@ -90,6 +90,15 @@ impl Shared {
             limits,
             skipped: Mutex::default(),
             observer: Box::new(observer),
+        }
+    }
+
+    /// Tells of an `EcrCredential` while it is there and can be read. Its end, and that it cannot be read any more, are told later
+    /// than this or it is not told: an observer would keep for ever what it hears of one that is gone.
+    pub(super) fn while_readable(&self, uid: &Uid, tell: impl FnOnce()) {
+        let world = self.world.lock();
+        if world.index.is_readable(uid) {
+            tell();
         }
     }
 
@@ -155,7 +164,8 @@ impl Shared {
         }
         self.versions.lock().remove(&uid);
         self.change_targets(|world| world.set_claimant(&uid, unreadable(object)));
-        self.observer.unreadable(&uid, object.status.as_ref());
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        self.observer.unreadable(&uid, name, object.status.as_ref());
     }
 
     fn credential_removed(&self, uid: &Uid) {

@@ -133,13 +133,13 @@ struct Nobody;
 
 impl Observer for Nobody {
     fn wrote(&self, _: &Verdict, _: &Result<Written, WriteError>) {}
-    fn concluded(&self, _: &Uid, _: &EcrCredentialStatus) {}
+    fn concluded(&self, _: &Uid, _: &str, _: &EcrCredentialStatus) {}
     fn reconciled(&self, _: Duration, _: Option<&Error>) {}
 }
 
 impl WatchObserver for Nobody {
     fn gone(&self, _: &Uid) {}
-    fn unreadable(&self, _: &Uid, _: Option<&EcrCredentialStatus>) {}
+    fn unreadable(&self, _: &Uid, _: &str, _: Option<&EcrCredentialStatus>) {}
     fn skipped(&self, _: &'static str, _: usize) {}
 }
 

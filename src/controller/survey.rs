@@ -107,6 +107,7 @@ impl Task<'_> {
             history.count(&mut survey.tally, &place, &verdict, content);
         }
         history.retain_failures(&failing);
+        history.retain_accepted(|(name, namespace)| world.index.wants(&self.owner.uid, name, namespace));
         Some(survey)
     }
 

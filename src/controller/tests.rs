@@ -29,7 +29,7 @@ struct Nobody;
 
 impl WatchObserver for Nobody {
     fn gone(&self, _: &Uid) {}
-    fn unreadable(&self, _: &Uid, _: Option<&EcrCredentialStatus>) {}
+    fn unreadable(&self, _: &Uid, _: &str, _: Option<&EcrCredentialStatus>) {}
     fn skipped(&self, _: &'static str, _: usize) {}
 }
 
@@ -171,4 +171,46 @@ fn odd_credentials_are_alive_and_keep_what_they_want() {
             assert_eq!((&*claimant.secret_name, claimant.selection.is_some()), ("pull", true), "{}", odd.what);
         }
     });
+}
+
+/// Hears nothing.
+struct Deaf;
+
+impl super::WatchObserver for Deaf {
+    fn gone(&self, _: &Uid) {}
+    fn unreadable(&self, _: &Uid, _: &str, _: Option<&crate::api::EcrCredentialStatus>) {}
+    fn skipped(&self, _: &'static str, _: usize) {}
+}
+
+#[test]
+fn nothing_is_told_of_one_that_is_gone_or_unreadable_and_its_end_waits_for_what_is_told() {
+    let world = super::world::World::new(Default::default(), Default::default());
+    let (queue, _receiver) = tokio::sync::mpsc::unbounded_channel();
+    let shared = super::Shared::new(world, Limits::default(), queue, Deaf);
+    let object = json!({
+        "apiVersion": "pullsecrets.dev/v1alpha1", "kind": "EcrCredential", "metadata": { "name": "x", "uid": "ux" },
+        "spec": { "registries": [{ "public": {} }], "namespaces": { "names": ["a"] } },
+    });
+    let uid = Uid("ux".into());
+    let told = || {
+        let mut told = false;
+        shared.while_readable(&uid, || {
+            told = true;
+            assert!(shared.world.try_lock().is_none(), "its end would be told before this");
+        });
+        told
+    };
+    assert!(!told());
+    let read = |object: &serde_json::Value| serde_json::from_str::<ObservedCredential>(&object.to_string()).unwrap();
+    let Reading(Ok(good)) = read(&object).content else { panic!("it can be read") };
+    shared.credential_seen(&good);
+    assert!(told());
+    let mut bad = object.clone();
+    bad["spec"]["registries"] = json!("of a newer version");
+    let Reading(Err(bad)) = read(&bad).content else { panic!("it cannot be read") };
+    shared.credential_unreadable(&bad);
+    assert!(!told());
+    shared.credential_seen(&good);
+    shared.credential_gone(&good.metadata);
+    assert!(!told());
 }

@@ -1,5 +1,6 @@
 //! Which namespaces are whose: selectors over namespaces as an index, so that an event touches only what it concerns.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
@@ -32,9 +33,62 @@ pub enum SelectionError {
 #[derive(Clone, Debug)]
 pub struct Selection {
     names: Vec<WildMatch>,
+    /// The names as they are written, in the same order.
+    patterns: Vec<String>,
     exclude: Vec<WildMatch>,
     selector: Option<Selector>,
     anchor: String,
+}
+
+/// What parts of `spec.namespaces` select nothing, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unselected {
+    /// Names of namespaces in which the operator may not write.
+    pub not_allowed: Vec<String>,
+    /// Names of namespaces that do not exist, or are being deleted.
+    pub missing: Vec<String>,
+    /// Patterns that no namespace's name matches.
+    pub unmatched: Vec<String>,
+    /// Whether the selector matches the labels of no namespace.
+    pub selector: bool,
+}
+
+/// So many names are told of each kind.
+const MOST_TOLD: usize = 5;
+
+impl Unselected {
+    /// What was not found, as a text that follows a colon; none where everything selects something.
+    pub fn not_found(&self) -> Option<String> {
+        let mut parts = Vec::new();
+        if !self.missing.is_empty() {
+            parts.push(format!("there is no namespace {}", some_of(&self.missing)));
+        }
+        if !self.unmatched.is_empty() {
+            parts.push(format!("no namespace is named like {}", some_of(&self.unmatched)));
+        }
+        if self.selector {
+            parts.push("no namespace has the labels of spec.namespaces.selector".to_owned());
+        }
+        (!parts.is_empty()).then(|| parts.join(", "))
+    }
+
+    /// Which namespaces are out of reach, and what to do; none where all may be written.
+    pub fn out_of_reach(&self) -> Option<String> {
+        (!self.not_allowed.is_empty()).then(|| {
+            format!(
+                "the operator may not write in namespace {}: remove it from spec.namespaces.names, or add it to the chart's namespaces (flag --namespace)",
+                some_of(&self.not_allowed)
+            )
+        })
+    }
+}
+
+fn some_of(names: &[String]) -> String {
+    let told = names.iter().take(MOST_TOLD).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().checked_sub(MOST_TOLD).filter(|more| *more > 0) {
+        Some(more) => format!("{told} and {more} more"),
+        None => told,
+    }
 }
 
 impl Selection {
@@ -64,7 +118,8 @@ impl Selection {
         let first = spec.selector.iter().flat_map(|s| &s.match_labels).next();
         let anchor = first.filter(|_| spec.names.is_empty()).map(|(key, value)| label_line(key, value));
         let anchor = anchor.unwrap_or_default();
-        Ok(Self { names: globs(&spec.names), exclude: globs(&spec.exclude), selector, anchor })
+        let (names, patterns, exclude) = (globs(&spec.names), spec.names.clone(), globs(&spec.exclude));
+        Ok(Self { names, patterns, exclude, selector, anchor })
     }
 
     /// Whether a namespace is selected.
@@ -151,6 +206,8 @@ impl Claimant {
 struct Entry {
     claimant: Claimant,
     targets: BTreeSet<Arc<str>>,
+    /// What selects nothing, once that was asked for and until it may have changed.
+    unselected: OnceCell<Unselected>,
 }
 
 /// Which of the namespaces that had a name: one that is deleted and made again is another.
@@ -268,7 +325,8 @@ impl Index {
         self.namespaces.insert(name.clone(), namespace);
         let (mut gained, mut lost, mut affected) = (Vec::new(), Vec::new(), BTreeSet::new());
         for uid in candidates {
-            let Some(entry) = self.claimants.get(&uid) else { continue };
+            let Some(entry) = self.claimants.get_mut(&uid) else { continue };
+            entry.unselected.take();
             match (open && entry.claimant.wants(&name, labels), entry.targets.contains(&name)) {
                 (true, false) => gained.push(uid),
                 (false, true) => lost.push(uid),
@@ -337,7 +395,8 @@ impl Index {
         for reference in &claimant.references {
             self.referring.entry(reference.clone()).or_default().insert(uid.clone());
         }
-        self.claimants.insert(uid.clone(), Entry { claimant, targets: BTreeSet::new() });
+        let entry = Entry { claimant, targets: BTreeSet::new(), unselected: OnceCell::new() };
+        self.claimants.insert(uid.clone(), entry);
         for name in targets {
             self.add_claim(uid, &name, &mut affected);
         }
@@ -428,6 +487,37 @@ impl Index {
         self.claimants.get(uid).into_iter().flat_map(|entry| &entry.targets)
     }
 
+    /// What an `EcrCredential` selects by name, pattern or label and does not get.
+    pub fn unselected(&self, uid: &Uid) -> Unselected {
+        let Some(entry) = self.claimants.get(uid) else { return Unselected::default() };
+        entry.unselected.get_or_init(|| self.find_unselected(entry)).clone()
+    }
+
+    fn find_unselected(&self, Entry { claimant, targets, .. }: &Entry) -> Unselected {
+        let mut unselected = Unselected::default();
+        let Some(selection) = &claimant.selection else { return unselected };
+        for (pattern, glob) in selection.patterns.iter().zip(&selection.names) {
+            let list = if pattern.contains(['*', '?']) {
+                // Almost always the first target will do.
+                let found = targets.iter().any(|name| glob.matches(name));
+                (!found).then_some(&mut unselected.unmatched)
+            } else if !self.is_allowed(pattern) {
+                Some(&mut unselected.not_allowed)
+            } else {
+                let found = self.namespaces.get(pattern.as_str()).is_some_and(|namespace| !namespace.terminating);
+                (!found).then_some(&mut unselected.missing)
+            };
+            if let Some(list) = list.filter(|_| !selection.exclude.iter().any(|glob| glob.matches(pattern))) {
+                list.push(pattern.clone());
+            }
+        }
+        if let Some(selector) = &selection.selector {
+            let labels = targets.iter().filter_map(|name| Some(self.namespaces.get(name)?.labels.unpack()));
+            unselected.selector = !labels.into_iter().any(|labels| selector.matches(&labels));
+        }
+        unselected
+    }
+
     /// Whether an `EcrCredential` wants a Secret, be it entitled to it or not.
     pub fn wants(&self, uid: &Uid, secret_name: &str, namespace: &str) -> bool {
         let claims = self.claims.get(secret_name).and_then(|by_namespace| by_namespace.get(namespace));
@@ -465,6 +555,7 @@ impl Index {
         affected.extend(claims.iter().cloned());
         if let Some(entry) = self.claimants.get_mut(uid) {
             entry.targets.insert(namespace.clone());
+            entry.unselected.take();
         }
     }
 
@@ -472,6 +563,7 @@ impl Index {
         affected.insert(uid.clone());
         let Some(entry) = self.claimants.get_mut(uid) else { return };
         entry.targets.remove(namespace);
+        entry.unselected.take();
         let Some(by_namespace) = self.claims.get_mut(&entry.claimant.secret_name) else { return };
         let Some(claims) = by_namespace.get_mut(namespace) else { return };
         claims.retain(|other| other != uid);
@@ -549,6 +641,48 @@ mod tests {
 
     fn uid(text: &str) -> Uid {
         Uid(text.into())
+    }
+
+    #[test]
+    fn what_selects_nothing_is_told_and_no_longer_when_it_does() {
+        let (me, here) = (uid("me"), |name: &str| Incarnation::of(name, None));
+        let mut index = Index::new(Some(["a", "team-1", "gone"].map(Arc::from).into()));
+        index.set_namespace("a", here("a"), &labels(&[]), false);
+        index.set_namespace("b", here("b"), &labels(&[]), false);
+        let of = |index: &Index| {
+            let unselected = index.unselected(&me);
+            (unselected.out_of_reach(), unselected.not_found())
+        };
+        let spec = selection(&["a", "*"], None, &[]);
+        index.set_claimant(&me, claimant(1, &spec));
+        assert_eq!(of(&index), (None, None), "whoever asks for all is content with what there is");
+        let spec = selection(&["a", "b", "gone", "team-*", "not"], by_label("pull", "ecr"), &["not"]);
+        index.set_claimant(&me, claimant(1, &spec));
+        let (reach, found) = of(&index);
+        assert!(reach.unwrap().contains("may not write in namespace b:"));
+        assert_eq!(
+            found.unwrap(),
+            "there is no namespace gone, no namespace is named like team-*, no namespace has the labels of spec.namespaces.selector"
+        );
+        index.set_namespace("gone", here("gone"), &labels(&[]), false);
+        assert!(!of(&index).1.unwrap().contains("gone"));
+        index.set_namespace("gone", here("gone"), &labels(&[]), true);
+        assert!(of(&index).1.unwrap().contains("there is no namespace gone"), "it is being deleted");
+        index.set_namespace("team-1", here("team-1"), &labels(&[]), false);
+        assert!(!of(&index).1.unwrap().contains("team-*"));
+        // Selected before and after, by its name.
+        index.set_namespace("a", here("a"), &labels(&[("pull", "ecr")]), false);
+        assert!(!of(&index).1.unwrap().contains("labels"));
+        index.set_namespace("a", here("a"), &labels(&[]), false);
+        assert!(of(&index).1.unwrap().contains("labels"));
+        index.remove_namespace("team-1");
+        assert!(of(&index).1.unwrap().contains("team-*"));
+        let many: Vec<String> = (0..9).map(|n| format!("n{n}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        index.set_claimant(&me, claimant(1, &selection(&many, None, &[])));
+        assert!(of(&index).0.unwrap().contains("n0, n1, n2, n3, n4 and 4 more:"));
+        index.remove_claimant(&me);
+        assert_eq!(of(&index), (None, None));
     }
 
     #[test]

@@ -1,24 +1,47 @@
 //! The HTTP side: liveness, readiness, metrics.
+//!
+//! Every pod of a cluster may connect, and a probe must be answered all the same. So a connection serves one request, within bounded
+//! time and memory, and there are only so many at a time.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::get;
-use prometheus_client::registry::Registry;
+use http::{HeaderValue, Method, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
 
-/// The media type of OpenMetrics, which is what is written.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use super::telemetry::{Exposition, Form};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;
+
+/// How many connections are open at a time. The oldest makes room for a new one: who waits in the queue may be a probe, and who is
+/// served takes milliseconds.
+const MOST_CONNECTIONS: usize = 128;
+
+/// How long a client may take for the head of its request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection may last in all.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many bytes are read of a request, and written of an answer, at a time: a head that is longer is refused (431).
+const BUFFER: usize = 16 * 1024;
+
+/// The wait after a connection could not be accepted, such as for want of file descriptors.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Whether this process is ready; false until somebody says so.
 #[derive(Clone, Debug, Default)]
@@ -31,28 +54,91 @@ impl Readiness {
     }
 }
 
+/// What the pages show.
 #[derive(Clone)]
-struct Sources {
+struct Pages {
     readiness: Readiness,
-    registry: Arc<Registry>,
+    exposition: Arc<Exposition>,
 }
 
-/// Serves `/livez`, `/readyz` and `/metrics` until `stop` ends.
-///
-/// # Errors
-/// The listener failed.
+/// Serves `/livez`, `/readyz` and `/metrics` until `stop` ends, and then ends the connections that are open.
 pub async fn serve(
     listener: TcpListener,
     readiness: Readiness,
-    registry: Arc<Registry>,
+    exposition: Arc<Exposition>,
     stop: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    let router = Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .with_state(Sources { readiness, registry });
-    axum::serve(listener, router).with_graceful_shutdown(stop).await
+) {
+    let pages = Pages { readiness, exposition };
+    let mut connections = JoinSet::new();
+    let mut oldest: VecDeque<AbortHandle> = VecDeque::new();
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut stop => break,
+        };
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(ACCEPT_AGAIN).await;
+            continue;
+        };
+        while connections.try_join_next().is_some() {}
+        oldest.retain(|connection| !connection.is_finished());
+        if oldest.len() >= MOST_CONNECTIONS
+            && let Some(connection) = oldest.pop_front()
+        {
+            connection.abort();
+        }
+        oldest.push_back(connections.spawn(connection(stream, pages.clone())));
+    }
+    drop(listener);
+    // Who is being answered gets the answer.
+    while connections.join_next().await.is_some() {}
+}
+
+async fn connection(stream: TcpStream, pages: Pages) {
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let answer = pages.answer(&request);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(BUFFER)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), answer);
+    // However it ends, the client sees it.
+    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, serving).await;
+}
+
+impl Pages {
+    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        const PLAIN: &str = "text/plain; charset=utf-8";
+        let (status, content_type, text) = match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, PLAIN, "ok\n".to_owned()),
+            (&Method::GET | &Method::HEAD, "/readyz") => match self.readiness.0.load(Ordering::Acquire) {
+                true => (StatusCode::OK, PLAIN, "ok\n".to_owned()),
+                false => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    PLAIN,
+                    "the watches have not brought their lists yet\n".to_owned(),
+                ),
+            },
+            (&Method::GET | &Method::HEAD, "/metrics") => {
+                let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+                let form = Form::preferred(accept);
+                match self.exposition.render(form) {
+                    Ok(text) => (StatusCode::OK, form.content_type(), text),
+                    Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, PLAIN, String::new()),
+                }
+            }
+            (_, "/livez" | "/readyz" | "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, PLAIN, String::new()),
+            _ => (StatusCode::NOT_FOUND, PLAIN, String::new()),
+        };
+        let mut answer = Response::new(Full::from(text));
+        *answer.status_mut() = status;
+        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        answer
+    }
 }
 
 /// Opens the listener. One for all addresses of IPv6 serves those of IPv4 too, whatever the system's default, and where there is no
@@ -87,30 +173,100 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-async fn ready(State(sources): State<Sources>) -> impl IntoResponse {
-    if sources.readiness.0.load(Ordering::Acquire) {
-        (StatusCode::OK, "ok\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the watches have not brought their lists yet\n")
-    }
-}
-
-async fn metrics(State(sources): State<Sources>) -> impl IntoResponse {
-    let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &sources.registry) {
-        Ok(()) => (StatusCode::OK, [(header::CONTENT_TYPE, OPEN_METRICS)], text),
-        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], String::new()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
+    use tokio::time::Instant;
 
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Serves, and returns where.
+    fn served() -> SocketAddr {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, Readiness::default(), Arc::default(), std::future::pending()));
+        address
+    }
+
+    /// A connection on which some bytes were sent.
+    async fn sent(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        stream
+    }
+
+    /// What is answered until the end of the connection.
+    async fn answer(mut stream: TcpStream) -> String {
+        let mut answer = Vec::new();
+        // A connection that is reset has ended, too.
+        let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the connection ends");
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    async fn get(address: SocketAddr, path: &str, headers: &str) -> String {
+        answer(sent(address, format!("GET {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\n").as_bytes()).await).await
+    }
+
+    #[tokio::test]
+    async fn whoever_sends_too_little_or_too_slowly_is_cut_off() {
+        let address = served();
+        let began = Instant::now();
+        let silent: Vec<TcpStream> = futures::future::join_all(
+            [&b""[..], b"G", b"GET /livez HTTP/1.1\r\nhost: x\r\n"].map(|bytes| sent(address, bytes)),
+        )
+        .await;
+        for stream in silent {
+            assert!(!answer(stream).await.contains(" 200 "));
+        }
+        assert!(began.elapsed() < HEAD_TIMEOUT * 2, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn whoever_holds_connections_open_keeps_nobody_from_an_answer() {
+        let address = served();
+        let mut held = Vec::new();
+        for _ in 0..MOST_CONNECTIONS + 40 {
+            held.push(sent(address, b"G").await);
+        }
+        let began = Instant::now();
+        assert!(get(address, "/livez", "").await.ends_with("ok\n"));
+        assert!(began.elapsed() < HEAD_TIMEOUT, "{:?}", began.elapsed());
+        // The oldest have made room.
+        for stream in held.drain(..40) {
+            answer(stream).await;
+        }
+        assert!(began.elapsed() < HEAD_TIMEOUT, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn heads_are_bounded_and_each_connection_serves_one_request() {
+        let address = served();
+        let long = format!("x: {}\r\n", "y".repeat(2 * BUFFER));
+        assert!(get(address, "/livez", &long).await.starts_with("HTTP/1.1 431"));
+        assert!(get(address, "/livez", &"x: y\r\n".repeat(1000)).await.starts_with("HTTP/1.1 431"));
+        let two = "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n".repeat(2);
+        assert_eq!(answer(sent(address, two.as_bytes()).await).await.matches("HTTP/1.1 200").count(), 1);
+        assert!(get(address, "/nothing", "").await.starts_with("HTTP/1.1 404"));
+        let post = sent(address, b"POST /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n").await;
+        assert!(answer(post).await.starts_with("HTTP/1.1 405"));
+    }
+
+    #[tokio::test]
+    async fn metrics_are_served_in_the_form_that_is_asked_for() {
+        let address = served();
+        let plain = get(address, "/metrics", "").await;
+        assert!(plain.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{plain}");
+        let open = get(address, "/metrics", "accept: application/openmetrics-text\r\n").await;
+        assert!(
+            open.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"),
+            "{open}"
+        );
+        assert!(open.ends_with("# EOF\n") && !plain.contains("# EOF"), "{open}");
+    }
 
     #[tokio::test]
     async fn all_addresses_of_ipv6_are_those_of_ipv4_too() {
@@ -118,7 +274,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let ipv6 = listener.local_addr().unwrap().is_ipv6();
         let stop = std::future::pending();
-        tokio::spawn(serve(listener, Readiness::default(), Arc::new(Registry::default()), stop));
+        tokio::spawn(serve(listener, Readiness::default(), Arc::default(), stop));
         let loopback =
             if std::net::TcpListener::bind("[::1]:0").is_ok() { vec!["127.0.0.1", "::1"] } else { vec!["127.0.0.1"] };
         for host in loopback {

@@ -1,9 +1,11 @@
 //! Logs and metrics: their formats, names and bounded labels.
 
+use std::fmt;
 use std::io::IsTerminal;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use prometheus_client::encoding::EncodeLabelSet;
+use parking_lot::Mutex;
+use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -78,6 +80,104 @@ fn targets(filter: &str) -> Result<Targets, String> {
     filter.parse::<Targets>().map_err(|error| error.to_string())
 }
 
+/// The form in which metrics are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// The text format of Prometheus, version 0.0.4.
+    Text,
+}
+
+impl Form {
+    /// The form that a client prefers, by its `Accept` header: OpenMetrics only where it is named.
+    pub fn preferred(accept: Option<&str>) -> Self {
+        let quality = |types: &[&str]| {
+            let ranges = accept.unwrap_or_default().split(',').filter_map(|range| {
+                let mut parts = range.split(';').map(str::trim);
+                let name = parts.next().unwrap_or_default();
+                let given = parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse::<f32>().ok());
+                given.filter(|_| types.iter().any(|known| name.eq_ignore_ascii_case(known)))
+            });
+            ranges.fold(0.0, f32::max)
+        };
+        let open = quality(&["application/openmetrics-text"]);
+        if open > 0.0 && open >= quality(&["text/plain"]) { Self::OpenMetrics } else { Self::Text }
+    }
+
+    /// Its media type.
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// What brings gauges up to date.
+type Refresh = Box<dyn Fn() + Send>;
+
+/// What `/metrics` serves.
+#[derive(Default)]
+pub struct Exposition {
+    registry: Registry,
+    refresh: Mutex<Vec<Refresh>>,
+}
+
+impl Exposition {
+    /// Serves a registry.
+    pub fn new(registry: Registry) -> Self {
+        Self { registry, refresh: Mutex::default() }
+    }
+
+    /// Before each answer `refresh` is called, one call at a time: gauges that are set there are all of one moment.
+    pub fn before_each(&self, refresh: impl Fn() + Send + 'static) {
+        self.refresh.lock().push(Box::new(refresh));
+    }
+
+    /// The metrics as text.
+    ///
+    /// # Errors
+    /// A metric could not be encoded.
+    pub fn render(&self, form: Form) -> Result<String, fmt::Error> {
+        let refresh = self.refresh.lock();
+        refresh.iter().for_each(|refresh| refresh());
+        let mut open = String::new();
+        text::encode(&mut open, &self.registry)?;
+        drop(refresh);
+        Ok(match form {
+            Form::OpenMetrics => open,
+            Form::Text => plain(&open),
+        })
+    }
+}
+
+/// OpenMetrics as the text format of Prometheus, which names counters with their suffix and knows neither infos nor units.
+fn plain(open: &str) -> String {
+    let (mut text, mut help) = (String::with_capacity(open.len()), "");
+    let mut line = |parts: &[&str]| {
+        parts.iter().for_each(|part| text.push_str(part));
+        text.push('\n');
+    };
+    for read in open.lines() {
+        if let Some((_, description)) = read.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
+            help = description;
+        } else if let Some((name, kind)) = read.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", kind),
+                "info" => ("_info", "gauge"),
+                "unknown" => ("", "untyped"),
+                _ => ("", kind),
+            };
+            line(&["# HELP ", name, suffix, " ", help]);
+            line(&["# TYPE ", name, suffix, " ", kind]);
+        } else if !read.starts_with('#') {
+            line(&[read]);
+        }
+    }
+    text
+}
+
 /// `api` is `ecr` or `ecr-public`, `region` an AWS region, `identity` the kind of the identity that fetches.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct TokenLabels {
@@ -87,6 +187,33 @@ pub struct TokenLabels {
     pub region: String,
     /// What kind of identity.
     pub identity: &'static str,
+}
+
+/// `api` is `ecr`, `ecr-public` or `sts`, `result` how a single request of HTTP has ended.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// Which API.
+    pub api: &'static str,
+    /// Which of its actions.
+    pub action: &'static str,
+    /// How it ended.
+    pub result: &'static str,
+}
+
+/// `name` is that of an `EcrCredential`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct CredentialLabels {
+    /// Its name.
+    pub name: String,
+}
+
+/// `name` is that of an `EcrCredential`, `reason` that of its condition `Ready`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ReadyLabels {
+    /// Its name.
+    pub name: String,
+    /// Why it is ready or not.
+    pub reason: String,
 }
 
 /// `kind` is the kind of an object.
@@ -137,7 +264,7 @@ pub struct ResultLabels {
     pub result: &'static str,
 }
 
-/// Every metric. None has the name of an object as a label.
+/// Every metric. Two have the name of an object as a label, and only of so many `EcrCredentials` as [`MOST_NAMES`].
 #[derive(Clone, Debug)]
 pub struct Metrics {
     /// When the newest token expires, in seconds since 1970.
@@ -146,12 +273,22 @@ pub struct Metrics {
     pub token_refresh: Family<TokenLabels, Gauge>,
     /// Calls of GetAuthorizationToken.
     pub aws_requests: Family<CallLabels, Counter>,
+    /// How long single HTTP requests to AWS took, those for credentials of roles as well.
+    pub aws_http_requests: Family<RequestLabels, Histogram>,
     /// Writes of Secrets.
     pub secret_writes: Family<WriteLabels, Counter>,
     /// Selected namespaces of all `EcrCredentials`: `synced`, `failed`, `pending`.
     pub namespaces: Family<StateLabels, Gauge>,
     /// `EcrCredentials`: `ready`, `not_ready`, `stalled`, `suspended`, `unreadable`.
     pub credentials: Family<StateLabels, Gauge>,
+    /// 1 where an `EcrCredential` is ready, 0 where it is not.
+    pub credential_ready: Family<ReadyLabels, Gauge>,
+    /// When the first token of an `EcrCredential` expires, in seconds since 1970.
+    pub credential_expiry: Family<CredentialLabels, Gauge>,
+    /// `EcrCredentials` with `spec.attachTo`: `attached`, `not_attached`.
+    pub attachments: Family<StateLabels, Gauge>,
+    /// ServiceAccounts that do not name the Secret that they should.
+    pub unattached: Gauge,
     /// Objects that cannot be read and are skipped, by kind.
     pub unreadable: Family<KindLabels, Gauge>,
     /// The earliest expiry in any Secret, in seconds since 1970; 0 when there is none.
@@ -164,29 +301,56 @@ pub struct Metrics {
     pub identity: Family<SourceLabels, Gauge>,
     /// 1 while this process is the leader.
     pub leader: Gauge,
+    /// What every process tells of itself.
+    pub process: ProcessMetrics,
+}
+
+/// The metrics of the process, by the names that all Prometheus clients use.
+#[derive(Clone, Debug, Default)]
+pub struct ProcessMetrics {
     /// The time that the process started, in seconds since 1970.
     pub started: Gauge<f64, AtomicU64>,
+    /// The CPU time used.
+    pub cpu: Counter<f64, AtomicU64>,
+    /// The memory that is in RAM.
+    pub resident: Gauge,
+    /// The address space.
+    pub virtual_memory: Gauge,
+    /// Open file descriptors.
+    pub open_fds: Gauge,
+    /// The most file descriptors that may be open.
+    pub max_fds: Gauge,
 }
+
+/// At most so many `EcrCredentials` have metrics with their name.
+pub const MOST_NAMES: usize = 500;
 
 impl Metrics {
     /// Makes and registers every metric.
     pub fn register(registry: &mut Registry) -> Self {
         // From 1 ms to about 1 min: a round without writes takes 1 ms, one over 10,000 namespaces some 20 s.
         let buckets = || Histogram::new(exponential_buckets(0.001, 3.0, 11));
+        // From 10 ms to about 20 s: a request waits 10 s at most (--aws-timeout), or as long as it is told.
+        let seconds = || Histogram::new(exponential_buckets(0.01, 2.0, 12));
         let metrics = Self {
             token_expiry: Family::default(),
             token_refresh: Family::default(),
             aws_requests: Family::default(),
+            aws_http_requests: Family::new_with_constructor(seconds),
             secret_writes: Family::default(),
             namespaces: Family::default(),
             credentials: Family::default(),
+            credential_ready: Family::default(),
+            credential_expiry: Family::default(),
+            attachments: Family::default(),
+            unattached: Gauge::default(),
             unreadable: Family::default(),
             earliest_expiry: Gauge::default(),
             earliest_issue: Gauge::default(),
             reconciles: Family::new_with_constructor(buckets),
             identity: Family::default(),
             leader: Gauge::default(),
-            started: Gauge::default(),
+            process: ProcessMetrics::default(),
         };
         let ours = registry.sub_registry_with_prefix("ecr_credential_operator");
         let m = metrics.clone();
@@ -203,9 +367,32 @@ impl Metrics {
             m.token_refresh,
         );
         ours.register("aws_requests", "Calls of GetAuthorizationToken", m.aws_requests);
+        ours.register_with_unit(
+            "aws_http_request_duration",
+            "How long single HTTP requests to ECR, ECR Public and STS took",
+            Unit::Seconds,
+            m.aws_http_requests,
+        );
         ours.register("secret_writes", "Writes of Secrets", m.secret_writes);
         ours.register("namespaces", "Selected namespaces by state", m.namespaces);
         ours.register("credentials", "EcrCredentials by state", m.credentials);
+        ours.register(
+            "credential_ready",
+            "1 if an EcrCredential is ready, 0 if not; for the first 500 by name",
+            m.credential_ready,
+        );
+        ours.register_with_unit(
+            "credential_expiry_timestamp",
+            "When the first token of an EcrCredential expires; for the first 500 by name",
+            Unit::Seconds,
+            m.credential_expiry,
+        );
+        ours.register("attachments", "EcrCredentials with spec.attachTo by state", m.attachments);
+        ours.register(
+            "unattached_service_accounts",
+            "ServiceAccounts that do not name the pull secret that they should",
+            m.unattached,
+        );
         ours.register("unreadable_objects", "Objects that cannot be read and are skipped", m.unreadable);
         ours.register_with_unit(
             "earliest_secret_expiry_timestamp",
@@ -222,10 +409,46 @@ impl Metrics {
         ours.register_with_unit("reconcile_duration", "How long reconciliations took", Unit::Seconds, m.reconciles);
         ours.register("aws_identity", "1 for where the operator's own AWS identity was found", m.identity);
         ours.register("leader", "1 while this process is the leader", m.leader);
-        ours.register_with_unit("start_timestamp", "When the process started", Unit::Seconds, m.started);
         ours.register("build", "The version", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
+        let m = metrics.process.clone();
+        registry.register("process_start_time_seconds", "When the process started, in seconds since 1970", m.started);
+        registry.register("process_cpu_seconds", "CPU time used, of user and system, in seconds", m.cpu);
+        registry.register("process_resident_memory_bytes", "Resident memory size in bytes", m.resident);
+        registry.register("process_virtual_memory_bytes", "Virtual memory size in bytes", m.virtual_memory);
+        registry.register("process_open_fds", "Open file descriptors", m.open_fds);
+        registry.register("process_max_fds", "The most file descriptors that may be open", m.max_fds);
         metrics
     }
+}
+
+impl ProcessMetrics {
+    /// Reads them anew; what this system does not tell stays as it was.
+    pub fn refresh(&self) {
+        let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        #[allow(clippy::cast_precision_loss, reason = "after 2^53 seconds")]
+        let seconds = used.tv_sec as f64 + used.tv_nsec as f64 / 1e9;
+        self.cpu.inner().store(seconds.to_bits(), Ordering::Relaxed);
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let kilobytes = |name: &str| status.lines().find_map(|line| number(line.strip_prefix(name)?));
+        for (gauge, name) in [(&self.resident, "VmRSS:"), (&self.virtual_memory, "VmSize:")] {
+            if let Some(kilobytes) = kilobytes(name) {
+                gauge.set(kilobytes.saturating_mul(1024));
+            }
+        }
+        if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+            // One of them is the directory that is being read.
+            self.open_fds.set(i64::try_from(open.count()).unwrap_or(i64::MAX).saturating_sub(1));
+        }
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+        if let Some(most) = limits.lines().find_map(|line| number(line.strip_prefix("Max open files")?)) {
+            self.max_fds.set(most);
+        }
+    }
+}
+
+/// The first number of a line.
+fn number(line: &str) -> Option<i64> {
+    line.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -294,6 +517,75 @@ mod tests {
             assert!(text.contains("one of ours"), "{text}");
             assert!(!text.contains("canary"), "{text}");
         }
+    }
+
+    #[test]
+    fn the_form_is_the_one_that_the_client_prefers() {
+        use Form::{OpenMetrics, Text};
+        // Prometheus 2 and 3, then what others send.
+        let prometheus_2 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        let prometheus_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
+        for (accept, form) in [
+            (None, Text),
+            (Some("*/*"), Text),
+            (Some("text/plain"), Text),
+            (Some("text/plain;version=0.0.4;q=0.9, application/openmetrics-text; q=0.3"), Text),
+            (Some("application/openmetrics-text;q=0"), Text),
+            (Some("application/openmetrics-text;q=nonsense"), Text),
+            (Some("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;q=1"), Text),
+            (Some("application/openmetrics-text"), OpenMetrics),
+            (Some("Application/OpenMetrics-Text; version=1.0.0"), OpenMetrics),
+            (Some(prometheus_2), OpenMetrics),
+            (Some(prometheus_3), OpenMetrics),
+        ] {
+            assert_eq!(Form::preferred(accept), form, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn each_form_is_of_its_format() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let labels = CredentialLabels { name: "a\"b\\c".to_owned() };
+        metrics.credential_expiry.get_or_create(&labels).set(7);
+        metrics.reconciles.get_or_create(&ResultLabels { result: "success" }).observe(0.5);
+        let call = CallLabels { api: "ecr", identity: "operator", result: "success" };
+        metrics.aws_requests.get_or_create(&call).inc();
+        let exposition = Exposition::new(registry);
+        let process = metrics.process.clone();
+        exposition.before_each(move || process.refresh());
+        let open = exposition.render(Form::OpenMetrics).unwrap();
+        assert!(open.ends_with("# EOF\n") && open.contains("# TYPE ecr_credential_operator_aws_requests counter\n"));
+        let text = exposition.render(Form::Text).unwrap();
+        for line in [
+            "# HELP ecr_credential_operator_aws_requests_total Calls of GetAuthorizationToken.",
+            "# TYPE ecr_credential_operator_aws_requests_total counter",
+            "ecr_credential_operator_aws_requests_total{api=\"ecr\",identity=\"operator\",result=\"success\"} 1",
+            "# TYPE ecr_credential_operator_reconcile_duration_seconds histogram",
+            "ecr_credential_operator_reconcile_duration_seconds_bucket{le=\"+Inf\",result=\"success\"} 1",
+            "# TYPE ecr_credential_operator_build_info gauge",
+            "ecr_credential_operator_credential_expiry_timestamp_seconds{name=\"a\\\"b\\\\c\"} 7",
+            "# TYPE process_cpu_seconds_total counter",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in {text}");
+        }
+        let comments = text.lines().filter(|line| line.starts_with('#'));
+        assert!(comments.clone().all(|line| line.starts_with("# HELP ") || line.starts_with("# TYPE ")), "{text}");
+        // Whoever reads the format takes samples for untyped whose name was not announced.
+        let announced: Vec<&str> =
+            comments.filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        for sample in text.lines().filter(|line| !line.starts_with('#')) {
+            let name = sample.split(['{', ' ']).next().unwrap();
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            assert!(announced.contains(&family), "{sample}");
+        }
+        let process = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(&format!("process_{name} ")));
+            line.unwrap().parse::<f64>().unwrap()
+        };
+        assert!(process("resident_memory_bytes") > 1e6 && process("virtual_memory_bytes") > 1e6, "{text}");
+        assert!(process("open_fds") >= 3.0 && process("max_fds") >= process("open_fds"), "{text}");
+        assert!(process("cpu_seconds_total") > 0.0, "{text}");
     }
 
     #[test]

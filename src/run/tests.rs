@@ -47,7 +47,7 @@ async fn what_is_gone_is_forgotten_by_everyone() {
             text.lines().find(|line| line.starts_with("ecr_credential_operator_credentials{state=\"not_ready\"}"));
         line.map(|line| line.ends_with(" 1"))
     };
-    controller::Observer::concluded(&*reporter, &uid, &EcrCredentialStatus::default());
+    controller::Observer::concluded(&*reporter, &uid, "x", &EcrCredentialStatus::default());
     tokens.want(&uid, BTreeSet::from([key]));
     memories.remember(&uid);
     assert_eq!((count(), memories.len()), (Some(true), 1));

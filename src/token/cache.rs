@@ -239,6 +239,15 @@ impl Tokens {
         known
     }
 
+    /// Shows the life of each token that somebody uses.
+    pub fn each_life(&self, mut see: impl FnMut(&TokenKey, Life)) {
+        for (key, slot) in &self.slots.lock().by_key {
+            if let Some(grant) = slot.state.grant.as_ref().filter(|_| !slot.users.is_empty()) {
+                see(key, grant.life);
+            }
+        }
+    }
+
     /// Takes a token that was found again in a Secret, unless a newer one is there.
     pub fn seed(&self, key: &TokenKey, grant: &Arc<Grant>) {
         let mut slots = self.slots.lock();

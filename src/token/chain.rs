@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use aws_config::SdkConfig;
 use aws_config::ecs::EcsCredentialsProvider;
 use aws_config::environment::EnvironmentVariableCredentialsProvider;
 use aws_config::imds::credentials::ImdsCredentialsProvider;
@@ -11,6 +10,7 @@ use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
 use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
+use aws_config::{Region, SdkConfig};
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
@@ -66,7 +66,8 @@ impl Chain {
         let mut sources =
             vec![(Origin::Environment, environment), (Origin::Profile, SharedCredentialsProvider::new(profile))];
         if let Some(file) = &settings.web_identity {
-            let sts = sts(bare, None, endpoints);
+            let region = bare.region().cloned().unwrap_or_else(|| Region::from_static(first_region(&file.role_arn)));
+            let sts = sts(bare, Some(region), endpoints);
             let own = WebIdentity { sts, from: TokenFrom::File(file.clone()) };
             sources.push((Origin::WebIdentity, SharedCredentialsProvider::new(own)));
         }
@@ -108,6 +109,20 @@ impl ProvideCredentials for Chain {
 impl fmt::Debug for Chain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.sources.iter().map(|(origin, _)| origin)).finish()
+    }
+}
+
+/// The region whose STS is asked where no region is set: it knows every role of its partition.
+fn first_region(role: &str) -> &'static str {
+    match role.split(':').nth(1) {
+        Some("aws-cn") => "cn-north-1",
+        Some("aws-us-gov") => "us-gov-west-1",
+        Some("aws-eusc") => "eusc-de-east-1",
+        Some("aws-iso") => "us-iso-east-1",
+        Some("aws-iso-b") => "us-isob-east-1",
+        Some("aws-iso-e") => "eu-isoe-west-1",
+        Some("aws-iso-f") => "us-isof-south-1",
+        _ => "us-east-1",
     }
 }
 
@@ -156,4 +171,19 @@ fn profile_files(profile: Option<&str>, sts: Option<&str>) -> ProfileFiles {
     let Some(url) = sts else { return files.build() };
     let profile = profile.unwrap_or("default");
     files.with_contents(ProfileFileKind::Config, format!("[profile {profile}]\nendpoint_url = {url}\n")).build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::arn::RoleArn;
+
+    #[test]
+    fn without_a_region_sts_is_asked_in_the_partition_of_the_role() {
+        for partition in ["aws", "aws-cn", "aws-us-gov", "aws-eusc", "aws-iso", "aws-iso-b", "aws-iso-e", "aws-iso-f"] {
+            let role = format!("arn:{partition}:iam::111122223333:role/own");
+            let region = crate::api::registry::Region::parse(first_region(&role)).unwrap();
+            assert!(RoleArn::parse(&role).unwrap().is_in_partition_of(&region), "{partition}: {region}");
+        }
+    }
 }

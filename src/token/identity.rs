@@ -18,7 +18,8 @@ use aws_smithy_runtime_api::shared::IntoShared;
 use aws_types::service_config::ServiceConfigKey;
 
 use super::chain::{Chain, Clients};
-use super::dates::{AwsTime, Listening};
+pub use super::dates::HttpRequest;
+use super::dates::{AwsTime, Listening, Requests};
 use super::lasting::Lasting;
 pub use super::web_identity::WebIdentityFile;
 use crate::clock::Clock;
@@ -126,8 +127,8 @@ pub struct OperatorIdentity {
 }
 
 /// Prepares the operator's identity: environment, profile, web identity (IRSA), container (EKS Pod Identity), and the node's
-/// role; the first that is there, of those that are allowed. `clock` hears AWS's time, and `found` where the identity was found,
-/// whenever that changes.
+/// role; the first that is there, of those that are allowed. `clock` hears AWS's time, `found` where the identity was found,
+/// whenever that changes, and `requested` of each HTTP request.
 ///
 /// # Errors
 /// There is no HTTP client to be had; the text says why.
@@ -135,9 +136,11 @@ pub async fn load(
     settings: &AwsSettings,
     clock: &Clock,
     found: impl Fn(Origin) + Send + Sync + 'static,
+    requested: impl Fn(&HttpRequest) + Send + Sync + 'static,
 ) -> Result<OperatorIdentity, String> {
     let http = http_client(settings.ca_bundle.clone(), ProxyConfig::from_env())?;
-    let http: SharedHttpClient = Listening { inner: http, clock: clock.clone() }.into_shared();
+    let requests = Requests(std::sync::Arc::new(requested));
+    let http: SharedHttpClient = Listening { inner: http, clock: clock.clone(), requests }.into_shared();
     let near = http_client(None, ProxyConfig::disabled())?;
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .http_client(http.clone())

@@ -110,13 +110,13 @@ async fn it_is_alive_at_once_and_ready_once_every_watch_has_its_list() {
 }
 
 #[tokio::test]
-async fn the_metrics_tell_what_is_and_name_no_objects() {
+async fn the_metrics_tell_what_is_and_name_no_objects_but_ecrcredentials() {
     let bed = bed("metrics").await;
     let a = bed.namespace("a", &[]).await.unwrap();
     let b = bed.namespace("b", &[]).await.unwrap();
     let operator = operator(&bed).await;
     let name = bed.credential("x", spec(json!([{ "private": {} }, { "public": {} }]), &[&a, &b])).await.unwrap();
-    bed.credential("y", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
+    let younger = bed.credential("y", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
     let object = bed.ready(&name).await.unwrap();
     let expires = time(&object, "/status/expiresAt").unwrap().as_second();
     let wanted = [
@@ -138,16 +138,36 @@ async fn the_metrics_tell_what_is_and_name_no_objects() {
         "aws_identity{source=\"web_identity\"} 1\n".to_owned(),
         "aws_identity{source=\"node\"} 0\n".to_owned(),
         "leader 1\n".to_owned(),
-        "start_timestamp_seconds 1".to_owned(),
         "build_info{version=\"".to_owned(),
+        format!("credential_ready{{name=\"{name}\",reason=\"Synced\"}} 1\n"),
+        format!("credential_ready{{name=\"{younger}\",reason=\"NamespacesFailed\"}} 0\n"),
+        format!("credential_expiry_timestamp_seconds{{name=\"{name}\"}} {expires}\n"),
+        "aws_requests_total{api=\"ecr\",identity=\"operator\",result=\"AccessDenied\"} 0\n".to_owned(),
+        "aws_http_request_duration_seconds_count{api=\"ecr\",action=\"GetAuthorizationToken\",result=\"success\"} 1\n"
+            .to_owned(),
+        "aws_http_request_duration_seconds_count{api=\"sts\",action=\"AssumeRoleWithWebIdentity\",result=\"success\"} "
+            .to_owned(),
     ];
     let all = |text: &str| wanted.iter().all(|line| text.contains(&format!("\necr_credential_operator_{line}")));
     let text = page_until(&operator, "/metrics", |status, text| status == 200 && all(text)).await;
-    assert!(text.ends_with("# EOF\n"), "{text}");
-    assert!(!text.contains(&bed.prefix), "the name of an object is a label: {text}");
+    assert!(!text.contains("# EOF") && text.contains("\nprocess_start_time_seconds 1"), "{text}");
+    let named = text.lines().filter(|line| line.contains(&bed.prefix) && !line.contains("_operator_credential_"));
+    assert_eq!(named.collect::<Vec<_>>(), [""; 0], "the name of another object is a label");
     for line in text.lines().filter(|line| line.starts_with("# HELP ")) {
         assert!(line.split(' ').count() > 4, "{line}");
     }
+    // The series of what nobody asks for any more go.
+    bed.change(&name, json!({ "spec": { "registries": [{ "private": {} }] } })).await.unwrap();
+    bed.change(&younger, json!({ "spec": { "suspend": true } })).await.unwrap();
+    page_until(&operator, "/metrics", |_, text| {
+        !text.contains("token_expiry_timestamp_seconds{api=\"ecr-public\"")
+            && text.contains("token_expiry_timestamp_seconds{api=\"ecr\"")
+            && text.contains("namespaces{state=\"failed\"} 0\n")
+            && text.contains(&format!("credential_ready{{name=\"{younger}\",reason=\"Suspended\"}} 0\n"))
+    })
+    .await;
+    bed.credentials().delete(&younger, &DeleteParams::default()).await.unwrap();
+    page_until(&operator, "/metrics", |_, text| !text.contains(&younger)).await;
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();
 }

@@ -55,6 +55,30 @@ pub(super) async fn allow_namespace(bed: &Bed, namespace: &str) {
     until_may(bed, namespace, "patch", &bed.secret, true).await;
 }
 
+/// Lets the operator send Events in a namespace, as `--namespace-events` needs.
+pub(super) async fn allow_events(bed: &Bed, namespace: &str) {
+    let rules = json!([{ "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"] }]);
+    let role = json!({ "metadata": { "name": "events" }, "rules": rules });
+    let binding = json!({
+        "metadata": { "name": "events" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "events" },
+        "subjects": [{ "kind": "ServiceAccount", "name": "operator", "namespace": bed.home }],
+    });
+    let roles: Api<Role> = Api::namespaced(bed.client.clone(), namespace);
+    let bindings: Api<RoleBinding> = Api::namespaced(bed.client.clone(), namespace);
+    roles.create(&PostParams::default(), &from(role)).await.unwrap();
+    bindings.create(&PostParams::default(), &from(binding)).await.unwrap();
+    let user = format!("system:serviceaccount:{}:operator", bed.home);
+    let attributes =
+        json!({ "group": "events.k8s.io", "resource": "events", "verb": "create", "namespace": namespace });
+    let question: SubjectAccessReview = from(json!({ "spec": { "user": user, "resourceAttributes": attributes } }));
+    let reviews: Api<SubjectAccessReview> = Api::all(bed.client.clone());
+    poll("the operator may send Events", async || {
+        reviews.create(&PostParams::default(), &question).await.unwrap().status.is_some_and(|status| status.allowed)
+    })
+    .await;
+}
+
 /// Takes them away again.
 pub(super) async fn forbid_namespace(bed: &Bed, namespace: &str) {
     let bindings: Api<RoleBinding> = Api::namespaced(bed.client.clone(), namespace);

@@ -136,6 +136,9 @@ async fn every_metric_that_is_asked_for_is_served() {
     let unused: BTreeSet<String> =
         served.iter().map(|name| family(name)).filter(|name| !asked.contains(name)).collect();
     assert!(unused.is_empty(), "nobody looks at {unused:?}");
+    let typed =
+        metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect::<BTreeSet<_>>();
+    assert!(typed.contains("process_cpu_seconds_total"), "{typed:?}");
     // Words that the alerts select by, which must be there from the beginning.
     for words in ["namespaces{state=\"failed\"}", "namespaces{state=\"pending\"}", "credentials{state=\"stalled\"}"] {
         assert!(metrics.contains(&format!("ecr_credential_operator_{words} 0")), "{words} is not in {metrics}");
@@ -171,10 +174,16 @@ fn each_query_of_the_dashboard_is_narrowed_by_its_variables_and_can_be_read() {
     let narrowed = "{cluster=~\"$cluster\", namespace=~\"$namespace\", job=~\"$job\"";
     let mut rules = vec![];
     for query in queries(&dashboard) {
-        for (at, name) in query.match_indices("ecr_credential_operator_") {
-            let rest = query[at + name.len()..].trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_');
-            assert!(rest.starts_with(narrowed), "{query}");
+        let mut narrow = 0;
+        for prefix in PREFIXES {
+            for (at, name) in query.match_indices(prefix) {
+                let rest = query[at + name.len()..].trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_');
+                assert!(rest.starts_with(narrowed), "{query}");
+                narrow += 1;
+            }
         }
+        // Every program has metrics of its process.
+        assert!(!query.contains("process_") || narrow == 2, "{query} is not of the operator alone");
         let read = names[1..].iter().fold(query, |query, name| query.replace(&format!("${name}"), ".*"));
         let read = read.replace("$__rate_interval", "5m");
         rules.push(json!({ "record": format!("query:{}", rules.len()), "expr": read }));
@@ -185,11 +194,11 @@ fn each_query_of_the_dashboard_is_narrowed_by_its_variables_and_can_be_read() {
     promtool(&["check", "rules", &file.to_string_lossy()]);
 }
 
+/// How the names of metrics begin: our own, and those of every process.
+const PREFIXES: [&str; 2] = ["ecr_credential_operator_", "process_"];
+
 fn names_in(expression: &str) -> Vec<String> {
-    const PREFIX: &str = "ecr_credential_operator_";
     let ends = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
-    expression
-        .match_indices(PREFIX)
-        .map(|(at, _)| expression[at..].split(ends).next().unwrap_or_default().to_owned())
-        .collect()
+    let words = expression.split(ends);
+    words.filter(|word| PREFIXES.iter().any(|prefix| word.starts_with(prefix))).map(str::to_owned).collect()
 }

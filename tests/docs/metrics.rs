@@ -38,7 +38,8 @@ pub(crate) fn reference(source: &str) -> String {
 
 fn metrics(source: &str) -> Vec<Metric> {
     let (code, _) = source.split_once("#[cfg(test)]").unwrap_or((source, ""));
-    let fields = fields(code, "Metrics");
+    let mut fields = fields_of(code, "Metrics");
+    fields.extend(fields_of(code, "ProcessMetrics"));
     let mut metrics = Vec::new();
     for call in code.split(".register").skip(1) {
         let Some(arguments) = call.strip_prefix("_with_unit(").or_else(|| call.strip_prefix('(')) else { continue };
@@ -59,12 +60,14 @@ fn metrics(source: &str) -> Vec<Metric> {
         let labels = match set {
             Some(set) => fields_in_order(code, &set),
             None if kind == "info" => {
-                what.split("(\"").skip(1).filter_map(|part| Some(part.split('"').next()?.to_owned())).collect()
+                what.split("[(\"").skip(1).filter_map(|part| Some(part.split('"').next()?.to_owned())).collect()
             }
             None => Vec::new(),
         };
         let help = quoted(help).unwrap_or_else(|| panic!("{name} has no help"));
-        metrics.push(Metric { name: format!("{PREFIX}{name}{unit}{suffix}"), kind, labels, help });
+        // What all processes tell has the names that all clients of Prometheus give it.
+        let prefix = if name.starts_with("process_") { "" } else { PREFIX };
+        metrics.push(Metric { name: format!("{prefix}{name}{unit}{suffix}"), kind, labels, help });
     }
     assert!(metrics.len() >= 12, "only {} metrics were found", metrics.len());
     metrics
@@ -103,7 +106,7 @@ fn body<'a>(code: &'a str, name: &str) -> &'a str {
 }
 
 /// The fields of a struct and their types.
-fn fields(code: &str, name: &str) -> BTreeMap<String, String> {
+fn fields_of(code: &str, name: &str) -> BTreeMap<String, String> {
     let lines = body(code, name).lines().filter_map(|line| line.trim().strip_prefix("pub "));
     lines
         .filter_map(|line| line.trim_end_matches(',').split_once(": "))

@@ -208,6 +208,7 @@ securityContext:
   "ECO_REQUIRE_WORKLOAD_IDENTITY" (ternary "true" "" (and .Values.auth.requireWorkloadIdentity (empty $aws.existingSecret)))
   "ECO_ATTACH_PODS" (ternary "true" "" (eq (include "eco.attachPods" .) "true"))
   "ECO_ATTACH_SERVICE_ACCOUNTS" (join "," .Values.attach.serviceAccounts)
+  "ECO_NAMESPACE_EVENTS" (ternary "true" "" (eq (toString .Values.rbac.namespaceEvents) "true"))
   "ECO_CREDENTIAL_SELECTOR" .Values.credentialSelector
   "ECO_HTTP_ADDRESS" (ternary "" (printf "[::]:%v" .Values.containerPort) (eq (toString .Values.containerPort) "8080"))
   "ECO_LEASE_NAME" (include "eco.fullname" .)
@@ -324,6 +325,11 @@ envFrom:
   resources: [serviceaccounts]
   resourceNames: {{ toJson . }}
   verbs: [list, watch, patch]
+{{- end }}
+{{- if .Values.rbac.namespaceEvents }}
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
 {{- end }}
 {{- end }}
 

@@ -228,7 +228,7 @@ impl WatchObserver for Watched {
         self.memories.forget(uid);
         self.tokens.want(uid, BTreeSet::new());
     }
-    fn unreadable(&self, _: &Uid, _: Option<&EcrCredentialStatus>) {}
+    fn unreadable(&self, _: &Uid, _: &str, _: Option<&EcrCredentialStatus>) {}
     fn skipped(&self, _: &'static str, _: usize) {}
 }
 
@@ -237,7 +237,7 @@ struct Nobody;
 
 impl Observer for Nobody {
     fn wrote(&self, _: &Verdict, _: &Result<Written, WriteError>) {}
-    fn concluded(&self, _: &Uid, _: &EcrCredentialStatus) {}
+    fn concluded(&self, _: &Uid, _: &str, _: &EcrCredentialStatus) {}
     fn reconciled(&self, _: Duration, _: Option<&Error>) {}
 }
 

@@ -56,7 +56,7 @@ fn course(u: &mut Unstructured<'_>) -> Result<Course> {
             let selected = synced + failed + u.choose(&[0, 0, 1, 5000])?;
             Course::Ran {
                 registries: registries(u)?,
-                namespaces: NamespaceReport { selected, synced, failed, failures },
+                namespaces: NamespaceReport { selected, synced, failed, failures, ..NamespaceReport::default() },
                 next_refresh_at: u.arbitrary::<bool>()?.then(|| material::moment(u)).transpose()?,
                 look_again: u.arbitrary::<bool>()?.then(|| material::moment(u)).transpose()?,
                 handled_refresh_request: request(u)?,

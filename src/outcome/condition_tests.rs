@@ -1,0 +1,156 @@
+//! What the conditions say, and what namespaces are told.
+
+use super::*;
+
+const NOW: i64 = 1_000_000;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn failure(namespace: &str, reason: &str) -> NamespaceFailure {
+    let (namespace, reason) = (namespace.to_owned(), reason.to_owned());
+    NamespaceFailure { namespace, reason, message: "what to do".to_owned() }
+}
+
+/// A registry with a good token.
+fn registry(failure: Option<Halt>) -> RegistryReport {
+    RegistryReport {
+        region: Some(Region::public()),
+        hosts: vec![Host::public()],
+        life: Some(Life { issued_at: at(NOW - 60), expires_at: at(NOW + 3600) }),
+        hash: None,
+        auth_hash: None,
+        problem: None,
+        failure,
+        each_targets: false,
+    }
+}
+
+fn ran(namespaces: NamespaceReport, failure: Option<Halt>) -> Course {
+    Course::Ran {
+        registries: vec![registry(failure)],
+        namespaces,
+        next_refresh_at: Some(at(NOW + 1800)),
+        look_again: None,
+        handled_refresh_request: None,
+        attached: None,
+    }
+}
+
+/// Of `selected` namespaces all are synced but those that fail.
+fn namespaces(selected: usize, failures: Vec<NamespaceFailure>) -> NamespaceReport {
+    let (failed, unselected) = (failures.len(), Unselected::default());
+    NamespaceReport { selected, synced: selected - failed, failed, failures, unselected }
+}
+
+fn concluded(course: Course, previous: &EcrCredentialStatus) -> Outcome {
+    conclude(course, previous, Some(1), at(NOW))
+}
+
+/// Each condition as `Type=Status Reason`.
+fn conditions_of(outcome: &Outcome) -> Vec<String> {
+    let conditions = outcome.status.conditions.iter();
+    conditions.map(|c| format!("{}={} {}", c.type_, c.status, c.reason)).collect()
+}
+
+#[test]
+fn no_condition_says_that_all_is_well_while_it_is_not_ready() {
+    let halt = |reason| Halt { reason, message: String::new() };
+    let invalid = Course::Halted(halt(Reason::InvalidSpec));
+    let failing = ran(namespaces(2, vec![failure("a", "QuotaExceeded")]), None);
+    let table = [
+        (ran(namespaces(1, vec![]), None), ["Ready=True Synced", "Reconciling=False Synced", "Stalled=False Synced"]),
+        (
+            ran(namespaces(0, vec![]), None),
+            ["Ready=True NoNamespaces", "Reconciling=False NoNamespaces", "Stalled=False NoNamespaces"],
+        ),
+        (Course::Suspended, ["Ready=False Suspended", "Reconciling=False Suspended", "Stalled=False Suspended"]),
+        (invalid, ["Ready=False InvalidSpec", "Reconciling=False InvalidSpec", "Stalled=True InvalidSpec"]),
+        (
+            failing,
+            ["Ready=False NamespacesFailed", "Reconciling=True NamespacesFailed", "Stalled=False NamespacesFailed"],
+        ),
+        (
+            ran(namespaces(1, vec![]), Some(halt(Reason::AccessDenied))),
+            ["Ready=True Synced", "Reconciling=True AccessDenied", "Stalled=False Synced"],
+        ),
+    ];
+    for (course, expected) in table {
+        assert_eq!(conditions_of(&concluded(course, &EcrCredentialStatus::default())), expected);
+    }
+}
+
+#[test]
+fn whoever_is_suspended_or_halted_tells_of_no_next_refresh_and_the_suspended_of_no_namespaces() {
+    let failing = concluded(ran(namespaces(2, vec![failure("a", "QuotaExceeded")]), None), &Default::default()).status;
+    assert!(failing.next_refresh_at.is_some() && failing.namespaces.is_some() && failing.failures.len() == 1);
+    let suspended = concluded(Course::Suspended, &failing).status;
+    assert_eq!((suspended.next_refresh_at, suspended.namespaces, suspended.failures.len()), (None, None, 0));
+    // By the hashes there the tokens are known again, and they do expire.
+    assert_eq!((suspended.registries, suspended.expires_at), (failing.registries.clone(), failing.expires_at));
+    let halt = Halt { reason: Reason::InvalidSpec, message: String::new() };
+    let halted = concluded(Course::Halted(halt), &failing).status;
+    assert_eq!((halted.next_refresh_at, halted.namespaces), (None, failing.namespaces.clone()));
+}
+
+#[test]
+fn what_the_selection_does_not_reach_is_told() {
+    let unselected = |not_allowed: &[&str], missing: &[&str], selector| {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Unselected { not_allowed: owned(not_allowed), missing: owned(missing), unmatched: Vec::new(), selector }
+    };
+    let table = [
+        (1, unselected(&[], &[], false), "Ready=True Synced", "False", "for every registry"),
+        (1, unselected(&[], &["b"], false), "Ready=True Synced", "False", "there is no namespace b"),
+        (0, unselected(&[], &["b"], false), "Ready=True NoNamespaces", "False", "there is no namespace b"),
+        (0, unselected(&[], &[], true), "Ready=True NoNamespaces", "False", "spec.namespaces.selector"),
+        // Nothing happens there before somebody changes something.
+        (0, unselected(&["b"], &[], false), "Ready=False NamespaceNotAllowed", "True", "may not write in namespace b"),
+        (
+            1,
+            unselected(&["b"], &["c"], false),
+            "Ready=False NamespaceNotAllowed",
+            "False",
+            "may not write in namespace b",
+        ),
+    ];
+    for (selected, unselected, ready, stalled, words) in table {
+        let report = NamespaceReport { unselected, ..namespaces(selected, vec![]) };
+        let outcome = concluded(ran(report, None), &Default::default());
+        assert_eq!(conditions_of(&outcome)[0], ready, "{words}");
+        let message = &outcome.status.conditions[0].message;
+        assert!(message.ends_with(words) || message.contains(words), "{message}");
+        assert_eq!(outcome.status.conditions[2].status, stalled, "{words}");
+    }
+}
+
+#[test]
+fn namespaces_are_told_when_they_begin_to_fail_and_when_they_do_no_more() {
+    let run = |failures: &[(&str, &str)], previous: &EcrCredentialStatus| {
+        let failures: Vec<_> = failures.iter().map(|(namespace, reason)| failure(namespace, reason)).collect();
+        let outcome = concluded(ran(namespaces(50, failures), None), previous);
+        let notes = outcome.notes.iter().filter_map(|note| Some((note.namespace.clone()?, note.warning)));
+        (notes.collect::<Vec<_>>(), outcome.status)
+    };
+    let told = |namespace: &str, warning| vec![(namespace.to_owned(), warning)];
+    let (notes, status) = run(&[("a", "QuotaExceeded")], &Default::default());
+    assert_eq!(notes, told("a", true));
+    let (notes, status) = run(&[("a", "QuotaExceeded")], &status);
+    assert_eq!(notes, [], "an Event tells a change");
+    let (notes, status) = run(&[("a", "AdmissionRefused")], &status);
+    assert_eq!(notes, told("a", true), "it fails in another way");
+    let (notes, status) = run(&[], &status);
+    assert_eq!(notes, told("a", false));
+    let (notes, _) = run(&[], &status);
+    assert_eq!(notes, []);
+    // No more than a status tells of; who is only not told of any more has not recovered.
+    let names: Vec<String> = (0..40).map(|n| format!("n{n:02}")).collect();
+    let late: Vec<_> = names[20..].iter().map(|name| (name.as_str(), "QuotaExceeded")).collect();
+    let (notes, status) = run(&late, &Default::default());
+    assert_eq!(notes.len(), MAX_FAILURES);
+    let all: Vec<_> = names.iter().map(|name| (name.as_str(), "QuotaExceeded")).collect();
+    let (notes, _) = run(&all, &status);
+    assert_eq!(notes.len(), MAX_FAILURES);
+    assert!(notes.iter().all(|(namespace, warning)| *warning && namespace.as_str() < "n20"), "{notes:?}");
+}
