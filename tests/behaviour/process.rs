@@ -148,6 +148,27 @@ async fn the_metrics_tell_what_is_and_name_no_objects() {
     for line in text.lines().filter(|line| line.starts_with("# HELP ")) {
         assert!(line.split(' ').count() > 4, "{line}");
     }
+    // What is gone is told of no more, what others have is theirs, and no counter goes back.
+    bed.credentials().delete(&name, &DeleteParams::default()).await.unwrap();
+    let younger = bed.ready(&bed.name("y")).await.unwrap();
+    let expires = time(&younger, "/status/expiresAt").unwrap().as_second() as f64;
+    let wanted = [
+        ("credentials{state=\"ready\"}", 1.0),
+        ("credentials{state=\"not_ready\"}", 0.0),
+        ("namespaces{state=\"synced\"}", 1.0),
+        ("namespaces{state=\"failed\"}", 0.0),
+        ("namespaces{state=\"pending\"}", 0.0),
+        ("earliest_secret_expiry_timestamp_seconds", expires),
+    ];
+    let all = |text: &str| wanted.iter().all(|(name, value)| metric(text, name) == Some(*value));
+    let later = page_until(&operator, "/metrics", |status, text| status == 200 && all(text)).await;
+    for line in text.lines().filter(|line| line.contains("_total") || line.contains("_count")) {
+        let Some((name, value)) = line.strip_prefix("ecr_credential_operator_").and_then(|line| line.rsplit_once(' '))
+        else {
+            continue;
+        };
+        assert!(metric(&later, name) >= value.parse().ok(), "{line} went back");
+    }
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();
 }
