@@ -37,6 +37,7 @@ mod rights;
 mod secrecy;
 mod startup;
 mod throttled;
+mod upgrade;
 mod weather;
 mod webhooks;
 
