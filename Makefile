@@ -9,7 +9,7 @@ ARCHIVE := target/image/ecr-credential-operator.tar
 # The image's times are those of the commit, so that building it again gives the same bytes.
 IMAGE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
 
-.PHONY: demo test-unit test test-oldest consumers check supply-chain advisories mutants chaos chaos-real mutations fuzz image release e2e bench \
+.PHONY: demo test-unit test test-oldest consumers test-upgrade check supply-chain advisories mutants chaos chaos-real mutations fuzz image release e2e bench \
 	bench-small generate tools help
 
 help: ## Shows what there is. The times are for 2 cores, with all built; building it all takes 12 minutes once.
@@ -30,6 +30,11 @@ test-oldest: tools ## Runs what can differ on the oldest Kubernetes that the cha
 
 consumers: ## Lets Argo CD, Flux, helm, skopeo and crane pull with the Secrets that the operator writes (20 s; the first time 5 min).
 	@tests/consumers/run.sh
+
+FROM ?=
+
+test-upgrade: tools ## Upgrades from the operator of an earlier commit and back (2 min, and the build of that operator); FROM=commit.
+	@tests/upgrade.sh $(FROM)
 
 supply-chain: ## Checks licenses, sources and unused dependencies, and the workflows (10 s; the first time 4 min).
 	@"$$(sh tests/tools/get.sh cargo-deny)" --workspace --locked check licenses bans sources

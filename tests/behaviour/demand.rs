@@ -77,6 +77,12 @@ pub(super) fn log_lines(operator: &Operator, word: &str) -> usize {
     std::fs::read_to_string(&operator.log).unwrap().lines().filter(|line| line.contains(word)).count()
 }
 
+/// The value of a metric of the operator's, by its name without the prefix and with its labels; none when it is not there.
+pub(super) fn metric(text: &str, name: &str) -> Option<f64> {
+    let name = format!("ecr_credential_operator_{name} ");
+    text.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok())
+}
+
 /// Waits until a page of the operator's HTTP side says what a test wants.
 pub(super) async fn page_until(operator: &Operator, path: &str, test: impl Fn(u16, &str) -> bool) -> String {
     let deadline = tokio::time::Instant::now() + PATIENCE;

@@ -75,7 +75,7 @@ async fn a_bad_answer_leaves_the_secret_as_it_is_and_is_named_until_a_good_one_c
     }
     bed.recorder.aws_recovers();
     bed.aws.clear_faults();
-    join_all(places.iter().map(|place| place.recovers("1"))).await;
+    join_all(places.iter().zip(&before).map(|(place, before)| place.recovers("1", before))).await;
     let after = join_all(places.iter().map(Place::secret)).await;
     for (old, new) in before.iter().zip(&after) {
         assert_eq!(old.uid(), new.uid());
@@ -96,8 +96,9 @@ async fn a_strange_answer_that_holds_a_good_token_is_used_and_so_is_the_next() {
         let _ = bed.aws.fault(Service::Ecr, fault.clone()).in_region(&place.region).times(1);
     }
     for round in ["1", "2", "3"] {
+        let before = join_all(places.iter().map(Place::secret)).await;
         join_all(places.iter().map(|place| demand(&bed, &place.name, round))).await;
-        join_all(places.iter().map(|place| place.recovers(round))).await;
+        join_all(places.iter().zip(&before).map(|(place, before)| place.recovers(round, before))).await;
     }
     operator.stop().await.unwrap();
     assert_eq!(fetches(&bed).0, 4 * cases.len());
@@ -278,17 +279,16 @@ impl<'b> Place<'b> {
         assert_eq!(object.data.pointer("/status/handledRefreshRequest"), None, "{fault:?}");
     }
 
-    /// Waits until a refresh is served, and the Secret holds a good login again.
-    async fn recovers(&self, value: &str) {
-        let old = login(self.bed, &self.namespace, &self.host).await;
+    /// Waits until a refresh is served, and the Secret holds a younger login than before, which is good.
+    async fn recovers(&self, value: &str, before: &Secret) {
+        let old = logins(before).unwrap().remove(&self.host).unwrap();
         let object = served(self.bed, &self.name, value).await;
         self.bed.logins_until(&self.namespace, &[&self.host]).await.unwrap();
         let state = &object.data["status"]["registries"][0];
         assert_eq!(state["reason"], "Synced", "{state}");
-        // Where the refresh was served before this looked, the login is the new one already.
-        let token = self.bed.aws.token_of(&old).unwrap();
         let now = login(self.bed, &self.namespace, &self.host).await;
-        assert!(self.bed.aws.token_of(&now).unwrap().issued >= token.issued);
+        let issued = |auth: &str| self.bed.aws.token_of(auth).expect("AWS issued it").issued;
+        assert!(now != old && issued(&now) > issued(&old), "{}", self.name);
         assert!(self.bed.aws.is_valid(&now));
     }
 }

@@ -38,6 +38,7 @@ mod secrecy;
 mod startup;
 mod throttled;
 mod told;
+mod upgrade;
 mod weather;
 mod webhooks;
 

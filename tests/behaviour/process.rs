@@ -166,6 +166,28 @@ async fn the_metrics_tell_what_is_and_name_no_objects_but_ecrcredentials() {
             && text.contains(&format!("credential_ready{{name=\"{younger}\",reason=\"Suspended\"}} 0\n"))
     })
     .await;
+    // What is gone is told of no more, what others have is theirs, and no counter goes back.
+    bed.credentials().delete(&name, &DeleteParams::default()).await.unwrap();
+    bed.change(&younger, json!({ "spec": { "suspend": false } })).await.unwrap();
+    let ready = bed.ready(&younger).await.unwrap();
+    let expires = time(&ready, "/status/expiresAt").unwrap().as_second() as f64;
+    let wanted = [
+        ("credentials{state=\"ready\"}", 1.0),
+        ("credentials{state=\"not_ready\"}", 0.0),
+        ("namespaces{state=\"synced\"}", 1.0),
+        ("namespaces{state=\"failed\"}", 0.0),
+        ("namespaces{state=\"pending\"}", 0.0),
+        ("earliest_secret_expiry_timestamp_seconds", expires),
+    ];
+    let all = |text: &str| wanted.iter().all(|(name, value)| metric(text, name) == Some(*value));
+    let later = page_until(&operator, "/metrics", |status, text| status == 200 && all(text)).await;
+    for line in text.lines().filter(|line| line.contains("_total") || line.contains("_count")) {
+        let Some((name, value)) = line.strip_prefix("ecr_credential_operator_").and_then(|line| line.rsplit_once(' '))
+        else {
+            continue;
+        };
+        assert!(metric(&later, name) >= value.parse().ok(), "{line} went back");
+    }
     bed.credentials().delete(&younger, &DeleteParams::default()).await.unwrap();
     page_until(&operator, "/metrics", |_, text| !text.contains(&younger)).await;
     operator.stop().await.unwrap();

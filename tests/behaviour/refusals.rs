@@ -1,5 +1,7 @@
 //! What the API server refuses in one namespace is told of, holds up nobody else, and is mended once it is allowed.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use k8s_openapi::api::core::v1::{ResourceQuota, Secret};
 use kube::ResourceExt;
@@ -9,6 +11,7 @@ use serde_json::{Value, json};
 use testbed::aws::Service;
 use testbed::bed::{Bed, PATIENCE, condition};
 use testbed::recorder::Invariant;
+use testbed::webhook::{Registration, Verdict, Webhook};
 
 use super::look::{at_once, counts, failure, failure_until, quiet, spec, stored_in, uid, version, writes_in};
 use super::rights::{from, give_verb, poll, take_verb};
@@ -45,7 +48,7 @@ async fn the_right_to_write_can_be_taken_away_and_given_back() {
     let name = bed.credential("x", spec(json!({ "names": [a, b] }))).await.unwrap();
     bed.ready(&name).await.unwrap();
     let kept = version(&bed.secret(&b).await.unwrap().unwrap());
-    bed.recorder.allow(Invariant::I16Rbac, "*");
+    bed.recorder.excuse(Invariant::I16Rbac, "*", "the right is taken away");
     take_verb(&bed, "patch").await;
     bed.secrets(&a).delete(&bed.secret, &DeleteParams::default()).await.unwrap();
     let status = failure_until(&bed, &name, &a, "Forbidden").await;
@@ -53,6 +56,7 @@ async fn the_right_to_write_can_be_taken_away_and_given_back() {
     assert_eq!(version(&bed.secret(&b).await.unwrap().unwrap()), kept);
     give_verb(&bed, "patch").await;
     at_once(bed.ready(&name)).await;
+    bed.recorder.end_excuse(Invariant::I16Rbac, "*");
     bed.logins_until(&a, &[OWN]).await.unwrap();
     assert_eq!(bed.aws.calls(Service::Ecr).len(), 1);
     operator.stop().await.unwrap();
@@ -66,7 +70,7 @@ async fn a_secret_that_may_not_be_deleted_is_told_of_until_it_may() {
     let operator = operator(&bed).await;
     let name = bed.credential("x", spec(json!({ "names": [a, b] }))).await.unwrap();
     bed.ready(&name).await.unwrap();
-    bed.recorder.allow(Invariant::I16Rbac, "*");
+    bed.recorder.excuse(Invariant::I16Rbac, "*", "the right is taken away");
     take_verb(&bed, "delete").await;
     bed.change(&name, json!({ "spec": { "namespaces": { "names": [b] } } })).await.unwrap();
     let told = |object: &_| failure(object, &a) == Some("Forbidden") && counts(object) == [1, 1, 0];
@@ -74,6 +78,7 @@ async fn a_secret_that_may_not_be_deleted_is_told_of_until_it_may() {
     give_verb(&bed, "delete").await;
     at_once(bed.secret_until(&a, "gone at last", |secret| secret.is_none())).await;
     bed.credential_until(&name, "nothing is left over", |object| counts(object) == [1, 1, 0]).await.unwrap();
+    bed.recorder.end_excuse(Invariant::I16Rbac, "*");
     bed.ready(&name).await.unwrap();
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();
@@ -120,18 +125,29 @@ async fn an_admission_policy_that_refuses_is_told_of_and_retried_until_it_is_gon
 async fn an_admission_policy_that_changes_the_secret_makes_no_write_loop() {
     let bed = bed("changing").await;
     let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());
-    let Some(policies) = admission(&bed, "MutatingAdmissionPolicy").await else {
-        // Stable since 1.36, and before that not there: only webhooks change objects then, in the same way.
-        let version = bed.client.apiserver_version().await.unwrap();
-        assert!(version.minor.parse::<u32>().unwrap() < 36, "{version:?} serves no MutatingAdmissionPolicy");
-        return bed.finish().await.unwrap();
+    // Stable since 1.36, and before that not there: only webhooks change objects then, in the same way.
+    let policies = admission(&bed, "MutatingAdmissionPolicy").await;
+    let webhook = Webhook::start().unwrap();
+    let (with_theirs, mine) = (a.clone(), bed.secret.clone());
+    webhook.decide(move |request| {
+        let labelled = request["name"] == *mine && request["object"]["metadata"]["labels"].is_object();
+        let (key, value) =
+            if request["namespace"] == *with_theirs { ("cost-center", "42") } else { ("team", "overruled") };
+        let patch = json!([{ "op": "add", "path": format!("/metadata/labels/{key}"), "value": value }]);
+        if labelled { Verdict::Mutate(Arc::new(move |_| patch.clone())) } else { Verdict::Allow }
+    });
+    let registration = Registration::secrets(&bed.prefix, testbed::webhook::Kind::Mutating, &[&a, &b]);
+    let registered = match &policies {
+        Some(_) => None,
+        None => Some(webhook.register(&bed.client, &registration).await.unwrap()),
     };
-    let bindings = admission(&bed, "MutatingAdmissionPolicyBinding").await.unwrap();
     let label =
         |key: &str, value: &str| format!("JSONPatch{{op: 'add', path: '/metadata/labels/{key}', value: '{value}'}}");
     // In one namespace it adds a label, in the other it changes one that the EcrCredential asks for.
     let (theirs, ours) = (label("cost-center", "42"), label("team", "overruled"));
     for (namespace, patch) in [(&a, theirs), (&b, ours)] {
+        let Some(policies) = &policies else { continue };
+        let bindings = admission(&bed, "MutatingAdmissionPolicyBinding").await.unwrap();
         let first = "[JSONPatch{op: 'add', path: '/metadata/labels', value: {}}]";
         let expression = format!("(has(object.metadata.labels) ? [] : {first}) + [{patch}]");
         let policy = json!({
@@ -182,9 +198,15 @@ async fn an_admission_policy_that_changes_the_secret_makes_no_write_loop() {
     assert_eq!((version(&after.0), version(&after.1)), (version(&before.0), version(&before.1)));
     assert_eq!(uid(&after.0), uid(&before.0));
     assert_eq!(bed.aws.calls(Service::Ecr).len(), 1);
-    for namespace in [&a, &b] {
-        bindings.delete(namespace, &DeleteParams::default()).await.unwrap();
-        policies.delete(namespace, &DeleteParams::default()).await.unwrap();
+    if let Some(policies) = policies {
+        let bindings = admission(&bed, "MutatingAdmissionPolicyBinding").await.unwrap();
+        for namespace in [&a, &b] {
+            bindings.delete(namespace, &DeleteParams::default()).await.unwrap();
+            policies.delete(namespace, &DeleteParams::default()).await.unwrap();
+        }
+    }
+    if let Some(registered) = registered {
+        registered.remove().await.unwrap();
     }
     second.stop().await.unwrap();
     bed.finish().await.unwrap();

@@ -129,6 +129,20 @@ async fn every_metric_that_is_asked_for_is_served() {
     for expression in &expressions {
         asked.extend(names_in(expression));
     }
+    // Their values are those of the status, not only there.
+    let value = |name: &str| {
+        let name = format!("ecr_credential_operator_{name} ");
+        metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse::<f64>().ok())
+    };
+    let status = bed.credentials().get(&name).await.unwrap().data["status"].clone();
+    let seconds = |field: &str| {
+        let time: k8s_openapi::jiff::Timestamp = status[field].as_str().unwrap().parse().unwrap();
+        Some(time.as_second() as f64)
+    };
+    assert_eq!(value("earliest_secret_expiry_timestamp_seconds"), seconds("expiresAt"));
+    assert_eq!(value("namespaces{state=\"synced\"}"), status["namespaces"]["synced"].as_f64());
+    assert_eq!((value("credentials{state=\"ready\"}"), value("leader")), (Some(1.0), Some(1.0)));
+
     let unknown: Vec<&String> = asked.iter().filter(|name| !served.contains(name.as_str())).collect();
     assert!(unknown.is_empty(), "{unknown:?} are not among {served:#?}");
     let family = |name: &str| ["_bucket", "_count", "_sum"].iter().fold(name.to_owned(), |n, end| n.replace(end, ""));

@@ -121,7 +121,7 @@ async fn a_key_that_admission_adds_neither_stops_a_refresh_nor_is_fought_over() 
         return bed.finish().await.unwrap();
     }
     let a = bed.namespace("a", &[]).await.unwrap();
-    bed.recorder.allow(Invariant::I3WellFormed, format!("{a}/{}", bed.secret));
+    bed.recorder.excuse(Invariant::I3WellFormed, format!("{a}/{}", bed.secret), "a policy adds a key to the data");
     let object = "Object{data: {'config.json': object.data['.dockerconfigjson']}}";
     let mutations = json!([{ "patchType": "ApplyConfiguration", "applyConfiguration": { "expression": object } }]);
     let policy = MutatingPolicy::create(&bed.client, &a, mutations).await;
@@ -146,7 +146,7 @@ async fn a_key_that_admission_adds_neither_stops_a_refresh_nor_is_fought_over() 
     assert_eq!(bed.proxy.log().count_since(mark, &Match::secret_writes()), 1);
 
     // The operator removes keys that somebody else writes. This one comes back at once, and that is the end of it.
-    bed.recorder.allow(Invariant::I1Scope, format!("{a}/{}", bed.secret));
+    bed.recorder.excuse(Invariant::I1Scope, format!("{a}/{}", bed.secret), "a policy adds a key to the data");
     let mark = bed.proxy.log().mark();
     let edit = Patch::Merge(json!({ "stringData": { "config.json": "{}", "more": "x" } }));
     bed.secrets(&a).patch(&bed.secret, &PatchParams::default(), &edit).await.unwrap();

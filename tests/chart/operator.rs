@@ -91,7 +91,7 @@ async fn with_the_charts_rights_and_under_its_policy_it_does_all_that_it_should(
     bed.ready(&name).await.unwrap();
 
     // A key that somebody adds is taken out, although the policy lets the operator write but one.
-    bed.recorder.allow(Invariant::I1Scope, format!("{a}/{}", bed.secret));
+    bed.recorder.excuse(Invariant::I1Scope, format!("{a}/{}", bed.secret), "the Secret is adopted and stripped");
     let extra = Patch::Merge(json!({ "stringData": { "extra": "x" } }));
     bed.secrets(&a).patch(&bed.secret, &PatchParams::default(), &extra).await.unwrap();
     let is_clean = |s: Option<&Secret>| s.is_some_and(|s| s.data.as_ref().is_some_and(|data| data.len() == 1));
@@ -211,7 +211,7 @@ async fn adopting_is_refused_by_the_policy_until_the_chart_allows_it() {
     assert!(message.contains("validatingAdmissionPolicy.allowAdopt"), "{message}");
     assert!(condition(&status, "Stalled").is_some_and(|c| c["status"] == "False"));
 
-    bed.recorder.allow(Invariant::I2Foreign, format!("{a}/{}", bed.secret));
+    bed.recorder.excuse(Invariant::I2Foreign, format!("{a}/{}", bed.secret), "the Secret is adopted and stripped");
     install(&bed, json!({ "validatingAdmissionPolicy": { "allowAdopt": true } }));
     bed.logins_until(&a, &[OWN]).await.unwrap();
     bed.ready(&name).await.unwrap();

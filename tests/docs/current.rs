@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::helm::{read, root};
 use super::pages::{Page, pages};
-use super::{api, cli, metrics};
+use super::{api, cli, invariants, metrics};
 
 const CURE: &str = "is not current; run: UPDATE=1 cargo test --test docs current";
 
@@ -40,6 +40,11 @@ fn the_reference_of_the_command_line_is_current() {
 #[test]
 fn the_reference_of_the_metrics_is_current() {
     same_part("docs/reference/metrics.md", &metrics::reference(&read("src/process/telemetry.rs")));
+}
+
+#[test]
+fn the_index_of_invariants_and_promises_is_current() {
+    same_part("docs/reliability.md", &invariants::index());
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod current;
 #[allow(dead_code, reason = "the tests of the chart use all of it")]
 #[path = "../chart/helm.rs"]
 mod helm;
+mod invariants;
 mod links;
 mod metrics;
 mod pages;

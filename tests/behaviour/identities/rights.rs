@@ -137,7 +137,7 @@ async fn a_right_that_is_missing_is_named_and_used_as_soon_as_it_is_there() {
     let role = account_with_role(&bed, ONE, &ops, "puller").await;
     let (user, key) = user_with_key(&bed, TWO, "puller");
     bed.keys_secret(&ops, "keys", &key).await.unwrap();
-    bed.recorder.allow(Invariant::I16Rbac, "*");
+    bed.recorder.excuse(Invariant::I16Rbac, "*", "the right is taken away");
     let launch = launch().service_account(&format!("{ops}/puller")).credentials_secret(&format!("{ops}/keys"));
     let lent = launch.lent.clone();
     let operator = bed.operator(launch.without_rights()).await.unwrap();

@@ -17,6 +17,14 @@ fn no_namespace_is_without_a_password_for_days() {
             v.seed, v.faults, v.calls, v.writes, v.least_life
         );
     }
+    // A month in which nothing went wrong, or nothing was done, would prove nothing.
+    let (days, refreshes) = (usize::try_from(DAYS).expect("a few"), 4 * usize::try_from(DAYS).expect("a few"));
+    for v in &verdicts {
+        assert!(v.faults > days, "seed {}: {} faults", v.seed, v.faults);
+        // Two registries are refreshed every six hours, and tried at most every five minutes while AWS fails.
+        assert!((refreshes..=days * 24 * 12 * 2).contains(&v.calls), "seed {}: {} calls", v.seed, v.calls);
+        assert!(v.writes >= refreshes, "seed {}: {} writes", v.seed, v.writes);
+    }
     let bad: Vec<String> = verdicts
         .iter()
         .filter(|verdict| !verdict.violations.is_empty())

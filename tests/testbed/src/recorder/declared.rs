@@ -2,20 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::Result;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::Recorder;
 use super::canary::Canaries;
 use super::violation::{Invariant, Violation};
-use crate::aws::AwsStandIn;
+use crate::aws::{AwsStandIn, Call, IssuedToken};
 
 /// What the test told.
 #[derive(Default)]
 pub(super) struct Declared {
     pub(super) aws_failures: Vec<(Timestamp, Timestamp)>,
-    pub(super) exceptions: Vec<Exception>,
+    pub(super) excuses: Vec<Excuse>,
     pub(super) canaries: Canaries,
     pub(super) files: Vec<PathBuf>,
     pub(super) texts: BTreeMap<String, Vec<u8>>,
@@ -33,18 +34,25 @@ pub(super) struct Account {
     pub(super) name: String,
 }
 
+/// Calls for tokens: as whom and for what, and when.
+pub(super) type AwsCalls = Vec<((String, String), Timestamp)>;
+
 /// Whom AWS issued a login to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Holder {
     pub(super) role: Option<String>,
     pub(super) principal: String,
+    /// By AWS's clock.
+    pub(super) accepted_until: Timestamp,
 }
 
-pub(super) struct Exception {
+/// A time in which an invariant may be broken about something.
+pub(super) struct Excuse {
     invariant: Invariant,
     about: String,
     from: Timestamp,
     until: Timestamp,
+    why: String,
 }
 
 impl Recorder {
@@ -60,19 +68,31 @@ impl Recorder {
         }
     }
 
-    /// From now on the invariant may be broken about this: `namespace/name`, an EcrCredential's name, or `*`; as with `Adopt` for I2.
-    pub fn allow(&self, invariant: Invariant, about: impl Into<String>) {
-        let exception = Exception { invariant, about: about.into(), from: Timestamp::now(), until: Timestamp::MAX };
-        self.declared.lock().exceptions.push(exception);
+    /// From now on the invariant may be broken about this, for a reason: `namespace/name`, an EcrCredential's name, or `*`.
+    pub fn excuse(&self, invariant: Invariant, about: impl Into<String>, why: &str) {
+        let (about, why) = (about.into(), why.to_owned());
+        let excuse = Excuse { invariant, about, from: Timestamp::now(), until: Timestamp::MAX, why };
+        self.declared.lock().excuses.push(excuse);
     }
 
-    /// Ends [`allow`](Self::allow).
-    pub fn disallow(&self, invariant: Invariant, about: &str) {
+    /// Ends [`excuse`](Self::excuse).
+    pub fn end_excuse(&self, invariant: Invariant, about: &str) {
         let now = Timestamp::now();
         let mut declared = self.declared.lock();
         let open =
-            declared.exceptions.iter_mut().filter(|e| e.invariant == invariant && e.about == about && e.until > now);
-        open.for_each(|exception| exception.until = now);
+            declared.excuses.iter_mut().filter(|e| e.invariant == invariant && e.about == about && e.until > now);
+        open.for_each(|excuse| excuse.until = now);
+    }
+
+    /// Every excuse that was granted, with how many violations it covers.
+    pub fn excuses(&self, violations: &[Violation], now: Timestamp) -> Vec<String> {
+        let of = |excuse: &Excuse| {
+            let Excuse { invariant, about, from, until, why } = excuse;
+            let seconds = (*until).min(now).duration_since(*from).as_secs();
+            let covered = violations.iter().filter(|violation| excuse.covers(violation)).count();
+            format!("{invariant:?} about {about} for {seconds} s, {covered} times: {why}")
+        };
+        self.declared.lock().excuses.iter().map(of).collect()
     }
 
     /// I11: this must not appear outside of Secrets; `name` stands for it in a violation. At least 8 bytes.
@@ -130,11 +150,28 @@ impl Declared {
     /// Whom each login was issued to, by what kubelet reads as `auth`.
     pub(super) fn issued(&self) -> HashMap<String, Holder> {
         let tokens = self.aws.iter().flat_map(AwsStandIn::tokens);
-        tokens.map(|token| (token.auth, Holder { role: token.role, principal: token.principal })).collect()
+        let holder = |token: IssuedToken| {
+            let accepted_until = if token.revoked { Timestamp::MAX } else { token.accepted_until };
+            (token.auth, Holder { role: token.role, principal: token.principal, accepted_until })
+        };
+        tokens.map(holder).collect()
+    }
+
+    /// The time by AWS's clock, and every call for a token: as whom and where, and when in real time.
+    pub(super) fn aws(&self) -> (Option<Timestamp>, AwsCalls) {
+        let (now, real) = (Timestamp::now(), Instant::now());
+        let when = |call: &Call| now - SignedDuration::try_from(real.duration_since(call.received)).unwrap_or_default();
+        let calls = self.aws.iter().flat_map(|aws| aws.calls_since(Default::default()));
+        let fetches = calls.filter(|call| call.api == "GetAuthorizationToken").map(|call| {
+            let identity = call.role.clone().or(call.principal.clone()).unwrap_or_default();
+            let what = format!("{:?} in {}", call.service, call.region.as_deref().unwrap_or_default());
+            ((identity, what), when(&call))
+        });
+        (self.aws.as_ref().map(|aws| aws.clock().now()), fetches.collect())
     }
 }
 
-impl Exception {
+impl Excuse {
     pub(super) fn covers(&self, violation: &Violation) -> bool {
         self.invariant == violation.invariant
             && (self.about == "*" || self.about == violation.about)

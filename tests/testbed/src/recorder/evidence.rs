@@ -1,6 +1,7 @@
 //! Everything that a judgement rests on, and who wrote which version of a Secret.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::time::Duration;
 
 use http::Method;
@@ -8,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::Scope;
-use super::declared::{Account, Holder};
+use super::declared::{Account, AwsCalls, Holder};
 use super::history::{History, Key, Kind, Version, visible_at};
 use super::hosts::account_of;
 use super::marks::{MANAGER, uids};
@@ -21,6 +22,12 @@ pub(super) struct Evidence {
     pub(super) history: History,
     /// Of all operator processes.
     pub(super) requests: Vec<Request>,
+    /// Which of the requests went through which proxy.
+    pub(super) logs: Vec<Range<usize>>,
+    /// The time by AWS's clock.
+    pub(super) aws_now: Option<Timestamp>,
+    /// The calls for tokens.
+    pub(super) aws_calls: AwsCalls,
     /// From when until when AWS failed, as the test said.
     pub(super) aws_failures: Vec<(Timestamp, Timestamp)>,
     pub(super) now: Timestamp,

@@ -166,7 +166,10 @@ impl Recorder {
         let granted = self.logs.lock().iter().flat_map(|log| log.granted_tokens()).collect::<Vec<_>>();
         let declared = self.declared.lock();
         violations.extend(declared.search(&evidence, &granted)?);
-        violations.retain(|violation| !declared.exceptions.iter().any(|exception| exception.covers(violation)));
+        drop(declared);
+        report(&self.scope.credential_prefix, &self.excuses(&violations, evidence.now))?;
+        let declared = self.declared.lock();
+        violations.retain(|violation| !declared.excuses.iter().any(|excuse| excuse.covers(violation)));
         Ok(violations)
     }
 
@@ -220,10 +223,21 @@ impl Recorder {
 
     fn evidence(&self) -> Evidence {
         let declared = self.declared.lock();
+        let by_log: Vec<Vec<Request>> = self.logs.lock().iter().map(|log| log.all()).collect();
+        let ends = by_log.iter().scan(0, |end, requests| {
+            let start = *end;
+            *end += requests.len();
+            Some(start..*end)
+        });
+        let logs = ends.collect();
+        let (aws_now, aws_calls) = declared.aws();
         Evidence {
             scope: self.scope.clone(),
             history: self.shared.history.lock().clone(),
-            requests: self.logs.lock().iter().flat_map(|log| log.all()).collect(),
+            requests: by_log.into_iter().flatten().collect(),
+            logs,
+            aws_now,
+            aws_calls,
             aws_failures: declared.aws_failures.clone(),
             now: Timestamp::now(),
             found: declared.found.clone(),
@@ -232,6 +246,17 @@ impl Recorder {
             issued: declared.issued(),
         }
     }
+}
+
+/// Lists what a test excused, on its output, and in the file that the variable `EXCUSES` names.
+fn report(test: &str, excuses: &[String]) -> Result<()> {
+    let lines: String = excuses.iter().map(|excuse| format!("{test} {excuse}\n")).collect();
+    print!("{lines}");
+    if let Some(path) = std::env::var_os("EXCUSES").filter(|_| !lines.is_empty()) {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+        std::io::Write::write_all(&mut file, lines.as_bytes())?;
+    }
+    Ok(())
 }
 
 impl Drop for Recorder {

@@ -18,12 +18,18 @@ pub enum Invariant {
     I4Monotone,
     /// While AWS fails, no Secret whose entries are still valid is written.
     I5FailStatic,
+    /// No target namespace is without a valid password while AWS gives new ones.
+    I6NoGap,
     /// No changes once the desired state is reached.
     I7Quiet,
+    /// A namespace that fails is named with a reason.
+    I9Isolation,
     /// AWS calls depend on (identity, region) and time only.
     I10AwsBound,
     /// No secret appears outside of Secrets.
     I11Secrecy,
+    /// Nothing is written by a process after another has its Lease.
+    I12SingleWriter,
     /// After an EcrCredential is gone none of its Secrets is left, or all under Retain.
     I13Deletion,
     /// `Ready=True` is true, and the status stays small.

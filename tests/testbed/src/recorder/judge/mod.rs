@@ -3,8 +3,11 @@
 use super::evidence::Evidence;
 use super::violation::Violation;
 
+use progress::crowd;
+
 pub(super) use credentials::is_collected;
 
+mod conduct;
 mod credentials;
 mod progress;
 mod requests;
@@ -14,7 +17,7 @@ mod well_formed;
 
 /// Everything that was wrong, in the order of the invariants.
 pub(super) fn judge(evidence: &Evidence) -> Vec<Violation> {
-    let checks: [fn(&Evidence) -> Vec<Violation>; 13] = [
+    let checks: [fn(&Evidence) -> Vec<Violation>; 18] = [
         requests::scope,
         requests::rbac,
         secrets::foreign,
@@ -28,6 +31,11 @@ pub(super) fn judge(evidence: &Evidence) -> Vec<Violation> {
         progress::no_flapping,
         progress::counters,
         tenancy::tenancy,
+        conduct::true_time,
+        conduct::no_idle_writes,
+        conduct::named_failures,
+        conduct::no_storm,
+        conduct::single_writer,
     ];
     let mut violations = evidence.found.clone();
     violations.extend(checks.iter().flat_map(|check| check(evidence)));

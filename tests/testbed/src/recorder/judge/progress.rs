@@ -72,7 +72,7 @@ fn ready(version: &Version) -> Option<&str> {
 }
 
 /// The first time at which more than `most` of the times lie within one window.
-fn crowd(mut times: Vec<Timestamp>, most: usize, window: SignedDuration) -> Option<Timestamp> {
+pub(super) fn crowd(mut times: Vec<Timestamp>, most: usize, window: SignedDuration) -> Option<Timestamp> {
     times.sort();
     let ends = times.iter().zip(times.iter().skip(most));
     ends.filter(|(first, last)| last.duration_since(**first) <= window).map(|(_, last)| *last).next()

@@ -44,8 +44,16 @@ mod tests {
         let user = "arn:aws:iam::111122223333:user/b".to_owned();
         story.tenants = [("a".to_owned(), [role.clone()].into()), ("b".to_owned(), [user.clone()].into())].into();
         let auth = |password: &str| BASE64_STANDARD.encode(format!("AWS:{password}"));
-        let session = Holder { role: Some(role), principal: "arn:aws:sts::111122223333:assumed-role/a/x".to_owned() };
-        story.issued = [(auth("of-a"), session), (auth("of-b"), Holder { role: None, principal: user })].into();
+        let session = Holder {
+            role: Some(role),
+            principal: "arn:aws:sts::111122223333:assumed-role/a/x".to_owned(),
+            accepted_until: jiff::Timestamp::MAX,
+        };
+        story.issued = [
+            (auth("of-a"), session),
+            (auth("of-b"), Holder { role: None, principal: user, accepted_until: jiff::Timestamp::MAX }),
+        ]
+        .into();
         story
     }
 
