@@ -534,6 +534,93 @@ mod tests {
         assert_eq!(reason, Reason::SecretNotOwned);
         assert!(why.contains("ExternalSecret/team") && why.contains("Orphan"), "{why}");
     }
+
+    #[test]
+    fn every_answer_of_the_api_server_has_its_meaning() {
+        let refused = |reason: Reason| move |message: &str| WriteError::Refused(reason, message.to_owned());
+        let cause =
+            |reason: &str, field: &str, message: &str| json!({ "reason": reason, "field": field, "message": message });
+        let wrong_type = WriteError::Unchangeable(
+            Reason::WrongType,
+            "the Secret there has another type, which cannot be changed: delete it".to_owned(),
+        );
+        let sealed = WriteError::Unchangeable(Reason::Immutable, "the Secret there is immutable: delete it".to_owned());
+        let immutable = "field is immutable when `immutable` is set";
+        type Expected<'a> = Box<dyn Fn(&str) -> WriteError + 'a>;
+        // (code, message, causes, what it means)
+        let table: Vec<(u16, &str, Vec<Value>, Expected<'_>)> = vec![
+            (
+                403,
+                "secrets \"x\" is forbidden: unable to create new content in namespace a because it is being terminated",
+                vec![cause("NamespaceTerminating", "metadata.namespace", "namespace a is being terminated")],
+                Box::new(|_| WriteError::NamespaceGone),
+            ),
+            (
+                403,
+                "secrets \"x\" is forbidden: exceeded quota: none, requested: secrets=1, used: secrets=0, limited: secrets=0",
+                vec![],
+                Box::new(refused(Reason::QuotaExceeded)),
+            ),
+            (
+                403,
+                "secrets \"x\" is forbidden: User \"system:serviceaccount:a:b\" cannot patch resource \"secrets\" in API group \"\" in the namespace \"a\"",
+                vec![],
+                Box::new(refused(Reason::Forbidden)),
+            ),
+            (
+                403,
+                "secrets \"x\" is forbidden: some plugin says no",
+                vec![],
+                Box::new(refused(Reason::AdmissionRefused)),
+            ),
+            (
+                422,
+                "Secret \"x\" is invalid: type: Invalid value: field is immutable",
+                vec![cause("FieldValueInvalid", "type", "Invalid value: field is immutable")],
+                Box::new(move |_| wrong_type.clone()),
+            ),
+            (
+                422,
+                "Secret \"x\" is invalid: data: Forbidden",
+                vec![cause("FieldValueForbidden", "data", immutable)],
+                Box::new(|_| sealed.clone()),
+            ),
+            (
+                422,
+                "Secret \"x\" is invalid: immutable: Forbidden",
+                vec![cause("FieldValueForbidden", "immutable", immutable)],
+                Box::new(|_| sealed.clone()),
+            ),
+            (
+                422,
+                "Secret \"x\" is invalid: metadata.labels: Invalid value",
+                vec![cause("FieldValueInvalid", "metadata.labels", "Invalid value")],
+                Box::new(refused(Reason::ApiError)),
+            ),
+            (
+                422,
+                "Secret \"x\" is invalid: data: Required value",
+                vec![cause("FieldValueRequired", "data", "Required value")],
+                Box::new(refused(Reason::ApiError)),
+            ),
+            (429, "the server has received too many requests", vec![], Box::new(refused(Reason::Throttled))),
+            (413, "Request entity too large: limit is 3145728", vec![], Box::new(refused(Reason::ApiError))),
+            (500, "etcdserver: request timed out", vec![], Box::new(refused(Reason::ApiError))),
+            (503, "the server is currently unable to handle the request", vec![], Box::new(refused(Reason::ApiError))),
+        ];
+        for (code, message, causes, expected) in table {
+            let details = serde_json::from_value(json!({ "kind": "secrets", "causes": causes })).unwrap();
+            let status = Status { details: Some(details), ..Status::failure(message, "") };
+            let error = kube::Error::Api(status.with_code(code).boxed());
+            assert_eq!(classify(error), expected(message), "{code} {message}");
+        }
+        let silent = classify(kube::Error::Service("the connection was reset".into()));
+        let WriteError::Refused(Reason::ApiError, why) = silent else { panic!("{silent:?}") };
+        assert!(why.starts_with("no answer from the API server: ") && why.contains("reset"), "{why}");
+        let long = "x".repeat(5000);
+        let WriteError::Refused(_, why) = classify(status(500, &long, "secrets")) else { panic!("not refused") };
+        assert!(why.len() < 310 && why.ends_with('…'), "{} bytes", why.len());
+    }
 }
 
 #[cfg(test)]
