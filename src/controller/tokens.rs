@@ -39,7 +39,7 @@ pub(super) struct Progress {
     /// Whether anything was published.
     pub(super) changed: bool,
     /// What those needs refer to whose identities change too often.
-    limited: BTreeMap<Need, Reference>,
+    pub(super) limited: BTreeMap<Need, Reference>,
 }
 
 impl Progress {

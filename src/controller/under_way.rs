@@ -125,6 +125,9 @@ async fn perform(
         }
         Err(_) => {}
     }
+    if result.is_ok() && matches!(verdict, Verdict::Delete(_)) {
+        tracing::info!(namespace = %place.namespace, secret = %place.name, "deleted a Secret that is not wanted there any more");
+    }
     ctx.observer.wrote(verdict, &result);
     result
 }

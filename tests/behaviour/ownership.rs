@@ -112,6 +112,40 @@ async fn a_label_that_somebody_overwrites_makes_no_retained_secret_foreign() {
 }
 
 #[tokio::test]
+async fn a_copy_of_one_of_ours_elsewhere_stays_and_ours_is_deleted_with_a_word_in_the_log() {
+    let bed = bed("copied").await;
+    let (a, b, other) = (
+        bed.namespace("a", &[]).await.unwrap(),
+        bed.namespace("b", &[]).await.unwrap(),
+        bed.namespace("other", &[]).await.unwrap(),
+    );
+    let operator = operator(&bed).await;
+    let name = bed.credential("x", spec(json!({ "names": [a, b] }))).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    let ours = bed.logins_until(&a, &[OWN]).await.unwrap();
+    // As `kubectl get -o yaml` and `kubectl create` do it.
+    let metadata = kube::core::ObjectMeta {
+        name: ours.metadata.name.clone(),
+        labels: ours.metadata.labels.clone(),
+        annotations: ours.metadata.annotations.clone(),
+        owner_references: ours.metadata.owner_references.clone(),
+        ..Default::default()
+    };
+    let copy = k8s_openapi::api::core::v1::Secret { metadata, ..ours.clone() };
+    let copy = bed.secrets(&other).create(&Default::default(), &copy).await.unwrap();
+    bed.change(&name, json!({ "spec": { "namespaces": { "names": [b] } } })).await.unwrap();
+    at_once(bed.secret_until(&a, "gone, as it is not selected", |secret| secret.is_none())).await;
+    quiet(&bed).await;
+    assert_eq!(version(&bed.secret(&other).await.unwrap().unwrap()), version(&copy));
+    assert_eq!(writes_in(&bed, Default::default(), &other).len(), 0);
+    let log = std::fs::read_to_string(&operator.log).unwrap();
+    let told = |namespace: &str| log.lines().any(|line| line.contains("deleted a Secret") && line.contains(namespace));
+    assert!(told(&a) && !told(&other), "{log}");
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_foreign_secret_is_adopted_in_place_where_that_is_asked_for() {
     let bed = bed("adopt").await;
     let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());
