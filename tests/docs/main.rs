@@ -15,6 +15,7 @@ mod current;
 mod helm;
 mod links;
 mod metrics;
+mod migration;
 mod pages;
 mod snippets;
 mod templates;
