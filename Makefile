@@ -9,8 +9,8 @@ ARCHIVE := target/image/ecr-credential-operator.tar
 # The image's times are those of the commit, so that building it again gives the same bytes.
 IMAGE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
 
-.PHONY: demo test-unit test test-oldest consumers test-upgrade check supply-chain advisories mutants chaos chaos-real mutations fuzz image release e2e bench \
-	bench-small generate tools help
+.PHONY: demo test-unit test test-oldest test-upgrade consumers check supply-chain notices advisories docs mutants chaos chaos-real \
+	mutations fuzz image release e2e bench bench-small generate tools help
 
 help: ## Shows what there is. The times are for 2 cores, with all built; building it all takes 12 minutes once.
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,10 +36,17 @@ FROM ?=
 test-upgrade: tools ## Upgrades from the operator of an earlier commit and back (2 min, and the build of that operator); FROM=commit.
 	@tests/upgrade.sh $(FROM)
 
-supply-chain: ## Checks licenses, sources and unused dependencies, and the workflows (10 s; the first time 4 min).
+supply-chain: ## Checks licenses, notices, sources, unused dependencies, and the workflows (15 s; the first time 6 min).
 	@"$$(sh tests/tools/get.sh cargo-deny)" --workspace --locked check licenses bans sources
 	@"$$(sh tests/tools/get.sh cargo-machete)"
+	@hack/notices.sh --check
 	@if ls .github/workflows/*.y*ml >/dev/null 2>&1; then "$$(sh tests/tools/get.sh actionlint)"; else echo "no workflows"; fi
+
+notices: ## Writes the licenses of all crates that the image contains (5 s; the first time 2 min).
+	@hack/notices.sh
+
+docs: ## Builds the book of docs/ into target/book and checks its links (5 s; the first time 2 min).
+	@hack/docs.sh
 
 advisories: ## Checks the dependencies against RustSec's database, which has to be fetched from GitHub (20 s).
 	@"$$(sh tests/tools/get.sh cargo-deny)" --workspace --locked check advisories
@@ -81,7 +88,7 @@ image: release ## Makes the container image of the release without Docker (1 s);
 	@SOURCE_DATE_EPOCH=$(IMAGE_EPOCH) python3 hack/image.py --program target/release/ecr-credential-operator \
 		--argument run --port 8080 --name $(IMAGE) --output $(ARCHIVE) \
 		--label org.opencontainers.image.title=ecr-credential-operator \
-		--label "org.opencontainers.image.description=Keeps Amazon ECR pull Secrets fresh" \
+		--label "org.opencontainers.image.description=Keeps Amazon ECR pull secrets fresh" \
 		--label org.opencontainers.image.version=$(VERSION) \
 		--label org.opencontainers.image.revision=$(shell git rev-parse HEAD 2>/dev/null) \
 		--label org.opencontainers.image.source=https://github.com/pullsecrets/ecr-credential-operator \

@@ -16,7 +16,7 @@ tests)
   packages=(--workspace)
   cargo=(test --workspace --no-run)
   edges=normal,build,dev
-  tools=("${CONTROLPLANE_MODULE:-controlplane}" kubectl helm-v3 helm-v4 promtool prometheus-crds)
+  tools=("${CONTROLPLANE_MODULE:-controlplane}" kubectl helm-v3 helm-v4 promtool prometheus-crds external-secrets-crds)
   ;;
 *) echo "usage: $0 demo|tests" >&2 && exit 2 ;;
 esac

@@ -25,8 +25,11 @@ import time
 
 USER = 65532
 CERTIFICATES = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"]
-# What is copied from this machine is passed on with its licence, where Debian keeps it.
-LICENCES = ["libc6", "libgcc-s1", "ca-certificates"]
+# The licenses of the program and of the crates that it is made of.
+NOTICES = ["LICENSE", "THIRD_PARTY_NOTICES.txt"]
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+# The Debian packages that files are copied from. Their licenses are copied as well.
+PACKAGES = ["libc6", "libgcc-s1", "ca-certificates"]
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -71,7 +74,7 @@ def base_files(args):
     if certificates is None:
         sys.exit("no CA certificates on this machine: install the package ca-certificates")
     files["/etc/ssl/certs/ca-certificates.crt"] = (certificates, 0o644)
-    for package in LICENCES:
+    for package in PACKAGES:
         path = f"/usr/share/doc/{package}/copyright"
         if os.path.exists(path):
             files[path] = (path, 0o644)
@@ -91,9 +94,9 @@ def program_files(args):
     files = {args.path: (args.program, 0o755)}
     for name in args.link:
         files["/usr/local/bin/" + name] = (Link(args.path), 0o777)
-    licence = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../LICENSE")
     if not args.static:
-        files["/LICENSE"] = (licence, 0o644)
+        for name in NOTICES:
+            files["/" + name] = (os.path.join(ROOT, name), 0o644)
     return files
 
 

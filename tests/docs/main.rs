@@ -16,6 +16,7 @@ mod helm;
 mod invariants;
 mod links;
 mod metrics;
+mod migration;
 mod pages;
 mod snippets;
 mod templates;

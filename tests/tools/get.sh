@@ -9,7 +9,7 @@ cache=$root/.cache
 export CGO_ENABLED=0 GOFLAGS="${GOFLAGS-} -buildvcs=false"
 
 usage() {
-    echo "usage: $0 helm-v3|helm-v4|kustomize|kube-score|promtool|kubectl|actionlint|controlplane|controlplane-oldest|node|prometheus-crds" >&2
+    echo "usage: $0 helm-v3|helm-v4|kustomize|kube-score|promtool|kubectl|actionlint|mdbook|cargo-about|controlplane|controlplane-oldest|node|prometheus-crds|external-secrets-crds" >&2
     exit 2
 }
 
@@ -38,17 +38,18 @@ once() {
     echo "$program"
 }
 
-# crate VERSION: a program of a crate of its name, which only CI and `make supply-chain` need. CARGO_TOOLS keeps these elsewhere.
+# crate VERSION [FLAG...]: a program of a crate of its name, which the tests do not need. CARGO_TOOLS keeps these elsewhere.
 crate() {
-    cache=${CARGO_TOOLS:-$cache}
-    once "$cache/$name-$1" install_crate "$name@$1"
+    cache=${CARGO_TOOLS:-$cache} version=$1
+    shift
+    once "$cache/$name-$version" install_crate "$name@$version" "$@"
 }
 
 install_crate() {
     echo "building $1: the first time takes about a minute on 2 cores" >&2
     folder=$(mktemp -d "$cache/partial.XXXXXX")
     # Unoptimised: it takes half the time to build and runs for seconds.
-    cargo install --quiet --locked --debug --root "$folder" "$1" >&2
+    cargo install --quiet --locked --debug --root "$folder" "$@" >&2
     mv "$folder/bin/$name" "$program.partial"
     rm -rf "$folder"
 }
@@ -120,9 +121,12 @@ helm-v4) published helm.sh/helm/v4/cmd/helm v4.3.1 ;;
 kustomize) published sigs.k8s.io/kustomize/kustomize/v5 v5.0.3 ;;
 kube-score) published github.com/zegl/kube-score/cmd/kube-score v1.20.0 ;;
 actionlint) published github.com/rhysd/actionlint/cmd/actionlint v1.7.12 ;;
+cargo-about) crate 0.9.3 --features cli ;;
 cargo-deny) crate 0.20.2 ;;
 cargo-machete) crate 0.9.2 ;;
 cargo-mutants) crate 27.1.0 ;;
+# Without what `mdbook serve` takes: it renders the book, with its search.
+mdbook) crate 0.5.4 --no-default-features --features search ;;
 promtool)
     # The machine's own is as good: the alerts use nothing new.
     command -v promtool && exit
@@ -148,6 +152,13 @@ prometheus-crds)
     dir=$(go mod download -json github.com/prometheus-operator/prometheus-operator@v0.85.0 |
         sed -n 's/^[[:space:]]*"Dir": "\(.*\)",$/\1/p')
     echo "$dir/example/prometheus-operator-crd"
+    ;;
+external-secrets-crds)
+    # The same of external-secrets.
+    need_go "$name"
+    dir=$(go mod download -json github.com/external-secrets/external-secrets@v1.3.2 |
+        sed -n 's/^[[:space:]]*"Dir": "\(.*\)",$/\1/p')
+    echo "$dir/config/crds/bases"
     ;;
 *) usage ;;
 esac
