@@ -76,7 +76,7 @@ pub struct NamespaceReport {
     /// Those of which something is to be said.
     pub failures: Vec<NamespaceFailure>,
     /// What parts of the selection select nothing.
-    pub unselected: Unselected,
+    pub unselected: Box<Unselected>,
 }
 
 /// What happened to one `EcrCredential`.

@@ -255,7 +255,7 @@ impl Round<'_> {
                 synced: tally.synced,
                 failed: tally.failed(),
                 failures: tally.failures,
-                unselected: self.ctx.shared.world.lock().index.unselected(self.uid),
+                unselected: Box::new(self.ctx.shared.world.lock().index.unselected(self.uid)),
             },
             next_refresh_at: shared.into_iter().chain(each).min(),
             look_again: memory.history.retry_at(now).into_iter().chain(looks).min(),

@@ -40,7 +40,7 @@ fn ran(namespaces: NamespaceReport, failure: Option<Halt>) -> Course {
 
 /// Of `selected` namespaces all are synced but those that fail.
 fn namespaces(selected: usize, failures: Vec<NamespaceFailure>) -> NamespaceReport {
-    let (failed, unselected) = (failures.len(), Unselected::default());
+    let (failed, unselected) = (failures.len(), Box::<Unselected>::default());
     NamespaceReport { selected, synced: selected - failed, failed, failures, unselected }
 }
 
@@ -116,7 +116,7 @@ fn what_the_selection_does_not_reach_is_told() {
         ),
     ];
     for (selected, unselected, ready, stalled, words) in table {
-        let report = NamespaceReport { unselected, ..namespaces(selected, vec![]) };
+        let report = NamespaceReport { unselected: Box::new(unselected), ..namespaces(selected, vec![]) };
         let outcome = concluded(ran(report, None), &Default::default());
         assert_eq!(conditions_of(&outcome)[0], ready, "{words}");
         let message = &outcome.status.conditions[0].message;

@@ -30,7 +30,7 @@ fn failure(namespace: &str, message: &str) -> NamespaceFailure {
 
 fn namespaces(selected: usize, synced: usize, failures: Vec<NamespaceFailure>) -> NamespaceReport {
     let failed = failures.len();
-    NamespaceReport { selected, synced, failed, failures, unselected: Unselected::default() }
+    NamespaceReport { selected, synced, failed, failures, unselected: Box::default() }
 }
 
 fn ran(registries: Vec<RegistryReport>, namespaces: NamespaceReport, look_again: Option<i64>) -> Course {

@@ -50,8 +50,8 @@ async fn what_is_gone_is_forgotten_by_everyone() {
     controller::Observer::concluded(&*reporter, &uid, "x", &EcrCredentialStatus::default());
     tokens.want(&uid, BTreeSet::from([key]));
     memories.remember(&uid);
-    assert_eq!((count(), memories.len()), (Some(true), 1));
+    assert_eq!((count(), memories.count()), (Some(true), 1));
     watched.gone(&uid);
-    assert_eq!((count(), memories.len()), (Some(false), 0));
+    assert_eq!((count(), memories.count()), (Some(false), 0));
     assert_eq!(*source.0.lock(), [Identity::operator()], "nobody uses its session any more");
 }

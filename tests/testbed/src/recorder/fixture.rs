@@ -205,7 +205,7 @@ impl Story {
     pub(super) fn evidence(self) -> Evidence {
         let Story { scope, history, requests, aws_failures, now, service_accounts, tenants, issued, .. } = self;
         let found = vec![];
-        let (logs, aws_calls) = (vec![0..requests.len()], vec![]);
+        let (logs, aws_calls) = (Vec::from_iter([0..requests.len()]), vec![]);
         Evidence {
             scope,
             history,
