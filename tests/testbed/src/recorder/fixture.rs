@@ -205,7 +205,8 @@ impl Story {
     pub(super) fn evidence(self) -> Evidence {
         let Story { scope, history, requests, aws_failures, now, service_accounts, tenants, issued, .. } = self;
         let found = vec![];
-        let (logs, aws_calls) = (Vec::from_iter([0..requests.len()]), vec![]);
+        let all = 0..requests.len();
+        let (logs, aws_calls) = (vec![all], vec![]);
         Evidence {
             scope,
             history,

@@ -204,7 +204,8 @@ mod tests {
         assert_eq!((both(false), both(true)), (0, 1));
         let restarted =
             holds(holds(Story::new(), "old").operator_writes(secret()), "new").operator_writes(secret().value("2"));
-        assert_eq!(judged(restarted.evidence(), Vec::from_iter([0..4])), 0, "one after the other behind one proxy");
+        let whole = 0..4;
+        assert_eq!(judged(restarted.evidence(), vec![whole]), 0, "one after the other behind one proxy");
     }
 
     #[test]
