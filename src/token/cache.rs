@@ -22,10 +22,6 @@ const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 /// How long tokens that serve one namespace each are collected before those who wait are told.
 const CROWD: Duration = Duration::from_millis(300);
 
-/// For so long after its fetch a token is kept that nobody wants any more: whoever comes back soon, such as a namespace whose label
-/// somebody changes to and fro, must not cost a call each time.
-const KEPT: Duration = Duration::from_secs(60);
-
 /// What is known of a token right now.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -76,13 +72,12 @@ impl Slot {
         }
     }
 
-    /// Whether it can be forgotten. A wait after a failure is kept until it is over, and a new token for a while, so that going and
-    /// coming back does not get round either.
+    /// Whether it can be forgotten. A wait after a failure is kept until it is over, so that going and coming back does not
+    /// get round it.
     fn is_idle(&self, uptime: Duration) -> bool {
         let fetching = self.state.in_flight && self.waiting.is_none();
         let failed = self.state.failure.is_some() && self.wait_until > uptime;
-        let new = self.succeeded.is_some_and(|at| at.elapsed() < KEPT);
-        self.users.is_empty() && !fetching && !failed && !new
+        self.users.is_empty() && !fetching && !failed
     }
 }
 
@@ -93,8 +88,6 @@ struct Slots {
     wanted: HashMap<Uid, BTreeSet<TokenKey>>,
     /// How many slots with users each identity has.
     identities: HashMap<Identity, usize>,
-    /// When idle slots were last looked for.
-    swept: Option<Instant>,
 }
 
 impl Slots {
@@ -134,12 +127,8 @@ impl Slots {
         self.by_key.iter().any(|(key, slot)| slot.state.in_flight && key.identity == *identity)
     }
 
-    /// Forgets what is idle, and ends the waits for what nobody wants any more.
+    /// Forgets what is idle.
     fn sweep(&mut self, uptime: Duration) {
-        self.swept = Some(Instant::now());
-        for slot in self.by_key.values_mut().filter(|slot| slot.users.is_empty() && slot.waiting.is_some()) {
-            (slot.waiting, slot.turn, slot.state.in_flight) = (None, None, false);
-        }
         self.by_key.retain(|_, slot| !slot.is_idle(uptime));
     }
 }
@@ -215,7 +204,7 @@ impl Tokens {
             if !keys.is_empty() {
                 slots.wanted.insert(who.clone(), keys);
             }
-            if dropped || slots.swept.is_none_or(|at| at.elapsed() >= KEPT) {
+            if dropped {
                 slots.sweep(self.settings.clock.uptime());
             }
             gone
@@ -614,28 +603,6 @@ mod tests {
         tokens.finish(&key(), Err(TokenError::Unavailable("down".to_owned())));
         tokens.want(&uid("a"), BTreeSet::new());
         assert!(tokens.look(&key()).failure.is_some(), "the wait stays");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_comes_back_soon_finds_the_token_again_and_nobody_else_keeps_it_for_long() {
-        let (tokens, mut told) = tokens(vec![Ok(NOW + HOUR), Ok(NOW + HOUR)]);
-        let keys = || BTreeSet::from([key()]);
-        ask(&tokens, "a");
-        told.recv().await.unwrap();
-        for _ in 0..20 {
-            tokens.want(&uid("a"), BTreeSet::new());
-            tokens.want(&uid("a"), keys());
-            assert!(tokens.look(&key()).grant.is_some());
-        }
-        // A refresh that waits for its turn is given up all the same.
-        tokens.request(&key(), &uid("a"), Turn::AtOnce);
-        tokens.want(&uid("a"), BTreeSet::new());
-        let known = tokens.look(&key());
-        assert!(known.grant.is_some() && !known.in_flight, "{known:?}");
-        tokio::time::advance(KEPT).await;
-        // Whoever is next to say what it wants.
-        tokens.want(&uid("b"), BTreeSet::from([numbered(1)]));
-        assert!(tokens.look(&key()).grant.is_none());
     }
 
     #[tokio::test]
