@@ -185,12 +185,14 @@ pub fn owner(secret: &Value) -> Option<String> {
             && owner["apiVersion"].as_str().is_some_and(|version| version.starts_with("pullsecrets.dev/"))
     };
     let reference = metadata["ownerReferences"].as_array().into_iter().flatten().find(ours);
-    let entries = metadata["managedFields"].as_array().into_iter().flatten();
-    let applied = entries
-        .filter(|entry| entry["manager"] == "ecr-credential-operator" && entry["operation"] == "Apply")
-        .any(|entry| !entry["fieldsV1"]["f:metadata"]["f:labels"]["f:pullsecrets.dev/credential-uid"].is_null());
-    let managed = metadata["labels"]["app.kubernetes.io/managed-by"] == "ecr-credential-operator";
-    let label = metadata["labels"]["pullsecrets.dev/credential-uid"].as_str();
+    let applied = |label: &str| {
+        let entries = metadata["managedFields"].as_array().into_iter().flatten();
+        let ours = |entry: &&Value| entry["manager"] == "ecr-credential-operator" && entry["operation"] == "Apply";
+        entries.filter(ours).any(|entry| !entry["fieldsV1"]["f:metadata"]["f:labels"][format!("f:{label}")].is_null())
+    };
+    let label = |label: &str| metadata["labels"][label].as_str().filter(|_| applied(label));
     let by_reference = reference.and_then(|owner| owner["uid"].as_str());
-    by_reference.or(label.filter(|_| applied && managed)).map(str::to_owned)
+    // Of one whose label with the owner somebody has overwritten it is known only that it is ours.
+    let managed = || label("app.kubernetes.io/managed-by").filter(|by| *by == "ecr-credential-operator").map(|_| "");
+    by_reference.or_else(|| label("pullsecrets.dev/credential-uid")).or_else(managed).map(str::to_owned)
 }
