@@ -248,6 +248,8 @@ impl Round<'_> {
         let shared = memory.published.values().map(|grant| plan.refresh.due_at(grant.life, &self.uid.0)).min();
         let each = memory.tenants.due_at(&self.estate(plan, &owner, &memory.published));
         let looks = tokens.progress().filter_map(|progress| progress.step.look_again);
+        // A statement of its own, which ends with the lock: what follows takes it as well.
+        let unselected = Box::new(self.ctx.shared.world.lock().index.unselected(self.uid));
         Course::Ran {
             registries,
             namespaces: NamespaceReport {
@@ -255,7 +257,7 @@ impl Round<'_> {
                 synced: tally.synced,
                 failed: tally.failed(),
                 failures: tally.failures,
-                unselected: Box::new(self.ctx.shared.world.lock().index.unselected(self.uid)),
+                unselected,
             },
             next_refresh_at: shared.into_iter().chain(each).min(),
             look_again: memory.history.retry_at(now).into_iter().chain(looks).min(),
