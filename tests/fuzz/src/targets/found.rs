@@ -1,11 +1,13 @@
 //! What is found again in Secrets: a Secret as we wrote it is known as that from its metadata, any edit shows, and a restarted
 //! operator takes from it the logins that were written.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arbitrary::{Result, Unstructured};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use ecr_credential_operator::api::registry::{AccountId, Host};
 use ecr_credential_operator::controller::recover::{own_hosts, tokens};
 use ecr_credential_operator::plan::{Hosts, Plan, RegistryPlan, Uid, plan};
 use ecr_credential_operator::secret::docker_config::{Entries, parse};
@@ -68,17 +70,24 @@ fn published(u: &mut Unstructured<'_>, plan: &Plan) -> Result<Published> {
 /// A Secret has the hosts of those registries whose tokens are all there and good, and their passwords.
 fn content(plan: &Plan, published: &Published, desired: &Desired, entries: &Entries, now: Timestamp) {
     let mut expected = Entries::new();
+    // A host belongs to the first registry that names it; only one with the same tokens may name it again.
+    let mut owners: BTreeMap<Host, &RegistryPlan> = BTreeMap::new();
     for registry in &plan.registries {
         let grants: Vec<&Arc<Grant>> = registry.needs.iter().filter_map(|need| published.get(need)).collect();
-        if grants.len() == registry.needs.len() && grants.iter().all(|grant| grant.life.is_valid(now)) {
-            let logins = registry_entries(registry, published).expect("hosts");
-            let caller = account(ACCOUNTS[1]);
-            let hosts = registry.hosts.resolve(Some(&caller)).expect("hosts");
+        if grants.len() < registry.needs.len() {
+            continue;
+        }
+        let caller = account(ACCOUNTS[1]);
+        let mut hosts = registry.hosts.resolve(Some(&caller)).expect("hosts");
+        hosts.retain(|(host, _)| owners.entry(host.clone()).or_insert(registry).needs == registry.needs);
+        if grants.iter().all(|grant| grant.life.is_valid(now)) {
+            let mut logins = registry_entries(registry, published).expect("hosts");
+            logins.retain(|(host, _)| hosts.iter().any(|(one, _)| one == host));
             assert_eq!(logins.len(), hosts.len(), "every host has a login");
             expected.extend(logins.into_iter().map(|(host, auth)| (host, auth.clone())));
             let earliest = grants.iter().all(|grant| desired.expires_at <= grant.life.expires_at);
             assert!(earliest || hosts.is_empty(), "it says a later expiry");
-            own_passwords(registry, entries);
+            own_passwords(registry, &hosts, entries);
         }
     }
     assert!(expected.keys().eq(entries.keys()), "exactly the configured hosts: {entries:?}");
@@ -89,13 +98,13 @@ fn content(plan: &Plan, published: &Published, desired: &Desired, entries: &Entr
 }
 
 /// Where each account has a password of its own, an account's host has that one.
-fn own_passwords(registry: &RegistryPlan, entries: &Entries) {
+fn own_passwords(registry: &RegistryPlan, own: &[(Host, Option<AccountId>)], entries: &Entries) {
     let Hosts::Named(hosts) = &registry.hosts else { return };
     let asks = |need: &ecr_credential_operator::plan::Need| matches!(&need.service, ecr_credential_operator::plan::Service::Private { registry_ids, .. } if !registry_ids.is_empty());
     if !registry.needs.iter().all(asks) {
         return;
     }
-    for (host, owner) in hosts {
+    for (host, owner) in hosts.iter().filter(|named| own.contains(named)) {
         if let Some(id) =
             owner.clone().or(host.account()).filter(|id| hosts.iter().any(|(_, o)| o.as_ref() == Some(id)))
         {
@@ -110,9 +119,7 @@ fn own_passwords(registry: &RegistryPlan, entries: &Entries) {
 fn found_again(registry: &RegistryPlan, published: &Published, entries: &Entries) {
     let before = registry_entries(registry, published).expect("hosts");
     let hash = |logins: &[(_, &_)]| {
-        let logins = logins
-            .iter()
-            .map(|(host, auth): &(ecr_credential_operator::api::registry::Host, &_)| (host.as_str(), *auth));
+        let logins = logins.iter().map(|(host, auth): &(Host, &_)| (host.as_str(), *auth));
         TokenHash::of("fingerprint", logins)
     };
     let hosts: Vec<_> = before.iter().map(|(host, _)| host.clone()).collect();
