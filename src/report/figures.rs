@@ -8,7 +8,7 @@ use prometheus_client::registry::Registry;
 
 use super::*;
 use crate::api::HostVariant;
-use crate::api::registry::Region;
+use crate::api::registry::{AccountId, Region};
 use crate::api::status::{NamespaceCounts, RegistryStatus};
 use crate::clock::Clock;
 use crate::plan::Identity;
@@ -146,7 +146,11 @@ fn the_gauges_of_tokens_are_those_of_the_tokens_in_use() {
     tokens.want(&me, [one.clone(), other.clone()].into());
     for (key, expires) in [(&one, 5_000), (&other, 6_000)] {
         let text = base64::engine::general_purpose::STANDARD.encode("AWS:x");
-        let raw = RawToken { token: Some(text.into()), expires_at: Some(at(expires)), account: None };
+        let raw = RawToken {
+            token: Some(text.into()),
+            expires_at: Some(at(expires)),
+            account: AccountId::parse("111122223333").ok(),
+        };
         tokens.seed(key, &Arc::new(check(vec![raw], key, at(1_000), Duration::ZERO).unwrap()));
     }
     let gauges = || {
@@ -154,7 +158,8 @@ fn the_gauges_of_tokens_are_those_of_the_tokens_in_use() {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         let prefix = "ecr_credential_operator_token_expiry_timestamp_seconds{api=\"ecr\",region=\"";
-        let mut found: Vec<String> = text.lines().filter_map(|line| line.strip_prefix(prefix)).map(str::to_owned).collect();
+        let mut found: Vec<String> =
+            text.lines().filter_map(|line| line.strip_prefix(prefix)).map(str::to_owned).collect();
         found.sort();
         found
     };

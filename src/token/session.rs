@@ -156,20 +156,24 @@ mod tests {
     use std::time::Duration;
 
     use aws_config::BehaviorVersion;
+    use aws_smithy_runtime_api::client::http::http_client_fn;
 
     use super::*;
     use crate::token::identity::Endpoints;
 
     #[test]
     fn clients_of_regions_that_come_and_go_are_not_all_kept() {
-        let config = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
+        let http = http_client_fn(|_, _| panic!("nothing is called"));
+        let config = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).http_client(http).build();
         let (endpoints, timeout) = (Endpoints::default(), Duration::from_secs(1));
-        let operator =
-            OperatorIdentity { config: config.clone(), fingerprint: String::new(), endpoints, timeout };
+        let operator = OperatorIdentity { config: config.clone(), fingerprint: String::new(), endpoints, timeout };
         let session = Session { config, sts: None, operator, clients: Mutex::default() };
         for (first, second) in ('a'..='j').flat_map(|first| ('a'..='z').map(move |second| (first, second))) {
             let region = Region::parse(&format!("{first}{second}-west-1")).unwrap();
-            assert_eq!(session.ecr(&region, HostVariant::Standard).config().region().unwrap().as_ref(), region.as_str());
+            assert_eq!(
+                session.ecr(&region, HostVariant::Standard).config().region().unwrap().as_ref(),
+                region.as_str()
+            );
             assert!(session.clients.lock().len() <= MOST_CLIENTS);
         }
     }
