@@ -315,8 +315,11 @@ fn request(send: &UnboundedSender<Key>, account: &PullSecretsOf) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use http::{Request, Response};
+    use kube::client::Body;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn a_service_account_is_read_as_far_as_it_matters() {
@@ -336,9 +339,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_told_of_accounts_ends_with_them_also_when_their_end_was_not_seen() {
-        let nobody = tower::service_fn(|_: http::Request<kube::client::Body>| async {
-            Ok::<_, Infallible>(http::Response::new(kube::client::Body::empty()))
-        });
+        let nobody = tower::service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::empty())) });
         let writer = Writer::new(Client::new(nobody, "default"), 1, Duration::from_secs(1));
         let world = crate::controller::world::World::new(Default::default(), Default::default());
         let shared = Arc::new(Shared::new(world, Default::default(), unbounded_channel().0, Quiet));

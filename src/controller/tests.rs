@@ -173,20 +173,9 @@ fn odd_credentials_are_alive_and_keep_what_they_want() {
     });
 }
 
-/// Hears nothing.
-struct Deaf;
-
-impl super::WatchObserver for Deaf {
-    fn gone(&self, _: &Uid) {}
-    fn unreadable(&self, _: &Uid, _: &str, _: Option<&crate::api::EcrCredentialStatus>) {}
-    fn skipped(&self, _: &'static str, _: usize) {}
-}
-
 #[test]
 fn nothing_is_told_of_one_that_is_gone_or_unreadable_and_its_end_waits_for_what_is_told() {
-    let world = super::world::World::new(Default::default(), Default::default());
-    let (queue, _receiver) = tokio::sync::mpsc::unbounded_channel();
-    let shared = super::Shared::new(world, Limits::default(), queue, Deaf);
+    let shared = shared(Lent::default());
     let object = json!({
         "apiVersion": "pullsecrets.dev/v1alpha1", "kind": "EcrCredential", "metadata": { "name": "x", "uid": "ux" },
         "spec": { "registries": [{ "public": {} }], "namespaces": { "names": ["a"] } },

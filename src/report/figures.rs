@@ -1,13 +1,20 @@
 //! The figures that alerts look at.
 
+use std::sync::Arc;
+
+use base64::Engine;
+use futures::future::BoxFuture;
 use prometheus_client::registry::Registry;
 
 use super::*;
 use crate::api::HostVariant;
-use crate::api::registry::Region;
+use crate::api::registry::{AccountId, Region};
 use crate::api::status::{NamespaceCounts, RegistryStatus};
+use crate::clock::Clock;
 use crate::plan::Identity;
-use crate::token::TokenError;
+use crate::plan::schedule::RetryPolicy;
+use crate::token::cache::CacheSettings;
+use crate::token::{RawToken, TokenError, TokenSource, check};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// The lines of the metrics whose names begin so, without that beginning.
@@ -103,4 +110,63 @@ fn calls_and_writes_are_counted_by_what_became_of_them() {
         assert!(writes.contains(&line), "{line}: {writes:?}");
     }
     assert_eq!(writes.len(), 4, "{writes:?}");
+}
+
+/// AWS, which is not asked.
+struct Silent;
+
+impl TokenSource for Silent {
+    fn fetch<'a>(&'a self, _: &'a TokenKey) -> BoxFuture<'a, Result<Vec<RawToken>, TokenError>> {
+        Box::pin(std::future::pending())
+    }
+    fn fingerprint(&self, _: &Identity) -> String {
+        String::new()
+    }
+    fn forget(&self, _: &Identity) {}
+}
+
+#[test]
+fn the_gauges_of_tokens_are_those_of_the_tokens_in_use() {
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let settings = CacheSettings {
+        retry: RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(1) },
+        min_life: Duration::from_secs(1),
+        rate: 10,
+        clock: Clock::new(|| at(1_000), Duration::default),
+    };
+    let tokens = Tokens::new(Arc::new(Silent), settings, tokio::sync::mpsc::unbounded_channel().0, |_| ());
+    let key = |region: &str| {
+        let (region, endpoint) = (Region::parse(region).unwrap(), HostVariant::Standard);
+        let service = Service::Private { region, endpoint, registry_ids: Vec::new() };
+        TokenKey { identity: Identity::operator(), service }
+    };
+    let (one, other) = (key("eu-west-1"), key("eu-west-2"));
+    let me = Uid("me".into());
+    tokens.want(&me, [one.clone(), other.clone()].into());
+    for (key, expires) in [(&one, 5_000), (&other, 6_000)] {
+        let text = base64::engine::general_purpose::STANDARD.encode("AWS:x");
+        let raw = RawToken {
+            token: Some(text.into()),
+            expires_at: Some(at(expires)),
+            account: AccountId::parse("111122223333").ok(),
+        };
+        tokens.seed(key, &Arc::new(check(vec![raw], key, at(1_000), Duration::ZERO).unwrap()));
+    }
+    let gauges = || {
+        tokens_now(&metrics, &tokens);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let prefix = "ecr_credential_operator_token_expiry_timestamp_seconds{api=\"ecr\",region=\"";
+        let mut found: Vec<String> =
+            text.lines().filter_map(|line| line.strip_prefix(prefix)).map(str::to_owned).collect();
+        found.sort();
+        found
+    };
+    let line = |region: &str, expires: i64| format!("{region}\",identity=\"operator\"}} {expires}");
+    assert_eq!(gauges(), [line("eu-west-1", 5_000), line("eu-west-2", 6_000)]);
+    tokens.want(&me, [other].into());
+    assert_eq!(gauges(), [line("eu-west-2", 6_000)]);
+    tokens.want(&me, [].into());
+    assert_eq!(gauges(), [""; 0]);
 }

@@ -16,6 +16,10 @@ use crate::api::registry::{PUBLIC_REGION, Region};
 use crate::plan::Identity;
 use crate::plan::auth::Source;
 
+/// At most so many clients of ECR are kept for an identity. The operator's own lives as long as the process, while regions come and go
+/// with specs. To make a client costs no call.
+const MOST_CLIENTS: usize = 128;
+
 /// All sessions.
 pub(super) struct Sessions {
     pub(super) operator: OperatorIdentity,
@@ -120,7 +124,12 @@ impl Session {
             }
             aws_sdk_ecr::Client::from_conf(builder.build())
         };
-        self.clients.lock().entry((region.clone(), endpoint)).or_insert_with(make).clone()
+        let mut clients = self.clients.lock();
+        let key = (region.clone(), endpoint);
+        if clients.len() >= MOST_CLIENTS && !clients.contains_key(&key) {
+            clients.clear();
+        }
+        clients.entry(key).or_insert_with(make).clone()
     }
 
     /// ECR Public.
@@ -139,5 +148,33 @@ impl Session {
     pub(super) fn sts(&self) -> aws_sdk_sts::Client {
         let region = self.sts.as_ref().map(|region| SdkRegion::new(region.as_str().to_owned()));
         sts(&self.config, region, &self.operator.endpoints)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use aws_config::BehaviorVersion;
+    use aws_smithy_runtime_api::client::http::http_client_fn;
+
+    use super::*;
+    use crate::token::identity::Endpoints;
+
+    #[test]
+    fn clients_of_regions_that_come_and_go_are_not_all_kept() {
+        let http = http_client_fn(|_, _| panic!("nothing is called"));
+        let config = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).http_client(http).build();
+        let (endpoints, timeout) = (Endpoints::default(), Duration::from_secs(1));
+        let operator = OperatorIdentity { config: config.clone(), fingerprint: String::new(), endpoints, timeout };
+        let session = Session { config, sts: None, operator, clients: Mutex::default() };
+        for (first, second) in ('a'..='j').flat_map(|first| ('a'..='z').map(move |second| (first, second))) {
+            let region = Region::parse(&format!("{first}{second}-west-1")).unwrap();
+            assert_eq!(
+                session.ecr(&region, HostVariant::Standard).config().region().unwrap().as_ref(),
+                region.as_str()
+            );
+            assert!(session.clients.lock().len() <= MOST_CLIENTS);
+        }
     }
 }
