@@ -37,11 +37,9 @@ async fn the_main_situations_pass_with_the_flags_that_nobody_sets() {
     // AWS fails for a while, hanging at first: the first waits after a failure are seconds.
     let hang = bed.aws.fault(Service::Ecr, Fault::Hang).times(1);
     let fail = bed.aws.fault(Service::Ecr, Fault::Status(503)).times(2);
-    bed.recorder.aws_fails();
     demand(&bed, &name, "1").await;
     registry_until(&bed, &name, 0, "AwsUnavailable", &[]).await;
     bed.ready(&name).await.unwrap();
-    bed.recorder.aws_recovers();
     served(&bed, &name, "1").await;
     assert_eq!((hang.hits(), fail.hits()), (1, 2));
 

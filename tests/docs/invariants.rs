@@ -29,7 +29,11 @@ pub(super) fn index() -> String {
     let mut entries: BTreeMap<u32, Entry> = invariants().into_iter().map(|number| (number, Entry::default())).collect();
     for (folder, simulated) in [("tests/testbed/src/recorder", false), ("tests/sim/src", true)] {
         for (path, text) in sources(folder) {
-            for number in judged_in(&text) {
+            // What a test tells the recorder, and how it asks, is no judgment.
+            if path.ends_with("recorder/declared.rs") || path.ends_with("recorder/mod.rs") {
+                continue;
+            }
+            for number in judged_in(&path, &text) {
                 let entry = entries.entry(number).or_default();
                 let list = if simulated { &mut entry.simulated } else { &mut entry.real };
                 list.insert(path.strip_prefix(&format!("{folder}/")).unwrap().to_owned());
@@ -74,32 +78,24 @@ fn invariants() -> Vec<u32> {
         .collect()
 }
 
-/// The invariants that the comments of a file say it judges.
-fn judged_in(text: &str) -> BTreeSet<u32> {
-    let heads = text.lines().filter_map(|line| {
-        let line = line.trim_start();
-        let line = line.strip_prefix("//! I").or(line.strip_prefix("/// I"))?;
-        Some(format!("I{}", line.split(':').next()?))
-    });
+/// The invariants that a file judges: those with which its comments begin, and those that it complains of.
+fn judged_in(path: &str, text: &str) -> BTreeSet<u32> {
+    let number = |word: &str| word.strip_prefix('I')?.parse::<u32>().ok();
     let mut found = BTreeSet::new();
-    for head in heads {
-        let words: Vec<&str> = head.split([' ', ',']).filter(|word| !word.is_empty()).collect();
-        let numbers: Option<Vec<u32>> = words
-            .iter()
-            .filter(|word| {
-                ![
-                    "and", "to", "at", "a", "write", "of", "the", "status", "with", "what", "changed", "lately",
-                    "excused.",
-                ]
-                .contains(word)
-            })
-            .map(|word| word.strip_prefix('I')?.parse().ok())
-            .collect();
-        let Some(numbers) = numbers else { continue };
-        match (words.contains(&"to"), numbers.as_slice()) {
-            (true, [first, last]) => found.extend(*first..=*last),
-            _ => found.extend(numbers),
+    for line in text.lines().map(str::trim_start) {
+        let Some(comment) = line.strip_prefix("//! ").or(line.strip_prefix("/// ")) else { continue };
+        let words = comment.split(' ').map(|word| word.trim_end_matches([',', ':']));
+        let head: Vec<&str> = words.take_while(|word| number(word).is_some() || ["and", "to"].contains(word)).collect();
+        match head.as_slice() {
+            [first, "to", last] => found.extend(number(first).unwrap_or(1)..=number(last).unwrap_or(0)),
+            head => found.extend(head.iter().filter_map(|word| number(word))),
         }
+    }
+    if ["crash.rs", "sim.rs"].iter().any(|name| path.ends_with(&format!("/{name}"))) {
+        let complaints = text.split("Invariant::I").skip(1);
+        found.extend(
+            complaints.filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok()),
+        );
     }
     found
 }

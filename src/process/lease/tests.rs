@@ -100,7 +100,8 @@ fn settings(identity: &str) -> LeaseSettings {
 }
 
 async fn lead(server: &Server, fence: &Fence) -> Leadership {
-    acquire(server.client(), settings("me"), fence.clone(), || {}).await
+    let leading = acquire(server.client(), settings("me"), fence.clone(), || {});
+    tokio::time::timeout(HOUR, leading).await.expect("the lease can be taken")
 }
 
 /// For how long the lease was kept, at most so long, and why it was lost if it was.

@@ -21,7 +21,7 @@ struct Args {
     #[arg(long, default_value_t = 0)]
     skip: usize,
     /// The longest that a test may take.
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = 300)]
     test_seconds: u64,
     /// Builds several that unit tests find at once, each in another file. It takes a tenth of the time; a test may then fail for
     /// another of them.
@@ -203,10 +203,18 @@ impl Tree {
                 std::iter::once("--").chain(batch.iter().map(|(_, mutation)| mutation.test().1)).collect();
             let output = text(&self.cargo(first.test().0, &filters, None, seconds)?);
             fs::write(&log, &output)?;
-            // Otherwise one of them has ended the whole program, or has no end.
-            if output.contains("test result: ") {
-                return Ok(batch.iter().map(|(_, mutation)| told(mutation, &output, &log)).collect());
-            }
+            // One of them may have ended the whole program, or have no end.
+            let has_ended = |mutation: &Mutation| {
+                let is_it = |line: &str| line.contains(mutation.test().1) && line.contains(" ... ");
+                output.lines().any(is_it)
+            };
+            return batch
+                .iter()
+                .map(|(_, mutation)| match has_ended(mutation) {
+                    true => Ok(told(mutation, &output, &log)),
+                    false => self.run(mutation, seconds),
+                })
+                .collect();
         }
         batch.iter().map(|(_, mutation)| self.run(mutation, seconds)).collect()
     }
