@@ -19,3 +19,4 @@ mod migration;
 mod pages;
 mod snippets;
 mod templates;
+mod workflows;
