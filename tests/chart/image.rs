@@ -45,7 +45,8 @@ fn what_it_copies_is_there_and_is_a_whole_workspace() {
 
 #[test]
 fn its_base_images_are_supported_and_given_by_digest() {
-    let bases: Vec<String> = instructions("ARG").into_iter().flatten().filter(|word| word.contains("_IMAGE=")).collect();
+    let bases: Vec<String> =
+        instructions("ARG").into_iter().flatten().filter(|word| word.contains("_IMAGE=")).collect();
     let rust = format!("BUILD_IMAGE=rust:{}-trixie@sha256:", env!("CARGO_PKG_RUST_VERSION"));
     let wanted = [rust.as_str(), "RUNTIME_IMAGE=gcr.io/distroless/cc-debian13:nonroot@sha256:"];
     assert_eq!(bases.len(), wanted.len());
@@ -93,7 +94,8 @@ fn the_same_program_gives_the_same_bytes_with_the_licenses_of_all_that_is_in_it(
     tar(&["--extract", "--file", &format!("{inside}/a.tar"), "--directory", &inside]);
     let manifest: Value = serde_json::from_slice(&std::fs::read(folder.path().join("manifest.json")).unwrap()).unwrap();
     let layers = manifest[0]["Layers"].as_array().unwrap().iter().filter_map(Value::as_str);
-    let files: String = layers.map(|layer| tar(&["--list", "--gzip", "--file", &format!("{inside}/{layer}")])).collect();
+    let files: String =
+        layers.map(|layer| tar(&["--list", "--gzip", "--file", &format!("{inside}/{layer}")])).collect();
     for wanted in ["usr/local/bin/true", "etc/ssl/certs/ca-certificates.crt", "LICENSE", "THIRD_PARTY_NOTICES.txt"] {
         assert!(files.lines().any(|file| file == wanted), "{wanted} is not among\n{files}");
     }

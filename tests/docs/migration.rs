@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, PostParams};
-use kube::core::metadata::OwnerReference;
-use kube::runtime::wait::{await_condition, conditions};
+use kube::runtime::wait::await_condition;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 use testbed::bed::{Bed, Launch, PATIENCE, logins};
@@ -108,12 +108,11 @@ struct ExternalSecrets<'a> {
 impl<'a> ExternalSecrets<'a> {
     async fn install(bed: &'a Bed) -> Self {
         let folder = get("external-secrets-crds");
-        let files = [
-            "external-secrets.io_externalsecrets.yaml",
-            "generators.external-secrets.io_ecrauthorizationtokens.yaml",
-        ];
+        let files =
+            ["external-secrets.io_externalsecrets.yaml", "generators.external-secrets.io_ecrauthorizationtokens.yaml"];
         let crds = files.map(|file| {
-            serde_yaml_ng::from_str(&std::fs::read_to_string(folder.join(file)).unwrap()).unwrap_or_else(|why| panic!("{file}: {why}"))
+            serde_saphyr::from_str(&std::fs::read_to_string(folder.join(file)).unwrap())
+                .unwrap_or_else(|why| panic!("{file}: {why}"))
         });
         bed.plane.install(&crds).await.unwrap();
         let kind = GroupVersionKind::gvk("external-secrets.io", "v1", "ExternalSecret");
@@ -148,7 +147,8 @@ impl<'a> ExternalSecrets<'a> {
         let existing = self.bed.secret(namespace).await.unwrap();
         let spec = &object.data["spec"];
         let policy = spec["target"]["creationPolicy"].as_str().unwrap();
-        let never_again = spec["refreshPolicy"] == "CreatedOnce" || spec["refreshInterval"].as_str().is_some_and(|i| i.starts_with('0'));
+        let never_again = spec["refreshPolicy"] == "CreatedOnce"
+            || spec["refreshInterval"].as_str().is_some_and(|i| i.starts_with('0'));
         if existing.is_some() && never_again {
             return;
         }
@@ -160,16 +160,17 @@ impl<'a> ExternalSecrets<'a> {
         let references = secret.owner_references_mut();
         references.retain(|owner| !is_own(owner));
         if policy == "Owner" {
-            references.push(OwnerReference { block_owner_deletion: Some(true), ..object.controller_owner_ref(&self.resource).unwrap() });
+            references.push(OwnerReference {
+                block_owner_deletion: Some(true),
+                ..object.controller_owner_ref(&self.resource).unwrap()
+            });
             secret.labels_mut().insert(CREATED_BY.to_owned(), "a-hash".to_owned());
         } else {
             secret.labels_mut().remove(CREATED_BY);
         }
         secret.labels_mut().insert(MANAGED.0.to_owned(), MANAGED.1.to_owned());
-        secret.data = Some(BTreeMap::from([(
-            ".dockerconfigjson".to_owned(),
-            k8s_openapi::ByteString(OLD.as_bytes().to_vec()),
-        )]));
+        secret.data =
+            Some(BTreeMap::from([(".dockerconfigjson".to_owned(), k8s_openapi::ByteString(OLD.as_bytes().to_vec()))]));
         let manager = Some("externalsecrets.external-secrets.io/ecr".to_owned());
         let params = PostParams { field_manager: manager, ..PostParams::default() };
         self.bed.secrets(namespace).replace(&self.bed.secret, &params, &secret).await.unwrap();
@@ -216,8 +217,7 @@ async fn a_secret_of_external_secrets_is_released_and_adopted_without_ever_being
 
     // Without step 1 the garbage collector takes the Secret, which also shows that it had the time to take the other one.
     tool.api(&b).delete("ecr", &DeleteParams::default()).await.unwrap();
-    let gone = await_condition(bed.secrets(&b), &bed.secret, conditions::is_deleted(&bed.secret(&b).await.unwrap().map_or_else(String::new, |secret| secret.uid().unwrap())));
-    tokio::time::timeout(PATIENCE, gone).await.expect("the garbage collector to take it").unwrap();
+    bed.secret_until(&b, "the garbage collector has taken it", |secret| secret.is_none()).await.unwrap();
     bed.ready(&name).await.unwrap();
     let after = bed.secret(&a).await.unwrap().unwrap();
     assert_eq!(after.uid(), before.uid());
@@ -246,7 +246,8 @@ async fn a_secret_of_a_script_is_adopted_in_place_and_can_be_given_back() {
     super::helm::apply(&bed.client, &cron_job, false).await.unwrap();
     let heading = "k8s-ecr-login-renew and CronJobs";
     run(&bed, &format!("{} --namespace {a}", command(heading, "kubectl patch cronjob", &[])));
-    let suspended = run(&bed, &format!("kubectl get cronjobs --namespace {a} --output jsonpath={{.items[*].spec.suspend}}"));
+    let suspended =
+        run(&bed, &format!("kubectl get cronjobs --namespace {a} --output jsonpath={{.items[*].spec.suspend}}"));
     assert_eq!(suspended, "true");
 
     for namespace in [&a, &b] {
@@ -262,9 +263,13 @@ async fn a_secret_of_a_script_is_adopted_in_place_and_can_be_given_back() {
     }
 
     // The way back: the Secrets stay, and belong to nobody.
-    bed.change(&name, json!({ "spec": { "secret": { "conflictPolicy": "Fail", "deletionPolicy": "Retain" } } })).await.unwrap();
+    bed.change(&name, json!({ "spec": { "secret": { "conflictPolicy": "Fail", "deletionPolicy": "Retain" } } }))
+        .await
+        .unwrap();
     for namespace in [&a, &b] {
-        bed.secret_until(namespace, "it has no owner", |secret| secret.is_some_and(|secret| owners(secret).is_empty())).await.unwrap();
+        bed.secret_until(namespace, "it has no owner", |secret| secret.is_some_and(|secret| owners(secret).is_empty()))
+            .await
+            .unwrap();
     }
     bed.ready(&name).await.unwrap();
     bed.credentials().delete(&name, &DeleteParams::default()).await.unwrap();
