@@ -30,7 +30,7 @@ const FOREIGN: [&str; 11] = [
 const VARIABLES: [(&str, &str); 4] = [
     ("$ACCOUNT", "111122223333"),
     ("$REGION", "eu-west-1"),
-    ("$IMAGE", "111122223333.dkr.ecr.eu-west-1.amazonaws.com/my-app:1.0"),
+    ("$APP_IMAGE", "111122223333.dkr.ecr.eu-west-1.amazonaws.com/my-app:1.0"),
     ("$APP", "my-app:1.0"),
 ];
 
@@ -75,7 +75,7 @@ fn here_documents(text: &str) -> Vec<String> {
 
 pub(crate) async fn plane() -> &'static ControlPlane {
     let plane = shared().await.unwrap();
-    let crd = serde_yaml_ng::from_str(&ecr_credential_operator::crd::yaml().unwrap()).unwrap();
+    let crd = serde_saphyr::from_str(&ecr_credential_operator::crd::yaml().unwrap()).unwrap();
     plane.install(&[crd]).await.unwrap();
     plane
 }
