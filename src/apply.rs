@@ -1,5 +1,6 @@
 //! The only writer to the API server, the lease and events apart: Secrets by guarded server-side apply, and the status.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::attach::Operation;
 use crate::lenient::Observed;
 use crate::plan::targets::{Incarnation, Labels};
+use crate::secret::formats::Payload;
 use crate::secret::metadata::SecretMetadata;
 use crate::secret::ownership::SecretRecord;
 use crate::secret::{Desired, FIELD_MANAGER, Place, REFRESHED_AT, Verdict};
@@ -61,7 +63,7 @@ impl WriteError {
     /// Takes out a message that quotes what was to be written: an admission policy may say what it refuses.
     fn without(self, desired: Option<&Desired>) -> Self {
         match self {
-            Self::Refused(reason, message) if desired.is_some_and(|d| d.config.is_quoted_in(&message)) => {
+            Self::Refused(reason, message) if desired.is_some_and(|d| d.payload.is_quoted_in(&message)) => {
                 Self::Refused(reason, "the message is not shown, since it quotes the Secret's data".to_owned())
             }
             other => other,
@@ -69,10 +71,12 @@ impl WriteError {
     }
 }
 
-/// What is read of one of our Secrets.
+/// What is read of a Secret: one of ours, or one that is merged into ours.
 pub struct Found {
-    /// The docker config, as JSON.
-    pub config: Zeroizing<Vec<u8>>,
+    /// The Secret's type.
+    pub type_: String,
+    /// The data.
+    pub data: BTreeMap<String, Zeroizing<Vec<u8>>>,
     /// When the youngest of its logins was issued, as its annotation says.
     pub refreshed_at: Option<Timestamp>,
 }
@@ -83,7 +87,16 @@ enum Overwrite<'a> {
     /// Everything, and what others have added is taken out.
     All(&'a Desired),
     /// What others have added is taken out, no more.
-    Additions,
+    Additions(Option<&'a Desired>),
+}
+
+impl Overwrite<'_> {
+    fn payload(&self) -> Option<&Payload> {
+        match self {
+            Self::All(desired) | Self::Additions(Some(desired)) => Some(&desired.payload),
+            Self::Additions(None) => None,
+        }
+    }
 }
 
 /// Writes Secrets and statuses, so many at a time.
@@ -119,7 +132,7 @@ impl Writer {
             match (verdict, desired) {
                 (Verdict::Create, Some(desired)) => self.apply(place, desired, None).await,
                 (Verdict::Update(record), Some(desired)) => self.update(place, Overwrite::All(desired), record).await,
-                (Verdict::Strip(record), _) => self.update(place, Overwrite::Additions, record).await,
+                (Verdict::Strip(record), desired) => self.update(place, Overwrite::Additions(desired), record).await,
                 (Verdict::Delete(record), _) => self.delete(place, record).await,
                 _ => Err(WriteError::Stale),
             }
@@ -154,7 +167,7 @@ impl Writer {
         if now == place.incarnation { Ok(()) } else { Err(WriteError::NamespaceGone) }
     }
 
-    /// The docker config in one of our Secrets, to find tokens again after a restart; none when it is gone.
+    /// A Secret with its data, to find tokens again after a restart, or to merge it into ours; none when it is gone.
     ///
     /// # Errors
     /// The API server refused, failed, or did not answer in time.
@@ -169,9 +182,11 @@ impl Writer {
             Err(error) => return Err(error),
         };
         let secret: Option<Stored> = serde_json::from_str(&text).ok();
-        Ok(secret.and_then(|secret| {
+        Ok(secret.map(|secret| {
             let refreshed_at = secret.metadata.annotations.get(REFRESHED_AT).and_then(|text| text.parse().ok());
-            Some(Found { config: Zeroizing::new(STANDARD.decode(secret.data.config).ok()?), refreshed_at })
+            let decoded =
+                |(key, value): (String, String)| Some((key, STANDARD.decode(Zeroizing::new(value)).ok()?.into()));
+            Found { type_: secret.type_, data: secret.data.into_iter().filter_map(decoded).collect(), refreshed_at }
         }))
     }
 
@@ -239,13 +254,13 @@ impl Writer {
         let mine = matches!(place.standing, crate::secret::ownership::Standing::Mine(_));
         let (last, written) = match write {
             Overwrite::All(desired) => match self.apply(place, desired, Some(record)).await {
-                Ok(Written::Stored(stored)) if stored.has_additions() => {
-                    let stripped = self.strip(place, &stored).await;
+                Ok(Written::Stored(stored)) if stored.has_additions(write.payload()) => {
+                    let stripped = self.strip(place, &stored, write.payload()).await;
                     (stored, stripped)
                 }
                 applied => (record.clone(), applied),
             },
-            Overwrite::Additions => (record.clone(), self.strip(place, record).await),
+            Overwrite::Additions(_) => (record.clone(), self.strip(place, record, write.payload()).await),
         };
         match written {
             // It was deleted before, and is still there: to delete it again would change nothing.
@@ -279,9 +294,14 @@ impl Writer {
     }
 
     /// Takes keys out of the data that are not ours, and `immutable`: an apply leaves other people's fields as they are.
-    async fn strip(&self, place: &Place, record: &SecretRecord) -> Result<Written, WriteError> {
+    async fn strip(
+        &self,
+        place: &Place,
+        record: &SecretRecord,
+        desired: Option<&Payload>,
+    ) -> Result<Written, WriteError> {
         let keys: serde_json::Map<String, Value> =
-            record.extra_keys.iter().map(|key| (key.clone(), Value::Null)).collect();
+            record.added_keys(desired).map(|key| (key.clone(), Value::Null)).collect();
         let version = &record.resource_version;
         let patch = json!({ "metadata": { "resourceVersion": version }, "data": keys, "immutable": null });
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
@@ -337,7 +357,7 @@ struct Manifest<'a> {
     kind: &'static str,
     #[serde(rename = "type")]
     type_: &'static str,
-    data: Data<'a>,
+    data: BTreeMap<&'static str, &'a str>,
 }
 
 #[derive(Serialize)]
@@ -358,25 +378,16 @@ struct ManifestMeta<'a> {
 #[derive(Deserialize)]
 struct Stored {
     metadata: StoredMeta,
-    data: StoredData,
+    #[serde(default, rename = "type")]
+    type_: String,
+    #[serde(default)]
+    data: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
 struct StoredMeta {
     #[serde(default)]
     annotations: Labels,
-}
-
-#[derive(Deserialize)]
-struct StoredData {
-    #[serde(rename = ".dockerconfigjson")]
-    config: String,
-}
-
-#[derive(Serialize)]
-struct Data<'a> {
-    #[serde(rename = ".dockerconfigjson")]
-    config: &'a str,
 }
 
 /// kube asks for `Debug` on every body; this one has the passwords.
@@ -399,8 +410,8 @@ impl<'a> Manifest<'a> {
             },
             api_version: "v1",
             kind: "Secret",
-            type_: "kubernetes.io/dockerconfigjson",
-            data: Data { config: desired.config.expose_base64() },
+            type_: desired.payload.type_(),
+            data: desired.payload.expose_data().collect(),
         }
     }
 }

@@ -10,7 +10,8 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use crate::api::DEFAULT_SECRET_NAME;
+use crate::api::{DEFAULT_SECRET_NAME, OutputFormat};
+use crate::plan::outputs::{IncludeScope, OutputScope};
 use crate::plan::references::{AccountScope, KeysScope, Lent};
 use crate::plan::schedule;
 use crate::process::telemetry::LogFormat;
@@ -70,6 +71,16 @@ pub struct ScopeArgs {
     /// needs RBAC rights there: create and patch on events.k8s.io.
     #[arg(long, env = "ECO_NAMESPACE_EVENTS", help_heading = "Scope")]
     pub namespace_events: bool,
+
+    /// A Secret of another form that an EcrCredential may ask for (`spec.outputs`), as NAMESPACE/NAME=FORMAT, or */NAME=FORMAT for one
+    /// in every target namespace; repeatable. The operator needs RBAC rights on each.
+    #[arg(long = "output-secret", env = "ECO_OUTPUT_SECRETS", value_delimiter = ',', value_parser = output_scope, value_name = "NAMESPACE/NAME=FORMAT", help_heading = "Scope")]
+    pub output_secrets: Vec<OutputScope>,
+
+    /// A Secret with a docker config that EcrCredentials may merge into theirs (`spec.include`), as NAMESPACE/NAME; repeatable. The
+    /// operator needs RBAC rights on each: get, list, watch.
+    #[arg(long = "include-secret", env = "ECO_INCLUDE_SECRETS", value_delimiter = ',', value_parser = include_scope, value_name = "NAMESPACE/NAME", help_heading = "Scope")]
+    pub include_secrets: Vec<IncludeScope>,
 
     /// A Secret with static AWS keys that an EcrCredential may use, as NAMESPACE/NAME; repeatable. The operator needs RBAC
     /// rights on each: get, list, watch.
@@ -274,7 +285,19 @@ impl ScopeArgs {
     /// Whether nothing was said.
     pub fn is_default(&self) -> bool {
         let names = !self.all_secret_names && self.secret_names == [DEFAULT_SECRET_NAME];
-        names && self.namespaces.is_empty() && self.service_accounts.is_empty() && self.credentials_secrets.is_empty()
+        let identities = self.service_accounts.is_empty() && self.credentials_secrets.is_empty();
+        let outputs = self.output_secrets.is_empty() && self.include_secrets.is_empty();
+        names && self.namespaces.is_empty() && identities && outputs
+    }
+
+    /// The outputs that may be written.
+    pub fn allowed_outputs(&self) -> BTreeSet<OutputScope> {
+        self.output_secrets.iter().cloned().collect()
+    }
+
+    /// The docker configs of others that may be read.
+    pub fn allowed_includes(&self) -> BTreeSet<IncludeScope> {
+        self.include_secrets.iter().cloned().collect()
     }
 
     /// The names of ServiceAccounts to which Secrets may be attached.
@@ -367,6 +390,21 @@ fn keys_scope(text: &str) -> Result<KeysScope, String> {
         AccountScope { namespace: Some(namespace), name } => Ok(KeysScope { namespace, name }),
         AccountScope { namespace: None, .. } => Err(format!("{text:?} needs the namespace of the one Secret")),
     }
+}
+
+/// Reads NAMESPACE/NAME=FORMAT, or */NAME=FORMAT.
+fn output_scope(text: &str) -> Result<OutputScope, String> {
+    let formats = || OutputFormat::ALL.map(OutputFormat::as_str).join(", ");
+    let unreadable =
+        || format!("{text:?} is not of the form NAMESPACE/NAME=FORMAT, with one of the formats {}", formats());
+    let (place, format) = text.split_once('=').ok_or_else(unreadable)?;
+    let AccountScope { namespace, name } = account_scope(place).map_err(|_| unreadable())?;
+    Ok(OutputScope { namespace, name, format: OutputFormat::parse(format).ok_or_else(unreadable)? })
+}
+
+/// Reads NAMESPACE/NAME of a Secret.
+fn include_scope(text: &str) -> Result<IncludeScope, String> {
+    keys_scope(text).map(|KeysScope { namespace, name }| IncludeScope { namespace, name })
 }
 
 fn not_a_place(text: &str) -> String {

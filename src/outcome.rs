@@ -1,14 +1,17 @@
 //! From results to what is said about them: the status, the Events, and when to come back.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
+use crate::api::OutputFormat;
 use crate::api::registry::{Host, Region};
 use crate::api::status::{
-    EcrCredentialStatus, MAX_FAILURES, NamespaceCounts, NamespaceFailure, Reason, RegistryStatus, condition,
+    EcrCredentialStatus, MAX_FAILURES, NamespaceCounts, NamespaceFailure, OutputStatus, Reason, RegistryStatus,
+    condition,
 };
 use crate::attach::Attachment;
 use crate::plan::Halt;
@@ -79,6 +82,23 @@ pub struct NamespaceReport {
     pub unselected: Box<Unselected>,
 }
 
+/// One output after a reconciliation.
+#[derive(Clone, Debug)]
+pub struct OutputReport {
+    /// The Secret's name.
+    pub name: Arc<str>,
+    /// The format.
+    pub format: OutputFormat,
+    /// How many namespaces are selected.
+    pub selected: usize,
+    /// How many hold the Secret as desired.
+    pub synced: usize,
+    /// How many others something is to be said of.
+    pub failed: usize,
+    /// Why it is written nowhere, if it is not.
+    pub refusal: Option<Halt>,
+}
+
 /// What happened to one `EcrCredential`.
 #[derive(Clone, Debug)]
 pub enum Course {
@@ -90,8 +110,12 @@ pub enum Course {
     Ran {
         /// One for each registry of the spec.
         registries: Vec<RegistryReport>,
-        /// The namespaces.
+        /// The namespaces of the pull secret, and what is to be said of those of all Secrets.
         namespaces: NamespaceReport,
+        /// One for each output of the spec.
+        outputs: Vec<OutputReport>,
+        /// Why a docker config of others is missing, or not current.
+        include_failure: Option<Halt>,
         /// When the tokens are next replaced.
         next_refresh_at: Option<Timestamp>,
         /// When time alone changes something.
@@ -170,6 +194,7 @@ pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Opti
     if let Course::Suspended = course {
         // Nobody looks at the namespaces. The tokens stay and are told of: they expire all the same.
         status.namespaces = None;
+        status.outputs.clear();
         status.failures.clear();
     }
     // Unless it takes its course, nothing is refreshed.
@@ -177,6 +202,8 @@ pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Opti
     if let Course::Ran {
         registries,
         namespaces,
+        outputs,
+        include_failure: _,
         next_refresh_at,
         look_again: at,
         handled_refresh_request,
@@ -194,7 +221,8 @@ pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Opti
         status.registries = registries.into_iter().map(registry_status).collect();
         status.namespaces = Some(counts(&namespaces));
         status.failures = namespaces.failures;
-        status.failures.sort_by(|a, b| a.namespace.cmp(&b.namespace));
+        status.outputs = outputs.into_iter().map(output_status).collect();
+        status.failures.sort_by(|a, b| (&a.namespace, &a.secret).cmp(&(&b.namespace, &b.secret)));
         place_notes = notes_for_namespaces(&previous.failures, &status.failures);
         status.failures.truncate(MAX_FAILURES);
     }
@@ -221,7 +249,8 @@ fn fit(status: &mut EcrCredentialStatus) {
         let conditions = status.conditions.iter_mut().map(|condition| &mut condition.message);
         let failures = status.failures.iter_mut().map(|failure| &mut failure.message);
         let registries = status.registries.iter_mut().filter_map(|registry| registry.message.as_mut());
-        conditions.chain(failures).chain(registries).for_each(|message| cut(message, longest));
+        let outputs = status.outputs.iter_mut().filter_map(|output| output.message.as_mut());
+        conditions.chain(failures).chain(registries).chain(outputs).for_each(|message| cut(message, longest));
     }
 }
 
@@ -244,11 +273,25 @@ fn judge(course: &Course, now: Timestamp) -> Judgement {
             reconciling: None,
             stalled: None,
         },
-        Course::Ran { registries, namespaces, .. } => ran(registries, namespaces, now),
+        Course::Ran { registries, namespaces, outputs, include_failure, .. } => {
+            let judgement = ran(registries, namespaces, outputs, now);
+            match include_failure {
+                Some(halt) if judgement.reconciling.is_none() => {
+                    let reconciling = Some((halt.reason, format!("an include is not current: {}", halt.message)));
+                    Judgement { reconciling, ..judgement }
+                }
+                _ => judgement,
+            }
+        }
     }
 }
 
-fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timestamp) -> Judgement {
+fn ran(
+    registries: &[RegistryReport],
+    namespaces: &NamespaceReport,
+    outputs: &[OutputReport],
+    now: Timestamp,
+) -> Judgement {
     let shared = || registries.iter().filter(|r| !r.each_targets);
     let dead = shared().find(|r| r.problem.is_none() && !r.life.is_some_and(|life| life.is_valid(now)));
     let broken = registries.iter().find_map(|r| r.problem.as_ref());
@@ -256,6 +299,8 @@ fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timesta
     let missing = namespaces.selected.saturating_sub(namespaces.synced);
     let not_found = namespaces.unselected.not_found();
     let out_of_reach = namespaces.unselected.out_of_reach();
+    let refused = outputs.iter().find_map(|output| output.refusal.as_ref());
+    let lacking = outputs.iter().find(|output| output.synced < output.selected);
     let ready = if let Some(registry) = dead {
         let (reason, why) = match (&registry.failure, registry.life) {
             (Some(halt), _) => (halt.reason, halt.message.clone()),
@@ -266,20 +311,24 @@ fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timesta
         (false, reason, format!("{}: {why}", registry.place()))
     } else if let Some(halt) = broken {
         (false, halt.reason, halt.message.clone())
+    } else if let (0, Some(halt)) = (missing, refused) {
+        (false, halt.reason, halt.message.clone())
     } else if missing > 0 && namespaces.failures.is_empty() && registries.iter().any(|r| r.each_targets) {
         let message = format!("{missing} of {} namespaces wait for their first password", namespaces.selected);
         (false, Reason::FetchingToken, message)
     } else if missing > 0 {
-        let first = namespaces.failures.iter().min_by(|a, b| a.namespace.cmp(&b.namespace));
-        let detail = first.map(|f| format!("; the first: {}: {}: {}", f.namespace, f.reason, f.message));
-        let message =
-            format!("{missing} of {} namespaces lack the Secret{}", namespaces.selected, detail.unwrap_or_default());
+        let detail = first_failure(namespaces, None);
+        let message = format!("{missing} of {} namespaces lack the Secret{detail}", namespaces.selected);
         (false, Reason::NamespacesFailed, message)
     } else if let Some(why) = &out_of_reach {
         (false, Reason::NamespaceNotAllowed, why.clone())
+    } else if let Some(OutputReport { name, selected, synced, .. }) = lacking {
+        let detail = first_failure(namespaces, Some(name));
+        let missing = selected.saturating_sub(*synced);
+        (false, Reason::NamespacesFailed, format!("{missing} of {selected} namespaces lack the output {name}{detail}"))
     } else {
-        let (reason, what) = match namespaces.selected {
-            0 => (Reason::NoNamespaces, "no namespace is selected"),
+        let (reason, what) = match outputs.iter().map(|output| output.selected).chain([namespaces.selected]).max() {
+            None | Some(0) => (Reason::NoNamespaces, "no namespace is selected"),
             _ => (Reason::Synced, "every selected namespace holds a valid password for every registry"),
         };
         (true, reason, not_found.map_or_else(|| what.to_owned(), |not_found| format!("{what}: {not_found}")))
@@ -295,6 +344,29 @@ fn ran(registries: &[RegistryReport], namespaces: &NamespaceReport, now: Timesta
         None => None,
     };
     Judgement { ready, reconciling, stalled }
+}
+
+/// The first failure of the pull secret, or of an output, by namespace; nothing where there is none.
+fn first_failure(namespaces: &NamespaceReport, output: Option<&str>) -> String {
+    let failures = namespaces.failures.iter().filter(|failure| failure.secret.as_deref() == output);
+    let first = failures.min_by(|a, b| a.namespace.cmp(&b.namespace));
+    first.map(|f| format!("; the first: {}: {}: {}", f.namespace, f.reason, f.message)).unwrap_or_default()
+}
+
+fn output_status(report: OutputReport) -> OutputStatus {
+    OutputStatus {
+        name: report.name.to_string(),
+        format: report.format.as_str().to_owned(),
+        selected: number(report.selected),
+        synced: number(report.synced),
+        failed: number(report.failed),
+        reason: report.refusal.as_ref().map(|halt| halt.reason.as_str().to_owned()),
+        message: report.refusal.map(|halt| halt.message),
+    }
+}
+
+fn number(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 fn registry_status(report: RegistryReport) -> RegistryStatus {
@@ -318,7 +390,6 @@ fn registry_status(report: RegistryReport) -> RegistryStatus {
 }
 
 fn counts(report: &NamespaceReport) -> NamespaceCounts {
-    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     NamespaceCounts {
         selected: number(report.selected),
         synced: number(report.synced),
@@ -378,8 +449,9 @@ fn attachment_note(attached: Attachment, previous: &[Condition]) -> Option<Note>
 /// Events in target namespaces, whose owners may not see the `EcrCredential`: when its Secret there begins to fail or fails in another
 /// way, and when nothing is to be said of it any more. As few as the failures in a status.
 fn notes_for_namespaces(before: &[NamespaceFailure], now: &[NamespaceFailure]) -> Vec<Note> {
+    let place = |failure: &NamespaceFailure| (failure.namespace.clone(), failure.secret.clone());
     let told = |failure: &&NamespaceFailure| {
-        before.iter().any(|old| old.namespace == failure.namespace && old.reason == failure.reason)
+        before.iter().any(|old| place(old) == place(failure) && old.reason == failure.reason)
     };
     let begun = now.iter().take(MAX_FAILURES).filter(|failure| !told(failure)).map(|failure| Note {
         warning: true,
@@ -387,11 +459,14 @@ fn notes_for_namespaces(before: &[NamespaceFailure], now: &[NamespaceFailure]) -
         message: failure.message.clone(),
         namespace: Some(failure.namespace.clone()),
     });
-    let failing: BTreeSet<&str> = now.iter().map(|failure| failure.namespace.as_str()).collect();
-    let over = before.iter().filter(|failure| !failing.contains(failure.namespace.as_str())).map(|failure| Note {
+    let failing: BTreeSet<_> = now.iter().map(place).collect();
+    let over = before.iter().filter(|failure| !failing.contains(&place(failure))).map(|failure| Note {
         warning: false,
         reason: Reason::Synced.as_str().to_owned(),
-        message: "the pull secret is as desired again".to_owned(),
+        message: match &failure.secret {
+            Some(output) => format!("the Secret {output} is as desired again"),
+            None => "the pull secret is as desired again".to_owned(),
+        },
         namespace: Some(failure.namespace.clone()),
     });
     begun.chain(over).collect()

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::api::EcrCredentialStatus;
+use crate::api::{EcrCredentialStatus, OutputFormat};
 use crate::api::status::{Reason, condition};
 use crate::apply::{WriteError, Written};
 use crate::controller::Observer;
@@ -12,7 +12,7 @@ use crate::plan::references::Lent;
 use crate::plan::schedule::Life;
 use crate::plan::{Service, TokenKey, Uid};
 use crate::process::telemetry::{
-    CallLabels, CredentialLabels, KindLabels, MOST_NAMES, Metrics, ReadyLabels, RequestLabels, ResultLabels,
+    CallLabels, CredentialLabels, KindLabels, MOST_NAMES, Metrics, OutputLabels, ReadyLabels, RequestLabels, ResultLabels,
     SourceLabels, StateLabels, TokenLabels, WriteLabels,
 };
 use crate::secret::Verdict;
@@ -121,10 +121,15 @@ pub struct Reporter {
     statuses: Mutex<HashMap<Uid, Summary>>,
 }
 
+/// Namespaces that are selected, synced, and failed.
+type Counts = [i64; 3];
+
 /// What the metrics need of a status.
 #[derive(Clone, Debug, Default)]
 struct Summary {
     name: String,
+    /// The namespaces of its outputs, by format.
+    outputs: BTreeMap<OutputFormat, Counts>,
     selected: i64,
     synced: i64,
     failed: i64,
@@ -161,9 +166,20 @@ impl Summary {
             summary.synced = i64::from(counts.synced);
             summary.failed = i64::from(counts.failed);
             summary.attached = condition(condition::ATTACHED).map(|c| c.status == "True");
+            for output in &status.outputs {
+                let Some(format) = OutputFormat::parse(&output.format) else { continue };
+                let counts = [output.selected, output.synced, output.failed].map(i64::from);
+                add(summary.outputs.entry(format).or_default(), counts);
+            }
             summary.earliest = status.registries.iter().filter_map(|r| Some((r.expires_at?, r.issued_at?))).min();
         }
         summary
+    }
+}
+
+fn add(sum: &mut Counts, counts: Counts) {
+    for (sum, count) in sum.iter_mut().zip(counts) {
+        *sum = sum.saturating_add(count);
     }
 }
 
@@ -242,6 +258,18 @@ impl Reporter {
                 family.get_or_create(&StateLabels { state }).set(*value);
             }
         }
+        let mut outputs: BTreeMap<OutputFormat, Counts> = BTreeMap::new();
+        for (format, counts) in statuses.values().flat_map(|s| &s.outputs) {
+            add(outputs.entry(*format).or_default(), *counts);
+        }
+        self.metrics.outputs.clear();
+        for (format, [selected, synced, failed]) in outputs {
+            let pending = selected.saturating_sub(synced).saturating_sub(failed);
+            for (state, value) in [("synced", synced), ("failed", failed), ("pending", pending)] {
+                let labels = OutputLabels { format: format.as_str(), state };
+                self.metrics.outputs.get_or_create(&labels).set(value);
+            }
+        }
         let earliest = statuses.values().filter_map(|s| s.earliest).min();
         self.metrics.earliest_expiry.set(earliest.map_or(0, |(expires_at, _)| expires_at.as_second()));
         self.metrics.earliest_issue.set(earliest.map_or(0, |(_, issued_at)| issued_at.as_second()));
@@ -309,7 +337,7 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     use super::*;
-    use crate::api::status::{NamespaceCounts, RegistryStatus};
+    use crate::api::status::{NamespaceCounts, OutputStatus, RegistryStatus};
 
     fn metrics(registry: &Registry, name: &str) -> Vec<String> {
         let mut text = String::new();
@@ -347,6 +375,24 @@ mod tests {
         for line in [state("unreadable", 0), state("not_ready", 1)] {
             assert!(credentials.contains(&line), "{line}: {credentials:?}");
         }
+        let output = |format: &str, selected, synced, failed| OutputStatus {
+            format: format.to_owned(),
+            selected,
+            synced,
+            failed,
+            ..OutputStatus::default()
+        };
+        let outputs = vec![output("Jenkins", 3, 1, 1), output("Jenkins", 2, 2, 0), output("Newer", 1, 0, 0)];
+        reporter.concluded(&me, "me", &EcrCredentialStatus { outputs, ..status.clone() });
+        reporter.publish();
+        let line = |state: &str, count: u32| format!("{{format=\"Jenkins\",state=\"{state}\"}} {count}");
+        let mut seen = metrics(&registry, "outputs");
+        seen.sort();
+        assert_eq!(seen, [line("failed", 1), line("pending", 1), line("synced", 3)]);
+        reporter.forget(&me);
+        reporter.publish();
+        let left = metrics(&registry, "outputs");
+        assert!(!left.iter().any(|line| line.starts_with('{')), "no ghost is left: {left:?}");
         reporter.skipped("Secret", 3);
         assert_eq!(metrics(&registry, "unreadable_objects"), ["{kind=\"Secret\"} 3"]);
     }

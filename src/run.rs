@@ -31,7 +31,6 @@ use crate::controller::world::World;
 use crate::controller::{self, Context, Memories, Shared, WatchObserver};
 use crate::plan::references::References;
 use crate::plan::schedule::RetryPolicy;
-use crate::plan::targets::Index;
 use crate::plan::{Limits, Uid};
 use crate::process::fence::Fence;
 use crate::process::http::{self, Readiness};
@@ -220,7 +219,7 @@ impl Process {
         let mut listed = ctx.shared.listed();
         let scopes = self.scopes().len();
         let lent = self.args.scope.lent();
-        let references = lent.accounts.len() + lent.keys.len();
+        let references = lent.accounts.len() + lent.keys.len() + self.args.scope.allowed_includes().len();
         tokio::select! {
             _ = listed.wait_for(|listed| listed.is_complete(scopes, references)) => {}
             () = self.stop.cancelled() => return,
@@ -314,6 +313,10 @@ impl Process {
         for scope in lent.keys {
             watches.spawn(references::keys(client.clone(), self.cluster(client), scope, shared.clone(), interval));
         }
+        for scope in self.args.scope.allowed_includes() {
+            let reader = Writer::new(client.clone(), 1, WRITE_TIMEOUT);
+            watches.spawn(references::include(client.clone(), reader, scope, shared.clone(), interval));
+        }
         watches
     }
 
@@ -336,6 +339,8 @@ impl Process {
         let limits = Limits {
             region,
             secret_names: args.scope.allowed_names(),
+            outputs: Some(args.scope.allowed_outputs()),
+            includes: args.scope.allowed_includes(),
             namespaces: args.scope.allowed_namespaces(),
             lent: args.scope.lent(),
             attach_pods: args.scope.attach_pods,
@@ -352,7 +357,7 @@ impl Process {
         let tokens = Arc::new(Tokens::new(source, cache, send.clone(), move |f| seen.fetched(f)));
         let memories = Memories::default();
         let observer = Watched { reporter: reporter.clone(), memories: memories.clone(), tokens: tokens.clone() };
-        let world = World::new(Index::new(limits.namespaces.clone()), References::new(limits.lent.clone()));
+        let world = World::new(limits.index(), References::new(limits.lent.clone()));
         let shared = Arc::new(Shared::new(world, limits.clone(), send, observer));
         let ctx = Arc::new(Context {
             shared: shared.clone(),
@@ -389,16 +394,11 @@ impl Process {
         Arc::new(ApiServer::new(client.clone(), self.args.aws.aws_timeout.mul_f64(0.7)))
     }
 
-    /// One watch of Secrets for each allowed name in each allowed namespace: no wider than the rights.
+    /// One watch of Secrets for each name that may be written, in each namespace where it may be: no wider than the rights.
     fn scopes(&self) -> Vec<SecretScope> {
-        let all = |set: Option<BTreeSet<Arc<str>>>| match set {
-            Some(set) => set.into_iter().map(Some).collect(),
-            None => vec![None],
-        };
-        let namespaces: Vec<Option<Arc<str>>> = all(self.args.scope.allowed_namespaces());
-        let names: Vec<Option<Arc<str>>> = all(self.args.scope.allowed_names());
-        let pairs = namespaces.iter().flat_map(|namespace| names.iter().map(move |name| (name, namespace)));
-        pairs.map(|(name, namespace)| SecretScope { name: name.clone(), namespace: namespace.clone() }).collect()
+        let scope = &self.args.scope;
+        let outputs = Some(scope.allowed_outputs());
+        watches::secret_scopes(scope.allowed_names().as_ref(), scope.allowed_namespaces().as_ref(), outputs.as_ref())
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod arn;
 pub mod auth;
 pub mod observed;
+pub mod output;
 pub mod registry;
 mod schema;
 pub mod status;
@@ -15,9 +16,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use auth::{AssumeRole, Auth, KeysRef, ServiceAccountAuth};
+pub use output::{Include, IncludedSecret, LoginFields, Output, OutputFormat};
 use schema::{
     account_ids, annotation_map, extra_hosts, globs, host_variants, label_map, label_values, match_labels, percent,
-    service_account_globs, without_defaults,
+    public_host_variants, service_account_globs, without_defaults,
 };
 pub use status::EcrCredentialStatus;
 
@@ -62,6 +64,7 @@ pub const DEFAULT_SECRET_NAME: &str = "ecr-pull-secret";
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.outputs) || self.outputs.all(o, o.name != (has(self.secret) && has(self.secret.name) ? self.secret.name : 'ecr-pull-secret'))").message("the name of an output must differ from secret.name"))]
 pub struct EcrCredentialSpec {
     /// The registries to log in to, 1 to 32; all of them go into the one Secret. At most one entry may be `public`.
     #[schemars(length(min = 1, max = 32))]
@@ -79,6 +82,18 @@ pub struct EcrCredentialSpec {
 
     /// The namespaces that get the Secret: those that `names` or `selector` matches and `exclude` does not.
     pub namespaces: NamespaceSelection,
+
+    /// The same authorization tokens in other forms, for Argo CD, Flux, helm, builders and others: at most 16 Secrets besides
+    /// `secret`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub outputs: Vec<Output>,
+
+    /// Docker configs of others, such as those of Docker Hub or GHCR, whose entries are merged into `secret` and into the outputs
+    /// that are docker configs: for consumers that take exactly one Secret. The hosts of `registries` win, then the earlier entry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub include: Vec<Include>,
 
     /// Attaches the Secret to new pods, so that neither pods nor ServiceAccounts have to be edited. Default: nothing is attached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,7 +118,7 @@ pub struct Registry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private: Option<PrivateRegistry>,
 
-    /// Amazon ECR Public, `public.ecr.aws`, always through us-east-1.
+    /// Amazon ECR Public, always through us-east-1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public: Option<PublicRegistry>,
 
@@ -150,9 +165,21 @@ pub struct PrivateRegistry {
     pub request_registry_ids: bool,
 }
 
-/// Amazon ECR Public. It has no settings: `public: {}`.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct PublicRegistry {}
+/// Amazon ECR Public. Mostly it needs no settings: `public: {}`.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PublicRegistry {
+    /// Which host names are written: `Standard` (`public.ecr.aws`), `DualStack` (`ecr-public.aws.com`). Default: `Standard`.
+    #[serde(default = "standard_only", skip_serializing_if = "is_standard_only")]
+    #[schemars(schema_with = "public_host_variants")]
+    pub host_variants: Vec<HostVariant>,
+}
+
+impl Default for PublicRegistry {
+    fn default() -> Self {
+        Self { host_variants: standard_only() }
+    }
+}
 
 /// A family of host names of ECR: of its registries, or of its API.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -199,6 +226,11 @@ pub struct SecretTemplate {
     /// Secret under either.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+
+    /// Which fields each entry of the docker config has. Default: `Auth`.
+    #[serde(default, skip_serializing_if = "LoginFields::is_default")]
+    #[schemars(transform = without_defaults)]
+    pub login_fields: LoginFields,
 }
 
 impl Default for SecretTemplate {
@@ -209,6 +241,7 @@ impl Default for SecretTemplate {
             annotations: BTreeMap::new(),
             conflict_policy: ConflictPolicy::default(),
             deletion_policy: DeletionPolicy::default(),
+            login_fields: LoginFields::default(),
         }
     }
 }
@@ -292,7 +325,7 @@ pub struct NamespaceSelector {
 
     /// Requirements on labels, all of which must hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 16))]
     pub match_expressions: Vec<LabelRequirement>,
 }
 
@@ -350,6 +383,10 @@ impl Default for Refresh {
 
 fn standard_only() -> Vec<HostVariant> {
     vec![HostVariant::Standard]
+}
+
+fn is_standard_only(variants: &[HostVariant]) -> bool {
+    variants == [HostVariant::Standard]
 }
 
 fn default_secret_name() -> String {

@@ -37,6 +37,8 @@ pub struct Wanted {
     pub secret_name: Option<String>,
     /// The namespaces.
     pub namespaces: Option<NamespaceSelection>,
+    /// The outputs, by name, each with its namespaces.
+    pub outputs: Vec<(String, Option<NamespaceSelection>)>,
 }
 
 impl Extract for Reading {
@@ -73,6 +75,13 @@ impl Wanted {
             secret: Secret,
             #[serde(deserialize_with = "lenient")]
             namespaces: Option<Namespaces>,
+            outputs: Items<Output>,
+        }
+        #[derive(Deserialize)]
+        struct Output {
+            name: String,
+            #[serde(default, deserialize_with = "lenient")]
+            namespaces: Option<Namespaces>,
         }
         /// A name that is there and cannot be read is not the default.
         #[derive(Deserialize)]
@@ -94,11 +103,16 @@ impl Wanted {
             selector: Option<NamespaceSelector>,
             exclude: Items<String>,
         }
-        let Some(Spec { secret, namespaces }) = read(spec) else { return Self::default() };
-        let namespaces = namespaces.map(|Namespaces { names: Items(names), selector, exclude: Items(exclude) }| {
-            NamespaceSelection { names, selector, exclude }
-        });
-        Self { secret_name: secret.name, namespaces }
+        impl From<Namespaces> for NamespaceSelection {
+            fn from(Namespaces { names: Items(names), selector, exclude: Items(exclude) }: Namespaces) -> Self {
+                Self { names, selector, exclude }
+            }
+        }
+        let Some(Spec { secret, namespaces, outputs: Items(outputs) }) = read(spec) else { return Self::default() };
+        let namespaces: Option<NamespaceSelection> = namespaces.map(Into::into);
+        let of_output = |namespaces: Option<Namespaces>| namespaces.map(Into::into);
+        let outputs = outputs.into_iter().map(|o| (o.name, of_output(o.namespaces).or_else(|| namespaces.clone())));
+        Self { secret_name: secret.name, outputs: outputs.collect(), namespaces }
     }
 }
 
@@ -143,6 +157,16 @@ mod tests {
             assert_eq!((found.metadata.name.as_deref(), found.metadata.generation), (Some("x"), Some(3)), "{spec}");
             assert!(!found.error.is_empty());
         }
+    }
+
+    #[test]
+    fn the_outputs_of_one_that_cannot_be_read_are_known_as_far_as_possible() {
+        let found = unreadable(&json!({ "registries": 1, "namespaces": { "names": ["a"] }, "outputs": [
+            { "name": "x", "format": "Newer" }, 5, { "format": "Jenkins" }, { "name": "y", "namespaces": { "names": ["b"] } },
+        ] }));
+        let outputs = found.wanted.outputs.into_iter().map(|(name, namespaces)| (name, namespaces.unwrap().names));
+        let expected = [("x", "a"), ("y", "b")].map(|(name, namespace)| (name.to_owned(), vec![namespace.to_owned()]));
+        assert_eq!(outputs.collect::<Vec<_>>(), expected);
     }
 
     #[test]

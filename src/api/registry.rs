@@ -7,6 +7,9 @@ use super::HostVariant;
 /// The host of Amazon ECR Public.
 pub const PUBLIC_HOST: &str = "public.ecr.aws";
 
+/// The host of Amazon ECR Public with IPv4 and IPv6 (ECR Public user guide, "Making requests over IPv6").
+pub const PUBLIC_DUAL_STACK_HOST: &str = "ecr-public.aws.com";
+
 /// The only region with an ECR Public API that issues tokens (AWS General Reference, "Amazon ECR Public endpoints").
 pub const PUBLIC_REGION: &str = "us-east-1";
 
@@ -136,9 +139,18 @@ impl Host {
         if valid { Ok(Self(text.into())) } else { Err(NameError::Host(text.to_owned())) }
     }
 
-    /// `public.ecr.aws`.
-    pub fn public() -> Self {
-        Self(PUBLIC_HOST.into())
+    /// The host of ECR Public.
+    ///
+    /// # Errors
+    /// [`NameError::Variant`] where it has no such host.
+    pub fn public(variant: HostVariant) -> Result<Self, NameError> {
+        match variant {
+            HostVariant::Standard => Ok(Self(PUBLIC_HOST.into())),
+            HostVariant::DualStack => Ok(Self(PUBLIC_DUAL_STACK_HOST.into())),
+            HostVariant::Fips | HostVariant::DualStackFips => {
+                Err(NameError::Variant { region: Region::public(), variant })
+            }
+        }
     }
 
     /// The host name.

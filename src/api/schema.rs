@@ -35,14 +35,30 @@ pub(super) fn host_variants(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-pub(super) fn extra_hosts(_: &mut SchemaGenerator) -> Schema {
-    string_set(
-        32,
-        260,
-        "self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)+(:[1-9][0-9]{0,4})?$') && (!self.contains(':') || int(self.split(':')[1]) <= 65535)",
-        "a host is a lower case DNS name with an optional port, without scheme or path: vpce-1.dkr.ecr.eu-west-1.vpce.amazonaws.com",
-    )
+pub(super) fn public_host_variants(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "x-kubernetes-list-type": "set",
+        "items": { "type": "string", "enum": ["Standard", "DualStack"] },
+    })
 }
+
+pub(super) fn extra_hosts(_: &mut SchemaGenerator) -> Schema {
+    string_set(32, 260, HOST, HOST_MESSAGE)
+}
+
+pub(super) fn host(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "nullable": true,
+        "maxLength": 260,
+        "x-kubernetes-validations": rule(HOST, HOST_MESSAGE),
+    })
+}
+
+const HOST: &str = "self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)+(:[1-9][0-9]{0,4})?$') && (!self.contains(':') || int(self.split(':')[1]) <= 65535)";
+const HOST_MESSAGE: &str = "a host is a lower case DNS name with an optional port, without scheme or path: vpce-1.dkr.ecr.eu-west-1.vpce.amazonaws.com";
 
 pub(super) fn globs(_: &mut SchemaGenerator) -> Schema {
     string_set(

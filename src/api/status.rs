@@ -40,7 +40,10 @@ pub struct EcrCredentialStatus {
     /// How many namespaces are selected, and how many of them hold the Secret as desired; absent while `spec.suspend` is true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespaces: Option<NamespaceCounts>,
-    /// Namespaces whose Secret is not as desired: the first 20 by name.
+    /// One entry for each of `spec.outputs`, in the same order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<OutputStatus>,
+    /// Namespaces in which a Secret is not as desired: the first 20 by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<NamespaceFailure>,
 }
@@ -93,11 +96,39 @@ pub struct NamespaceCounts {
     pub summary: String,
 }
 
+/// What is known of one output of the spec.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OutputStatus {
+    /// The Secret's name.
+    pub name: String,
+    /// The format, as in the spec.
+    pub format: String,
+    /// Namespaces that the output selects and that are not terminating.
+    #[schemars(extend("format" = "int64"))]
+    pub selected: u32,
+    /// Selected namespaces whose Secret is as desired.
+    #[schemars(extend("format" = "int64"))]
+    pub synced: u32,
+    /// Selected namespaces whose Secret is not as desired.
+    #[schemars(extend("format" = "int64"))]
+    pub failed: u32,
+    /// Why the output is written nowhere, as a constant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The same as a sentence, with what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
 /// Why one namespace's Secret is not as desired.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceFailure {
     /// The namespace.
     pub namespace: String,
+    /// The Secret's name, where it is not `spec.secret.name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
     /// A constant.
     pub reason: String,
     /// A sentence with what to do.
@@ -141,6 +172,12 @@ pub enum Reason {
     SecretNameNotAllowed,
     /// The operator may not write in a namespace that `spec.namespaces.names` names.
     NamespaceNotAllowed,
+    /// The operator may not write Secrets of this name in this format, or not there.
+    OutputNotAllowed,
+    /// The operator may not read the Secret that `include` names.
+    IncludeNotAllowed,
+    /// The Secret that `include` names is missing, too large, or no docker config.
+    IncludeFailed,
     /// The operator may not use the ServiceAccount or Secret that `auth` names.
     AuthNotAllowed,
     /// The ServiceAccount or Secret that `auth` names is missing, or lacks what is needed of it.
@@ -201,6 +238,8 @@ impl Reason {
             Self::InvalidSpec
                 | Self::SecretNameNotAllowed
                 | Self::NamespaceNotAllowed
+                | Self::OutputNotAllowed
+                | Self::IncludeNotAllowed
                 | Self::AuthNotAllowed
                 | Self::NoRegion
         )
@@ -218,6 +257,9 @@ impl Reason {
             Self::InvalidSpec => "InvalidSpec",
             Self::SecretNameNotAllowed => "SecretNameNotAllowed",
             Self::NamespaceNotAllowed => "NamespaceNotAllowed",
+            Self::OutputNotAllowed => "OutputNotAllowed",
+            Self::IncludeNotAllowed => "IncludeNotAllowed",
+            Self::IncludeFailed => "IncludeFailed",
             Self::AuthNotAllowed => "AuthNotAllowed",
             Self::IdentityNotFound => "IdentityNotFound",
             Self::IdentityChanged => "IdentityChanged",

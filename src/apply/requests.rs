@@ -7,7 +7,7 @@ use kube::client::Body;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::api::{EcrCredentialSpec, SecretTemplate};
+use crate::api::EcrCredentialSpec;
 use crate::plan::schedule::Life;
 use crate::plan::{Identity, Limits, Uid, plan};
 use crate::secret::Published;
@@ -72,7 +72,8 @@ fn desired() -> Desired {
     let published: Published = [(plan.registries[0].needs[0].clone(), Arc::new(grant))].into();
     let owner = crate::secret::Owner { name: "platform".to_owned(), uid: Uid("me".into()) };
     let now = Timestamp::UNIX_EPOCH;
-    crate::secret::desired(&plan, &owner, &SecretTemplate::default(), &published, now).unwrap().unwrap()
+    let mut bundle = crate::secret::bundle(&plan, &owner, &published, &Default::default(), now).unwrap();
+    Arc::unwrap_or_clone(bundle.remove(&plan.secret.name).unwrap())
 }
 
 /// The answer to a write.

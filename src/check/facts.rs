@@ -110,7 +110,7 @@ impl Facts {
 
     /// What each need of a plan comes to: once, or once for each target namespace.
     pub(super) fn resolve<'p>(&self, uid: &Uid, plan: &'p Plan) -> Vec<Resolved<'p>> {
-        let targets = self.world.own_targets(uid, &plan.secret_name);
+        let targets = self.world.own_targets(uid);
         let resolve = |need: &'p Need, namespace: Option<Arc<str>>| {
             let target = namespace.as_deref().map(|name| (name, self.world.index.incarnation(name)));
             let identity = need.auth.resolve(target, &self.world.references);

@@ -18,16 +18,17 @@ use super::facts::AttachPolicy;
 use super::rights::Right;
 use crate::api::observed::{ObservedCredential, Unreadable};
 use crate::api::registry::Region;
-use crate::api::{AttachPods, EcrCredential, GROUP};
+use crate::api::{AttachPods, EcrCredential, GROUP, Output};
 use crate::cluster::ApiServer;
 use crate::controller::references::account_record;
-use crate::controller::watches::{SecretScope, claimant, references as asked, unreadable};
+use crate::controller::watches::{SecretScope, claimant, references as asked, secret_scopes, unreadable};
 use crate::controller::world::{Spot, World};
 use crate::lenient::Observed;
 use crate::plan::auth::Reference;
+use crate::plan::outputs::{IncludeScope, OutputScope};
 use crate::plan::references::{AccountScope, KeysScope, Lent};
 use crate::plan::targets::Incarnation;
-use crate::plan::{Halt, Limits, Uid};
+use crate::plan::{Halt, Limits, Uid, includes};
 use crate::secret::metadata::SecretDetails;
 use crate::secret::ownership::SecretRecord;
 use crate::token::Cluster as _;
@@ -283,12 +284,24 @@ pub(super) fn scopes(any_name: bool, limits: &Limits, credentials: &[EcrCredenti
         None if any_name => BTreeSet::from([None]),
         None => credentials.iter().map(|c| Some(c.spec.secret.name.as_str().into())).collect(),
     };
-    let namespaces: Vec<Option<Arc<str>>> = match &limits.namespaces {
-        Some(namespaces) => namespaces.iter().cloned().map(Some).collect(),
-        None => vec![None],
-    };
-    let pairs = namespaces.iter().flat_map(|namespace| names.iter().map(move |name| (name, namespace)));
-    pairs.map(|(name, namespace)| SecretScope { name: name.clone(), namespace: namespace.clone() }).collect()
+    let asked = limits.outputs.is_none().then(|| outputs_as_asked(credentials));
+    let outputs = limits.outputs.as_ref().or(asked.as_ref());
+    let any = names.contains(&None);
+    let names: BTreeSet<Arc<str>> = names.into_iter().flatten().collect();
+    secret_scopes((!any).then_some(&names), limits.namespaces.as_ref(), outputs)
+}
+
+/// Whatever outputs the `EcrCredentials` ask for.
+fn outputs_as_asked(credentials: &[EcrCredential]) -> BTreeSet<OutputScope> {
+    let outputs = credentials.iter().flat_map(|object| &object.spec.outputs);
+    let scope =
+        |output: &Output| OutputScope { namespace: None, name: output.name.as_str().into(), format: output.format };
+    outputs.map(scope).collect()
+}
+
+/// Whatever docker configs of others the `EcrCredentials` ask for.
+pub(super) fn includes_as_asked(credentials: &[EcrCredential]) -> BTreeSet<IncludeScope> {
+    credentials.iter().flat_map(|object| includes(&object.spec)).collect()
 }
 
 /// The operator's own region, as its statuses tell it: that of a registry whose spec names none.
@@ -311,6 +324,7 @@ pub(super) fn lent_as_asked(credentials: &[EcrCredential]) -> Lent {
         match reference {
             Reference::Account(scope) => lent.accounts.insert(scope),
             Reference::Keys(scope) => lent.keys.insert(scope),
+            Reference::Include(_) => false,
         };
     }
     lent

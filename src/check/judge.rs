@@ -15,6 +15,7 @@ use crate::api::registry::Region;
 use crate::api::status::{Reason, RegistryStatus, condition};
 use crate::api::{AttachPods, EcrCredentialStatus};
 use crate::controller::watches::SecretScope;
+use crate::plan::outputs::{SecretPlan, include_not_allowed, output_not_allowed};
 use crate::plan::schedule::later;
 use crate::plan::{Halt, Plan, RegistryPlan, Service};
 use crate::secret::{Claim, Owner, Place};
@@ -86,7 +87,7 @@ fn credential(facts: &Facts, subject: &Subject<'_>, now: Timestamp) -> Credentia
         notes: Vec::new(),
         registries: Vec::new(),
         secret: object.spec.secret.name.clone(),
-        namespaces: Namespaces { selected: facts.world.index.targets(&subject.uid).count(), ..Namespaces::default() },
+        namespaces: Namespaces { selected: selected(facts, subject), ..Namespaces::default() },
     };
     match &subject.plan {
         Err(halt) if is_mine(facts, halt) => report.problems.push(finding(halt)),
@@ -105,6 +106,9 @@ fn credential(facts: &Facts, subject: &Subject<'_>, now: Timestamp) -> Credentia
                 let list = if is_mine(facts, halt) { &mut report.problems } else { &mut report.notes };
                 list.extend((!list.contains(&finding(halt))).then(|| finding(halt)));
             }
+            report.problems.extend(plan.outputs.iter().filter_map(|output| output.refusal.as_ref()).map(finding));
+            let included = plan.includes.iter().filter(|scope| !facts.limits.includes.contains(scope));
+            report.problems.extend(included.map(|scope| finding(&include_not_allowed(scope))));
             report.problems.extend(tokens(facts, plan, &resolved, &status, now));
             let unselected = facts.world.index.unselected(&subject.uid);
             let reach = unselected.out_of_reach();
@@ -160,6 +164,12 @@ fn attached(
         };
         report.problems.push(Finding::new(told.reason.clone(), text));
     }
+}
+
+/// How many namespaces it selects for its pull secret.
+fn selected(facts: &Facts, subject: &Subject<'_>) -> usize {
+    let pull_secret = &*subject.object.spec.secret.name;
+    facts.world.index.targets(&subject.uid).filter(|(name, _)| ***name == *pull_secret).count()
 }
 
 /// Whether something is to be blamed on the operator's surroundings; elsewhere a right that is missing is somebody else's, and
@@ -283,8 +293,8 @@ fn namespaces(
     let object = subject.object;
     let owner = Owner { name: object.name_any(), uid: subject.uid.clone() };
     let status = object.status.clone().unwrap_or_default();
-    let bench = Bench { plan, owner: &owner, template: &object.spec.secret, status: &status, now };
-    let places = facts.world.places(&subject.uid, &plan.secret_name, object.metadata.generation);
+    let bench = Bench { plan, owner: &owner, status: &status, now };
+    let places = facts.world.places(&subject.uid, object.metadata.generation);
     let mut places: Vec<Place> = places.into_iter().flatten().collect();
     places.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     let mut all = Namespaces::default();
@@ -292,7 +302,8 @@ fn namespaces(
         let found = facts.metadata.get(&(place.name.clone(), place.namespace.clone()));
         let report = if is_hidden(facts, place) { Some(hidden(place)) } else { bench.judge(place, found) };
         let report = with_identity(facts, place, resolved, report);
-        let selected = matches!(place.claim, Claim::Wanted | Claim::Lost(_));
+        // The outputs have namespaces of their own, which are told of only where something is wrong.
+        let selected = matches!(place.claim, Claim::Wanted | Claim::Lost(_)) && place.name == plan.secret.name;
         all.selected += usize::from(selected);
         match report {
             Some(report) => all.failing.push(report),
@@ -304,7 +315,26 @@ fn namespaces(
             None => {}
         }
     }
+    for (name, namespace) in facts.world.index.denied(&subject.uid) {
+        // One that may be written nowhere is told of as a whole.
+        let denied = plan.secret_named(name).filter(|secret| secret.refusal.is_none());
+        all.failing.extend(denied.map(|secret| not_allowed(secret, namespace)));
+    }
     all
+}
+
+/// An output that may not be written in a namespace.
+fn not_allowed(secret: &SecretPlan, namespace: &str) -> NamespaceReport {
+    let halt = output_not_allowed(&secret.name, secret.format, Some(namespace), "");
+    NamespaceReport {
+        namespace: namespace.to_owned(),
+        secret: secret.name.to_string(),
+        state: State::Missing,
+        reason: halt.reason.as_str().to_owned(),
+        message: halt.message,
+        issued_at: None,
+        expires_at: None,
+    }
 }
 
 /// Whether Secrets could not be listed in a place.

@@ -22,7 +22,6 @@ use crate::clock::Clock;
 use crate::controller::world::World;
 use crate::plan::Limits;
 use crate::plan::references::References;
-use crate::plan::targets::Index;
 use crate::token::identity::AwsSettings;
 use facts::Facts;
 use gather::{Cluster, Credentials};
@@ -164,7 +163,7 @@ async fn cluster_facts(
     all: Credentials,
 ) -> Result<Facts, CheckError> {
     let inside = args.is_in_operator_pod();
-    let mut world = World::new(Index::new(limits.namespaces.clone()), References::new(limits.lent.clone()));
+    let mut world = World::new(limits.index(), References::new(limits.lent.clone()));
     gather::set_claimants(&mut world, &all, &limits);
     cluster.namespaces(&mut world).await?;
     let scopes = gather::scopes(args.scope.all_secret_names, &limits, &all.0);
@@ -173,7 +172,7 @@ async fn cluster_facts(
         return Err(CheckError::Refused { what: "Secrets", message: message.clone() });
     }
     cluster.references(&limits.lent, &mut world).await?;
-    let mut needed = rights::needed(&scopes, &limits.lent, lease.as_ref());
+    let mut needed = rights::needed(&scopes, &limits, lease.as_ref());
     needed.extend(rights::for_attaching(&limits.attach_service_accounts, limits.namespaces.as_ref()));
     if args.scope.namespace_events {
         needed.extend(rights::for_namespace_events(limits.namespaces.as_ref()));
@@ -240,6 +239,8 @@ fn limits(
     Ok(Limits {
         region,
         secret_names: if assumed { None } else { args.scope.allowed_names() },
+        outputs: (!assumed).then(|| args.scope.allowed_outputs()),
+        includes: if assumed { gather::includes_as_asked(&all.0) } else { args.scope.allowed_includes() },
         namespaces: args.scope.allowed_namespaces(),
         attach_pods: args.scope.attach_pods,
         attach_service_accounts: args.scope.attachable(),

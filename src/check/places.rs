@@ -5,8 +5,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 
 use super::report::{NamespaceReport, State};
+use crate::api::EcrCredentialStatus;
+use crate::api::registry::Host;
 use crate::api::status::{NamespaceFailure, RegistryStatus};
-use crate::api::{EcrCredentialStatus, SecretTemplate};
+use crate::plan::outputs::SecretPlan;
 use crate::plan::{Hosts, Plan};
 use crate::secret::ownership::{SecretRecord, Standing, lost_fields};
 use crate::secret::{self, Claim, Owner, Place, REFRESHED_AT, Verdict, docker_config};
@@ -15,7 +17,6 @@ use crate::secret::{self, Claim, Owner, Place, REFRESHED_AT, Verdict, docker_con
 pub(super) struct Bench<'a> {
     pub(super) plan: &'a Plan,
     pub(super) owner: &'a Owner,
-    pub(super) template: &'a SecretTemplate,
     pub(super) status: &'a EcrCredentialStatus,
     pub(super) now: Timestamp,
 }
@@ -23,8 +24,12 @@ pub(super) struct Bench<'a> {
 impl Bench<'_> {
     /// What is wrong in a place, if anything is. `found` is the metadata of the Secret there.
     pub(super) fn judge(&self, place: &Place, found: Option<&ObjectMeta>) -> Option<NamespaceReport> {
-        let here = |failure: &&NamespaceFailure| *failure.namespace == *place.namespace;
-        let told = self.status.failures.iter().find(here).filter(|_| *place.name == *self.plan.secret_name);
+        let name = |failure: &NamespaceFailure| match &failure.secret {
+            Some(output) => **output == *place.name,
+            None => place.name == self.plan.secret.name,
+        };
+        let here = |failure: &&NamespaceFailure| *failure.namespace == *place.namespace && name(failure);
+        let told = self.status.failures.iter().find(here);
         let (state, reason, message) = match (self.state(place, found), told) {
             // The operator knows why: it has tried.
             (Some((state, ..)), Some(told)) => (state, told.reason.clone(), told.message.clone()),
@@ -77,20 +82,21 @@ impl Bench<'_> {
                 State::Foreign,
                 format!("the Secret {name} is not this EcrCredential's, and was not taken over yet"),
             ),
-            (_, Standing::Mine(record)) => self.own(record, found?),
+            // What nobody asks for any more is told of above.
+            (_, Standing::Mine(record)) => self.own(self.plan.secret_named(name)?, record, found?),
         }
     }
 
     /// What is wrong with a Secret of ours.
-    fn own(&self, record: &SecretRecord, found: &ObjectMeta) -> Option<(State, String, String)> {
-        let expected = secret::as_found(self.plan, self.owner, self.template, found);
+    fn own(&self, secret: &SecretPlan, record: &SecretRecord, found: &ObjectMeta) -> Option<(State, String, String)> {
+        let expected = secret::as_found(self.plan, self.owner, secret, found);
         let lost = lost_fields(&expected, found);
         let plain = |state: State, message: String| Some((state, format!("{state:?}"), message));
         if !lost.is_empty() {
             let message = format!("not as the operator writes it: {}: it is to be repaired at once", lost.join(", "));
             return plain(State::Changed, message);
         }
-        if record.has_additions() {
+        if record.has_additions(None) {
             let mut what: Vec<String> = record.extra_keys.iter().map(|key| format!("the key {key}")).collect();
             what.extend(record.sets_immutable.then(|| "the field immutable".to_owned()));
             return plain(State::Changed, format!("somebody has added {}: it is to be taken out", what.join(", ")));
@@ -101,15 +107,42 @@ impl Bench<'_> {
         if expires_at <= self.now {
             return plain(State::Expired, format!("its passwords expired at {expires_at}"));
         }
-        self.stale(record, expires_at)
+        match &secret.host {
+            Some(host) => self.stale_login(host, record, expires_at),
+            None => self.stale(record, expires_at),
+        }
+    }
+
+    /// The same of an output that holds the login of one host.
+    fn stale_login(
+        &self,
+        host: &Host,
+        record: &SecretRecord,
+        expires_at: Timestamp,
+    ) -> Option<(State, String, String)> {
+        let writes = |registry: &&RegistryStatus| registry.hosts.iter().any(|written| written == host.as_str());
+        let registry = self.status.registries.iter().find(writes).filter(|_| !self.plan.has_tenants());
+        let published = registry.and_then(|registry| registry.expires_at).filter(|published| expires_at < *published);
+        let message = match published {
+            _ if record.hosts != Some(docker_config::hash_of([host.as_str()])) => {
+                format!("it has the login for another host than {host}")
+            }
+            Some(published) => {
+                format!("its password expires at {expires_at}, the one that was published at {published}")
+            }
+            None => return None,
+        };
+        Some((State::Stale, "Stale".to_owned(), message))
     }
 
     /// Whether what the operator says it has published is newer. Where each namespace has its own password it says nothing
     /// of any one of them, but that each should have logins for the hosts that the spec names.
     fn stale(&self, record: &SecretRecord, expires_at: Timestamp) -> Option<(State, String, String)> {
         let plain = |message: String| Some((State::Stale, "Stale".to_owned(), message));
+        // The hosts of others are known only to the operator.
+        let included = !self.plan.includes.is_empty();
         if self.plan.has_tenants() {
-            let hosts = self.named_hosts().filter(|hosts| record.hosts != Some(*hosts));
+            let hosts = self.named_hosts().filter(|_| !included).filter(|hosts| record.hosts != Some(*hosts));
             return hosts
                 .and_then(|_| plain("it lacks logins for hosts that the spec names, or has others".to_owned()));
         }
@@ -118,7 +151,7 @@ impl Bench<'_> {
         }
         let hosts: Vec<&str> = self.status.registries.iter().flat_map(|r| &r.hosts).map(String::as_str).collect();
         let complete = self.status.registries.iter().all(|registry| !registry.hosts.is_empty());
-        if complete && !hosts.is_empty() && record.hosts != Some(docker_config::hash_of(hosts)) {
+        if complete && !included && !hosts.is_empty() && record.hosts != Some(docker_config::hash_of(hosts)) {
             return plain("it has logins for other hosts than the operator has published".to_owned());
         }
         None

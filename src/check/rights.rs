@@ -7,7 +7,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::controller::watches::SecretScope;
-use crate::plan::references::{AccountScope, KeysScope, Lent};
+use crate::plan::Limits;
+use crate::plan::outputs::IncludeScope;
+use crate::plan::references::{AccountScope, KeysScope};
 
 /// One right, as RBAC has it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -39,7 +41,8 @@ pub(super) struct LeaseScope {
 }
 
 /// Every right that is needed; those on the Lease only where there is one.
-pub(super) fn needed(scopes: &[SecretScope], lent: &Lent, lease: Option<&LeaseScope>) -> Vec<Right> {
+pub(super) fn needed(scopes: &[SecretScope], limits: &Limits, lease: Option<&LeaseScope>) -> Vec<Right> {
+    let lent = &limits.lent;
     let mut rights = vec![
         right("list", "pullsecrets.dev", "ecrcredentials"),
         right("watch", "pullsecrets.dev", "ecrcredentials"),
@@ -59,7 +62,11 @@ pub(super) fn needed(scopes: &[SecretScope], lent: &Lent, lease: Option<&LeaseSc
     }
     for SecretScope { name, namespace } in scopes {
         let verbs = ["get", "list", "watch", "create", "patch", "delete"];
-        let value = if name.is_some() { "secretNames" } else { "allSecretNames" };
+        let value = match name {
+            Some(name) if limits.secret_names.as_ref().is_some_and(|names| !names.contains(name)) => "outputs",
+            Some(_) => "secretNames",
+            None => "allSecretNames",
+        };
         let secrets = |verb| right(verb, "", "secrets").at(namespace.as_ref(), name.as_ref()).by(value);
         rights.extend(verbs.map(secrets));
     }
@@ -75,6 +82,10 @@ pub(super) fn needed(scopes: &[SecretScope], lent: &Lent, lease: Option<&LeaseSc
     for KeysScope { namespace, name } in &lent.keys {
         let keys = |verb| right(verb, "", "secrets").at(Some(namespace), Some(name)).by("auth.secrets");
         rights.extend(["get", "list", "watch"].map(keys));
+    }
+    for IncludeScope { namespace, name } in &limits.includes {
+        let include = |verb| right(verb, "", "secrets").at(Some(namespace), Some(name)).by("include.secrets");
+        rights.extend(["get", "list", "watch"].map(include));
     }
     rights
 }

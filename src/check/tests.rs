@@ -16,6 +16,7 @@ use super::{gather, rights, text};
 use crate::api::EcrCredential;
 use crate::controller::watches::{SecretScope, claimant};
 use crate::controller::world::World;
+use crate::plan::outputs::IncludeScope;
 use crate::plan::references::{AccountRecord, AccountScope, Lent, References};
 use crate::plan::targets::{Incarnation, Index};
 use crate::plan::{Identity, Limits, Uid, plan};
@@ -84,7 +85,7 @@ fn written(object: &EcrCredential) -> ObjectMeta {
     };
     let owner = Owner { name: object.name_any(), uid: Uid(object.uid().unwrap().into()) };
     let plan = plan(&object.spec, &limits()).unwrap();
-    let mut metadata = secret::as_found(&plan, &owner, &object.spec.secret, &found);
+    let mut metadata = secret::as_found(&plan, &owner, &plan.secret, &found);
     metadata.uid = Some("s".to_owned());
     metadata.resource_version = Some("7".to_owned());
     let names = |map: &Option<std::collections::BTreeMap<String, String>>| -> Value {
@@ -527,25 +528,30 @@ fn a_secret_that_lacks_its_namespaces_own_login_is_not_good() {
 #[test]
 fn the_rights_follow_what_the_operator_may_do() {
     let scope = SecretScope { name: Some("pull".into()), namespace: None };
-    let mut lent = Lent::default();
-    let texts = |lent: &Lent| -> Vec<String> {
-        rights::needed(std::slice::from_ref(&scope), lent, None).iter().map(ToString::to_string).collect()
+    let mut limits = limits();
+    let texts = |limits: &Limits| -> Vec<String> {
+        rights::needed(std::slice::from_ref(&scope), limits, None).iter().map(ToString::to_string).collect()
     };
-    let few = texts(&lent);
+    let few = texts(&limits);
     let lease = LeaseScope { name: "leader".into(), namespace: "ops".into() };
     let with_lease: Vec<String> =
-        rights::needed(std::slice::from_ref(&scope), &lent, Some(&lease)).iter().map(ToString::to_string).collect();
+        rights::needed(std::slice::from_ref(&scope), &limits, Some(&lease)).iter().map(ToString::to_string).collect();
     let added: Vec<&String> = with_lease.iter().filter(|right| !few.contains(right)).collect();
     let leases = "leases.coordination.k8s.io";
     let named = |verb: &str| format!("{verb} {leases} named leader in namespace ops");
     assert_eq!(added, [&format!("create {leases} in namespace ops"), &named("get"), &named("update")]);
     assert!(few.contains(&"patch secrets named pull in all namespaces".to_owned()), "{few:#?}");
     assert!(few.contains(&"patch ecrcredentials/status.pullsecrets.dev".to_owned()), "{few:#?}");
-    lent.accounts.insert(AccountScope { namespace: Some("a".into()), name: "puller".into() });
-    let more = texts(&lent);
+    limits.lent.accounts.insert(AccountScope { namespace: Some("a".into()), name: "puller".into() });
+    let more = texts(&limits);
     assert_eq!(more.len(), few.len() + 4);
     assert!(!few.contains(&"get namespaces".to_owned()) && more.contains(&"get namespaces".to_owned()), "{more:#?}");
     assert!(more.contains(&"create serviceaccounts/token named puller in namespace a".to_owned()), "{more:#?}");
+    limits.includes.insert(IncludeScope { namespace: "ops".into(), name: "hub".into() });
+    let all = rights::needed(&[SecretScope { name: Some("out".into()), namespace: Some("b".into()) }], &limits, None);
+    let by = |text: &str| all.iter().find(|right| right.to_string() == text).map(|right| right.chart_value);
+    assert_eq!(by("patch secrets named out in namespace b"), Some("outputs"));
+    assert_eq!(by("get secrets named hub in namespace ops"), Some("include.secrets"));
 }
 
 #[test]

@@ -69,3 +69,18 @@ fn allowed_names_and_namespaces_are_those_of_the_flags() {
     assert!(lent.keys.is_empty() && lent.accounts.iter().all(|scope| scope.namespace.is_none()));
     assert!(run(&["--all-secret-names"]).scope.allowed_names().is_none());
 }
+
+#[test]
+fn an_output_is_read_as_namespace_name_and_format() {
+    let scope = |namespace: Option<&str>, name: &str, format| {
+        Ok(OutputScope { namespace: namespace.map(Into::into), name: name.into(), format })
+    };
+    assert_eq!(output_scope("argocd/ecr=ArgoCDHelm"), scope(Some("argocd"), "ecr", OutputFormat::ArgoCDHelm));
+    assert_eq!(output_scope("*/ecr.x=DockerConfigFile"), scope(None, "ecr.x", OutputFormat::DockerConfigFile));
+    for wrong in ["", "ecr=Jenkins", "a/ecr", "a/ecr=jenkins", "a/ecr=", "A/ecr=Jenkins", "a/=Jenkins", "a/b=Jenkins=x"]
+    {
+        assert!(output_scope(wrong).unwrap_err().contains("TektonBasicAuth"), "{wrong}");
+    }
+    assert_eq!(include_scope("ops/hub").unwrap(), IncludeScope { namespace: "ops".into(), name: "hub".into() });
+    assert!(include_scope("*/hub").is_err());
+}

@@ -1,6 +1,6 @@
 //! What is remembered of the writes of one `EcrCredential`: what fails, what is fought over, and so what is to be written now.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use k8s_openapi::jiff::Timestamp;
 use super::pace::Pace;
 use super::under_way::{Ended, UnderWay, spot};
 use super::world::Spot;
-use super::writes::{Content, Share};
+use super::writes::Content;
 use crate::api::status::{NamespaceFailure, Reason};
 use crate::apply::{WriteError, Written};
 use crate::plan::Halt;
 use crate::plan::schedule::{RetryPolicy, later, until};
 use crate::secret::ownership::Footprint;
-use crate::secret::{self, Desired, Place, Verdict};
+use crate::secret::{self, Bundle, Desired, Place, Verdict};
 
 /// A write that met a changed Secret is tried again after this many seconds, unless the watch brings us back sooner.
 const STALE_WAIT: Duration = Duration::from_secs(1);
@@ -32,10 +32,8 @@ const PEACE: Duration = Duration::from_secs(60);
 /// What is remembered of the writes of one `EcrCredential`.
 #[derive(Default)]
 pub(super) struct History {
-    /// What was to be written last, where all are alike.
-    expected: Option<Footprint>,
-    /// The same for each namespace, where each has its own.
-    expected_in: HashMap<Arc<str>, Footprint>,
+    /// What was to be written last.
+    expected: Expected,
     /// What the API server made of our write, where it is not what we wrote.
     accepted: HashMap<Spot, Footprint>,
     failing: HashMap<Spot, Failing>,
@@ -43,6 +41,35 @@ pub(super) struct History {
     pub(super) under_way: UnderWay,
     /// When all places may be looked at again.
     pub(super) pace: Pace,
+}
+
+/// What the Secrets of the target namespaces look like, by name.
+#[derive(Default)]
+struct Expected {
+    /// Where all namespaces are alike.
+    alike: Footprints,
+    /// Where each namespace has its own.
+    each: HashMap<Arc<str>, Footprints>,
+}
+
+type Footprints = BTreeMap<Arc<str>, Footprint>;
+
+impl Expected {
+    fn of(content: &Content) -> Self {
+        let footprints = |bundle: &Bundle| bundle.iter().map(|(name, d)| (name.clone(), d.footprint)).collect();
+        match content {
+            Content::Alike(bundle) => Self { alike: footprints(bundle), ..Self::default() },
+            Content::Each(shares) => {
+                let each = shares.iter().map(|(namespace, share)| (namespace.clone(), footprints(&share.desired)));
+                Self { each: each.collect(), ..Self::default() }
+            }
+        }
+    }
+
+    fn at(&self, (name, namespace): &Spot) -> Option<Footprint> {
+        let own = self.each.get(namespace).and_then(|footprints| footprints.get(name));
+        own.or_else(|| self.alike.get(name)).copied()
+    }
 }
 
 /// A place where the last write failed.
@@ -63,22 +90,39 @@ struct Repairs {
 /// The selected namespaces after a round.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
+    /// Those of each Secret, by its name.
+    secrets: HashMap<Arc<str>, Counts>,
+    /// Those of which something is to be said, each with the Secret's name.
+    pub(super) failures: Vec<NamespaceFailure>,
+}
+
+/// The selected namespaces of one Secret.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
     /// How many are selected.
     pub(super) selected: usize,
     /// How many hold the Secret as desired.
     pub(super) synced: usize,
-    /// Those of which something is to be said.
-    pub(super) failures: Vec<NamespaceFailure>,
-    /// How many of these are synced all the same: their passwords are good and could not be renewed.
-    pub(super) lagging: usize,
-    /// How many of these are not selected any more: a Secret that is left over could not be deleted.
-    pub(super) unselected: usize,
+    /// How many do not, and something is to be said of them.
+    pub(super) failed: usize,
 }
 
 impl Tally {
-    /// How many selected namespaces are not as desired, as far as something is to be said of them.
-    pub(super) fn failed(&self) -> usize {
-        self.failures.len().saturating_sub(self.lagging).saturating_sub(self.unselected)
+    /// The namespaces of one Secret.
+    pub(super) fn of(&self, name: &str) -> Counts {
+        self.secrets.get(name).copied().unwrap_or_default()
+    }
+
+    /// Counts a namespace that is selected for a Secret which may not be written there.
+    pub(super) fn deny(&mut self, name: &Arc<str>, namespace: &Arc<str>, why: &Halt) {
+        let counts = self.secrets.entry(name.clone()).or_default();
+        (counts.selected, counts.failed) = (counts.selected.saturating_add(1), counts.failed.saturating_add(1));
+        self.tell(name, namespace, why.reason, why.message.clone());
+    }
+
+    fn tell(&mut self, name: &str, namespace: &str, reason: Reason, message: String) {
+        let (namespace, secret) = (namespace.to_string(), Some(name.to_string()));
+        self.failures.push(NamespaceFailure { namespace, secret, reason: reason.as_str().to_owned(), message });
     }
 }
 
@@ -86,30 +130,12 @@ impl History {
     /// Starts afresh where a new content is to be written: what the API server made of the old one, and what failed, is
     /// history.
     pub(super) fn expect(&mut self, content: &Content) {
-        match content {
-            Content::Alike(desired) => {
-                let footprint = desired.as_ref().map(|d| d.footprint);
-                if self.expected != footprint || !self.expected_in.is_empty() {
-                    let (under_way, pace) = (std::mem::take(&mut self.under_way), std::mem::take(&mut self.pace));
-                    *self = Self { expected: footprint, under_way, pace, ..Self::default() };
-                }
-            }
-            Content::Each(shares) => {
-                self.expected = None;
-                let footprint = |share: &Share| share.desired.as_ref().map(|d| d.footprint);
-                let changed: HashSet<&Arc<str>> = shares
-                    .iter()
-                    .filter(|(namespace, share)| self.expected_in.get(*namespace).copied() != footprint(share))
-                    .map(|(namespace, _)| namespace)
-                    .collect();
-                let stays = |spot: &Spot| !changed.contains(&spot.1);
-                self.accepted.retain(|spot, _| stays(spot));
-                self.failing.retain(|spot, _| stays(spot));
-                self.repairs.retain(|spot, _| stays(spot));
-                let expected = shares.iter().filter_map(|(ns, share)| Some((ns.clone(), footprint(share)?)));
-                self.expected_in = expected.collect();
-            }
-        }
+        let expected = Expected::of(content);
+        let before = std::mem::replace(&mut self.expected, expected);
+        let stays = |spot: &Spot| before.at(spot) == self.expected.at(spot);
+        self.accepted.retain(|spot, _| stays(spot));
+        self.failing.retain(|spot, _| stays(spot));
+        self.repairs.retain(|spot, _| stays(spot));
     }
 
     /// When the next failing or contested place may be written.
@@ -170,14 +196,13 @@ impl History {
     /// Counts a place.
     pub(super) fn count(&self, tally: &mut Tally, place: &Place, verdict: &Verdict, content: &Content) {
         let wanted = matches!(place.claim, secret::Claim::Wanted | secret::Claim::Lost(_) | secret::Claim::Blocked(_));
-        tally.selected += usize::from(wanted);
         let share = content.share(place).filter(|_| place.claim == secret::Claim::Wanted);
-        let synced = tally.synced;
+        let mut synced = false;
         let shown = match verdict {
             // Good now, and not for long: whoever writes it as well has not stopped.
             Verdict::Keep if wanted && self.is_contended(&spot(place)) => self.failure(&spot(place)),
             Verdict::Keep if share.is_none_or(|share| share.lacks.is_none()) => {
-                tally.synced += usize::from(wanted);
+                synced = wanted;
                 share.and_then(|share| shown(share.failure.as_ref()))
             }
             Verdict::Refuse(reason, message) => Some((*reason, message.clone())),
@@ -186,11 +211,14 @@ impl History {
                 .or_else(|| self.hanging(&spot(place)))
                 .or_else(|| share.and_then(|share| shown(share.lacks.as_ref()))),
         };
+        if wanted {
+            let counts = tally.secrets.entry(place.name.clone()).or_default();
+            counts.selected = counts.selected.saturating_add(1);
+            counts.synced = counts.synced.saturating_add(usize::from(synced));
+            counts.failed = counts.failed.saturating_add(usize::from(!synced && shown.is_some()));
+        }
         if let Some((reason, message)) = shown {
-            tally.lagging += tally.synced - synced;
-            tally.unselected += usize::from(!wanted);
-            let (namespace, reason) = (place.namespace.to_string(), reason.as_str().to_owned());
-            tally.failures.push(NamespaceFailure { namespace, reason, message });
+            tally.tell(&place.name, &place.namespace, reason, message);
         }
     }
 

@@ -1,163 +1,78 @@
-//! Reads a Secret with static keys when the watch shows another version of it, so that only other keys count as a change.
+//! The Secrets with static keys that identities begin with.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 
 use super::Shared;
-use super::change_limit::ChangeLimit;
+use super::reader::{Reader, Watched};
 use crate::plan::Halt;
 use crate::plan::auth::Reference;
-use crate::plan::references::KeysScope;
-use crate::plan::schedule::RetryPolicy;
-use crate::token::Cluster;
+use crate::plan::references::{KeysRecord, KeysScope};
+use crate::token::{Cluster, TokenError};
 
-/// The Secret is read at most so often, however often somebody changes it.
-const BETWEEN_READS: Duration = Duration::from_secs(1);
-
-/// How long to wait after a read that failed.
-const RETRY: RetryPolicy = RetryPolicy { initial: Duration::from_millis(500), max: Duration::from_secs(60) };
-
-/// How long reads fail before the work begins without the keys.
-const FAILED: Duration = Duration::from_secs(10);
-
-/// One Secret with static keys, and the version of it that is to be read.
-pub(super) struct KeysReader {
+/// One Secret with static keys.
+pub(super) struct WatchedKeys {
     cluster: Arc<dyn Cluster>,
     scope: KeysScope,
     shared: Arc<Shared>,
-    /// Whether it is in the list under way.
-    listed: bool,
-    /// The version that was read last.
-    read: Option<String>,
-    /// The version to read, and when.
-    due: Option<(String, Instant)>,
-    last: Option<Instant>,
-    /// Since when reads fail, and how many have.
-    failing: Option<(Instant, u32)>,
-    /// How often the keys have changed.
-    changes: ChangeLimit,
-    /// Until when they have changed too often.
-    limited: Option<Instant>,
 }
+
+/// Reads it.
+pub(super) type KeysReader = Reader<WatchedKeys>;
 
 impl KeysReader {
     /// Nothing seen yet. After a burst of changes one in each `interval` takes effect.
     pub(super) fn new(cluster: Arc<dyn Cluster>, scope: KeysScope, shared: Arc<Shared>, interval: Duration) -> Self {
-        let (read, due, last, failing, limited) = Default::default();
-        let changes = ChangeLimit::new(interval);
-        Self { cluster, scope, shared, listed: false, read, due, last, failing, changes, limited }
+        Self::of(WatchedKeys { cluster, scope, shared }, interval)
+    }
+}
+
+impl Watched for WatchedKeys {
+    type Record = KeysRecord;
+
+    fn name(&self) -> &(dyn Display + Sync) {
+        &self.scope
     }
 
-    /// A list begins.
-    pub(super) const fn list_begins(&mut self) {
-        self.listed = false;
+    fn read(&self) -> BoxFuture<'_, Result<Option<KeysRecord>, Halt>> {
+        let why = |error: TokenError| Halt { reason: error.reason(), message: error.to_string() };
+        self.cluster.keys_record(&self.scope).map(move |record| record.map_err(why)).boxed()
     }
 
-    /// The Secret is there in this version.
-    pub(super) fn seen(&mut self, version: Option<String>) {
-        self.listed = true;
-        let version = version.unwrap_or_default();
-        if self.read.as_ref() == Some(&version) {
-            return;
-        }
-        let now = Instant::now();
-        let wait = self.changes.wait(now);
-        let at = match self.due.take() {
-            Some((_, at)) => at,
-            None => self.last.map_or(now, |last| now.max(last + BETWEEN_READS)).max(now + wait),
-        };
-        self.due = Some((version, at));
-        if !wait.is_zero() {
-            self.limit(Some(now + wait));
-        }
+    fn seen(&self, record: Option<KeysRecord>) -> bool {
+        self.shared.keys_seen(&self.scope, record)
     }
 
-    /// Notes until when the keys have changed too often, if they have.
-    fn limit(&mut self, until: Option<Instant>) {
-        self.limited = until;
-        self.shared.reference_limited(&Reference::Keys(self.scope.clone()), until.is_some());
+    fn unread(&self, why: Halt, known: bool) {
+        self.shared.keys_unread(&self.scope, why, known);
     }
 
-    /// The Secret is gone.
-    pub(super) fn gone(&mut self) {
-        (self.read, self.due, self.failing) = (None, None, None);
-        self.shared.keys_seen(&self.scope, None);
+    fn known(&self) {
+        self.shared.reference_known(Reference::Keys(self.scope.clone()), false);
     }
 
-    /// A list has ended.
-    pub(super) fn list_ends(&mut self) {
-        if !self.listed {
-            self.gone();
-        }
-        if self.due.is_none() {
-            self.shared.reference_known(Reference::Keys(self.scope.clone()), false);
-        }
-    }
-
-    /// Ends when the Secret is to be read, or when its keys have not changed for long enough.
-    pub(super) async fn due(&self) {
-        match self.due.iter().map(|(_, at)| *at).chain(self.limited).min() {
-            Some(at) => sleep_until(at).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Does what is due.
-    pub(super) async fn take_turn(&mut self) {
-        let now = Instant::now();
-        if self.due.as_ref().is_some_and(|(_, at)| *at <= now) {
-            self.read().await;
-        } else if self.limited.is_some_and(|until| until <= now) {
-            self.limit(None);
-        }
-    }
-
-    /// Reads the Secret. What was known before stays when that fails.
-    async fn read(&mut self) {
-        let now = Instant::now();
-        let first = self.last.replace(now).is_none();
-        match self.cluster.keys_record(&self.scope).await {
-            Ok(record) => {
-                self.read = self.due.take().map(|(version, _)| version);
-                self.failing = None;
-                if self.shared.keys_seen(&self.scope, record) && !first {
-                    self.changes.changed(now);
-                }
-                if self.limited.is_some() {
-                    self.limit(Some(now + self.changes.wait(now)));
-                }
-                self.shared.reference_known(Reference::Keys(self.scope.clone()), false);
-            }
-            Err(error) => {
-                let (since, count) = self.failing.map_or((now, 1), |(since, count)| (since, count.saturating_add(1)));
-                self.failing = Some((since, count));
-                if count == 1 {
-                    tracing::warn!(secret = %self.scope, %error, "a Secret with AWS keys could not be read");
-                }
-                let why = Halt { reason: error.reason(), message: error.to_string() };
-                self.shared.keys_unread(&self.scope, why, since.elapsed() >= FAILED);
-                if let Some((_, at)) = &mut self.due {
-                    *at = Instant::now() + RETRY.delay(count, 1, &self.scope.to_string());
-                }
-            }
-        }
+    fn limited(&self, limited: bool) {
+        self.shared.reference_limited(&Reference::Keys(self.scope.clone()), limited);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::reader::{BETWEEN_READS, FAILED};
     use super::*;
     use crate::api::status::Reason;
     use crate::controller::watches::{CredentialList, SecretScope};
     use crate::plan::auth::{Account, KeyMaterial, Keys};
-    use crate::plan::references::{KeysRecord, Lent};
-    use crate::token::{StaticKeys, TokenError};
-    use futures::future::BoxFuture;
+    use crate::plan::references::Lent;
+    use crate::token::StaticKeys;
     use parking_lot::Mutex;
     use secrecy::SecretString;
     use std::collections::{BTreeSet, HashSet, VecDeque};
+    use tokio::time::Instant;
 
     const INTERVAL: Duration = Duration::from_secs(300);
 

@@ -7,8 +7,10 @@ pub mod error;
 pub mod events;
 mod follow;
 mod history;
+pub mod includes;
 mod keys;
 mod pace;
+mod reader;
 mod reconcile;
 pub mod recover;
 pub mod references;
@@ -132,6 +134,8 @@ impl Context {
 pub struct Memory {
     published: Published,
     tenants: tenants::Tenants,
+    /// What was merged into docker configs last.
+    included: Option<u64>,
     generation: Option<i64>,
     recovered: bool,
     demand: Option<Requested>,

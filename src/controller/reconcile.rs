@@ -10,7 +10,7 @@ use kube::{Resource, ResourceExt};
 use tokio::time::Instant;
 
 use super::error::Error;
-use super::history::Tally;
+use super::history::{Counts, Tally};
 use super::recover::{auth_hash, recover};
 use super::survey::Task;
 use super::tenants::{Census, Estate, Tenants};
@@ -18,12 +18,15 @@ use super::tokens::{Group, Progress, keys};
 use super::writes::{self, Content};
 use super::{Context, Memory, Requested};
 use crate::api::registry::Host;
+use crate::api::status::NamespaceFailure;
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
 use crate::attach::{Allowed, Attachment, attachment};
-use crate::outcome::{Course, NamespaceReport, Note, Outcome, RegistryReport, conclude};
+use crate::outcome::{Course, NamespaceReport, Note, Outcome, OutputReport, RegistryReport, conclude};
+use crate::plan::outputs::SecretPlan;
 use crate::plan::refresh::Demand;
 use crate::plan::schedule::Life;
 use crate::plan::{self, Halt, Hosts, Need, Plan, RegistryPlan, Uid};
+use crate::secret::include::Included;
 use crate::secret::{self, LeftOut, Owner, TakenHost, registry_entries};
 
 /// When to look again at writes that are slow.
@@ -162,12 +165,20 @@ impl Round<'_> {
     async fn tokens(&self, plan: &Plan, group: &Group<'_>, owner: &Owner, memory: &mut Memory) -> Tokens {
         let now = self.ctx.clock.now();
         forget_without_caller(plan, memory);
+        let included = self.included(plan).0;
         let each = if plan.has_tenants() {
-            memory.tenants.prepare(&self.estate(plan, owner, &memory.published), self.ctx.clock.earliest()).await
+            memory
+                .tenants
+                .prepare(&self.estate(plan, owner, &memory.published, &included), self.ctx.clock.earliest())
+                .await
         } else {
             memory.tenants = Tenants::default();
             BTreeMap::new()
         };
+        let merged = included.digest().map(|digest| digest.short());
+        if std::mem::replace(&mut memory.included, merged) != merged {
+            memory.tenants.shared_changed();
+        }
         let keys = keys(self.ctx, group.needs, group.target);
         let in_use = each.values().chain([&keys]).flat_map(BTreeMap::values).flatten().cloned().collect();
         self.ctx.tokens.want(self.uid, in_use);
@@ -177,27 +188,38 @@ impl Round<'_> {
         if std::mem::replace(&mut memory.generation, generation) != generation || shared.changed {
             memory.tenants.shared_changed();
         }
-        let census = memory.tenants.advance(&self.estate(plan, owner, &memory.published), each, demand, now);
+        let census = memory.tenants.advance(&self.estate(plan, owner, &memory.published, &included), each, demand, now);
         if let Some(demand) = &mut memory.demand {
             demand.first = false;
         }
         Tokens { shared, census }
     }
 
-    fn estate<'a>(&'a self, plan: &'a Plan, owner: &'a Owner, shared: &'a secret::Published) -> Estate<'a> {
-        Estate { ctx: self.ctx, uid: self.uid, plan, owner, template: &self.object.spec.secret, shared }
+    fn estate<'a>(
+        &'a self,
+        plan: &'a Plan,
+        owner: &'a Owner,
+        shared: &'a secret::Published,
+        included: &'a Included,
+    ) -> Estate<'a> {
+        Estate { ctx: self.ctx, uid: self.uid, plan, owner, shared, included }
+    }
+
+    /// The docker configs of others that are merged into ours, and why one of them is missing.
+    fn included(&self, plan: &Plan) -> (Included, Option<Halt>) {
+        self.ctx.shared.world.lock().includes.of(&plan.includes, &self.ctx.limits.includes)
     }
 
     /// What the target namespaces should hold.
     fn content(&self, plan: &Plan, owner: &Owner, census: &Census, memory: &mut Memory) -> Result<Content, Halt> {
+        let included = self.included(plan).0;
         if plan.has_tenants() {
-            let estate = self.estate(plan, owner, &memory.published);
+            let estate = self.estate(plan, owner, &memory.published, &included);
             return Ok(memory.tenants.content(&estate, census));
         }
         // A login is dropped only when it has expired by every clock.
         let earliest = self.ctx.clock.earliest();
-        let desired = secret::desired(plan, owner, &self.object.spec.secret, &memory.published, earliest)?;
-        Ok(Content::Alike(desired.map(Arc::new)))
+        Ok(Content::Alike(secret::bundle(plan, owner, &memory.published, &included, earliest)?))
     }
 
     /// The refresh on demand that is not served yet, if any. Each value of the annotation is served once, also across
@@ -246,24 +268,29 @@ impl Round<'_> {
             .collect();
         let owner = Owner { name: self.object.name_any(), uid: self.uid.clone() };
         let shared = memory.published.values().map(|grant| plan.refresh.due_at(grant.life, &self.uid.0)).min();
-        let each = memory.tenants.due_at(&self.estate(plan, &owner, &memory.published));
+        let (included, include_failure) = self.included(plan);
+        let each = memory.tenants.due_at(&self.estate(plan, &owner, &memory.published, &included));
         let looks = tokens.progress().filter_map(|progress| progress.step.look_again);
-        // A statement of its own, which ends with the lock: what follows takes it as well.
-        let unselected = Box::new(self.ctx.shared.world.lock().index.unselected(self.uid));
         Course::Ran {
             registries,
-            namespaces: NamespaceReport {
-                selected: tally.selected,
-                synced: tally.synced,
-                failed: tally.failed(),
-                failures: tally.failures,
-                unselected,
-            },
+            outputs: plan.outputs.iter().map(|output| report_output(plan, output, &tally, memory)).collect(),
+            include_failure,
+            namespaces: self.report_namespaces(plan, tally),
             next_refresh_at: shared.into_iter().chain(each).min(),
             look_again: memory.history.retry_at(now).into_iter().chain(looks).min(),
             handled_refresh_request: self.handled(tokens, memory),
             attached: self.attached(),
         }
+    }
+
+    /// The namespaces of the pull secret, and those of all Secrets of which something is to be said.
+    fn report_namespaces(&self, plan: &Plan, tally: Tally) -> NamespaceReport {
+        let Counts { selected, synced, failed } = tally.of(&plan.secret.name);
+        let of_output = |name: &String| *name != *plan.secret.name;
+        let failures = tally.failures.into_iter();
+        let failures = failures.map(|f| NamespaceFailure { secret: f.secret.filter(of_output), ..f }).collect();
+        let unselected = Box::new(self.ctx.shared.world.lock().index.unselected(self.uid));
+        NamespaceReport { selected, synced, failed, failures, unselected }
     }
 
     /// Whether the Secret is attached to pods and ServiceAccounts as the spec asks.
@@ -387,6 +414,14 @@ impl Round<'_> {
         let tell = || self.ctx.observer.concluded(self.uid, &self.object.name_any(), status);
         self.ctx.shared.while_readable(self.uid, tell);
     }
+}
+
+fn report_output(plan: &Plan, output: &SecretPlan, tally: &Tally, memory: &Memory) -> OutputReport {
+    let Counts { selected, synced, failed } = tally.of(&output.name);
+    // Where each namespace has its own token, the account may differ as well.
+    let lacks_host = || secret::lacks_host(plan, output, &memory.published).filter(|_| !plan.has_tenants());
+    let refusal = output.refusal.clone().or_else(lacks_host);
+    OutputReport { name: output.name.clone(), format: output.format, selected, synced, failed, refusal }
 }
 
 /// A token found again without its account is of no use where the account names the hosts.

@@ -13,9 +13,11 @@ use super::{Context, Memory};
 use crate::api::EcrCredentialStatus;
 use crate::api::registry::{AccountId, Host, Region};
 use crate::api::status::RegistryStatus;
+use crate::plan::outputs::{SecretPlan, is_of_one_host};
 use crate::plan::schedule::Life;
 use crate::plan::{Hosts, Identity, Need, Plan, RegistryPlan, Service, TokenKey, Uid};
-use crate::secret::docker_config::{self, Entries};
+use crate::secret::docker_config::Entries;
+use crate::secret::formats;
 use crate::secret::ownership::SecretRecord;
 use crate::secret::{self, Published, registry_entries};
 use crate::token::{Auth, Grant, Token, TokenHash};
@@ -49,6 +51,7 @@ pub(super) async fn recover(
     let complete = |memory: &Memory| needs.iter().all(|need| memory.published.contains_key(*need));
     if status.registries.iter().any(|r| wanted(&r)) && !complete(memory) {
         let owned = ctx.shared.world.lock().owned_by(uid);
+        let mut entries = Entries::new();
         for (name, namespace) in candidates(owned) {
             let found = match ctx.writer.read(&namespace, &name).await {
                 Ok(Some(found)) => found,
@@ -60,7 +63,8 @@ pub(super) async fn recover(
                 }
                 Err(error) => return Err(Error::Recover(error)),
             };
-            let entries = docker_config::parse(&found.config);
+            // Several outputs, of one host each, may together have all hosts of a registry.
+            entries.extend(formats::parse(&found.data, host_of(plan, &name)));
             for vouched in status.registries.iter().filter(wanted) {
                 take(ctx, plan, &keys, vouched, &entries, memory);
             }
@@ -73,15 +77,20 @@ pub(super) async fn recover(
     Ok(())
 }
 
-/// Our Secrets, those of the most frequent content first.
+/// The host of a Secret that holds the login of one.
+fn host_of<'a>(plan: &'a Plan, secret_name: &str) -> Option<&'a Host> {
+    plan.secret_named(secret_name).and_then(|secret| secret.host.as_ref())
+}
+
+/// Our Secrets: those that hold every host first, and of them those of the most frequent content.
 fn candidates(owned: Vec<(Spot, Arc<SecretRecord>)>) -> impl Iterator<Item = Spot> {
     let mut kinds: HashMap<_, Vec<Spot>> = HashMap::new();
     for (spot, record) in owned {
-        kinds.entry(record.footprint).or_default().push(spot);
+        kinds.entry((!is_of_one_host(record.format), record.footprint)).or_default().push(spot);
     }
-    let mut kinds: Vec<Vec<Spot>> = kinds.into_values().collect();
-    kinds.sort_by(|a, b| (b.len(), b).cmp(&(a.len(), a)));
-    kinds.into_iter().flat_map(|kind| kind.into_iter().take(MOST_OF_A_KIND)).take(MOST_READS)
+    let mut kinds: Vec<(bool, Vec<Spot>)> = kinds.into_iter().map(|((whole, _), spots)| (whole, spots)).collect();
+    kinds.sort_by(|(a_whole, a), (b_whole, b)| (b_whole, b.len(), b).cmp(&(a_whole, a.len(), a)));
+    kinds.into_iter().flat_map(|(_, kind)| kind.into_iter().take(MOST_OF_A_KIND)).take(MOST_READS)
 }
 
 fn life(status: &RegistryStatus) -> Option<Life> {
@@ -173,15 +182,31 @@ pub(super) fn auth_hash(need: &Need, logins: &[(Host, &Auth)]) -> TokenHash {
     TokenHash::of(&format!("auth/{}", need.auth.digest()), logins.iter().map(|(host, auth)| (host.as_str(), *auth)))
 }
 
-/// Reads the Secret of a namespace that has an identity of its own, and takes its tokens if it is just as we would write it
-/// with them. A login forged by a tenant would go nowhere but where it came from.
+/// Reads the Secrets of a namespace that has an identity of its own, and takes the tokens of each that is just as we would write
+/// it with them. A login forged by a tenant would go nowhere but where it came from.
 pub(super) async fn recover_tenant(estate: &Estate<'_>, namespace: &Arc<str>, tenant: &mut Tenant, now: Timestamp) {
-    let Estate { ctx, uid, plan, .. } = estate;
     tenant.recovered = true;
-    let record = ctx.shared.world.lock().record(&plan.secret_name, namespace).cloned();
+    let needs = own_needs(estate.plan);
+    for secret in estate.plan.secrets() {
+        if needs.iter().all(|need| tenant.published.contains_key(*need)) {
+            return;
+        }
+        recover_from(estate, secret, namespace, tenant, now).await;
+    }
+}
+
+async fn recover_from(
+    estate: &Estate<'_>,
+    secret: &SecretPlan,
+    namespace: &Arc<str>,
+    tenant: &mut Tenant,
+    now: Timestamp,
+) {
+    let Estate { ctx, uid, plan, .. } = estate;
+    let record = ctx.shared.world.lock().record(&secret.name, namespace).cloned();
     let Some(record) = record.filter(|record| record.owner.as_ref() == Some(uid)) else { return };
     let Some(expires_at) = record.expires_at.filter(|at| *at > now) else { return };
-    let found = match ctx.writer.read(namespace, &plan.secret_name).await {
+    let found = match ctx.writer.read(namespace, &secret.name).await {
         Ok(Some(found)) => found,
         Ok(None) => return,
         Err(error) => {
@@ -190,11 +215,12 @@ pub(super) async fn recover_tenant(estate: &Estate<'_>, namespace: &Arc<str>, te
         }
     };
     let Some(issued_at) = found.refreshed_at else { return };
-    let entries = docker_config::parse(&found.config);
+    let entries = formats::parse(&found.data, secret.host.as_ref());
     let keys = Resolved(keys(ctx, &own_needs(plan), Some((&**namespace, tenant.incarnation))));
+    let before = tenant.published.clone();
     for registry in plan.registries.iter().filter(|registry| registry.is_each_targets()) {
         let hosts = own_hosts(registry, &entries);
-        for need in &registry.needs {
+        for need in registry.needs.iter().filter(|need| !before.contains_key(*need)) {
             let grant = tokens(registry, need, &hosts, &entries).zip(keys.get(need)).map(|(tokens, key)| {
                 Arc::new(Grant { tokens, life: Life { issued_at, expires_at }, identity: key.identity.clone() })
             });
@@ -203,9 +229,10 @@ pub(super) async fn recover_tenant(estate: &Estate<'_>, namespace: &Arc<str>, te
             }
         }
     }
-    let as_found = secret::desired(plan, estate.owner, estate.template, &tenant.with(estate.shared), now);
-    if !as_found.is_ok_and(|desired| desired.is_some_and(|desired| desired.footprint == record.footprint)) {
-        tenant.published.clear();
+    let as_found = secret::bundle(plan, estate.owner, &tenant.with(estate.shared), estate.included, now);
+    let expected = as_found.ok().and_then(|bundle| bundle.get(&secret.name).map(|desired| desired.footprint));
+    if expected != Some(record.footprint) {
+        tenant.published = before;
     }
 }
 

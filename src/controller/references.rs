@@ -1,4 +1,5 @@
-//! The watches of what identities refer to: named ServiceAccounts, and named Secrets with static keys, by their metadata.
+//! The watches of what identities refer to: named ServiceAccounts, and named Secrets with static keys, by their metadata; and of
+//! the Secrets that are merged into ours.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +15,13 @@ use kube::{Client, Resource, ResourceExt};
 use super::Shared;
 use super::accounts::Accounts;
 use super::follow::{Subject, follow};
+use super::includes::WatchedInclude;
 use super::keys::KeysReader;
+use super::reader::{Reader, Watched};
+use crate::apply::Writer;
 use crate::lenient::Observed;
 use crate::plan::auth::Reference;
+use crate::plan::outputs::IncludeScope;
 use crate::plan::references::{AUDIENCE_ANNOTATION, AccountRecord, AccountScope, KeysScope, ROLE_ANNOTATION};
 use crate::token::Cluster;
 
@@ -75,13 +80,35 @@ pub async fn keys(
     shared: Arc<Shared>,
     interval: Duration,
 ) {
-    let api: Api<Observed<Secret>> = Api::namespaced(client, &scope.namespace);
-    let config = watcher::Config::default().fields(&format!("metadata.name={}", scope.name));
     let subject = Subject { what: "Secrets with AWS keys", kind: "Secret", scope: format!("keys {scope}") };
-    let begin = move || watcher(api.clone(), config.clone());
+    let place = (&*scope.namespace, &*scope.name);
     let refused = || shared.reference_known(Reference::Keys(scope.clone()), true);
-    let mut events = std::pin::pin!(follow(subject, shared.clone(), begin, refused));
-    let mut reader = KeysReader::new(cluster, scope.clone(), shared.clone(), interval);
+    let reader = KeysReader::new(cluster, scope.clone(), shared.clone(), interval);
+    secret(client, place, subject, shared.clone(), refused, reader).await;
+}
+
+/// Follows a Secret whose docker config is merged into ours, which `writer` reads; ends with the process. One that changes too often
+/// takes effect once in each `interval`.
+pub async fn include(client: Client, writer: Writer, scope: IncludeScope, shared: Arc<Shared>, interval: Duration) {
+    let subject = Subject { what: "Secrets to include", kind: "Secret", scope: format!("include {scope}") };
+    let place = (&*scope.namespace, &*scope.name);
+    let refused = || shared.reference_known(Reference::Include(scope.clone()), true);
+    let watched = WatchedInclude { writer, scope: scope.clone(), shared: shared.clone() };
+    secret(client, place, subject, shared.clone(), refused, Reader::of(watched, interval)).await;
+}
+
+async fn secret<W: Watched>(
+    client: Client,
+    (namespace, name): (&str, &str),
+    subject: Subject,
+    shared: Arc<Shared>,
+    refused: impl Fn(),
+    mut reader: Reader<W>,
+) {
+    let api: Api<Observed<Secret>> = Api::namespaced(client, namespace);
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let begin = move || watcher(api.clone(), config.clone());
+    let mut events = std::pin::pin!(follow(subject, shared, begin, refused));
     loop {
         tokio::select! {
             event = events.next() => match event {

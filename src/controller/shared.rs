@@ -11,6 +11,7 @@ use tokio::sync::futures::Notified;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, watch};
 
+use super::includes::Includes;
 use super::watches::{CredentialList, SecretScope, claimant, unreadable};
 use super::world::{Spot, World};
 use crate::api::observed::Unreadable;
@@ -18,9 +19,11 @@ use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
 use crate::lenient::Observed;
 use crate::plan::auth::Reference;
+use crate::plan::outputs::{IncludeScope, include_not_readable};
 use crate::plan::references::{AccountRecord, AccountScope, KeysRecord, KeysScope};
 use crate::plan::targets::Incarnation;
 use crate::plan::{Halt, Limits, Uid};
+use crate::secret::include::IncludedConfig;
 use crate::secret::ownership::SecretRecord;
 
 /// What watches and reconciliations share.
@@ -289,6 +292,25 @@ impl Shared {
         is_news
     }
 
+    /// A docker config of others as it is now, or why it cannot be had; returns whether that is news.
+    pub(super) fn include_seen(&self, scope: &IncludeScope, config: Result<Arc<IncludedConfig>, Halt>) -> bool {
+        self.change_include(scope, |includes| includes.set(scope, config))
+    }
+
+    /// Whether a docker config of others has changed so often that its changes wait.
+    pub(super) fn include_limited(&self, scope: &IncludeScope, limited: bool) {
+        self.change_include(scope, |includes| includes.set_limited(scope, limited));
+    }
+
+    fn change_include(&self, scope: &IncludeScope, change: impl FnOnce(&mut Includes) -> bool) -> bool {
+        let mut is_news = false;
+        self.change(|world| {
+            is_news = change(&mut world.includes);
+            if is_news { world.index.referring_to(&Reference::Include(scope.clone())) } else { BTreeSet::new() }
+        });
+        is_news
+    }
+
     /// Whether a ServiceAccount names the pull secrets that it should, and if not, why.
     pub(super) fn attachment(&self, namespace: &str, name: &str, failure: Option<(Reason, String)>) {
         self.change(|world| {
@@ -320,6 +342,7 @@ impl Shared {
             let news = match &reference {
                 Reference::Account(scope) => world.references.set_accounts_refused(scope, refused),
                 Reference::Keys(scope) => world.references.set_keys_refused(scope, refused),
+                Reference::Include(scope) => refused && world.includes.set(scope, Err(include_not_readable(scope))),
             };
             if news { concerned(world, &reference) } else { BTreeSet::new() }
         });

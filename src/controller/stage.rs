@@ -85,7 +85,7 @@ impl Server {
         let annotations = desired.metadata.annotations.clone();
         let secret = json!({
             "metadata": { "name": "pull", "namespace": namespace, "annotations": annotations },
-            "data": { ".dockerconfigjson": desired.config.expose_base64() },
+            "data": desired.payload.expose_data().collect::<BTreeMap<_, _>>(),
         });
         self.answers(&format!("/api/v1/namespaces/{namespace}/secrets/pull"), 200, secret);
     }
@@ -147,7 +147,6 @@ impl WatchObserver for Nobody {
 pub(super) struct Stage {
     pub(super) ctx: Context,
     pub(super) server: Server,
-    pub(super) object: EcrCredential,
     pub(super) plan: Plan,
     pub(super) uid: Uid,
     pub(super) owner: Owner,
@@ -199,12 +198,13 @@ impl Stage {
         };
         let plan = plan(&object.spec, &ctx.limits).unwrap();
         let owner = Owner { name: "x".to_owned(), uid: uid("x") };
-        Self { ctx, server, object, plan, uid: uid("x"), owner, _queue: queue }
+        Self { ctx, server, plan, uid: uid("x"), owner, _queue: queue }
     }
 
     /// What the Secret should be with these tokens.
     pub(super) fn desired(&self, published: &crate::secret::Published) -> Desired {
-        crate::secret::desired(&self.plan, &self.owner, &self.object.spec.secret, published, at(NOW)).unwrap().unwrap()
+        let bundle = crate::secret::bundle(&self.plan, &self.owner, published, &Default::default(), at(NOW));
+        Arc::unwrap_or_clone(bundle.unwrap().remove(&self.plan.secret.name).unwrap())
     }
 
     /// The watch shows a Secret of ours in a namespace.
@@ -217,6 +217,7 @@ impl Stage {
             expires_at: Some(at(expires)),
             hosts: None,
             identity: None,
+            format: crate::api::OutputFormat::DockerConfigJson,
             extra_keys: Box::default(),
             sets_immutable: false,
             applied: true,

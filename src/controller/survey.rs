@@ -1,7 +1,6 @@
 //! One look at all places of an `EcrCredential`: what is to be written there, and what is told of them.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -11,6 +10,7 @@ use super::under_way::spot;
 use super::world::{Spot, World};
 use super::writes::Content;
 use crate::plan::Plan;
+use crate::plan::outputs::output_not_allowed;
 use crate::secret::{Owner, Place, Verdict, verdict};
 
 /// What one round is about.
@@ -88,13 +88,13 @@ impl Task<'_> {
         let mut survey = Survey::default();
         let mut failing = HashSet::new();
         let world = ctx.shared.world.lock();
-        for place in world.places(&self.owner.uid, &self.plan.secret_name, self.generation)? {
+        for place in world.places(&self.owner.uid, self.generation)? {
             if !content.covers(&place) {
                 return None;
             }
             let verdict = self.judge(&place, content, history, earliest);
             if let Some(rank) = Rank::of(&verdict) {
-                let early = rank == Rank::Delete && self.is_unmet(&world, &place.namespace, content, history, earliest);
+                let early = rank == Rank::Delete && self.is_unmet(&world, &place, content, history, earliest);
                 if !early && history.may_write(&place, now) {
                     survey.jobs.push(rank, spot(&place));
                 }
@@ -106,25 +106,26 @@ impl Task<'_> {
             }
             history.count(&mut survey.tally, &place, &verdict, content);
         }
+        for (name, namespace) in world.index.denied(&self.owner.uid) {
+            if let Some(secret) = self.plan.secret_named(name) {
+                let denied = || output_not_allowed(name, secret.format, Some(namespace), "");
+                survey.tally.deny(name, namespace, &secret.refusal.clone().unwrap_or_else(denied));
+            }
+        }
         history.retain_failures(&failing);
         history.retain_accepted(|(name, namespace)| world.index.wants(&self.owner.uid, name, namespace));
         Some(survey)
     }
 
-    /// An old Secret stays until the new one of its namespace is there.
-    fn is_unmet(
-        &self,
-        world: &World,
-        namespace: &Arc<str>,
-        content: &Content,
-        history: &History,
-        earliest: Timestamp,
-    ) -> bool {
-        let Some(place) = self.place_at(world, &(self.plan.secret_name.clone(), namespace.clone())) else {
-            return false;
-        };
-        let verdict = self.judge(&place, content, history, earliest);
-        !matches!(verdict, Verdict::Keep | Verdict::Delete(_)) || history.under_way.is_at(&spot(&place))
+    /// An old Secret stays until the new ones of its format are there in its namespace.
+    fn is_unmet(&self, world: &World, old: &Place, content: &Content, history: &History, earliest: Timestamp) -> bool {
+        let format = old.standing.record().map(|record| record.format);
+        let alike = self.plan.secrets().filter(|secret| Some(secret.format) == format);
+        let places = alike.filter_map(|secret| self.place_at(world, &(secret.name.clone(), old.namespace.clone())));
+        places.into_iter().any(|place| {
+            let verdict = self.judge(&place, content, history, earliest);
+            !matches!(verdict, Verdict::Keep | Verdict::Delete(_)) || history.under_way.is_at(&spot(&place))
+        })
     }
 
     /// What is to be done in a place that is due, as the world is now; none when that is nothing of this rank any more.
@@ -140,19 +141,26 @@ impl Task<'_> {
         (Rank::of(&verdict) == Some(rank) && history.may_write(&place, ctx.clock.now())).then_some((place, verdict))
     }
 
-    /// The next Secret that a new namespace lacks.
-    pub(super) fn next_urgent(&self, ctx: &Context, content: &Content, history: &History) -> Option<(Place, Verdict)> {
+    /// The Secrets that the next new namespace lacks.
+    pub(super) fn next_urgent(
+        &self,
+        ctx: &Context,
+        content: &Content,
+        history: &History,
+    ) -> Option<Vec<(Place, Verdict)>> {
         loop {
             let namespace = ctx.shared.world.lock().next_news(&self.owner.uid)?;
-            let spot = (self.plan.secret_name.clone(), namespace);
-            if let Some(urgent) = self.still_due(ctx, (Rank::Create, spot), content, history) {
+            let spots = self.plan.secrets().map(|secret| (secret.name.clone(), namespace.clone()));
+            let urgent: Vec<_> =
+                spots.filter_map(|spot| self.still_due(ctx, (Rank::Create, spot), content, history)).collect();
+            if !urgent.is_empty() {
                 return Some(urgent);
             }
         }
     }
 
     fn place_at(&self, world: &World, spot: &Spot) -> Option<Place> {
-        world.place_at(&self.owner.uid, &self.plan.secret_name, self.generation, spot)
+        world.place_at(&self.owner.uid, self.generation, spot)
     }
 
     /// `earliest` is the time that has passed by every clock: what is good is written over only when it has expired by it.

@@ -15,7 +15,8 @@ use crate::plan::refresh::Demand;
 use crate::plan::schedule::Life;
 use crate::plan::targets::Incarnation;
 use crate::plan::{Halt, Need, Plan, RegistryPlan, Uid};
-use crate::secret::{self, Desired, DesiredError, Owner, Published};
+use crate::secret::include::Included;
+use crate::secret::{self, Bundle, DesiredError, Owner, Published};
 
 /// How many Secrets are read at a time to find tokens again after a restart.
 const READS: usize = 16;
@@ -36,7 +37,7 @@ struct Made {
     version: u64,
     /// When a login in it expires, which changes it.
     until: Option<Timestamp>,
-    desired: Option<Arc<Desired>>,
+    desired: Bundle,
     /// Why a registry lacks a host in it.
     taken: Option<Halt>,
 }
@@ -61,9 +62,10 @@ pub(super) struct Estate<'a> {
     pub(super) uid: &'a Uid,
     pub(super) plan: &'a Plan,
     pub(super) owner: &'a Owner,
-    pub(super) template: &'a crate::api::SecretTemplate,
     /// What all namespaces share.
     pub(super) shared: &'a Published,
+    /// The docker configs of others that are merged into ours.
+    pub(super) included: &'a Included,
 }
 
 impl Tenants {
@@ -89,7 +91,7 @@ impl Tenants {
     /// Goes through all target namespaces: finds tokens again after a restart, and says what each needs.
     pub(super) async fn prepare(&mut self, estate: &Estate<'_>, now: Timestamp) -> BTreeMap<Arc<str>, Keys> {
         let Estate { ctx, uid, plan, .. } = estate;
-        let targets = ctx.shared.world.lock().own_targets(uid, &plan.secret_name);
+        let targets = ctx.shared.world.lock().own_targets(uid);
         // A namespace that was deleted and made again is another tenant.
         self.each.retain(|namespace, tenant| targets.get(namespace) == Some(&tenant.incarnation));
         for (namespace, incarnation) in &targets {
@@ -146,7 +148,7 @@ impl Tenants {
             let failure = progress.and_then(|p| p.keys.keys().find_map(|need| p.failure(estate.ctx, need)));
             let (desired, wrong) = match tenant.desired(estate, self.version, earliest) {
                 Ok((desired, taken)) => (desired, taken),
-                Err(error) => (None, Some(Halt::from(error))),
+                Err(error) => (Bundle::new(), Some(Halt::from(error))),
             };
             let lacks = census.lacks(namespace, tenant, now).then(|| {
                 failure.clone().unwrap_or_else(|| Halt {
@@ -208,12 +210,12 @@ impl Tenant {
         estate: &Estate<'_>,
         version: u64,
         now: Timestamp,
-    ) -> Result<(Option<Arc<Desired>>, Option<Halt>), DesiredError> {
+    ) -> Result<(Bundle, Option<Halt>), DesiredError> {
         if let Some(made) = self.made.as_ref().filter(|m| m.version == version && m.until.is_none_or(|at| now < at)) {
             return Ok((made.desired.clone(), made.taken.clone()));
         }
         let all = self.with(estate.shared);
-        let desired = secret::desired(estate.plan, estate.owner, estate.template, &all, now)?.map(Arc::new);
+        let desired = secret::bundle(estate.plan, estate.owner, &all, estate.included, now)?;
         let until = all.values().map(|grant| grant.life.expires_at).filter(|at| *at > now).min();
         let taken = secret::taken_hosts(estate.plan, &all).first().map(Halt::from);
         let taken = taken.or_else(|| secret::left_out(estate.plan, &all, now).first().map(Halt::from));

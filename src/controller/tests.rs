@@ -168,7 +168,8 @@ fn odd_credentials_are_alive_and_keep_what_they_want() {
             assert!(reading.is_ok(), "{}", odd.what);
         }
         if odd.what.contains("at \"/spec/registries") {
-            assert_eq!((&*claimant.secret_name, claimant.selection.is_some()), ("pull", true), "{}", odd.what);
+            let secret = &claimant.secrets[0];
+            assert_eq!((&*secret.name, secret.selection.is_some()), ("pull", true), "{}", odd.what);
         }
     });
 }

@@ -17,9 +17,10 @@ use wildmatch::WildMatch;
 use super::Shared;
 use super::follow::{Subject, follow};
 use crate::api::observed::{ObservedCredential, Unreadable};
-use crate::api::{Auth, EcrCredential, EcrCredentialSpec};
+use crate::api::{Auth, EcrCredential, EcrCredentialSpec, NamespaceSelection};
 use crate::lenient::Observed;
 use crate::plan::auth::Reference;
+use crate::plan::outputs::{OutputScope, WantedSecret, wanted_secrets};
 use crate::plan::targets::{Activity, Claimant, Selection};
 use crate::plan::{self, Limits};
 use crate::secret::metadata::SecretMetadata;
@@ -33,11 +34,48 @@ pub struct SecretScope {
     pub namespace: Option<Arc<str>>,
 }
 
+impl SecretScope {
+    /// Whether each Secret in another scope is in this one.
+    fn covers(&self, other: &Self) -> bool {
+        let within = |outer: &Option<Arc<str>>, inner: &Option<Arc<str>>| outer.is_none() || outer == inner;
+        within(&self.name, &other.name) && within(&self.namespace, &other.namespace)
+    }
+}
+
 impl fmt::Display for SecretScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let any = |part: &Option<Arc<str>>| part.clone().unwrap_or_else(|| "*".into());
         write!(f, "{}/{}", any(&self.namespace), any(&self.name))
     }
+}
+
+/// The watches that show every Secret that may be written: of these names, or any for none, in these namespaces, or any for none; and
+/// of these outputs.
+pub fn secret_scopes(
+    names: Option<&BTreeSet<Arc<str>>>,
+    namespaces: Option<&BTreeSet<Arc<str>>>,
+    outputs: Option<&BTreeSet<OutputScope>>,
+) -> Vec<SecretScope> {
+    let each = |set: Option<&BTreeSet<Arc<str>>>| -> Vec<Option<Arc<str>>> {
+        set.map_or_else(|| vec![None], |set| set.iter().cloned().map(Some).collect())
+    };
+    let namespaces = each(namespaces);
+    let everywhere = |name: Option<Arc<str>>| {
+        namespaces.iter().map(move |namespace| SecretScope { name: name.clone(), namespace: namespace.clone() })
+    };
+    let mut scopes: Vec<SecretScope> = each(names).into_iter().flat_map(everywhere).collect();
+    for OutputScope { namespace, name, .. } in outputs.into_iter().flatten() {
+        let wanted: Vec<SecretScope> = match namespace {
+            Some(namespace) => vec![SecretScope { name: Some(name.clone()), namespace: Some(namespace.clone()) }],
+            None => everywhere(Some(name.clone())).collect(),
+        };
+        for scope in wanted {
+            if !scopes.iter().any(|other| other.covers(&scope)) {
+                scopes.push(scope);
+            }
+        }
+    }
+    scopes
 }
 
 /// Follows the `EcrCredentials`; ends with the process.
@@ -122,14 +160,21 @@ fn report(object: &Unreadable, reported: &mut HashMap<Option<String>, String>) {
 
 /// What targets depend on of an `EcrCredential`. One whose selection is unusable still lives, and wants nothing.
 pub fn claimant(object: &EcrCredential, limits: &Limits) -> Claimant {
-    let idle = object.spec.suspend || plan::plan(&object.spec, limits).is_err();
+    let plan = plan::plan(&object.spec, limits);
+    let idle = object.spec.suspend || plan.is_err();
+    let mut secrets = wanted_secrets(&object.spec, limits);
+    // What is refused stands in nobody's way.
+    let is_refused =
+        |name: &str| plan.as_ref().is_ok_and(|p| p.secret_named(name).is_some_and(|s| s.refusal.is_some()));
+    for secret in secrets.iter_mut().filter(|secret| is_refused(&secret.name)) {
+        secret.allowed = Some(BTreeSet::new());
+    }
     Claimant {
         name: object.name_any().into(),
         created: created(&object.metadata),
         activity: if idle { Activity::Idle } else { Activity::Active },
-        secret_name: object.spec.secret.name.as_str().into(),
+        secrets,
         generation: object.metadata.generation,
-        selection: Selection::parse(&object.spec.namespaces).ok(),
         references: references(&object.spec),
         attach: object
             .spec
@@ -144,13 +189,20 @@ pub fn claimant(object: &EcrCredential, limits: &Limits) -> Claimant {
 /// The same of one that cannot be read: it is alive, and keeps the Secrets that it wants as far as that can be read.
 pub fn unreadable(object: &Unreadable) -> Claimant {
     let Unreadable { metadata, wanted, .. } = object;
+    let selection = |namespaces: &Option<NamespaceSelection>| Selection::parse(namespaces.as_ref()?).ok();
+    let pull_secret = wanted.secret_name.as_deref().unwrap_or_default();
+    let mut secrets = vec![WantedSecret::anywhere(pull_secret, selection(&wanted.namespaces))];
+    for (name, namespaces) in &wanted.outputs {
+        if !secrets.iter().any(|other| *other.name == **name) {
+            secrets.push(WantedSecret::anywhere(name, selection(namespaces)));
+        }
+    }
     Claimant {
         name: metadata.name.as_deref().unwrap_or_default().into(),
         created: created(metadata),
         activity: Activity::Unreadable,
-        secret_name: wanted.secret_name.as_deref().unwrap_or_default().into(),
+        secrets,
         generation: None,
-        selection: wanted.namespaces.as_ref().and_then(|namespaces| Selection::parse(namespaces).ok()),
         references: BTreeSet::new(),
         attach: Vec::new(),
     }
@@ -160,9 +212,10 @@ fn created(metadata: &ObjectMeta) -> Timestamp {
     metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |time| time.0)
 }
 
-/// What the identities of a spec refer to.
+/// What a spec refers to.
 pub fn references(spec: &EcrCredentialSpec) -> BTreeSet<Reference> {
-    auths(spec).filter_map(Reference::of).collect()
+    let includes = plan::includes(spec).into_iter().map(Reference::Include);
+    auths(spec).filter_map(Reference::of).chain(includes).collect()
 }
 
 /// Every `auth` of a spec.

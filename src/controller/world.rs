@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::answers::Awaited;
+use super::includes::Includes;
+use crate::api::OutputFormat;
 use crate::api::status::Reason;
 use crate::attach::Unattached;
 use crate::plan::Uid;
@@ -30,6 +32,8 @@ pub struct World {
     revisions: HashMap<Uid, u64>,
     last_revision: u64,
     news: HashMap<Uid, BTreeSet<Arc<str>>>,
+    /// The docker configs of others that are merged into ours.
+    pub includes: Includes,
     /// The writes under way.
     pub awaited: Awaited,
     /// The ServiceAccounts, by namespace and name, that do not name what they should, and why.
@@ -43,7 +47,8 @@ impl World {
     /// An empty world over an index, with what identities may refer to.
     pub fn new(index: Index, references: References) -> Self {
         let (records, owned, revisions, news, awaited, unattached) = Default::default();
-        Self { index, references, records, owned, revisions, last_revision: 0, news, awaited, unattached }
+        let includes = Includes::default();
+        Self { index, references, records, owned, revisions, last_revision: 0, news, includes, awaited, unattached }
     }
 
     /// Takes a Secret as it is now; returns whom it concerns. A state older than the one known is no news: the answer
@@ -113,25 +118,18 @@ impl World {
 
     /// Every place that concerns an `EcrCredential`: its targets, and where it has left Secrets. None unless it is alive and
     /// of that generation: what concerned its predecessor must not be done in its name.
-    pub fn places<'a>(
-        &'a self,
-        me: &'a Uid,
-        secret_name: &'a Arc<str>,
-        generation: Option<i64>,
-    ) -> Option<impl Iterator<Item = Place> + use<'a>> {
+    pub fn places<'a>(&'a self, me: &'a Uid, generation: Option<i64>) -> Option<impl Iterator<Item = Place> + use<'a>> {
         if !self.is_current(me, generation) {
             return None;
         }
-        let targets = self.index.targets(me).map(move |namespace| (secret_name, namespace));
         let owned = self.owned.get(me).into_iter().flatten().map(|(name, namespace)| (name, namespace));
-        let left =
-            owned.filter(move |(name, namespace)| name != &secret_name || !self.index.wants(me, name, namespace));
-        Some(targets.chain(left).filter_map(move |(name, namespace)| self.concern(me, secret_name, name, namespace)))
+        let left = owned.filter(move |(name, namespace)| !self.index.wants(me, name, namespace));
+        Some(self.index.targets(me).chain(left).filter_map(move |(name, namespace)| self.concern(me, name, namespace)))
     }
 
     /// One place, the same way; none as well when it concerns the `EcrCredential` no more.
-    pub fn place_at(&self, me: &Uid, secret_name: &Arc<str>, generation: Option<i64>, spot: &Spot) -> Option<Place> {
-        self.is_current(me, generation).then(|| self.concern(me, secret_name, &spot.0, &spot.1)).flatten()
+    pub fn place_at(&self, me: &Uid, generation: Option<i64>, spot: &Spot) -> Option<Place> {
+        self.is_current(me, generation).then(|| self.concern(me, &spot.0, &spot.1)).flatten()
     }
 
     /// Whether an `EcrCredential` is alive and of that generation.
@@ -139,28 +137,27 @@ impl World {
         self.index.is_alive(me) && self.index.generation(me) == generation
     }
 
-    fn concern(&self, me: &Uid, secret_name: &str, name: &Arc<str>, namespace: &Arc<str>) -> Option<Place> {
+    fn concern(&self, me: &Uid, name: &Arc<str>, namespace: &Arc<str>) -> Option<Place> {
         let winner = self.index.winner(name, namespace);
         let name_of = |uid: &Uid| self.index.claimant_name(uid).unwrap_or_else(|| "unknown".into());
         let claim = match winner {
-            Some(winner) if name.as_ref() == secret_name && winner == me => match self.blocker(me, name, namespace) {
+            Some(winner) if winner == me => match self.blocker(me, name, namespace) {
                 Some(blocker) => Claim::Blocked(name_of(blocker)),
                 None => Claim::Wanted,
             },
-            Some(winner) if name.as_ref() == secret_name && self.index.wants(me, name, namespace) => {
-                match self.index.is_readable(winner) {
-                    true => Claim::Lost(name_of(winner)),
-                    false => Claim::Blocked(name_of(winner)),
-                }
-            }
+            Some(winner) if self.index.wants(me, name, namespace) => match self.index.is_readable(winner) {
+                true => Claim::Lost(name_of(winner)),
+                false => Claim::Blocked(name_of(winner)),
+            },
             _ => {
                 let mine = self.owned.get(me)?.contains(&(name.clone(), namespace.clone()));
-                if !mine || !self.index.is_open(namespace) {
+                // One that may not be written any more is not given up: whoever takes the permission away may give it again.
+                if !mine || !self.index.is_open(name, namespace) || self.index.is_denied(me, name, namespace) {
                     return None;
                 }
                 match winner {
                     Some(_) => Claim::LeftToAnother,
-                    None if **name != *secret_name && self.index.wants(me, secret_name, namespace) => Claim::Renamed,
+                    None if self.is_renamed(me, name, namespace) => Claim::Renamed,
                     None => Claim::Left,
                 }
             }
@@ -168,6 +165,13 @@ impl World {
         let standing = Standing::of(self.record(name, namespace), me, |uid| self.index.is_alive(uid));
         let incarnation = self.index.incarnation(namespace);
         Some(Place { namespace: namespace.clone(), incarnation, name: name.clone(), standing, claim })
+    }
+
+    /// Whether pods may name a Secret that goes by another name now.
+    fn is_renamed(&self, me: &Uid, name: &str, namespace: &str) -> bool {
+        const PULLED_WITH: OutputFormat = OutputFormat::DockerConfigJson;
+        self.record(name, namespace).is_some_and(|record| record.format == PULLED_WITH)
+            && self.index.wants_format(me, PULLED_WITH, namespace)
     }
 
     /// Who has a Secret though it is another's by right: an `EcrCredential` that cannot be read, and so may still want it.
@@ -191,10 +195,10 @@ impl World {
         unattached.collect()
     }
 
-    /// The namespaces that an `EcrCredential` selects and is entitled to.
-    pub fn own_targets(&self, me: &Uid, secret_name: &str) -> BTreeMap<Arc<str>, Incarnation> {
-        let mine = |namespace: &&Arc<str>| self.index.winner(secret_name, namespace) == Some(me);
-        let incarnation = |namespace: &Arc<str>| (namespace.clone(), self.index.incarnation(namespace));
+    /// The namespaces in which an `EcrCredential` selects some Secret and is entitled to it.
+    pub fn own_targets(&self, me: &Uid) -> BTreeMap<Arc<str>, Incarnation> {
+        let mine = |(name, namespace): &(&Arc<str>, &Arc<str>)| self.index.winner(name, namespace) == Some(me);
+        let incarnation = |(_, namespace): (_, &Arc<str>)| (namespace.clone(), self.index.incarnation(namespace));
         self.index.targets(me).filter(mine).map(incarnation).collect()
     }
 
@@ -325,6 +329,7 @@ mod tests {
     use super::super::stage::cpu_time;
     use super::*;
     use crate::api::NamespaceSelection;
+    use crate::plan::outputs::WantedSecret;
     use crate::plan::references::{AccountRecord, AccountScope};
     use crate::plan::targets::{Activity, Selection};
     use crate::secret::ownership::Footprint;
@@ -342,9 +347,8 @@ mod tests {
             name: name.into(),
             created: Timestamp::from_second(1_000_000 - age).unwrap(),
             activity,
-            secret_name: "pull".into(),
+            secrets: vec![WantedSecret::anywhere("pull", Selection::parse(&selection).ok())],
             generation: Some(1),
-            selection: Selection::parse(&selection).ok(),
             references: BTreeSet::new(),
             attach: Vec::new(),
         }
@@ -359,6 +363,7 @@ mod tests {
             expires_at: None,
             hosts: None,
             identity: None,
+            format: OutputFormat::DockerConfigJson,
             extra_keys: Box::default(),
             sets_immutable: false,
             applied: true,
@@ -376,7 +381,7 @@ mod tests {
     fn claim(world: &World, me: &str) -> Option<Claim> {
         let spot = ("pull".into(), "a".into());
         let generation = world.index.generation(&uid(me));
-        world.place_at(&uid(me), &"pull".into(), generation, &spot).map(|place| place.claim)
+        world.place_at(&uid(me), generation, &spot).map(|place| place.claim)
     }
 
     #[test]
@@ -447,7 +452,7 @@ mod tests {
             let account = AccountScope { namespace: Some(namespace.as_str().into()), name: "puller".into() };
             let labels = [("team".to_owned(), format!("t{round}"))].into();
             let mut claimant = claimant(&me, round, Activity::Active, &[&namespace]);
-            claimant.secret_name = secret.as_str().into();
+            claimant.secrets[0].name = secret.as_str().into();
             claimant.references = [crate::plan::auth::Reference::Account(account)].into();
             claimant.attach = vec![wildmatch::WildMatch::new("default")];
             let concerned = world.set_claimant(&uid(&me), claimant);

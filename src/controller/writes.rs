@@ -11,7 +11,7 @@ use super::history::{History, Tally};
 use super::survey::{Jobs, Task};
 use crate::plan::Halt;
 use crate::plan::targets::Incarnation;
-use crate::secret::{self, Desired, Place, Verdict};
+use crate::secret::{self, Bundle, Desired, Place, Verdict};
 
 /// How long a round waits for writes of which none ends.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What the target namespaces should hold.
 pub(super) enum Content {
     /// All of them the same.
-    Alike(Option<Arc<Desired>>),
+    Alike(Bundle),
     /// Each its own.
     Each(HashMap<Arc<str>, Share>),
 }
@@ -28,7 +28,7 @@ pub(super) enum Content {
 pub(super) struct Share {
     /// Which of the namespaces that had this name it is for.
     pub(super) incarnation: Incarnation,
-    pub(super) desired: Option<Arc<Desired>>,
+    pub(super) desired: Bundle,
     /// Whether the identities behind it are those of now. While they are not, a Secret that is there stays, but none is made:
     /// the namespace may be another by now, and its end not heard of.
     pub(super) current: bool,
@@ -48,8 +48,8 @@ impl Content {
 
     pub(super) fn at(&self, place: &Place) -> Option<&Arc<Desired>> {
         match self {
-            Self::Alike(desired) => desired.as_ref(),
-            Self::Each(_) => self.share(place)?.desired.as_ref(),
+            Self::Alike(bundle) => bundle.get(&place.name),
+            Self::Each(_) => self.share(place)?.desired.get(&place.name),
         }
     }
 
@@ -135,8 +135,10 @@ pub(super) async fn write(ctx: &Arc<Context>, task: &Task<'_>, content: &Content
 async fn begin_urgent(ctx: &Arc<Context>, task: &Task<'_>, content: &Content, history: &mut History) {
     let mut begun = false;
     while !ctx.stop.is_cancelled() && history.under_way.has_room(ctx.concurrency.saturating_mul(2)) {
-        let Some((place, verdict)) = task.next_urgent(ctx, content, history) else { break };
-        begin(ctx, task, content, history, place, verdict);
+        let Some(urgent) = task.next_urgent(ctx, content, history) else { break };
+        for (place, verdict) in urgent {
+            begin(ctx, task, content, history, place, verdict);
+        }
         begun = true;
     }
     if begun {

@@ -25,7 +25,7 @@ fn registry(expires: Option<i64>, failure: Option<Reason>) -> RegistryReport {
 
 fn failure(namespace: &str, message: &str) -> NamespaceFailure {
     let (namespace, message) = (namespace.to_owned(), message.to_owned());
-    NamespaceFailure { namespace, reason: "AdmissionRefused".to_owned(), message }
+    NamespaceFailure { namespace, secret: None, reason: "AdmissionRefused".to_owned(), message }
 }
 
 fn namespaces(selected: usize, synced: usize, failures: Vec<NamespaceFailure>) -> NamespaceReport {
@@ -35,6 +35,8 @@ fn namespaces(selected: usize, synced: usize, failures: Vec<NamespaceFailure>) -
 
 fn ran(registries: Vec<RegistryReport>, namespaces: NamespaceReport, look_again: Option<i64>) -> Course {
     Course::Ran {
+        outputs: Vec::new(),
+        include_failure: None,
         registries,
         namespaces,
         next_refresh_at: None,
@@ -133,4 +135,83 @@ fn the_next_look_is_when_something_is_due_and_within_a_minute() {
         let outcome = told(course, &EcrCredentialStatus::default(), NOW);
         assert!((outcome.requeue_after.as_secs_f64() - seconds).abs() < 0.001, "{due:?}: {:?}", outcome.requeue_after);
     }
+}
+
+#[test]
+fn ready_says_that_every_output_is_there_as_well_and_what_one_lacks() {
+    let output = |selected, synced, refusal: Option<Reason>| OutputReport {
+        name: "argocd".into(),
+        format: OutputFormat::ArgoCDHelm,
+        selected,
+        synced,
+        failed: selected - synced,
+        refusal: refusal.map(|reason| Halt { reason, message: "add it to outputs".to_owned() }),
+    };
+    let of_output = NamespaceFailure { secret: Some("argocd".to_owned()), ..failure("b", "every Secret needs a team") };
+    let table = [
+        ("all there", namespaces(2, 2, vec![]), output(2, 2, None), ("True", "Synced"), "every selected"),
+        ("only the output is asked for", namespaces(0, 0, vec![]), output(1, 1, None), ("True", "Synced"), "every"),
+        ("nothing is", namespaces(0, 0, vec![]), output(0, 0, None), ("True", "NoNamespaces"), "no namespace"),
+        (
+            "the output is missing",
+            namespaces(2, 2, vec![of_output.clone()]),
+            output(2, 1, None),
+            ("False", "NamespacesFailed"),
+            "1 of 2 namespaces lack the output argocd; the first: b: AdmissionRefused: every Secret needs a team",
+        ),
+        (
+            "both are: the pull secret comes first",
+            namespaces(2, 1, vec![of_output, failure("c", "no")]),
+            output(2, 1, None),
+            ("False", "NamespacesFailed"),
+            "1 of 2 namespaces lack the Secret; the first: c",
+        ),
+        (
+            "the output is not allowed, wherever it is",
+            namespaces(2, 2, vec![]),
+            output(0, 0, Some(Reason::OutputNotAllowed)),
+            ("False", "OutputNotAllowed"),
+            "add it to outputs",
+        ),
+    ];
+    for (what, namespaces, output, (status, reason), says) in table {
+        let course = ran(vec![registry(Some(NOW + HOUR), None)], namespaces, None);
+        let Course::Ran { registries, namespaces, .. } = course else { panic!("{what}") };
+        let course = Course::Ran {
+            registries,
+            namespaces,
+            outputs: vec![output.clone()],
+            include_failure: None,
+            next_refresh_at: None,
+            look_again: None,
+            handled_refresh_request: None,
+            attached: None,
+        };
+        let told = told(course, &EcrCredentialStatus::default(), NOW).status;
+        let found = condition(&told, "Ready");
+        assert_eq!((found.0.as_str(), found.1.as_str()), (status, reason), "{what}");
+        let message = &told.conditions[0].message;
+        assert!(message.contains(says), "{what}: {message}");
+        assert_eq!(told.outputs[0].reason.as_deref(), output.refusal.map(|halt| halt.reason.as_str()), "{what}");
+        assert_eq!((told.outputs[0].format.as_str(), told.outputs[0].synced), ("ArgoCDHelm", output.synced as u32));
+    }
+}
+
+#[test]
+fn an_include_that_is_not_current_is_told_of_and_takes_no_readiness() {
+    let course = Course::Ran {
+        registries: vec![registry(Some(NOW + HOUR), None)],
+        namespaces: namespaces(1, 1, vec![]),
+        outputs: Vec::new(),
+        include_failure: Some(Halt { reason: Reason::IncludeFailed, message: "ops/hub does not exist".to_owned() }),
+        next_refresh_at: None,
+        look_again: None,
+        handled_refresh_request: None,
+        attached: None,
+    };
+    let outcome = told(course, &EcrCredentialStatus::default(), NOW);
+    let holds = |type_: &str| condition(&outcome.status, type_);
+    assert_eq!((holds("Ready").0, holds("Reconciling").0), ("True".to_owned(), "True".to_owned()));
+    assert_eq!(holds("Reconciling").1, "IncludeFailed");
+    assert!(outcome.notes.iter().any(|note| note.warning && note.message.contains("ops/hub")));
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Halt;
+use super::outputs::IncludeScope;
 use super::references::{AccountScope, KeysRecord, KeysScope, References};
 use super::targets::Incarnation;
 use crate::api::arn::RoleArn;
@@ -454,23 +455,26 @@ impl Auth {
     }
 }
 
-/// What an `auth` refers to, for people.
+/// What a spec refers to, for people.
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Account(scope) => write!(f, "ServiceAccount {scope}"),
             Self::Keys(scope) => write!(f, "Secret {scope}"),
+            Self::Include(scope) => write!(f, "Secret {scope}"),
         }
     }
 }
 
-/// What an `auth` refers to.
+/// What a spec refers to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reference {
     /// ServiceAccounts.
     Account(AccountScope),
     /// A Secret with static keys.
     Keys(KeysScope),
+    /// A docker config of others.
+    Include(IncludeScope),
 }
 
 impl Reference {

@@ -1,6 +1,7 @@
 //! What should be true: the spec as checked values, without a client, a clock or a token.
 
 pub mod auth;
+pub mod outputs;
 pub mod references;
 pub mod refresh;
 mod registries;
@@ -14,10 +15,11 @@ use std::time::Duration;
 
 use crate::api::registry::{AccountId, Host, NameError, Region};
 use crate::api::status::Reason;
-use crate::api::{ConflictPolicy, DeletionPolicy, EcrCredentialSpec, HostVariant};
+use crate::api::{self, ConflictPolicy, DeletionPolicy, EcrCredentialSpec, HostVariant};
 use auth::Auth;
+use outputs::{IncludeScope, OutputScope, SecretPlan};
 use references::Lent;
-use targets::{Selection, SelectionError};
+use targets::{Index, Selection, SelectionError};
 
 pub use auth::Identity;
 pub use registries::host_taken;
@@ -163,8 +165,12 @@ impl RegistryPlan {
 pub struct Plan {
     /// One for each of `spec.registries`, in the same order.
     pub registries: Vec<RegistryPlan>,
-    /// The Secret's name in each namespace.
-    pub secret_name: Arc<str>,
+    /// The pull secret.
+    pub secret: SecretPlan,
+    /// One for each of `spec.outputs`, in the same order.
+    pub outputs: Vec<SecretPlan>,
+    /// The docker configs of others that are merged into ours, in order.
+    pub includes: Vec<IncludeScope>,
     /// What happens to Secrets that are not ours.
     pub conflict_policy: ConflictPolicy,
     /// Whether the garbage collector removes the Secrets with the `EcrCredential`.
@@ -177,6 +183,16 @@ impl Plan {
     /// The tokens that all registries need, each once.
     pub fn needs(&self) -> BTreeSet<&Need> {
         self.registries.iter().flat_map(|r| &r.needs).collect()
+    }
+
+    /// Every Secret: the pull secret, then the outputs.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretPlan> {
+        std::iter::once(&self.secret).chain(&self.outputs)
+    }
+
+    /// The Secret of a name.
+    pub fn secret_named(&self, name: &str) -> Option<&SecretPlan> {
+        self.secrets().find(|secret| *secret.name == *name)
     }
 
     /// Whether some registry has a token of its own for each target namespace.
@@ -192,6 +208,10 @@ pub struct Limits {
     pub region: Option<Region>,
     /// The Secret names that may be written; `None` for any.
     pub secret_names: Option<BTreeSet<Arc<str>>>,
+    /// The outputs that may be written; `None` for any.
+    pub outputs: Option<BTreeSet<OutputScope>>,
+    /// The docker configs of others that may be read.
+    pub includes: BTreeSet<IncludeScope>,
     /// The namespaces that may be written; `None` for any.
     pub namespaces: Option<BTreeSet<Arc<str>>>,
     /// Whose identities may be used besides the operator's own.
@@ -202,6 +222,15 @@ pub struct Limits {
     pub attach_service_accounts: BTreeSet<Arc<str>>,
     /// Whether a host of the ECR API is set for all calls, so that no entry can choose another.
     pub fixed_api: bool,
+}
+
+impl Limits {
+    /// An index that selects only where Secrets may be written.
+    pub fn index(&self) -> Index {
+        let outputs = self.outputs.iter().flatten();
+        let placed = outputs.filter_map(|scope| Some((scope.name.clone(), scope.namespace.clone()?)));
+        Index::new(self.namespaces.clone()).with_outputs(placed.collect())
+    }
 }
 
 /// Why nothing is done for an `EcrCredential`, or for one of its registries, until somebody changes it or the installation.
@@ -250,19 +279,40 @@ pub fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Plan, Halt> {
         );
         return Err(Halt { reason: Reason::SecretNameNotAllowed, message });
     }
+    outputs::refuse_equal_names(spec)?;
     Selection::parse(&spec.namespaces)?;
+    for namespaces in spec.outputs.iter().filter_map(|output| output.namespaces.as_ref()) {
+        Selection::parse(namespaces)?;
+    }
     let registries = registries::plan(spec, limits)?;
     let refresh = schedule::RefreshPolicy {
         at_percent: spec.refresh.at_percent.clamp(10, 70),
         max_age: parse_max_age(&spec.refresh.max_age)?,
     };
+    let outputs = spec.outputs.iter().map(|output| SecretPlan::output(output, &registries, limits)).collect();
     Ok(Plan {
         registries,
-        secret_name: spec.secret.name.as_str().into(),
+        secret: SecretPlan::pull_secret(spec),
+        outputs,
+        includes: includes(spec),
         conflict_policy: spec.secret.conflict_policy,
         deletion_policy: spec.secret.deletion_policy,
         refresh,
     })
+}
+
+/// The docker configs of others that a spec names, in order.
+pub fn includes(spec: &EcrCredentialSpec) -> Vec<IncludeScope> {
+    let scope = |include: &api::Include| IncludeScope {
+        namespace: include.secret_ref.namespace.as_str().into(),
+        name: include.secret_ref.name.as_str().into(),
+    };
+    spec.include.iter().map(scope).collect()
+}
+
+/// An account that stands for one that is not known yet.
+fn placeholder_account() -> Option<AccountId> {
+    AccountId::parse("000000000000").ok()
 }
 
 /// Reads a duration such as `6h` or `1h30m`; the CRD allows from 1m to 12h.

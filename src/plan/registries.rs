@@ -62,14 +62,19 @@ fn registry_plan(number: usize, registry: &Registry, auth: Option<&api::Auth>, l
     let auth = registry.auth.as_ref().or(auth);
     match (&registry.private, &registry.public) {
         (Some(private), None) => private_plan(number, private, auth, limits),
-        (None, Some(_)) => RegistryPlan {
-            region: Some(Region::public()),
-            needs: vec![Need { auth: checked_auth(auth, &Region::public(), limits), service: Service::Public }],
-            hosts: Hosts::Named(vec![(Host::public(), None)]),
-            anonymous_works: true,
-            problem: None,
-            lacks_hosts: false,
-        },
+        (None, Some(public)) => {
+            let mut parsed = Parsed::default();
+            let hosts = public.host_variants.iter().filter_map(|variant| parsed.take(Host::public(*variant)));
+            let hosts = Hosts::Named(hosts.map(|host| (host, None)).collect());
+            RegistryPlan {
+                region: Some(Region::public()),
+                needs: vec![Need { auth: checked_auth(auth, &Region::public(), limits), service: Service::Public }],
+                hosts,
+                anonymous_works: true,
+                problem: parsed.problem(number),
+                lacks_hosts: parsed.lacks_hosts,
+            }
+        }
         _ => RegistryPlan::impossible(None, wrong(number, "it needs exactly one of private and public")),
     }
 }
@@ -94,6 +99,8 @@ fn not_lent(auth: &Auth, limits: &Limits) -> Option<Halt> {
             (!lent).then(|| account_not_allowed(namespace.as_deref(), &name))
         }
         Reference::Keys(scope) => (!limits.lent.keys.contains(&scope)).then(|| keys_not_allowed(&scope)),
+        // No identity begins with one.
+        Reference::Include(_) => None,
     }
 }
 

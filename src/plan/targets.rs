@@ -12,7 +12,8 @@ use wildmatch::WildMatch;
 
 use super::Uid;
 use super::auth::Reference;
-use crate::api::{LabelRequirement, NamespaceSelection, SelectorOperator};
+use super::outputs::WantedSecret;
+use crate::api::{LabelRequirement, NamespaceSelection, OutputFormat, SelectorOperator};
 use crate::encoding::{Digest, Fields};
 
 /// Labels as Kubernetes has them.
@@ -165,15 +166,13 @@ pub struct Claimant {
     pub created: Timestamp,
     /// Whether it makes use of its claims.
     pub activity: Activity,
-    /// The Secret's name.
-    pub secret_name: Arc<str>,
+    /// The Secrets it wants, each of another name: the pull secret, then the outputs.
+    pub secrets: Vec<WantedSecret>,
     /// The generation of its spec.
     pub generation: Option<i64>,
-    /// The namespaces it wants; `None` when its spec is not usable, so that it wants none but is still alive.
-    pub selection: Option<Selection>,
-    /// What its identities refer to.
+    /// What its identities, and its docker config, refer to.
     pub references: BTreeSet<Reference>,
-    /// To which ServiceAccounts of its namespaces its Secret is attached, by name.
+    /// To which ServiceAccounts of its namespaces its pull secret is attached, by name.
     pub attach: Vec<WildMatch>,
 }
 
@@ -187,27 +186,53 @@ impl Claimant {
         self.attach.iter().any(|glob| glob.matches(service_account))
     }
 
-    /// A label without which it wants no namespace, or the empty text.
-    fn anchor(&self) -> &str {
-        self.selection.as_ref().map_or("", |selection| &selection.anchor)
+    /// The name of its pull secret.
+    fn pull_secret(&self) -> &str {
+        self.secrets.first().map_or("", |secret| &secret.name)
+    }
+
+    /// Labels without which it wants a Secret in no namespace; the empty text where it may want one without a certain label.
+    fn anchors(&self) -> BTreeSet<&str> {
+        let anchors: BTreeSet<&str> =
+            self.secrets.iter().filter_map(|s| Some(s.selection.as_ref()?.anchor.as_str())).collect();
+        // One that wants nothing stands somewhere as well.
+        if anchors.is_empty() { BTreeSet::from([""]) } else { anchors }
     }
 
     /// Whether the labels of a namespace matter to it.
     fn reads_labels(&self) -> bool {
-        self.selection.as_ref().is_some_and(|selection| selection.selector.is_some())
+        self.secrets
+            .iter()
+            .any(|secret| secret.selection.as_ref().is_some_and(|selection| selection.selector.is_some()))
     }
+}
 
-    fn wants(&self, namespace: &str, labels: &Labels) -> bool {
-        self.selection.as_ref().is_some_and(|selection| selection.matches(namespace, labels))
-    }
+/// What an `EcrCredential` wants in one namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    /// The Secret.
+    Target,
+    /// The Secret, which may not be written there.
+    Denied,
+    Nothing,
 }
 
 #[derive(Debug)]
 struct Entry {
     claimant: Claimant,
-    targets: BTreeSet<Arc<str>>,
+    /// For each of its Secrets.
+    targets: Vec<Targets>,
     /// What selects nothing, once that was asked for and until it may have changed.
     unselected: OnceCell<Unselected>,
+}
+
+/// The namespaces of one Secret.
+#[derive(Debug, Default)]
+struct Targets {
+    /// Those that should hold it.
+    selected: BTreeSet<Arc<str>>,
+    /// Those that are selected and in which it may not be written.
+    denied: BTreeSet<Arc<str>>,
 }
 
 /// Which of the namespaces that had a name: one that is deleted and made again is another.
@@ -288,6 +313,8 @@ type Claims = HashMap<Arc<str>, Vec<Uid>>;
 #[derive(Debug, Default)]
 pub struct Index {
     allowed: Option<BTreeSet<Arc<str>>>,
+    /// Names and namespaces of outputs that are allowed wherever they are.
+    allowed_outputs: BTreeSet<(Arc<str>, Arc<str>)>,
     namespaces: HashMap<Arc<str>, Namespace>,
     claimants: HashMap<Uid, Entry>,
     /// By a label that they need: whom a namespace may concern. Those that need no certain one stand under the empty text.
@@ -306,6 +333,11 @@ impl Index {
         Self { allowed, ..Self::default() }
     }
 
+    /// Lets outputs be written in namespaces of their own, by name and namespace.
+    pub fn with_outputs(self, allowed_outputs: BTreeSet<(Arc<str>, Arc<str>)>) -> Self {
+        Self { allowed_outputs, ..self }
+    }
+
     /// Takes a namespace as it is now; returns the claimants whose targets, or rank in them, changed.
     pub fn set_namespace(
         &mut self,
@@ -319,7 +351,6 @@ impl Index {
         if self.namespaces.get(&name) == Some(&namespace) {
             return BTreeSet::new();
         }
-        let open = !terminating && self.is_allowed(&name);
         let candidates = self.candidates(self.namespaces.get(&name), &namespace);
         let reborn = self.namespaces.get(&name).is_some_and(|old| old.incarnation != incarnation);
         self.namespaces.insert(name.clone(), namespace);
@@ -327,20 +358,35 @@ impl Index {
         for uid in candidates {
             let Some(entry) = self.claimants.get_mut(&uid) else { continue };
             entry.unselected.take();
-            match (open && entry.claimant.wants(&name, labels), entry.targets.contains(&name)) {
-                (true, false) => gained.push(uid),
-                (false, true) => lost.push(uid),
-                (true, true) if reborn => {
-                    affected.insert(uid);
+            for (number, (secret, targets)) in entry.claimant.secrets.iter().zip(&mut entry.targets).enumerate() {
+                let want = match terminating {
+                    true => Want::Nothing,
+                    false => want(self.allowed.as_ref(), &self.allowed_outputs, (number, secret), &name, labels),
+                };
+                let denied = targets.denied.contains(&name);
+                if denied != (want == Want::Denied) {
+                    if denied {
+                        targets.denied.remove(&name)
+                    } else {
+                        targets.denied.insert(name.clone())
+                    };
+                    affected.insert(uid.clone());
                 }
-                _ => {}
+                match (want == Want::Target, targets.selected.contains(&name)) {
+                    (true, false) => gained.push((uid.clone(), number)),
+                    (false, true) => lost.push((uid.clone(), number)),
+                    (true, true) if reborn => {
+                        affected.insert(uid.clone());
+                    }
+                    _ => {}
+                }
             }
         }
-        for uid in gained {
-            self.add_claim(&uid, &name, &mut affected);
+        for (uid, number) in gained {
+            self.add_claim(&uid, number, &name, &mut affected);
         }
-        for uid in lost {
-            self.remove_claim(&uid, &name, &mut affected);
+        for (uid, number) in lost {
+            self.remove_claim(&uid, number, &name, &mut affected);
         }
         affected
     }
@@ -376,29 +422,34 @@ impl Index {
     /// Takes an `EcrCredential` as it is now; returns the claimants whose targets, or rank in them, changed.
     pub fn set_claimant(&mut self, uid: &Uid, claimant: Claimant) -> BTreeSet<Uid> {
         let mut affected = self.remove_claimant(uid);
-        let targets: BTreeSet<Arc<str>> = self
-            .namespaces
-            .iter()
-            .filter(|(name, namespace)| !namespace.terminating && self.is_allowed(name))
-            .filter(|(_, namespace)| namespace.labels.have(claimant.anchor()))
+        let reads_labels = claimant.reads_labels();
+        let anchors: BTreeSet<String> = claimant.anchors().into_iter().map(str::to_owned).collect();
+        let mut targets: Vec<Targets> = claimant.secrets.iter().map(|_| Targets::default()).collect();
+        let mut gained = Vec::new();
+        let open = self.namespaces.iter().filter(|(_, namespace)| !namespace.terminating);
+        for (name, namespace) in open.filter(|(_, n)| anchors.iter().any(|anchor| n.labels.have(anchor))) {
             // To unpack the labels of all namespaces, for nothing, would be the most that an EcrCredential costs.
-            .filter(|(name, namespace)| match claimant.reads_labels() {
-                true => claimant.wants(name, &namespace.labels.unpack()),
-                false => claimant.wants(name, &Labels::new()),
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
-        self.anchored.entry(claimant.anchor().to_owned()).or_default().insert(uid.clone());
+            let labels = if reads_labels { namespace.labels.unpack() } else { Labels::new() };
+            for (number, (secret, targets)) in claimant.secrets.iter().zip(&mut targets).enumerate() {
+                match want(self.allowed.as_ref(), &self.allowed_outputs, (number, secret), name, &labels) {
+                    Want::Target => gained.push((number, name.clone())),
+                    Want::Denied => drop(targets.denied.insert(name.clone())),
+                    Want::Nothing => {}
+                }
+            }
+        }
+        for anchor in anchors {
+            self.anchored.entry(anchor).or_default().insert(uid.clone());
+        }
         if !claimant.attach.is_empty() {
             self.attaching.insert(uid.clone());
         }
         for reference in &claimant.references {
             self.referring.entry(reference.clone()).or_default().insert(uid.clone());
         }
-        let entry = Entry { claimant, targets: BTreeSet::new(), unselected: OnceCell::new() };
-        self.claimants.insert(uid.clone(), entry);
-        for name in targets {
-            self.add_claim(uid, &name, &mut affected);
+        self.claimants.insert(uid.clone(), Entry { claimant, targets, unselected: OnceCell::new() });
+        for (number, name) in gained {
+            self.add_claim(uid, number, &name, &mut affected);
         }
         affected.insert(uid.clone());
         affected
@@ -407,13 +458,19 @@ impl Index {
     /// Forgets an `EcrCredential` that is gone or going.
     pub fn remove_claimant(&mut self, uid: &Uid) -> BTreeSet<Uid> {
         let mut affected = BTreeSet::new();
-        let targets = self.claimants.get(uid).map(|entry| entry.targets.clone()).unwrap_or_default();
-        for name in targets {
-            self.remove_claim(uid, &name, &mut affected);
+        let targets = self.claimants.get(uid).into_iter().flat_map(|entry| entry.targets.iter().enumerate());
+        let targets: Vec<(usize, BTreeSet<Arc<str>>)> =
+            targets.map(|(number, targets)| (number, targets.selected.clone())).collect();
+        for (number, names) in targets {
+            for name in names {
+                self.remove_claim(uid, number, &name, &mut affected);
+            }
         }
         self.attaching.remove(uid);
         if let Some(entry) = self.claimants.remove(uid) {
-            remove_from(&mut self.anchored, entry.claimant.anchor(), uid);
+            for anchor in entry.claimant.anchors() {
+                remove_from(&mut self.anchored, anchor, uid);
+            }
             for reference in &entry.claimant.references {
                 remove_from(&mut self.referring, reference, uid);
             }
@@ -456,7 +513,7 @@ impl Index {
         self.claimants.keys().cloned().collect()
     }
 
-    /// The uids of the `EcrCredentials` whose identities refer to something.
+    /// The uids of the `EcrCredentials` that refer to something.
     pub fn referring_to(&self, reference: &Reference) -> BTreeSet<Uid> {
         self.referring.get(reference).cloned().unwrap_or_default()
     }
@@ -466,8 +523,8 @@ impl Index {
         let attaching = self.attaching.iter().filter_map(|uid| Some((uid, &self.claimants.get(uid)?.claimant)));
         attaching
             .filter(|(_, claimant)| claimant.attaches_to(service_account))
-            .filter(|(uid, claimant)| self.winner(&claimant.secret_name, namespace) == Some(uid))
-            .map(|(_, claimant)| claimant.secret_name.clone())
+            .filter(|(uid, claimant)| self.winner(claimant.pull_secret(), namespace) == Some(uid))
+            .filter_map(|(_, claimant)| Some(claimant.secrets.first()?.name.clone()))
             .collect()
     }
 
@@ -476,15 +533,38 @@ impl Index {
         let attaches = |uid: &&Uid| {
             let claimant = self.claimants.get(*uid).map(|entry| &entry.claimant);
             claimant.is_some_and(|claimant| {
-                claimant.attaches_to(service_account) && self.winner(&claimant.secret_name, namespace) == Some(*uid)
+                claimant.attaches_to(service_account) && self.winner(claimant.pull_secret(), namespace) == Some(*uid)
             })
         };
         self.attaching.iter().filter(attaches).cloned().collect()
     }
 
-    /// The namespaces that an `EcrCredential` selects, in order.
-    pub fn targets<'a>(&'a self, uid: &Uid) -> impl Iterator<Item = &'a Arc<str>> + use<'a> {
-        self.claimants.get(uid).into_iter().flat_map(|entry| &entry.targets)
+    /// The Secrets that an `EcrCredential` wants, by name and namespace: those of one name together, their namespaces in order.
+    pub fn targets<'a>(&'a self, uid: &Uid) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)> + use<'a> {
+        let entry = self.claimants.get(uid).into_iter();
+        let secrets = entry.flat_map(|entry| entry.claimant.secrets.iter().zip(&entry.targets));
+        secrets.flat_map(|(secret, targets)| targets.selected.iter().map(|namespace| (&secret.name, namespace)))
+    }
+
+    /// The namespaces that an `EcrCredential` selects for a Secret that it may not write there, by name and namespace.
+    pub fn denied<'a>(&'a self, uid: &Uid) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)> + use<'a> {
+        let entry = self.claimants.get(uid).into_iter();
+        let secrets = entry.flat_map(|entry| entry.claimant.secrets.iter().zip(&entry.targets));
+        secrets.flat_map(|(secret, targets)| targets.denied.iter().map(|namespace| (&secret.name, namespace)))
+    }
+
+    /// Whether an `EcrCredential` wants some Secret of a format in a namespace.
+    pub fn wants_format(&self, uid: &Uid, format: OutputFormat, namespace: &str) -> bool {
+        let Some(entry) = self.claimants.get(uid) else { return false };
+        let mut secrets = entry.claimant.secrets.iter().zip(&entry.targets);
+        secrets.any(|(secret, targets)| secret.format == format && targets.selected.contains(namespace))
+    }
+
+    /// Whether an `EcrCredential` selects a namespace for a Secret that it may not write there.
+    pub fn is_denied(&self, uid: &Uid, secret_name: &str, namespace: &str) -> bool {
+        let Some(entry) = self.claimants.get(uid) else { return false };
+        let mut secrets = entry.claimant.secrets.iter().zip(&entry.targets);
+        secrets.any(|(secret, targets)| *secret.name == *secret_name && targets.denied.contains(namespace))
     }
 
     /// What an `EcrCredential` selects by name, pattern or label and does not get.
@@ -495,13 +575,16 @@ impl Index {
 
     fn find_unselected(&self, Entry { claimant, targets, .. }: &Entry) -> Unselected {
         let mut unselected = Unselected::default();
-        let Some(selection) = &claimant.selection else { return unselected };
+        // Of an output it is told in which namespaces it may not be written.
+        let pull_secret = claimant.secrets.first().zip(targets.first());
+        let Some((secret, Targets { selected, .. })) = pull_secret else { return unselected };
+        let Some(selection) = &secret.selection else { return unselected };
         for (pattern, glob) in selection.patterns.iter().zip(&selection.names) {
             let list = if pattern.contains(['*', '?']) {
                 // Almost always the first target will do.
-                let found = targets.iter().any(|name| glob.matches(name));
+                let found = selected.iter().any(|name| glob.matches(name));
                 (!found).then_some(&mut unselected.unmatched)
-            } else if !self.is_allowed(pattern) {
+            } else if !is_allowed(self.allowed.as_ref(), &self.allowed_outputs, &secret.name, pattern) {
                 Some(&mut unselected.not_allowed)
             } else {
                 let found = self.namespaces.get(pattern.as_str()).is_some_and(|namespace| !namespace.terminating);
@@ -512,7 +595,7 @@ impl Index {
             }
         }
         if let Some(selector) = &selection.selector {
-            let labels = targets.iter().filter_map(|name| Some(self.namespaces.get(name)?.labels.unpack()));
+            let labels = selected.iter().filter_map(|name| Some(self.namespaces.get(name)?.labels.unpack()));
             unselected.selector = !labels.into_iter().any(|labels| selector.matches(&labels));
         }
         unselected
@@ -535,44 +618,45 @@ impl Index {
         claims.cloned().unwrap_or_default()
     }
 
-    /// Whether Secrets may be touched in a namespace: it exists, is allowed, and is not terminating.
-    pub fn is_open(&self, namespace: &str) -> bool {
-        self.is_allowed(namespace) && self.namespaces.get(namespace).is_some_and(|n| !n.terminating)
+    /// Whether a Secret may be touched in a namespace, which exists, is allowed, and is not terminating.
+    pub fn is_open(&self, secret_name: &str, namespace: &str) -> bool {
+        is_allowed(self.allowed.as_ref(), &self.allowed_outputs, secret_name, namespace)
+            && self.namespaces.get(namespace).is_some_and(|n| !n.terminating)
     }
 
-    fn is_allowed(&self, namespace: &str) -> bool {
-        self.allowed.as_ref().is_none_or(|allowed| allowed.contains(namespace))
-    }
-
-    fn add_claim(&mut self, uid: &Uid, namespace: &Arc<str>, affected: &mut BTreeSet<Uid>) {
+    fn add_claim(&mut self, uid: &Uid, number: usize, namespace: &Arc<str>, affected: &mut BTreeSet<Uid>) {
         let Some((shared, entry)) = self.claimants.get_key_value(uid) else { return };
-        let by_namespace = self.claims.entry(entry.claimant.secret_name.clone()).or_default();
+        let Some(secret) = entry.claimant.secrets.get(number) else { return };
+        let by_namespace = self.claims.entry(secret.name.clone()).or_default();
         // Almost always there is one, and room for four would be the greatest thing kept of a namespace.
         let claims = by_namespace.entry(namespace.clone()).or_insert_with(|| Vec::with_capacity(1));
         claims.push(shared.clone());
         let rank = |uid: &Uid| (self.claimants.get(uid).map(|entry| entry.claimant.precedence()), uid.clone());
         claims.sort_by(|a, b| rank(a).cmp(&rank(b)));
         affected.extend(claims.iter().cloned());
-        if let Some(entry) = self.claimants.get_mut(uid) {
-            entry.targets.insert(namespace.clone());
-            entry.unselected.take();
+        let Some(entry) = self.claimants.get_mut(uid) else { return };
+        entry.unselected.take();
+        if let Some(targets) = entry.targets.get_mut(number) {
+            targets.selected.insert(namespace.clone());
         }
     }
 
-    fn remove_claim(&mut self, uid: &Uid, namespace: &Arc<str>, affected: &mut BTreeSet<Uid>) {
+    fn remove_claim(&mut self, uid: &Uid, number: usize, namespace: &Arc<str>, affected: &mut BTreeSet<Uid>) {
         affected.insert(uid.clone());
         let Some(entry) = self.claimants.get_mut(uid) else { return };
-        entry.targets.remove(namespace);
+        let (Some(secret), Some(targets)) = (entry.claimant.secrets.get(number), entry.targets.get_mut(number)) else {
+            return;
+        };
+        targets.selected.remove(namespace);
         entry.unselected.take();
-        let Some(by_namespace) = self.claims.get_mut(&entry.claimant.secret_name) else { return };
+        let Some(by_namespace) = self.claims.get_mut(&secret.name) else { return };
         let Some(claims) = by_namespace.get_mut(namespace) else { return };
         claims.retain(|other| other != uid);
         affected.extend(claims.iter().cloned());
         if claims.is_empty() {
             by_namespace.remove(namespace);
             if by_namespace.is_empty() {
-                let secret_name = entry.claimant.secret_name.clone();
-                self.claims.remove(&secret_name);
+                self.claims.remove(&secret.name);
             }
         }
     }
@@ -585,6 +669,38 @@ impl Index {
             && self.claims.is_empty()
             && self.referring.is_empty()
             && self.attaching.is_empty()
+    }
+}
+
+/// Whether Secrets of a name may be written in a namespace.
+fn is_allowed(
+    namespaces: Option<&BTreeSet<Arc<str>>>,
+    outputs: &BTreeSet<(Arc<str>, Arc<str>)>,
+    secret_name: &str,
+    namespace: &str,
+) -> bool {
+    let as_output = || outputs.iter().any(|(name, allowed)| **name == *secret_name && **allowed == *namespace);
+    namespaces.is_none_or(|allowed| allowed.contains(namespace) || as_output())
+}
+
+fn want(
+    namespaces: Option<&BTreeSet<Arc<str>>>,
+    outputs: &BTreeSet<(Arc<str>, Arc<str>)>,
+    (number, secret): (usize, &WantedSecret),
+    namespace: &str,
+    labels: &Labels,
+) -> Want {
+    if !secret.selection.as_ref().is_some_and(|selection| selection.matches(namespace, labels)) {
+        return Want::Nothing;
+    }
+    if !secret.is_allowed_in(namespace) {
+        return Want::Denied;
+    }
+    match is_allowed(namespaces, outputs, &secret.name, namespace) {
+        true => Want::Target,
+        // A pull secret may ask for all namespaces, and is written in those that are allowed.
+        false if number == 0 => Want::Nothing,
+        false => Want::Denied,
     }
 }
 
@@ -631,9 +747,8 @@ mod tests {
             name: format!("c{second}").into(),
             created: Timestamp::from_second(second).unwrap(),
             activity: Activity::Active,
-            secret_name: "pull".into(),
+            secrets: vec![WantedSecret::anywhere("pull", Selection::parse(spec).ok())],
             generation: Some(1),
-            selection: Some(Selection::parse(spec).unwrap()),
             references: BTreeSet::new(),
             attach: Vec::new(),
         }
@@ -746,7 +861,7 @@ mod tests {
             BTreeSet::from([uid("x")])
         );
         assert_eq!(index.targets(&uid("x")).count(), 0, "a terminating namespace is never a target");
-        assert!(!index.is_open("a"));
+        assert!(!index.is_open("pull", "a"));
     }
 
     #[test]
@@ -822,6 +937,66 @@ mod tests {
         index.set_claimant(&uid("x"), claimant(1, &selection(&["*"], None, &[])));
         index.set_namespace("a", Incarnation::default(), &labels(&[]), false);
         index.set_namespace("b", Incarnation::default(), &labels(&[]), false);
-        assert_eq!(index.targets(&uid("x")).map(AsRef::as_ref).collect::<Vec<&str>>(), ["a"]);
+        assert_eq!(index.targets(&uid("x")).map(|(_, namespace)| &**namespace).collect::<Vec<&str>>(), ["a"]);
+    }
+
+    /// The targets or what is denied as `name/namespace`.
+    fn pairs<'a>(pairs: impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)>) -> Vec<String> {
+        pairs.map(|(name, namespace)| format!("{name}/{namespace}")).collect()
+    }
+
+    #[test]
+    fn each_secret_has_namespaces_of_its_own() {
+        let mut one = claimant(1, &selection(&["a", "b"], None, &[]));
+        let by_label = Selection::parse(&selection(&[], by_label("pull", "ecr"), &[])).ok();
+        one.secrets.push(WantedSecret::anywhere("out", by_label));
+        let mut index = Index::default();
+        index.set_claimant(&uid("x"), one.clone());
+        index.set_namespace("a", Incarnation::default(), &labels(&[]), false);
+        assert_eq!(pairs(index.targets(&uid("x"))), ["pull/a"]);
+        let gained = index.set_namespace("a", Incarnation::default(), &labels(&[("pull", "ecr")]), false);
+        assert_eq!(gained, BTreeSet::from([uid("x")]));
+        index.set_namespace("c", Incarnation::default(), &labels(&[("pull", "ecr")]), false);
+        assert_eq!(pairs(index.targets(&uid("x"))), ["pull/a", "out/a", "out/c"]);
+        assert_eq!(index.winner("out", "c"), Some(&uid("x")));
+        // A younger one may have the Secret that the older one does not ask for.
+        index.set_claimant(&uid("y"), Claimant { name: "c2".into(), ..claimant(2, &selection(&["c"], None, &[])) });
+        assert_eq!(index.winner("pull", "c"), Some(&uid("y")));
+        one.secrets.pop();
+        index.set_claimant(&uid("x"), one);
+        assert_eq!(pairs(index.targets(&uid("x"))), ["pull/a"]);
+        assert!(!index.wants(&uid("x"), "out", "a"));
+        assert_eq!(index.winner("out", "a"), None);
+    }
+
+    #[test]
+    fn an_output_is_denied_where_it_may_not_be_written_and_claims_nothing_there() {
+        let mut one = claimant(1, &selection(&["*"], None, &[]));
+        let everywhere = Selection::parse(&selection(&["*"], None, &[])).ok();
+        let allowed = Some(BTreeSet::from(["b".into()]));
+        one.secrets.push(WantedSecret { allowed, ..WantedSecret::anywhere("out", everywhere.clone()) });
+        one.secrets.push(WantedSecret::anywhere("free", everywhere));
+        for namespace_first in [false, true] {
+            let outputs = BTreeSet::from([("out".into(), "b".into())]);
+            let mut index = Index::new(Some(BTreeSet::from(["a".into()]))).with_outputs(outputs);
+            if !namespace_first {
+                index.set_claimant(&uid("x"), one.clone());
+            }
+            for namespace in ["a", "b"] {
+                index.set_namespace(namespace, Incarnation::default(), &labels(&[]), false);
+            }
+            if namespace_first {
+                index.set_claimant(&uid("x"), one.clone());
+            }
+            assert_eq!(pairs(index.targets(&uid("x"))), ["pull/a", "out/b", "free/a"]);
+            assert_eq!(pairs(index.denied(&uid("x"))), ["out/a", "free/b"]);
+            assert_eq!(index.winner("out", "a"), None);
+            assert!(index.is_open("out", "b") && !index.is_open("pull", "b"));
+            let affected = index.set_namespace("a", Incarnation::default(), &labels(&[]), true);
+            assert_eq!(
+                (affected, pairs(index.denied(&uid("x")))),
+                (BTreeSet::from([uid("x")]), vec!["free/b".to_owned()])
+            );
+        }
     }
 }

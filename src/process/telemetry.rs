@@ -250,6 +250,15 @@ pub struct StateLabels {
     pub state: &'static str,
 }
 
+/// `format` is a format of `spec.outputs`, `state` as for namespaces.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct OutputLabels {
+    /// The format.
+    pub format: &'static str,
+    /// The word.
+    pub state: &'static str,
+}
+
 /// One label from a fixed set of words.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct SourceLabels {
@@ -279,6 +288,8 @@ pub struct Metrics {
     pub secret_writes: Family<WriteLabels, Counter>,
     /// Selected namespaces of all `EcrCredentials`: `synced`, `failed`, `pending`.
     pub namespaces: Family<StateLabels, Gauge>,
+    /// The same of the outputs, by their format.
+    pub outputs: Family<OutputLabels, Gauge>,
     /// `EcrCredentials`: `ready`, `not_ready`, `stalled`, `suspended`, `unreadable`.
     pub credentials: Family<StateLabels, Gauge>,
     /// 1 where an `EcrCredential` is ready, 0 where it is not.
@@ -339,6 +350,7 @@ impl Metrics {
             aws_http_requests: Family::new_with_constructor(seconds),
             secret_writes: Family::default(),
             namespaces: Family::default(),
+            outputs: Family::default(),
             credentials: Family::default(),
             credential_ready: Family::default(),
             credential_expiry: Family::default(),
@@ -375,6 +387,7 @@ impl Metrics {
         );
         ours.register("secret_writes", "Writes of Secrets", m.secret_writes);
         ours.register("namespaces", "Selected namespaces by state", m.namespaces);
+        ours.register("outputs", "Selected namespaces of outputs by format and state", m.outputs);
         ours.register("credentials", "EcrCredentials by state", m.credentials);
         ours.register(
             "credential_ready",

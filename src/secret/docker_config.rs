@@ -7,7 +7,10 @@ use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
+use super::include::Included;
+use crate::api::LoginFields;
 use crate::api::registry::Host;
 use crate::encoding::{Digest, Fields};
 use crate::token::Auth;
@@ -24,8 +27,19 @@ struct Config<'a> {
 }
 
 #[derive(Serialize)]
-struct Entry<'a> {
-    auth: &'a str,
+#[serde(untagged)]
+enum Entry<'a> {
+    Auth {
+        auth: &'a str,
+    },
+    /// The same with what it decodes to.
+    Login {
+        auth: &'a str,
+        password: &'a str,
+        username: &'a str,
+    },
+    /// One of others, as it is.
+    Included(&'a RawValue),
 }
 
 /// A rendered docker config. Its `Debug` shows nothing of it.
@@ -43,8 +57,35 @@ impl DockerConfig {
     /// # Errors
     /// Only if serde fails, which strings do not make it do.
     pub fn render(entries: &Entries) -> Result<Self, serde_json::Error> {
-        let hosts = hash_of(entries.keys().map(Host::as_str));
-        let auths = entries.iter().map(|(host, auth)| (host.as_str(), Entry { auth: auth.expose() })).collect();
+        Self::render_with(entries, LoginFields::Auth, &Included::default())
+    }
+
+    /// The same with these fields in each entry, and with entries of others beside them.
+    ///
+    /// # Errors
+    /// Only if serde fails, which strings do not make it do.
+    pub fn render_with(entries: &Entries, fields: LoginFields, included: &Included) -> Result<Self, serde_json::Error> {
+        let decoded: Vec<Zeroizing<Vec<u8>>> = match fields {
+            LoginFields::Auth => Vec::new(),
+            LoginFields::AuthUsernamePassword => {
+                entries.values().map(|auth| STANDARD.decode(auth.expose()).unwrap_or_default().into()).collect()
+            }
+        };
+        let beside = included.beside(entries);
+        let hosts = hash_of(entries.keys().map(Host::as_str).chain(beside.keys().copied()));
+        let mut auths = BTreeMap::new();
+        for (key, entry) in beside {
+            auths.insert(key, Entry::Included(serde_json::from_str(entry.expose_secret())?));
+        }
+        for (number, (host, auth)) in entries.iter().enumerate() {
+            let login = decoded.get(number).and_then(|login| std::str::from_utf8(login).ok()?.split_once(':'));
+            let auth = auth.expose();
+            let entry = match login {
+                Some((username, password)) => Entry::Login { auth, password, username },
+                None => Entry::Auth { auth },
+            };
+            auths.insert(host.as_str(), entry);
+        }
         let json = Zeroizing::new(serde_json::to_vec(&Config { auths })?);
         let hash = format!("sha256:{}", Digest::of(&json));
         Ok(Self { base64: SecretString::from(STANDARD.encode(&*json)), hash, hosts, bytes: json.len() })
@@ -65,22 +106,6 @@ impl DockerConfig {
         self.hosts
     }
 
-    /// Whether a text holds any sixteen characters in a row of the data or of a login in it.
-    pub fn is_quoted_in(&self, text: &str) -> bool {
-        const WINDOW: usize = 16;
-        // The text is short and the data may have a MiB: each place of the data is looked up once.
-        let windows: HashSet<&[u8]> = text.as_bytes().windows(WINDOW).collect();
-        let holds = |data: &[u8]| !windows.is_empty() && data.windows(WINDOW).any(|window| windows.contains(window));
-        if holds(self.expose_base64().as_bytes()) {
-            return true;
-        }
-        let json = Zeroizing::new(STANDARD.decode(self.expose_base64()).unwrap_or_default());
-        parse(&json).values().any(|auth| {
-            let password = Zeroizing::new(STANDARD.decode(auth.expose()).unwrap_or_default());
-            holds(auth.expose().as_bytes()) || holds(&password)
-        })
-    }
-
     /// The size of the JSON in bytes; a Secret can hold 1 MiB.
     pub const fn len(&self) -> usize {
         self.bytes
@@ -95,9 +120,45 @@ impl DockerConfig {
 /// The size of a config without logins, in bytes.
 pub const EMPTY_BYTES: usize = r#"{"auths":{}}"#.len();
 
-/// What a login adds to that, with the comma before the next.
-pub fn entry_bytes(host: &Host, auth: &Auth) -> usize {
-    r#""":{"auth":""},"#.len() + host.as_str().len() + auth.expose().len()
+/// The most that a login adds to that, with the comma before the next: a password is no longer than what it is encoded in.
+pub fn entry_bytes(host: &Host, auth: &Auth, fields: LoginFields) -> usize {
+    let encoded = auth.expose().len();
+    let plain = match fields {
+        LoginFields::Auth => 0,
+        // Each character of the password may need an escape.
+        LoginFields::AuthUsernamePassword => r#","password":"","username":"AWS""#.len() + encoded.saturating_mul(6),
+    };
+    r#""":{"auth":""},"#.len() + host.as_str().len() + encoded + plain
+}
+
+/// A text in which secrets are looked for: the text is short and the data may have a MiB, so each place of the data is looked up
+/// once.
+pub struct Quotes<'a>(HashSet<&'a [u8]>);
+
+impl<'a> Quotes<'a> {
+    const WINDOW: usize = 16;
+
+    /// Prepares a text.
+    pub fn of(text: &'a str) -> Self {
+        Self(text.as_bytes().windows(Self::WINDOW).collect())
+    }
+
+    /// Whether the text holds any sixteen characters in a row of the data.
+    pub fn hold(&self, data: &[u8]) -> bool {
+        !self.0.is_empty() && data.windows(Self::WINDOW).any(|window| self.0.contains(window))
+    }
+
+    /// The same of a login in a docker config: of every text in its entries, and of what that decodes to.
+    pub fn hold_a_login_of(&self, json: &[u8]) -> bool {
+        let Ok(Value::Object(mut config)) = serde_json::from_slice(json) else { return false };
+        let Some(Value::Object(auths)) = config.remove("auths") else { return false };
+        let texts =
+            auths.values().filter_map(Value::as_object).flat_map(|entry| entry.values().filter_map(Value::as_str));
+        texts.into_iter().any(|text| {
+            let decoded = Zeroizing::new(STANDARD.decode(text).unwrap_or_default());
+            self.hold(text.as_bytes()) || self.hold(&decoded)
+        })
+    }
 }
 
 /// A hash over hosts, whatever their order.
@@ -121,6 +182,7 @@ pub fn parse(json: &[u8]) -> Entries {
 
 #[cfg(test)]
 mod tests {
+    use super::super::include::IncludedConfig;
     use super::*;
     use proptest::prelude::*;
 
@@ -150,7 +212,8 @@ mod tests {
     fn the_size_is_known_before_it_is_rendered() {
         for hosts in [&[][..], &[("a.example", "p")], &[("a.example", "p"), ("b.example", "a longer one")]] {
             let entries = entries(hosts);
-            let expected = entries.iter().map(|(host, auth)| entry_bytes(host, auth)).sum::<usize>() + EMPTY_BYTES;
+            let expected = entries.iter().map(|(host, auth)| entry_bytes(host, auth, LoginFields::Auth)).sum::<usize>()
+                + EMPTY_BYTES;
             let last_comma = usize::from(!entries.is_empty());
             assert_eq!(DockerConfig::render(&entries).unwrap().len(), expected - last_comma);
         }
@@ -158,12 +221,35 @@ mod tests {
 
     #[test]
     fn a_message_that_quotes_a_login_in_any_form_is_known() {
-        let config = DockerConfig::render(&entries(&[("a.example", "hunter2hunter2hunter2")])).unwrap();
-        let base64 = config.expose_base64();
-        for quote in [base64.get(20..40).unwrap(), auth("hunter2hunter2hunter2").expose(), "hunter2hunter2hunter2"] {
-            assert!(config.is_quoted_in(&format!("denied: data is {quote}")), "{quote}");
+        let hub = r#"{"auths":{"hub.example":{"username":"somebody","password":"correct horse battery"}}}"#;
+        let hub = IncludedConfig::parse("kubernetes.io/dockerconfigjson", hub.as_bytes()).unwrap();
+        let included = Included { configs: vec![hub.into()], incomplete: false };
+        let logins = entries(&[("a.example", "hunter2hunter2hunter2")]);
+        let config = DockerConfig::render_with(&logins, LoginFields::Auth, &included).unwrap();
+        let json = json(&config);
+        for quote in [auth("hunter2hunter2hunter2").expose(), "hunter2hunter2hunter2", "correct horse battery"] {
+            assert!(Quotes::of(&format!("denied: data is {quote}")).hold_a_login_of(json.as_bytes()), "{quote}");
         }
-        assert!(!config.is_quoted_in("denied the request: every Secret needs the label team, ask a.example for one"));
+        let harmless = "denied the request: every Secret needs the label team, ask a.example for one";
+        assert!(!Quotes::of(harmless).hold_a_login_of(json.as_bytes()));
+    }
+
+    #[test]
+    fn an_entry_has_the_fields_that_are_asked_for_and_those_of_others_stand_beside_ours() {
+        let hub = r#"{"auths":{"hub.example":{"email":"e","auth":"eDp5"},"a.example":{"auth":"eDp5"}}}"#;
+        let hub = IncludedConfig::parse("kubernetes.io/dockerconfigjson", hub.as_bytes()).unwrap();
+        let included = Included { configs: vec![hub.into()], incomplete: false };
+        let logins = entries(&[("a.example", "q:r")]);
+        let config = DockerConfig::render_with(&logins, LoginFields::AuthUsernamePassword, &included).unwrap();
+        assert_eq!(
+            json(&config),
+            r#"{"auths":{"a.example":{"auth":"QVdTOnE6cg==","password":"q:r","username":"AWS"},"hub.example":{"auth":"eDp5","email":"e"}}}"#
+        );
+        assert_eq!(config.hosts(), hash_of(["a.example", "hub.example"]));
+        assert_eq!(
+            parse(json(&config).as_bytes()).into_keys().collect::<Vec<_>>(),
+            [Host::parse("a.example").unwrap()]
+        );
     }
 
     #[test]

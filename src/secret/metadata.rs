@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(**lean.record().unwrap(), record);
         assert_eq!((lean.name_any(), lean.namespace()), (whole.name_any(), whole.namespace()));
         assert_eq!(lean.resource_version(), whole.resource_version());
-        assert!(record.expires_at.is_some() && record.owner.is_some() && record.has_additions());
+        assert!(record.expires_at.is_some() && record.owner.is_some() && record.has_additions(None));
     }
 
     /// The API server writes the type first. In another order serde would keep the object aside, where no depth is tolerated.
@@ -322,7 +322,7 @@ mod tests {
             answer["metadata"]["managedFields"][0]["fieldsV1"]["f:metadata"] = odd.clone();
             answer["metadata"]["labels"] = odd;
             let lean: SecretMetadata = serde_json::from_str(&answer.to_string()).unwrap();
-            assert!(lean.record().unwrap().has_additions());
+            assert!(lean.record().unwrap().has_additions(None));
         }
     }
 

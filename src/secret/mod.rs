@@ -1,6 +1,8 @@
 //! What each Secret should look like, and what has to change in each namespace for that.
 
 pub mod docker_config;
+pub mod formats;
+pub mod include;
 pub mod metadata;
 pub mod ownership;
 
@@ -15,11 +17,14 @@ use crate::api::registry::{AccountId, Host};
 use crate::api::status::Reason;
 use crate::api::{ConflictPolicy, DeletionPolicy};
 use crate::encoding::Fields;
+use crate::plan::outputs::SecretPlan;
 use crate::plan::schedule::{Life, until};
 use crate::plan::targets::Incarnation;
 use crate::plan::{Halt, Hosts, HostsError, Need, Plan, RegistryPlan, Uid, host_taken};
 use crate::token::{Auth, Grant, Token};
 use docker_config::{DockerConfig, Entries};
+use formats::{Content, Payload, form};
+use include::Included;
 use ownership::{Footprint, SecretRecord, Standing};
 
 /// The name under which the API server records what we write, and the value of `app.kubernetes.io/managed-by`.
@@ -43,6 +48,9 @@ pub const HOSTS_HASH: &str = "pullsecrets.dev/hosts-hash";
 /// The annotation with a hash over the identities that fetched the logins.
 pub const IDENTITY_HASH: &str = "pullsecrets.dev/identity-hash";
 
+/// The annotation with the format of an output; a pull secret has none.
+pub const OUTPUT: &str = "pullsecrets.dev/output";
+
 /// The greatest data of a Secret in bytes (k8s.io/api/core/v1, MaxSecretSize).
 const MAX_SECRET_BYTES: usize = 1024 * 1024;
 
@@ -58,13 +66,16 @@ pub struct Owner {
     pub uid: Uid,
 }
 
+/// The Secrets that one namespace should hold, by name.
+pub type Bundle = BTreeMap<Arc<str>, Arc<Desired>>;
+
 /// One Secret as it should be, alike in every namespace.
 #[derive(Clone, Debug)]
 pub struct Desired {
     /// Labels, annotations and owner reference; no name.
     pub metadata: ObjectMeta,
-    /// The data.
-    pub config: DockerConfig,
+    /// The type and the data.
+    pub payload: Payload,
     /// How a Secret written so looks in its metadata.
     pub footprint: Footprint,
     /// The expiry recorded on it.
@@ -145,20 +156,6 @@ impl From<&TakenHost> for Halt {
     }
 }
 
-/// The logins that stand in a Secret.
-#[derive(Default)]
-struct Logins {
-    entries: Entries,
-    /// The lives of their tokens.
-    alive: Vec<Life>,
-    /// The lives of all tokens that there is room for, also of those that have expired.
-    all: Vec<Life>,
-    /// The registries whose logins there is no room for.
-    left_out: Vec<usize>,
-    /// How large the Secret would be with those of all.
-    bytes: usize,
-}
-
 /// A registry whose logins do not fit into the Secret beside those of the registries before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
@@ -175,46 +172,12 @@ impl From<&LeftOut> for Halt {
     }
 }
 
-/// Every registry whose logins do not fit.
+/// Every registry whose logins do not fit into the pull secret.
 pub fn left_out(plan: &Plan, published: &Published, now: Timestamp) -> Vec<LeftOut> {
-    let logins = logins(plan, published, now);
+    let taken = taken_hosts(plan, published);
+    let logins = Logins::of(plan, published, &taken, &plan.secret, now);
     let bytes = logins.bytes;
     logins.left_out.into_iter().map(|number| LeftOut { number, bytes }).collect()
-}
-
-/// Takes the logins of the registries in their order, as long as there is room.
-fn logins(plan: &Plan, published: &Published, now: Timestamp) -> Logins {
-    let mut logins = Logins { bytes: docker_config::EMPTY_BYTES, ..Logins::default() };
-    let mut room = MAX_SECRET_BYTES.saturating_sub(logins.bytes);
-    let taken = taken_hosts(plan, published);
-    for (number, registry) in plan.registries.iter().enumerate() {
-        let lives: Vec<Life> = registry.needs.iter().filter_map(|need| published.get(need)).map(|g| g.life).collect();
-        if lives.iter().any(|life| !life.is_valid(now)) {
-            logins.all.extend(lives);
-            continue;
-        }
-        // Hosts that cannot be told are reported with the registry; the others go on.
-        let mut entries: BTreeMap<Host, &Auth> =
-            registry_entries(registry, published).unwrap_or_default().into_iter().collect();
-        entries.retain(|host, _| !taken.iter().any(|taken| taken.later == number && taken.host == *host));
-        // Of a registry before it that has the same token.
-        entries.retain(|host, _| !logins.entries.contains_key(host));
-        let bytes = entries.iter().map(|(host, auth)| docker_config::entry_bytes(host, auth)).sum();
-        logins.bytes = logins.bytes.saturating_add(bytes);
-        match room.checked_sub(bytes) {
-            Some(rest) => room = rest,
-            None => {
-                logins.left_out.push(number);
-                continue;
-            }
-        }
-        logins.all.extend(lives.iter().copied());
-        if !entries.is_empty() {
-            logins.alive.extend(lives);
-            logins.entries.extend(entries.into_iter().map(|(host, auth)| (host, auth.clone())));
-        }
-    }
-    logins
 }
 
 /// The token for a host: among several answers the one for the host's account, which each chunk of ids has for its own.
@@ -226,68 +189,198 @@ fn login<'a>(grants: &[&'a Arc<Grant>], account: Option<&AccountId>) -> Option<&
     })
 }
 
-/// The Secret that all target namespaces should hold, or `None` while there is no valid token to write.
+/// Every Secret that all target namespaces should hold, as far as there are valid tokens to write. What an output that is refused
+/// should hold is not known.
 ///
 /// # Errors
-/// [`DesiredError`] when it cannot be.
-pub fn desired(
+/// [`DesiredError`] when one cannot be.
+pub fn bundle(
     plan: &Plan,
     owner: &Owner,
-    template: &crate::api::SecretTemplate,
     published: &Published,
+    included: &Included,
     now: Timestamp,
-) -> Result<Option<Desired>, DesiredError> {
-    let Logins { entries, alive, all, left_out, bytes } = logins(plan, published, now);
-    if entries.is_empty() && !left_out.is_empty() {
-        return Err(DesiredError::TooLarge(bytes));
+) -> Result<Bundle, DesiredError> {
+    let taken = taken_hosts(plan, published);
+    let source = Source { plan, owner, published, included, taken: &taken };
+    let mut bundle = Bundle::new();
+    for secret in plan.secrets().filter(|secret| secret.refusal.is_none()) {
+        if let Some(desired) = source.desired(secret, now)? {
+            bundle.insert(secret.name.clone(), Arc::new(desired));
+        }
     }
-    let may_be_empty = plan.registries.iter().any(|r| r.anonymous_works);
-    if entries.is_empty() && !may_be_empty {
-        return Ok(None);
+    Ok(bundle)
+}
+
+/// Why an output has no host, where that is known only with the tokens: the spec leaves the account to the caller.
+pub fn lacks_host(plan: &Plan, secret: &SecretPlan, published: &Published) -> Option<Halt> {
+    let host = secret.host.as_ref().filter(|_| secret.refusal.is_none())?;
+    let complete = plan.registries.iter().all(|r| r.needs.iter().all(|need| published.contains_key(need)));
+    let writes = |registry: &RegistryPlan| hosts_of(registry, published).contains(host);
+    (complete && !plan.registries.iter().any(writes)).then(|| Halt {
+        reason: Reason::InvalidSpec,
+        message: format!(
+            "spec.outputs: {}: spec.registries do not write the host {host}, which is not that of the caller's own account: correct host, or set accountIds",
+            secret.name
+        ),
+    })
+}
+
+/// The hosts of a registry, as far as they are known.
+fn hosts_of(registry: &RegistryPlan, published: &Published) -> Vec<Host> {
+    let caller = registry.needs.first().and_then(|need| published.get(need)).and_then(|grant| grant.caller());
+    let hosts = registry.hosts.resolve(caller).unwrap_or_default();
+    hosts.into_iter().map(|(host, _)| host).collect()
+}
+
+/// What Secrets are made of.
+struct Source<'a> {
+    plan: &'a Plan,
+    owner: &'a Owner,
+    published: &'a Published,
+    included: &'a Included,
+    taken: &'a [TakenHost],
+}
+
+/// The logins that stand in a Secret.
+#[derive(Default)]
+struct Logins<'a> {
+    entries: Entries,
+    /// The lives of their tokens.
+    alive: Vec<Life>,
+    /// The lives of all tokens that there is room for, also of those that have expired.
+    all: Vec<Life>,
+    /// What the Secret needs.
+    needs: Vec<&'a Need>,
+    /// Whether a host cannot be told though the spec names it.
+    lacks_hosts: bool,
+    /// The registries whose logins there is no room for.
+    left_out: Vec<usize>,
+    /// How large the Secret would be with those of all.
+    bytes: usize,
+}
+
+impl<'a> Logins<'a> {
+    /// Takes the logins of the registries in their order, as long as there is room; of one host alone where the Secret is for one.
+    fn of(plan: &'a Plan, published: &Published, taken: &[TakenHost], secret: &SecretPlan, now: Timestamp) -> Self {
+        let mut logins = Self { bytes: docker_config::EMPTY_BYTES, ..Self::default() };
+        let mut room = MAX_SECRET_BYTES.saturating_sub(logins.bytes);
+        for (number, registry) in plan.registries.iter().enumerate() {
+            if secret.host.as_ref().is_some_and(|host| !hosts_of(registry, published).contains(host)) {
+                continue;
+            }
+            logins.needs.extend(&registry.needs);
+            logins.lacks_hosts |= registry.lacks_hosts;
+            let grants = registry.needs.iter().filter_map(|need| published.get(need));
+            let lives: Vec<Life> = grants.map(|grant| grant.life).collect();
+            if lives.iter().any(|life| !life.is_valid(now)) {
+                logins.all.extend(lives);
+                continue;
+            }
+            // Hosts that cannot be told are reported with the registry; the others go on.
+            let mut entries: BTreeMap<Host, &Auth> =
+                registry_entries(registry, published).unwrap_or_default().into_iter().collect();
+            entries.retain(|host, _| !taken.iter().any(|taken| taken.later == number && taken.host == *host));
+            entries.retain(|each, _| secret.host.as_ref().is_none_or(|host| each == host));
+            // Of a registry before it that has the same token.
+            entries.retain(|host, _| !logins.entries.contains_key(host));
+            let size = |(host, auth): (&Host, &&Auth)| docker_config::entry_bytes(host, auth, secret.login_fields);
+            let bytes = entries.iter().map(size).sum();
+            logins.bytes = logins.bytes.saturating_add(bytes);
+            match room.checked_sub(bytes) {
+                Some(rest) => room = rest,
+                None => {
+                    logins.left_out.push(number);
+                    continue;
+                }
+            }
+            logins.all.extend(lives.iter().copied());
+            if !entries.is_empty() {
+                logins.alive.extend(lives);
+                logins.entries.extend(entries.into_iter().map(|(host, auth)| (host, auth.clone())));
+            }
+        }
+        logins
     }
-    let expires_at = alive.iter().map(|l| l.expires_at).min().or_else(|| all.iter().map(|l| l.expires_at).max());
-    let refreshed_at = all.iter().map(|l| l.issued_at).max();
-    let (Some(expires_at), Some(refreshed_at)) = (expires_at, refreshed_at) else { return Ok(None) };
-    let config = DockerConfig::render(&entries).map_err(|_| DesiredError::Render)?;
-    let unfetched = plan.needs().into_iter().any(|need| !published.contains_key(need));
-    let incomplete = unfetched || !left_out.is_empty() || plan.registries.iter().any(|r| r.lacks_hosts);
-    let mut metadata = metadata(plan, owner, template, &config, expires_at, refreshed_at);
-    let identity = identity_hash(published);
-    metadata.annotations.get_or_insert_default().insert(IDENTITY_HASH.to_owned(), format!("{identity:016x}"));
-    let footprint = Footprint::desired(&metadata);
-    let has_entries = !entries.is_empty();
-    let of_one_namespace = published.keys().any(|need| need.auth.is_each_targets());
-    Ok(Some(Desired { metadata, config, footprint, expires_at, identity, of_one_namespace, has_entries, incomplete }))
+}
+
+impl Source<'_> {
+    /// The Secret that all target namespaces should hold, or `None` while there is no valid token to write.
+    fn desired(&self, secret: &SecretPlan, now: Timestamp) -> Result<Option<Desired>, DesiredError> {
+        let Logins { entries, alive, all, needs, lacks_hosts, left_out, bytes } =
+            Logins::of(self.plan, self.published, self.taken, secret, now);
+        if entries.is_empty() && !left_out.is_empty() {
+            return Err(DesiredError::TooLarge(bytes));
+        }
+        let form = form(secret.format);
+        let may_be_empty = form.holds_every_host() && self.plan.registries.iter().any(|r| r.anonymous_works);
+        if entries.is_empty() && !may_be_empty {
+            return Ok(None);
+        }
+        let expires_at = alive.iter().map(|l| l.expires_at).min().or_else(|| all.iter().map(|l| l.expires_at).max());
+        let refreshed_at = all.iter().map(|l| l.issued_at).max();
+        let (Some(expires_at), Some(refreshed_at)) = (expires_at, refreshed_at) else { return Ok(None) };
+        let unfetched = needs.iter().any(|need| !self.published.contains_key(*need));
+        let mut incomplete = unfetched || !left_out.is_empty() || lacks_hosts;
+        let (payload, included) = match form.content {
+            Content::DockerConfig => {
+                let (config, included) = self.docker_config(secret, &entries)?;
+                incomplete |= included.incomplete;
+                (Some(Payload::docker_config(form, &config)), included)
+            }
+            Content::Login(texts) => {
+                let login = entries.first_key_value();
+                (login.and_then(|(host, auth)| Payload::login(form, texts, host, auth)), Included::default())
+            }
+        };
+        let Some(payload) = payload else { return Ok(None) };
+        let identity = identity_hash(self.published, &needs, &included);
+        let mut metadata = frame(self.plan, self.owner, secret);
+        let annotations = metadata.annotations.get_or_insert_default();
+        annotations.insert(EXPIRES_AT.to_owned(), expires_at.to_string());
+        annotations.insert(REFRESHED_AT.to_owned(), refreshed_at.to_string());
+        annotations.insert(CONTENT_HASH.to_owned(), payload.hash().to_owned());
+        annotations.insert(HOSTS_HASH.to_owned(), format!("{:016x}", payload.hosts()));
+        annotations.insert(IDENTITY_HASH.to_owned(), format!("{identity:016x}"));
+        let footprint = Footprint::desired(&metadata);
+        let has_entries = !entries.is_empty();
+        let is_tenants = |need: &&Need| need.auth.is_each_targets() && self.published.contains_key(*need);
+        let of_one_namespace = needs.iter().any(is_tenants);
+        let desired =
+            Desired { metadata, payload, footprint, expires_at, identity, of_one_namespace, has_entries, incomplete };
+        Ok(Some(desired))
+    }
+
+    /// The docker config, with those of others as far as they fit.
+    fn docker_config(&self, secret: &SecretPlan, entries: &Entries) -> Result<(DockerConfig, Included), DesiredError> {
+        let mut included = self.included.clone();
+        loop {
+            let config = DockerConfig::render_with(entries, secret.login_fields, &included);
+            let config = config.map_err(|_| DesiredError::Render)?;
+            // Our own come first, and fit.
+            if config.len() <= MAX_SECRET_BYTES || included.configs.pop().is_none() {
+                return Ok((config, included));
+            }
+            included.incomplete = true;
+        }
+    }
 }
 
 /// A hash over the identities that fetched the logins, so that those of another are not taken for them. Their order is that
-/// of their digests: that of the needs may change with the next build.
-fn identity_hash(published: &Published) -> u64 {
-    let principals = published.values().map(|grant| grant.identity.principal()).collect();
-    Fields::new("identities/v1").digests(&principals).finish().short()
-}
-
-fn metadata(
-    plan: &Plan,
-    owner: &Owner,
-    template: &crate::api::SecretTemplate,
-    config: &DockerConfig,
-    expires_at: Timestamp,
-    refreshed_at: Timestamp,
-) -> ObjectMeta {
-    let mut metadata = frame(plan, owner, template);
-    let annotations = metadata.annotations.get_or_insert_default();
-    annotations.insert(EXPIRES_AT.to_owned(), expires_at.to_string());
-    annotations.insert(REFRESHED_AT.to_owned(), refreshed_at.to_string());
-    annotations.insert(CONTENT_HASH.to_owned(), config.hash().to_owned());
-    annotations.insert(HOSTS_HASH.to_owned(), format!("{:016x}", config.hosts()));
-    metadata
+/// of their digests: that of the needs may change with the next build. What is merged beside them counts as well.
+fn identity_hash(published: &Published, needs: &[&Need], included: &Included) -> u64 {
+    let grants = published.iter().filter(|(need, _)| needs.contains(need)).map(|(_, grant)| grant);
+    let principals = grants.map(|grant| grant.identity.principal()).collect();
+    match included.digest() {
+        None => Fields::new("identities/v1").digests(&principals).finish().short(),
+        Some(digest) => Fields::new("identities+included/v1").digests(&principals).digest(digest).finish().short(),
+    }
 }
 
 /// The metadata that a Secret should have, with what it says itself of its content: of a Secret as we wrote it, nothing but
 /// the passwords can differ.
-pub fn as_found(plan: &Plan, owner: &Owner, template: &crate::api::SecretTemplate, found: &ObjectMeta) -> ObjectMeta {
-    let mut metadata = frame(plan, owner, template);
+pub fn as_found(plan: &Plan, owner: &Owner, secret: &SecretPlan, found: &ObjectMeta) -> ObjectMeta {
+    let mut metadata = frame(plan, owner, secret);
     let annotations = metadata.annotations.get_or_insert_default();
     for key in [EXPIRES_AT, REFRESHED_AT, CONTENT_HASH, HOSTS_HASH, IDENTITY_HASH] {
         let value = found.annotations.as_ref().and_then(|annotations| annotations.get(key));
@@ -297,11 +390,18 @@ pub fn as_found(plan: &Plan, owner: &Owner, template: &crate::api::SecretTemplat
 }
 
 /// The metadata without what it says of the content.
-fn frame(plan: &Plan, owner: &Owner, template: &crate::api::SecretTemplate) -> ObjectMeta {
-    let mut labels = template.labels.clone();
+fn frame(plan: &Plan, owner: &Owner, secret: &SecretPlan) -> ObjectMeta {
+    let form = form(secret.format);
+    let (mut labels, mut annotations) = (secret.labels.clone(), secret.annotations.clone());
+    labels.extend(form.labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
     labels.insert(MANAGED_BY.to_owned(), FIELD_MANAGER.to_owned());
     labels.insert(CREDENTIAL.to_owned(), owner.name.clone());
     labels.insert(CREDENTIAL_UID.to_owned(), owner.uid.to_string());
+    let of_host = secret.host.as_ref().map(form.annotations).unwrap_or_default();
+    annotations.extend(of_host.into_iter().map(|(key, value)| (key.to_owned(), value)));
+    if secret.is_output {
+        annotations.insert(OUTPUT.to_owned(), secret.format.as_str().to_owned());
+    }
     let reference = OwnerReference {
         api_version: format!("{}/v1alpha1", crate::api::GROUP),
         kind: "EcrCredential".to_owned(),
@@ -314,7 +414,7 @@ fn frame(plan: &Plan, owner: &Owner, template: &crate::api::SecretTemplate) -> O
     let owned = plan.deletion_policy == DeletionPolicy::Delete;
     ObjectMeta {
         labels: Some(labels),
-        annotations: Some(template.annotations.clone()),
+        annotations: Some(annotations),
         owner_references: owned.then(|| vec![reference]),
         ..ObjectMeta::default()
     }
@@ -391,21 +491,21 @@ pub fn verdict(
         (Claim::Lost(name), _) => Verdict::Refuse(
             Reason::Conflict,
             format!(
-                "the older EcrCredential {name} writes the Secret {} here: use another secret.name, or exclude the namespace",
+                "the older EcrCredential {name} writes the Secret {} here: use another name, or exclude the namespace",
                 place.name
             ),
         ),
         (Claim::Blocked(name), _) => Verdict::Refuse(
             Reason::Conflict,
             format!(
-                "the EcrCredential {name} has the Secret {} here and cannot be read by this version of the operator, so that nobody refreshes it: upgrade the operator, correct or delete {name}, or use another secret.name",
+                "the EcrCredential {name} has the Secret {} here and cannot be read by this version of the operator, so that nobody refreshes it: upgrade the operator, correct or delete {name}, or use another name",
                 place.name
             ),
         ),
         (Claim::Wanted, Standing::Foreign(_)) if policy == ConflictPolicy::Fail => Verdict::Refuse(
             Reason::SecretNotOwned,
             format!(
-                "a Secret {} that is not the operator's is there: delete it, use another secret.name, or set conflictPolicy: Adopt",
+                "a Secret {} that is not the operator's is there: delete it, use another name, or set conflictPolicy: Adopt",
                 place.name
             ),
         ),
@@ -425,11 +525,15 @@ fn wanted(standing: &Standing, desired: Option<&Desired>, accepted: Option<Footp
             // A later expiry for the same hosts was written by a process that died before it could say so; it is good until
             // then. With other hosts it says nothing: a host that was added may have an older token. With another identity
             // it is not what is wanted.
-            let newer = record.hosts == Some(desired.config.hosts())
+            let newer = record.hosts == Some(desired.payload.hosts())
                 && record.identity == Some(desired.identity)
                 && record.expires_at.is_some_and(|at| at > desired.expires_at && at > now);
             if written || newer {
-                if record.has_additions() { Verdict::Strip(record.clone()) } else { Verdict::Keep }
+                if record.has_additions(Some(&desired.payload)) {
+                    Verdict::Strip(record.clone())
+                } else {
+                    Verdict::Keep
+                }
             } else if desired.incomplete && has_more(record, desired, now) {
                 Verdict::Wait
             } else {
@@ -451,7 +555,7 @@ const LAST_CALL: Duration = Duration::from_secs(600);
 fn has_more(record: &SecretRecord, desired: &Desired, now: Timestamp) -> bool {
     let gain = until(now, desired.expires_at);
     let left = record.expires_at.map_or(Duration::ZERO, |at| until(now, at));
-    record.hosts != Some(desired.config.hosts()) && left > LAST_CALL.min(gain / 4)
+    record.hosts != Some(desired.payload.hosts()) && left > LAST_CALL.min(gain / 4)
 }
 
 /// All records of one Secret name, by namespace.

@@ -8,10 +8,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::docker_config::DATA_KEY;
+use super::formats::{Payload, form};
 use super::metadata::{Entry, Fields, Metadata};
-use super::{CREDENTIAL_UID, EXPIRES_AT, FIELD_MANAGER, HOSTS_HASH, IDENTITY_HASH, MANAGED_BY};
-use crate::api::GROUP;
+use super::{CREDENTIAL_UID, EXPIRES_AT, FIELD_MANAGER, HOSTS_HASH, IDENTITY_HASH, MANAGED_BY, OUTPUT};
+use crate::api::{GROUP, OutputFormat};
 use crate::plan::Uid;
 
 /// An owner reference may name any text as a uid. One that is longer is nobody's, and must not be kept.
@@ -99,7 +99,7 @@ fn lines_observed<'a>(metadata: &'a Metadata<'_>, ours: Option<&'a Fields<'_>>) 
         |uid: &str| fields.find(&["f:metadata", "f:ownerReferences", &format!("k:{{\"uid\":\"{uid}\"}}")]).is_some();
     let owners = metadata.owner_references.0.iter().map(|owner| &*owner.uid);
     let owners = owners.filter(|uid| is_ours(uid)).map(Line::Owner);
-    let data = owns_data(fields).then_some(Line::Data);
+    let data = owns_data(fields, format(metadata, ours)).then_some(Line::Data);
     let type_ = fields.find(&["f:type"]).map(|_| Line::Type);
     data.into_iter().chain(type_).chain(labels).chain(annotations).chain(owners).collect()
 }
@@ -123,14 +123,26 @@ impl fmt::Debug for Footprint {
     }
 }
 
-fn owns_data(fields: &Fields<'_>) -> bool {
-    fields.find(&["f:data", &format!("f:{DATA_KEY}")]).is_some()
+/// Whether all keys of a format are ours.
+fn owns_data(fields: &Fields<'_>, format: OutputFormat) -> bool {
+    form(format).keys.iter().all(|key| fields.find(&["f:data", &format!("f:{key}")]).is_some())
+}
+
+/// The format in which we wrote a Secret, as its annotation says.
+fn format(metadata: &Metadata<'_>, ours: Option<&Fields<'_>>) -> OutputFormat {
+    let told = ours.and_then(|fields| own_value(metadata, fields, OUTPUT));
+    told.and_then(OutputFormat::parse).unwrap_or_default()
 }
 
 /// What an annotation says of the data, if both are as we wrote them.
 fn own_annotation<'a>(metadata: &'a Metadata<'_>, ours: Option<&Fields<'_>>, key: &str) -> Option<&'a str> {
-    let fields = ours.filter(|fields| owns_data(fields))?;
-    fields.find(&["f:metadata", "f:annotations"])?.names().find(|name| *name == key)?;
+    let fields = ours.filter(|fields| owns_data(fields, format(metadata, ours)))?;
+    own_value(metadata, fields, key)
+}
+
+/// The value of an annotation that is as we wrote it.
+fn own_value<'a>(metadata: &'a Metadata<'_>, ours: &Fields<'_>, key: &str) -> Option<&'a str> {
+    ours.find(&["f:metadata", "f:annotations"])?.names().find(|name| *name == key)?;
     metadata.annotations.get(key).map(|value| &**value)
 }
 
@@ -151,7 +163,9 @@ pub struct SecretRecord {
     pub hosts: Option<u64>,
     /// The hash over the identities that fetched its logins, unless somebody else wrote it or the data.
     pub identity: Option<u64>,
-    /// Keys in its data besides the one it should have; of many the first, so that no Secret takes much memory.
+    /// The format in which we wrote it.
+    pub format: OutputFormat,
+    /// Keys in its data besides those of its format; of many the first, so that no Secret takes much memory.
     pub extra_keys: Box<[String]>,
     /// Whether somebody has said if it is immutable. An immutable one could not be refreshed.
     pub sets_immutable: bool,
@@ -173,9 +187,10 @@ impl SecretRecord {
         let ours = our_fields(metadata);
         let mut extra_keys: BTreeSet<&str> = BTreeSet::new();
         let mut sets_immutable = false;
+        let format = format(metadata, ours);
         for fields in metadata.managed_fields.0.iter().filter_map(|entry| entry.fields_v1.as_ref()) {
             let keys = fields.find(&["f:data"]).into_iter().flat_map(Fields::names);
-            extra_keys.extend(keys.filter(|key| *key != DATA_KEY));
+            extra_keys.extend(keys.filter(|key| !form(format).keys.contains(key)));
             sets_immutable |= fields.find(&["f:immutable"]).is_some();
         }
         Some(Self {
@@ -186,6 +201,7 @@ impl SecretRecord {
             expires_at: own_annotation(metadata, ours, EXPIRES_AT).and_then(|at| at.parse().ok()),
             hosts: own_annotation(metadata, ours, HOSTS_HASH).and_then(number),
             identity: own_annotation(metadata, ours, IDENTITY_HASH).and_then(number),
+            format,
             extra_keys: extra_keys.into_iter().take(MOST_EXTRA_KEYS).map(str::to_owned).collect(),
             sets_immutable,
             applied: ours.is_some() || metadata.managed_fields.0.is_empty(),
@@ -199,8 +215,14 @@ impl SecretRecord {
     }
 
     /// Whether somebody added something to it that an apply does not take away, and that must not stay.
-    pub fn has_additions(&self) -> bool {
-        self.sets_immutable || !self.extra_keys.is_empty()
+    pub fn has_additions(&self, desired: Option<&Payload>) -> bool {
+        self.sets_immutable || self.added_keys(desired).next().is_some()
+    }
+
+    /// Keys in its data that somebody added. Those that it should have are never among them: its annotation may be another's, so
+    /// that its format is not known.
+    pub fn added_keys(&self, desired: Option<&Payload>) -> impl Iterator<Item = &String> {
+        self.extra_keys.iter().filter(move |key| !desired.is_some_and(|desired| desired.has_key(key)))
     }
 
     /// Whether `other` is a later state of the same Secret. The API server's versions are numbers that grow.
@@ -279,12 +301,17 @@ impl Standing {
 }
 
 impl Standing {
-    /// The resourceVersion of the Secret there, if there is one.
-    pub fn version(&self) -> Option<Box<str>> {
+    /// The Secret there, if there is one.
+    pub const fn record(&self) -> Option<&Arc<SecretRecord>> {
         match self {
             Self::Absent => None,
-            Self::Mine(r) | Self::Orphan(r) | Self::Others(r) | Self::Foreign(r) => Some(r.resource_version.clone()),
+            Self::Mine(r) | Self::Orphan(r) | Self::Others(r) | Self::Foreign(r) => Some(r),
         }
+    }
+
+    /// The resourceVersion of the Secret there, if there is one.
+    pub fn version(&self) -> Option<Box<str>> {
+        self.record().map(|record| record.resource_version.clone())
     }
 }
 
@@ -411,9 +438,49 @@ mod tests {
             SecretRecord::read(&metadata).unwrap()
         };
         assert_eq!(*added(json!({ "f:data": { "f:extra": {} } })).extra_keys, ["extra".to_owned()]);
-        assert!(added(json!({ "f:data": { "f:extra": {} } })).has_additions());
-        assert!(added(json!({ "f:immutable": {} })).has_additions());
-        assert!(!added(json!({ "f:metadata": { "f:labels": { "f:team": {} } } })).has_additions());
+        assert!(added(json!({ "f:data": { "f:extra": {} } })).has_additions(None));
+        assert!(added(json!({ "f:immutable": {} })).has_additions(None));
+        assert!(!added(json!({ "f:metadata": { "f:labels": { "f:team": {} } } })).has_additions(None));
+    }
+
+    /// The same of an output, whose data has several keys.
+    fn applied_output() -> ObjectMeta {
+        let mut metadata = applied();
+        metadata.annotations.as_mut().unwrap().insert(OUTPUT.to_owned(), "BasicAuth".to_owned());
+        let fields = fields(&mut metadata);
+        fields["f:data"] = json!({ "f:password": {}, "f:username": {} });
+        fields["f:metadata"]["f:annotations"][format!("f:{OUTPUT}")] = json!({});
+        metadata
+    }
+
+    #[test]
+    fn every_key_of_an_output_is_ours_and_no_other_belongs_there() {
+        let read = |edit: fn(&mut ObjectMeta)| {
+            let mut metadata = applied_output();
+            edit(&mut metadata);
+            SecretRecord::read(&metadata).unwrap()
+        };
+        let as_written = Footprint::desired(&applied_output());
+        let good = read(|_| {});
+        assert_eq!(
+            (good.format, good.footprint, good.has_additions(None)),
+            (OutputFormat::BasicAuth, as_written, false)
+        );
+        assert!(good.expires_at.is_some());
+        let taken = read(|m| drop(fields(m)["f:data"].as_object_mut().unwrap().remove("f:password")));
+        assert_ne!(taken.footprint, as_written, "somebody else has written the password");
+        assert_eq!(taken.expires_at, None, "what its annotations say is not of that password");
+        let forged = read(|m| {
+            fields(m)["f:metadata"]["f:annotations"].as_object_mut().unwrap().remove(&format!("f:{OUTPUT}"));
+        });
+        assert_ne!(forged.footprint, as_written);
+        assert_eq!(forged.format, OutputFormat::DockerConfigJson, "the annotation is not ours");
+        assert_eq!(*forged.extra_keys, ["password".to_owned(), "username".to_owned()]);
+        let auth = crate::token::Auth::parse("QVdTOnA=".to_owned()).unwrap();
+        let host = crate::api::registry::Host::parse("a.example").unwrap();
+        let crate::secret::formats::Content::Login(texts) = form(OutputFormat::BasicAuth).content else { panic!() };
+        let desired = Payload::login(form(OutputFormat::BasicAuth), texts, &host, &auth).unwrap();
+        assert!(!forged.has_additions(Some(&desired)), "its own keys are never taken out");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Tables of places and what is done in them, and of tokens and the Secret that comes of them.
 
+mod outputs;
 mod persisted;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::*;
-use crate::api::{EcrCredentialSpec, SecretTemplate};
+use crate::api::{EcrCredentialSpec, OutputFormat};
 use crate::plan::schedule::Life;
 use crate::plan::targets::Incarnation;
 use crate::plan::{Identity, Limits, plan};
@@ -44,13 +45,22 @@ fn owner() -> Owner {
     Owner { name: "platform".to_owned(), uid: Uid("me".into()) }
 }
 
+/// The value of a key of the data.
+fn value(desired: &Desired, key: &str) -> Vec<u8> {
+    let (_, value) = desired.payload.expose_data().find(|(found, _)| *found == key).unwrap();
+    STANDARD.decode(value).unwrap()
+}
+
 fn hosts(desired: &Desired) -> Vec<String> {
-    let json = STANDARD.decode(desired.config.expose_base64()).unwrap();
-    docker_config::parse(&json).keys().map(ToString::to_string).collect()
+    docker_config::parse(&value(desired, ".dockerconfigjson")).keys().map(ToString::to_string).collect()
+}
+
+fn all(spec: &EcrCredentialSpec, published: &Published) -> Bundle {
+    bundle(&planned(spec), &owner(), published, &Included::default(), at(NOW)).unwrap()
 }
 
 fn build(spec: &EcrCredentialSpec, published: &Published) -> Option<Desired> {
-    desired(&planned(spec), &owner(), &spec.secret, published, at(NOW)).unwrap()
+    all(spec, published).remove(spec.secret.name.as_str()).map(Arc::unwrap_or_clone)
 }
 
 fn published(spec: &EcrCredentialSpec, private_expires: i64, public_expires: Option<i64>) -> Published {
@@ -109,8 +119,7 @@ fn a_host_that_two_identities_would_fill_is_the_first_ones() {
         let seen: Vec<_> = found.iter().map(|taken| (taken.host.as_str(), taken.earlier, taken.later)).collect();
         assert_eq!(seen, taken, "{what}");
         let desired = build(&spec, &all).unwrap();
-        let json = STANDARD.decode(desired.config.expose_base64()).unwrap();
-        let entries = docker_config::parse(&json);
+        let entries = docker_config::parse(&value(&desired, ".dockerconfigjson"));
         assert_eq!(entries[&Host::parse(OWN).unwrap()].expose(), STANDARD.encode(format!("AWS:{winner}")), "{what}");
         assert_eq!(entries.len(), 2, "{what}: the other host is written");
     }
@@ -169,7 +178,7 @@ fn a_secret_beyond_the_limit_of_kubernetes_is_refused_with_the_way_out() {
     let long = "x".repeat(4000);
     let published =
         Published::from([(plan.registries[0].needs[0].clone(), grant(&long, Some("111122223333"), NOW, NOW + HOUR))]);
-    let error = desired(&plan, &owner(), &SecretTemplate::default(), &published, at(NOW)).unwrap_err();
+    let error = bundle(&plan, &owner(), &published, &Included::default(), at(NOW)).unwrap_err();
     assert!(matches!(error, DesiredError::TooLarge(n) if n > MAX_SECRET_BYTES) && error.to_string().contains("split"));
 }
 
@@ -236,6 +245,7 @@ fn record(footprint: Footprint, expires: Option<i64>) -> Arc<SecretRecord> {
         expires_at: expires.map(at),
         hosts: None,
         identity: None,
+        format: OutputFormat::DockerConfigJson,
         extra_keys: Box::default(),
         sets_immutable: false,
         applied: true,
@@ -270,7 +280,7 @@ fn every_place_has_its_verdict() {
     let edited = record(empty.footprint, None);
     let older = record(empty.footprint, Some(NOW + 10));
     let other_hosts = record(empty.footprint, Some(NOW + 9 * HOUR));
-    let of_another = Arc::new(SecretRecord { hosts: Some(good.config.hosts()), ..(*other_hosts).clone() });
+    let of_another = Arc::new(SecretRecord { hosts: Some(good.payload.hosts()), ..(*other_hosts).clone() });
     let newer = Arc::new(SecretRecord { identity: Some(good.identity), ..(*of_another).clone() });
     let newer_and_more = Arc::new(SecretRecord { extra_keys: Box::new(["x".to_owned()]), ..(*newer).clone() });
     let dead = record(empty.footprint, Some(NOW - 10));

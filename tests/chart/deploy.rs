@@ -52,6 +52,8 @@ fn lent_to(spec: &EcrCredentialSpec) -> Lent {
         match reference {
             Reference::Account(scope) => lent.accounts.insert(scope),
             Reference::Keys(scope) => lent.keys.insert(scope),
+            // An auth refers to none.
+            Reference::Include(_) => false,
         };
     }
     lent

@@ -121,6 +121,19 @@ async fn each_good_value_is_accepted() {
         ),
         ("spec/refresh/atPercent", vec![json!(10), json!(70)]),
         ("spec/refresh/maxAge", ["1m", "60s", "12h", "1h30m", "11h59m60s", "90m"].map(|a| json!(a)).to_vec()),
+        ("spec/registries/0", vec![json!({ "public": { "hostVariants": ["Standard", "DualStack"] } })]),
+        (
+            "spec/outputs",
+            vec![
+                json!([
+                    { "name": "argocd-ecr", "format": "ArgoCDHelm", "host": "public.ecr.aws", "namespaces": { "names": ["argocd"] } },
+                    { "name": "ecr.file", "format": "DockerConfigFile", "host": null, "namespaces": null },
+                ]),
+                json!([]),
+            ],
+        ),
+        ("spec/include", vec![json!([{ "secretRef": { "namespace": "ops", "name": "hub.x" } }])]),
+        ("spec/secret/loginFields", vec![json!("AuthUsernamePassword")]),
         ("spec/suspend", vec![json!(true)]),
     ] {
         for value in values {
@@ -220,14 +233,25 @@ async fn the_greatest_object_that_the_bounds_allow_is_stored() {
     let mut registries = vec![json!({ "private": private }); 31];
     registries.push(json!({ "public": {} }));
     let expression = json!({ "key": label_key(0), "operator": "In", "values": texts(64, |i| format!("{i:0>63}")) });
+    let namespaces = json!({
+        "names": texts(256, |i| format!("{i:0>63}")),
+        "exclude": texts(256, |i| format!("*{i:0>62}")),
+        "selector": { "matchLabels": map(63), "matchExpressions": vec![expression; 16] },
+    });
+    // Of more, the object would be larger than what the API server stores.
+    let output = |i: usize| {
+        json!({
+            "name": format!("{i:a>253}"), "format": "TektonBasicAuth", "host": format!("{}a:65535", "a.".repeat(126)),
+            "labels": map(63), "namespaces": if i < 4 { namespaces.clone() } else { Value::Null },
+        })
+    };
+    let include = json!({ "secretRef": { "namespace": "a".repeat(63), "name": "a".repeat(253) } });
     let spec = json!({
         "registries": registries,
         "secret": { "name": "a".repeat(253), "labels": map(63), "annotations": map(4096) },
-        "namespaces": {
-            "names": texts(256, |i| format!("{i:0>63}")),
-            "exclude": texts(256, |i| format!("*{i:0>62}")),
-            "selector": { "matchLabels": map(63), "matchExpressions": vec![expression; 32] },
-        },
+        "namespaces": namespaces,
+        "outputs": (0..16).map(output).collect::<Vec<_>>(),
+        "include": vec![include; 8],
         "refresh": { "atPercent": 70, "maxAge": "00001h00001m00001s" },
     });
     let mut object = credential(spec);

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::api_server::set;
 use super::auth_cases::auth_cases;
 
 /// What is set where in the least EcrCredential, and the one cause that the refusal gives.
@@ -29,8 +30,20 @@ const REGION: &str = "spec.registries[0].private.region: Invalid value: region m
 const ALL_NAMESPACES: &str = "all namespaces is names: [\"*\"]";
 
 pub(crate) fn cases() -> Vec<Case> {
-    let all =
-        [metadata(), registries(), private(), auth_cases(), secret(), namespaces(), attach(), selector(), refresh()];
+    let all = [
+        metadata(),
+        registries(),
+        private(),
+        public(),
+        auth_cases(),
+        secret(),
+        namespaces(),
+        attach(),
+        selector(),
+        outputs(),
+        include(),
+        refresh(),
+    ];
     all.into_iter().flatten().collect()
 }
 
@@ -132,6 +145,115 @@ fn private() -> Vec<Case> {
     cases
 }
 
+fn public() -> Vec<Case> {
+    let variants = |value: Value, says: &str| {
+        case(
+            "spec/registries",
+            json!([{ "public": { "hostVariants": value } }]),
+            &format!("spec.registries[0].public.hostVariants{says}"),
+        )
+    };
+    vec![
+        variants(
+            json!([]),
+            ": Invalid value: spec.registries[0].public.hostVariants in body should have at least 1 items",
+        ),
+        variants(json!(["DualStack", "DualStack"]), "[1]: Duplicate value: \"DualStack\""),
+        variants(json!(["Fips"]), "[0]: Unsupported value: \"Fips\": supported values: \"Standard\", \"DualStack\""),
+    ]
+}
+
+/// An output with some fields set, deep in it as `namespaces/names`.
+fn output_case(fields: &[(&str, Value)], says: &str) -> Case {
+    let mut output = json!({ "name": "out", "format": "DockerConfigFile", "namespaces": { "names": ["a"] } });
+    for (path, value) in fields {
+        set(&mut output, path, value.clone());
+    }
+    case("spec/outputs", json!([output]), &says.replace('@', "spec.outputs[0]"))
+}
+
+fn outputs() -> Vec<Case> {
+    const FORMATS: &str = "\"DockerConfigJson\", \"DockerConfigFile\", \"BasicAuth\", \"ArgoCDHelm\", \"ArgoCDOCI\", \"Jenkins\", \"KargoImage\", \"TektonBasicAuth\"";
+    const NAME: &str = "@.name: Invalid value: name must be a Kubernetes object name: lower case letters, digits, '-' and '.', beginning and ending with a letter or digit";
+    const HOSTS: &str = "@: Invalid value: host is required for the formats of one host, and DockerConfigJson and DockerConfigFile take none: they hold every host";
+    let file = |name: &str| json!({ "name": name, "format": "DockerConfigFile" });
+    let many: Vec<Value> = (0..17).map(|n| file(&format!("n{n}"))).collect();
+    let host = "public.ecr.aws";
+    let mut cases = vec![
+        case("spec/outputs", json!(many), "spec.outputs: Too many: 17: must have at most 16 items"),
+        case("spec/outputs", json!([file("x"), file("x")]), "spec.outputs[1]: Duplicate value: {\"name\":\"x\"}"),
+        case(
+            "spec/outputs",
+            json!([file("ecr-pull-secret")]),
+            "spec: Invalid value: the name of an output must differ from secret.name",
+        ),
+        case("spec/outputs", json!([{ "format": "DockerConfigFile" }]), "spec.outputs[0].name: Required value"),
+        case("spec/outputs", json!([{ "name": "x" }]), "spec.outputs[0].format: Required value"),
+        output_case(&[("name", json!("a".repeat(254)))], "@.name: Too long: may not be more than 253 bytes"),
+        output_case(
+            &[("format", json!("Template"))],
+            &format!("@.format: Unsupported value: \"Template\": supported values: {FORMATS}"),
+        ),
+        output_case(&[("format", json!("Jenkins"))], HOSTS),
+        output_case(&[("host", json!(host))], HOSTS),
+        output_case(
+            &[("format", json!("Jenkins")), ("host", json!(long_host(261)))],
+            "@.host: Too long: may not be more than 260 bytes",
+        ),
+        output_case(
+            &[("loginFields", json!("Password"))],
+            "@.loginFields: Unsupported value: \"Password\": supported values: \"Auth\", \"AuthUsernamePassword\"",
+        ),
+    ];
+    cases.extend(["", "Pull", "a_b", "-a", "a..b", "a/b"].map(|text| output_case(&[("name", json!(text))], NAME)));
+    for text in ["https://a.example", "a.example/x", "A.example", "a", "", "a.example:0"] {
+        cases.push(output_case(&[("format", json!("Jenkins")), ("host", json!(text))], &format!("@.host: {HOST}")));
+    }
+    // Namespaces, labels and annotations are as elsewhere.
+    for Case { path, value, says } in namespaces().into_iter().chain(selector()) {
+        let field = path.strip_prefix("spec/").unwrap();
+        cases.push(output_case(&[(field, value)], &says.replace("spec.namespaces", "@.namespaces")));
+    }
+    let of_maps =
+        secret().into_iter().filter(|case| case.path.ends_with("labels") || case.path.ends_with("annotations"));
+    for Case { path, value, says } in of_maps {
+        let field = path.strip_prefix("spec/secret/").unwrap();
+        cases.push(output_case(&[(field, value)], &says.replace("spec.secret", "@")));
+    }
+    cases
+}
+
+fn include() -> Vec<Case> {
+    const NAME: &str = "name must be a Kubernetes object name: lower case letters, digits, '-' and '.', beginning and ending with a letter or digit";
+    let including = |secret: Value, says: &str| {
+        case("spec/include", json!([{ "secretRef": secret }]), &says.replace('@', "spec.include[0].secretRef"))
+    };
+    let good = json!({ "namespace": "a", "name": "b" });
+    vec![
+        case(
+            "spec/include",
+            json!(vec![json!({ "secretRef": good }); 9]),
+            "spec.include: Too many: 9: must have at most 8 items",
+        ),
+        case("spec/include", json!([{}]), "spec.include[0].secretRef: Required value"),
+        including(json!({ "name": "b" }), "@.namespace: Required value"),
+        including(json!({ "namespace": "a" }), "@.name: Required value"),
+        including(
+            json!({ "namespace": "a".repeat(64), "name": "b" }),
+            "@.namespace: Too long: may not be more than 63 bytes",
+        ),
+        including(
+            json!({ "namespace": "a", "name": "b".repeat(254) }),
+            "@.name: Too long: may not be more than 253 bytes",
+        ),
+        including(
+            json!({ "namespace": "a.b", "name": "b" }),
+            "@.namespace: Invalid value: namespace must be the name of a namespace: lower case letters, digits and inner '-'",
+        ),
+        including(json!({ "namespace": "a", "name": "B" }), &format!("@.name: Invalid value: {NAME}")),
+    ]
+}
+
 fn secret() -> Vec<Case> {
     let name = "spec.secret.name: Invalid value: secret.name must be a Kubernetes object name: lower case letters, digits, '-' and '.', beginning and ending with a letter or digit";
     let mut cases = vec![
@@ -145,6 +267,11 @@ fn secret() -> Vec<Case> {
             "spec/secret/deletionPolicy",
             json!("Orphan"),
             "spec.secret.deletionPolicy: Unsupported value: \"Orphan\": supported values: \"Delete\", \"Retain\"",
+        ),
+        case(
+            "spec/secret/loginFields",
+            json!("Password"),
+            "spec.secret.loginFields: Unsupported value: \"Password\": supported values: \"Auth\", \"AuthUsernamePassword\"",
         ),
         case("spec/secret/labels", map(33, 1), "spec.secret.labels: Too many: 33: must have at most 32 items"),
         case("spec/secret/labels", map(1, 64), "spec.secret.labels.k0: Too long: may not be more than 63 bytes"),
@@ -247,7 +374,7 @@ fn selector() -> Vec<Case> {
     }
     add(json!({ "matchLabels": { "k": "a b" } }), &format!("@.matchLabels: {LABEL_VALUE}"));
     let good = json!({ "key": "k", "operator": "Exists" });
-    add(json!({ "matchExpressions": vec![good; 33] }), "@.matchExpressions: Too many: 33: must have at most 32 items");
+    add(json!({ "matchExpressions": vec![good; 17] }), "@.matchExpressions: Too many: 17: must have at most 16 items");
     let mut expression = |expression: Value, says: &str| {
         add(json!({ "matchExpressions": [expression] }), &says.replace('#', "@.matchExpressions[0]"));
     };

@@ -52,6 +52,8 @@ async fn a_misspelt_field_is_an_error_at_every_level() {
         "auth": auth("serviceAccount"),
         "secret": { "name": "x" },
         "namespaces": { "selector": { "matchExpressions": [{ "key": "k", "operator": "Exists" }] } },
+        "outputs": [{ "name": "out", "format": "DockerConfigFile", "namespaces": { "names": ["a"] } }],
+        "include": [{ "secretRef": { "namespace": "a", "name": "b" } }],
         "refresh": {},
     });
     for parent in [
@@ -70,6 +72,10 @@ async fn a_misspelt_field_is_an_error_at_every_level() {
         "spec/namespaces",
         "spec/namespaces/selector",
         "spec/namespaces/selector/matchExpressions/0",
+        "spec/outputs/0",
+        "spec/outputs/0/namespaces",
+        "spec/include/0",
+        "spec/include/0/secretRef",
         "spec/refresh",
     ] {
         let mut object = credential(full.clone());

@@ -12,8 +12,8 @@ fn stage() -> Stage {
 }
 
 fn estate<'a>(stage: &'a Stage, shared: &'a Published) -> Estate<'a> {
-    let template = &stage.object.spec.secret;
-    Estate { ctx: &stage.ctx, uid: &stage.uid, plan: &stage.plan, owner: &stage.owner, template, shared }
+    static NONE: Included = Included { configs: Vec::new(), incomplete: false };
+    Estate { ctx: &stage.ctx, uid: &stage.uid, plan: &stage.plan, owner: &stage.owner, shared, included: &NONE }
 }
 
 /// The identity of a namespace.
@@ -32,10 +32,11 @@ fn tenant(stage: &Stage, namespace: &str, password: &str, expires: i64) -> Tenan
 }
 
 fn hosts(tenant: &mut Tenant, estate: &Estate<'_>, version: u64, now: i64) -> Option<usize> {
-    let (desired, _) = tenant.desired(estate, version, at(now)).unwrap();
-    desired.map(|desired| {
+    let (bundle, _) = tenant.desired(estate, version, at(now)).unwrap();
+    bundle.get("pull").map(|desired| {
         use base64::Engine;
-        let json = base64::engine::general_purpose::STANDARD.decode(desired.config.expose_base64()).unwrap();
+        let (_, value) = desired.payload.expose_data().next().unwrap();
+        let json = base64::engine::general_purpose::STANDARD.decode(value).unwrap();
         crate::secret::docker_config::parse(&json).len()
     })
 }

@@ -19,7 +19,7 @@ fn annotations(spec: &EcrCredentialSpec) -> BTreeMap<String, String> {
     let token = grant("password", Some("111122223333"), NOW, NOW + HOUR);
     let fetched = Arc::new(Grant { identity, ..(*token).clone() });
     let published = Published::from([(need.clone(), fetched)]);
-    let desired = desired(&plan, &owner(), &spec.secret, &published, at(NOW)).unwrap().unwrap();
+    let desired = build(spec, &published).unwrap();
     desired.metadata.annotations.unwrap()
 }
 
@@ -60,7 +60,7 @@ fn the_same_tokens_give_the_same_secret_in_every_build() {
         }],
     });
     assert_eq!(serde_json::to_value(&desired.metadata).unwrap(), expected);
-    let json = STANDARD.decode(desired.config.expose_base64()).unwrap();
+    let json = value(&desired, ".dockerconfigjson");
     let data = r#"{"auths":{"111122223333.dkr.ecr.eu-west-1.amazonaws.com":{"auth":"QVdTOnA="},"public.ecr.aws":{"auth":"QVdTOnE="}}}"#;
     assert_eq!(String::from_utf8(json).unwrap(), data);
     assert_eq!(FIELD_MANAGER, "ecr-credential-operator", "the fields of Secrets are known as ours by this name");
@@ -79,7 +79,8 @@ fn the_identities_of_a_secret_have_no_order() {
                 let identity = if number == turn { other.clone() } else { Identity::operator() };
                 *grant = Arc::new(Grant { identity, ..(**grant).clone() });
             }
-            identity_hash(&all)
+            let needs: Vec<Need> = all.keys().cloned().collect();
+            identity_hash(&all, &needs.iter().collect::<Vec<_>>(), &Included::default())
         })
         .collect();
     assert_eq!(hashes.len(), 1);

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use ecr_credential_operator::api::registry::{AccountId, Region};
 use ecr_credential_operator::api::{
     AssumeRole, Auth as AuthSpec, ConflictPolicy, DeletionPolicy, EcrCredentialSpec, HostVariant, KeysRef,
-    LabelRequirement, NamespaceSelection, NamespaceSelector, PrivateRegistry, PublicRegistry, Refresh, Registry,
+    LabelRequirement, LoginFields, NamespaceSelection, NamespaceSelector, Output, OutputFormat, PrivateRegistry, PublicRegistry, Refresh, Registry,
     SecretTemplate, SelectorOperator, ServiceAccountAuth,
 };
 use ecr_credential_operator::plan::references::{AccountScope, KeysScope, Lent};
@@ -150,13 +150,14 @@ pub fn template(u: &mut Unstructured<'_>) -> Result<SecretTemplate> {
         annotations,
         conflict_policy: *u.choose(&[ConflictPolicy::Fail, ConflictPolicy::Adopt])?,
         deletion_policy: *u.choose(&[DeletionPolicy::Delete, DeletionPolicy::Retain])?,
+        login_fields: login_fields(u)?,
     })
 }
 
 pub fn registry(u: &mut Unstructured<'_>) -> Result<Registry> {
     let auth = u.ratio(1, 4)?.then(|| auth(u)).transpose()?;
     if u.ratio(1, 4)? {
-        return Ok(Registry { private: None, public: Some(PublicRegistry {}), auth });
+        return Ok(Registry { private: None, public: Some(PublicRegistry { host_variants: some(u, &PUBLIC_VARIANTS)? }), auth });
     }
     let mut account_ids = some(u, &ACCOUNTS[..4])?.into_iter().map(str::to_owned).collect::<Vec<_>>();
     if u.ratio(1, 8)? {
@@ -246,12 +247,35 @@ pub fn spec(u: &mut Unstructured<'_>) -> Result<EcrCredentialSpec> {
         auth: u.ratio(1, 4)?.then(|| auth(u)).transpose()?,
         secret: template(u)?,
         namespaces: if u.ratio(1, 8)? { selection(u)? } else { everywhere() },
+        outputs: (0..u.int_in_range(0..=2)?).map(|number| output(u, number)).collect::<Result<_>>()?,
+        include: Vec::new(),
         attach_to: None,
         refresh: Refresh {
             at_percent: u.arbitrary()?,
             max_age: if u.ratio(1, 4)? { word(u, &ages)? } else { "6h".to_owned() },
         },
         suspend: false,
+    })
+}
+
+const PUBLIC_VARIANTS: [HostVariant; 3] = [HostVariant::Standard, HostVariant::DualStack, HostVariant::Fips];
+
+fn login_fields(u: &mut Unstructured<'_>) -> Result<LoginFields> {
+    Ok(*u.choose(&[LoginFields::Auth, LoginFields::Auth, LoginFields::AuthUsernamePassword])?)
+}
+
+fn output(u: &mut Unstructured<'_>, number: u8) -> Result<Output> {
+    let account = *u.choose(&ACCOUNTS)?;
+    let own = format!("{account}.dkr.ecr.eu-west-1.amazonaws.com");
+    let host = word(u, &[own.as_str(), "public.ecr.aws", "ecr-public.aws.com", "https://a.b"])?;
+    Ok(Output {
+        name: if u.ratio(1, 16)? { "pull".to_owned() } else { format!("out-{number}") },
+        format: *u.choose(&OutputFormat::ALL)?,
+        host: u.ratio(7, 8)?.then_some(host),
+        namespaces: u.ratio(1, 8)?.then(|| selection(u)).transpose()?,
+        labels: labels(u)?,
+        annotations: Default::default(),
+        login_fields: login_fields(u)?,
     })
 }
 
@@ -267,6 +291,8 @@ pub fn limits(u: &mut Unstructured<'_>) -> Result<Limits> {
     Ok(Limits {
         region: Region::parse(u.choose(&REGIONS)?).ok(),
         secret_names: u.ratio(1, 8)?.then_some(names),
+        outputs: None,
+        includes: BTreeSet::new(),
         namespaces: None,
         lent: Lent { accounts: accounts.into_iter().collect(), keys: keys.into_iter().collect() },
         attach_pods: false,

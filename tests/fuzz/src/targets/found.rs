@@ -14,7 +14,7 @@ use ecr_credential_operator::secret::docker_config::{Entries, parse};
 use ecr_credential_operator::secret::metadata::SecretMetadata;
 use ecr_credential_operator::secret::ownership::{SecretRecord, Standing, lost_fields};
 use ecr_credential_operator::secret::{
-    Claim, Desired, FIELD_MANAGER, Owner, Place, Published, Verdict, as_found, desired, registry_entries, verdict,
+    Claim, Desired, FIELD_MANAGER, Owner, Place, Published, Verdict, as_found, bundle, registry_entries, verdict,
 };
 use ecr_credential_operator::token::{Grant, TokenHash};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, ObjectMeta};
@@ -33,22 +33,27 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     let now = second(AROUND);
     let published = published(u, &plan)?;
     let owner = Owner { name: "platform".to_owned(), uid: Uid("me".into()) };
-    let Ok(Some(desired)) = desired(&plan, &owner, &spec.secret, &published, now) else { return Ok(()) };
-    let entries = parse(&STANDARD.decode(desired.config.expose_base64()).expect("base64"));
-    content(&plan, &published, &desired, &entries, now);
+    let Ok(bundle) = bundle(&plan, &owner, &published, &Default::default(), now) else { return Ok(()) };
+    for output in plan.outputs.iter().filter_map(|output| bundle.get(&output.name)) {
+        assert!(output.expires_at > now || output.payload.has_key("config.json") || output.payload.has_key(".dockerconfigjson"));
+    }
+    let Some(desired) = bundle.get(&plan.secret.name) else { return Ok(()) };
+    let (_, config) = desired.payload.expose_data().next().expect("a docker config");
+    let entries = parse(&STANDARD.decode(config).expect("base64"));
+    content(&plan, &published, desired, &entries, now);
     for registry in &plan.registries {
         found_again(registry, &published, &entries);
     }
     let stored = stored(&desired.metadata);
     let record = read(&stored);
     assert_eq!(record.footprint, desired.footprint);
-    assert_eq!((record.expires_at, record.hosts), (Some(desired.expires_at), Some(desired.config.hosts())));
+    assert_eq!((record.expires_at, record.hosts), (Some(desired.expires_at), Some(desired.payload.hosts())));
     assert_eq!((record.identity, record.owner.as_ref()), (Some(desired.identity), Some(&owner.uid)));
-    assert!(lost_fields(&as_found(&plan, &owner, &spec.secret, &stored), &stored).is_empty());
-    assert_eq!(judge(&stored, &desired, now), Verdict::Keep);
+    assert!(lost_fields(&as_found(&plan, &owner, &plan.secret, &stored), &stored).is_empty());
+    assert_eq!(judge(&stored, desired, now), Verdict::Keep);
     let edited = edit(u, stored.clone())?;
     if edited != stored {
-        shows(&edited, &stored, &desired, now);
+        shows(&edited, &stored, desired, now);
     }
     Ok(())
 }

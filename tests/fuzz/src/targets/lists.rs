@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Debug;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use arbitrary::{Result, Unstructured};
 use ecr_credential_operator::api::observed::{ObservedCredential, Reading};
@@ -159,8 +159,8 @@ fn credential(object: &ObservedCredential) {
     world.set_namespace("a", Incarnation::default(), &Default::default(), false);
     world.set_claimant(&uid, claimant.clone());
     let generation = world.index.generation(&uid);
-    let secret_name: Arc<str> = claimant.secret_name.clone();
-    assert!(world.places(&uid, &secret_name, generation).is_some_and(|places| places.count() <= 1));
+    let secrets = claimant.secrets.len();
+    assert!(world.places(&uid, generation).is_some_and(|places| places.count() <= secrets));
     world.remove_claimant(&uid);
     world.index.remove_namespace("a");
     assert!(world.index.is_empty(), "{:?}", world.index);

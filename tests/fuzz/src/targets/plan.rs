@@ -55,7 +55,7 @@ fn judge(spec: &EcrCredentialSpec, limits: &Limits) {
     hosts_have_one_password(&planned);
     let names = limits.secret_names.as_ref();
     assert!(
-        names.is_none_or(|names| names.contains(&planned.secret_name)) && *planned.secret_name == *spec.secret.name
+        names.is_none_or(|names| names.contains(&planned.secret.name)) && *planned.secret.name == *spec.secret.name
     );
     assert!(!planned.refresh.max_age.is_zero() && (10..=70).contains(&planned.refresh.at_percent));
     order_of_ids_does_not_matter(spec, &planned, limits);
@@ -72,6 +72,7 @@ fn judge_registry(registry: &RegistryPlan, written: &Registry, limits: &Limits) 
                 assert!(limits.lent.has_account(namespace.as_deref(), &name), "{name} was not lent");
             }
             Some(Reference::Keys(scope)) => assert!(limits.lent.keys.contains(&scope), "{scope} was not lent"),
+            Some(Reference::Include(scope)) => panic!("no identity begins with {scope}"),
             None => {}
         }
     }
@@ -82,10 +83,17 @@ fn judge_registry(registry: &RegistryPlan, written: &Registry, limits: &Limits) 
     }
     match (&written.private, &written.public) {
         (Some(private), None) => judge_private(registry, private, limits),
-        (None, Some(_)) => {
+        (None, Some(public)) => {
             assert!(registry.anonymous_works && registry.needs.len() == 1);
             assert_eq!(registry.needs[0].service, Service::Public);
-            assert_eq!(registry.hosts, Hosts::Named(vec![(Host::public(), None)]));
+            let hosts = public.host_variants.iter().filter_map(|variant| Some((Host::public(*variant).ok()?, None)));
+            let mut hosts: Vec<_> = hosts.collect();
+            let Hosts::Named(mut found) = registry.hosts.clone() else { panic!("hosts of a caller") };
+            hosts.sort();
+            hosts.dedup();
+            found.sort();
+            found.dedup();
+            assert_eq!(found, hosts);
         }
         _ => panic!("a registry that is private and public, or neither"),
     }

@@ -57,6 +57,8 @@ fn course(u: &mut Unstructured<'_>) -> Result<Course> {
             Course::Ran {
                 registries: registries(u)?,
                 namespaces: NamespaceReport { selected, synced, failed, failures, ..NamespaceReport::default() },
+                outputs: Vec::new(),
+                include_failure: u.ratio(1, 4)?.then(|| halt(u)).transpose()?,
                 next_refresh_at: u.arbitrary::<bool>()?.then(|| material::moment(u)).transpose()?,
                 look_again: u.arbitrary::<bool>()?.then(|| material::moment(u)).transpose()?,
                 handled_refresh_request: request(u)?,
@@ -84,6 +86,7 @@ fn failures(u: &mut Unstructured<'_>) -> Result<Vec<NamespaceFailure>> {
     let start = u.int_in_range(0..=9_u8)?;
     let failure = |n: u8| NamespaceFailure {
         namespace: format!("{:0>63}", n.wrapping_mul(7).wrapping_add(start)),
+        secret: None,
         reason: Reason::AdmissionRefused.as_str().to_owned(),
         message: message.clone(),
     };

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use arbitrary::{Result, Unstructured};
-use ecr_credential_operator::api::ConflictPolicy;
+use ecr_credential_operator::api::{ConflictPolicy, OutputFormat};
 use ecr_credential_operator::api::registry::Host;
 use ecr_credential_operator::plan::Uid;
 use ecr_credential_operator::secret::docker_config::{DockerConfig, Entries};
+use ecr_credential_operator::secret::formats::{Payload, form};
 use ecr_credential_operator::secret::ownership::{Footprint, SecretRecord, Standing};
 use ecr_credential_operator::secret::{Claim, Desired, Place, Verdict, verdict};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -56,7 +57,7 @@ fn desired(u: &mut Unstructured<'_>) -> Result<Desired> {
     let (config, has_entries) = config(u)?;
     Ok(Desired {
         metadata: ObjectMeta::default(),
-        config,
+        payload: Payload::docker_config(form(OutputFormat::DockerConfigJson), &config),
         footprint: footprint(u)?,
         expires_at: moment(u)?,
         identity: u.int_in_range(1..=2)?,
@@ -77,6 +78,7 @@ fn standing(u: &mut Unstructured<'_>) -> Result<Standing> {
         expires_at: u.ratio(5, 6)?.then(|| moment(u)).transpose()?,
         hosts: u.ratio(5, 6)?.then(|| Ok(config(u)?.0.hosts())).transpose()?,
         identity: u.ratio(5, 6)?.then(|| u.int_in_range(1..=2)).transpose()?,
+        format: OutputFormat::DockerConfigJson,
         extra_keys: some(u, &["extra".to_owned()])?.into(),
         sets_immutable: u.ratio(1, 6)?,
         applied: u.ratio(5, 6)?,
@@ -96,7 +98,7 @@ fn changed(said: &Verdict) -> Option<&Arc<SecretRecord>> {
 
 /// A Secret with the desired hosts and identities that is good for longer than the desired one.
 fn is_better(record: &SecretRecord, desired: &Desired, now: Timestamp) -> bool {
-    record.hosts == Some(desired.config.hosts())
+    record.hosts == Some(desired.payload.hosts())
         && record.identity == Some(desired.identity)
         && record.expires_at.is_some_and(|at| at > now && at > desired.expires_at)
 }
@@ -125,7 +127,7 @@ fn safe(said: &Verdict, place: &Place, desired: Option<&Desired>, policy: Confli
             assert!(!mine || !is_better(record, desired, now), "{record:?} is good for longer");
         }
         Verdict::Strip(record) => {
-            assert!(wanted && matches!(place.standing, Standing::Mine(_)) && record.has_additions());
+            assert!(wanted && matches!(place.standing, Standing::Mine(_)) && record.has_additions(desired.map(|d| &d.payload)));
         }
         Verdict::Delete(record) => {
             let expired = record.expires_at.is_none_or(|at| at <= now);
@@ -147,7 +149,7 @@ fn safe(said: &Verdict, place: &Place, desired: Option<&Desired>, policy: Confli
 fn useful(said: &Verdict, place: &Place, desired: &Desired, policy: ConflictPolicy, now: Timestamp) {
     match &place.standing {
         Standing::Absent => assert_eq!(*said == Verdict::Create, desired.has_entries),
-        Standing::Mine(record) if record.has_additions() => {
+        Standing::Mine(record) if record.has_additions(Some(&desired.payload)) => {
             assert!(*said == Verdict::Wait || changed(said).is_some(), "{said:?} leaves what others added");
         }
         Standing::Mine(record) => {
@@ -172,8 +174,9 @@ fn settled(said: &Verdict, place: &Place, desired: &Desired, policy: ConflictPol
         owner: Some(Uid("me".into())),
         footprint: desired.footprint,
         expires_at: Some(desired.expires_at),
-        hosts: Some(desired.config.hosts()),
+        hosts: Some(desired.payload.hosts()),
         identity: Some(desired.identity),
+        format: OutputFormat::DockerConfigJson,
         extra_keys: Box::default(),
         sets_immutable: false,
         applied: true,

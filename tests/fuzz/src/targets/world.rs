@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arbitrary::{Result, Unstructured};
-use ecr_credential_operator::api::NamespaceSelection;
+use ecr_credential_operator::api::{NamespaceSelection, OutputFormat};
 use ecr_credential_operator::controller::world::World;
 use ecr_credential_operator::plan::Uid;
+use ecr_credential_operator::plan::outputs::WantedSecret;
 use ecr_credential_operator::plan::references::References;
 use ecr_credential_operator::plan::targets::{Activity, Claimant, Incarnation, Index, Labels, Selection};
 use ecr_credential_operator::secret::Claim;
@@ -120,9 +121,8 @@ fn claimant(u: &mut Unstructured<'_>, uid: &str) -> Result<(Claimant, Option<Nam
         name: format!("name-{uid}").into(),
         created: material::second(u.int_in_range(0..=2)?),
         activity: *u.choose(&[Activity::Active, Activity::Active, Activity::Idle, Activity::Unreadable])?,
-        secret_name: (*u.choose(&SECRETS)?).into(),
+        secrets: vec![WantedSecret::anywhere(u.choose(&SECRETS)?, selection)],
         generation: Some(u.int_in_range(1..=2)?),
-        selection,
         references: BTreeSet::new(),
         attach: Vec::new(),
     };
@@ -140,6 +140,7 @@ fn record(u: &mut Unstructured<'_>) -> Result<SecretRecord> {
         expires_at: None,
         hosts: None,
         identity: None,
+        format: OutputFormat::DockerConfigJson,
         extra_keys: Box::default(),
         sets_immutable: false,
         applied: true,
@@ -172,7 +173,7 @@ impl Model {
     /// Who wants a Secret, the oldest first.
     fn claims(&self, (secret, namespace): &Spot) -> Vec<&str> {
         let wants = |(uid, (claimant, _)): &(&String, &(Claimant, _))| {
-            *claimant.secret_name == **secret && self.targets(uid).contains(namespace.as_str())
+            *claimant.secrets[0].name == **secret && self.targets(uid).contains(namespace.as_str())
         };
         let mut all: Vec<_> = self.claimants.iter().filter(wants).map(|(uid, (c, _))| (rank(c), uid)).collect();
         all.sort();
@@ -196,7 +197,7 @@ impl Model {
     fn places(&self, me: &str) -> Places {
         let Some((claimant, _)) = self.claimants.get(me) else { return Places::new() };
         let wanted =
-            self.targets(me).into_iter().map(|namespace| (claimant.secret_name.to_string(), namespace.to_owned()));
+            self.targets(me).into_iter().map(|namespace| (claimant.secrets[0].name.to_string(), namespace.to_owned()));
         let mine = |spot: &Spot| {
             let owner = self.secrets.get(spot).and_then(|record| record.owner.as_ref());
             owner.is_some_and(|owner| *owner.0 == *me)
@@ -212,7 +213,7 @@ impl Model {
                 let unreadable = self.is_unreadable(claims[0]);
                 return Some(if unreadable { Claim::Blocked(winner) } else { Claim::Lost(winner) });
             }
-            let renamed = spot.0 != *claimant.secret_name && self.targets(me).contains(&*spot.1);
+            let renamed = spot.0 != *claimant.secrets[0].name && self.targets(me).contains(&*spot.1);
             let left = match (claims.is_empty(), renamed) {
                 (false, _) => Claim::LeftToAnother,
                 (true, true) => Claim::Renamed,
@@ -232,7 +233,7 @@ fn compare(world: &World, model: &Model, me: &str, expected: &Places) {
         assert!(!world.index.is_alive(&uid) && world.index.targets(&uid).next().is_none());
         return;
     };
-    assert_eq!(world.index.targets(&uid).map(AsRef::as_ref).collect::<BTreeSet<&str>>(), model.targets(me));
+    assert_eq!(world.index.targets(&uid).map(|(_, namespace)| &**namespace).collect::<BTreeSet<&str>>(), model.targets(me));
     for secret in SECRETS {
         for namespace in NAMESPACES {
             let claims = world.index.claims(secret, namespace);
@@ -240,16 +241,16 @@ fn compare(world: &World, model: &Model, me: &str, expected: &Places) {
             assert_eq!(claims, model.claims(&(secret.to_owned(), namespace.to_owned())), "{secret} in {namespace}");
         }
     }
-    let places = world.places(&uid, &claimant.secret_name, claimant.generation).expect("it is alive");
+    let places = world.places(&uid, claimant.generation).expect("it is alive");
     let places: Vec<_> = places.collect();
     for place in &places {
         let spot = (place.name.clone(), place.namespace.clone());
-        let again = world.place_at(&uid, &claimant.secret_name, claimant.generation, &spot).expect("the same place");
+        let again = world.place_at(&uid, claimant.generation, &spot).expect("the same place");
         assert_eq!((again.claim, again.standing), (place.claim.clone(), place.standing.clone()));
     }
     let seen = places
         .into_iter()
         .map(|place| ((place.name.to_string(), place.namespace.to_string()), (place.claim, place.standing.version())));
     assert_eq!(seen.collect::<Places>(), *expected, "the places of {me}");
-    assert!(world.places(&uid, &claimant.secret_name, Some(99)).is_none(), "of another generation");
+    assert!(world.places(&uid, Some(99)).is_none(), "of another generation");
 }

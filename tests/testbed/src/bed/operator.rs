@@ -66,6 +66,17 @@ impl Launch {
         self.args(&["--service-account", which])
     }
 
+    /// Lets EcrCredentials ask for an output, as `NAMESPACE/NAME=FORMAT` or `*/NAME=FORMAT`. Its name is one of the bed's.
+    pub fn output(self, which: &str) -> Self {
+        self.args(&["--output-secret", which])
+    }
+
+    /// Lets EcrCredentials merge the docker config in a Secret, `NAMESPACE/NAME`, into theirs.
+    pub fn include_secret(mut self, which: &str) -> Self {
+        self.lent.secrets.push(which.to_owned());
+        self.args(&["--include-secret", which])
+    }
+
     /// Lets EcrCredentials use static keys in a Secret, `NAMESPACE/NAME`.
     pub fn credentials_secret(mut self, which: &str) -> Self {
         self.lent.secrets.push(which.to_owned());

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
 
 use super::Recorder;
 use super::canary::Canaries;
@@ -23,6 +24,7 @@ pub(super) struct Declared {
     pub(super) found: Vec<Violation>,
     pub(super) service_accounts: Vec<Account>,
     pub(super) tenants: BTreeMap<String, BTreeSet<String>>,
+    pub(super) included: Vec<(String, Value)>,
     aws: Option<AwsStandIn>,
 }
 
@@ -134,6 +136,11 @@ impl Recorder {
     /// declared for it as well.
     pub fn tenant(&self, namespace: &str, arn: &str) {
         self.declared.lock().tenants.entry(namespace.to_owned()).or_default().insert(arn.to_owned());
+    }
+
+    /// I3: docker configs may have this entry of others, just as it is.
+    pub fn include(&self, host: &str, entry: Value) {
+        self.declared.lock().included.push((host.to_owned(), entry));
     }
 
     /// I17: who issues the logins.

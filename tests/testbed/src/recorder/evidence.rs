@@ -13,7 +13,7 @@ use super::declared::{Account, AwsCalls, Holder};
 use super::history::{History, Key, Kind, Version, visible_at};
 use super::hosts::account_of;
 use super::marks::{MANAGER, uids};
-use super::selection::{secret_name, selects};
+use super::selection::{Asked, asked};
 use super::violation::Violation;
 use crate::proxy::Request;
 
@@ -39,6 +39,8 @@ pub(super) struct Evidence {
     pub(super) tenants: BTreeMap<String, BTreeSet<String>>,
     /// Whom each login was issued to.
     pub(super) issued: HashMap<String, Holder>,
+    /// Entries of others that may stand in docker configs, by host.
+    pub(super) included: Vec<(String, Value)>,
 }
 
 /// One change of a Secret: its creation, a new version, or its end.
@@ -66,6 +68,13 @@ impl Evidence {
             }
         }
         writes
+    }
+
+    /// How the EcrCredential of a Secret asked for it in each version that could be seen at `time`.
+    pub(super) fn asked_of<'a>(&'a self, secret: &Version, time: Timestamp) -> Vec<Asked<'a>> {
+        let name = secret.object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let credentials = visible_at(self.owner_of(secret), time, self.scope.staleness);
+        credentials.flat_map(asked).filter(|one| one.name == name).collect()
     }
 
     pub(super) fn credential_uids(&self) -> BTreeSet<&str> {
@@ -100,7 +109,9 @@ impl Evidence {
         let staleness = self.scope.staleness;
         let namespaces: Vec<&Version> = visible_at(self.history.namespace(namespace), time, staleness).collect();
         let is_target = |credential: &Version| {
-            namespaces.iter().any(|namespace| !namespace.deleted && selects(credential, namespace))
+            namespaces
+                .iter()
+                .any(|namespace| !namespace.deleted && asked(credential).iter().any(|one| one.selects(namespace)))
         };
         self.history.of_kind(Kind::Credential).any(|(_, versions)| {
             let mut credentials = visible_at(versions, time, staleness).filter(|credential| !credential.deleted);
@@ -187,7 +198,8 @@ fn auths(credential: &Version) -> impl Iterator<Item = &Value> {
 }
 
 fn wants(credential: &Version, key: &Key, namespace: &Version) -> bool {
-    !credential.deleted && !namespace.deleted && secret_name(credential) == key.name && selects(credential, namespace)
+    let is_asked = || asked(credential).iter().any(|one| one.name == key.name && one.selects(namespace));
+    !credential.deleted && !namespace.deleted && is_asked()
 }
 
 /// The apply was a no-op: somebody else wrote this version before, and all that it asks for was there already.

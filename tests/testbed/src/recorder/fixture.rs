@@ -220,6 +220,7 @@ impl Story {
             service_accounts,
             tenants,
             issued,
+            included: vec![],
         }
     }
 

@@ -26,7 +26,12 @@ pub(super) fn configured_hosts(
     let mut hosts = BTreeSet::new();
     for registry in spec["registries"].as_array().into_iter().flatten() {
         if registry["public"].is_object() {
-            hosts.insert("public.ecr.aws".to_owned());
+            let variants = match strings(&registry["public"]["hostVariants"]) {
+                listed if listed.is_empty() => vec!["Standard"],
+                listed => listed,
+            };
+            let host = |variant| if variant == "DualStack" { "ecr-public.aws.com" } else { "public.ecr.aws" };
+            hosts.extend(variants.into_iter().map(|variant| host(variant).to_owned()));
         } else {
             let auth = if registry["auth"].is_object() { &registry["auth"] } else { &spec["auth"] };
             let own = own_account(auth, defaults, tenant);
@@ -103,6 +108,10 @@ mod tests {
         let defaults = Defaults { region: Some("eu-west-1".into()), account: Some("999999999999".into()) };
         let cases = [
             (json!({"public": {}}), vec!["public.ecr.aws"]),
+            (
+                json!({"public": {"hostVariants": ["Standard", "DualStack"]}}),
+                vec!["ecr-public.aws.com", "public.ecr.aws"],
+            ),
             (json!({"private": {}}), vec!["999999999999.dkr.ecr.eu-west-1.amazonaws.com"]),
             (
                 json!({"private": {"region": "cn-north-1", "accountIds": ["1"]}}),

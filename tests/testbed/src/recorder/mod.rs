@@ -244,6 +244,7 @@ impl Recorder {
             service_accounts: declared.service_accounts.clone(),
             tenants: declared.tenants.clone(),
             issued: declared.issued(),
+            included: declared.included.clone(),
         }
     }
 }

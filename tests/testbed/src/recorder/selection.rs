@@ -4,19 +4,54 @@ use serde_json::Value;
 
 use super::history::Version;
 
-/// Whether the EcrCredential's `spec.namespaces` selects this namespace.
-pub(super) fn selects(credential: &Version, namespace: &Version) -> bool {
-    let wanted = &credential.object["spec"]["namespaces"];
-    let name = namespace.object["metadata"]["name"].as_str().unwrap_or_default();
-    let labels = &namespace.object["metadata"]["labels"];
-    let listed = |field: &str| strings(&wanted[field]).any(|glob| glob_matches(glob, name));
-    (listed("names") || (wanted["selector"].is_object() && selector_matches(&wanted["selector"], labels)))
-        && !listed("exclude")
+/// A Secret that an EcrCredential asks for: its pull secret, or one of its outputs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) name: &'a str,
+    pub(super) format: &'a str,
+    /// The one host whose login it holds.
+    pub(super) host: Option<&'a str>,
+    /// Whether each entry of a docker config has a user name and a password.
+    pub(super) has_password: bool,
+    namespaces: &'a Value,
 }
 
-/// The name of the Secret that the EcrCredential asks for.
-pub(super) fn secret_name(credential: &Version) -> &str {
-    credential.object["spec"]["secret"]["name"].as_str().unwrap_or("ecr-pull-secret")
+/// Every Secret that an EcrCredential asks for.
+pub(super) fn asked(credential: &Version) -> Vec<Asked<'_>> {
+    let spec = &credential.object["spec"];
+    let has_password = |of: &Value| of["loginFields"] == "AuthUsernamePassword";
+    let pull_secret = Asked {
+        name: spec["secret"]["name"].as_str().unwrap_or("ecr-pull-secret"),
+        format: "DockerConfigJson",
+        host: None,
+        has_password: has_password(&spec["secret"]),
+        namespaces: &spec["namespaces"],
+    };
+    let outputs = spec["outputs"].as_array().into_iter().flatten().map(|output| Asked {
+        name: output["name"].as_str().unwrap_or_default(),
+        format: output["format"].as_str().unwrap_or_default(),
+        host: output["host"].as_str(),
+        has_password: has_password(output),
+        namespaces: if output["namespaces"].is_object() { &output["namespaces"] } else { &spec["namespaces"] },
+    });
+    std::iter::once(pull_secret).chain(outputs).collect()
+}
+
+impl Asked<'_> {
+    /// A pull secret that nobody asks for.
+    pub(super) fn pull_secret() -> Self {
+        Asked { name: "", format: "DockerConfigJson", host: None, has_password: false, namespaces: &Value::Null }
+    }
+
+    /// Whether it is to be in this namespace.
+    pub(super) fn selects(&self, namespace: &Version) -> bool {
+        let wanted = self.namespaces;
+        let name = namespace.object["metadata"]["name"].as_str().unwrap_or_default();
+        let labels = &namespace.object["metadata"]["labels"];
+        let listed = |field: &str| strings(&wanted[field]).any(|glob| glob_matches(glob, name));
+        (listed("names") || (wanted["selector"].is_object() && selector_matches(&wanted["selector"], labels)))
+            && !listed("exclude")
+    }
 }
 
 fn selector_matches(selector: &Value, labels: &Value) -> bool {
@@ -90,7 +125,22 @@ mod tests {
         for (namespaces, name, expected) in cases {
             let credential = version(json!({"spec": {"namespaces": namespaces}}));
             let namespace = version(json!({"metadata": {"name": name, "labels": {"pull": "ecr"}}}));
-            assert_eq!(selects(&credential, &namespace), expected, "{namespaces} {name}");
+            assert_eq!(asked(&credential)[0].selects(&namespace), expected, "{namespaces} {name}");
         }
+    }
+
+    #[test]
+    fn an_output_has_its_own_namespaces_or_those_of_the_pull_secret() {
+        let credential = version(json!({"spec": {"namespaces": {"names": ["a"]}, "outputs": [
+            {"name": "x", "format": "Jenkins", "host": "h"},
+            {"name": "y", "format": "DockerConfigFile", "namespaces": {"names": ["b"]}},
+        ]}}));
+        let namespace = |name: &str| version(json!({"metadata": {"name": name}}));
+        let selected: Vec<_> = asked(&credential)
+            .iter()
+            .map(|one| (one.name, ["a", "b"].map(|name| one.selects(&namespace(name)))))
+            .collect();
+        let expected = [("ecr-pull-secret", [true, false]), ("x", [true, false]), ("y", [false, true])];
+        assert_eq!(selected, expected);
     }
 }

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ecr_credential_operator::api::{NamespaceSelection, NamespaceSelector};
+use ecr_credential_operator::api::{NamespaceSelection, NamespaceSelector, OutputFormat};
 use ecr_credential_operator::controller::world::World;
 use ecr_credential_operator::plan::Uid;
+use ecr_credential_operator::plan::outputs::WantedSecret;
 use ecr_credential_operator::plan::references::References;
 use ecr_credential_operator::plan::targets::{Activity, Claimant, Incarnation, Index, Labels, Selection};
 use ecr_credential_operator::secret::ownership::{Footprint, SecretRecord};
@@ -63,9 +64,8 @@ impl Crowd {
                 name: uid.0.clone(),
                 created: Timestamp::UNIX_EPOCH,
                 activity: Activity::Active,
-                secret_name: secret_name.clone(),
+                secrets: vec![WantedSecret::anywhere(secret_name, Selection::parse(&spec).ok())],
                 generation: Some(1),
-                selection: Selection::parse(&spec).ok(),
                 references: BTreeSet::new(),
                 attach: Vec::new(),
             };
@@ -85,6 +85,7 @@ impl Crowd {
                     expires_at: Some(Timestamp::UNIX_EPOCH),
                     hosts: Some(1),
                     identity: Some(1),
+                    format: OutputFormat::DockerConfigJson,
                     extra_keys: Box::default(),
                     sets_immutable: false,
                     applied: true,
@@ -97,8 +98,8 @@ impl Crowd {
 
     /// As one round of each EcrCredential does.
     fn look(&self) -> usize {
-        let places = |(uid, name)| self.world.places(uid, name, Some(1)).into_iter().flatten().count();
-        self.credentials.iter().map(|(uid, name)| places((uid, name))).sum()
+        let places = |uid| self.world.places(uid, Some(1)).into_iter().flatten().count();
+        self.credentials.iter().map(|(uid, _)| places(uid)).sum()
     }
 }
 

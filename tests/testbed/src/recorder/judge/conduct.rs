@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::super::evidence::Evidence;
 use super::super::history::{Key, Kind, Version};
-use super::super::selection::{secret_name, selects};
+use super::super::selection::asked;
 use super::super::violation::{Invariant, Violation};
 use super::credentials::{is_ready, is_settled};
 use super::crowd;
@@ -37,10 +37,13 @@ pub(super) fn true_time(evidence: &Evidence) -> Vec<Violation> {
         else {
             continue;
         };
-        let namespaces = evidence.history.live(Kind::Namespace).filter(|(_, namespace)| selects(last, namespace));
-        for (namespace, _) in namespaces {
-            let place =
-                Key { kind: Kind::Secret, namespace: namespace.name.clone(), name: secret_name(last).to_owned() };
+        let namespaces: Vec<_> = evidence.history.live(Kind::Namespace).collect();
+        let places = asked(last).into_iter().flat_map(|one| {
+            let selected = namespaces.iter().filter(move |(_, namespace)| one.selects(namespace));
+            selected.map(move |(namespace, _)| (namespace.name.clone(), one.name.to_owned()))
+        });
+        for (namespace, name) in places {
+            let place = Key { kind: Kind::Secret, namespace, name };
             let Some(secret) = evidence.history.versions(&place).last().filter(|secret| !secret.deleted) else {
                 continue;
             };

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::super::evidence::Evidence;
 use super::super::history::{History, Key, Kind, Version};
 use super::super::marks::{belongs_to, is_ours};
-use super::super::selection::{secret_name, selects};
+use super::super::selection::asked;
 use super::super::violation::{Invariant, Violation};
 use super::secrets::expiry;
 
@@ -115,6 +115,11 @@ fn untrue(evidence: &Evidence, credential: &Version, at: Timestamp, spec_is_rece
     if count("selected").is_none() || count("selected") != count("synced") {
         return Some(format!("Ready, with {:?} of {:?} namespaces synced", count("synced"), count("selected")));
     }
+    let outputs = status["outputs"].as_array().into_iter().flatten();
+    let mut short = outputs.filter(|one| one["selected"].is_null() || one["selected"] != one["synced"]);
+    if let Some(output) = short.next().filter(|_| !spec_is_recent) {
+        return Some(format!("Ready, with the output {output}"));
+    }
     let expires: Option<Timestamp> = status["expiresAt"].as_str().and_then(|time| time.parse().ok());
     // With no namespace selected there need be no token.
     let needed = count("selected") != Some(0) || !status["expiresAt"].is_null();
@@ -137,8 +142,8 @@ fn without_token(evidence: &Evidence, versions: &[Version], credential: &Version
         return None;
     }
     let uid = BTreeSet::from([credential.uid()]);
-    let bare = |name: &str| {
-        let key = Key { kind: Kind::Secret, namespace: name.to_owned(), name: secret_name(credential).to_owned() };
+    let bare = |namespace: &str, secret: &str| {
+        let key = Key { kind: Kind::Secret, namespace: namespace.to_owned(), name: secret.to_owned() };
         let secret = evidence.history.versions(&key).last();
         !secret.is_some_and(|secret| {
             !secret.deleted && is_ours(secret, &uid) && expiry(secret) > Some(evidence.operator_time(evidence.now))
@@ -146,10 +151,15 @@ fn without_token(evidence: &Evidence, versions: &[Version], credential: &Version
     };
     let settled = |namespace: &Version| evidence.now.duration_since(namespace.at) >= staleness(evidence);
     let namespaces = evidence.history.live(Kind::Namespace);
-    let namespaces = namespaces
-        .filter(|(_, namespace)| namespace.is_active() && settled(namespace) && selects(credential, namespace));
-    let bare: Vec<&str> = namespaces.map(|(key, _)| &*key.name).filter(|name| bare(name)).collect();
-    (!bare.is_empty()).then(|| format!("Ready at the end, yet these namespaces have no valid Secret of it: {bare:?}"))
+    let namespaces: Vec<_> = namespaces.filter(|(_, namespace)| namespace.is_active() && settled(namespace)).collect();
+    let mut missing = vec![];
+    for one in asked(credential) {
+        let selected = namespaces.iter().filter(|(_, namespace)| one.selects(namespace));
+        let bare = selected.filter(|(key, _)| bare(&key.name, one.name));
+        missing.extend(bare.map(|(key, _)| format!("{}/{}", key.name, one.name)));
+    }
+    (!missing.is_empty())
+        .then(|| format!("Ready at the end, yet these Secrets of it are missing or not valid: {missing:?}"))
 }
 
 /// When the generation of this version was first seen.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
 
 use super::super::evidence::Evidence;
 use super::super::history::{Kind, Version};
@@ -55,15 +56,19 @@ pub(super) fn counters(evidence: &Evidence) -> Vec<Violation> {
     let statuses = evidence.history.of_kind(Kind::Credential);
     let statuses = statuses.flat_map(|(key, versions)| versions.iter().map(move |version| (key, version)));
     let wrong = statuses.filter_map(|(key, version)| {
-        let count = |name: &str| version.object["status"]["namespaces"][name].as_i64();
-        let (selected, synced, failed) = (count("selected")?, count("synced")?, count("failed")?);
-        let right = synced >= 0 && failed >= 0 && synced + failed <= selected;
-        (!right).then(|| {
-            let detail = format!("{synced} namespaces synced and {failed} failed, of {selected} selected");
-            Violation::new(Invariant::I20TrueWords, key.about(), version.at, detail)
-        })
+        let status = &version.object["status"];
+        let outputs = status["outputs"].as_array().into_iter().flatten();
+        let detail = std::iter::once(&status["namespaces"]).chain(outputs).find_map(miscounted)?;
+        Some(Violation::new(Invariant::I20TrueWords, key.about(), version.at, detail))
     });
     wrong.collect()
+}
+
+fn miscounted(counters: &Value) -> Option<String> {
+    let count = |name: &str| counters[name].as_i64();
+    let (selected, synced, failed) = (count("selected")?, count("synced")?, count("failed")?);
+    let right = synced >= 0 && failed >= 0 && synced + failed <= selected;
+    (!right).then(|| format!("{synced} namespaces synced and {failed} failed, of {selected} selected"))
 }
 
 fn ready(version: &Version) -> Option<&str> {

@@ -11,10 +11,9 @@ use super::super::evidence::Evidence;
 use super::super::history::{Kind, Version, visible_at};
 use super::super::hosts::configured_hosts;
 use super::super::marks::is_ours;
+use super::super::selection::Asked;
 use super::super::violation::{Invariant, Violation};
 use super::credentials::{is_ready, is_settled};
-
-const KEY: &str = ".dockerconfigjson";
 
 /// I3: each version that the operator wrote is well formed, and so is what is left at the end whoever wrote it.
 pub(super) fn well_formed(evidence: &Evidence) -> Vec<Violation> {
@@ -36,35 +35,126 @@ pub(super) fn well_formed(evidence: &Evidence) -> Vec<Violation> {
     violations
 }
 
-/// Each registry host with its decoded `auth`.
+/// What a Secret of a format is, written apart from the operator: its type, the keys of its data and their values where these are
+/// not secret, and what its metadata must have.
+struct Shape {
+    kind: &'static str,
+    data: Vec<(&'static str, Option<String>)>,
+    label: Option<(&'static str, &'static str)>,
+    annotation: Option<(&'static str, String)>,
+}
+
+fn shape(one: &Asked<'_>) -> Option<Shape> {
+    let host = one.host.unwrap_or_default();
+    let login = [("username", Some("AWS".to_owned())), ("password", None)];
+    let with = |more: Vec<(&'static str, String)>| {
+        more.into_iter().map(|(key, value)| (key, Some(value))).chain(login.clone()).collect::<Vec<_>>()
+    };
+    let argocd = Some(("argocd.argoproj.io/secret-type", "repo-creds"));
+    let opaque = |data, label| Shape { kind: "Opaque", data, label, annotation: None };
+    let basic = |annotation| Shape { kind: "kubernetes.io/basic-auth", data: with(vec![]), label: None, annotation };
+    Some(match one.format {
+        "DockerConfigJson" => Shape {
+            kind: "kubernetes.io/dockerconfigjson",
+            data: vec![(".dockerconfigjson", None)],
+            label: None,
+            annotation: None,
+        },
+        "DockerConfigFile" => opaque(vec![("config.json", None)], None),
+        "BasicAuth" => basic(None),
+        "TektonBasicAuth" => basic(Some(("tekton.dev/docker-0", format!("https://{host}")))),
+        "ArgoCDHelm" => {
+            let own = vec![("url", host.to_owned()), ("type", "helm".to_owned()), ("enableOCI", "true".to_owned())];
+            opaque(with(own), argocd)
+        }
+        "ArgoCDOCI" => opaque(with(vec![("url", format!("oci://{host}/")), ("type", "oci".to_owned())]), argocd),
+        "Jenkins" => opaque(with(vec![]), Some(("jenkins.io/credentials-type", "usernamePassword"))),
+        "KargoImage" => {
+            let pattern = format!("^{}/", host.replace('.', "\\."));
+            let own = vec![("repoURL", pattern), ("repoURLIsRegex", "true".to_owned())];
+            opaque(with(own), Some(("kargo.akuity.io/cred-type", "image")))
+        }
+        _ => return None,
+    })
+}
+
+/// Each registry host with its decoded `auth`. Of a Secret that holds the login of one host, which it does not always name, it is
+/// given under that name.
 pub(super) fn auths(secret: &Version) -> Result<BTreeMap<String, String>, String> {
-    let encoded = secret.object["data"][KEY].as_str().ok_or(format!("there is no {KEY}"))?;
-    let bytes = BASE64_STANDARD.decode(encoded).map_err(|error| error.to_string())?;
-    let config: Value = serde_json::from_slice(&bytes).map_err(|error| format!("{KEY} is no JSON: {error}"))?;
+    let data = &secret.object["data"];
+    let Some(key) = [".dockerconfigjson", "config.json"].into_iter().find(|key| data[key].is_string()) else {
+        let text = |key: &str| decode(data[key].as_str().ok_or(format!("there is no {key}"))?, key);
+        return Ok([("the one host".to_owned(), format!("{}:{}", text("username")?, text("password")?))].into());
+    };
+    let config = docker_config(secret, key)?;
     let auths = config["auths"].as_object().filter(|_| keys(&config) == ["auths"]);
-    let auths = auths.ok_or(format!("{KEY} has the fields {:?} instead of auths alone", keys(&config)))?;
+    let auths = auths.ok_or(format!("{key} has the fields {:?} instead of auths alone", keys(&config)))?;
     auths.iter().map(|(host, entry)| Ok((host.clone(), decode_auth(host, entry)?))).collect()
 }
 
+fn docker_config(secret: &Version, key: &str) -> Result<Value, String> {
+    let encoded = secret.object["data"][key].as_str().ok_or(format!("there is no {key}"))?;
+    let bytes = BASE64_STANDARD.decode(encoded).map_err(|error| error.to_string())?;
+    serde_json::from_slice(&bytes).map_err(|error| format!("{key} is no JSON: {error}"))
+}
+
+fn decode(base64: &str, what: &str) -> Result<String, String> {
+    let bytes = BASE64_STANDARD.decode(base64).map_err(|error| format!("{what}: {error}"))?;
+    String::from_utf8(bytes).map_err(|_| format!("{what} is not UTF-8"))
+}
+
 fn decode_auth(host: &str, entry: &Value) -> Result<String, String> {
-    if keys(entry) != ["auth"] {
-        return Err(format!("the entry of {host} has the fields {:?} instead of auth alone", keys(entry)));
+    let auth = decode(entry["auth"].as_str().unwrap_or_default(), &format!("auth of {host}"))?;
+    let plain = format!(
+        "{}:{}",
+        entry["username"].as_str().unwrap_or_default(),
+        entry["password"].as_str().unwrap_or_default()
+    );
+    match keys(entry).as_slice() {
+        ["auth"] => Ok(auth),
+        ["auth", "password", "username"] if plain == auth => Ok(auth),
+        other => Err(format!("the entry of {host} has the fields {other:?} instead of auth alone")),
     }
-    let bytes = BASE64_STANDARD
-        .decode(entry["auth"].as_str().unwrap_or_default())
-        .map_err(|error| format!("auth of {host}: {error}"))?;
-    String::from_utf8(bytes).map_err(|_| format!("auth of {host} is not UTF-8"))
 }
 
 fn check(evidence: &Evidence, secret: &Version, at: Timestamp) -> Option<String> {
+    let asked = evidence.asked_of(secret, at);
+    // One that nobody asks for any more is a pull secret unless it says otherwise: I1 tells of it.
+    if asked.is_empty() {
+        let unasked = Asked::pull_secret();
+        let is_output = secret.annotation("pullsecrets.dev/output").is_some();
+        return if is_output { None } else { check_as(evidence, secret, at, &unasked) };
+    }
+    let mut faults: Vec<Option<String>> = asked.iter().map(|one| check_as(evidence, secret, at, one)).collect();
+    if faults.contains(&None) { None } else { faults.pop().flatten() }
+}
+
+/// What is wrong with a Secret that is asked for like this.
+fn check_as(evidence: &Evidence, secret: &Version, at: Timestamp, one: &Asked<'_>) -> Option<String> {
+    let Some(shape) = shape(one) else { return Some(format!("nobody knows the format {:?}", one.format)) };
     let kind = secret.object["type"].as_str().unwrap_or_default();
-    if kind != "kubernetes.io/dockerconfigjson" {
+    if kind != shape.kind {
         return Some(format!("the type is {kind:?}"));
     }
-    if keys(&secret.object["data"]) != [KEY] {
-        return Some(format!("the keys are {:?}", keys(&secret.object["data"])));
+    let data = &secret.object["data"];
+    let mut expected: Vec<&str> = shape.data.iter().map(|(key, _)| *key).collect();
+    expected.sort_unstable();
+    if keys(data) != expected {
+        return Some(format!("the keys are {:?}", keys(data)));
     }
-    let auths = match auths(secret) {
+    for (key, value) in shape.data.iter().filter_map(|(key, value)| Some((key, value.as_ref()?))) {
+        let found = decode(data[key].as_str().unwrap_or_default(), key);
+        if found.as_ref() != Ok(value) {
+            return Some(format!("{key} is {found:?} instead of {value:?}"));
+        }
+    }
+    if let Some((key, value)) = shape.label.filter(|(key, value)| secret.label(key) != Some(value)) {
+        return Some(format!("the label {key} is not {value}"));
+    }
+    if let Some((key, value)) = shape.annotation.filter(|(key, value)| secret.annotation(key) != Some(value)) {
+        return Some(format!("the annotation {key} is not {value}"));
+    }
+    let auths = match ours(evidence, secret) {
         Ok(auths) => auths,
         Err(fault) => return Some(fault),
     };
@@ -76,8 +166,32 @@ fn check(evidence: &Evidence, secret: &Version, at: Timestamp) -> Option<String>
         return Some(format!("auth of {host} does not decode to AWS:<password>"));
     }
     let expected = expected_hosts(evidence, secret, at)?;
+    if let Some(host) = one.host {
+        return (!expected.contains(host)).then(|| format!("the host {host} is not configured"));
+    }
     let strange: Vec<&String> = auths.keys().filter(|host| !expected.contains(*host)).collect();
-    (!strange.is_empty()).then(|| format!("hosts that are not configured: {strange:?}"))
+    if !strange.is_empty() {
+        return Some(format!("hosts that are not configured: {strange:?}"));
+    }
+    let key = shape.data.first().map(|(key, _)| *key).unwrap_or_default();
+    let config = docker_config(secret, key).unwrap_or_default();
+    let fields = if one.has_password { 3 } else { 1 };
+    let odd = auths.keys().find(|host| keys(&config["auths"][host]).len() != fields)?;
+    Some(format!("the entry of {odd} has the fields {:?}", keys(&config["auths"][odd])))
+}
+
+/// The logins without those that the test lets be merged from others, which must be as they are there.
+fn ours(evidence: &Evidence, secret: &Version) -> Result<BTreeMap<String, String>, String> {
+    let mut object = (*secret.object).clone();
+    for key in [".dockerconfigjson", "config.json"] {
+        let Ok(mut config) = docker_config(secret, key) else { continue };
+        if let Some(auths) = config["auths"].as_object_mut() {
+            let is_others = |host: &str, entry: &Value| evidence.included.iter().any(|(h, e)| h == host && e == entry);
+            auths.retain(|host, entry| !is_others(host, entry));
+        }
+        object["data"][key] = BASE64_STANDARD.encode(config.to_string()).into();
+    }
+    auths(&Version { object: object.into(), ..secret.clone() })
 }
 
 /// The hosts of every version of the EcrCredential that the operator could see; `None` when they depend on what is not known here.
@@ -95,7 +209,10 @@ fn incomplete(evidence: &Evidence, secret: &Version) -> Option<String> {
     let versions = evidence.owner_of(secret);
     let credential =
         versions.last().filter(|last| !last.deleted && is_ready(last) && is_settled(evidence, versions))?;
-    let auths = auths(secret).ok()?;
+    if evidence.asked_of(secret, evidence.now).iter().any(|one| one.host.is_some()) {
+        return None;
+    }
+    let auths = ours(evidence, secret).ok()?;
     let expected = configured_hosts(credential, &evidence.scope.defaults, evidence.tenant_account(secret))?;
     let missing: Vec<&String> = expected.iter().filter(|host| !auths.contains_key(*host)).collect();
     (!missing.is_empty()).then(|| format!("the EcrCredential is Ready, yet these hosts are missing: {missing:?}"))
@@ -140,6 +257,59 @@ mod tests {
             assert!(
                 detail.contains(expected) && expected.is_empty() == detail.is_empty(),
                 "{detail:?}, expected {expected:?}"
+            );
+        }
+    }
+
+    /// A Secret of the output `out` in a format, with this data as texts.
+    fn output(data: Value, kind: &str) -> SecretState {
+        let data: serde_json::Map<String, Value> = data
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(key, value)| (key.clone(), BASE64_STANDARD.encode(value.as_str().unwrap()).into()))
+            .collect();
+        secret().set("/metadata/name", "out".into()).set("/type", kind.into()).set("/data", data.into())
+    }
+
+    #[test]
+    fn an_output_is_as_its_format_says() {
+        let found = |format: &str, state: SecretState| {
+            let mut object = ready_credential();
+            object["spec"]["outputs"] = json!([{"name": "out", "format": format, "host": HOST}]);
+            let story = Story::new().credential(object).operator_writes(state);
+            let violations = well_formed(&story.evidence());
+            violations.first().map(|violation| violation.detail.clone()).unwrap_or_default()
+        };
+        let login = || json!({"username": "AWS", "password": "p"});
+        let with = |key: &str, value: &str| {
+            let mut data = login();
+            data[key] = value.into();
+            data
+        };
+        let argocd = |url: &str| {
+            let mut data = login();
+            (data["url"], data["type"]) = (url.into(), "oci".into());
+            output(data, "Opaque").label("argocd.argoproj.io/secret-type", "repo-creds")
+        };
+        let url = format!("oci://{HOST}/");
+        let cases = [
+            ("BasicAuth", output(login(), "kubernetes.io/basic-auth"), ""),
+            ("BasicAuth", output(login(), "Opaque"), "the type is"),
+            ("BasicAuth", output(with("extra", "x"), "kubernetes.io/basic-auth"), "the keys are"),
+            ("BasicAuth", output(with("username", "aws"), "kubernetes.io/basic-auth"), "username is"),
+            ("BasicAuth", output(with("password", ""), "kubernetes.io/basic-auth"), "does not decode"),
+            ("TektonBasicAuth", output(login(), "kubernetes.io/basic-auth"), "the annotation tekton.dev/docker-0"),
+            ("Jenkins", output(login(), "Opaque"), "the label jenkins.io/credentials-type"),
+            ("ArgoCDOCI", argocd(&url), ""),
+            ("ArgoCDOCI", argocd(HOST), "url is"),
+            ("Newer", output(login(), "Opaque"), "nobody knows"),
+        ];
+        for (format, state, expected) in cases {
+            let detail = found(format, state);
+            assert!(
+                detail.contains(expected) && expected.is_empty() == detail.is_empty(),
+                "{format}: {detail:?}, expected {expected:?}"
             );
         }
     }

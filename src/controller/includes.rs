@@ -1,0 +1,183 @@
+//! What is known of the docker configs of others that are merged into ours.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Display;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::Shared;
+use super::reader::Watched;
+use crate::api::status::Reason;
+use crate::apply::{Found, Writer};
+use crate::plan::Halt;
+use crate::plan::auth::Reference;
+use crate::plan::outputs::{IncludeScope, include_not_allowed, include_not_readable};
+use crate::secret::docker_config::DATA_KEY;
+use crate::secret::include::{IncludeError, Included, IncludedConfig};
+
+/// The docker configs of others, each as it was last read.
+#[derive(Debug, Default)]
+pub struct Includes(HashMap<IncludeScope, Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The last one that was good.
+    config: Option<Arc<IncludedConfig>>,
+    /// Why there is no newer one, if there should be.
+    failure: Option<Halt>,
+    /// Whether it has changed so often that its changes wait.
+    limited: bool,
+}
+
+impl Includes {
+    /// Takes a docker config as it is now, or why it cannot be had; returns whether that is news. The last good one stays.
+    pub fn set(&mut self, scope: &IncludeScope, config: Result<Arc<IncludedConfig>, Halt>) -> bool {
+        let known = self.0.entry(scope.clone()).or_default();
+        match config {
+            Ok(config) => {
+                let same = known.config.as_ref().is_some_and(|known| known.digest() == config.digest());
+                let recovered = known.failure.take().is_some();
+                known.config = Some(config);
+                !same || recovered
+            }
+            Err(failure) => known.failure.replace(failure.clone()) != Some(failure),
+        }
+    }
+
+    /// Notes whether a docker config changes so often that its changes wait; returns whether that is news.
+    pub fn set_limited(&mut self, scope: &IncludeScope, limited: bool) -> bool {
+        let known = self.0.entry(scope.clone()).or_default();
+        std::mem::replace(&mut known.limited, limited) != limited
+    }
+
+    /// What is merged of these, in their order, and why the first that is missing or not current is so.
+    pub fn of(&self, scopes: &[IncludeScope], allowed: &BTreeSet<IncludeScope>) -> (Included, Option<Halt>) {
+        let mut included = Included::default();
+        let mut failure = None;
+        for scope in scopes {
+            let known = self.0.get(scope).filter(|_| allowed.contains(scope));
+            let config = known.and_then(|known| known.config.clone());
+            included.incomplete |= config.is_none();
+            included.configs.extend(config);
+            let why = || match allowed.contains(scope) {
+                true => {
+                    known.and_then(|known| known.failure.clone().or_else(|| known.limited.then(|| unstable(scope))))
+                }
+                false => Some(include_not_allowed(scope)),
+            };
+            failure = failure.or_else(why);
+        }
+        (included, failure)
+    }
+}
+
+fn unstable(scope: &IncludeScope) -> Halt {
+    let message = format!(
+        "the Secret {scope} has changed often, so its changes take effect once in a while: find out who changes it, by its managedFields"
+    );
+    Halt { reason: Reason::IncludeFailed, message }
+}
+
+/// One Secret whose docker config is merged into ours.
+pub(super) struct WatchedInclude {
+    pub(super) writer: Writer,
+    pub(super) scope: IncludeScope,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl WatchedInclude {
+    fn failed(&self, why: impl Display) -> Halt {
+        Halt { reason: Reason::IncludeFailed, message: format!("the Secret {} cannot be included: {why}", self.scope) }
+    }
+
+    fn parse(&self, found: &Found) -> Result<Arc<IncludedConfig>, Halt> {
+        let config = match found.data.get(DATA_KEY) {
+            Some(json) => IncludedConfig::parse(&found.type_, json),
+            None => IncludedConfig::parse(&found.type_, &[]).and(Err(IncludeError::Invalid)),
+        };
+        config.map(Arc::new).map_err(|error| self.failed(error))
+    }
+}
+
+impl Watched for WatchedInclude {
+    type Record = Result<Arc<IncludedConfig>, Halt>;
+
+    fn name(&self) -> &(dyn Display + Sync) {
+        &self.scope
+    }
+
+    fn read(&self) -> BoxFuture<'_, Result<Option<Self::Record>, Halt>> {
+        let why = |error: kube::Error| match error {
+            kube::Error::Api(status) if status.is_forbidden() => include_not_readable(&self.scope),
+            error => Halt {
+                reason: Reason::ApiError,
+                message: format!("the Secret {} could not be read: {error}", self.scope),
+            },
+        };
+        let read = self.writer.read(&self.scope.namespace, &self.scope.name);
+        async move { Ok(read.await.map_err(why)?.map(|found| self.parse(&found))) }.boxed()
+    }
+
+    fn seen(&self, record: Option<Self::Record>) -> bool {
+        let missing = || Err(self.failed("it does not exist: create it, or correct spec.include"));
+        self.shared.include_seen(&self.scope, record.unwrap_or_else(missing))
+    }
+
+    fn unread(&self, why: Halt, known: bool) {
+        self.shared.include_seen(&self.scope, Err(why));
+        if known {
+            self.known();
+        }
+    }
+
+    fn known(&self) {
+        self.shared.reference_known(Reference::Include(self.scope.clone()), false);
+    }
+
+    fn limited(&self, limited: bool) {
+        self.shared.include_limited(&self.scope, limited);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(name: &str) -> IncludeScope {
+        IncludeScope { namespace: "ops".into(), name: name.into() }
+    }
+
+    fn config(auth: &str) -> Arc<IncludedConfig> {
+        let json = format!(r#"{{"auths":{{"hub.example":{{"auth":"{auth}"}}}}}}"#);
+        Arc::new(IncludedConfig::parse("kubernetes.io/dockerconfigjson", json.as_bytes()).unwrap())
+    }
+
+    fn failure(message: &str) -> Halt {
+        Halt { reason: Reason::IncludeFailed, message: message.to_owned() }
+    }
+
+    #[test]
+    fn the_last_good_one_stays_and_only_news_are_news() {
+        let (hub, allowed) = (scope("hub"), BTreeSet::from([scope("hub")]));
+        let mut includes = Includes::default();
+        let seen = |includes: &Includes| {
+            let (included, failure) = includes.of(std::slice::from_ref(&hub), &allowed);
+            (included.configs.len(), included.incomplete, failure.map(|halt| halt.message))
+        };
+        assert!(includes.set(&hub, Err(failure("missing"))));
+        assert!(!includes.set(&hub, Err(failure("missing"))));
+        assert_eq!(seen(&includes), (0, true, Some("missing".to_owned())));
+        assert!(includes.set(&hub, Ok(config("a"))));
+        assert!(!includes.set(&hub, Ok(config("a"))), "a label of the Secret has changed");
+        assert_eq!(seen(&includes), (1, false, None));
+        assert!(includes.set(&hub, Err(failure("invalid"))));
+        assert_eq!(seen(&includes), (1, false, Some("invalid".to_owned())));
+        assert!(includes.set(&hub, Ok(config("a"))), "it is good again");
+        assert!(includes.set(&hub, Ok(config("b"))));
+        let (included, why) = includes.of(&[hub.clone(), scope("other")], &allowed);
+        assert_eq!((included.configs.len(), included.incomplete), (1, true));
+        assert!(why.is_some_and(|halt| halt.message.contains("include.secrets")));
+    }
+}

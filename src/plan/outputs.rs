@@ -1,0 +1,331 @@
+//! The Secrets that an `EcrCredential` asks for: the pull secret and the outputs, checked against what the installation allows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use super::targets::Selection;
+use super::{Halt, Hosts, Limits, RegistryPlan};
+use crate::api::registry::Host;
+use crate::api::status::Reason;
+use crate::api::{EcrCredentialSpec, LoginFields, Output, OutputFormat};
+
+/// An output that `EcrCredentials` may ask for, from the command line.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OutputScope {
+    /// The namespace; none for every target namespace.
+    pub namespace: Option<Arc<str>>,
+    /// The Secret's name.
+    pub name: Arc<str>,
+    /// The format.
+    pub format: OutputFormat,
+}
+
+/// A Secret whose docker config may be merged into ours, from the command line.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IncludeScope {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The name.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for IncludeScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// One Secret that each of its target namespaces should hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretPlan {
+    /// Its name in each namespace.
+    pub name: Arc<str>,
+    /// Whether it is one of `spec.outputs`.
+    pub is_output: bool,
+    /// Its form.
+    pub format: OutputFormat,
+    /// The one host whose token it holds; none where it holds all of them.
+    pub host: Option<Host>,
+    /// Which fields each entry of a docker config has.
+    pub login_fields: LoginFields,
+    /// Labels besides the operator's own.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations besides the operator's own.
+    pub annotations: BTreeMap<String, String>,
+    /// Why it is written nowhere, if that is plain from the spec and the installation.
+    pub refusal: Option<Halt>,
+}
+
+impl SecretPlan {
+    /// The pull secret of a spec.
+    pub(super) fn pull_secret(spec: &EcrCredentialSpec) -> Self {
+        let template = &spec.secret;
+        Self {
+            name: template.name.as_str().into(),
+            is_output: false,
+            format: OutputFormat::DockerConfigJson,
+            host: None,
+            login_fields: template.login_fields,
+            labels: template.labels.clone(),
+            annotations: template.annotations.clone(),
+            refusal: None,
+        }
+    }
+
+    /// An output of a spec. What is wrong with it stays with it: no other Secret is affected.
+    pub(super) fn output(output: &Output, registries: &[RegistryPlan], limits: &Limits) -> Self {
+        let host = output.host.as_deref().map(Host::parse).transpose();
+        let refusal = match &host {
+            Err(error) => Some(Halt::invalid(format!("spec.outputs: {}: {error}", output.name))),
+            Ok(host) => unfit(output, host.as_ref(), registries).or_else(|| not_allowed(output, limits)),
+        };
+        Self {
+            name: output.name.as_str().into(),
+            is_output: true,
+            format: output.format,
+            host: host.ok().flatten(),
+            login_fields: output.login_fields,
+            labels: output.labels.clone(),
+            annotations: output.annotations.clone(),
+            refusal,
+        }
+    }
+}
+
+/// Whether a Secret of this form holds the token of one host.
+pub const fn is_of_one_host(format: OutputFormat) -> bool {
+    !matches!(format, OutputFormat::DockerConfigJson | OutputFormat::DockerConfigFile)
+}
+
+/// What is wrong with an output as it stands in the spec.
+fn unfit(output: &Output, host: Option<&Host>, registries: &[RegistryPlan]) -> Option<Halt> {
+    let (name, format) = (&output.name, output.format.as_str());
+    let Some(host) = host else {
+        return is_of_one_host(output.format)
+            .then(|| Halt::invalid(format!("spec.outputs: {name}: the format {format} needs a host")));
+    };
+    // The caller's own account is known only with its token.
+    let may_write = |registry: &RegistryPlan| match &registry.hosts {
+        Hosts::Named(hosts) => hosts.iter().any(|(named, _)| named == host),
+        Hosts::Callers { .. } => host
+            .account()
+            .and_then(|account| registry.hosts.resolve(Some(&account)).ok())
+            .or_else(|| registry.hosts.resolve(Some(&super::placeholder_account()?)).ok())
+            .is_some_and(|hosts| hosts.iter().any(|(written, _)| written == host)),
+    };
+    (!registries.iter().any(may_write)).then(|| {
+        Halt::invalid(format!(
+            "spec.outputs: {name}: spec.registries do not write the host {host}: correct host, or add the registry"
+        ))
+    })
+}
+
+/// What the installation says against an output wherever it is.
+fn not_allowed(output: &Output, limits: &Limits) -> Option<Halt> {
+    let allowed = limits.outputs.as_ref()?;
+    let fits = |scope: &&OutputScope| *scope.name == *output.name && scope.format == output.format;
+    if allowed.iter().any(|scope| fits(&scope)) {
+        return None;
+    }
+    let other = allowed.iter().find(|scope| *scope.name == *output.name);
+    let as_it_is = other.map(|scope| format!(", only as {}", scope.format.as_str())).unwrap_or_default();
+    Some(output_not_allowed(&output.name, output.format, None, &as_it_is))
+}
+
+/// The installation does not let the operator write an output, in a namespace or anywhere.
+pub fn output_not_allowed(name: &str, format: OutputFormat, namespace: Option<&str>, but: &str) -> Halt {
+    let format = format.as_str();
+    let (here, namespaces) = match namespace {
+        Some(namespace) => (" here".to_owned(), format!(", namespaces: [{namespace}]")),
+        None => (String::new(), String::new()),
+    };
+    let message = format!(
+        "the operator may not write the Secret {name} as {format}{here}{but}: add {{name: {name}, format: {format}{namespaces}}} to the chart's outputs (flag --output-secret)"
+    );
+    Halt { reason: Reason::OutputNotAllowed, message }
+}
+
+/// The installation does not let the operator read a docker config of others.
+pub fn include_not_allowed(scope: &IncludeScope) -> Halt {
+    let IncludeScope { namespace, name } = scope;
+    let message = format!(
+        "the operator may not read the Secret {scope}: add {{namespace: {namespace}, name: {name}}} to the chart's include.secrets (flag --include-secret)"
+    );
+    Halt { reason: Reason::IncludeNotAllowed, message }
+}
+
+/// RBAC does not let the operator read a docker config of others.
+pub fn include_not_readable(scope: &IncludeScope) -> Halt {
+    let message = format!(
+        "the operator lacks the right to get, list and watch the Secret {scope}: the chart grants it for the entries of include.secrets"
+    );
+    Halt { reason: Reason::Forbidden, message }
+}
+
+/// A Secret of an `EcrCredential` as far as its targets depend on it.
+#[derive(Clone, Debug)]
+pub struct WantedSecret {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its form.
+    pub format: OutputFormat,
+    /// The namespaces that should hold it; `None` when the spec is not usable, so that none does.
+    pub selection: Option<Selection>,
+    /// The namespaces in which it may be written; `None` for all.
+    pub allowed: Option<BTreeSet<Arc<str>>>,
+}
+
+impl WantedSecret {
+    /// A pull secret, which may be written in each namespace that is selected.
+    pub fn anywhere(name: &str, selection: Option<Selection>) -> Self {
+        Self { name: name.into(), format: OutputFormat::DockerConfigJson, selection, allowed: None }
+    }
+
+    /// Whether it may be written in a namespace.
+    pub fn is_allowed_in(&self, namespace: &str) -> bool {
+        self.allowed.as_ref().is_none_or(|allowed| allowed.contains(namespace))
+    }
+}
+
+/// The Secrets that a spec asks for, the pull secret first.
+pub fn wanted_secrets(spec: &EcrCredentialSpec, limits: &Limits) -> Vec<WantedSecret> {
+    let all = Selection::parse(&spec.namespaces).ok();
+    let mut wanted = vec![WantedSecret::anywhere(&spec.secret.name, all.clone())];
+    for output in &spec.outputs {
+        // Of two with one name the first counts, and the spec is not usable.
+        if wanted.iter().any(|other| *other.name == *output.name) {
+            continue;
+        }
+        let selection = match &output.namespaces {
+            Some(namespaces) => Selection::parse(namespaces).ok(),
+            None => all.clone(),
+        };
+        let (name, format, allowed) = (output.name.as_str().into(), output.format, allowed_in(output, limits));
+        wanted.push(WantedSecret { name, format, selection, allowed });
+    }
+    wanted
+}
+
+fn allowed_in(output: &Output, limits: &Limits) -> Option<BTreeSet<Arc<str>>> {
+    let scopes = limits.outputs.as_ref()?;
+    let fit = || scopes.iter().filter(|scope| *scope.name == *output.name && scope.format == output.format);
+    if fit().any(|scope| scope.namespace.is_none()) {
+        return None;
+    }
+    Some(fit().filter_map(|scope| scope.namespace.clone()).collect())
+}
+
+/// Names that two Secrets of one spec share.
+pub(super) fn refuse_equal_names(spec: &EcrCredentialSpec) -> Result<(), Halt> {
+    let mut names = BTreeSet::from([spec.secret.name.as_str()]);
+    match spec.outputs.iter().find(|output| !names.insert(&output.name)) {
+        None => Ok(()),
+        Some(output) => Err(Halt::invalid(format!(
+            "two Secrets of this EcrCredential are named {:?}: give each of spec.outputs a name of its own, other than secret.name",
+            output.name
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::plan;
+    use serde_json::{Value, json};
+
+    const OWN: &str = "111122223333.dkr.ecr.eu-west-1.amazonaws.com";
+
+    fn spec(registries: Value, outputs: Value) -> EcrCredentialSpec {
+        let spec = json!({ "registries": registries, "outputs": outputs, "namespaces": { "names": ["a"] } });
+        serde_json::from_value(spec).unwrap()
+    }
+
+    fn scope(namespace: Option<&str>, name: &str, format: OutputFormat) -> OutputScope {
+        OutputScope { namespace: namespace.map(Into::into), name: name.into(), format }
+    }
+
+    fn limits(outputs: &[OutputScope]) -> Limits {
+        Limits { outputs: Some(outputs.iter().cloned().collect()), ..Limits::default() }
+    }
+
+    #[test]
+    fn an_output_that_may_not_be_written_is_refused_alone_and_says_what_to_set() {
+        use OutputFormat::{BasicAuth, Jenkins};
+        let registries = json!([{ "private": { "region": "eu-west-1", "accountIds": ["111122223333"] } }]);
+        let output = json!([{ "name": "out", "format": "BasicAuth", "host": OWN }]);
+        let table = [
+            ("allowed everywhere", vec![scope(None, "out", BasicAuth)], None),
+            ("allowed in a namespace", vec![scope(Some("b"), "out", BasicAuth)], None),
+            ("nothing is allowed", vec![], Some("{name: out, format: BasicAuth} to the chart's outputs")),
+            ("another format", vec![scope(None, "out", Jenkins)], Some("only as Jenkins")),
+            ("another name", vec![scope(None, "other", BasicAuth)], Some("may not write the Secret out as BasicAuth:")),
+        ];
+        for (what, outputs, says) in table {
+            let plan = plan(&spec(registries.clone(), output.clone()), &limits(&outputs)).unwrap();
+            assert_eq!(plan.secret.refusal, None, "{what}");
+            let refusal = plan.outputs[0].refusal.as_ref();
+            assert_eq!(refusal.map(|halt| halt.reason), says.map(|_| Reason::OutputNotAllowed), "{what}");
+            assert!(says.is_none_or(|says| refusal.unwrap().message.contains(says)), "{what}: {refusal:?}");
+        }
+    }
+
+    #[test]
+    fn the_host_of_an_output_is_one_that_is_written() {
+        let named = json!([{ "private": { "region": "eu-west-1", "accountIds": ["111122223333"], "extraHosts": ["vpce.example.com"] } }]);
+        let own =
+            json!([{ "private": { "region": "eu-west-1", "extraHosts": ["vpce.example.com"] } }, { "public": {} }]);
+        let table = [
+            ("a named account's", &named, OWN, true),
+            ("an extra host", &named, "vpce.example.com", true),
+            ("another account's", &named, "999999999999.dkr.ecr.eu-west-1.amazonaws.com", false),
+            ("the caller's own, whichever it is", &own, OWN, true),
+            ("an extra host beside it", &own, "vpce.example.com", true),
+            ("another region", &own, "111122223333.dkr.ecr.us-east-1.amazonaws.com", false),
+            ("public", &own, "public.ecr.aws", true),
+            ("public, not asked for", &named, "public.ecr.aws", false),
+            ("public by its other host, not asked for", &own, "ecr-public.aws.com", false),
+        ];
+        for (what, registries, host, fits) in table {
+            let output = json!([{ "name": "out", "format": "Jenkins", "host": host }]);
+            let plan = plan(&spec(registries.clone(), output), &Limits::default()).unwrap();
+            let refusal = plan.outputs[0].refusal.as_ref();
+            assert_eq!(refusal.is_none(), fits, "{what}: {refusal:?}");
+            assert!(refusal.is_none_or(|halt| halt.reason == Reason::InvalidSpec && halt.message.contains(host)));
+        }
+        let without = json!([{ "name": "out", "format": "Jenkins" }]);
+        let plan = plan(&spec(named, without), &Limits::default()).unwrap();
+        assert!(plan.outputs[0].refusal.as_ref().unwrap().message.contains("needs a host"));
+    }
+
+    #[test]
+    fn equal_names_are_refused_and_claim_nothing_twice() {
+        let registries = json!([{ "public": {} }]);
+        let file = |name: &str| json!({ "name": name, "format": "DockerConfigFile" });
+        for outputs in [json!([file("ecr-pull-secret")]), json!([file("x"), file("x")])] {
+            let spec = spec(registries.clone(), outputs);
+            assert!(plan(&spec, &Limits::default()).unwrap_err().message.contains("name"));
+            let wanted = wanted_secrets(&spec, &Limits::default());
+            let names: BTreeSet<&str> = wanted.iter().map(|wanted| &*wanted.name).collect();
+            assert_eq!(names.len(), wanted.len());
+        }
+    }
+
+    #[test]
+    fn an_output_is_wanted_where_it_is_allowed() {
+        use OutputFormat::BasicAuth;
+        let output = json!([{ "name": "out", "format": "BasicAuth", "host": "public.ecr.aws", "namespaces": { "names": ["*"] } }]);
+        let spec = spec(json!([{ "public": {} }]), output);
+        let table = [
+            (vec![], [false, false]),
+            (vec![scope(Some("a"), "out", BasicAuth)], [true, false]),
+            (vec![scope(Some("a"), "out", BasicAuth), scope(Some("b"), "out", BasicAuth)], [true, true]),
+            (vec![scope(Some("a"), "out", BasicAuth), scope(None, "out", BasicAuth)], [true, true]),
+        ];
+        for (outputs, expected) in table {
+            let wanted = wanted_secrets(&spec, &limits(&outputs));
+            assert_eq!(wanted.len(), 2);
+            assert_eq!(["a", "b"].map(|namespace| wanted[1].is_allowed_in(namespace)), expected, "{outputs:?}");
+        }
+    }
+}
