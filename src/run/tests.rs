@@ -41,6 +41,7 @@ async fn what_is_gone_is_forgotten_by_everyone() {
     let uid = Uid("x".into());
     let key = TokenKey { identity: Identity::operator(), service: Service::Public };
     let count = || {
+        reporter.publish();
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         let line =
