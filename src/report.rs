@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use crate::api::{EcrCredentialStatus, OutputFormat};
 use crate::api::status::{Reason, condition};
+use crate::api::{EcrCredentialStatus, OutputFormat};
 use crate::apply::{WriteError, Written};
 use crate::controller::Observer;
 use crate::controller::error::Error;
@@ -12,8 +12,8 @@ use crate::plan::references::Lent;
 use crate::plan::schedule::Life;
 use crate::plan::{Service, TokenKey, Uid};
 use crate::process::telemetry::{
-    CallLabels, CredentialLabels, KindLabels, MOST_NAMES, Metrics, OutputLabels, ReadyLabels, RequestLabels, ResultLabels,
-    SourceLabels, StateLabels, TokenLabels, WriteLabels,
+    CallLabels, CredentialLabels, KindLabels, MOST_NAMES, Metrics, OutputLabels, ReadyLabels, RequestLabels,
+    ResultLabels, SourceLabels, StateLabels, TokenLabels, WriteLabels,
 };
 use crate::secret::Verdict;
 use crate::token::cache::{Fetched, Tokens};

@@ -10,14 +10,14 @@ fn at(second: i64) -> Timestamp {
 
 fn failure(namespace: &str, reason: &str) -> NamespaceFailure {
     let (namespace, reason) = (namespace.to_owned(), reason.to_owned());
-    NamespaceFailure { namespace, reason, message: "what to do".to_owned() }
+    NamespaceFailure { namespace, secret: None, reason, message: "what to do".to_owned() }
 }
 
 /// A registry with a good token.
 fn registry(failure: Option<Halt>) -> RegistryReport {
     RegistryReport {
         region: Some(Region::public()),
-        hosts: vec![Host::public()],
+        hosts: vec![Host::parse("public.ecr.aws").unwrap()],
         life: Some(Life { issued_at: at(NOW - 60), expires_at: at(NOW + 3600) }),
         hash: None,
         auth_hash: None,
@@ -29,6 +29,8 @@ fn registry(failure: Option<Halt>) -> RegistryReport {
 
 fn ran(namespaces: NamespaceReport, failure: Option<Halt>) -> Course {
     Course::Ran {
+        outputs: Vec::new(),
+        include_failure: None,
         registries: vec![registry(failure)],
         namespaces,
         next_refresh_at: Some(at(NOW + 1800)),

@@ -10,8 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 use ecr_credential_operator::api::registry::{AccountId, Region};
 use ecr_credential_operator::api::{
     AssumeRole, Auth as AuthSpec, ConflictPolicy, DeletionPolicy, EcrCredentialSpec, HostVariant, KeysRef,
-    LabelRequirement, LoginFields, NamespaceSelection, NamespaceSelector, Output, OutputFormat, PrivateRegistry, PublicRegistry, Refresh, Registry,
-    SecretTemplate, SelectorOperator, ServiceAccountAuth,
+    LabelRequirement, LoginFields, NamespaceSelection, NamespaceSelector, Output, OutputFormat, PrivateRegistry,
+    PublicRegistry, Refresh, Registry, SecretTemplate, SelectorOperator, ServiceAccountAuth,
 };
 use ecr_credential_operator::plan::references::{AccountScope, KeysScope, Lent};
 use ecr_credential_operator::plan::schedule::{Life, whole_seconds};
@@ -157,7 +157,11 @@ pub fn template(u: &mut Unstructured<'_>) -> Result<SecretTemplate> {
 pub fn registry(u: &mut Unstructured<'_>) -> Result<Registry> {
     let auth = u.ratio(1, 4)?.then(|| auth(u)).transpose()?;
     if u.ratio(1, 4)? {
-        return Ok(Registry { private: None, public: Some(PublicRegistry { host_variants: some(u, &PUBLIC_VARIANTS)? }), auth });
+        return Ok(Registry {
+            private: None,
+            public: Some(PublicRegistry { host_variants: some(u, &PUBLIC_VARIANTS)? }),
+            auth,
+        });
     }
     let mut account_ids = some(u, &ACCOUNTS[..4])?.into_iter().map(str::to_owned).collect::<Vec<_>>();
     if u.ratio(1, 8)? {

@@ -35,7 +35,11 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     let owner = Owner { name: "platform".to_owned(), uid: Uid("me".into()) };
     let Ok(bundle) = bundle(&plan, &owner, &published, &Default::default(), now) else { return Ok(()) };
     for output in plan.outputs.iter().filter_map(|output| bundle.get(&output.name)) {
-        assert!(output.expires_at > now || output.payload.has_key("config.json") || output.payload.has_key(".dockerconfigjson"));
+        assert!(
+            output.expires_at > now
+                || output.payload.has_key("config.json")
+                || output.payload.has_key(".dockerconfigjson")
+        );
     }
     let Some(desired) = bundle.get(&plan.secret.name) else { return Ok(()) };
     let (_, config) = desired.payload.expose_data().next().expect("a docker config");

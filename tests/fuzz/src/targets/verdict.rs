@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arbitrary::{Result, Unstructured};
-use ecr_credential_operator::api::{ConflictPolicy, OutputFormat};
 use ecr_credential_operator::api::registry::Host;
+use ecr_credential_operator::api::{ConflictPolicy, OutputFormat};
 use ecr_credential_operator::plan::Uid;
 use ecr_credential_operator::secret::docker_config::{DockerConfig, Entries};
 use ecr_credential_operator::secret::formats::{Payload, form};
@@ -127,7 +127,11 @@ fn safe(said: &Verdict, place: &Place, desired: Option<&Desired>, policy: Confli
             assert!(!mine || !is_better(record, desired, now), "{record:?} is good for longer");
         }
         Verdict::Strip(record) => {
-            assert!(wanted && matches!(place.standing, Standing::Mine(_)) && record.has_additions(desired.map(|d| &d.payload)));
+            assert!(
+                wanted
+                    && matches!(place.standing, Standing::Mine(_))
+                    && record.has_additions(desired.map(|d| &d.payload))
+            );
         }
         Verdict::Delete(record) => {
             let expired = record.expires_at.is_none_or(|at| at <= now);

@@ -233,7 +233,10 @@ fn compare(world: &World, model: &Model, me: &str, expected: &Places) {
         assert!(!world.index.is_alive(&uid) && world.index.targets(&uid).next().is_none());
         return;
     };
-    assert_eq!(world.index.targets(&uid).map(|(_, namespace)| &**namespace).collect::<BTreeSet<&str>>(), model.targets(me));
+    assert_eq!(
+        world.index.targets(&uid).map(|(_, namespace)| &**namespace).collect::<BTreeSet<&str>>(),
+        model.targets(me)
+    );
     for secret in SECRETS {
         for namespace in NAMESPACES {
             let claims = world.index.claims(secret, namespace);
