@@ -81,3 +81,37 @@ fn the_book_has_every_page() {
         assert!(listed.contains(&PathBuf::from(&page.path)), "{} is in no table of contents", page.path);
     }
 }
+
+/// Whoever follows the architecture by its names arrives.
+#[test]
+fn every_function_that_the_architecture_names_exists() {
+    let page = Page { path: String::new(), text: read("ARCHITECTURE.md") };
+    let mut sources = vec![];
+    collect(&root().join("src"), &mut sources);
+    let (mut missing, mut found) = (vec![], 0);
+    for span in page.code_spans() {
+        let Some((module, name)) = span.split_once("::") else { continue };
+        let is_of = |path: &Path| {
+            let (stem, folder) = (path.file_stem(), path.parent().and_then(Path::file_name));
+            stem.is_some_and(|stem| stem == module) || (stem.is_some_and(|stem| stem == "mod") && folder.is_some_and(|folder| folder == module))
+        };
+        let defines = |path: &PathBuf| {
+            let text = std::fs::read_to_string(path).unwrap();
+            ["(", "<"].iter().any(|next| text.contains(&format!("fn {name}{next}")))
+        };
+        if sources.iter().filter(|path| is_of(path)).any(defines) {
+            found += 1;
+        } else {
+            missing.push(span);
+        }
+    }
+    assert!(missing.is_empty(), "{missing:?}");
+    assert!(found > 20, "only {found} were found");
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { collect(&path, files) } else { files.push(path) }
+    }
+}
