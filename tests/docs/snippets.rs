@@ -30,7 +30,7 @@ const FOREIGN: [&str; 11] = [
 const VARIABLES: [(&str, &str); 4] = [
     ("$ACCOUNT", "111122223333"),
     ("$REGION", "eu-west-1"),
-    ("$IMAGE", "111122223333.dkr.ecr.eu-west-1.amazonaws.com/my-app:1.0"),
+    ("$APP_IMAGE", "111122223333.dkr.ecr.eu-west-1.amazonaws.com/my-app:1.0"),
     ("$APP", "my-app:1.0"),
 ];
 

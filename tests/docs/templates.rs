@@ -69,6 +69,7 @@ async fn what_reads_the_cluster_runs_and_shows_what_is_there() {
     // What a template is for is in what it shows.
     for (part, wanted) in [
         ("range .status.failures", "team-a SecretNotOwned: the sentence"),
+        ("range .status.registries", "eu-west-1 2026-01-01T12:00:00Z AwsUnavailable: the sentence"),
         (".metadata.ownerReferences", "ExternalSecret/ecr"),
         ("base64decode", "{\"auths\":{}}"),
         ("$pod := .", "default/templated ecr-pull-secret"),
@@ -97,6 +98,7 @@ fn status() -> Value {
     let condition = |type_: &str, status: &str| json!({ "type": type_, "status": status, "reason": "InvalidSpec", "message": "the sentence", "lastTransitionTime": "2026-01-01T00:00:00Z" });
     json!({ "status": {
         "conditions": [condition("Ready", "False"), condition("Stalled", "True")],
+        "registries": [{ "region": "eu-west-1", "expiresAt": "2026-01-01T12:00:00Z", "reason": "AwsUnavailable", "message": "the sentence" }],
         "failures": [{ "namespace": "team-a", "reason": "SecretNotOwned", "message": "the sentence" }],
     }})
 }
