@@ -20,3 +20,4 @@ mod migration;
 mod pages;
 mod snippets;
 mod templates;
+mod workflows;
