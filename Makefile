@@ -36,14 +36,14 @@ FROM ?=
 test-upgrade: tools ## Upgrades from the operator of an earlier commit and back (2 min, and the build of that operator); FROM=commit.
 	@tests/upgrade.sh $(FROM)
 
-supply-chain: ## Checks licenses, notices, sources, unused dependencies, and the workflows (15 s; the first time 6 min).
+supply-chain: ## Checks licenses, notices, sources, unused dependencies, and the workflows (12 s; the first time 4 min).
 	@"$$(sh tests/tools/get.sh cargo-deny)" --workspace --locked check licenses bans sources
 	@"$$(sh tests/tools/get.sh cargo-machete)"
-	@hack/notices.sh --check
+	@hack/notices.py --check
 	@if ls .github/workflows/*.y*ml >/dev/null 2>&1; then "$$(sh tests/tools/get.sh actionlint)"; else echo "no workflows"; fi
 
-notices: ## Writes the licenses of all crates that the image contains (5 s; the first time 2 min).
-	@hack/notices.sh
+notices: ## Writes the licenses of all crates that the image contains (2 s).
+	@hack/notices.py
 
 docs: ## Builds the book of docs/ into target/book and checks its links (5 s; the first time 2 min).
 	@hack/docs.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the book of docs/ whole: mdBook calls it for each build, hack/docs.sh to check what was built.
 
-    book.py                a preprocessor of mdBook: links that leave docs/ lead to the repository on the web
+    book.py                a preprocessor of mdBook: links to a README lead to its index, and those that leave docs/ to the repository
     book.py check FOLDER   fails if a link of the built book leads nowhere; links to other sites are not followed
 """
 
@@ -66,7 +66,8 @@ def target(link, folder, repository):
         return link
     path = posixpath.normpath(posixpath.join("docs", folder, parts.path))
     if path.startswith("docs/"):
-        return link
+        # mdBook makes an index of each README, but leaves the links to it as they are.
+        return re.sub(r"(^|/)README\.md(?=$|#)", r"\1index.md", link)
     # mdBook runs this in docs/.
     kind = "tree" if os.path.isdir(os.path.join("..", path)) else "blob"
     return f"{repository}/{kind}/main/{path}" + (f"#{parts.fragment}" if parts.fragment else "")

@@ -12,7 +12,10 @@ use crate::run::RunError;
 /// # Errors
 /// Only if serde fails.
 pub fn yaml() -> Result<String, RunError> {
-    serde_yaml_ng::to_string(&EcrCredential::crd()).map_err(|error| RunError::Crd(error.to_string()))
+    // Each text in one line, so that a change of it is a change of this line alone.
+    let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
+    serde_saphyr::to_string_with_options(&EcrCredential::crd(), options)
+        .map_err(|error| RunError::Crd(error.to_string()))
 }
 
 /// Prints it to standard output.

@@ -73,7 +73,7 @@ pub(super) async fn outside(bed: &Bed, args: &[&str]) -> Checked {
     let proxy = Proxy::start(bed.plane).unwrap();
     let token = std::fs::read_to_string(bed.plane.admin_kubeconfig()).unwrap();
     let token =
-        serde_yaml_ng::from_str::<Value>(&token).unwrap()["users"][0]["user"]["token"].as_str().unwrap().to_owned();
+        serde_saphyr::from_str::<Value>(&token).unwrap()["users"][0]["user"]["token"].as_str().unwrap().to_owned();
     let kubeconfig = bed.plane.kubeconfig(&proxy.url(), &token, None).unwrap();
     run(bed, command(kubeconfig, args), &proxy).await
 }

@@ -221,7 +221,7 @@ async fn json_logs_are_one_object_a_line() {
 async fn a_missing_crd_is_waited_for() {
     let plane = ControlPlane::start(Options::default()).await.unwrap();
     let bed = Bed::on(plane, "no-crd", CRD).await.unwrap();
-    let crd: CustomResourceDefinition = serde_yaml_ng::from_str(CRD).unwrap();
+    let crd: CustomResourceDefinition = serde_saphyr::from_str(CRD).unwrap();
     let crds: Api<CustomResourceDefinition> = Api::all(bed.client.clone());
     let name = crd.metadata.name.clone().unwrap();
     let uid = crds.get(&name).await.unwrap().metadata.uid.unwrap();

@@ -11,7 +11,7 @@ use super::helm::{Helm, apply, chart, namespace};
 #[tokio::test]
 async fn viewers_of_the_whole_cluster_see_ecrcredentials_and_editors_write_them_if_told_so() {
     let plane = shared().await.unwrap();
-    plane.install(&[serde_yaml_ng::from_str(super::CRD).unwrap()]).await.unwrap();
+    plane.install(&[serde_saphyr::from_str(super::CRD).unwrap()]).await.unwrap();
     let admin = plane.admin_client().unwrap();
     let home = "chart-access";
     namespace(&admin, home).await;

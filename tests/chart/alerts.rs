@@ -13,7 +13,7 @@ const ALERTS: &str = "charts/ecr-credential-operator/files/alerts.yaml";
 const DASHBOARD: &str = "charts/ecr-credential-operator/files/dashboard.json";
 
 fn alerts() -> Vec<Value> {
-    let rules: Value = serde_yaml_ng::from_str(&read(ALERTS)).unwrap();
+    let rules: Value = serde_saphyr::from_str(&read(ALERTS)).unwrap();
     rules["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
 }
 

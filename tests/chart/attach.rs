@@ -27,7 +27,7 @@ impl Cluster {
     /// None where Kubernetes has no such policies.
     async fn new(test: &str, values: Value) -> Option<Self> {
         let plane: &'static ControlPlane = shared().await.unwrap();
-        plane.install(&[serde_yaml_ng::from_str(super::CRD).unwrap()]).await.unwrap();
+        plane.install(&[serde_saphyr::from_str(super::CRD).unwrap()]).await.unwrap();
         let cluster = Self { client: plane.admin_client().unwrap(), test: format!("attach-{test}") };
         cluster.namespace(&cluster.test, json!({})).await;
         let helm = Helm::on(plane, "v3");
@@ -307,7 +307,7 @@ async fn the_policy_selects_the_namespaces_and_images_that_the_operator_does() {
 #[tokio::test]
 async fn the_operators_account_may_only_attach_pull_secrets_to_service_accounts() {
     let plane: &'static ControlPlane = shared().await.unwrap();
-    plane.install(&[serde_yaml_ng::from_str(super::CRD).unwrap()]).await.unwrap();
+    plane.install(&[serde_saphyr::from_str(super::CRD).unwrap()]).await.unwrap();
     let admin = plane.admin_client().unwrap();
     let cluster = Cluster { client: admin.clone(), test: "attach-accounts".to_owned() };
     let home = cluster.test.clone();

@@ -23,7 +23,7 @@ struct Combination {
 fn every_combination_of_the_table_renders_what_it_should() {
     let helm = Helm::offline("v3");
     let table = read("tests/chart/combinations.yaml").replace(":VERSION", concat!(":", env!("CARGO_PKG_VERSION")));
-    let combinations: Vec<Combination> = serde_yaml_ng::from_str(&table).unwrap();
+    let combinations: Vec<Combination> = serde_saphyr::from_str(&table).unwrap();
     assert!(combinations.len() >= 100, "{} combinations", combinations.len());
     let mut wrong = vec![];
     for Combination { name, values, shows } in &combinations {
@@ -176,7 +176,7 @@ fn combinations_that_cannot_work_are_errors() {
 fn each_alert_can_be_set_by_its_name() {
     let schema: Value = serde_json::from_str(&read("charts/ecr-credential-operator/values.schema.json")).unwrap();
     let names = &schema["properties"]["prometheusRule"]["properties"]["alerts"]["propertyNames"]["enum"];
-    let rules: Value = serde_yaml_ng::from_str(&read("charts/ecr-credential-operator/files/alerts.yaml")).unwrap();
+    let rules: Value = serde_saphyr::from_str(&read("charts/ecr-credential-operator/files/alerts.yaml")).unwrap();
     let alerts: Vec<&Value> = rules["groups"]
         .as_array()
         .unwrap()

@@ -30,17 +30,17 @@ fn the_charts_have_the_bytes_of_the_crd() {
 #[test]
 fn the_version_of_the_charts_is_that_of_the_crate() {
     for chart in CHARTS {
-        let about: Value = serde_yaml_ng::from_str(&read(&format!("{chart}/Chart.yaml"))).unwrap();
+        let about: Value = serde_saphyr::from_str(&read(&format!("{chart}/Chart.yaml"))).unwrap();
         assert_eq!(about["appVersion"], env!("CARGO_PKG_VERSION"), "{chart}");
         assert_eq!(about["version"], env!("CARGO_PKG_VERSION"), "{chart}");
-        let main: Value = serde_yaml_ng::from_str(&read(&format!("{}/Chart.yaml", CHARTS[0]))).unwrap();
+        let main: Value = serde_saphyr::from_str(&read(&format!("{}/Chart.yaml", CHARTS[0]))).unwrap();
         assert_eq!(about["kubeVersion"], main["kubeVersion"], "{chart}");
     }
-    let about: Value = serde_yaml_ng::from_str(&read(&format!("{}/Chart.yaml", CHARTS[0]))).unwrap();
+    let about: Value = serde_saphyr::from_str(&read(&format!("{}/Chart.yaml", CHARTS[0]))).unwrap();
     let images = about["annotations"]["artifacthub.io/images"].as_str().unwrap();
     assert!(images.contains(&format!("ecr-credential-operator:{}\n", env!("CARGO_PKG_VERSION"))), "{images}");
     let examples = about["annotations"]["artifacthub.io/crdsExamples"].as_str().unwrap();
-    assert!(serde_yaml_ng::from_str::<Value>(examples).unwrap().is_array());
+    assert!(serde_saphyr::from_str::<Value>(examples).unwrap().is_array());
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn the_table_of_values_is_in_the_readme() {
         let (_, after) = rest.split_once(END).expect("the README has an end of the table");
         let schema: Value = serde_json::from_str(&read(&format!("{chart}/values.schema.json"))).unwrap();
         let text = read(&format!("{chart}/values.yaml"));
-        let values: Value = serde_yaml_ng::from_str(&text).unwrap();
+        let values: Value = serde_saphyr::from_str(&text).unwrap();
         let mut rows = vec!["| value | default | description |".to_owned(), "|---|---|---|".to_owned()];
         for (path, text) in descriptions(&text) {
             // A group is described in the schema.
@@ -73,7 +73,7 @@ fn the_table_of_values_is_in_the_readme() {
 /// The schemas are written by hand but for the descriptions, which are those of values.yaml, and the spec of an EcrCredential.
 #[test]
 fn the_schema_of_the_values_has_their_descriptions_and_the_spec_of_an_ecrcredential() {
-    let crd: Value = serde_yaml_ng::from_str(super::CRD).unwrap();
+    let crd: Value = serde_saphyr::from_str(super::CRD).unwrap();
     let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
     for chart in CHARTS {
         let path = format!("{chart}/values.schema.json");

@@ -25,7 +25,7 @@ fn files(folder: &str) -> Vec<String> {
 #[tokio::test]
 async fn every_sample_is_accepted_and_can_be_done() {
     let plane = shared().await.unwrap();
-    plane.install(&[serde_yaml_ng::from_str(super::CRD).unwrap()]).await.unwrap();
+    plane.install(&[serde_saphyr::from_str(super::CRD).unwrap()]).await.unwrap();
     let client = plane.admin_client().unwrap();
     let samples = files("deploy/samples");
     assert!(samples.len() >= 6);
@@ -59,7 +59,7 @@ fn lent_to(spec: &EcrCredentialSpec) -> Lent {
 
 #[test]
 fn the_sample_with_every_field_has_every_field() {
-    let crd: Value = serde_yaml_ng::from_str(super::CRD).unwrap();
+    let crd: Value = serde_saphyr::from_str(super::CRD).unwrap();
     let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
     let sample = documents(&read("deploy/samples/every-field.yaml")).remove(0);
     let mut written = BTreeSet::new();
@@ -99,7 +99,7 @@ fn values(value: &Value, path: &str, found: &mut BTreeSet<String>) {
 #[tokio::test]
 async fn kustomize_builds_the_base_and_each_overlay_and_the_api_server_accepts_them() {
     let plane = shared().await.unwrap();
-    plane.install(&[serde_yaml_ng::from_str(super::CRD).unwrap()]).await.unwrap();
+    plane.install(&[serde_saphyr::from_str(super::CRD).unwrap()]).await.unwrap();
     let client = plane.admin_client().unwrap();
     namespace(&client, "ecr-credential-operator").await;
     for (folder, region, annotations) in [

@@ -14,7 +14,7 @@ fn render(values: &Value) -> Vec<Value> {
 /// What is empty by default may be null; what is not is an error that names the place, and never one of the templates.
 #[test]
 fn null_is_nothing_where_nothing_is_allowed_and_else_an_error_that_says_where() {
-    let values: Value = serde_yaml_ng::from_str(&read("charts/ecr-credential-operator/values.yaml")).unwrap();
+    let values: Value = serde_saphyr::from_str(&read("charts/ecr-credential-operator/values.yaml")).unwrap();
     let schema: Value = serde_json::from_str(&read("charts/ecr-credential-operator/values.schema.json")).unwrap();
     let shown = json!({ "enabled": true });
     let on = ["networkPolicy", "serviceMonitor", "prometheusRule", "grafanaDashboard"].map(|name| (name, &shown));

@@ -13,7 +13,7 @@ fn examples() -> Vec<(String, Value)> {
     let entries = std::fs::read_dir(root().join("deploy/values")).unwrap();
     let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
-    let values = |name: &String| serde_yaml_ng::from_str(&read(&format!("deploy/values/{name}"))).unwrap();
+    let values = |name: &String| serde_saphyr::from_str(&read(&format!("deploy/values/{name}"))).unwrap();
     names.into_iter().map(|name| (name.clone(), values(&name))).collect()
 }
 

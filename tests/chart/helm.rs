@@ -129,12 +129,8 @@ fn tempfile_in(folder: &Path) -> PathBuf {
 
 /// The documents of a YAML text, without empty ones. A key that is there twice is an error.
 pub(crate) fn documents(text: &str) -> Vec<Value> {
-    use serde::Deserialize;
-    serde_yaml_ng::Deserializer::from_str(text)
-        .map(|document| serde_yaml_ng::Value::deserialize(document).unwrap_or_else(|why| panic!("{why} in:\n{text}")))
-        .map(|document| serde_json::to_value(document).unwrap())
-        .filter(|document| !document.is_null())
-        .collect()
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text).unwrap_or_else(|why| panic!("{why} in:\n{text}"));
+    documents.into_iter().filter(|document| !document.is_null()).collect()
 }
 
 /// The one object of a kind and, if given, a name.

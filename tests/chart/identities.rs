@@ -103,7 +103,7 @@ fn a_bundle_of_certificates_is_mounted_where_its_variable_says() {
 #[tokio::test]
 async fn the_operator_gets_tokens_that_aws_alone_accepts_and_of_no_other_account() {
     let plane = shared().await.unwrap();
-    plane.install(&[serde_yaml_ng::from_str(super::CRD).unwrap()]).await.unwrap();
+    plane.install(&[serde_saphyr::from_str(super::CRD).unwrap()]).await.unwrap();
     let admin = plane.admin_client().unwrap();
     let (home, team) = ("chart-identities", "chart-identities-team");
     for name in [home, team] {

@@ -15,10 +15,10 @@ const NEWEST: &str = "1.36.0";
 pub(crate) async fn plane_with_all_kinds() -> &'static ControlPlane {
     let plane = shared().await.unwrap();
     let folder = get("prometheus-crds");
-    let mut crds = vec![serde_yaml_ng::from_str(super::CRD).unwrap(), serde_json::from_value(cilium()).unwrap()];
+    let mut crds = vec![serde_saphyr::from_str(super::CRD).unwrap(), serde_json::from_value(cilium()).unwrap()];
     for kind in ["servicemonitors", "podmonitors", "prometheusrules"] {
         let text = std::fs::read_to_string(folder.join(format!("monitoring.coreos.com_{kind}.yaml"))).unwrap();
-        crds.push(serde_yaml_ng::from_str(&text).unwrap());
+        crds.push(serde_saphyr::from_str(&text).unwrap());
     }
     plane.install(&crds).await.unwrap();
     let class = json!({ "metadata": { "name": "gvisor" }, "handler": "runsc" });
@@ -48,7 +48,7 @@ pub(crate) fn modes() -> Vec<(&'static str, Value)> {
 }
 
 pub(crate) fn everything() -> Value {
-    serde_yaml_ng::from_str(&read("tests/chart/everything.yaml")).unwrap()
+    serde_saphyr::from_str(&read("tests/chart/everything.yaml")).unwrap()
 }
 
 /// The part of Cilium's CustomResourceDefinition that the chart uses; anything else is an error.

@@ -31,7 +31,7 @@ pub(crate) async fn installed(name: &str, policy: Value) -> Cluster {
 /// The same with further values.
 pub(crate) async fn installed_with(name: &str, policy: Value, further: Value) -> Cluster {
     let plane = shared().await.unwrap();
-    plane.install(&[serde_yaml_ng::from_str(super::CRD).unwrap()]).await.unwrap();
+    plane.install(&[serde_saphyr::from_str(super::CRD).unwrap()]).await.unwrap();
     let admin = plane.admin_client().unwrap();
     let home = format!("chart-policy-{name}");
     namespace(&admin, &home).await;

@@ -94,7 +94,7 @@ fn as_a_part_of_another_chart_it_can_be_switched_off() {
 
 #[test]
 fn every_value_is_in_the_schema_and_every_key_of_the_schema_has_a_default() {
-    let values: Value = serde_yaml_ng::from_str(&read(VALUES)).unwrap();
+    let values: Value = serde_saphyr::from_str(&read(VALUES)).unwrap();
     let schema: Value = serde_json::from_str(&read(SCHEMA)).unwrap();
     let (mut in_values, mut in_schema) = (BTreeSet::new(), BTreeSet::new());
     keys_of_schema(&schema, "", &mut in_schema);

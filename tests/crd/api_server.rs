@@ -13,7 +13,7 @@ pub(crate) async fn plane() -> &'static ControlPlane {
 }
 
 pub(crate) fn definition() -> CustomResourceDefinition {
-    serde_yaml_ng::from_str(&ecr_credential_operator::crd::yaml().unwrap()).unwrap()
+    serde_saphyr::from_str(&ecr_credential_operator::crd::yaml().unwrap()).unwrap()
 }
 
 /// The schema of one version, as JSON.

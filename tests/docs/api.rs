@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// One table for each object of the schema.
 pub(crate) fn reference() -> String {
-    let crd: Value = serde_yaml_ng::from_str(&ecr_credential_operator::crd::yaml().unwrap()).unwrap();
+    let crd: Value = serde_saphyr::from_str(&ecr_credential_operator::crd::yaml().unwrap()).unwrap();
     let version = &crd["spec"]["versions"][0];
     let schema = &version["schema"]["openAPIV3Schema"];
     let mut text = String::new();

@@ -98,7 +98,7 @@ fn every_path_in_a_command_exists() {
 
 #[test]
 fn every_value_that_is_set_exists() {
-    let values: Value = serde_yaml_ng::from_str(&read("charts/ecr-credential-operator/values.yaml")).unwrap();
+    let values: Value = serde_saphyr::from_str(&read("charts/ecr-credential-operator/values.yaml")).unwrap();
     let (mut unknown, mut known) = (vec![], 0);
     for script in scripts() {
         for command in script.commands().iter().filter(|command| command.starts_with("helm ")) {

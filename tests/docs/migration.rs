@@ -7,7 +7,7 @@ use std::process::Command;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, PostParams};
-use kube::runtime::wait::{await_condition, conditions};
+use kube::runtime::wait::await_condition;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 use testbed::bed::{Bed, Launch, PATIENCE, logins};
@@ -111,7 +111,7 @@ impl<'a> ExternalSecrets<'a> {
         let files =
             ["external-secrets.io_externalsecrets.yaml", "generators.external-secrets.io_ecrauthorizationtokens.yaml"];
         let crds = files.map(|file| {
-            serde_yaml_ng::from_str(&std::fs::read_to_string(folder.join(file)).unwrap())
+            serde_saphyr::from_str(&std::fs::read_to_string(folder.join(file)).unwrap())
                 .unwrap_or_else(|why| panic!("{file}: {why}"))
         });
         bed.plane.install(&crds).await.unwrap();
@@ -217,9 +217,7 @@ async fn a_secret_of_external_secrets_is_released_and_adopted_without_ever_being
 
     // Without step 1 the garbage collector takes the Secret, which also shows that it had the time to take the other one.
     tool.api(&b).delete("ecr", &DeleteParams::default()).await.unwrap();
-    let uid = bed.secret(&b).await.unwrap().and_then(|secret| secret.uid()).unwrap_or_default();
-    let gone = await_condition(bed.secrets(&b), &bed.secret, conditions::is_deleted(&uid));
-    tokio::time::timeout(PATIENCE, gone).await.expect("the garbage collector to take it").unwrap();
+    bed.secret_until(&b, "the garbage collector has taken it", |secret| secret.is_none()).await.unwrap();
     bed.ready(&name).await.unwrap();
     let after = bed.secret(&a).await.unwrap().unwrap();
     assert_eq!(after.uid(), before.uid());

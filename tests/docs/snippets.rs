@@ -75,7 +75,7 @@ fn here_documents(text: &str) -> Vec<String> {
 
 pub(crate) async fn plane() -> &'static ControlPlane {
     let plane = shared().await.unwrap();
-    let crd = serde_yaml_ng::from_str(&ecr_credential_operator::crd::yaml().unwrap()).unwrap();
+    let crd = serde_saphyr::from_str(&ecr_credential_operator::crd::yaml().unwrap()).unwrap();
     plane.install(&[crd]).await.unwrap();
     plane
 }

@@ -44,7 +44,8 @@ fn every_script_of_a_workflow_exists() {
 #[test]
 fn the_variables_that_the_release_reads_are_described() {
     let (release, guide) = (read(".github/workflows/release.yaml"), read("RELEASING.md"));
-    let variables: Vec<&str> = release.split("vars.").skip(1).filter_map(|rest| rest.split([' ', '}']).next()).collect();
+    let variables: Vec<&str> =
+        release.split("vars.").skip(1).filter_map(|rest| rest.split([' ', '}']).next()).collect();
     assert!(!variables.is_empty());
     for variable in variables {
         assert!(guide.contains(&format!("`{variable}`")), "{variable} is not in RELEASING.md");

@@ -9,7 +9,7 @@ cache=$root/.cache
 export CGO_ENABLED=0 GOFLAGS="${GOFLAGS-} -buildvcs=false"
 
 usage() {
-    echo "usage: $0 helm-v3|helm-v4|kustomize|kube-score|promtool|kubectl|actionlint|mdbook|cargo-about|controlplane|controlplane-oldest|node|prometheus-crds|external-secrets-crds" >&2
+    echo "usage: $0 helm-v3|helm-v4|kustomize|kube-score|promtool|kubectl|actionlint|mdbook|controlplane|controlplane-oldest|node|prometheus-crds|external-secrets-crds" >&2
     exit 2
 }
 
@@ -121,7 +121,6 @@ helm-v4) published helm.sh/helm/v4/cmd/helm v4.3.1 ;;
 kustomize) published sigs.k8s.io/kustomize/kustomize/v5 v5.0.3 ;;
 kube-score) published github.com/zegl/kube-score/cmd/kube-score v1.20.0 ;;
 actionlint) published github.com/rhysd/actionlint/cmd/actionlint v1.7.12 ;;
-cargo-about) crate 0.9.3 --features cli ;;
 cargo-deny) crate 0.20.2 ;;
 cargo-machete) crate 0.9.2 ;;
 cargo-mutants) crate 27.1.0 ;;

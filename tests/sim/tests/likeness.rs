@@ -354,7 +354,7 @@ async fn the_stand_in_answers_as_the_real_api_server_does() -> Result<()> {
         env!("CARGO_MANIFEST_DIR"),
         "/../../crds/ecrcredentials.pullsecrets.dev.yaml"
     ))?;
-    plane.install(&[serde_yaml_ng::from_str(&crd)?]).await?;
+    plane.install(&[serde_saphyr::from_str(&crd)?]).await?;
     sim::clock::reset();
     let stand_ins = [ApiServer::new(1), ApiServer::new(1)];
     stand_ins[1].be_thrifty();

@@ -1,6 +1,6 @@
 //! Signature Version 4, from the verifying side: <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>.
 
-use hmac::{Hmac, Mac};
+use hmac::{Hmac, KeyInit, Mac};
 use http::HeaderMap;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};

@@ -94,7 +94,7 @@ impl Bed {
         names: Vec<String>,
         alone: bool,
     ) -> Result<Bed> {
-        let crd: CustomResourceDefinition = serde_yaml_ng::from_str(crd).context("read the CRD")?;
+        let crd: CustomResourceDefinition = serde_saphyr::from_str(crd).context("read the CRD")?;
         plane.install(&[crd]).await?;
         let secret = names.first().cloned().context("a Secret name")?;
         let aws = AwsStandIn::start()?;

@@ -87,7 +87,7 @@ impl ControlPlane {
             "current-context": "testbed",
         });
         let path = self.layout.dir.join(format!("{name}.kubeconfig"));
-        fs::write(&path, serde_yaml_ng::to_string(&config)?).with_context(|| format!("write {}", path.display()))?;
+        fs::write(&path, serde_saphyr::to_string(&config)?).with_context(|| format!("write {}", path.display()))?;
         Ok(path)
     }
 }

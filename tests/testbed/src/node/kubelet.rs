@@ -68,7 +68,7 @@ fn configuration(dir: &Path, cgroup: &str) -> Result<String> {
 /// kubelet acts as a node and no more: the API server's Node authorizer shows it the Secrets of its own pods only.
 fn kubeconfig(dir: &Path, plane: &ControlPlane) -> Result<PathBuf> {
     let text = fs::read_to_string(plane.admin_kubeconfig())?;
-    let mut config: serde_json::Value = serde_yaml_ng::from_str(&text)?;
+    let mut config: serde_json::Value = serde_saphyr::from_str(&text)?;
     config["users"][0]["user"]["as"] = json!(format!("system:node:{NAME}"));
     config["users"][0]["user"]["as-groups"] = json!(["system:nodes"]);
     let path = dir.join("kubelet.kubeconfig");

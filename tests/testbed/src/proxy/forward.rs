@@ -160,7 +160,7 @@ fn parse(content_type: &str, bytes: &[u8]) -> Option<Value> {
     }
     // An apply may be YAML, of which JSON is a part.
     if content_type.contains("yaml") {
-        return serde_yaml_ng::from_slice(bytes).ok();
+        return serde_saphyr::from_slice(bytes).ok();
     }
     serde_json::from_slice(bytes).ok()
 }

@@ -42,8 +42,7 @@ pub struct Attach {
 pub async fn measure(args: &Args) -> Result<Vec<Attach>> {
     let cluster = Cluster::start(&args.crd).await?;
     let mut rows = vec![row(&cluster, 0, 0).await?];
-    for document in serde_yaml_ng::Deserializer::from_str(&std::fs::read_to_string(POLICY)?) {
-        let mut object: DynamicObject = DynamicObject::deserialize(document)?;
+    for mut object in serde_saphyr::from_multiple::<DynamicObject>(&std::fs::read_to_string(POLICY)?)? {
         // Each EcrCredential has a Secret of its own here, so that each costs a patch.
         if let Some(conditions) = object.data.pointer_mut("/spec/matchConditions").and_then(|list| list.as_array_mut())
         {

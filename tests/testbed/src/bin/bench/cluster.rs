@@ -61,7 +61,7 @@ impl Cluster {
         // 10,000 Secrets written dozens of times would fill etcd's quota of 2 GiB before the first compaction.
         let args = vec!["--etcd-compaction-interval=1m".to_owned()];
         let plane = ControlPlane::start(Options { api_server_args: args, ..Options::default() }).await?;
-        let crd: CustomResourceDefinition = serde_yaml_ng::from_str(&std::fs::read_to_string(crd)?)?;
+        let crd: CustomResourceDefinition = serde_saphyr::from_str(&std::fs::read_to_string(crd)?)?;
         plane.install(&[crd]).await?;
         let admin = plane.admin_client()?;
         let aws = AwsStandIn::start()?;
