@@ -12,8 +12,8 @@ use crate::run::RunError;
 /// # Errors
 /// Only if serde fails.
 pub fn yaml() -> Result<String, RunError> {
-    // Each text in one line, so that a change of it is a change of this line alone.
-    let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
+    // A line of a text stays a line, so that a change of a word changes no other line.
+    let options = serde_saphyr::ser_options! { folded_wrap_chars: 100_000 };
     serde_saphyr::to_string_with_options(&EcrCredential::crd(), options)
         .map_err(|error| RunError::Crd(error.to_string()))
 }
