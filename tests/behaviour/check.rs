@@ -218,6 +218,7 @@ async fn an_expired_secret_is_told_from_its_annotation() {
     operator.kill().unwrap();
     // Nobody is left to say that it is ready no more.
     bed.recorder.excuse(Invariant::I14TrueStatus, &name, "the status is made wrong on purpose");
+    bed.recorder.excuse(Invariant::I6NoGap, format!("{a}/{}", bed.secret), "nobody is left to refresh it");
     let object = bed.credentials().get(&name).await.unwrap();
     let expiry = time(&object, "/status/expiresAt").unwrap();
     let left = Duration::try_from(expiry.duration_since(Timestamp::now())).unwrap_or_default();

@@ -112,7 +112,7 @@ async fn an_entry_that_is_wrong_is_reported_alone_and_the_others_are_refreshed()
     for host in [OWN, PUBLIC] {
         assert_ne!(logins(&after).unwrap()[host], logins(&before).unwrap()[host], "{host}");
     }
-    bed.condition_until(&name, "Stalled", "False", "Synced").await.unwrap();
+    bed.condition_until(&name, "Stalled", "False", "InvalidSpec").await.unwrap();
     let object = bed.condition_until(&name, "Ready", "False", "InvalidSpec").await.unwrap();
     assert!(message(&object, "Ready").contains("spec.registries[1]"), "{}", message(&object, "Ready"));
     assert!(bed.aws.token_of(&logins(&after).unwrap()[OWN]).unwrap().is_of(&bed.role), "the first one has the host");

@@ -31,7 +31,7 @@ async fn what_the_installation_does_not_lend_stalls_and_names_the_charts_value()
         bed.change(&name, json!({ "spec": { "auth": null, "registries": registries } })).await.unwrap();
         let message = not_ready_until(&bed, &name, "AuthNotAllowed", &words).await;
         assert!(message.starts_with("registry in us-east-1: "), "{message}");
-        let object = bed.condition_until(&name, "Stalled", "False", "Synced").await.unwrap();
+        let object = bed.condition_until(&name, "Stalled", "False", "AuthNotAllowed").await.unwrap();
         assert_eq!(reasons(&object), ["Synced", "AuthNotAllowed"]);
         bed.logins_until(&a, &[OWN]).await.unwrap();
         bed.change(&name, json!({ "spec": { "namespaces": { "names": [ops] }, "registries": [{ "private": {} }] } }))
@@ -102,7 +102,7 @@ async fn an_identity_that_is_lent_no_more_costs_its_registry_alone_and_only_when
     let left = bed.aws.token_of(&before.1).unwrap().issued + LIFE - Timestamp::now();
     assert!(left.get_seconds() <= 1, "{left} too soon");
     not_ready_until(&bed, &name, "AuthNotAllowed", &["registry in eu-west-1", "auth.serviceAccounts"]).await;
-    bed.condition_until(&name, "Stalled", "False", "Synced").await.unwrap();
+    bed.condition_until(&name, "Stalled", "False", "AuthNotAllowed").await.unwrap();
     second.stop().await.unwrap();
 
     let third = bed.operator(lending()).await.unwrap();
@@ -176,7 +176,7 @@ async fn a_role_of_another_partition_is_refused_before_anybody_is_asked() {
     let two = json!({ "spec": { "auth": null, "registries": registries } });
     bed.change(&name, two).await.unwrap();
     not_ready_until(&bed, &name, "InvalidSpec", &["registry in us-east-1", "aws-cn", "partition"]).await;
-    bed.condition_until(&name, "Stalled", "False", "Synced").await.unwrap();
+    bed.condition_until(&name, "Stalled", "False", "InvalidSpec").await.unwrap();
     bed.logins_until(&a, &[OWN]).await.unwrap();
     bed.change(&name, json!({ "spec": { "auth": auth, "registries": [{ "private": {} }] } })).await.unwrap();
     not_ready_until(&bed, &name, "InvalidSpec", &words).await;

@@ -146,8 +146,12 @@ pub(super) fn single_writer(evidence: &Evidence) -> Vec<Violation> {
                 continue;
             }
             let Some(mine) = mine.as_ref().filter(|_| request.is_change() && request.is_committed()) else { continue };
-            let before = terms.iter().take_while(|(since, _)| *since + LEASE_LAG < request.started);
-            if let Some((since, other)) = before.last().filter(|(_, other)| other != mine) {
+            let begun = terms.iter().rfind(|(since, holder)| holder == mine && *since <= request.started);
+            let later = |(since, other): &&(Timestamp, String)| {
+                let begun = begun.is_none_or(|(begun, _)| begun < since);
+                other != mine && begun && *since + LEASE_LAG < request.started
+            };
+            if let Some((since, other)) = terms.iter().rfind(later) {
                 let detail =
                     format!("{}: sent by {mine}, though {other} holds the Lease since {since}", request.summary());
                 violations.push(Violation::new(Invariant::I12SingleWriter, about(request), request.started, detail));
