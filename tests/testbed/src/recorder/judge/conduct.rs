@@ -146,6 +146,11 @@ pub(super) fn single_writer(evidence: &Evidence) -> Vec<Violation> {
                 continue;
             }
             let Some(mine) = mine.as_ref().filter(|_| request.is_change() && request.is_committed()) else { continue };
+            // Who has just taken it may write at once.
+            let latest = terms.iter().take_while(|(since, _)| *since <= request.started).last();
+            if latest.is_some_and(|(_, holder)| holder == mine) {
+                continue;
+            }
             let before = terms.iter().take_while(|(since, _)| *since + LEASE_LAG < request.started);
             if let Some((since, other)) = before.last().filter(|(_, other)| other != mine) {
                 let detail =
