@@ -187,7 +187,9 @@ pub(super) fn auth_hash(need: &Need, logins: &[(Host, &Auth)]) -> TokenHash {
 pub(super) async fn recover_tenant(estate: &Estate<'_>, namespace: &Arc<str>, tenant: &mut Tenant, now: Timestamp) {
     tenant.recovered = true;
     let needs = own_needs(estate.plan);
-    for secret in estate.plan.secrets() {
+    // A Secret of one host says of its token alone how old it is, one of several hosts of all of them together.
+    let (single, several): (Vec<_>, Vec<_>) = estate.plan.secrets().partition(|secret| secret.host.is_some());
+    for secret in single.into_iter().chain(several) {
         if needs.iter().all(|need| tenant.published.contains_key(*need)) {
             return;
         }
