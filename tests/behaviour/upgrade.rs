@@ -15,7 +15,7 @@ fn old(name: &str) -> String {
 }
 
 async fn install(bed: &Bed, crd: &str) {
-    let crd: CustomResourceDefinition = serde_yaml_ng::from_str(crd).unwrap();
+    let crd: CustomResourceDefinition = serde_saphyr::from_str(crd).unwrap();
     bed.plane.install(&[crd]).await.unwrap();
 }
 

@@ -68,6 +68,18 @@ fn the_list_of_decisions_is_current() {
 }
 
 #[test]
+fn the_decisions_are_in_the_table_of_contents() {
+    const PARENT: &str = "- [Decisions](decisions/README.md)\n";
+    let decisions = pages().into_iter().filter(|page| page.path.starts_with("docs/decisions/2"));
+    let line = |page: Page| format!("  - [{}]({})\n", title(&page), page.path.trim_start_matches("docs/"));
+    let lines: String = decisions.map(line).collect();
+    let summary = read("docs/SUMMARY.md");
+    let others: String = summary.split_inclusive('\n').filter(|line| !line.contains("](decisions/2")).collect();
+    assert!(others.contains(PARENT));
+    same("docs/SUMMARY.md", &others.replace(PARENT, &format!("{PARENT}{lines}")));
+}
+
+#[test]
 fn every_reason_of_the_code_is_explained_and_no_other() {
     let page = Page { path: String::new(), text: read("docs/reference/reasons.md") };
     let explained: BTreeSet<&str> = page.text.lines().filter_map(|line| line.strip_prefix("### ")).collect();

@@ -105,7 +105,7 @@ fn judged_in(text: &str) -> BTreeSet<u32> {
 }
 
 fn promises() -> Vec<Promise> {
-    serde_yaml_ng::from_str(&read("tests/docs/promises.yaml")).unwrap()
+    serde_saphyr::from_str(&read("tests/docs/promises.yaml")).unwrap()
 }
 
 fn list(items: &BTreeSet<String>) -> String {

@@ -80,7 +80,7 @@ pub fn all(root: &Path) -> Result<Vec<(String, Mutation)>> {
     for file in files {
         let class = file.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let list: Vec<Mutation> =
-            serde_yaml_ng::from_str(&fs::read_to_string(file.path())?).with_context(|| class.clone())?;
+            serde_saphyr::from_str(&fs::read_to_string(file.path())?).with_context(|| class.clone())?;
         all.extend(list.into_iter().map(|mutation| (class.clone(), mutation)));
     }
     if all.is_empty() {
