@@ -59,9 +59,12 @@ fn the_reference_of_the_values_is_current() {
     same_part("docs/reference/values.md", &text);
 }
 
+fn title(page: &Page) -> &str {
+    page.text.lines().next().unwrap().trim_start_matches("# ")
+}
+
 #[test]
 fn the_list_of_decisions_is_current() {
-    let title = |page: &Page| page.text.lines().next().unwrap().trim_start_matches("# ").to_owned();
     let decisions = pages().into_iter().filter(|page| page.path.starts_with("docs/decisions/2"));
     let line = |page: Page| format!("- [{}]({})\n", title(&page), page.path.rsplit('/').next().unwrap());
     same_part("docs/decisions/README.md", &decisions.map(line).collect::<String>());
