@@ -59,12 +59,27 @@ fn the_reference_of_the_values_is_current() {
     same_part("docs/reference/values.md", &text);
 }
 
+fn title(page: &Page) -> &str {
+    page.text.lines().next().unwrap().trim_start_matches("# ")
+}
+
 #[test]
 fn the_list_of_decisions_is_current() {
-    let title = |page: &Page| page.text.lines().next().unwrap().trim_start_matches("# ").to_owned();
     let decisions = pages().into_iter().filter(|page| page.path.starts_with("docs/decisions/2"));
     let line = |page: Page| format!("- [{}]({})\n", title(&page), page.path.rsplit('/').next().unwrap());
     same_part("docs/decisions/README.md", &decisions.map(line).collect::<String>());
+}
+
+#[test]
+fn the_decisions_are_in_the_table_of_contents() {
+    const PARENT: &str = "- [Decisions](decisions/README.md)\n";
+    let decisions = pages().into_iter().filter(|page| page.path.starts_with("docs/decisions/2"));
+    let line = |page: Page| format!("  - [{}]({})\n", title(&page), page.path.trim_start_matches("docs/"));
+    let lines: String = decisions.map(line).collect();
+    let summary = read("docs/SUMMARY.md");
+    let others: String = summary.split_inclusive('\n').filter(|line| !line.contains("](decisions/2")).collect();
+    assert!(others.contains(PARENT));
+    same("docs/SUMMARY.md", &others.replace(PARENT, &format!("{PARENT}{lines}")));
 }
 
 #[test]
