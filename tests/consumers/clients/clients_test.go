@@ -55,14 +55,42 @@ var consumers = map[string]pull{
 
 func helm(version string) pull {
 	return func(t *testing.T, host, folder string) error {
-		program, err := exec.Command("sh", "../../tools/get.sh", version).Output()
+		return runHelm(t, version, folder, "pull", "oci://"+host+"/charts/app", "--version", "1.0.0", "--destination", t.TempDir())
+	}
+}
+
+func runHelm(t *testing.T, version, folder string, args ...string) error {
+	program, err := exec.Command("sh", "../../tools/get.sh", version).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	args = append(args, "--plain-http", "--registry-config", filepath.Join(folder, "config.json"))
+	command := exec.Command(strings.TrimSpace(string(program)), args...)
+	command.Env = append(os.Environ(), "HOME="+t.TempDir())
+	return command.Run()
+}
+
+// producers are those that push as well. kaniko pushes by the library of crane.
+var producers = map[string]pull{
+	"crane": func(t *testing.T, host, folder string) error {
+		t.Setenv("DOCKER_CONFIG", folder)
+		image, err := crane.Image(map[string][]byte{"file": []byte("x")})
 		if err != nil {
+			return err
+		}
+		return crane.Push(image, host+"/built/app:1.0.0", crane.Insecure)
+	},
+	"helm-v3": helmPush("helm-v3"),
+	"helm-v4": helmPush("helm-v4"),
+}
+
+func helmPush(version string) pull {
+	return func(t *testing.T, host, folder string) error {
+		chart := filepath.Join(t.TempDir(), "app-1.0.0.tgz")
+		if err := os.WriteFile(chart, stage.Start(t, false).PushChart(t, "app", "1.0.0"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		command := exec.Command(strings.TrimSpace(string(program)), "pull", "oci://"+host+"/charts/app", "--version", "1.0.0",
-			"--plain-http", "--registry-config", filepath.Join(folder, "config.json"), "--destination", t.TempDir())
-		command.Env = append(os.Environ(), "HOME="+t.TempDir())
-		return command.Run()
+		return runHelm(t, version, folder, "push", chart, "oci://"+host+"/built")
 	}
 }
 
@@ -106,6 +134,30 @@ func TestADockerConfigFilePulls(t *testing.T) {
 			}
 			if err := pull(t, registry.Host, mounted); err != nil {
 				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func TestADockerConfigFilePushes(t *testing.T) {
+	for producer, push := range producers {
+		t.Run(producer, func(t *testing.T) {
+			registry := stage.Start(t, false)
+			registry.Admit("first")
+			mounted := folder(t, []byte(stage.Write(t, "DockerConfigFile", registry.Host, "first").Data["config.json"]))
+			if err := push(t, registry.Host, mounted); err != nil {
+				t.Fatal(err)
+			}
+			t.Setenv("DOCKER_CONFIG", mounted)
+			if _, err := crane.Manifest(registry.Host+"/built/app:1.0.0", crane.Insecure); err != nil {
+				t.Fatalf("what was pushed is not there: %v", err)
+			}
+			registry.Admit("second")
+			if err := push(t, registry.Host, mounted); err == nil {
+				t.Fatal("an expired token was admitted")
+			}
+			if err := push(t, registry.Host, folder(t, stage.DockerConfig(t, nil))); err == nil {
+				t.Fatal("a push without a token was admitted")
 			}
 		})
 	}

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -19,7 +20,7 @@ import (
 // Username is the user name of every ECR token.
 const Username = "AWS"
 
-// Registry is an OCI registry for pulls that admits one token at a time, and says no as ECR does.
+// Registry is an OCI registry that admits one token at a time, and says no as ECR does.
 type Registry struct {
 	// Host is its address and port.
 	Host string
@@ -29,6 +30,7 @@ type Registry struct {
 	expired  map[string]bool
 	blobs    map[string][]byte
 	tags     map[string]map[string]string
+	upload   []byte
 	visits   []Visit
 }
 
@@ -152,12 +154,7 @@ func (r *Registry) PushChart(t testing.TB, repository, version string) []byte {
 	}
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
-	digest := digestOf(manifest)
-	r.blobs[digest] = manifest
-	if r.tags[repository] == nil {
-		r.tags[repository] = map[string]string{}
-	}
-	r.tags[repository][version] = digest
+	r.tag(repository, version, manifest)
 	return chart.Bytes()
 }
 
@@ -213,14 +210,17 @@ func (r *Registry) answer(w http.ResponseWriter, request *http.Request) int {
 		_ = json.NewEncoder(w).Encode(map[string]any{"name": repository, "tags": tags})
 		return http.StatusOK
 	}
-	digest, mediaType := "", "application/octet-stream"
-	if repository, reference, ok := strings.Cut(path, "/manifests/"); ok {
-		digest, mediaType = reference, manifestType
+	repository, reference, ofManifest := strings.Cut(path, "/manifests/")
+	switch request.Method {
+	case http.MethodPost, http.MethodPatch, http.MethodPut:
+		return r.store(w, request, repository, reference, ofManifest)
+	}
+	digest, mediaType := path[strings.LastIndex(path, "/")+1:], "application/octet-stream"
+	if ofManifest {
+		mediaType = manifestType
 		if tagged := r.tags[repository][reference]; tagged != "" {
 			digest = tagged
 		}
-	} else if _, reference, ok := strings.Cut(path, "/blobs/"); ok {
-		digest = reference
 	}
 	data, ok := r.blobs[digest]
 	if !ok {
@@ -234,4 +234,36 @@ func (r *Registry) answer(w http.ResponseWriter, request *http.Request) int {
 		_, _ = w.Write(data)
 	}
 	return http.StatusOK
+}
+
+// store takes a manifest, or a blob in one piece or two.
+func (r *Registry) store(w http.ResponseWriter, request *http.Request, repository, tag string, ofManifest bool) int {
+	data, err := io.ReadAll(request.Body)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, "BLOB_UPLOAD_INVALID", err.Error())
+		return http.StatusBadRequest
+	}
+	status := http.StatusCreated
+	switch digest := request.URL.Query().Get("digest"); {
+	case ofManifest:
+		r.tag(repository, tag, data)
+	case digest == "":
+		// The upload goes on where it has begun.
+		w.Header().Set("Location", strings.TrimSuffix(request.URL.Path, "/"))
+		r.upload, status = append(r.upload, data...), http.StatusAccepted
+	default:
+		r.blobs[digest], r.upload = append(r.upload, data...), nil
+	}
+	w.WriteHeader(status)
+	return status
+}
+
+// tag stores a manifest under a tag.
+func (r *Registry) tag(repository, tag string, manifest []byte) {
+	digest := digestOf(manifest)
+	r.blobs[digest] = manifest
+	if r.tags[repository] == nil {
+		r.tags[repository] = map[string]string{}
+	}
+	r.tags[repository][tag] = digest
 }
