@@ -14,11 +14,15 @@ use testbed::recorder::Invariant;
 
 use super::helm::{Helm, chart, object};
 
-const OWN: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
+pub(crate) const OWN: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
 
 /// A bed whose operator has no rights but those that the chart grants, with the policy in force.
 pub(crate) async fn with_the_chart(test: &str, values: Value) -> Bed {
-    let bed = Bed::new(test, super::CRD).await.unwrap();
+    under_the_chart(Bed::new(test, super::CRD).await.unwrap(), values).await
+}
+
+/// The same for a bed that has been made.
+pub(crate) async fn under_the_chart(bed: Bed, values: Value) -> Bed {
     let cluster: Api<ClusterRoleBinding> = Api::all(bed.client.clone());
     cluster.delete(&bed.prefix, &DeleteParams::default()).await.unwrap();
     let own: Api<RoleBinding> = Api::namespaced(bed.client.clone(), &bed.home);
@@ -256,6 +260,8 @@ fn the_flags_and_variables_of_the_deployment_are_the_binarys() {
         "namespaces": ["a", "b"], "secretNames": ["one", "two"], "fullnameOverride": "mine", "credentialSelector": "shard!=b",
         "aws": { "region": "eu-west-1", "webIdentity": { "roleArn": "arn:aws:iam::111122223333:role/x" } }, "containerPort": 9000,
         "logging": { "level": "info,ecr_credential_operator=debug", "format": "text" }, "extraArgs": ["--concurrency=64"],
+        "outputs": [{ "name": "ci", "format": "BasicAuth" }, { "name": "x", "format": "ArgoCDHelm", "namespaces": ["b"] }],
+        "include": { "secrets": [{ "namespace": "ops", "name": "hub" }] },
     });
     let objects = Helm::offline("v3").template("eco", "1.36.0", &values).unwrap();
     let container = &object(&objects, "Deployment", "")["spec"]["template"]["spec"]["containers"][0];
@@ -266,6 +272,16 @@ fn the_flags_and_variables_of_the_deployment_are_the_binarys() {
     };
     assert_eq!(run.scope.namespaces, ["a", "b"]);
     assert_eq!(run.scope.secret_names, ["one", "two"]);
+    let outputs = run
+        .scope
+        .output_secrets
+        .iter()
+        .map(|output| (output.namespace.as_deref().unwrap_or("*"), &*output.name, output.format.as_str()));
+    assert_eq!(
+        outputs.collect::<Vec<_>>(),
+        [("a", "ci", "BasicAuth"), ("b", "ci", "BasicAuth"), ("b", "x", "ArgoCDHelm")]
+    );
+    assert_eq!(run.scope.include_secrets.iter().map(ToString::to_string).collect::<Vec<_>>(), ["ops/hub"]);
     assert_eq!(run.lease.lease_name, "mine");
     assert_eq!(run.log, "info,ecr_credential_operator=debug");
     assert_eq!(run.concurrency, 64);

@@ -1,15 +1,22 @@
 //! What the chart's `outputs` and `include` grant, and what the policy lets the operator write in each format.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ecr_credential_operator::api::OutputFormat;
+use ecr_credential_operator::secret::formats::form;
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
+use testbed::bed::Bed;
 
-use super::helm::{Helm, namespace, object, read};
+use super::helm::{Helm, apply, namespace, object, read};
 use super::mutation::MutatingPolicy;
-use super::policy::{Cluster, EARLIER, MANAGER, OWN, TYPE, good, installed_with, refused, with};
+use super::operator::{OWN, launch, under_the_chart};
+use super::policy::{Cluster, EARLIER, MANAGER, OWN as NOT_OWN, TYPE, good, installed_with, refused, with};
 use super::stolen_token::{KEY, Owners, additions, merged};
 
 const KEYS: &str = "only the keys ";
@@ -204,6 +211,115 @@ fn the_schema_and_the_policy_know_the_same_formats() {
     }
 }
 
+#[test]
+fn the_operator_writes_what_the_policy_lets_it_write() {
+    let schema: Value = serde_json::to_value(serde_yaml_ng::from_str::<Value>(super::CRD).unwrap()).unwrap();
+    let spec = &schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let known = spec["properties"]["outputs"]["items"]["properties"]["format"]["enum"].as_array().unwrap();
+    let known: BTreeSet<&str> = known.iter().map(|name| name.as_str().unwrap()).collect();
+    assert_eq!(known, FORMATS.iter().map(|format| format.name).collect());
+    for format in OutputFormat::ALL {
+        let (form, expected) = (form(format), of_name(format.as_str()));
+        assert_eq!((form.type_, form.keys), (expected.kind, expected.keys), "{}", expected.name);
+        assert_eq!(form.labels, expected.label.as_slice(), "{}", expected.name);
+    }
+}
+
+/// The Secrets that the tests of the consumers use, by format. They are not in this language.
+fn of_the_consumers(host: &str, password: &str) -> BTreeMap<String, Value> {
+    let text = read("tests/consumers/secrets.json");
+    let text = text.replace("REGEX", &host.replace('.', r"\\.")).replace("HOST", host);
+    let text = text.replace("AUTH", &STANDARD.encode(format!("AWS:{password}"))).replace("PASSWORD", password);
+    serde_json::from_str(&text).unwrap()
+}
+
+type Pairs = BTreeMap<String, String>;
+
+fn pairs(secret: &Value, key: &str) -> Pairs {
+    serde_json::from_value(secret[key].clone()).unwrap_or_default()
+}
+
+/// The data of a Secret as text.
+fn data(secret: &Secret) -> Pairs {
+    let text = |value: &ByteString| String::from_utf8(value.0.clone()).unwrap();
+    secret.data.iter().flatten().map(|(key, value)| (key.clone(), text(value))).collect()
+}
+
+/// A Secret of each format, written by the operator, is the one that consumers are tested with.
+#[tokio::test]
+async fn with_the_charts_rights_and_under_its_policy_the_operator_writes_what_consumers_are_tested_with() {
+    const HUB: &str = "https://index.docker.io/v1/";
+    let names = FORMATS.map(|format| format.secret_name());
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let bed = Bed::with_secret_names("chart-formats", super::CRD, &names).await.unwrap();
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let hub = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "hub", "namespace": bed.home },
+        "type": "kubernetes.io/dockerconfigjson",
+        "stringData": { ".dockerconfigjson": json!({ "auths": { HUB: { "auth": "aHViOng=" } } }).to_string() },
+    });
+    apply(&bed.client, &hub, false).await.unwrap();
+    bed.recorder.include(HUB, json!({ "auth": "aHViOng=" }));
+    let name = |format: &Format| bed.name(&format.secret_name());
+    let allowed = |format: &Format| json!({ "name": name(format), "format": format.name, "namespaces": [a] });
+    let outputs: Vec<Value> = FORMATS.iter().map(allowed).collect();
+    let included = json!({ "secrets": [{ "namespace": bed.home, "name": "hub" }] });
+    let launched =
+        FORMATS.iter().fold(launch(), |launch, format| launch.output(&format!("{a}/{}={}", name(format), format.name)));
+    let launched = launched.args(&["--include-secret", &format!("{}/hub", bed.home)]);
+    let wanted = |format: &Format| {
+        let host = (!format.keys[0].ends_with("json")).then_some(OWN);
+        json!({ "name": name(format), "format": format.name, "host": host })
+    };
+    let wanted: Vec<Value> = FORMATS.iter().map(wanted).collect();
+    let names = FORMATS.each_ref().map(name);
+    let bed = under_the_chart(bed, json!({ "outputs": outputs, "include": included })).await;
+    let operator = bed.operator(launched).await.unwrap();
+    let spec = json!({
+        "registries": [{ "private": {} }], "namespaces": { "names": [a] }, "outputs": wanted,
+        "include": [{ "secretRef": { "namespace": bed.home, "name": "hub" } }],
+    });
+    let credential = bed.credential("x", spec).await.unwrap();
+    bed.ready(&credential).await.unwrap();
+    let has_hub =
+        |secret: Option<&Secret>| secret.is_some_and(|secret| data(secret).values().any(|text| text.contains(HUB)));
+    for name in [&names[0], &names[1]] {
+        bed.named_secret_until(&a, name, "the included entry", has_hub).await.unwrap();
+    }
+    let check = async || {
+        let basic = bed.secrets(&a).get(&names[2]).await.unwrap();
+        let password = data(&basic)["password"].clone();
+        let tested = of_the_consumers(OWN, &password);
+        for (format, name) in FORMATS.iter().zip(&names) {
+            let (secret, expected) = (bed.secrets(&a).get(name).await.unwrap(), &tested[format.name]);
+            assert_eq!(json!(secret.type_), expected["type"], "{}", format.name);
+            for (key, found) in [("labels", secret.labels()), ("annotations", secret.annotations())] {
+                for (key, value) in pairs(expected, key) {
+                    assert_eq!(found.get(&key), Some(&value), "{}: {key}", format.name);
+                }
+            }
+            let (mut expected, mut found) = (pairs(expected, "data"), data(&secret));
+            if let [key] = format.keys {
+                let config = |data: &mut Pairs| serde_json::from_str::<Value>(&data.remove(*key).unwrap()).unwrap();
+                let (mut config_expected, config_found) = (config(&mut expected), config(&mut found));
+                config_expected["auths"][HUB] = json!({ "auth": "aHViOng=" });
+                assert_eq!(config_found, config_expected, "{}", format.name);
+            }
+            assert_eq!(found, expected, "{}", format.name);
+        }
+        password
+    };
+    let first = check().await;
+    // A request counts in whole seconds: one in the second of a fetch is served by it.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    bed.request_refresh(&credential, "1").await.unwrap();
+    bed.refreshed(&credential, "1").await.unwrap();
+    bed.ready(&credential).await.unwrap();
+    assert_ne!(check().await, first);
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
 #[tokio::test]
 async fn each_format_has_its_type_all_its_keys_and_its_label() {
     let home = "chart-policy-outputs";
@@ -306,9 +422,9 @@ async fn an_output_is_refreshed_repaired_and_deleted_and_guarded_as_a_pull_secre
         );
         let theirs = serde_json::from_value(theirs).unwrap();
         cluster.secrets(&cluster.admin).create(&Default::default(), &theirs).await.unwrap();
-        refused(cluster.write(name, owned(1)).await, OWN);
+        refused(cluster.write(name, owned(1)).await, NOT_OWN);
         let deleted = cluster.secrets(&cluster.operator).delete(name, &Default::default()).await;
-        refused(deleted.map(drop).map_err(|error| error.to_string()), OWN);
+        refused(deleted.map(drop).map_err(|error| error.to_string()), NOT_OWN);
     }
 }
 
