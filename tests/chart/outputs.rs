@@ -213,7 +213,7 @@ fn the_schema_and_the_policy_know_the_same_formats() {
 
 #[test]
 fn the_operator_writes_what_the_policy_lets_it_write() {
-    let schema: Value = serde_json::to_value(serde_yaml_ng::from_str::<Value>(super::CRD).unwrap()).unwrap();
+    let schema: Value = serde_json::to_value(serde_saphyr::from_str::<Value>(super::CRD).unwrap()).unwrap();
     let spec = &schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
     let known = spec["properties"]["outputs"]["items"]["properties"]["format"]["enum"].as_array().unwrap();
     let known: BTreeSet<&str> = known.iter().map(|name| name.as_str().unwrap()).collect();
