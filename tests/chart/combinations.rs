@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::helm::{Helm, object, read};
+use super::helm::{Helm, object, read, yaml};
 
 const NEWEST: &str = "1.36.0";
 
@@ -23,7 +23,7 @@ struct Combination {
 fn every_combination_of_the_table_renders_what_it_should() {
     let helm = Helm::offline("v3");
     let table = read("tests/chart/combinations.yaml").replace(":VERSION", concat!(":", env!("CARGO_PKG_VERSION")));
-    let combinations: Vec<Combination> = serde_saphyr::from_str(&table).unwrap();
+    let combinations: Vec<Combination> = yaml(&table);
     assert!(combinations.len() >= 100, "{} combinations", combinations.len());
     let mut wrong = vec![];
     for Combination { name, values, shows } in &combinations {

@@ -6,6 +6,7 @@ use std::process::Command;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::api::{Api, PostParams};
 use kube::{Client, Error};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use testbed::control_plane::ControlPlane;
 
@@ -20,6 +21,12 @@ pub(crate) fn chart() -> PathBuf {
 }
 
 /// The text of a file of the project.
+/// Reads YAML of the version that helm reads, in which `y` and `n` are texts.
+pub(crate) fn yaml<T: DeserializeOwned>(text: &str) -> T {
+    let options = serde_saphyr::options! { strict_booleans: true };
+    serde_saphyr::from_str_with_options(text, options).unwrap()
+}
+
 pub(crate) fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }

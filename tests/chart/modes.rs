@@ -8,7 +8,7 @@ use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 use testbed::control_plane::{ControlPlane, shared};
 
-use super::helm::{Helm, apply, documents, get, namespace, object, read, version_of};
+use super::helm::{Helm, apply, documents, get, namespace, object, read, version_of, yaml};
 
 const NEWEST: &str = "1.36.0";
 
@@ -48,7 +48,7 @@ pub(crate) fn modes() -> Vec<(&'static str, Value)> {
 }
 
 pub(crate) fn everything() -> Value {
-    serde_saphyr::from_str(&read("tests/chart/everything.yaml")).unwrap()
+    yaml(&read("tests/chart/everything.yaml"))
 }
 
 /// The part of Cilium's CustomResourceDefinition that the chart uses; anything else is an error.

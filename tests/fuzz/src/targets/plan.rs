@@ -93,7 +93,9 @@ fn judge_registry(registry: &RegistryPlan, written: &Registry, limits: &Limits) 
             hosts.dedup();
             found.sort();
             found.dedup();
-            assert_eq!(found, hosts);
+            // A registry before it may have some of them, which its problem then says.
+            assert!(found.iter().all(|host| hosts.contains(host)), "{found:?} of {hosts:?}");
+            assert!(found == hosts || registry.problem.is_some(), "{found:?} of {hosts:?}");
         }
         _ => panic!("a registry that is private and public, or neither"),
     }
