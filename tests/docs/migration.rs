@@ -208,7 +208,8 @@ async fn a_secret_of_external_secrets_is_released_and_adopted_without_ever_being
     step("kubectl patch externalsecret");
     tool.reconcile(&a).await;
     // Step 2.
-    assert_eq!(step(".metadata.ownerReferences").trim(), "");
+    // The operator may have adopted it at once.
+    assert!(!step(".metadata.ownerReferences").contains("ExternalSecret"));
     // The operator need not be told that the Secret is free.
     let adopted = bed.logins_until(&a, &[HOST]).await.unwrap();
     assert_eq!(adopted.uid(), before.uid(), "the Secret was replaced");
