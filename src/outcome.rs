@@ -101,6 +101,10 @@ pub struct OutputReport {
 
 /// What happened to one `EcrCredential`.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one in each round, nearly always the large one, and it is moved twice"
+)]
 pub enum Course {
     /// Nothing is done until someone changes something.
     Halted(Halt),
