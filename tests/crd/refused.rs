@@ -96,5 +96,7 @@ fn sentences(causes: &[String]) -> Vec<String> {
         let starts_with_value = text.starts_with(|c: char| c == '"' || c.is_ascii_digit());
         starts_with_value.then(|| format!("{field}: Invalid value: {}", &text[value_ends..]))
     };
-    causes.iter().map(|cause| shorten(cause).unwrap_or_else(|| cause.clone())).collect()
+    // Older versions show an object as Go writes it.
+    let as_json = |cause: &String| cause.replace("map[string]interface {}", "");
+    causes.iter().map(|cause| shorten(cause).unwrap_or_else(|| as_json(cause))).collect()
 }
