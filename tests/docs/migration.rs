@@ -193,37 +193,37 @@ async fn a_secret_of_external_secrets_is_released_and_adopted_without_ever_being
 
     // While the owner reference is there, the operator reports it and changes nothing.
     let operator = bed.operator(launch()).await.unwrap();
-    let name = bed.credential("platform", adopting(&bed, &[&a])).await.unwrap();
-    let refused = |object: &DynamicObject| failure(object, &a).is_some();
+    let name = bed.credential("platform", adopting(&bed, &[&b])).await.unwrap();
+    let refused = |object: &DynamicObject| failure(object, &b).is_some();
     let status = bed.credential_until(&name, "the owner is reported", refused).await.unwrap();
-    let (reason, message) = failure(&status, &a).unwrap();
+    let (reason, message) = failure(&status, &b).unwrap();
     assert_eq!(reason, "SecretNotOwned");
     assert!(message.contains("creationPolicy Orphan"), "{message}");
-    assert_eq!(bed.secret(&a).await.unwrap().unwrap().resource_version(), before.resource_version());
+    let kept = bed.secret(&b).await.unwrap().unwrap();
+    assert!(owners(&kept) == ["ExternalSecret"] && is_old(&bed, &kept));
 
-    // Step 1, and the controller's answer to it.
+    // Steps 1 to 3, with the controller's answer to the first.
     let names = [("payments", a.as_str()), ("regcred", bed.secret.as_str())];
     let step = |words: &str| run(&bed, &command("external-secrets", words, &names));
     assert_eq!(step(".metadata.ownerReferences").trim(), "ExternalSecret/ecr");
     step("kubectl patch externalsecret");
     tool.reconcile(&a).await;
-    // Step 2.
-    // The operator may have adopted it at once.
-    assert!(!step(".metadata.ownerReferences").contains("ExternalSecret"));
-    // The operator need not be told that the Secret is free.
-    let adopted = bed.logins_until(&a, &[HOST]).await.unwrap();
-    assert_eq!(adopted.uid(), before.uid(), "the Secret was replaced");
-    // Step 3.
+    assert_eq!(step(".metadata.ownerReferences").trim(), "");
     step("kubectl delete externalsecret");
 
-    // Without step 1 the garbage collector takes the Secret, which also shows that it had the time to take the other one.
+    // Without step 1 the garbage collector takes the Secret. This also shows that it had the time to take the other one.
     tool.api(&b).delete("ecr", &DeleteParams::default()).await.unwrap();
-    bed.secret_until(&b, "the garbage collector has taken it", |secret| secret.is_none()).await.unwrap();
+    let another = |secret: Option<&Secret>| secret.is_some_and(|secret| secret.uid() != kept.uid());
+    bed.secret_until(&b, "it was collected, and is the operator's", another).await.unwrap();
+    let released = bed.secret(&a).await.unwrap().unwrap();
+    assert!(released.uid() == before.uid() && owners(&released).is_empty() && is_old(&bed, &released));
+
+    // Step 4.
+    bed.change(&name, json!({ "spec": { "namespaces": { "names": [a, b] } } })).await.unwrap();
+    let adopted = bed.logins_until(&a, &[HOST]).await.unwrap();
+    assert_eq!(adopted.uid(), before.uid(), "the Secret was replaced");
+    assert_eq!(owners(&adopted), ["EcrCredential"]);
     bed.ready(&name).await.unwrap();
-    let after = bed.secret(&a).await.unwrap().unwrap();
-    assert_eq!(after.uid(), before.uid());
-    assert_eq!(owners(&after), ["EcrCredential"]);
-    assert!(!is_old(&bed, &after));
 
     // The last step of adopting.
     bed.change(&name, json!({ "spec": { "secret": { "conflictPolicy": "Fail" } } })).await.unwrap();

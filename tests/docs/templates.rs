@@ -82,8 +82,7 @@ async fn what_reads_the_cluster_runs_and_shows_what_is_there() {
 }
 
 fn secret(namespace: &str, name: &str) -> Value {
-    // Of a version that no test serves: the garbage collector takes what is owned by something that is not there.
-    let owner = json!([{ "apiVersion": "external-secrets.io/v0", "kind": "ExternalSecret", "name": "ecr", "uid": "1", "controller": true }]);
+    let owner = json!([{ "apiVersion": "not-installed.example/v1", "kind": "ExternalSecret", "name": "ecr", "uid": "1", "controller": true }]);
     let owner = if name == "regcred" { owner } else { json!([]) };
     json!({
         "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson",

@@ -158,11 +158,9 @@ fn parse(content_type: &str, bytes: &[u8]) -> Option<Value> {
     if bytes.is_empty() {
         return None;
     }
-    // An apply may be YAML, of which JSON is a part.
-    if content_type.contains("yaml") {
-        return serde_saphyr::from_slice(bytes).ok();
-    }
-    serde_json::from_slice(bytes).ok()
+    // An apply may be YAML by its type and JSON by its text.
+    let json = serde_json::from_slice(bytes).ok();
+    json.or_else(|| content_type.contains("yaml").then(|| serde_saphyr::from_slice(bytes).ok()).flatten())
 }
 
 fn record_answer(logged: &mut Request, status: StatusCode, body: &[u8]) {
