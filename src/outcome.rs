@@ -79,7 +79,7 @@ pub struct NamespaceReport {
     /// Those of which something is to be said.
     pub failures: Vec<NamespaceFailure>,
     /// What parts of the selection select nothing.
-    pub unselected: Box<Unselected>,
+    pub unselected: Unselected,
 }
 
 /// One output after a reconciliation.

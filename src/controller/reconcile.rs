@@ -257,7 +257,7 @@ impl Round<'_> {
     fn ran(&self, plan: &Plan, tokens: &Tokens, tally: Tally, memory: &mut Memory) -> Course {
         let now = self.ctx.clock.now();
         let taken = secret::taken_hosts(plan, &memory.published);
-        let left_out = secret::left_out(plan, &memory.published, self.ctx.clock.earliest());
+        let left_out = secret::left_out(plan, &memory.published, &taken, self.ctx.clock.earliest());
         let registries = plan.registries.iter().enumerate();
         let registries = registries
             .map(|(number, registry)| {
@@ -289,7 +289,7 @@ impl Round<'_> {
         let of_output = |name: &String| *name != *plan.secret.name;
         let failures = tally.failures.into_iter();
         let failures = failures.map(|f| NamespaceFailure { secret: f.secret.filter(of_output), ..f }).collect();
-        let unselected = Box::new(self.ctx.shared.world.lock().index.unselected(self.uid));
+        let unselected = self.ctx.shared.world.lock().index.unselected(self.uid);
         NamespaceReport { selected, synced, failed, failures, unselected }
     }
 

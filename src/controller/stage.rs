@@ -24,7 +24,7 @@ use super::watches::claimant;
 use super::world::World;
 use super::{Context, Memories, Observer, Shared, WatchObserver};
 use crate::api::registry::{AccountId, Region};
-use crate::api::{EcrCredential, EcrCredentialStatus};
+use crate::api::{EcrCredential, EcrCredentialStatus, OutputFormat};
 use crate::apply::{WriteError, Writer, Written};
 use crate::clock::Clock;
 use crate::plan::references::{AccountRecord, AccountScope, Lent, References};
@@ -209,20 +209,26 @@ impl Stage {
 
     /// The watch shows a Secret of ours in a namespace.
     pub(super) fn sees(&self, namespace: &str, footprint: Footprint, expires: i64) {
-        let record = SecretRecord {
-            uid: namespace.into(),
-            resource_version: "1".into(),
-            owner: Some(self.uid.clone()),
-            footprint,
-            expires_at: Some(at(expires)),
-            hosts: None,
-            identity: None,
-            format: crate::api::OutputFormat::DockerConfigJson,
-            extra_keys: Box::default(),
-            sets_immutable: false,
-            applied: true,
-            held_by: None,
-        };
+        let (uid, expires_at) = (namespace.into(), Some(at(expires)));
+        let record = SecretRecord { uid, expires_at, ..record(Some(self.uid.clone()), "1", footprint) };
         self.ctx.shared.secret_seen("pull", namespace, Arc::new(record));
+    }
+}
+
+/// A Secret as a watch shows it.
+pub(super) fn record(owner: Option<Uid>, version: &str, footprint: Footprint) -> SecretRecord {
+    SecretRecord {
+        uid: "s".into(),
+        resource_version: version.into(),
+        owner,
+        footprint,
+        expires_at: None,
+        hosts: None,
+        identity: None,
+        format: OutputFormat::DockerConfigJson,
+        extra_keys: Box::default(),
+        sets_immutable: false,
+        applied: true,
+        held_by: None,
     }
 }

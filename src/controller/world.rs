@@ -326,7 +326,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
     use k8s_openapi::jiff::Timestamp;
 
-    use super::super::stage::cpu_time;
+    use super::super::stage::{self, cpu_time};
     use super::*;
     use crate::api::NamespaceSelection;
     use crate::plan::outputs::WantedSecret;
@@ -355,20 +355,7 @@ mod tests {
     }
 
     fn record(owner: Option<&str>) -> Arc<SecretRecord> {
-        Arc::new(SecretRecord {
-            uid: "s".into(),
-            resource_version: "7".into(),
-            owner: owner.map(uid),
-            footprint: Footprint::desired(&ObjectMeta::default()),
-            expires_at: None,
-            hosts: None,
-            identity: None,
-            format: OutputFormat::DockerConfigJson,
-            extra_keys: Box::default(),
-            sets_immutable: false,
-            applied: true,
-            held_by: None,
-        })
+        Arc::new(stage::record(owner.map(uid), "7", Footprint::desired(&ObjectMeta::default())))
     }
 
     fn world() -> World {

@@ -1,53 +1,29 @@
 //! What the conditions say, and what namespaces are told.
 
+use super::tests::{HOUR, NOW, at, told};
 use super::*;
 
-const NOW: i64 = 1_000_000;
-
-fn at(second: i64) -> Timestamp {
-    Timestamp::from_second(second).unwrap()
-}
-
 fn failure(namespace: &str, reason: &str) -> NamespaceFailure {
-    let (namespace, reason) = (namespace.to_owned(), reason.to_owned());
-    NamespaceFailure { namespace, secret: None, reason, message: "what to do".to_owned() }
+    NamespaceFailure { reason: reason.to_owned(), ..tests::failure(namespace, "what to do") }
 }
 
-/// A registry with a good token.
-fn registry(failure: Option<Halt>) -> RegistryReport {
-    RegistryReport {
-        region: Some(Region::public()),
-        hosts: vec![Host::parse("public.ecr.aws").unwrap()],
-        life: Some(Life { issued_at: at(NOW - 60), expires_at: at(NOW + 3600) }),
-        hash: None,
-        auth_hash: None,
-        problem: None,
-        failure,
-        each_targets: false,
-    }
-}
-
+/// With one registry that has a good token.
 fn ran(namespaces: NamespaceReport, failure: Option<Halt>) -> Course {
-    Course::Ran {
-        outputs: Vec::new(),
-        include_failure: None,
-        registries: vec![registry(failure)],
-        namespaces,
-        next_refresh_at: Some(at(NOW + 1800)),
-        look_again: None,
-        handled_refresh_request: None,
-        attached: None,
+    let registry = RegistryReport { failure, ..tests::registry(Some(NOW + HOUR), None) };
+    let mut course = tests::ran(vec![registry], namespaces, None);
+    if let Course::Ran { next_refresh_at, .. } = &mut course {
+        *next_refresh_at = Some(at(NOW + 1800));
     }
+    course
 }
 
 /// Of `selected` namespaces all are synced but those that fail.
 fn namespaces(selected: usize, failures: Vec<NamespaceFailure>) -> NamespaceReport {
-    let (failed, unselected) = (failures.len(), Box::<Unselected>::default());
-    NamespaceReport { selected, synced: selected - failed, failed, failures, unselected }
+    tests::namespaces(selected, selected - failures.len(), failures)
 }
 
 fn concluded(course: Course, previous: &EcrCredentialStatus) -> Outcome {
-    conclude(course, previous, Some(1), at(NOW))
+    told(course, previous, NOW)
 }
 
 /// Each condition as `Type=Status Reason`.
@@ -118,7 +94,7 @@ fn what_the_selection_does_not_reach_is_told() {
         ),
     ];
     for (selected, unselected, ready, stalled, words) in table {
-        let report = NamespaceReport { unselected: Box::new(unselected), ..namespaces(selected, vec![]) };
+        let report = NamespaceReport { unselected, ..namespaces(selected, vec![]) };
         let outcome = concluded(ran(report, None), &Default::default());
         assert_eq!(conditions_of(&outcome)[0], ready, "{words}");
         let message = &outcome.status.conditions[0].message;

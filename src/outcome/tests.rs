@@ -3,14 +3,14 @@
 use super::*;
 use crate::api::registry::Region;
 
-fn at(second: i64) -> Timestamp {
+pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-const NOW: i64 = 1_000_000;
-const HOUR: i64 = 3600;
+pub(super) const NOW: i64 = 1_000_000;
+pub(super) const HOUR: i64 = 3600;
 
-fn registry(expires: Option<i64>, failure: Option<Reason>) -> RegistryReport {
+pub(super) fn registry(expires: Option<i64>, failure: Option<Reason>) -> RegistryReport {
     RegistryReport {
         region: Some(Region::parse("eu-west-1").unwrap()),
         hosts: vec![Host::parse("111122223333.dkr.ecr.eu-west-1.amazonaws.com").unwrap()],
@@ -23,17 +23,17 @@ fn registry(expires: Option<i64>, failure: Option<Reason>) -> RegistryReport {
     }
 }
 
-fn failure(namespace: &str, message: &str) -> NamespaceFailure {
+pub(super) fn failure(namespace: &str, message: &str) -> NamespaceFailure {
     let (namespace, message) = (namespace.to_owned(), message.to_owned());
     NamespaceFailure { namespace, secret: None, reason: "AdmissionRefused".to_owned(), message }
 }
 
-fn namespaces(selected: usize, synced: usize, failures: Vec<NamespaceFailure>) -> NamespaceReport {
+pub(super) fn namespaces(selected: usize, synced: usize, failures: Vec<NamespaceFailure>) -> NamespaceReport {
     let failed = failures.len();
-    NamespaceReport { selected, synced, failed, failures, unselected: Box::default() }
+    NamespaceReport { selected, synced, failed, failures, unselected: Unselected::default() }
 }
 
-fn ran(registries: Vec<RegistryReport>, namespaces: NamespaceReport, look_again: Option<i64>) -> Course {
+pub(super) fn ran(registries: Vec<RegistryReport>, namespaces: NamespaceReport, look_again: Option<i64>) -> Course {
     Course::Ran {
         outputs: Vec::new(),
         include_failure: None,
@@ -46,7 +46,7 @@ fn ran(registries: Vec<RegistryReport>, namespaces: NamespaceReport, look_again:
     }
 }
 
-fn told(course: Course, previous: &EcrCredentialStatus, now: i64) -> Outcome {
+pub(super) fn told(course: Course, previous: &EcrCredentialStatus, now: i64) -> Outcome {
     conclude(course, previous, Some(1), at(now))
 }
 

@@ -193,3 +193,10 @@ pub(crate) async fn namespace(client: &Client, name: &str) {
     let waiting = kube::runtime::wait::await_condition(accounts, "default", there);
     tokio::time::timeout(testbed::bed::PATIENCE, waiting).await.expect("a ServiceAccount default").unwrap();
 }
+
+/// The value of an environment variable of the operator.
+pub(crate) fn setting(objects: &[Value], name: &str) -> Option<String> {
+    let env = &object(objects, "Deployment", "")["spec"]["template"]["spec"]["containers"][0]["env"];
+    let found = env.as_array().unwrap().iter().find(|entry| entry["name"] == name)?;
+    found["value"].as_str().map(str::to_owned)
+}

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use testbed::bed::PATIENCE;
 use testbed::control_plane::shared;
 
-use super::helm::{Helm, apply, chart, namespace, object};
+use super::helm::{Helm, apply, chart, namespace, object, setting};
 
 fn render(values: &Value) -> Vec<Value> {
     Helm::offline("v3").template("eco", "1.36.0", values).unwrap()
@@ -29,12 +29,6 @@ fn lent(objects: &[Value]) -> Vec<String> {
     }
     all.sort();
     all
-}
-
-fn setting(objects: &[Value], name: &str) -> Option<String> {
-    let env = &object(objects, "Deployment", "")["spec"]["template"]["spec"]["containers"][0]["env"];
-    let found = env.as_array().unwrap().iter().find(|entry| entry["name"] == name)?;
-    found["value"].as_str().map(str::to_owned)
 }
 
 #[test]

@@ -13,7 +13,7 @@ use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use testbed::bed::Bed;
 
-use super::helm::{Helm, apply, namespace, object, read};
+use super::helm::{Helm, apply, namespace, object, read, setting};
 use super::mutation::MutatingPolicy;
 use super::operator::{OWN, launch, under_the_chart};
 use super::policy::{Cluster, EARLIER, MANAGER, OWN as NOT_OWN, TYPE, good, installed_with, refused, with};
@@ -125,12 +125,6 @@ fn rights(objects: &[Value]) -> Vec<String> {
     }
     all.sort();
     all
-}
-
-fn setting(objects: &[Value], name: &str) -> Option<String> {
-    let env = &object(objects, "Deployment", "")["spec"]["template"]["spec"]["containers"][0]["env"];
-    let found = env.as_array().unwrap().iter().find(|entry| entry["name"] == name)?;
-    found["value"].as_str().map(str::to_owned)
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::super::stage::{ACCOUNT, NOW, Stage, at, grant, uid};
+use super::super::stage::{self, ACCOUNT, NOW, Stage, at, grant, uid};
 use super::*;
 use crate::plan::Identity;
 use crate::plan::targets::Incarnation;
@@ -17,20 +17,7 @@ fn desired(password: &str) -> Arc<Desired> {
 }
 
 fn record(version: &str, desired: &Desired) -> Arc<SecretRecord> {
-    Arc::new(SecretRecord {
-        uid: "s".into(),
-        resource_version: version.into(),
-        owner: Some(uid("x")),
-        footprint: desired.footprint,
-        expires_at: None,
-        hosts: None,
-        identity: None,
-        format: crate::api::OutputFormat::DockerConfigJson,
-        extra_keys: Box::default(),
-        sets_immutable: false,
-        applied: true,
-        held_by: None,
-    })
+    Arc::new(stage::record(Some(uid("x")), version, desired.footprint))
 }
 
 fn place(standing: Standing) -> Place {
