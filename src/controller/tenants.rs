@@ -217,8 +217,9 @@ impl Tenant {
         let all = self.with(estate.shared);
         let desired = secret::bundle(estate.plan, estate.owner, &all, estate.included, now)?;
         let until = all.values().map(|grant| grant.life.expires_at).filter(|at| *at > now).min();
-        let taken = secret::taken_hosts(estate.plan, &all).first().map(Halt::from);
-        let taken = taken.or_else(|| secret::left_out(estate.plan, &all, now).first().map(Halt::from));
+        let taken = secret::taken_hosts(estate.plan, &all);
+        let left_out = || secret::left_out(estate.plan, &all, &taken, now).first().map(Halt::from);
+        let taken = taken.first().map(Halt::from).or_else(left_out);
         self.made = Some(Made { version, until, desired: desired.clone(), taken: taken.clone() });
         Ok((desired, taken))
     }

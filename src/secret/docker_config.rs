@@ -45,10 +45,10 @@ enum Entry<'a> {
 /// A rendered docker config. Its `Debug` shows nothing of it.
 #[derive(Clone, Debug)]
 pub struct DockerConfig {
-    base64: SecretString,
-    hash: String,
-    hosts: u64,
-    bytes: usize,
+    pub(super) base64: SecretString,
+    pub(super) hash: String,
+    pub(super) hosts: u64,
+    pub(super) bytes: usize,
 }
 
 impl DockerConfig {

@@ -172,10 +172,9 @@ impl From<&LeftOut> for Halt {
     }
 }
 
-/// Every registry whose logins do not fit into the pull secret.
-pub fn left_out(plan: &Plan, published: &Published, now: Timestamp) -> Vec<LeftOut> {
-    let taken = taken_hosts(plan, published);
-    let logins = Logins::of(plan, published, &taken, &plan.secret, now);
+/// Every registry whose logins do not fit into the pull secret. `taken` is what [`taken_hosts`] says.
+pub fn left_out(plan: &Plan, published: &Published, taken: &[TakenHost], now: Timestamp) -> Vec<LeftOut> {
+    let logins = Logins::of(plan, published, taken, &plan.secret, now);
     let bytes = logins.bytes;
     logins.left_out.into_iter().map(|number| LeftOut { number, bytes }).collect()
 }
@@ -326,7 +325,7 @@ impl Source<'_> {
             Content::DockerConfig => {
                 let (config, included) = self.docker_config(secret, &entries)?;
                 incomplete |= included.incomplete;
-                (Some(Payload::docker_config(form, &config)), included)
+                (Some(Payload::docker_config(form, config)), included)
             }
             Content::Login(texts) => {
                 let login = entries.first_key_value();

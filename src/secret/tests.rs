@@ -198,9 +198,10 @@ fn a_registry_that_does_not_fit_is_left_out_and_the_others_are_written() {
             let (password, issued) = if n == number { (long.as_str(), NOW) } else { ("p", NOW - HOUR) };
             published.insert(registry.needs[0].clone(), grant(password, None, issued, issued + 2 * HOUR));
         }
-        let left: Vec<_> = left_out(&plan, &published, at(NOW)).iter().map(|left| left.number).collect();
+        let taken = taken_hosts(&plan, &published);
+        let left: Vec<_> = left_out(&plan, &published, &taken, at(NOW)).iter().map(|left| left.number).collect();
         assert_eq!(left, [number]);
-        let halt = Halt::from(&left_out(&plan, &published, at(NOW))[0]);
+        let halt = Halt::from(&left_out(&plan, &published, &taken, at(NOW))[0]);
         assert!(halt.message.starts_with(&format!("spec.registries[{number}]: ")) && halt.message.contains("split"));
         let desired = build(&spec, &published).unwrap();
         assert_eq!(hosts(&desired).len(), 1);

@@ -112,15 +112,10 @@ pub struct Payload {
 
 impl Payload {
     /// A docker config, in one of the forms that hold one.
-    pub fn docker_config(form: &'static Form, config: &DockerConfig) -> Self {
+    pub fn docker_config(form: &'static Form, config: DockerConfig) -> Self {
         let key = form.keys.first().copied().unwrap_or(docker_config::DATA_KEY);
-        Self {
-            type_: form.type_,
-            data: BTreeMap::from([(key, SecretString::from(config.expose_base64()))]),
-            hash: config.hash().to_owned(),
-            hosts: config.hosts(),
-            bytes: config.len(),
-        }
+        let DockerConfig { base64, hash, hosts, bytes } = config;
+        Self { type_: form.type_, data: BTreeMap::from([(key, base64)]), hash, hosts, bytes }
     }
 
     /// The login for one host, in one of the forms that hold one; none for a login that is not ours by form.
@@ -225,7 +220,7 @@ mod tests {
         match form.content {
             Content::DockerConfig => {
                 let entries = Entries::from([(host(), auth())]);
-                Payload::docker_config(form, &DockerConfig::render(&entries).unwrap())
+                Payload::docker_config(form, DockerConfig::render(&entries).unwrap())
             }
             Content::Login(texts) => Payload::login(form, texts, &host(), &auth()).unwrap(),
         }

@@ -57,7 +57,7 @@ fn desired(u: &mut Unstructured<'_>) -> Result<Desired> {
     let (config, has_entries) = config(u)?;
     Ok(Desired {
         metadata: ObjectMeta::default(),
-        payload: Payload::docker_config(form(OutputFormat::DockerConfigJson), &config),
+        payload: Payload::docker_config(form(OutputFormat::DockerConfigJson), config),
         footprint: footprint(u)?,
         expires_at: moment(u)?,
         identity: u.int_in_range(1..=2)?,
