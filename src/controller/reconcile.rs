@@ -189,10 +189,13 @@ impl Round<'_> {
             memory.tenants.shared_changed();
         }
         let census = memory.tenants.advance(&self.estate(plan, owner, &memory.published, &included), each, demand, now);
-        if let Some(demand) = &mut memory.demand {
-            demand.first = false;
+        let tokens = Tokens { shared, census };
+        if let Some(requested) = &mut memory.demand {
+            requested.first &= demand.is_none();
+            // Also when the writes of this round come to nothing: the tokens are no older for that.
+            requested.served |= tokens.are_fresh();
         }
-        Tokens { shared, census }
+        tokens
     }
 
     fn estate<'a>(
@@ -223,14 +226,13 @@ impl Round<'_> {
     }
 
     /// The refresh on demand that is not served yet, if any. Each value of the annotation is served once, also across
-    /// restarts; on an object that was never refreshed there is nothing to renew.
+    /// restarts. Where no token is known there is nothing to renew, and the first ones serve it.
     fn demand(&self, memory: &mut Memory, now: Timestamp) -> Option<Demand> {
         let value = refresh_request(self.object)?;
-        let refreshed = !memory.published.is_empty() || memory.tenants.has_any();
         let known = memory.demand.take().filter(|demand| demand.value == value);
         // What was told as served may still be owed to namespaces of their own that failed then.
         let told = self.status.handled_refresh_request.as_ref() == Some(&value);
-        if !refreshed || (told && known.is_none()) {
+        if told && known.is_none() {
             return None;
         }
         let second = plan::schedule::whole_seconds(now);
@@ -238,7 +240,8 @@ impl Round<'_> {
         // A clock that was set back must not make every new token too old.
         demand.since = demand.since.min(second);
         let demand = memory.demand.insert(demand);
-        (!demand.served).then_some(Demand { since: demand.since, first: demand.first })
+        let refreshed = !memory.published.is_empty() || memory.tenants.has_any();
+        (refreshed && !demand.served).then_some(Demand { since: demand.since, first: demand.first })
     }
 
     /// How long the round waits for the first tokens of all, so that a new Secret is written once and with all of them. Nobody
@@ -303,13 +306,8 @@ impl Round<'_> {
 
     /// The refresh request that is served now. What is fresh serves whatever was asked; what is not leaves it as it was. A
     /// namespace of its own that fails does not keep it from being told, but goes on being served.
-    fn handled(&self, tokens: &Tokens, memory: &mut Memory) -> Option<String> {
+    fn handled(&self, tokens: &Tokens, memory: &Memory) -> Option<String> {
         let before = || self.status.handled_refresh_request.clone();
-        if tokens.are_fresh()
-            && let Some(demand) = &mut memory.demand
-        {
-            demand.served = true;
-        }
         if tokens.are_settled() {
             return refresh_request(self.object).or_else(before);
         }

@@ -102,6 +102,34 @@ async fn a_death_in_the_middle_of_a_batch_leaves_all_namespaces_alike_in_the_end
 }
 
 #[tokio::test]
+async fn a_refresh_that_a_restart_interrupts_is_served_by_one_fetch_however_slow_the_writes_are() {
+    let bed = bed("slow-writes").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let first = operator(&bed).await;
+    let name = bed.credential("x", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    let unreported = Gate::new();
+    bed.proxy.place(Fault::new(Match::status_writes(), Action::HoldRequest(unreported.clone())));
+    demand(&bed, &name, "1").await;
+    unreported.arrived(1).await;
+    die(&bed, first).await;
+    bed.proxy.heal();
+    unreported.open();
+    // The status vouches for no token, so that the next process fetches one. It is looked at again in a later second.
+    let gate = Gate::new();
+    bed.proxy.place(Fault::new(Match::secret_writes(), Action::HoldRequest(gate.clone())).once());
+    let calls = bed.aws.mark();
+    let second = operator(&bed).await;
+    gate.arrived(1).await;
+    testbed::bed::next_second().await;
+    gate.open();
+    served(&bed, &name, "1").await;
+    second.stop().await.unwrap();
+    assert_eq!(bed.aws.calls_since(calls).iter().filter(|call| call.service == Service::Ecr).count(), 1);
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
 async fn what_was_written_before_the_death_but_not_reported_is_kept_while_aws_fails() {
     let bed = bed("unreported").await;
     let a = bed.namespace("a", &[]).await.unwrap();

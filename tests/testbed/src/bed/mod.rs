@@ -22,7 +22,7 @@ use crate::control_plane::ControlPlane;
 use crate::proxy::Proxy;
 use crate::recorder::{Recorder, Scope, Violation};
 pub use identities::Tenant;
-pub use objects::{REFRESH_REQUESTED, condition, credential_resource, logins};
+pub use objects::{REFRESH_REQUESTED, condition, credential_resource, logins, next_second};
 pub use operator::{Launch, Operator};
 pub use rights::Lent;
 

@@ -130,8 +130,7 @@ impl Bed {
 
     /// Asks for a refresh, in the next second: a token that was issued in the second of the request counts as new enough.
     pub async fn request_refresh(&self, name: &str, value: &str) -> Result<()> {
-        let passed = Timestamp::now().subsec_nanosecond().unsigned_abs();
-        tokio::time::sleep(Duration::from_secs(1).saturating_sub(Duration::from_nanos(passed.into()))).await;
+        next_second().await;
         self.change(name, json!({ "metadata": { "annotations": { (REFRESH_REQUESTED): value } } })).await
     }
 
@@ -146,6 +145,12 @@ impl Bed {
     pub async fn ready(&self, name: &str) -> Result<DynamicObject> {
         self.condition_until(name, "Ready", "True", "Synced").await
     }
+}
+
+/// Waits until the next second of the clock begins: AWS and Kubernetes write times in whole seconds.
+pub async fn next_second() {
+    let passed = Timestamp::now().subsec_nanosecond().unsigned_abs();
+    tokio::time::sleep(Duration::from_secs(1).saturating_sub(Duration::from_nanos(passed.into()))).await;
 }
 
 /// A condition of an object.
