@@ -22,11 +22,11 @@ use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::attach::Operation;
 use crate::lenient::Observed;
-use crate::plan::targets::{Incarnation, Labels};
+use crate::plan::targets::{Labels, NamespaceUid};
 use crate::secret::formats::Payload;
 use crate::secret::metadata::SecretMetadata;
 use crate::secret::ownership::SecretRecord;
-use crate::secret::{Desired, FIELD_MANAGER, Place, REFRESHED_AT, Verdict};
+use crate::secret::{Desired, FIELD_MANAGER, REFRESHED_AT, SecretAction, SecretTarget};
 
 /// A write that takes longer than this gives its slot to others: a namespace whose admission webhook hangs must not hold up
 /// the rest.
@@ -119,21 +119,25 @@ impl Writer {
         Self { client, all, slots: slots(concurrency), timeout }
     }
 
-    /// Does what a verdict says, when its turn comes and `begin` says so. A verdict that says to do nothing is answered with
+    /// Does what a action says, when its turn comes and `begin` says so. A action that says to do nothing is answered with
     /// [`WriteError::Stale`], which asks for a fresh look.
     pub async fn perform(
         &self,
-        place: &Place,
-        verdict: &Verdict,
+        place: &SecretTarget,
+        action: &SecretAction,
         desired: Option<&Desired>,
         begin: impl FnOnce() -> bool,
     ) -> Result<Written, WriteError> {
         let work = async {
-            match (verdict, desired) {
-                (Verdict::Create, Some(desired)) => self.apply(place, desired, None).await,
-                (Verdict::Update(record), Some(desired)) => self.update(place, Overwrite::All(desired), record).await,
-                (Verdict::Strip(record), desired) => self.update(place, Overwrite::Additions(desired), record).await,
-                (Verdict::Delete(record), _) => self.delete(place, record).await,
+            match (action, desired) {
+                (SecretAction::Create, Some(desired)) => self.apply(place, desired, None).await,
+                (SecretAction::Update(record), Some(desired)) => {
+                    self.update(place, Overwrite::All(desired), record).await
+                }
+                (SecretAction::Strip(record), desired) => {
+                    self.update(place, Overwrite::Additions(desired), record).await
+                }
+                (SecretAction::Delete(record), _) => self.delete(place, record).await,
                 _ => Err(WriteError::Stale),
             }
         };
@@ -160,10 +164,10 @@ impl Writer {
     ///
     /// # Errors
     /// It is another one by now, or gone; or the API server refused or failed.
-    pub async fn expect_namespace(&self, place: &Place) -> Result<(), WriteError> {
+    pub async fn expect_namespace(&self, place: &SecretTarget) -> Result<(), WriteError> {
         let api: Api<Observed<Namespace>> = Api::all(self.client.clone());
         let found = self.in_time(api.get(&place.namespace)).await.map_err(classify)?;
-        let now = Incarnation::of_namespace(found.meta());
+        let now = NamespaceUid::of_namespace(found.meta());
         if now == place.incarnation { Ok(()) } else { Err(WriteError::NamespaceGone) }
     }
 
@@ -247,11 +251,11 @@ impl Writer {
 
     async fn update(
         &self,
-        place: &Place,
+        place: &SecretTarget,
         write: Overwrite<'_>,
         record: &Arc<SecretRecord>,
     ) -> Result<Written, WriteError> {
-        let mine = matches!(place.standing, crate::secret::ownership::Standing::Mine(_));
+        let mine = matches!(place.standing, crate::secret::ownership::Ownership::Owned(_));
         let (last, written) = match write {
             Overwrite::All(desired) => match self.apply(place, desired, Some(record)).await {
                 Ok(Written::Stored(stored)) if stored.has_additions(write.payload()) => {
@@ -279,7 +283,7 @@ impl Writer {
     /// since is a conflict; what we believe present is applied with force on that very uid and resourceVersion.
     async fn apply(
         &self,
-        place: &Place,
+        place: &SecretTarget,
         desired: &Desired,
         over: Option<&SecretRecord>,
     ) -> Result<Written, WriteError> {
@@ -296,7 +300,7 @@ impl Writer {
     /// Takes keys out of the data that are not ours, and `immutable`: an apply leaves other people's fields as they are.
     async fn strip(
         &self,
-        place: &Place,
+        place: &SecretTarget,
         record: &SecretRecord,
         desired: Option<&Payload>,
     ) -> Result<Written, WriteError> {
@@ -308,7 +312,7 @@ impl Writer {
         stored(self.secrets(&place.namespace).patch(&place.name, &params, &Patch::Merge(&patch)).await)
     }
 
-    async fn delete(&self, place: &Place, record: &SecretRecord) -> Result<Written, WriteError> {
+    async fn delete(&self, place: &SecretTarget, record: &SecretRecord) -> Result<Written, WriteError> {
         let guard = Preconditions {
             uid: Some(record.uid.to_string()),
             resource_version: Some(record.resource_version.to_string()),
@@ -398,7 +402,7 @@ impl fmt::Debug for Manifest<'_> {
 }
 
 impl<'a> Manifest<'a> {
-    fn new(place: &'a Place, desired: &'a Desired, over: Option<&'a SecretRecord>) -> Self {
+    fn new(place: &'a SecretTarget, desired: &'a Desired, over: Option<&'a SecretRecord>) -> Self {
         Self {
             metadata: ManifestMeta {
                 name: &place.name,

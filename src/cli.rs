@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::api::{DEFAULT_SECRET_NAME, OutputFormat};
 use crate::plan::outputs::{IncludeScope, OutputScope};
-use crate::plan::references::{AccountScope, KeysScope, Lent};
+use crate::plan::references::{AccountScope, AllowedIdentities, KeysScope};
 use crate::plan::schedule;
 use crate::process::telemetry::LogFormat;
 use crate::token::identity::{AwsSettings, Endpoints, WebIdentityFile};
@@ -306,8 +306,8 @@ impl ScopeArgs {
     }
 
     /// Whose identities may be used besides the operator's own.
-    pub fn lent(&self) -> Lent {
-        Lent {
+    pub fn lent(&self) -> AllowedIdentities {
+        AllowedIdentities {
             accounts: self.service_accounts.iter().cloned().collect(),
             keys: self.credentials_secrets.iter().cloned().collect(),
         }

@@ -14,7 +14,7 @@ use crate::api::status::{
     condition,
 };
 use crate::attach::Attachment;
-use crate::plan::Halt;
+use crate::plan::SpecError;
 use crate::plan::schedule::{Life, until, whole_seconds};
 use crate::plan::targets::Unselected;
 use crate::token::TokenHash;
@@ -48,16 +48,16 @@ pub struct RegistryReport {
     /// The hash of the token and what `auth` says, where all namespaces share it.
     pub auth_hash: Option<TokenHash>,
     /// What is wrong with the entry, so that not all that it asks for is done.
-    pub problem: Option<Halt>,
+    pub problem: Option<SpecError>,
     /// Why the last fetch failed, if it did.
-    pub failure: Option<Halt>,
+    pub failure: Option<SpecError>,
     /// Whether each namespace has a token of its own, so that what is missing is told with the namespace.
     pub each_targets: bool,
 }
 
 impl RegistryReport {
     /// What is to be said of it, if anything hinders it.
-    fn halt(&self) -> Option<&Halt> {
+    fn halt(&self) -> Option<&SpecError> {
         self.problem.as_ref().or(self.failure.as_ref())
     }
 
@@ -96,7 +96,7 @@ pub struct OutputReport {
     /// How many others something is to be said of.
     pub failed: usize,
     /// Why it is written nowhere, if it is not.
-    pub refusal: Option<Halt>,
+    pub refusal: Option<SpecError>,
 }
 
 /// What happened to one `EcrCredential`.
@@ -105,9 +105,9 @@ pub struct OutputReport {
     clippy::large_enum_variant,
     reason = "there is one in each round, nearly always the large one, and it is moved twice"
 )]
-pub enum Course {
+pub enum Observation {
     /// Nothing is done until someone changes something.
-    Halted(Halt),
+    Halted(SpecError),
     /// Nothing is done because the spec says so.
     Suspended,
     /// The normal course.
@@ -119,7 +119,7 @@ pub enum Course {
         /// One for each output of the spec.
         outputs: Vec<OutputReport>,
         /// Why a docker config of others is missing, or not current.
-        include_failure: Option<Halt>,
+        include_failure: Option<SpecError>,
         /// When the tokens are next replaced.
         next_refresh_at: Option<Timestamp>,
         /// When time alone changes something.
@@ -133,7 +133,7 @@ pub enum Course {
 
 /// A Kubernetes Event to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
+pub struct ReportedEvent {
     /// Whether it is a warning.
     pub warning: bool,
     /// The reason.
@@ -150,7 +150,7 @@ pub struct Outcome {
     /// The new status.
     pub status: EcrCredentialStatus,
     /// The Events.
-    pub notes: Vec<Note>,
+    pub notes: Vec<ReportedEvent>,
     /// How long to wait if nothing else happens.
     pub requeue_after: Duration,
     /// Whether namespaces have tokens of their own, whose times move all the while.
@@ -188,14 +188,19 @@ struct Judgement {
 }
 
 /// Draws the conclusion.
-pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Option<i64>, now: Timestamp) -> Outcome {
+pub fn conclude(
+    course: Observation,
+    previous: &EcrCredentialStatus,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Outcome {
     let judgement = judge(&course, now);
     let mut status = EcrCredentialStatus { observed_generation: generation, ..previous.clone() };
     let mut look_again = None;
     let mut each_targets = false;
     let mut attached = None;
     let mut place_notes = Vec::new();
-    if let Course::Suspended = course {
+    if let Observation::Suspended = course {
         // Nobody looks at the namespaces. The tokens stay and are told of: they expire all the same.
         status.namespaces = None;
         status.outputs.clear();
@@ -203,7 +208,7 @@ pub fn conclude(course: Course, previous: &EcrCredentialStatus, generation: Opti
     }
     // Unless it takes its course, nothing is refreshed.
     status.next_refresh_at = None;
-    if let Course::Ran {
+    if let Observation::Ran {
         registries,
         namespaces,
         outputs,
@@ -265,19 +270,19 @@ fn cut(message: &mut String, longest: usize) {
     }
 }
 
-fn judge(course: &Course, now: Timestamp) -> Judgement {
+fn judge(course: &Observation, now: Timestamp) -> Judgement {
     match course {
-        Course::Halted(halt) => Judgement {
+        Observation::Halted(halt) => Judgement {
             ready: (false, halt.reason, halt.message.clone()),
             reconciling: None,
             stalled: Some((halt.reason, halt.message.clone())),
         },
-        Course::Suspended => Judgement {
+        Observation::Suspended => Judgement {
             ready: (false, Reason::Suspended, "spec.suspend is true: nothing is refreshed".to_owned()),
             reconciling: None,
             stalled: None,
         },
-        Course::Ran { registries, namespaces, outputs, include_failure, .. } => {
+        Observation::Ran { registries, namespaces, outputs, include_failure, .. } => {
             let judgement = ran(registries, namespaces, outputs, now);
             match include_failure {
                 Some(halt) if judgement.reconciling.is_none() => {
@@ -443,28 +448,28 @@ fn with_transition(
 }
 
 /// An Event when attaching begins to fail, or works again.
-fn attachment_note(attached: Attachment, previous: &[Condition]) -> Option<Note> {
+fn attachment_note(attached: Attachment, previous: &[Condition]) -> Option<ReportedEvent> {
     let Attachment { holds, reason, message } = attached;
     let before = previous.iter().find(|c| c.type_ == condition::ATTACHED).map(|c| c.reason.as_str());
     let is_news = before.map_or(!holds, |before| before != reason.as_str());
-    is_news.then(|| Note { warning: !holds, reason: reason.as_str().to_owned(), message, namespace: None })
+    is_news.then(|| ReportedEvent { warning: !holds, reason: reason.as_str().to_owned(), message, namespace: None })
 }
 
 /// Events in target namespaces, whose owners may not see the `EcrCredential`: when its Secret there begins to fail or fails in another
 /// way, and when nothing is to be said of it any more. As few as the failures in a status.
-fn notes_for_namespaces(before: &[NamespaceFailure], now: &[NamespaceFailure]) -> Vec<Note> {
+fn notes_for_namespaces(before: &[NamespaceFailure], now: &[NamespaceFailure]) -> Vec<ReportedEvent> {
     let place = |failure: &NamespaceFailure| (failure.namespace.clone(), failure.secret.clone());
     let told = |failure: &&NamespaceFailure| {
         before.iter().any(|old| place(old) == place(failure) && old.reason == failure.reason)
     };
-    let begun = now.iter().take(MAX_FAILURES).filter(|failure| !told(failure)).map(|failure| Note {
+    let begun = now.iter().take(MAX_FAILURES).filter(|failure| !told(failure)).map(|failure| ReportedEvent {
         warning: true,
         reason: failure.reason.clone(),
         message: failure.message.clone(),
         namespace: Some(failure.namespace.clone()),
     });
     let failing: BTreeSet<_> = now.iter().map(place).collect();
-    let over = before.iter().filter(|failure| !failing.contains(&place(failure))).map(|failure| Note {
+    let over = before.iter().filter(|failure| !failing.contains(&place(failure))).map(|failure| ReportedEvent {
         warning: false,
         reason: Reason::Synced.as_str().to_owned(),
         message: match &failure.secret {
@@ -483,12 +488,12 @@ fn notes(
     previous: &EcrCredentialStatus,
     status: &EcrCredentialStatus,
     each_targets: bool,
-) -> Vec<Note> {
+) -> Vec<ReportedEvent> {
     let mut notes = Vec::new();
     if !each_targets && status.refreshed_at.is_some() && status.refreshed_at > previous.refreshed_at {
         let expiry = status.expires_at.map(|at| format!(", valid until {at}")).unwrap_or_default();
         let (reason, message) = (Reason::Refreshed.as_str().to_owned(), format!("new passwords{expiry}"));
-        notes.push(Note { warning: false, reason, message, namespace: None });
+        notes.push(ReportedEvent { warning: false, reason, message, namespace: None });
     }
     let before = |type_: &str| {
         previous.conditions.iter().find(|c| c.type_ == type_).map(|c| (c.status.as_str(), c.reason.as_str()))
@@ -497,13 +502,18 @@ fn notes(
     let holds = if *ready { "True" } else { "False" };
     if before(condition::READY) != Some((holds, reason.as_str())) && *reason != Reason::FetchingToken {
         let warning = !ready && *reason != Reason::Suspended;
-        notes.push(Note { warning, reason: reason.as_str().to_owned(), message: message.clone(), namespace: None });
+        notes.push(ReportedEvent {
+            warning,
+            reason: reason.as_str().to_owned(),
+            message: message.clone(),
+            namespace: None,
+        });
     }
     if let (true, Some((reason, message))) = (*ready, &judgement.reconciling)
         && before(condition::RECONCILING) != Some(("True", reason.as_str()))
     {
         let (reason, message) = (reason.as_str().to_owned(), message.clone());
-        notes.push(Note { warning: true, reason, message, namespace: None });
+        notes.push(ReportedEvent { warning: true, reason, message, namespace: None });
     }
     notes
 }

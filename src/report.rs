@@ -8,14 +8,14 @@ use crate::api::{EcrCredentialStatus, OutputFormat};
 use crate::apply::{WriteError, Written};
 use crate::controller::Observer;
 use crate::controller::error::Error;
-use crate::plan::references::Lent;
+use crate::plan::references::AllowedIdentities;
 use crate::plan::schedule::Life;
 use crate::plan::{Service, TokenKey, Uid};
 use crate::process::telemetry::{
     CallLabels, CredentialLabels, KindLabels, MOST_NAMES, Metrics, OutputLabels, ReadyLabels, RequestLabels,
     ResultLabels, SourceLabels, StateLabels, TokenLabels, WriteLabels,
 };
-use crate::secret::Verdict;
+use crate::secret::SecretAction;
 use crate::token::cache::{Fetched, Tokens};
 use crate::token::identity::{HttpRequest, Origin};
 use k8s_openapi::jiff::Timestamp;
@@ -50,7 +50,7 @@ const WRITE_FAILURES: [Reason; 8] = [
 const SUCCESS: &str = "success";
 
 /// Makes every counter whose labels are known before, with the value 0. `lent` says which kinds of identities there may be.
-pub fn start_counters(metrics: &Metrics, lent: &Lent) {
+pub fn start_counters(metrics: &Metrics, lent: &AllowedIdentities) {
     let mut identities = vec!["operator", "operator_role"];
     if !lent.accounts.is_empty() {
         identities.extend(["service_account", "service_account_role"]);
@@ -298,12 +298,12 @@ fn count_of(count: usize) -> i64 {
 }
 
 impl Observer for Reporter {
-    fn wrote(&self, verdict: &Verdict, result: &Result<Written, WriteError>) {
-        let operation = match verdict {
-            Verdict::Create => "create",
-            Verdict::Update(_) | Verdict::Strip(_) => "update",
-            Verdict::Delete(_) => "delete",
-            Verdict::Keep | Verdict::Wait | Verdict::Refuse(..) => return,
+    fn wrote(&self, action: &SecretAction, result: &Result<Written, WriteError>) {
+        let operation = match action {
+            SecretAction::Create => "create",
+            SecretAction::Update(_) | SecretAction::Strip(_) => "update",
+            SecretAction::Delete(_) => "delete",
+            SecretAction::Keep | SecretAction::Wait | SecretAction::Refuse(..) => return,
         };
         let result = match result {
             Ok(_) => SUCCESS,
@@ -485,7 +485,7 @@ mod tests {
     fn counters_are_there_before_the_first_failure() {
         let mut registry = Registry::default();
         let all = Metrics::register(&mut registry);
-        let mut lent = Lent::default();
+        let mut lent = AllowedIdentities::default();
         start_counters(&all, &lent);
         let known = |name: &str, labels: &str| metrics(&registry, name).contains(&format!("{labels} 0"));
         assert!(known("aws_requests_total", "{api=\"ecr\",identity=\"operator\",result=\"AccessDenied\"}"));

@@ -23,11 +23,11 @@ use crate::apply::Writer;
 use crate::cli::{RunArgs, host_name, is_proxy_of_environment};
 use crate::clock::Clock;
 use crate::cluster::ApiServer;
+use crate::controller::cluster_state::ClusterState;
 use crate::controller::events::Events;
 use crate::controller::references;
 use crate::controller::service_accounts::{self, Attacher};
 use crate::controller::watches::{self, SecretScope};
-use crate::controller::world::World;
 use crate::controller::{self, Context, Memories, Shared, WatchObserver};
 use crate::plan::references::References;
 use crate::plan::schedule::RetryPolicy;
@@ -357,7 +357,7 @@ impl Process {
         let tokens = Arc::new(Tokens::new(source, cache, send.clone(), move |f| seen.fetched(f)));
         let memories = Memories::default();
         let observer = Watched { reporter: reporter.clone(), memories: memories.clone(), tokens: tokens.clone() };
-        let world = World::new(limits.index(), References::new(limits.lent.clone()));
+        let world = ClusterState::new(limits.index(), References::new(limits.lent.clone()));
         let shared = Arc::new(Shared::new(world, limits.clone(), send, observer));
         let ctx = Arc::new(Context {
             shared: shared.clone(),
@@ -381,7 +381,7 @@ impl Process {
         let (metrics, seen) = (self.metrics.clone(), ctx.clone());
         self.exposition.before_each(move || {
             report::tokens_now(&metrics, &seen.tokens);
-            let unattached = seen.shared.world.lock().unattached.len();
+            let unattached = seen.shared.state.lock().unattached.len();
             reporter.unattached(unattached);
             reporter.publish();
         });

@@ -11,8 +11,8 @@ use crate::api::EcrCredentialSpec;
 use crate::plan::schedule::Life;
 use crate::plan::{Identity, Limits, Uid, plan};
 use crate::secret::Published;
-use crate::secret::ownership::Standing;
-use crate::token::{Auth, Grant, Token};
+use crate::secret::ownership::Ownership;
+use crate::token::{Auth, AuthorizationToken, Token};
 
 /// One request: its method, its path with the query, and its body.
 type Sent = (Method, String, Value);
@@ -68,7 +68,8 @@ fn desired() -> Desired {
     let plan = plan(&spec, &Limits::default()).unwrap();
     let auth = Auth::parse(STANDARD.encode(format!("AWS:{PASSWORD}"))).unwrap();
     let life = Life { issued_at: Timestamp::UNIX_EPOCH, expires_at: Timestamp::MAX };
-    let grant = Grant { tokens: vec![Token { auth, account: None }], life, identity: Identity::operator() };
+    let grant =
+        AuthorizationToken { tokens: vec![Token { auth, account: None }], life, identity: Identity::operator() };
     let published: Published = [(plan.registries[0].needs[0].clone(), Arc::new(grant))].into();
     let owner = crate::secret::Owner { name: "platform".to_owned(), uid: Uid("me".into()) };
     let now = Timestamp::UNIX_EPOCH;
@@ -100,19 +101,19 @@ fn record(more: Value) -> Arc<SecretRecord> {
     Arc::new(SecretRecord { owner: Some(Uid("me".into())), ..(**found.record().unwrap()).clone() })
 }
 
-fn place(standing: Standing) -> Place {
-    let (namespace, name, incarnation) = ("a".into(), "pull".into(), Incarnation::default());
-    Place { namespace, incarnation, name, standing, claim: crate::secret::Claim::Wanted }
+fn place(standing: Ownership) -> SecretTarget {
+    let (namespace, name, incarnation) = ("a".into(), "pull".into(), NamespaceUid::default());
+    SecretTarget { namespace, incarnation, name, standing, claim: crate::secret::Selection::Selected }
 }
 
-async fn perform(server: &Server, standing: Standing, verdict: Verdict) -> Result<Written, WriteError> {
-    server.writer().perform(&place(standing), &verdict, Some(&desired()), || true).await
+async fn perform(server: &Server, standing: Ownership, action: SecretAction) -> Result<Written, WriteError> {
+    server.writer().perform(&place(standing), &action, Some(&desired()), || true).await
 }
 
 #[tokio::test]
 async fn what_is_believed_absent_is_applied_without_force_so_that_a_foreign_secret_is_a_conflict() {
     let server = Server::answering(&[(0, 201, secret("8", json!({})))]);
-    perform(&server, Standing::Absent, Verdict::Create).await.unwrap();
+    perform(&server, Ownership::Absent, SecretAction::Create).await.unwrap();
     let [(method, path, body)] = &server.sent()[..] else { panic!("{:?}", server.sent()) };
     assert_eq!(*method, Method::PATCH);
     assert!(path.starts_with("/api/v1/namespaces/a/secrets/pull?") && !path.contains("force=true"), "{path}");
@@ -125,7 +126,7 @@ async fn what_is_believed_absent_is_applied_without_force_so_that_a_foreign_secr
 async fn what_is_believed_there_is_applied_on_that_very_state_of_it() {
     let server = Server::answering(&[(0, 200, secret("8", json!({})))]);
     let mine = record(json!({}));
-    perform(&server, Standing::Mine(mine.clone()), Verdict::Update(mine)).await.unwrap();
+    perform(&server, Ownership::Owned(mine.clone()), SecretAction::Update(mine)).await.unwrap();
     let [(_, path, body)] = &server.sent()[..] else { panic!("{:?}", server.sent()) };
     assert!(path.contains("force=true"), "{path}");
     assert_eq!((&body["metadata"]["uid"], &body["metadata"]["resourceVersion"]), (&json!("s"), &json!("7")));
@@ -135,7 +136,7 @@ async fn what_is_believed_there_is_applied_on_that_very_state_of_it() {
 async fn a_deletion_names_the_state_that_is_deleted() {
     let server = Server::answering(&[(0, 200, json!({ "kind": "Status", "status": "Success" }))]);
     let mine = record(json!({}));
-    let deleted = perform(&server, Standing::Mine(mine.clone()), Verdict::Delete(mine)).await;
+    let deleted = perform(&server, Ownership::Owned(mine.clone()), SecretAction::Delete(mine)).await;
     assert_eq!(deleted, Ok(Written::Deleted));
     let [(method, _, body)] = &server.sent()[..] else { panic!("{:?}", server.sent()) };
     assert_eq!(*method, Method::DELETE);
@@ -147,7 +148,7 @@ async fn an_immutable_secret_of_ours_is_deleted_once_and_not_again_while_a_final
     let held = json!({ "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["example.com/pinned"] });
     let server = Server::answering(&[(0, 422, immutable()), (0, 200, secret("8", held.clone()))]);
     let mine = record(json!({}));
-    let first = perform(&server, Standing::Mine(mine.clone()), Verdict::Update(mine)).await;
+    let first = perform(&server, Ownership::Owned(mine.clone()), SecretAction::Update(mine)).await;
     let told = |result: &Result<Written, WriteError>| matches!(result, Err(WriteError::Unchangeable(Reason::Immutable, why)) if why.contains("example.com/pinned"));
     assert!(told(&first), "{first:?}");
     let methods = |server: &Server| server.sent().into_iter().map(|(method, ..)| method).collect::<Vec<_>>();
@@ -155,13 +156,13 @@ async fn an_immutable_secret_of_ours_is_deleted_once_and_not_again_while_a_final
     // As the watch shows it now.
     let server = Server::answering(&[(0, 422, immutable())]);
     let mine = record(held);
-    let second = perform(&server, Standing::Mine(mine.clone()), Verdict::Update(mine)).await;
+    let second = perform(&server, Ownership::Owned(mine.clone()), SecretAction::Update(mine)).await;
     assert!(told(&second), "{second:?}");
     assert_eq!(methods(&server), [Method::PATCH], "to delete it again would change nothing");
     // What is not ours is never deleted.
     let server = Server::answering(&[(0, 422, immutable())]);
     let theirs = record(json!({}));
-    let third = perform(&server, Standing::Foreign(theirs.clone()), Verdict::Update(theirs)).await;
+    let third = perform(&server, Ownership::Unmanaged(theirs.clone()), SecretAction::Update(theirs)).await;
     assert!(matches!(third, Err(WriteError::Unchangeable(Reason::Immutable, _))), "{third:?}");
     assert_eq!(methods(&server), [Method::PATCH]);
 }
@@ -172,7 +173,7 @@ async fn a_refusal_that_quotes_a_password_is_not_shown_and_any_other_is() {
     for (quote, shown) in [(&quoting[0], false), (&quoting[1], false), (&"the label team".to_owned(), true)] {
         let message = format!("admission webhook \"w.example\" denied the request: it has {quote}");
         let server = Server::answering(&[(0, 403, refusal(403, &message, json!([])))]);
-        let refused = perform(&server, Standing::Absent, Verdict::Create).await;
+        let refused = perform(&server, Ownership::Absent, SecretAction::Create).await;
         let Err(WriteError::Refused(Reason::AdmissionRefused, told)) = refused else { panic!("{refused:?}") };
         assert_eq!(told.contains(quote.as_str()), shown, "{told}");
     }
@@ -182,7 +183,7 @@ async fn a_refusal_that_quotes_a_password_is_not_shown_and_any_other_is() {
 async fn a_write_may_take_as_long_as_admission_may_and_not_for_ever() {
     for (seconds, lasts) in [(60, true), (66, false)] {
         let server = Server::answering(&[(seconds, 201, secret("8", json!({})))]);
-        let written = perform(&server, Standing::Absent, Verdict::Create).await;
+        let written = perform(&server, Ownership::Absent, SecretAction::Create).await;
         assert_eq!(written.is_ok(), lasts, "{seconds} s: {written:?}");
     }
 }
@@ -194,11 +195,11 @@ async fn a_slow_write_gives_its_slot_to_the_next() {
     let writer = slow.writer();
     let quick = Writer { client: Server::answering(&[(0, 201, secret("8", json!({})))]).client(), ..writer.clone() };
     let hangs = tokio::spawn(async move {
-        let _ = writer.perform(&place(Standing::Absent), &Verdict::Create, Some(&desired()), || true).await;
+        let _ = writer.perform(&place(Ownership::Absent), &SecretAction::Create, Some(&desired()), || true).await;
     });
     tokio::task::yield_now().await;
     let begun = tokio::time::Instant::now();
-    let written = quick.perform(&place(Standing::Absent), &Verdict::Create, Some(&desired()), || true).await;
+    let written = quick.perform(&place(Ownership::Absent), &SecretAction::Create, Some(&desired()), || true).await;
     assert!(written.is_ok() && begun.elapsed() <= SLOW, "{written:?} after {:?}", begun.elapsed());
     hangs.abort();
 }
@@ -206,7 +207,8 @@ async fn a_slow_write_gives_its_slot_to_the_next() {
 #[tokio::test]
 async fn a_process_that_is_ending_begins_no_write() {
     let server = Server::default();
-    let written = server.writer().perform(&place(Standing::Absent), &Verdict::Create, Some(&desired()), || false).await;
+    let written =
+        server.writer().perform(&place(Ownership::Absent), &SecretAction::Create, Some(&desired()), || false).await;
     assert_eq!((written, server.sent().len()), (Err(WriteError::Stale), 0));
 }
 

@@ -9,9 +9,9 @@ use kube::ResourceExt;
 
 use super::rights::Right;
 use crate::api::EcrCredential;
+use crate::controller::cluster_state::{ClusterState, SecretKey};
 use crate::controller::watches::SecretScope;
-use crate::controller::world::{Spot, World};
-use crate::plan::{self, Halt, Identity, Limits, Need, Plan, TokenKey, Uid};
+use crate::plan::{self, Identity, Limits, Plan, SpecError, TokenKey, TokenSpec, Uid};
 use crate::token::TokenError;
 
 /// How many namespaces with an identity of their own AWS is asked about for one `EcrCredential`.
@@ -26,13 +26,13 @@ pub(super) struct Facts {
     /// What the operator may do.
     pub(super) limits: Limits,
     /// Namespaces, all `EcrCredentials`, the metadata of their Secrets, and what identities refer to.
-    pub(super) world: World,
+    pub(super) state: ClusterState,
     /// The `EcrCredentials` to check, by name.
     pub(super) credentials: Vec<EcrCredential>,
     /// `EcrCredentials` that cannot be read, and why.
     pub(super) unreadable: Vec<(String, String)>,
     /// The metadata of the Secrets as they are.
-    pub(super) metadata: HashMap<Spot, ObjectMeta>,
+    pub(super) metadata: HashMap<SecretKey, ObjectMeta>,
     /// Where Secrets may not be listed, and what the API server says.
     pub(super) refused: Vec<(SecretScope, String)>,
     /// What the operator needs, and whether it has it; none outside of its pod.
@@ -73,14 +73,14 @@ pub(super) struct Answers {
 pub(super) struct Subject<'a> {
     pub(super) object: &'a EcrCredential,
     pub(super) uid: Uid,
-    pub(super) plan: Result<Plan, Halt>,
+    pub(super) plan: Result<Plan, SpecError>,
 }
 
 /// What one need comes to, in the namespace where each has its own identity.
 pub(super) struct Resolved<'a> {
-    pub(super) need: &'a Need,
+    pub(super) need: &'a TokenSpec,
     pub(super) namespace: Option<Arc<str>>,
-    pub(super) key: Result<TokenKey, Halt>,
+    pub(super) key: Result<TokenKey, SpecError>,
 }
 
 impl Facts {
@@ -110,10 +110,10 @@ impl Facts {
 
     /// What each need of a plan comes to: once, or once for each target namespace.
     pub(super) fn resolve<'p>(&self, uid: &Uid, plan: &'p Plan) -> Vec<Resolved<'p>> {
-        let targets = self.world.own_targets(uid);
-        let resolve = |need: &'p Need, namespace: Option<Arc<str>>| {
-            let target = namespace.as_deref().map(|name| (name, self.world.index.incarnation(name)));
-            let identity = need.auth.resolve(target, &self.world.references);
+        let targets = self.state.own_targets(uid);
+        let resolve = |need: &'p TokenSpec, namespace: Option<Arc<str>>| {
+            let target = namespace.as_deref().map(|name| (name, self.state.index.incarnation(name)));
+            let identity = need.auth.resolve(target, &self.state.references);
             let key = identity.map(|identity| TokenKey { identity, service: need.service.clone() });
             Resolved { need, namespace, key }
         };

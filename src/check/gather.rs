@@ -20,15 +20,15 @@ use crate::api::observed::{ObservedCredential, Unreadable};
 use crate::api::registry::Region;
 use crate::api::{AttachPods, EcrCredential, GROUP, Output};
 use crate::cluster::ApiServer;
+use crate::controller::cluster_state::{ClusterState, SecretKey};
 use crate::controller::references::account_record;
 use crate::controller::watches::{SecretScope, claimant, references as asked, secret_scopes, unreadable};
-use crate::controller::world::{Spot, World};
 use crate::lenient::Observed;
 use crate::plan::auth::Reference;
 use crate::plan::outputs::{IncludeScope, OutputScope};
-use crate::plan::references::{AccountScope, KeysScope, Lent};
-use crate::plan::targets::Incarnation;
-use crate::plan::{Halt, Limits, Uid, includes};
+use crate::plan::references::{AccountScope, AllowedIdentities, KeysScope};
+use crate::plan::targets::NamespaceUid;
+use crate::plan::{Limits, SpecError, Uid, includes};
 use crate::secret::metadata::SecretDetails;
 use crate::secret::ownership::SecretRecord;
 use crate::token::Cluster as _;
@@ -51,7 +51,7 @@ pub(super) struct Cluster {
 pub(super) type Credentials = (Vec<EcrCredential>, Vec<Unreadable>);
 
 /// The metadata of Secrets by place, and where they may not be listed.
-pub(super) type Secrets = (HashMap<Spot, ObjectMeta>, Vec<(SecretScope, String)>);
+pub(super) type Secrets = (HashMap<SecretKey, ObjectMeta>, Vec<(SecretScope, String)>);
 
 impl Cluster {
     /// The `EcrCredentials` with these labels, by name.
@@ -75,19 +75,23 @@ impl Cluster {
     }
 
     /// Puts all namespaces into the world.
-    pub(super) async fn namespaces(&self, world: &mut World) -> Result<(), CheckError> {
+    pub(super) async fn namespaces(&self, world: &mut ClusterState) -> Result<(), CheckError> {
         let api: Api<Observed<Namespace>> = Api::all(self.client.clone());
         let listed = pages(ListParams::default(), async |params| api.list(&params).await).await;
         for object in listed.map_err(|error| CheckError::of(error, "namespaces"))? {
             let terminating = object.meta().deletion_timestamp.is_some();
-            let incarnation = Incarnation::of_namespace(object.meta());
+            let incarnation = NamespaceUid::of_namespace(object.meta());
             world.index.set_namespace(&object.name_any(), incarnation, object.labels(), terminating);
         }
         Ok(())
     }
 
     /// Puts the Secrets of all scopes into the world. A scope that may not be listed does not hide the others.
-    pub(super) async fn secrets(&self, scopes: &[SecretScope], world: &mut World) -> Result<Secrets, CheckError> {
+    pub(super) async fn secrets(
+        &self,
+        scopes: &[SecretScope],
+        world: &mut ClusterState,
+    ) -> Result<Secrets, CheckError> {
         let (mut metadata, mut refused) = (HashMap::new(), Vec::new());
         for scope in scopes {
             match self.secrets_of(scope).await {
@@ -117,7 +121,11 @@ impl Cluster {
     }
 
     /// Puts what identities may refer to into the world.
-    pub(super) async fn references(&self, lent: &Lent, world: &mut World) -> Result<(), CheckError> {
+    pub(super) async fn references(
+        &self,
+        lent: &AllowedIdentities,
+        world: &mut ClusterState,
+    ) -> Result<(), CheckError> {
         for scope in &lent.accounts {
             self.accounts(scope, world).await?;
         }
@@ -127,7 +135,7 @@ impl Cluster {
         Ok(())
     }
 
-    async fn accounts(&self, scope: &AccountScope, world: &mut World) -> Result<(), CheckError> {
+    async fn accounts(&self, scope: &AccountScope, world: &mut ClusterState) -> Result<(), CheckError> {
         let api: Api<Observed<ServiceAccount>> = match &scope.namespace {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
@@ -147,11 +155,11 @@ impl Cluster {
         Ok(())
     }
 
-    async fn keys(&self, scope: &KeysScope, world: &mut World) {
+    async fn keys(&self, scope: &KeysScope, world: &mut ClusterState) {
         match ApiServer::new(self.client.clone(), TIMEOUT).keys_record(scope).await {
             Ok(record) => world.references.set_keys(scope, record),
             Err(error) => {
-                let why = Halt { reason: error.reason(), message: error.to_string() };
+                let why = SpecError { reason: error.reason(), message: error.to_string() };
                 world.references.set_keys_unread(scope, why)
             }
         };
@@ -267,7 +275,7 @@ fn question(right: &Right) -> SelfSubjectAccessReview {
 }
 
 /// Puts all `EcrCredentials` into the world, those that cannot be read as well.
-pub(super) fn set_claimants(world: &mut World, (good, bad): &Credentials, limits: &Limits) {
+pub(super) fn set_claimants(world: &mut ClusterState, (good, bad): &Credentials, limits: &Limits) {
     let good = good.iter().map(|object| (object.meta(), claimant(object, limits)));
     let bad = bad.iter().map(|object| (&object.metadata, unreadable(object)));
     for (metadata, claimant) in good.chain(bad).filter(|(metadata, _)| metadata.deletion_timestamp.is_none()) {
@@ -318,8 +326,8 @@ pub(super) fn region_as_told(credentials: &[EcrCredential]) -> Option<Region> {
 }
 
 /// Whatever identities the `EcrCredentials` ask for.
-pub(super) fn lent_as_asked(credentials: &[EcrCredential]) -> Lent {
-    let mut lent = Lent::default();
+pub(super) fn lent_as_asked(credentials: &[EcrCredential]) -> AllowedIdentities {
+    let mut lent = AllowedIdentities::default();
     for reference in credentials.iter().flat_map(|object| asked(&object.spec)) {
         match reference {
             Reference::Account(scope) => lent.accounts.insert(scope),

@@ -8,7 +8,7 @@ use super::facts::{Answers, Facts, MOST_TENANTS, Resolved};
 use super::judge::service;
 use super::report::{Finding, IdentityReport, TokenReport};
 use crate::plan::auth::Source;
-use crate::plan::{Halt, Identity, TokenKey};
+use crate::plan::{Identity, SpecError, TokenKey};
 use crate::token::TokenError;
 
 /// Every identity that is used, with what AWS said.
@@ -112,12 +112,12 @@ pub(super) fn is_problem(facts: &Facts, identity: &Identity, error: &TokenError)
 }
 
 /// Why a token cannot be had: what it needs is not there, or AWS has refused it.
-pub(super) fn failure(facts: &Facts, resolved: &Resolved<'_>) -> Option<Halt> {
+pub(super) fn failure(facts: &Facts, resolved: &Resolved<'_>) -> Option<SpecError> {
     match &resolved.key {
         Err(halt) => Some(halt.clone()),
         Ok(key) => {
             let error = facts.aws.as_ref()?.tokens.get(key)?.as_ref().err()?;
-            let halt = Halt { reason: error.reason(), message: error.to_string() };
+            let halt = SpecError { reason: error.reason(), message: error.to_string() };
             is_problem(facts, &key.identity, error).then_some(halt)
         }
     }

@@ -17,8 +17,8 @@ use crate::api::{AttachPods, EcrCredentialStatus};
 use crate::controller::watches::SecretScope;
 use crate::plan::outputs::{SecretPlan, include_not_allowed, output_not_allowed};
 use crate::plan::schedule::later;
-use crate::plan::{Halt, Plan, RegistryPlan, Service};
-use crate::secret::{Claim, Owner, Place};
+use crate::plan::{Plan, RegistryPlan, Service, SpecError};
+use crate::secret::{Owner, SecretTarget, Selection};
 use crate::token::TokenError;
 
 /// How long after its time a refresh is overdue.
@@ -110,7 +110,7 @@ fn credential(facts: &Facts, subject: &Subject<'_>, now: Timestamp) -> Credentia
             let included = plan.includes.iter().filter(|scope| !facts.limits.includes.contains(scope));
             report.problems.extend(included.map(|scope| finding(&include_not_allowed(scope))));
             report.problems.extend(tokens(facts, plan, &resolved, &status, now));
-            let unselected = facts.world.index.unselected(&subject.uid);
+            let unselected = facts.state.index.unselected(&subject.uid);
             let reach = unselected.out_of_reach();
             report.problems.extend(reach.map(|text| Finding::new(Reason::NamespaceNotAllowed.as_str(), text)));
             let found = unselected.not_found();
@@ -169,16 +169,16 @@ fn attached(
 /// How many namespaces it selects for its pull secret.
 fn selected(facts: &Facts, subject: &Subject<'_>) -> usize {
     let pull_secret = &*subject.object.spec.secret.name;
-    facts.world.index.targets(&subject.uid).filter(|(name, _)| ***name == *pull_secret).count()
+    facts.state.index.targets(&subject.uid).filter(|(name, _)| ***name == *pull_secret).count()
 }
 
 /// Whether something is to be blamed on the operator's surroundings; elsewhere a right that is missing is somebody else's, and
 /// so is a region.
-fn is_mine(facts: &Facts, halt: &Halt) -> bool {
+fn is_mine(facts: &Facts, halt: &SpecError) -> bool {
     facts.inside || !matches!(halt.reason, Reason::Forbidden | Reason::NoRegion)
 }
 
-fn finding(halt: &Halt) -> Finding {
+fn finding(halt: &SpecError) -> Finding {
     Finding::new(halt.reason.as_str(), halt.message.clone())
 }
 
@@ -294,8 +294,8 @@ fn namespaces(
     let owner = Owner { name: object.name_any(), uid: subject.uid.clone() };
     let status = object.status.clone().unwrap_or_default();
     let bench = Bench { plan, owner: &owner, status: &status, now };
-    let places = facts.world.places(&subject.uid, object.metadata.generation);
-    let mut places: Vec<Place> = places.into_iter().flatten().collect();
+    let places = facts.state.places(&subject.uid, object.metadata.generation);
+    let mut places: Vec<SecretTarget> = places.into_iter().flatten().collect();
     places.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     let mut all = Namespaces::default();
     for place in &places {
@@ -303,19 +303,20 @@ fn namespaces(
         let report = if is_hidden(facts, place) { Some(hidden(place)) } else { bench.judge(place, found) };
         let report = with_identity(facts, place, resolved, report);
         // The outputs have namespaces of their own, which are told of only where something is wrong.
-        let selected = matches!(place.claim, Claim::Wanted | Claim::Lost(_)) && place.name == plan.secret.name;
+        let selected =
+            matches!(place.claim, Selection::Selected | Selection::Conflict(_)) && place.name == plan.secret.name;
         all.selected += usize::from(selected);
         match report {
             Some(report) => all.failing.push(report),
             None if selected => {
                 all.good += 1;
-                let expires_at = facts.world.record(&place.name, &place.namespace).and_then(|record| record.expires_at);
+                let expires_at = facts.state.record(&place.name, &place.namespace).and_then(|record| record.expires_at);
                 all.earliest_expiry = all.earliest_expiry.into_iter().chain(expires_at).min();
             }
             None => {}
         }
     }
-    for (name, namespace) in facts.world.index.denied(&subject.uid) {
+    for (name, namespace) in facts.state.index.denied(&subject.uid) {
         // One that may be written nowhere is told of as a whole.
         let denied = plan.secret_named(name).filter(|secret| secret.refusal.is_none());
         all.failing.extend(denied.map(|secret| not_allowed(secret, namespace)));
@@ -338,14 +339,14 @@ fn not_allowed(secret: &SecretPlan, namespace: &str) -> NamespaceReport {
 }
 
 /// Whether Secrets could not be listed in a place.
-fn is_hidden(facts: &Facts, place: &Place) -> bool {
+fn is_hidden(facts: &Facts, place: &SecretTarget) -> bool {
     facts.refused.iter().any(|(scope, _)| {
         scope.name.as_ref().is_none_or(|name| *name == place.name)
             && scope.namespace.as_ref().is_none_or(|namespace| *namespace == place.namespace)
     })
 }
 
-fn hidden(place: &Place) -> NamespaceReport {
+fn hidden(place: &SecretTarget) -> NamespaceReport {
     NamespaceReport {
         namespace: place.namespace.to_string(),
         secret: place.name.to_string(),
@@ -360,18 +361,18 @@ fn hidden(place: &Place) -> NamespaceReport {
 /// Adds that a namespace's own identity fails: the Secret cannot be renewed, or it is the reason why there is no good one.
 fn with_identity(
     facts: &Facts,
-    place: &Place,
+    place: &SecretTarget,
     resolved: &[Resolved<'_>],
     report: Option<NamespaceReport>,
 ) -> Option<NamespaceReport> {
     let mine = resolved.iter().filter(|resolved| resolved.namespace.as_deref() == Some(&*place.namespace));
     let mut failures = mine.filter_map(|resolved| identities::failure(facts, resolved));
-    let failure = failures.find(|halt| is_mine(facts, halt)).filter(|_| place.claim == Claim::Wanted);
+    let failure = failures.find(|halt| is_mine(facts, halt)).filter(|_| place.claim == Selection::Selected);
     let (Some(halt), unexplained) = (failure, report.as_ref().is_none_or(is_unexplained)) else { return report };
     if !unexplained {
         return report;
     }
-    let record = facts.world.record(&place.name, &place.namespace);
+    let record = facts.state.record(&place.name, &place.namespace);
     Some(NamespaceReport {
         namespace: place.namespace.to_string(),
         secret: place.name.to_string(),

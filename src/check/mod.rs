@@ -19,7 +19,7 @@ use kube::{Config, ResourceExt};
 use crate::api::registry::{NameError, Region};
 use crate::cli::{CheckArgs, LeaseArgs, Output, is_proxy_of_environment};
 use crate::clock::Clock;
-use crate::controller::world::World;
+use crate::controller::cluster_state::ClusterState;
 use crate::plan::Limits;
 use crate::plan::references::References;
 use crate::token::identity::AwsSettings;
@@ -163,7 +163,7 @@ async fn cluster_facts(
     all: Credentials,
 ) -> Result<Facts, CheckError> {
     let inside = args.is_in_operator_pod();
-    let mut world = World::new(limits.index(), References::new(limits.lent.clone()));
+    let mut world = ClusterState::new(limits.index(), References::new(limits.lent.clone()));
     gather::set_claimants(&mut world, &all, &limits);
     cluster.namespaces(&mut world).await?;
     let scopes = gather::scopes(args.scope.all_secret_names, &limits, &all.0);
@@ -185,7 +185,7 @@ async fn cluster_facts(
         inside,
         assumed,
         limits,
-        world,
+        state: world,
         credentials,
         unreadable,
         metadata,

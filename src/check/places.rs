@@ -1,4 +1,4 @@
-//! What is wrong in one namespace, told from the metadata of the Secret there: the operator's own verdict, and what it would
+//! What is wrong in one namespace, told from the metadata of the Secret there: the operator's own action, and what it would
 //! find if it had the passwords at hand.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -10,8 +10,8 @@ use crate::api::registry::Host;
 use crate::api::status::{NamespaceFailure, RegistryStatus};
 use crate::plan::outputs::SecretPlan;
 use crate::plan::{Hosts, Plan};
-use crate::secret::ownership::{SecretRecord, Standing, lost_fields};
-use crate::secret::{self, Claim, Owner, Place, REFRESHED_AT, Verdict, docker_config};
+use crate::secret::ownership::{Ownership, SecretRecord, lost_fields};
+use crate::secret::{self, Owner, REFRESHED_AT, SecretAction, SecretTarget, Selection, docker_config};
 
 /// What places are judged by.
 pub(super) struct Bench<'a> {
@@ -23,7 +23,7 @@ pub(super) struct Bench<'a> {
 
 impl Bench<'_> {
     /// What is wrong in a place, if anything is. `found` is the metadata of the Secret there.
-    pub(super) fn judge(&self, place: &Place, found: Option<&ObjectMeta>) -> Option<NamespaceReport> {
+    pub(super) fn judge(&self, place: &SecretTarget, found: Option<&ObjectMeta>) -> Option<NamespaceReport> {
         let name = |failure: &NamespaceFailure| match &failure.secret {
             Some(output) => **output == *place.name,
             None => place.name == self.plan.secret.name,
@@ -35,7 +35,7 @@ impl Bench<'_> {
             (Some((state, ..)), Some(told)) => (state, told.reason.clone(), told.message.clone()),
             (Some(seen), None) => seen,
             // What a Secret lacks does not show in its metadata.
-            (None, Some(told)) if matches!(place.claim, Claim::Wanted) => {
+            (None, Some(told)) if matches!(place.claim, Selection::Selected) => {
                 (State::NotRenewable, told.reason.clone(), told.message.clone())
             }
             (None, _) => return None,
@@ -52,38 +52,38 @@ impl Bench<'_> {
         })
     }
 
-    fn state(&self, place: &Place, found: Option<&ObjectMeta>) -> Option<(State, String, String)> {
+    fn state(&self, place: &SecretTarget, found: Option<&ObjectMeta>) -> Option<(State, String, String)> {
         let name = &place.name;
         // The same judgement as in a round of the operator that has no token yet.
-        let verdict = secret::verdict(place, None, self.plan.conflict_policy, None, self.now);
+        let action = secret::action(place, None, self.plan.conflict_policy, None, self.now);
         let plain = |state: State, message: String| Some((state, format!("{state:?}"), message));
-        match (verdict, &place.standing) {
-            (Verdict::Refuse(reason, message), _) => {
-                let state = if place.claim == Claim::Wanted { State::Foreign } else { State::AnotherCredential };
+        match (action, &place.standing) {
+            (SecretAction::Refuse(reason, message), _) => {
+                let state = if place.claim == Selection::Selected { State::Foreign } else { State::AnotherCredential };
                 Some((state, reason.as_str().to_owned(), message))
             }
-            (Verdict::Delete(_), _) => {
+            (SecretAction::Delete(_), _) => {
                 let why = match place.claim {
-                    Claim::Renamed => "the spec names another Secret, the tokens of this one have expired",
+                    Selection::Renamed => "the spec names another Secret, the tokens of this one have expired",
                     _ => "the namespace is not selected any more",
                 };
                 plain(State::Leftover, format!("{why}, and the operator has not yet deleted the Secret {name}"))
             }
-            (_, _) if matches!(place.claim, Claim::LeftToAnother | Claim::Renamed) => None,
-            (_, Standing::Absent) => plain(
+            (_, _) if matches!(place.claim, Selection::Superseded | Selection::Renamed) => None,
+            (_, Ownership::Absent) => plain(
                 State::Missing,
                 format!("there is no Secret {name}: the operator has not written it, see its log if this lasts"),
             ),
-            (_, Standing::Others(_)) => plain(
+            (_, Ownership::OwnedByOther(_)) => plain(
                 State::AnotherCredential,
                 format!("the Secret {name} is still another EcrCredential's, and was not taken over yet"),
             ),
-            (_, Standing::Orphan(_) | Standing::Foreign(_)) => plain(
+            (_, Ownership::Orphaned(_) | Ownership::Unmanaged(_)) => plain(
                 State::Foreign,
                 format!("the Secret {name} is not this EcrCredential's, and was not taken over yet"),
             ),
             // What nobody asks for any more is told of above.
-            (_, Standing::Mine(record)) => self.own(self.plan.secret_named(name)?, record, found?),
+            (_, Ownership::Owned(record)) => self.own(self.plan.secret_named(name)?, record, found?),
         }
     }
 

@@ -14,11 +14,11 @@ use super::report::{Report, State};
 use super::rights::LeaseScope;
 use super::{gather, rights, text};
 use crate::api::EcrCredential;
+use crate::controller::cluster_state::ClusterState;
 use crate::controller::watches::{SecretScope, claimant};
-use crate::controller::world::World;
 use crate::plan::outputs::IncludeScope;
-use crate::plan::references::{AccountRecord, AccountScope, Lent, References};
-use crate::plan::targets::{Incarnation, Index};
+use crate::plan::references::{AccountRecord, AccountScope, AllowedIdentities, References};
+use crate::plan::targets::{NamespaceUid, SelectorIndex};
 use crate::plan::{Identity, Limits, Uid, plan};
 use crate::secret::ownership::SecretRecord;
 use crate::secret::{self, CONTENT_HASH, EXPIRES_AT, HOSTS_HASH, Owner, REFRESHED_AT, docker_config};
@@ -119,9 +119,9 @@ fn annotate(metadata: &mut ObjectMeta, key: &str, value: &str) {
 
 /// What was read of these EcrCredentials, in the namespaces a and b, and of a Secret in each of some.
 fn facts(credentials: Vec<EcrCredential>, secrets: &[(&str, ObjectMeta)]) -> Facts {
-    let mut world = World::new(Index::default(), References::new(Lent::default()));
+    let mut world = ClusterState::new(SelectorIndex::default(), References::new(AllowedIdentities::default()));
     for name in ["a", "b"] {
-        world.index.set_namespace(name, Incarnation::of(name, None), &Default::default(), false);
+        world.index.set_namespace(name, NamespaceUid::of(name, None), &Default::default(), false);
     }
     for object in &credentials {
         world.index.set_claimant(&Uid(object.uid().unwrap().into()), claimant(object, &limits()));
@@ -135,7 +135,7 @@ fn facts(credentials: Vec<EcrCredential>, secrets: &[(&str, ObjectMeta)]) -> Fac
         inside: true,
         assumed: false,
         limits: limits(),
-        world,
+        state: world,
         credentials: credentials.into_iter().filter(|object| object.name_any() == "x").collect(),
         unreadable: Vec::new(),
         metadata,
@@ -345,10 +345,10 @@ fn asked(inside: bool, account: bool, error: &TokenError) -> Report {
     let mut facts = facts(vec![object], &[("a", found)]);
     let scope = AccountScope { namespace: Some("a".into()), name: "puller".into() };
     facts.limits.lent.accounts.insert(scope);
-    facts.world.references = References::new(facts.limits.lent.clone());
+    facts.state.references = References::new(facts.limits.lent.clone());
     let record =
         AccountRecord { uid: "sa".into(), created: Timestamp::UNIX_EPOCH, role: Some(role.to_owned()), audience: None };
-    facts.world.references.set_account("a", "puller", Some(record));
+    facts.state.references.set_account("a", "puller", Some(record));
     facts.inside = inside;
     let tokens = facts.wanted().into_iter().map(|key| (key, Err(error.clone()))).collect();
     facts.aws = Some(Answers { tokens, ..Answers::default() });
@@ -391,13 +391,13 @@ fn an_identity_of_each_namespace_fails_there_and_counts_once() {
     });
     let mut facts = facts(vec![object], &[]);
     facts.limits.lent.accounts.insert(AccountScope { namespace: None, name: "puller".into() });
-    facts.world.references = References::new(facts.limits.lent.clone());
+    facts.state.references = References::new(facts.limits.lent.clone());
     let report = judge(&facts, at(NOW));
     let (namespace, state, reason, message) = failing(&report).unwrap();
     assert_eq!((namespace, state, reason), ("a", State::Missing, "IdentityNotFound"));
     assert!(message.contains("ServiceAccount a/puller does not exist"), "{message}");
     let role = Some("arn:aws:iam::111122223333:role/pull".to_owned());
-    facts.world.references.set_account(
+    facts.state.references.set_account(
         "a",
         "puller",
         Some(AccountRecord { uid: "sa".into(), created: Timestamp::UNIX_EPOCH, role, audience: None }),
@@ -416,7 +416,7 @@ fn text_shows_twenty_namespaces_and_json_all() {
     let object = credential(|object| object["spec"]["namespaces"]["names"] = json!(names));
     let mut facts = facts(vec![object.clone()], &[]);
     for name in &names {
-        facts.world.index.set_namespace(name, Incarnation::of(name, None), &Default::default(), false);
+        facts.state.index.set_namespace(name, NamespaceUid::of(name, None), &Default::default(), false);
     }
     let report = judge(&facts, at(NOW));
     let shown = text::render(&report);
@@ -499,10 +499,10 @@ fn with_own_login(change: impl FnOnce(&mut Value), hosts: &[&str]) -> Report {
     annotate(&mut found, HOSTS_HASH, &format!("{:016x}", docker_config::hash_of(hosts.iter().copied())));
     let mut facts = facts(vec![object], &[("a", found)]);
     facts.limits.lent.accounts.insert(AccountScope { namespace: None, name: "puller".into() });
-    facts.world.references = References::new(facts.limits.lent.clone());
+    facts.state.references = References::new(facts.limits.lent.clone());
     let role = Some("arn:aws:iam::222222222222:role/pull".to_owned());
     let record = AccountRecord { uid: "sa".into(), created: Timestamp::UNIX_EPOCH, role, audience: None };
-    facts.world.references.set_account("a", "puller", Some(record));
+    facts.state.references.set_account("a", "puller", Some(record));
     judge(&facts, at(NOW))
 }
 
@@ -578,12 +578,12 @@ fn what_the_selection_does_not_reach_is_said() {
     let note = &report.credentials[0].notes[0];
     assert_eq!((note.reason.as_str(), note.message.as_str()), ("NamespacesNotFound", "there is no namespace typo"));
     let mut facts = facts(vec![object(json!(["a", "b"]))], &[("a", stored)]);
-    let mut world = World::new(Index::new(Some(["a".into()].into())), References::default());
+    let mut world = ClusterState::new(SelectorIndex::new(Some(["a".into()].into())), References::default());
     for name in ["a", "b"] {
-        world.index.set_namespace(name, Incarnation::of(name, None), &Default::default(), false);
+        world.index.set_namespace(name, NamespaceUid::of(name, None), &Default::default(), false);
     }
     world.index.set_claimant(&Uid("ux".into()), claimant(&facts.credentials[0], &limits()));
-    facts.world = world;
+    facts.state = world;
     let report = judge(&facts, at(NOW));
     assert!(reasons(&report).contains(&"NamespaceNotAllowed"), "{:?}", report.credentials[0].problems);
 }

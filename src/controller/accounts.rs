@@ -57,7 +57,7 @@ impl Accounts {
 
     /// A list has ended: those that are not on it are gone.
     pub(super) fn list_ends(&mut self) {
-        let known = self.shared.world.lock().references.accounts_in(&self.scope);
+        let known = self.shared.state.lock().references.accounts_in(&self.scope);
         let known = known.iter().map(|namespace| namespace.to_string());
         let gone: HashSet<String> = known.chain(self.limited.keys().cloned()).collect();
         for namespace in gone.difference(&std::mem::take(&mut self.listed)) {
@@ -69,7 +69,7 @@ impl Accounts {
     /// One is there, or gone.
     pub(super) fn seen(&mut self, namespace: &str, record: Option<AccountRecord>) {
         let now = Instant::now();
-        let in_effect = self.shared.world.lock().references.known_account(namespace, &self.scope.name).cloned();
+        let in_effect = self.shared.state.lock().references.known_account(namespace, &self.scope.name).cloned();
         let is_change = record != in_effect;
         if let Some(limited) = self.limited.get_mut(namespace) {
             limited.held = is_change.then_some(record);
@@ -138,7 +138,7 @@ impl Accounts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::references::Lent;
+    use crate::plan::references::AllowedIdentities;
     use k8s_openapi::jiff::Timestamp;
 
     const INTERVAL: Duration = Duration::from_secs(300);
@@ -156,13 +156,16 @@ mod tests {
     impl Setting {
         fn new() -> Self {
             let scope = AccountScope { namespace: None, name: "puller".into() };
-            let shared = super::super::tests::shared(Lent { accounts: [scope.clone()].into(), ..Lent::default() });
+            let shared = super::super::tests::shared(AllowedIdentities {
+                accounts: [scope.clone()].into(),
+                ..AllowedIdentities::default()
+            });
             Self { accounts: Accounts::new(scope, shared.clone(), INTERVAL), shared }
         }
 
         /// The role in effect, and whether it is limited.
         fn in_effect(&self, namespace: &str) -> (Option<String>, bool) {
-            let world = self.shared.world.lock();
+            let world = self.shared.state.lock();
             let record = world.references.known_account(namespace, "puller");
             let reference = self.accounts.reference(namespace);
             (record.and_then(|record| record.role.clone()), world.references.is_limited(&reference))

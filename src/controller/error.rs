@@ -49,7 +49,7 @@ impl Error {
     }
 }
 
-impl From<DesiredError> for crate::plan::Halt {
+impl From<DesiredError> for crate::plan::SpecError {
     fn from(error: DesiredError) -> Self {
         Self { reason: crate::api::status::Reason::InvalidSpec, message: error.to_string() }
     }

@@ -5,7 +5,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 
 use crate::api::EcrCredential;
-use crate::outcome::Note;
+use crate::outcome::ReportedEvent;
 
 /// Sends Events from tasks of their own.
 #[derive(Clone)]
@@ -27,7 +27,7 @@ impl Events {
     }
 
     /// Sends one, without waiting.
-    pub fn send(&self, object: &EcrCredential, note: Note) {
+    pub fn send(&self, object: &EcrCredential, note: ReportedEvent) {
         let about = object.object_ref(&());
         let (reference, secondary) = match note.namespace {
             Some(_) if !self.in_namespaces => return,

@@ -310,10 +310,10 @@ mod tests {
     use super::*;
     use crate::api::EcrCredentialStatus;
     use crate::controller::WatchObserver;
-    use crate::controller::world::World;
+    use crate::controller::cluster_state::ClusterState;
     use crate::lenient::Observed;
     use crate::plan::references::References;
-    use crate::plan::targets::Index;
+    use crate::plan::targets::SelectorIndex;
     use crate::plan::{Limits, Uid};
 
     type Item = Result<Event<Observed<Namespace>>>;
@@ -331,7 +331,7 @@ mod tests {
     }
 
     fn shared(observer: Last) -> Arc<Shared> {
-        let world = World::new(Index::default(), References::default());
+        let world = ClusterState::new(SelectorIndex::default(), References::default());
         Arc::new(Shared::new(world, Limits::default(), unbounded_channel().0, observer))
     }
 

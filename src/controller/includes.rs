@@ -11,7 +11,7 @@ use super::Shared;
 use super::reader::Watched;
 use crate::api::status::Reason;
 use crate::apply::{Found, Writer};
-use crate::plan::Halt;
+use crate::plan::SpecError;
 use crate::plan::auth::Reference;
 use crate::plan::outputs::{IncludeScope, include_not_allowed, include_not_readable};
 use crate::secret::docker_config::DATA_KEY;
@@ -26,14 +26,14 @@ struct Known {
     /// The last one that was good.
     config: Option<Arc<IncludedConfig>>,
     /// Why there is no newer one, if there should be.
-    failure: Option<Halt>,
+    failure: Option<SpecError>,
     /// Whether it has changed so often that its changes wait.
     limited: bool,
 }
 
 impl Includes {
     /// Takes a docker config as it is now, or why it cannot be had; returns whether that is news. The last good one stays.
-    pub fn set(&mut self, scope: &IncludeScope, config: Result<Arc<IncludedConfig>, Halt>) -> bool {
+    pub fn set(&mut self, scope: &IncludeScope, config: Result<Arc<IncludedConfig>, SpecError>) -> bool {
         let known = self.0.entry(scope.clone()).or_default();
         match config {
             Ok(config) => {
@@ -53,7 +53,7 @@ impl Includes {
     }
 
     /// What is merged of these, in their order, and why the first that is missing or not current is so.
-    pub fn of(&self, scopes: &[IncludeScope], allowed: &BTreeSet<IncludeScope>) -> (Included, Option<Halt>) {
+    pub fn of(&self, scopes: &[IncludeScope], allowed: &BTreeSet<IncludeScope>) -> (Included, Option<SpecError>) {
         let mut included = Included::default();
         let mut failure = None;
         for scope in scopes {
@@ -73,11 +73,11 @@ impl Includes {
     }
 }
 
-fn unstable(scope: &IncludeScope) -> Halt {
+fn unstable(scope: &IncludeScope) -> SpecError {
     let message = format!(
         "the Secret {scope} has changed often, so its changes take effect once in a while: find out who changes it, by its managedFields"
     );
-    Halt { reason: Reason::IncludeFailed, message }
+    SpecError { reason: Reason::IncludeFailed, message }
 }
 
 /// One Secret whose docker config is merged into ours.
@@ -88,11 +88,14 @@ pub(super) struct WatchedInclude {
 }
 
 impl WatchedInclude {
-    fn failed(&self, why: impl Display) -> Halt {
-        Halt { reason: Reason::IncludeFailed, message: format!("the Secret {} cannot be included: {why}", self.scope) }
+    fn failed(&self, why: impl Display) -> SpecError {
+        SpecError {
+            reason: Reason::IncludeFailed,
+            message: format!("the Secret {} cannot be included: {why}", self.scope),
+        }
     }
 
-    fn parse(&self, found: &Found) -> Result<Arc<IncludedConfig>, Halt> {
+    fn parse(&self, found: &Found) -> Result<Arc<IncludedConfig>, SpecError> {
         let config = match found.data.get(DATA_KEY) {
             Some(json) => IncludedConfig::parse(&found.type_, json),
             None => IncludedConfig::parse(&found.type_, &[]).and(Err(IncludeError::Invalid)),
@@ -102,16 +105,16 @@ impl WatchedInclude {
 }
 
 impl Watched for WatchedInclude {
-    type Record = Result<Arc<IncludedConfig>, Halt>;
+    type Record = Result<Arc<IncludedConfig>, SpecError>;
 
     fn name(&self) -> &(dyn Display + Sync) {
         &self.scope
     }
 
-    fn read(&self) -> BoxFuture<'_, Result<Option<Self::Record>, Halt>> {
+    fn read(&self) -> BoxFuture<'_, Result<Option<Self::Record>, SpecError>> {
         let why = |error: kube::Error| match error {
             kube::Error::Api(status) if status.is_forbidden() => include_not_readable(&self.scope),
-            error => Halt {
+            error => SpecError {
                 reason: Reason::ApiError,
                 message: format!("the Secret {} could not be read: {error}", self.scope),
             },
@@ -125,7 +128,7 @@ impl Watched for WatchedInclude {
         self.shared.include_seen(&self.scope, record.unwrap_or_else(missing))
     }
 
-    fn unread(&self, why: Halt, known: bool) {
+    fn unread(&self, why: SpecError, known: bool) {
         self.shared.include_seen(&self.scope, Err(why));
         if known {
             self.known();
@@ -154,8 +157,8 @@ mod tests {
         Arc::new(IncludedConfig::parse("kubernetes.io/dockerconfigjson", json.as_bytes()).unwrap())
     }
 
-    fn failure(message: &str) -> Halt {
-        Halt { reason: Reason::IncludeFailed, message: message.to_owned() }
+    fn failure(message: &str) -> SpecError {
+        SpecError { reason: Reason::IncludeFailed, message: message.to_owned() }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 
 use super::Shared;
 use super::reader::{Reader, Watched};
-use crate::plan::Halt;
+use crate::plan::SpecError;
 use crate::plan::auth::Reference;
 use crate::plan::references::{KeysRecord, KeysScope};
 use crate::token::{Cluster, TokenError};
@@ -38,8 +38,8 @@ impl Watched for WatchedKeys {
         &self.scope
     }
 
-    fn read(&self) -> BoxFuture<'_, Result<Option<KeysRecord>, Halt>> {
-        let why = |error: TokenError| Halt { reason: error.reason(), message: error.to_string() };
+    fn read(&self) -> BoxFuture<'_, Result<Option<KeysRecord>, SpecError>> {
+        let why = |error: TokenError| SpecError { reason: error.reason(), message: error.to_string() };
         self.cluster.keys_record(&self.scope).map(move |record| record.map_err(why)).boxed()
     }
 
@@ -47,7 +47,7 @@ impl Watched for WatchedKeys {
         self.shared.keys_seen(&self.scope, record)
     }
 
-    fn unread(&self, why: Halt, known: bool) {
+    fn unread(&self, why: SpecError, known: bool) {
         self.shared.keys_unread(&self.scope, why, known);
     }
 
@@ -67,7 +67,7 @@ mod tests {
     use crate::api::status::Reason;
     use crate::controller::watches::{CredentialList, SecretScope};
     use crate::plan::auth::{Account, KeyMaterial, Keys};
-    use crate::plan::references::Lent;
+    use crate::plan::references::AllowedIdentities;
     use crate::token::StaticKeys;
     use parking_lot::Mutex;
     use secrecy::SecretString;
@@ -106,7 +106,7 @@ mod tests {
     impl Setting {
         fn new(answers: impl Into<VecDeque<Answer>>) -> Self {
             let scope = KeysScope { namespace: "ops".into(), name: "keys".into() };
-            let lent = Lent { keys: BTreeSet::from([scope.clone()]), ..Lent::default() };
+            let lent = AllowedIdentities { keys: BTreeSet::from([scope.clone()]), ..AllowedIdentities::default() };
             let shared = super::super::tests::shared(lent);
             // All other watches have listed.
             shared.credentials_listed(&CredentialList::default());
@@ -126,7 +126,7 @@ mod tests {
         }
 
         fn known(&self) -> Result<KeysRecord, Reason> {
-            self.shared.world.lock().references.keys(&self.scope).cloned().map_err(|halt| halt.reason)
+            self.shared.state.lock().references.keys(&self.scope).cloned().map_err(|halt| halt.reason)
         }
 
         /// Whether the work may begin.
@@ -212,7 +212,7 @@ mod tests {
         let mut s = Setting::new(texts.collect::<VecDeque<_>>());
         let limited = |s: &Setting| {
             let reference = Reference::Keys(s.scope.clone());
-            s.shared.world.lock().references.is_limited(&reference)
+            s.shared.state.lock().references.is_limited(&reference)
         };
         let begun = Instant::now();
         let mut taken = Vec::new();

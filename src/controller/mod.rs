@@ -1,12 +1,14 @@
 //! The controller: watches, queue, reconciliations, and the one place where their results are reported.
 
 mod accounts;
-pub mod answers;
 mod change_limit;
+pub mod cluster_state;
+mod diff;
 pub mod error;
 pub mod events;
+pub mod expectations;
 mod follow;
-mod history;
+mod in_flight;
 pub mod includes;
 mod keys;
 mod pace;
@@ -14,14 +16,12 @@ mod reader;
 mod reconcile;
 pub mod recover;
 pub mod references;
+mod retry_state;
 pub mod service_accounts;
 pub mod shared;
-mod survey;
 mod tenants;
 mod tokens;
-mod under_way;
 pub mod watches;
-pub mod world;
 mod writes;
 
 use std::collections::HashMap;
@@ -44,7 +44,7 @@ use crate::apply::{WriteError, Writer, Written};
 use crate::clock::Clock;
 use crate::plan::schedule::RetryPolicy;
 use crate::plan::{Identity, Limits, Uid};
-use crate::secret::{Published, Verdict};
+use crate::secret::{Published, SecretAction};
 use crate::token::cache::Tokens;
 use crate::token::{Auth, TokenHash};
 use error::Error;
@@ -60,7 +60,7 @@ const ERROR_WAIT: Duration = Duration::from_secs(5);
 /// Hears of what happens, for metrics and logs.
 pub trait Observer: Send + Sync {
     /// A write has ended.
-    fn wrote(&self, verdict: &Verdict, result: &Result<Written, WriteError>);
+    fn wrote(&self, action: &SecretAction, result: &Result<Written, WriteError>);
     /// An `EcrCredential` of this name has a status.
     fn concluded(&self, uid: &Uid, name: &str, status: &EcrCredentialStatus);
     /// A reconciliation has ended: how long it took, and why it failed if it did.
@@ -97,7 +97,7 @@ pub struct Context {
 
 /// What is remembered of all `EcrCredentials`.
 #[derive(Clone, Default)]
-pub struct Memories(Arc<Mutex<HashMap<Uid, Arc<tokio::sync::Mutex<Memory>>>>>);
+pub struct Memories(Arc<Mutex<HashMap<Uid, Arc<tokio::sync::Mutex<CredentialState>>>>>);
 
 impl Memories {
     /// Forgets one that is gone.
@@ -119,7 +119,7 @@ impl Memories {
 }
 
 impl Context {
-    fn memory(&self, uid: &Uid) -> Arc<tokio::sync::Mutex<Memory>> {
+    fn memory(&self, uid: &Uid) -> Arc<tokio::sync::Mutex<CredentialState>> {
         self.memories.0.lock().entry(uid.clone()).or_default().clone()
     }
 
@@ -131,7 +131,7 @@ impl Context {
 
 /// What is remembered of one `EcrCredential` between reconciliations. All of it can be found again or done without.
 #[derive(Default)]
-pub struct Memory {
+pub struct CredentialState {
     published: Published,
     tenants: tenants::Tenants,
     /// What was merged into docker configs last.
@@ -139,7 +139,7 @@ pub struct Memory {
     generation: Option<i64>,
     recovered: bool,
     demand: Option<Requested>,
-    history: history::History,
+    retries: retry_state::RetryState,
     last_status: Option<EcrCredentialStatus>,
     /// The resourceVersion with the status that was written last.
     status_version: Option<u64>,
@@ -161,7 +161,7 @@ struct Requested {
 pub async fn run(ctx: Arc<Context>, store: Store<EcrCredential>, queue: impl Stream<Item = Uid> + Send + 'static) {
     let shared = ctx.shared.clone();
     let requests = queue.filter_map(move |uid| {
-        let name = shared.world.lock().index.claimant_name(&uid);
+        let name = shared.state.lock().index.claimant_name(&uid);
         let request = name.map(|name| controller::ReconcileRequest::from(ObjectRef::<EcrCredential>::new(&name)));
         std::future::ready(request.map(Ok::<_, std::convert::Infallible>))
     });

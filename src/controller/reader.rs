@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
 
 use super::change_limit::ChangeLimit;
-use crate::plan::Halt;
+use crate::plan::SpecError;
 use crate::plan::schedule::RetryPolicy;
 
 /// The Secret is read at most so often, however often somebody changes it.
@@ -28,13 +28,13 @@ pub(super) trait Watched: Send + Sync {
     fn name(&self) -> &(dyn Display + Sync);
 
     /// Reads it; none when it is gone.
-    fn read(&self) -> BoxFuture<'_, Result<Option<Self::Record>, Halt>>;
+    fn read(&self) -> BoxFuture<'_, Result<Option<Self::Record>, SpecError>>;
 
     /// It is like this now, or gone; returns whether that is news.
     fn seen(&self, record: Option<Self::Record>) -> bool;
 
     /// It is there and could not be read. `known`: nobody is to wait for it any longer.
-    fn unread(&self, why: Halt, known: bool);
+    fn unread(&self, why: SpecError, known: bool);
 
     /// Whatever there is to know of it is known.
     fn known(&self);

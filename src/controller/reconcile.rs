@@ -9,23 +9,23 @@ use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
 use tokio::time::Instant;
 
+use super::diff::Task;
 use super::error::Error;
-use super::history::{Counts, Tally};
 use super::recover::{auth_hash, recover};
-use super::survey::Task;
-use super::tenants::{Census, Estate, Tenants};
-use super::tokens::{Group, Progress, keys};
-use super::writes::{self, Content};
-use super::{Context, Memory, Requested};
+use super::retry_state::{Counts, SyncCounts};
+use super::tenants::{TenantContext, Tenants, TenantsProgress};
+use super::tokens::{Progress, TokenGroup, keys};
+use super::writes::{self, DesiredSecrets};
+use super::{Context, CredentialState, Requested};
 use crate::api::registry::Host;
 use crate::api::status::NamespaceFailure;
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
 use crate::attach::{Allowed, Attachment, attachment};
-use crate::outcome::{Course, NamespaceReport, Note, Outcome, OutputReport, RegistryReport, conclude};
+use crate::outcome::{NamespaceReport, Observation, Outcome, OutputReport, RegistryReport, ReportedEvent, conclude};
 use crate::plan::outputs::SecretPlan;
 use crate::plan::refresh::Demand;
 use crate::plan::schedule::Life;
-use crate::plan::{self, Halt, Hosts, Need, Plan, RegistryPlan, Uid};
+use crate::plan::{self, Hosts, Plan, RegistryPlan, SpecError, TokenSpec, Uid};
 use crate::secret::include::Included;
 use crate::secret::{self, LeftOut, Owner, TakenHost, registry_entries};
 
@@ -44,7 +44,7 @@ const BETWEEN_TIMES: Duration = Duration::from_secs(30);
 /// Brings everything that an `EcrCredential` asks for about, as far as it can be now.
 pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> Result<Action, Error> {
     let uid = Uid(object.uid().ok_or(Error::NoUid)?.into());
-    if object.meta().deletion_timestamp.is_some() || !ctx.shared.world.lock().index.is_alive(&uid) {
+    if object.meta().deletion_timestamp.is_some() || !ctx.shared.state.lock().index.is_alive(&uid) {
         return Ok(Action::await_change());
     }
     let memory = ctx.memory(&uid);
@@ -53,20 +53,20 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
     // Others may have changed it since. What is remembered still says what was told and done.
     let is_behind = memory.status_version.is_some_and(|written| version(&object).is_none_or(|seen| seen < written));
     let stored = if is_behind { status.clone() } else { object.status.clone().unwrap_or_default() };
-    let round = Round { object: &object, ctx: &ctx, uid: &uid, status: &status, stored: &stored };
+    let round = Reconciliation { object: &object, ctx: &ctx, uid: &uid, status: &status, stored: &stored };
     let turn = round.course(&mut memory).await;
-    if !ctx.shared.world.lock().index.is_alive(&uid) {
+    if !ctx.shared.state.lock().index.is_alive(&uid) {
         // Deleted meanwhile: what was noted of it since is noted of nobody.
         ctx.memories.forget(&uid);
         ctx.tokens.want(&uid, BTreeSet::new());
         return Ok(Action::await_change());
     }
     let (course, soon) = match turn? {
-        Turn::Told(course) => (course, false),
-        Turn::Soon(Some(course)) => (course, true),
-        Turn::Soon(None) => return Ok(Action::requeue(SOON)),
-        Turn::Wait => return Ok(Action::await_change()),
-        Turn::First(left) => return Ok(Action::requeue(left)),
+        ReconcileOutcome::Report(course) => (course, false),
+        ReconcileOutcome::RequeueSoon(Some(course)) => (course, true),
+        ReconcileOutcome::RequeueSoon(None) => return Ok(Action::requeue(SOON)),
+        ReconcileOutcome::AwaitChange => return Ok(Action::await_change()),
+        ReconcileOutcome::AwaitTokens(left) => return Ok(Action::requeue(left)),
     };
     let mut outcome = conclude(course, &status, object.meta().generation, ctx.clock.now());
     if soon {
@@ -81,18 +81,18 @@ fn version(object: &EcrCredential) -> Option<u64> {
 }
 
 /// What a round comes to.
-enum Turn {
+enum ReconcileOutcome {
     /// Something to tell.
-    Told(Course),
+    Report(Observation),
     /// Nothing to say before something else happens, which puts it on the queue again.
-    Wait,
+    AwaitChange,
     /// The first tokens are being fetched: nothing to say for so long, unless they come before.
-    First(Duration),
+    AwaitTokens(Duration),
     /// Writes are slow: there is perhaps something to tell, and it is to be looked at again soon.
-    Soon(Option<Course>),
+    RequeueSoon(Option<Observation>),
 }
 
-struct Round<'a> {
+struct Reconciliation<'a> {
     object: &'a EcrCredential,
     ctx: &'a Arc<Context>,
     uid: &'a Uid,
@@ -103,14 +103,14 @@ struct Round<'a> {
 }
 
 /// What has become of the tokens in one round.
-struct Tokens {
+struct TokensProgress {
     /// Those that all namespaces share.
     shared: Progress,
     /// Those of each namespace.
-    census: Census,
+    census: TenantsProgress,
 }
 
-impl Tokens {
+impl TokensProgress {
     fn progress(&self) -> impl Iterator<Item = &Progress> {
         std::iter::once(&self.shared).chain(self.census.progress())
     }
@@ -127,42 +127,52 @@ impl Tokens {
     }
 }
 
-impl Round<'_> {
+impl Reconciliation<'_> {
     /// The round itself.
-    async fn course(&self, memory: &mut Memory) -> Result<Turn, Error> {
+    async fn course(&self, memory: &mut CredentialState) -> Result<ReconcileOutcome, Error> {
         // Its tokens stay in memory: to go on costs no call.
         if self.object.spec.suspend {
-            return Ok(Turn::Told(Course::Suspended));
+            return Ok(ReconcileOutcome::Report(Observation::Suspended));
         }
         let plan = match plan::plan(&self.object.spec, &self.ctx.limits) {
             Ok(plan) => plan,
             Err(halt) => {
                 self.ctx.tokens.want(self.uid, BTreeSet::new());
-                return Ok(Turn::Told(Course::Halted(halt)));
+                return Ok(ReconcileOutcome::Report(Observation::Halted(halt)));
             }
         };
         let needs = plan.needs().into_iter().filter(|need| !need.auth.is_each_targets()).collect();
-        let shared = Group { needs: &needs, target: None, policy: &plan.refresh, seed: &self.uid.0 };
+        let shared = TokenGroup { needs: &needs, target: None, policy: &plan.refresh, seed: &self.uid.0 };
         recover(self.ctx, self.uid, &plan, &needs, self.status, memory, self.ctx.clock.earliest()).await?;
         let owner = Owner { name: self.object.name_any(), uid: self.uid.clone() };
         let tokens = self.tokens(&plan, &shared, &owner, memory).await;
         if let Some(left) = self.first_wait(&tokens.shared, memory) {
-            return Ok(Turn::First(left));
+            return Ok(ReconcileOutcome::AwaitTokens(left));
         }
         let content = match self.content(&plan, &owner, &tokens.census, memory) {
             Ok(content) => content,
-            Err(halt) => return Ok(Turn::Told(Course::Halted(halt))),
+            Err(halt) => return Ok(ReconcileOutcome::Report(Observation::Halted(halt))),
         };
         let task = Task { plan: &plan, owner: &owner, generation: self.object.meta().generation };
-        match writes::write(self.ctx, &task, &content, &mut memory.history).await {
-            writes::Round::Done(tally) => Ok(Turn::Told(self.ran(&plan, &tokens, tally, memory))),
-            writes::Round::Slow(tally) => Ok(Turn::Soon(tally.map(|tally| self.ran(&plan, &tokens, tally, memory)))),
-            writes::Round::Superseded => Ok(Turn::Wait),
+        match writes::write(self.ctx, &task, &content, &mut memory.retries).await {
+            writes::WritesOutcome::Done(counts) => {
+                Ok(ReconcileOutcome::Report(self.ran(&plan, &tokens, counts, memory)))
+            }
+            writes::WritesOutcome::Slow(counts) => {
+                Ok(ReconcileOutcome::RequeueSoon(counts.map(|counts| self.ran(&plan, &tokens, counts, memory))))
+            }
+            writes::WritesOutcome::Superseded => Ok(ReconcileOutcome::AwaitChange),
         }
     }
 
     /// Fetches what is due and publishes what has come.
-    async fn tokens(&self, plan: &Plan, group: &Group<'_>, owner: &Owner, memory: &mut Memory) -> Tokens {
+    async fn tokens(
+        &self,
+        plan: &Plan,
+        group: &TokenGroup<'_>,
+        owner: &Owner,
+        memory: &mut CredentialState,
+    ) -> TokensProgress {
         let now = self.ctx.clock.now();
         forget_without_caller(plan, memory);
         let included = self.included(plan).0;
@@ -189,7 +199,7 @@ impl Round<'_> {
             memory.tenants.shared_changed();
         }
         let census = memory.tenants.advance(&self.estate(plan, owner, &memory.published, &included), each, demand, now);
-        let tokens = Tokens { shared, census };
+        let tokens = TokensProgress { shared, census };
         if let Some(requested) = &mut memory.demand {
             requested.first &= demand.is_none();
             // Also when the writes of this round come to nothing: the tokens are no older for that.
@@ -204,17 +214,23 @@ impl Round<'_> {
         owner: &'a Owner,
         shared: &'a secret::Published,
         included: &'a Included,
-    ) -> Estate<'a> {
-        Estate { ctx: self.ctx, uid: self.uid, plan, owner, shared, included }
+    ) -> TenantContext<'a> {
+        TenantContext { ctx: self.ctx, uid: self.uid, plan, owner, shared, included }
     }
 
     /// The docker configs of others that are merged into ours, and why one of them is missing.
-    fn included(&self, plan: &Plan) -> (Included, Option<Halt>) {
-        self.ctx.shared.world.lock().includes.of(&plan.includes, &self.ctx.limits.includes)
+    fn included(&self, plan: &Plan) -> (Included, Option<SpecError>) {
+        self.ctx.shared.state.lock().includes.of(&plan.includes, &self.ctx.limits.includes)
     }
 
     /// What the target namespaces should hold.
-    fn content(&self, plan: &Plan, owner: &Owner, census: &Census, memory: &mut Memory) -> Result<Content, Halt> {
+    fn content(
+        &self,
+        plan: &Plan,
+        owner: &Owner,
+        census: &TenantsProgress,
+        memory: &mut CredentialState,
+    ) -> Result<DesiredSecrets, SpecError> {
         let included = self.included(plan).0;
         if plan.has_tenants() {
             let estate = self.estate(plan, owner, &memory.published, &included);
@@ -222,12 +238,12 @@ impl Round<'_> {
         }
         // A login is dropped only when it has expired by every clock.
         let earliest = self.ctx.clock.earliest();
-        Ok(Content::Alike(secret::bundle(plan, owner, &memory.published, &included, earliest)?))
+        Ok(DesiredSecrets::Alike(secret::bundle(plan, owner, &memory.published, &included, earliest)?))
     }
 
     /// The refresh on demand that is not served yet, if any. Each value of the annotation is served once, also across
     /// restarts. Where no token is known there is nothing to renew, and the first ones serve it.
-    fn demand(&self, memory: &mut Memory, now: Timestamp) -> Option<Demand> {
+    fn demand(&self, memory: &mut CredentialState, now: Timestamp) -> Option<Demand> {
         let value = refresh_request(self.object)?;
         let known = memory.demand.take().filter(|demand| demand.value == value);
         // What was told as served may still be owed to namespaces of their own that failed then.
@@ -246,10 +262,10 @@ impl Round<'_> {
 
     /// How long the round waits for the first tokens of all, so that a new Secret is written once and with all of them. Nobody
     /// else waits for that: there is no Secret yet, and nothing that could be written into one.
-    fn first_wait(&self, shared: &Progress, memory: &mut Memory) -> Option<Duration> {
+    fn first_wait(&self, shared: &Progress, memory: &mut CredentialState) -> Option<Duration> {
         let fetching = shared.step.incomplete && memory.published.is_empty();
         let fails = || shared.keys.keys().any(|need| shared.failure(self.ctx, need).is_some());
-        if !fetching || fails() || !self.ctx.shared.world.lock().owned_by(self.uid).is_empty() {
+        if !fetching || fails() || !self.ctx.shared.state.lock().owned_by(self.uid).is_empty() {
             memory.first_asked = None;
             return None;
         }
@@ -257,7 +273,13 @@ impl Round<'_> {
         Some(FIRST_WAIT.saturating_sub(since.elapsed())).filter(|left| !left.is_zero())
     }
 
-    fn ran(&self, plan: &Plan, tokens: &Tokens, tally: Tally, memory: &mut Memory) -> Course {
+    fn ran(
+        &self,
+        plan: &Plan,
+        tokens: &TokensProgress,
+        counts: SyncCounts,
+        memory: &mut CredentialState,
+    ) -> Observation {
         let now = self.ctx.clock.now();
         let taken = secret::taken_hosts(plan, &memory.published);
         let left_out = secret::left_out(plan, &memory.published, &taken, self.ctx.clock.earliest());
@@ -274,25 +296,25 @@ impl Round<'_> {
         let (included, include_failure) = self.included(plan);
         let each = memory.tenants.due_at(&self.estate(plan, &owner, &memory.published, &included));
         let looks = tokens.progress().filter_map(|progress| progress.step.look_again);
-        Course::Ran {
+        Observation::Ran {
             registries,
-            outputs: plan.outputs.iter().map(|output| report_output(plan, output, &tally, memory)).collect(),
+            outputs: plan.outputs.iter().map(|output| report_output(plan, output, &counts, memory)).collect(),
             include_failure,
-            namespaces: self.report_namespaces(plan, tally),
+            namespaces: self.report_namespaces(plan, counts),
             next_refresh_at: shared.into_iter().chain(each).min(),
-            look_again: memory.history.retry_at(now).into_iter().chain(looks).min(),
+            look_again: memory.retries.retry_at(now).into_iter().chain(looks).min(),
             handled_refresh_request: self.handled(tokens, memory),
             attached: self.attached(),
         }
     }
 
     /// The namespaces of the pull secret, and those of all Secrets of which something is to be said.
-    fn report_namespaces(&self, plan: &Plan, tally: Tally) -> NamespaceReport {
-        let Counts { selected, synced, failed } = tally.of(&plan.secret.name);
+    fn report_namespaces(&self, plan: &Plan, counts: SyncCounts) -> NamespaceReport {
+        let Counts { selected, synced, failed } = counts.of(&plan.secret.name);
         let of_output = |name: &String| *name != *plan.secret.name;
-        let failures = tally.failures.into_iter();
+        let failures = counts.failures.into_iter();
         let failures = failures.map(|f| NamespaceFailure { secret: f.secret.filter(of_output), ..f }).collect();
-        let unselected = self.ctx.shared.world.lock().index.unselected(self.uid);
+        let unselected = self.ctx.shared.state.lock().index.unselected(self.uid);
         NamespaceReport { selected, synced, failed, failures, unselected }
     }
 
@@ -300,13 +322,13 @@ impl Round<'_> {
     fn attached(&self) -> Option<Attachment> {
         let limits = &self.ctx.limits;
         let allowed = Allowed { pods: limits.attach_pods, service_accounts: &limits.attach_service_accounts };
-        let unattached = self.ctx.shared.world.lock().unattached_of(self.uid);
+        let unattached = self.ctx.shared.state.lock().unattached_of(self.uid);
         attachment(self.object.spec.attach_to.as_ref(), allowed, &unattached)
     }
 
     /// The refresh request that is served now. What is fresh serves whatever was asked; what is not leaves it as it was. A
     /// namespace of its own that fails does not keep it from being told, but goes on being served.
-    fn handled(&self, tokens: &Tokens, memory: &Memory) -> Option<String> {
+    fn handled(&self, tokens: &TokensProgress, memory: &CredentialState) -> Option<String> {
         let before = || self.status.handled_refresh_request.clone();
         if tokens.are_settled() {
             return refresh_request(self.object).or_else(before);
@@ -319,8 +341,8 @@ impl Round<'_> {
         registry: &RegistryPlan,
         taken: &[&TakenHost],
         left_out: Option<&LeftOut>,
-        tokens: &Tokens,
-        memory: &Memory,
+        tokens: &TokensProgress,
+        memory: &CredentialState,
     ) -> RegistryReport {
         let each_targets = registry.is_each_targets();
         let published = if each_targets { memory.tenants.first() } else { Some(&memory.published) };
@@ -350,14 +372,15 @@ impl Round<'_> {
         let auth_hash = life.and_then(|_| Some(auth_hash(registry.needs.first()?, &entries)));
         let failure = registry.needs.iter().find_map(|need| tokens.shared.failure(self.ctx, need));
         let problem = registry.problem.clone();
-        let problem =
-            problem.or_else(|| taken.first().map(|taken| Halt::from(*taken))).or_else(|| left_out.map(Halt::from));
+        let problem = problem
+            .or_else(|| taken.first().map(|taken| SpecError::from(*taken)))
+            .or_else(|| left_out.map(SpecError::from));
         let region = registry.region.clone();
         RegistryReport { region, hosts, life, hash, auth_hash, problem, failure, each_targets }
     }
 
     /// Writes the status if it has changed, sends the Events, and says when to come back.
-    async fn report(&self, outcome: Outcome, memory: &mut Memory) -> Result<Action, Error> {
+    async fn report(&self, outcome: Outcome, memory: &mut CredentialState) -> Result<Action, Error> {
         // What could not be written may be there all the same: the answer alone may have been lost.
         let unsure = memory.status_failures > 0;
         if outcome.status != *self.stored || unsure {
@@ -380,7 +403,7 @@ impl Round<'_> {
                 Ok(version) => memory.status_version = version.and_then(|version| version.parse().ok()),
                 // Nobody is left to tell.
                 Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(Action::await_change()),
-                Err(_) if !self.ctx.shared.world.lock().index.is_alive(self.uid) => return Ok(Action::await_change()),
+                Err(_) if !self.ctx.shared.state.lock().index.is_alive(self.uid) => return Ok(Action::await_change()),
                 Err(source) => {
                     memory.status_failures = memory.status_failures.saturating_add(1);
                     let wait = self.ctx.retry.delay(memory.status_failures, 3, &self.uid.0);
@@ -401,8 +424,8 @@ impl Round<'_> {
     }
 
     /// Whether an Event is to be sent: nothing has recovered in a namespace that is not selected any more.
-    fn is_owed(&self, note: &Note) -> bool {
-        let index = &self.ctx.shared.world.lock().index;
+    fn is_owed(&self, note: &ReportedEvent) -> bool {
+        let index = &self.ctx.shared.state.lock().index;
         let wanted = |namespace: &String| index.wants(self.uid, &self.object.spec.secret.name, namespace);
         note.warning || note.namespace.as_ref().is_none_or(wanted)
     }
@@ -414,8 +437,8 @@ impl Round<'_> {
     }
 }
 
-fn report_output(plan: &Plan, output: &SecretPlan, tally: &Tally, memory: &Memory) -> OutputReport {
-    let Counts { selected, synced, failed } = tally.of(&output.name);
+fn report_output(plan: &Plan, output: &SecretPlan, counts: &SyncCounts, memory: &CredentialState) -> OutputReport {
+    let Counts { selected, synced, failed } = counts.of(&output.name);
     // Where each namespace has its own token, the account may differ as well.
     let lacks_host = || secret::lacks_host(plan, output, &memory.published).filter(|_| !plan.has_tenants());
     let refusal = output.refusal.clone().or_else(lacks_host);
@@ -423,8 +446,8 @@ fn report_output(plan: &Plan, output: &SecretPlan, tally: &Tally, memory: &Memor
 }
 
 /// A token found again without its account is of no use where the account names the hosts.
-fn forget_without_caller(plan: &Plan, memory: &mut Memory) {
+fn forget_without_caller(plan: &Plan, memory: &mut CredentialState) {
     let callers = plan.registries.iter().filter(|r| matches!(r.hosts, Hosts::Callers { .. }));
-    let needs: BTreeSet<&Need> = callers.flat_map(|registry| &registry.needs).collect();
+    let needs: BTreeSet<&TokenSpec> = callers.flat_map(|registry| &registry.needs).collect();
     memory.published.retain(|need, grant| !needs.contains(need) || grant.caller().is_some());
 }

@@ -5,22 +5,22 @@ use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::cluster_state::SecretKey;
 use super::error::Error;
-use super::tenants::{Estate, Tenant, own_needs};
+use super::tenants::{Tenant, TenantContext, own_needs};
 use super::tokens::{Keys, keys};
-use super::world::Spot;
-use super::{Context, Memory};
+use super::{Context, CredentialState};
 use crate::api::EcrCredentialStatus;
 use crate::api::registry::{AccountId, Host, Region};
 use crate::api::status::RegistryStatus;
 use crate::plan::outputs::{SecretPlan, is_of_one_host};
 use crate::plan::schedule::Life;
-use crate::plan::{Hosts, Identity, Need, Plan, RegistryPlan, Service, TokenKey, Uid};
+use crate::plan::{Hosts, Identity, Plan, RegistryPlan, Service, TokenKey, TokenSpec, Uid};
 use crate::secret::docker_config::Entries;
 use crate::secret::formats;
 use crate::secret::ownership::SecretRecord;
 use crate::secret::{self, Published, registry_entries};
-use crate::token::{Auth, Grant, Token, TokenHash};
+use crate::token::{Auth, AuthorizationToken, Token, TokenHash};
 
 /// How many Secrets are read at most. All of them should be alike, and the first should do.
 const MOST_READS: usize = 6;
@@ -34,9 +34,9 @@ pub(super) async fn recover(
     ctx: &Context,
     uid: &Uid,
     plan: &Plan,
-    needs: &BTreeSet<&Need>,
+    needs: &BTreeSet<&TokenSpec>,
     status: &EcrCredentialStatus,
-    memory: &mut Memory,
+    memory: &mut CredentialState,
     now: Timestamp,
 ) -> Result<(), Error> {
     if memory.recovered {
@@ -48,9 +48,9 @@ pub(super) async fn recover(
     for vouched in status.registries.iter().filter(wanted) {
         take_known(ctx, plan, &keys, vouched, memory);
     }
-    let complete = |memory: &Memory| needs.iter().all(|need| memory.published.contains_key(*need));
+    let complete = |memory: &CredentialState| needs.iter().all(|need| memory.published.contains_key(*need));
     if status.registries.iter().any(|r| wanted(&r)) && !complete(memory) {
-        let owned = ctx.shared.world.lock().owned_by(uid);
+        let owned = ctx.shared.state.lock().owned_by(uid);
         let mut entries = Entries::new();
         for (name, namespace) in candidates(owned) {
             let found = match ctx.writer.read(&namespace, &name).await {
@@ -83,12 +83,12 @@ fn host_of<'a>(plan: &'a Plan, secret_name: &str) -> Option<&'a Host> {
 }
 
 /// Our Secrets: those that hold every host first, and of them those of the most frequent content.
-fn candidates(owned: Vec<(Spot, Arc<SecretRecord>)>) -> impl Iterator<Item = Spot> {
-    let mut kinds: HashMap<_, Vec<Spot>> = HashMap::new();
+fn candidates(owned: Vec<(SecretKey, Arc<SecretRecord>)>) -> impl Iterator<Item = SecretKey> {
+    let mut kinds: HashMap<_, Vec<SecretKey>> = HashMap::new();
     for (spot, record) in owned {
         kinds.entry((!is_of_one_host(record.format), record.footprint)).or_default().push(spot);
     }
-    let mut kinds: Vec<(bool, Vec<Spot>)> = kinds.into_iter().map(|((whole, _), spots)| (whole, spots)).collect();
+    let mut kinds: Vec<(bool, Vec<SecretKey>)> = kinds.into_iter().map(|((whole, _), spots)| (whole, spots)).collect();
     kinds.sort_by(|(a_whole, a), (b_whole, b)| (b_whole, b.len(), b).cmp(&(a_whole, a.len(), a)));
     kinds.into_iter().flat_map(|(_, kind)| kind.into_iter().take(MOST_OF_A_KIND)).take(MOST_READS)
 }
@@ -101,18 +101,18 @@ fn life(status: &RegistryStatus) -> Option<Life> {
 struct Resolved(Keys);
 
 impl Resolved {
-    fn get(&self, need: &Need) -> Option<&TokenKey> {
+    fn get(&self, need: &TokenSpec) -> Option<&TokenKey> {
         self.0.get(need)?.as_ref().ok()
     }
 }
 
 /// Takes tokens that another `EcrCredential` has found already, where they are the ones that the status vouches for: thousands
 /// that share a token must not read a Secret each.
-fn take_known(ctx: &Context, plan: &Plan, keys: &Resolved, vouched: &RegistryStatus, memory: &mut Memory) {
+fn take_known(ctx: &Context, plan: &Plan, keys: &Resolved, vouched: &RegistryStatus, memory: &mut CredentialState) {
     for registry in
         plan.registries.iter().filter(|r| r.region.as_ref().map(Region::as_str) == vouched.region.as_deref())
     {
-        let known = |need: &Need| Some((need.clone(), ctx.tokens.look(keys.get(need)?).grant?));
+        let known = |need: &TokenSpec| Some((need.clone(), ctx.tokens.look(keys.get(need)?).grant?));
         let published: Published = registry.needs.iter().filter_map(known).collect();
         let logins = registry_entries(registry, &published).unwrap_or_default();
         let Some(identity) = published.values().next().map(|grant| &grant.identity) else { continue };
@@ -132,7 +132,7 @@ fn take(
     keys: &Resolved,
     vouched: &RegistryStatus,
     entries: &Entries,
-    memory: &mut Memory,
+    memory: &mut CredentialState,
 ) -> Option<()> {
     let life = life(vouched)?;
     let hosts: Vec<Host> = vouched.hosts.iter().filter_map(|host| Host::parse(host).ok()).collect();
@@ -155,7 +155,7 @@ fn take(
             let key = keys.get(need);
             let identity = key.map_or_else(Identity::former, |key| key.identity.clone());
             if let Some(tokens) = tokens(registry, need, &hosts, entries) {
-                let grant = Arc::new(Grant { tokens, life, identity });
+                let grant = Arc::new(AuthorizationToken { tokens, life, identity });
                 // Without the caller's account it would not serve an EcrCredential that needs it for its hosts.
                 if let Some(key) = key.filter(|key| grant.caller().is_some() || key.service == Service::Public) {
                     ctx.tokens.seed(key, &grant);
@@ -169,7 +169,13 @@ fn take(
 
 /// Whether these are the logins that the status tells of, and the identity that fetched them is that of now. While `auth`
 /// comes to none, it must say the same as then: what it gave is good until it expires, whether or not more is to come.
-fn is_vouched(ctx: &Context, need: &Need, keys: &Resolved, vouched: &RegistryStatus, logins: &[(Host, &Auth)]) -> bool {
+fn is_vouched(
+    ctx: &Context,
+    need: &TokenSpec,
+    keys: &Resolved,
+    vouched: &RegistryStatus,
+    logins: &[(Host, &Auth)],
+) -> bool {
     let (hash, told) = match keys.get(need) {
         Some(key) => (ctx.hash(&key.identity, logins), &vouched.token_hash),
         None => (auth_hash(need, logins), &vouched.auth_hash),
@@ -178,13 +184,18 @@ fn is_vouched(ctx: &Context, need: &Need, keys: &Resolved, vouched: &RegistrySta
 }
 
 /// By what a status vouches for the logins of a registry while nobody can tell who has fetched them.
-pub(super) fn auth_hash(need: &Need, logins: &[(Host, &Auth)]) -> TokenHash {
+pub(super) fn auth_hash(need: &TokenSpec, logins: &[(Host, &Auth)]) -> TokenHash {
     TokenHash::of(&format!("auth/{}", need.auth.digest()), logins.iter().map(|(host, auth)| (host.as_str(), *auth)))
 }
 
 /// Reads the Secrets of a namespace that has an identity of its own, and takes the tokens of each that is just as we would write
 /// it with them. A login forged by a tenant would go nowhere but where it came from.
-pub(super) async fn recover_tenant(estate: &Estate<'_>, namespace: &Arc<str>, tenant: &mut Tenant, now: Timestamp) {
+pub(super) async fn recover_tenant(
+    estate: &TenantContext<'_>,
+    namespace: &Arc<str>,
+    tenant: &mut Tenant,
+    now: Timestamp,
+) {
     tenant.recovered = true;
     let needs = own_needs(estate.plan);
     // A Secret of one host says of its token alone how old it is, one of several hosts of all of them together.
@@ -198,14 +209,14 @@ pub(super) async fn recover_tenant(estate: &Estate<'_>, namespace: &Arc<str>, te
 }
 
 async fn recover_from(
-    estate: &Estate<'_>,
+    estate: &TenantContext<'_>,
     secret: &SecretPlan,
     namespace: &Arc<str>,
     tenant: &mut Tenant,
     now: Timestamp,
 ) {
-    let Estate { ctx, uid, plan, .. } = estate;
-    let record = ctx.shared.world.lock().record(&secret.name, namespace).cloned();
+    let TenantContext { ctx, uid, plan, .. } = estate;
+    let record = ctx.shared.state.lock().record(&secret.name, namespace).cloned();
     let Some(record) = record.filter(|record| record.owner.as_ref() == Some(uid)) else { return };
     let Some(expires_at) = record.expires_at.filter(|at| *at > now) else { return };
     let found = match ctx.writer.read(namespace, &secret.name).await {
@@ -224,7 +235,11 @@ async fn recover_from(
         let hosts = own_hosts(registry, &entries);
         for need in registry.needs.iter().filter(|need| !before.contains_key(*need)) {
             let grant = tokens(registry, need, &hosts, &entries).zip(keys.get(need)).map(|(tokens, key)| {
-                Arc::new(Grant { tokens, life: Life { issued_at, expires_at }, identity: key.identity.clone() })
+                Arc::new(AuthorizationToken {
+                    tokens,
+                    life: Life { issued_at, expires_at },
+                    identity: key.identity.clone(),
+                })
             });
             if let Some(grant) = grant {
                 tenant.published.insert(need.clone(), grant);
@@ -254,7 +269,7 @@ pub fn own_hosts(registry: &RegistryPlan, entries: &Entries) -> Vec<Host> {
 }
 
 /// The tokens that one call gave: one, or one for each of its registry ids.
-pub fn tokens(registry: &RegistryPlan, need: &Need, hosts: &[Host], entries: &Entries) -> Option<Vec<Token>> {
+pub fn tokens(registry: &RegistryPlan, need: &TokenSpec, hosts: &[Host], entries: &Entries) -> Option<Vec<Token>> {
     let host_of = |id: &AccountId| hosts.iter().find(|host| host.account().as_ref() == Some(id));
     match &need.service {
         Service::Private { registry_ids, .. } if !registry_ids.is_empty() => registry_ids

@@ -11,9 +11,9 @@ use tokio::sync::futures::Notified;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, watch};
 
+use super::cluster_state::{ClusterState, SecretKey};
 use super::includes::Includes;
 use super::watches::{CredentialList, SecretScope, claimant, unreadable};
-use super::world::{Spot, World};
 use crate::api::observed::Unreadable;
 use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
@@ -21,15 +21,15 @@ use crate::lenient::Observed;
 use crate::plan::auth::Reference;
 use crate::plan::outputs::{IncludeScope, include_not_readable};
 use crate::plan::references::{AccountRecord, AccountScope, KeysRecord, KeysScope};
-use crate::plan::targets::Incarnation;
-use crate::plan::{Halt, Limits, Uid};
+use crate::plan::targets::NamespaceUid;
+use crate::plan::{Limits, SpecError, Uid};
 use crate::secret::include::IncludedConfig;
 use crate::secret::ownership::SecretRecord;
 
 /// What watches and reconciliations share.
 pub struct Shared {
     /// What has been seen. Never held across an await.
-    pub world: Mutex<World>,
+    pub state: Mutex<ClusterState>,
     versions: Mutex<HashMap<Uid, Version>>,
     queue: UnboundedSender<Uid>,
     listed: watch::Sender<Listed>,
@@ -79,13 +79,13 @@ impl Listed {
 impl Shared {
     /// An empty world. `limits` say which specs are usable.
     pub fn new(
-        world: World,
+        world: ClusterState,
         limits: Limits,
         queue: UnboundedSender<Uid>,
         observer: impl WatchObserver + 'static,
     ) -> Self {
         Self {
-            world: Mutex::new(world),
+            state: Mutex::new(world),
             versions: Mutex::default(),
             queue,
             listed: watch::Sender::new(Listed::default()),
@@ -99,7 +99,7 @@ impl Shared {
     /// Tells of an `EcrCredential` while it is there and can be read. Its end, and that it cannot be read any more, are told later
     /// than this or it is not told: an observer would keep for ever what it hears of one that is gone.
     pub(super) fn while_readable(&self, uid: &Uid, tell: impl FnOnce()) {
-        let world = self.world.lock();
+        let world = self.state.lock();
         if world.index.is_readable(uid) {
             tell();
         }
@@ -118,13 +118,13 @@ impl Shared {
     }
 
     /// Changes the world and puts whom it concerns on the queue.
-    fn change(&self, change: impl FnOnce(&mut World) -> BTreeSet<Uid>) {
-        let concerned = change(&mut self.world.lock());
+    fn change(&self, change: impl FnOnce(&mut ClusterState) -> BTreeSet<Uid>) {
+        let concerned = change(&mut self.state.lock());
         self.send(&concerned);
     }
 
     /// The same for a change of somebody's targets, which a round of writes that is under way must see.
-    fn change_targets(&self, change: impl FnOnce(&mut World) -> BTreeSet<Uid>) {
+    fn change_targets(&self, change: impl FnOnce(&mut ClusterState) -> BTreeSet<Uid>) {
         self.change(|world| {
             let concerned = change(world);
             world.touch(&concerned);
@@ -182,7 +182,7 @@ impl Shared {
         let good = list.good.iter().map(EcrCredential::meta);
         let uids = good.chain(list.unreadable.iter().map(|object| &object.metadata)).filter_map(|m| m.uid.as_deref());
         let seen: HashSet<Uid> = uids.map(|uid| Uid(uid.into())).collect();
-        let known = self.world.lock().index.claimants();
+        let known = self.state.lock().index.claimants();
         for uid in known.iter().filter(|uid| !seen.contains(uid)) {
             self.credential_removed(uid);
         }
@@ -210,7 +210,7 @@ impl Shared {
 
     pub(super) fn namespace_seen(&self, object: &Observed<Namespace>) {
         let terminating = object.meta().deletion_timestamp.is_some();
-        let (name, incarnation) = (object.name_any(), Incarnation::of_namespace(object.meta()));
+        let (name, incarnation) = (object.name_any(), NamespaceUid::of_namespace(object.meta()));
         self.change_targets(|world| world.set_namespace(&name, incarnation, object.labels(), terminating));
     }
 
@@ -219,7 +219,7 @@ impl Shared {
     }
 
     pub(super) fn namespaces_listed(&self, seen: &HashSet<String>) {
-        let known = self.world.lock().index.namespace_names();
+        let known = self.state.lock().index.namespace_names();
         for name in known.iter().filter(|name| !seen.contains(&***name)) {
             self.namespace_gone(name);
         }
@@ -232,8 +232,8 @@ impl Shared {
     }
 
     /// Announces a write, before it is sent.
-    pub(super) fn write_begins(&self, spot: Spot) -> Write<'_> {
-        self.world.lock().awaited.begin(spot.clone());
+    pub(super) fn write_begins(&self, spot: SecretKey) -> Write<'_> {
+        self.state.lock().awaited.begin(spot.clone());
         Write { shared: self, spot }
     }
 
@@ -243,7 +243,7 @@ impl Shared {
     }
 
     pub(super) fn secrets_listed(&self, scope: &SecretScope, seen: &HashSet<(String, String)>) {
-        let known = self.world.lock().spots(scope.name.as_deref(), scope.namespace.as_deref());
+        let known = self.state.lock().spots(scope.name.as_deref(), scope.namespace.as_deref());
         for (name, namespace) in known {
             if !seen.contains(&(name.to_string(), namespace.to_string())) {
                 self.secret_gone(&name, &namespace, None);
@@ -293,7 +293,7 @@ impl Shared {
     }
 
     /// A docker config of others as it is now, or why it cannot be had; returns whether that is news.
-    pub(super) fn include_seen(&self, scope: &IncludeScope, config: Result<Arc<IncludedConfig>, Halt>) -> bool {
+    pub(super) fn include_seen(&self, scope: &IncludeScope, config: Result<Arc<IncludedConfig>, SpecError>) -> bool {
         self.change_include(scope, |includes| includes.set(scope, config))
     }
 
@@ -324,7 +324,7 @@ impl Shared {
     }
 
     /// A Secret with static keys that is there and could not be read. `known`: nobody is to wait for it any longer.
-    pub(super) fn keys_unread(&self, scope: &KeysScope, why: Halt, known: bool) {
+    pub(super) fn keys_unread(&self, scope: &KeysScope, why: SpecError, known: bool) {
         self.change(|world| match world.references.set_keys_unread(scope, why) {
             true => world.index.referring_to(&Reference::Keys(scope.clone())),
             false => BTreeSet::new(),
@@ -355,13 +355,13 @@ impl Shared {
 /// A write that has been announced, until it ends.
 pub(super) struct Write<'a> {
     shared: &'a Shared,
-    spot: Spot,
+    spot: SecretKey,
 }
 
 impl Write<'_> {
     /// It was done: known at once, and no news to who wrote it.
     pub(super) fn stored(&self, record: Arc<SecretRecord>, writer: &Uid) {
-        let mut concerned = self.shared.world.lock().answered(&self.spot, record);
+        let mut concerned = self.shared.state.lock().answered(&self.spot, record);
         concerned.remove(writer);
         self.shared.send(&concerned);
     }
@@ -369,12 +369,12 @@ impl Write<'_> {
 
 impl Drop for Write<'_> {
     fn drop(&mut self) {
-        self.shared.world.lock().awaited.end(&self.spot);
+        self.shared.state.lock().awaited.end(&self.spot);
     }
 }
 
 /// Whose identities refer to something; a ServiceAccount in one namespace is also one of those of its name in each.
-fn concerned(world: &World, reference: &Reference) -> BTreeSet<Uid> {
+fn concerned(world: &ClusterState, reference: &Reference) -> BTreeSet<Uid> {
     let mut concerned = world.index.referring_to(reference);
     if let Reference::Account(scope) = reference {
         let any = AccountScope { namespace: None, name: scope.name.clone() };

@@ -18,23 +18,23 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::cluster_state::ClusterState;
 use super::error::Error;
 use super::events::Events;
 use super::watches::claimant;
-use super::world::World;
 use super::{Context, Memories, Observer, Shared, WatchObserver};
 use crate::api::registry::{AccountId, Region};
 use crate::api::{EcrCredential, EcrCredentialStatus, OutputFormat};
 use crate::apply::{WriteError, Writer, Written};
 use crate::clock::Clock;
-use crate::plan::references::{AccountRecord, AccountScope, Lent, References};
+use crate::plan::references::{AccountRecord, AccountScope, AllowedIdentities, References};
 use crate::plan::schedule::{Life, RetryPolicy};
-use crate::plan::targets::{Incarnation, Index};
+use crate::plan::targets::{NamespaceUid, SelectorIndex};
 use crate::plan::{Identity, Limits, Plan, TokenKey, Uid, plan};
-use crate::secret::ownership::{Footprint, SecretRecord};
-use crate::secret::{Desired, Owner, Verdict};
+use crate::secret::ownership::{ManagedFieldsDigest, SecretRecord};
+use crate::secret::{Desired, Owner, SecretAction};
 use crate::token::cache::{CacheSettings, Tokens};
-use crate::token::{Auth, Grant, RawToken, Token, TokenError, TokenSource};
+use crate::token::{Auth, AuthorizationToken, RawToken, Token, TokenError, TokenSource};
 
 /// The time of every test.
 pub(super) const NOW: i64 = 1_800_000_000;
@@ -58,11 +58,11 @@ pub(super) fn uid(text: &str) -> Uid {
 }
 
 /// A token of [`ACCOUNT`] that was issued an hour ago.
-pub(super) fn grant(password: &str, expires: i64, identity: &Identity) -> Arc<Grant> {
+pub(super) fn grant(password: &str, expires: i64, identity: &Identity) -> Arc<AuthorizationToken> {
     let auth = Auth::parse(STANDARD.encode(format!("AWS:{password}"))).unwrap();
     let life = Life { issued_at: at(NOW - HOUR), expires_at: at(expires) };
     let account = AccountId::parse(ACCOUNT).ok();
-    Arc::new(Grant { tokens: vec![Token { auth, account }], life, identity: identity.clone() })
+    Arc::new(AuthorizationToken { tokens: vec![Token { auth, account }], life, identity: identity.clone() })
 }
 
 type Answer = (u16, Value);
@@ -132,7 +132,7 @@ impl TokenSource for Silent {
 struct Nobody;
 
 impl Observer for Nobody {
-    fn wrote(&self, _: &Verdict, _: &Result<Written, WriteError>) {}
+    fn wrote(&self, _: &SecretAction, _: &Result<Written, WriteError>) {}
     fn concluded(&self, _: &Uid, _: &str, _: &EcrCredentialStatus) {}
     fn reconciled(&self, _: Duration, _: Option<&Error>) {}
 }
@@ -158,9 +158,9 @@ pub(super) const NAMESPACES: [&str; 4] = ["a", "b", "c", "d"];
 impl Stage {
     /// With these registries.
     pub(super) fn new(registries: Value) -> Self {
-        let lent = Lent {
+        let lent = AllowedIdentities {
             accounts: BTreeSet::from([AccountScope { namespace: None, name: "puller".into() }]),
-            ..Lent::default()
+            ..AllowedIdentities::default()
         };
         let limits = Limits { region: Region::parse("eu-west-1").ok(), lent: lent.clone(), ..Limits::default() };
         let object: EcrCredential = serde_json::from_value(json!({
@@ -169,9 +169,9 @@ impl Stage {
             "spec": { "registries": registries, "namespaces": { "names": NAMESPACES }, "secret": { "name": "pull" } },
         }))
         .unwrap();
-        let mut world = World::new(Index::default(), References::new(lent));
+        let mut world = ClusterState::new(SelectorIndex::default(), References::new(lent));
         for namespace in NAMESPACES {
-            world.set_namespace(namespace, Incarnation::of(namespace, None), &BTreeMap::new(), false);
+            world.set_namespace(namespace, NamespaceUid::of(namespace, None), &BTreeMap::new(), false);
             let role = Some(format!("arn:aws:iam::{ACCOUNT}:role/{namespace}"));
             let record = AccountRecord { uid: namespace.into(), created: at(NOW), role, audience: None };
             world.references.set_account(namespace, "puller", Some(record));
@@ -208,7 +208,7 @@ impl Stage {
     }
 
     /// The watch shows a Secret of ours in a namespace.
-    pub(super) fn sees(&self, namespace: &str, footprint: Footprint, expires: i64) {
+    pub(super) fn sees(&self, namespace: &str, footprint: ManagedFieldsDigest, expires: i64) {
         let (uid, expires_at) = (namespace.into(), Some(at(expires)));
         let record = SecretRecord { uid, expires_at, ..record(Some(self.uid.clone()), "1", footprint) };
         self.ctx.shared.secret_seen("pull", namespace, Arc::new(record));
@@ -216,7 +216,7 @@ impl Stage {
 }
 
 /// A Secret as a watch shows it.
-pub(super) fn record(owner: Option<Uid>, version: &str, footprint: Footprint) -> SecretRecord {
+pub(super) fn record(owner: Option<Uid>, version: &str, footprint: ManagedFieldsDigest) -> SecretRecord {
     SecretRecord {
         uid: "s".into(),
         resource_version: version.into(),

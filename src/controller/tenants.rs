@@ -8,13 +8,13 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::Context;
 use super::recover::recover_tenant;
-use super::tokens::{Group, Keys, Progress, keys};
-use super::writes::{Content, Share};
+use super::tokens::{Keys, Progress, TokenGroup, keys};
+use super::writes::{DesiredSecrets, NamespaceSecrets};
 use crate::api::status::Reason;
 use crate::plan::refresh::Demand;
 use crate::plan::schedule::Life;
-use crate::plan::targets::Incarnation;
-use crate::plan::{Halt, Need, Plan, RegistryPlan, Uid};
+use crate::plan::targets::NamespaceUid;
+use crate::plan::{Plan, RegistryPlan, SpecError, TokenSpec, Uid};
 use crate::secret::include::Included;
 use crate::secret::{self, Bundle, DesiredError, Owner, Published};
 
@@ -25,7 +25,7 @@ const READS: usize = 16;
 #[derive(Default)]
 pub(super) struct Tenant {
     /// Which of the namespaces that had this name.
-    pub(super) incarnation: Incarnation,
+    pub(super) incarnation: NamespaceUid,
     pub(super) published: Published,
     pub(super) recovered: bool,
     made: Option<Made>,
@@ -39,7 +39,7 @@ struct Made {
     until: Option<Timestamp>,
     desired: Bundle,
     /// Why a registry lacks a host in it.
-    taken: Option<Halt>,
+    taken: Option<SpecError>,
 }
 
 /// What is remembered of all of them.
@@ -52,12 +52,12 @@ pub(super) struct Tenants {
 
 /// What has become of all of them in one round.
 #[derive(Default)]
-pub(super) struct Census {
+pub(super) struct TenantsProgress {
     each: BTreeMap<Arc<str>, Progress>,
 }
 
 /// What one round is about, as far as tenants depend on it.
-pub(super) struct Estate<'a> {
+pub(super) struct TenantContext<'a> {
     pub(super) ctx: &'a Context,
     pub(super) uid: &'a Uid,
     pub(super) plan: &'a Plan,
@@ -80,7 +80,7 @@ impl Tenants {
     }
 
     /// When the next token of any is due.
-    pub(super) fn due_at(&self, estate: &Estate<'_>) -> Option<Timestamp> {
+    pub(super) fn due_at(&self, estate: &TenantContext<'_>) -> Option<Timestamp> {
         let due = |(namespace, tenant): (&Arc<str>, &Tenant)| {
             let seed = seed(estate.uid, namespace);
             tenant.published.values().map(|grant| estate.plan.refresh.due_at(grant.life, &seed)).min()
@@ -89,9 +89,9 @@ impl Tenants {
     }
 
     /// Goes through all target namespaces: finds tokens again after a restart, and says what each needs.
-    pub(super) async fn prepare(&mut self, estate: &Estate<'_>, now: Timestamp) -> BTreeMap<Arc<str>, Keys> {
-        let Estate { ctx, uid, plan, .. } = estate;
-        let targets = ctx.shared.world.lock().own_targets(uid);
+    pub(super) async fn prepare(&mut self, estate: &TenantContext<'_>, now: Timestamp) -> BTreeMap<Arc<str>, Keys> {
+        let TenantContext { ctx, uid, plan, .. } = estate;
+        let targets = ctx.shared.state.lock().own_targets(uid);
         // A namespace that was deleted and made again is another tenant.
         self.each.retain(|namespace, tenant| targets.get(namespace) == Some(&tenant.incarnation));
         for (namespace, incarnation) in &targets {
@@ -109,19 +109,19 @@ impl Tenants {
     /// Asks for what is due, publishes what has come.
     pub(super) fn advance(
         &mut self,
-        estate: &Estate<'_>,
+        estate: &TenantContext<'_>,
         mut keys: BTreeMap<Arc<str>, Keys>,
         demand: Option<Demand>,
         now: Timestamp,
-    ) -> Census {
-        let Estate { ctx, uid, plan, .. } = estate;
+    ) -> TenantsProgress {
+        let TenantContext { ctx, uid, plan, .. } = estate;
         let needs = own_needs(plan);
-        let mut census = Census::default();
+        let mut census = TenantsProgress::default();
         for (namespace, tenant) in &mut self.each {
             let Some(keys) = keys.remove(namespace) else { continue };
             let seed = seed(uid, namespace);
             let target = Some((&**namespace, tenant.incarnation));
-            let group = Group { needs: &needs, target, policy: &plan.refresh, seed: &seed };
+            let group = TokenGroup { needs: &needs, target, policy: &plan.refresh, seed: &seed };
             let progress = group.advance(ctx, uid, keys, demand, &mut tenant.published, now);
             if progress.changed {
                 tenant.made = None;
@@ -131,7 +131,7 @@ impl Tenants {
         census
     }
 
-    async fn recover(&mut self, estate: &Estate<'_>, now: Timestamp) {
+    async fn recover(&mut self, estate: &TenantContext<'_>, now: Timestamp) {
         let unread = self.each.iter_mut().filter(|(_, tenant)| !tenant.recovered);
         stream::iter(unread)
             .for_each_concurrent(READS, |(namespace, tenant)| recover_tenant(estate, namespace, tenant, now))
@@ -139,7 +139,7 @@ impl Tenants {
     }
 
     /// What each namespace should hold.
-    pub(super) fn content(&mut self, estate: &Estate<'_>, census: &Census) -> Content {
+    pub(super) fn content(&mut self, estate: &TenantContext<'_>, census: &TenantsProgress) -> DesiredSecrets {
         // A login is dropped only when it has expired by every clock.
         let (now, earliest) = (estate.ctx.clock.now(), estate.ctx.clock.earliest());
         let mut shares = HashMap::with_capacity(self.each.len());
@@ -148,19 +148,19 @@ impl Tenants {
             let failure = progress.and_then(|p| p.keys.keys().find_map(|need| p.failure(estate.ctx, need)));
             let (desired, wrong) = match tenant.desired(estate, self.version, earliest) {
                 Ok((desired, taken)) => (desired, taken),
-                Err(error) => (Bundle::new(), Some(Halt::from(error))),
+                Err(error) => (Bundle::new(), Some(SpecError::from(error))),
             };
             let lacks = census.lacks(namespace, tenant, now).then(|| {
-                failure.clone().unwrap_or_else(|| Halt {
+                failure.clone().unwrap_or_else(|| SpecError {
                     reason: Reason::FetchingToken,
                     message: "its first password is being fetched".to_owned(),
                 })
             });
             let current = progress.is_some_and(|progress| tenant.is_current(progress));
             let (incarnation, lacks) = (tenant.incarnation, wrong.or(lacks));
-            shares.insert(namespace.clone(), Share { incarnation, desired, current, lacks, failure });
+            shares.insert(namespace.clone(), NamespaceSecrets { incarnation, desired, current, lacks, failure });
         }
-        Content::Each(shares)
+        DesiredSecrets::Each(shares)
     }
 
     /// The earliest life of any namespace's token for a registry.
@@ -176,23 +176,23 @@ impl Tenants {
     }
 }
 
-impl Census {
+impl TenantsProgress {
     /// Each namespace's progress.
     pub(super) fn progress(&self) -> impl Iterator<Item = &Progress> {
         self.each.values()
     }
 
     /// Why a registry's token is not new in the first namespace where it is not.
-    pub(super) fn failure(&self, ctx: &Context, registry: &RegistryPlan) -> Option<Halt> {
+    pub(super) fn failure(&self, ctx: &Context, registry: &RegistryPlan) -> Option<SpecError> {
         self.each.iter().find_map(|(namespace, progress)| {
             let halt = registry.needs.iter().find_map(|need| progress.failure(ctx, need))?;
-            Some(Halt { reason: halt.reason, message: format!("in namespace {namespace}: {}", halt.message) })
+            Some(SpecError { reason: halt.reason, message: format!("in namespace {namespace}: {}", halt.message) })
         })
     }
 
     /// Whether a namespace has no valid token for one of its registries.
     fn lacks(&self, namespace: &Arc<str>, tenant: &Tenant, now: Timestamp) -> bool {
-        let has = |need: &Need| tenant.published.get(need).is_some_and(|grant| grant.life.is_valid(now));
+        let has = |need: &TokenSpec| tenant.published.get(need).is_some_and(|grant| grant.life.is_valid(now));
         self.each.get(namespace).is_none_or(|progress| !progress.keys.keys().all(has))
     }
 }
@@ -207,10 +207,10 @@ impl Tenant {
 
     fn desired(
         &mut self,
-        estate: &Estate<'_>,
+        estate: &TenantContext<'_>,
         version: u64,
         now: Timestamp,
-    ) -> Result<(Bundle, Option<Halt>), DesiredError> {
+    ) -> Result<(Bundle, Option<SpecError>), DesiredError> {
         if let Some(made) = self.made.as_ref().filter(|m| m.version == version && m.until.is_none_or(|at| now < at)) {
             return Ok((made.desired.clone(), made.taken.clone()));
         }
@@ -218,8 +218,8 @@ impl Tenant {
         let desired = secret::bundle(estate.plan, estate.owner, &all, estate.included, now)?;
         let until = all.values().map(|grant| grant.life.expires_at).filter(|at| *at > now).min();
         let taken = secret::taken_hosts(estate.plan, &all);
-        let left_out = || secret::left_out(estate.plan, &all, &taken, now).first().map(Halt::from);
-        let taken = taken.first().map(Halt::from).or_else(left_out);
+        let left_out = || secret::left_out(estate.plan, &all, &taken, now).first().map(SpecError::from);
+        let taken = taken.first().map(SpecError::from).or_else(left_out);
         self.made = Some(Made { version, until, desired: desired.clone(), taken: taken.clone() });
         Ok((desired, taken))
     }
@@ -231,7 +231,7 @@ impl Tenant {
 }
 
 /// What each namespace needs for itself.
-pub(super) fn own_needs(plan: &Plan) -> BTreeSet<&Need> {
+pub(super) fn own_needs(plan: &Plan) -> BTreeSet<&TokenSpec> {
     plan.needs().into_iter().filter(|need| need.auth.is_each_targets()).collect()
 }
 

@@ -10,17 +10,17 @@ use kube::core::{ObjectList, WatchEvent};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use super::cluster_state::ClusterState;
 use super::references::account_record;
 use super::service_accounts::PullSecretsOf;
 use super::shared::{Shared, WatchObserver};
 use super::stage::cpu_time;
 use super::watches::{claimant, unreadable};
-use super::world::World;
 use crate::api::EcrCredentialStatus;
 use crate::api::observed::{ObservedCredential, Reading};
 use crate::lenient::Observed;
-use crate::plan::references::{Lent, References};
-use crate::plan::targets::Index;
+use crate::plan::references::{AllowedIdentities, References};
+use crate::plan::targets::SelectorIndex;
 use crate::plan::{Limits, Uid};
 use crate::secret::metadata::{SecretDetails, SecretMetadata};
 
@@ -34,9 +34,9 @@ impl WatchObserver for Nobody {
 }
 
 /// An empty world, whose queue nobody works off.
-pub(super) fn shared(lent: Lent) -> Arc<Shared> {
+pub(super) fn shared(lent: AllowedIdentities) -> Arc<Shared> {
     let (queue, _) = tokio::sync::mpsc::unbounded_channel();
-    let world = World::new(Index::default(), References::new(lent));
+    let world = ClusterState::new(SelectorIndex::default(), References::new(lent));
     Arc::new(Shared::new(world, Limits::default(), queue, Nobody))
 }
 
@@ -176,7 +176,7 @@ fn odd_credentials_are_alive_and_keep_what_they_want() {
 
 #[test]
 fn nothing_is_told_of_one_that_is_gone_or_unreadable_and_its_end_waits_for_what_is_told() {
-    let shared = shared(Lent::default());
+    let shared = shared(AllowedIdentities::default());
     let object = json!({
         "apiVersion": "pullsecrets.dev/v1alpha1", "kind": "EcrCredential", "metadata": { "name": "x", "uid": "ux" },
         "spec": { "registries": [{ "public": {} }], "namespaces": { "names": ["a"] } },
@@ -186,7 +186,7 @@ fn nothing_is_told_of_one_that_is_gone_or_unreadable_and_its_end_waits_for_what_
         let mut told = false;
         shared.while_readable(&uid, || {
             told = true;
-            assert!(shared.world.try_lock().is_none(), "its end would be told before this");
+            assert!(shared.state.try_lock().is_none(), "its end would be told before this");
         });
         told
     };

@@ -11,18 +11,18 @@ use crate::api::status::Reason;
 use crate::plan::auth::Reference;
 use crate::plan::refresh::{Demand, Held, Step, step};
 use crate::plan::schedule::RefreshPolicy;
-use crate::plan::targets::Incarnation;
-use crate::plan::{Halt, Need, TokenKey, Uid};
+use crate::plan::targets::NamespaceUid;
+use crate::plan::{SpecError, TokenKey, TokenSpec, Uid};
 use crate::secret::Published;
-use crate::token::Grant;
-use crate::token::cache::{Snapshot, Turn};
+use crate::token::AuthorizationToken;
+use crate::token::cache::{Dispatch, Snapshot};
 
 /// One group.
-pub(super) struct Group<'a> {
+pub(super) struct TokenGroup<'a> {
     /// What its registries need.
-    pub(super) needs: &'a BTreeSet<&'a Need>,
+    pub(super) needs: &'a BTreeSet<&'a TokenSpec>,
     /// The namespace that they are for, where each has its own.
-    pub(super) target: Option<(&'a str, Incarnation)>,
+    pub(super) target: Option<(&'a str, NamespaceUid)>,
     /// When its tokens are replaced.
     pub(super) policy: &'a RefreshPolicy,
     /// What the jitter of its refreshes is derived from.
@@ -30,7 +30,7 @@ pub(super) struct Group<'a> {
 }
 
 /// What each need comes to, or why to nothing.
-pub(super) type Keys = BTreeMap<Need, Result<TokenKey, Halt>>;
+pub(super) type Keys = BTreeMap<TokenSpec, Result<TokenKey, SpecError>>;
 
 /// What has become of a group.
 pub(super) struct Progress {
@@ -39,41 +39,41 @@ pub(super) struct Progress {
     /// Whether anything was published.
     pub(super) changed: bool,
     /// What those needs refer to whose identities change too often.
-    pub(super) limited: BTreeMap<Need, Reference>,
+    pub(super) limited: BTreeMap<TokenSpec, Reference>,
 }
 
 impl Progress {
     /// Why a need is not met, if the last try failed, or why it is perhaps not met as it should be now.
-    pub(super) fn failure(&self, ctx: &Context, need: &Need) -> Option<Halt> {
+    pub(super) fn failure(&self, ctx: &Context, need: &TokenSpec) -> Option<SpecError> {
         let failure = match self.keys.get(need)? {
             Err(halt) => Some(halt.clone()),
             Ok(key) => ctx
                 .tokens
                 .look(key)
                 .failure
-                .map(|failure| Halt { reason: failure.error.reason(), message: failure.error.to_string() }),
+                .map(|failure| SpecError { reason: failure.error.reason(), message: failure.error.to_string() }),
         };
         let Some(reference) = self.limited.get(need) else { return failure };
         let limited =
             format!("{reference} changes too often: only one change in {} s takes effect", ctx.retry.max.as_secs());
         Some(match failure {
-            Some(halt) => Halt { message: format!("{}; {limited}", halt.message), ..halt },
-            None => Halt { reason: Reason::IdentityUnstable, message: limited },
+            Some(halt) => SpecError { message: format!("{}; {limited}", halt.message), ..halt },
+            None => SpecError { reason: Reason::IdentityUnstable, message: limited },
         })
     }
 }
 
 /// What each need comes to, in a namespace where each has its own.
-pub(super) fn keys(ctx: &Context, needs: &BTreeSet<&Need>, target: Option<(&str, Incarnation)>) -> Keys {
-    let world = ctx.shared.world.lock();
-    let key = |need: &Need| {
+pub(super) fn keys(ctx: &Context, needs: &BTreeSet<&TokenSpec>, target: Option<(&str, NamespaceUid)>) -> Keys {
+    let world = ctx.shared.state.lock();
+    let key = |need: &TokenSpec| {
         let identity = need.auth.resolve(target, &world.references)?;
         Ok(TokenKey { identity, service: need.service.clone() })
     };
     needs.iter().map(|need| ((*need).clone(), key(need))).collect()
 }
 
-impl Group<'_> {
+impl TokenGroup<'_> {
     /// Asks for what is due, for `who`, and publishes what has come. That `who` wants these tokens is known already.
     pub(super) fn advance(
         &self,
@@ -86,7 +86,7 @@ impl Group<'_> {
     ) -> Progress {
         carry_over(published, &keys);
         // One look for the decision and for the act: in between, a token could be forgotten.
-        let known: BTreeMap<&Need, Snapshot> = keys
+        let known: BTreeMap<&TokenSpec, Snapshot> = keys
             .iter()
             .map(|(need, key)| (need, key.as_ref().map(|key| ctx.tokens.look(key)).unwrap_or_default()))
             .collect();
@@ -96,7 +96,7 @@ impl Group<'_> {
             .map(|((need, key), known)| (need.clone(), held(known, key.as_ref().ok(), published.get(need))))
             .collect();
         let step = step(self.policy, self.seed, now, demand, &held);
-        let turn = if self.target.is_some() { Turn::InTurn } else { Turn::AtOnce };
+        let turn = if self.target.is_some() { Dispatch::Queued } else { Dispatch::Immediate };
         for key in step.fetch.iter().filter_map(|need| keys.get(need)?.as_ref().ok()) {
             ctx.tokens.request(key, who, turn);
         }
@@ -116,14 +116,14 @@ impl Group<'_> {
     }
 
     /// What those needs refer to whose identities change too often.
-    fn limited(&self, ctx: &Context) -> BTreeMap<Need, Reference> {
-        let references = &ctx.shared.world.lock().references;
+    fn limited(&self, ctx: &Context) -> BTreeMap<TokenSpec, Reference> {
+        let references = &ctx.shared.state.lock().references;
         // Almost always there is none, and thousands of namespaces are asked for.
         if !references.has_limited() {
             return BTreeMap::new();
         }
         let namespace = self.target.map(|(namespace, _)| namespace);
-        let reference = |need: &Need| need.auth.reference_in(namespace).filter(|of| references.is_limited(of));
+        let reference = |need: &TokenSpec| need.auth.reference_in(namespace).filter(|of| references.is_limited(of));
         self.needs.iter().filter_map(|need| Some(((*need).clone(), reference(need)?))).collect()
     }
 }
@@ -132,9 +132,10 @@ impl Group<'_> {
 /// keeps the token that it has: the edit takes effect when it is allowed. Where it cannot be told which token that is, there is
 /// none.
 fn carry_over(published: &mut Published, keys: &Keys) {
-    let blocked: Vec<&Need> =
+    let blocked: Vec<&TokenSpec> =
         keys.iter().filter(|(need, key)| key.is_err() && !published.contains_key(need)).map(|(need, _)| need).collect();
-    let former: Vec<(Need, Arc<Grant>)> = published.extract_if(.., |need, _| !keys.contains_key(need)).collect();
+    let former: Vec<(TokenSpec, Arc<AuthorizationToken>)> =
+        published.extract_if(.., |need, _| !keys.contains_key(need)).collect();
     for need in &blocked {
         let alone = blocked.iter().filter(|other| other.service == need.service).count() == 1;
         let mut same = former.iter().filter(|(old, _)| old.service == need.service);
@@ -144,7 +145,7 @@ fn carry_over(published: &mut Published, keys: &Keys) {
     }
 }
 
-fn held(known: &Snapshot, key: Option<&TokenKey>, published: Option<&Arc<Grant>>) -> Held {
+fn held(known: &Snapshot, key: Option<&TokenKey>, published: Option<&Arc<AuthorizationToken>>) -> Held {
     Held {
         published: published.map(|grant| grant.life),
         outdated: published.zip(key).is_some_and(|(grant, key)| grant.identity != key.identity),
@@ -172,9 +173,9 @@ mod tests {
         Arc::new(Auth::parse(Some(&spec), &Region::parse("eu-west-1").unwrap(), None).unwrap())
     }
 
-    fn need(auth: &str, region: &str) -> Need {
+    fn need(auth: &str, region: &str) -> TokenSpec {
         let (region, endpoint) = (Region::parse(region).unwrap(), HostVariant::Standard);
-        Need { auth: role(auth), service: Service::Private { region, endpoint, registry_ids: Vec::new() } }
+        TokenSpec { auth: role(auth), service: Service::Private { region, endpoint, registry_ids: Vec::new() } }
     }
 
     #[test]
@@ -182,7 +183,7 @@ mod tests {
         const EU: &str = "eu-west-1";
         const US: &str = "eu-central-1";
         let life = Life { issued_at: Timestamp::UNIX_EPOCH, expires_at: Timestamp::MAX };
-        let grant = Arc::new(Grant { tokens: Vec::new(), life, identity: Identity::operator() });
+        let grant = Arc::new(AuthorizationToken { tokens: Vec::new(), life, identity: Identity::operator() });
         type Needs = &'static [(&'static str, &'static str)];
         let table: [(&str, Needs, Needs, Needs, Needs); 8] = [
             // (what, published before, needs that come to an identity, needs that do not, published after)
@@ -204,11 +205,11 @@ mod tests {
         for (what, before, allowed, blocked, after) in table {
             let needs = |list: Needs| list.iter().map(|(auth, region)| need(auth, region)).collect::<BTreeSet<_>>();
             let mut published: Published = needs(before).into_iter().map(|need| (need, grant.clone())).collect();
-            let key = |need: Need| {
+            let key = |need: TokenSpec| {
                 let key = TokenKey { identity: Identity::operator(), service: need.service.clone() };
                 (need, Ok(key))
             };
-            let refused = |need| (need, Err(Halt { reason: Reason::AuthNotAllowed, message: String::new() }));
+            let refused = |need| (need, Err(SpecError { reason: Reason::AuthNotAllowed, message: String::new() }));
             let keys = needs(allowed).into_iter().map(key).chain(needs(blocked).into_iter().map(refused)).collect();
             carry_over(&mut published, &keys);
             assert_eq!(published.into_keys().collect::<BTreeSet<_>>(), needs(after), "{what}");

@@ -21,7 +21,7 @@ use crate::api::{Auth, EcrCredential, EcrCredentialSpec, NamespaceSelection};
 use crate::lenient::Observed;
 use crate::plan::auth::Reference;
 use crate::plan::outputs::{OutputScope, WantedSecret, wanted_secrets};
-use crate::plan::targets::{Activity, Claimant, Selection};
+use crate::plan::targets::{Activity, CredentialRef, NamespaceMatcher};
 use crate::plan::{self, Limits};
 use crate::secret::metadata::SecretMetadata;
 
@@ -159,7 +159,7 @@ fn report(object: &Unreadable, reported: &mut HashMap<Option<String>, String>) {
 }
 
 /// What targets depend on of an `EcrCredential`. One whose selection is unusable still lives, and wants nothing.
-pub fn claimant(object: &EcrCredential, limits: &Limits) -> Claimant {
+pub fn claimant(object: &EcrCredential, limits: &Limits) -> CredentialRef {
     let plan = plan::plan(&object.spec, limits);
     let idle = object.spec.suspend || plan.is_err();
     let mut secrets = wanted_secrets(&object.spec, limits);
@@ -169,7 +169,7 @@ pub fn claimant(object: &EcrCredential, limits: &Limits) -> Claimant {
     for secret in secrets.iter_mut().filter(|secret| is_refused(&secret.name)) {
         secret.allowed = Some(BTreeSet::new());
     }
-    Claimant {
+    CredentialRef {
         name: object.name_any().into(),
         created: created(&object.metadata),
         activity: if idle { Activity::Idle } else { Activity::Active },
@@ -187,9 +187,9 @@ pub fn claimant(object: &EcrCredential, limits: &Limits) -> Claimant {
 }
 
 /// The same of one that cannot be read: it is alive, and keeps the Secrets that it wants as far as that can be read.
-pub fn unreadable(object: &Unreadable) -> Claimant {
+pub fn unreadable(object: &Unreadable) -> CredentialRef {
     let Unreadable { metadata, wanted, .. } = object;
-    let selection = |namespaces: &Option<NamespaceSelection>| Selection::parse(namespaces.as_ref()?).ok();
+    let selection = |namespaces: &Option<NamespaceSelection>| NamespaceMatcher::parse(namespaces.as_ref()?).ok();
     let pull_secret = wanted.secret_name.as_deref().unwrap_or_default();
     let mut secrets = vec![WantedSecret::anywhere(pull_secret, selection(&wanted.namespaces))];
     for (name, namespaces) in &wanted.outputs {
@@ -197,7 +197,7 @@ pub fn unreadable(object: &Unreadable) -> Claimant {
             secrets.push(WantedSecret::anywhere(name, selection(namespaces)));
         }
     }
-    Claimant {
+    CredentialRef {
         name: metadata.name.as_deref().unwrap_or_default().into(),
         created: created(metadata),
         activity: Activity::Unreadable,

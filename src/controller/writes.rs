@@ -7,46 +7,46 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Context;
-use super::history::{History, Tally};
-use super::survey::{Jobs, Task};
-use crate::plan::Halt;
-use crate::plan::targets::Incarnation;
-use crate::secret::{self, Bundle, Desired, Place, Verdict};
+use super::diff::{Task, WorkQueue};
+use super::retry_state::{RetryState, SyncCounts};
+use crate::plan::SpecError;
+use crate::plan::targets::NamespaceUid;
+use crate::secret::{self, Bundle, Desired, SecretAction, SecretTarget};
 
 /// How long a round waits for writes of which none ends.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the target namespaces should hold.
-pub(super) enum Content {
+pub(super) enum DesiredSecrets {
     /// All of them the same.
     Alike(Bundle),
     /// Each its own.
-    Each(HashMap<Arc<str>, Share>),
+    Each(HashMap<Arc<str>, NamespaceSecrets>),
 }
 
 /// What one namespace should hold.
-pub(super) struct Share {
+pub(super) struct NamespaceSecrets {
     /// Which of the namespaces that had this name it is for.
-    pub(super) incarnation: Incarnation,
+    pub(super) incarnation: NamespaceUid,
     pub(super) desired: Bundle,
     /// Whether the identities behind it are those of now. While they are not, a Secret that is there stays, but none is made:
     /// the namespace may be another by now, and its end not heard of.
     pub(super) current: bool,
     /// Why it has no valid password for one of the registries.
-    pub(super) lacks: Option<Halt>,
+    pub(super) lacks: Option<SpecError>,
     /// Why its passwords could not be renewed.
-    pub(super) failure: Option<Halt>,
+    pub(super) failure: Option<SpecError>,
 }
 
-impl Content {
-    pub(super) fn share(&self, place: &Place) -> Option<&Share> {
+impl DesiredSecrets {
+    pub(super) fn share(&self, place: &SecretTarget) -> Option<&NamespaceSecrets> {
         match self {
             Self::Alike(_) => None,
             Self::Each(shares) => shares.get(&place.namespace).filter(|share| share.incarnation == place.incarnation),
         }
     }
 
-    pub(super) fn at(&self, place: &Place) -> Option<&Arc<Desired>> {
+    pub(super) fn at(&self, place: &SecretTarget) -> Option<&Arc<Desired>> {
         match self {
             Self::Alike(bundle) => bundle.get(&place.name),
             Self::Each(_) => self.share(place)?.desired.get(&place.name),
@@ -54,48 +54,53 @@ impl Content {
     }
 
     /// Whether it is known what a place should hold.
-    pub(super) fn covers(&self, place: &Place) -> bool {
+    pub(super) fn covers(&self, place: &SecretTarget) -> bool {
         match self {
             Self::Alike(_) => true,
-            Self::Each(_) => place.claim != secret::Claim::Wanted || self.share(place).is_some(),
+            Self::Each(_) => place.claim != secret::Selection::Selected || self.share(place).is_some(),
         }
     }
 }
 
 /// How a round of writes ended.
-pub(super) enum Round {
+pub(super) enum WritesOutcome {
     /// Every place is as it should be or has failed.
-    Done(Tally),
-    /// Nothing is left but writes that are slow. It is to be looked at again soon; there is a tally if some hang.
-    Slow(Option<Tally>),
+    Done(SyncCounts),
+    /// Nothing is left but writes that are slow. It is to be looked at again soon; there is a counts if some hang.
+    Slow(Option<SyncCounts>),
     /// The `EcrCredential` is not what it was when the round began, and the next round is queued; or the process is ending.
     Superseded,
 }
 
 /// Writes until every place is as it should be, has failed, or is slow.
-pub(super) async fn write(ctx: &Arc<Context>, task: &Task<'_>, content: &Content, history: &mut History) -> Round {
+pub(super) async fn write(
+    ctx: &Arc<Context>,
+    task: &Task<'_>,
+    content: &DesiredSecrets,
+    history: &mut RetryState,
+) -> WritesOutcome {
     history.expect(content);
-    let mut jobs = Jobs::default();
+    let mut jobs = WorkQueue::default();
     let mut looked_at = None;
     loop {
         // Before the look at the revision, so that no change falls in between.
         let mut woken = std::pin::pin!(ctx.shared.news());
         woken.as_mut().enable();
         begin_urgent(ctx, task, content, history).await;
-        let Some(revision) = revision(ctx, task) else { return Round::Superseded };
-        let idle = jobs.is_empty() && history.under_way.is_empty();
+        let Some(revision) = revision(ctx, task) else { return WritesOutcome::Superseded };
+        let idle = jobs.is_empty() && history.in_flight.is_empty();
         let mut behind = idle || looked_at != Some(revision);
         // A process that is ending waits for no look.
         if behind && (history.pace.wait(idle).is_zero() || (idle && ctx.stop.is_cancelled())) {
             behind = false;
             let begun = Instant::now();
             let again = looked_at.replace(revision) == Some(revision);
-            let Some(survey) = task.survey(ctx, content, history) else { return Round::Superseded };
-            if survey.jobs.is_empty() && history.under_way.is_empty() {
+            let Some(diff) = task.diff(ctx, content, history) else { return WritesOutcome::Superseded };
+            if diff.jobs.is_empty() && history.in_flight.is_empty() {
                 history.pace.looked(begun);
-                return Round::Done(survey.tally);
+                return WritesOutcome::Done(diff.counts);
             }
-            jobs = survey.jobs;
+            jobs = diff.jobs;
             history.pace.looked(begun);
             if again {
                 // Everything planned was done and something is left: new since, or it failed in a way that lets it be
@@ -103,28 +108,28 @@ pub(super) async fn write(ctx: &Arc<Context>, task: &Task<'_>, content: &Content
                 tokio::task::yield_now().await;
             }
         }
-        while !ctx.stop.is_cancelled() && history.under_way.has_room(ctx.concurrency) {
+        while !ctx.stop.is_cancelled() && history.in_flight.has_room(ctx.concurrency) {
             let Some(job) = jobs.pop() else { break };
             // It may have been done as urgent since it was planned, or the world has moved on: the next look tells what is to
             // be done instead, if anything.
-            if let Some((place, verdict)) = task.still_due(ctx, job, content, history) {
-                begin(ctx, task, content, history, place, verdict);
+            if let Some((place, action)) = task.still_due(ctx, job, content, history) {
+                begin(ctx, task, content, history, place, action);
             }
         }
-        let idle = history.under_way.is_empty();
+        let idle = history.in_flight.is_empty();
         if idle && ctx.stop.is_cancelled() {
             // A process that is ending leaves the rest, and the last word, to its successor.
-            return Round::Superseded;
+            return WritesOutcome::Superseded;
         }
         tokio::select! {
             biased;
-            Some(ended) = history.under_way.next() => history.note(&ended, content, &ctx.retry, ctx.clock.now()),
+            Some(ended) = history.in_flight.next() => history.note(&ended, content, &ctx.retry, ctx.clock.now()),
             // A namespace that is new must not wait for writes that hang.
             () = woken => {}
             () = tokio::time::sleep(history.pace.wait(idle)), if behind || idle => {}
             () = tokio::time::sleep(PATIENCE), if !idle && !ctx.stop.is_cancelled() => {
-                let survey = history.under_way.hangs().then(|| task.survey(ctx, content, history)).flatten();
-                return Round::Slow(survey.map(|survey| survey.tally));
+                let diff = history.in_flight.hangs().then(|| task.diff(ctx, content, history)).flatten();
+                return WritesOutcome::Slow(diff.map(|diff| diff.counts));
             }
         }
     }
@@ -132,12 +137,12 @@ pub(super) async fn write(ctx: &Arc<Context>, task: &Task<'_>, content: &Content
 
 /// Begins the Secrets that new namespaces lack, ahead of all others: so many beside those that are under way, so that thousands
 /// of new namespaces are not thousands of requests in memory.
-async fn begin_urgent(ctx: &Arc<Context>, task: &Task<'_>, content: &Content, history: &mut History) {
+async fn begin_urgent(ctx: &Arc<Context>, task: &Task<'_>, content: &DesiredSecrets, history: &mut RetryState) {
     let mut begun = false;
-    while !ctx.stop.is_cancelled() && history.under_way.has_room(ctx.concurrency.saturating_mul(2)) {
+    while !ctx.stop.is_cancelled() && history.in_flight.has_room(ctx.concurrency.saturating_mul(2)) {
         let Some(urgent) = task.next_urgent(ctx, content, history) else { break };
-        for (place, verdict) in urgent {
-            begin(ctx, task, content, history, place, verdict);
+        for (place, action) in urgent {
+            begin(ctx, task, content, history, place, action);
         }
         begun = true;
     }
@@ -150,18 +155,18 @@ async fn begin_urgent(ctx: &Arc<Context>, task: &Task<'_>, content: &Content, hi
 
 /// Changes with every change to the targets; none when the `EcrCredential` is not what it was when the round began.
 fn revision(ctx: &Context, task: &Task<'_>) -> Option<u64> {
-    let world = ctx.shared.world.lock();
+    let world = ctx.shared.state.lock();
     world.is_current(&task.owner.uid, task.generation).then(|| world.revision(&task.owner.uid))
 }
 
 fn begin(
     ctx: &Arc<Context>,
     task: &Task<'_>,
-    content: &Content,
-    history: &mut History,
-    place: Place,
-    verdict: Verdict,
+    content: &DesiredSecrets,
+    history: &mut RetryState,
+    place: SecretTarget,
+    action: SecretAction,
 ) {
     let desired = content.at(&place).cloned();
-    history.under_way.begin(ctx, &task.owner.uid, place, verdict, desired);
+    history.in_flight.begin(ctx, &task.owner.uid, place, action, desired);
 }

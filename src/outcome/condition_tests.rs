@@ -8,10 +8,10 @@ fn failure(namespace: &str, reason: &str) -> NamespaceFailure {
 }
 
 /// With one registry that has a good token.
-fn ran(namespaces: NamespaceReport, failure: Option<Halt>) -> Course {
+fn ran(namespaces: NamespaceReport, failure: Option<SpecError>) -> Observation {
     let registry = RegistryReport { failure, ..tests::registry(Some(NOW + HOUR), None) };
     let mut course = tests::ran(vec![registry], namespaces, None);
-    if let Course::Ran { next_refresh_at, .. } = &mut course {
+    if let Observation::Ran { next_refresh_at, .. } = &mut course {
         *next_refresh_at = Some(at(NOW + 1800));
     }
     course
@@ -22,7 +22,7 @@ fn namespaces(selected: usize, failures: Vec<NamespaceFailure>) -> NamespaceRepo
     tests::namespaces(selected, selected - failures.len(), failures)
 }
 
-fn concluded(course: Course, previous: &EcrCredentialStatus) -> Outcome {
+fn concluded(course: Observation, previous: &EcrCredentialStatus) -> Outcome {
     told(course, previous, NOW)
 }
 
@@ -34,8 +34,8 @@ fn conditions_of(outcome: &Outcome) -> Vec<String> {
 
 #[test]
 fn no_condition_says_that_all_is_well_while_it_is_not_ready() {
-    let halt = |reason| Halt { reason, message: String::new() };
-    let invalid = Course::Halted(halt(Reason::InvalidSpec));
+    let halt = |reason| SpecError { reason, message: String::new() };
+    let invalid = Observation::Halted(halt(Reason::InvalidSpec));
     let failing = ran(namespaces(2, vec![failure("a", "QuotaExceeded")]), None);
     let table = [
         (ran(namespaces(1, vec![]), None), ["Ready=True Synced", "Reconciling=False Synced", "Stalled=False Synced"]),
@@ -43,7 +43,7 @@ fn no_condition_says_that_all_is_well_while_it_is_not_ready() {
             ran(namespaces(0, vec![]), None),
             ["Ready=True NoNamespaces", "Reconciling=False NoNamespaces", "Stalled=False NoNamespaces"],
         ),
-        (Course::Suspended, ["Ready=False Suspended", "Reconciling=False Suspended", "Stalled=False Suspended"]),
+        (Observation::Suspended, ["Ready=False Suspended", "Reconciling=False Suspended", "Stalled=False Suspended"]),
         (invalid, ["Ready=False InvalidSpec", "Reconciling=False InvalidSpec", "Stalled=True InvalidSpec"]),
         (
             failing,
@@ -63,12 +63,12 @@ fn no_condition_says_that_all_is_well_while_it_is_not_ready() {
 fn whoever_is_suspended_or_halted_tells_of_no_next_refresh_and_the_suspended_of_no_namespaces() {
     let failing = concluded(ran(namespaces(2, vec![failure("a", "QuotaExceeded")]), None), &Default::default()).status;
     assert!(failing.next_refresh_at.is_some() && failing.namespaces.is_some() && failing.failures.len() == 1);
-    let suspended = concluded(Course::Suspended, &failing).status;
+    let suspended = concluded(Observation::Suspended, &failing).status;
     assert_eq!((suspended.next_refresh_at, suspended.namespaces, suspended.failures.len()), (None, None, 0));
     // By the hashes there the tokens are known again, and they do expire.
     assert_eq!((suspended.registries, suspended.expires_at), (failing.registries.clone(), failing.expires_at));
-    let halt = Halt { reason: Reason::InvalidSpec, message: String::new() };
-    let halted = concluded(Course::Halted(halt), &failing).status;
+    let halt = SpecError { reason: Reason::InvalidSpec, message: String::new() };
+    let halted = concluded(Observation::Halted(halt), &failing).status;
     assert_eq!((halted.next_refresh_at, halted.namespaces), (None, failing.namespaces.clone()));
 }
 

@@ -18,7 +18,7 @@ pub(super) fn registry(expires: Option<i64>, failure: Option<Reason>) -> Registr
         hash: None,
         auth_hash: None,
         problem: None,
-        failure: failure.map(|reason| Halt { reason, message: "AWS said no".to_owned() }),
+        failure: failure.map(|reason| SpecError { reason, message: "AWS said no".to_owned() }),
         each_targets: false,
     }
 }
@@ -33,8 +33,12 @@ pub(super) fn namespaces(selected: usize, synced: usize, failures: Vec<Namespace
     NamespaceReport { selected, synced, failed, failures, unselected: Unselected::default() }
 }
 
-pub(super) fn ran(registries: Vec<RegistryReport>, namespaces: NamespaceReport, look_again: Option<i64>) -> Course {
-    Course::Ran {
+pub(super) fn ran(
+    registries: Vec<RegistryReport>,
+    namespaces: NamespaceReport,
+    look_again: Option<i64>,
+) -> Observation {
+    Observation::Ran {
         outputs: Vec::new(),
         include_failure: None,
         registries,
@@ -46,7 +50,7 @@ pub(super) fn ran(registries: Vec<RegistryReport>, namespaces: NamespaceReport, 
     }
 }
 
-pub(super) fn told(course: Course, previous: &EcrCredentialStatus, now: i64) -> Outcome {
+pub(super) fn told(course: Observation, previous: &EcrCredentialStatus, now: i64) -> Outcome {
     conclude(course, previous, Some(1), at(now))
 }
 
@@ -76,7 +80,7 @@ fn ready_says_that_every_selected_namespace_has_a_valid_password() {
             "False",
             "FetchingToken",
         ),
-        ("it is suspended", Course::Suspended, "False", "Suspended"),
+        ("it is suspended", Observation::Suspended, "False", "Suspended"),
         (
             "a refresh fails and the password is good",
             ran(vec![registry(Some(NOW + HOUR), Some(Reason::Throttled))], namespaces(1, 1, vec![]), None),
@@ -145,7 +149,7 @@ fn ready_says_that_every_output_is_there_as_well_and_what_one_lacks() {
         selected,
         synced,
         failed: selected - synced,
-        refusal: refusal.map(|reason| Halt { reason, message: "add it to outputs".to_owned() }),
+        refusal: refusal.map(|reason| SpecError { reason, message: "add it to outputs".to_owned() }),
     };
     let of_output = NamespaceFailure { secret: Some("argocd".to_owned()), ..failure("b", "every Secret needs a team") };
     let table = [
@@ -176,8 +180,8 @@ fn ready_says_that_every_output_is_there_as_well_and_what_one_lacks() {
     ];
     for (what, namespaces, output, (status, reason), says) in table {
         let course = ran(vec![registry(Some(NOW + HOUR), None)], namespaces, None);
-        let Course::Ran { registries, namespaces, .. } = course else { panic!("{what}") };
-        let course = Course::Ran {
+        let Observation::Ran { registries, namespaces, .. } = course else { panic!("{what}") };
+        let course = Observation::Ran {
             registries,
             namespaces,
             outputs: vec![output.clone()],
@@ -199,11 +203,14 @@ fn ready_says_that_every_output_is_there_as_well_and_what_one_lacks() {
 
 #[test]
 fn an_include_that_is_not_current_is_told_of_and_takes_no_readiness() {
-    let course = Course::Ran {
+    let course = Observation::Ran {
         registries: vec![registry(Some(NOW + HOUR), None)],
         namespaces: namespaces(1, 1, vec![]),
         outputs: Vec::new(),
-        include_failure: Some(Halt { reason: Reason::IncludeFailed, message: "ops/hub does not exist".to_owned() }),
+        include_failure: Some(SpecError {
+            reason: Reason::IncludeFailed,
+            message: "ops/hub does not exist".to_owned(),
+        }),
         next_refresh_at: None,
         look_again: None,
         handled_refresh_request: None,

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::Halt;
+use super::SpecError;
 use super::outputs::IncludeScope;
 use super::references::{AccountScope, KeysRecord, KeysScope, References};
-use super::targets::Incarnation;
+use super::targets::NamespaceUid;
 use crate::api::arn::RoleArn;
 use crate::api::registry::Region;
 use crate::api::status::Reason;
@@ -28,7 +28,7 @@ pub struct Auth {
     /// The region whose STS is asked; none when no session is made.
     sts: Option<Region>,
     /// Why it comes to no identity, whatever it refers to.
-    refused: Option<Halt>,
+    refused: Option<SpecError>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -143,7 +143,7 @@ pub struct Account {
     pub uid: Arc<str>,
     /// Where each target namespace has its own, which namespace of that name: the end of a ServiceAccount may be heard of
     /// after that of its namespace, and nothing fetched for the one must serve the next.
-    pub incarnation: Incarnation,
+    pub incarnation: NamespaceUid,
     /// The role.
     pub role: RoleArn,
     /// The audiences of its token.
@@ -242,11 +242,11 @@ impl Keys {
     ///
     /// # Errors
     /// The Secret lacks one of them.
-    pub fn material(&self, found: &KeysRecord) -> Result<KeyMaterial, Halt> {
+    pub fn material(&self, found: &KeysRecord) -> Result<KeyMaterial, SpecError> {
         let Self { namespace, name, .. } = self;
         let digest = |key: &str| {
             let lacks = || format!("Secret {namespace}/{name} has no text under the key {key:?}");
-            let halt = || Halt { reason: Reason::IdentityNotFound, message: lacks() };
+            let halt = || SpecError { reason: Reason::IdentityNotFound, message: lacks() };
             found.texts.get(key).copied().ok_or_else(halt)
         };
         let access_key_id = digest(&self.access_key_id)?;
@@ -308,12 +308,12 @@ impl Auth {
     }
 
     /// One that comes to no identity: the registry that has it is not renewed, and the others are.
-    pub fn refused(self, why: Halt) -> Self {
+    pub fn refused(self, why: SpecError) -> Self {
         Self { refused: Some(why), ..self }
     }
 
     /// Why it comes to no identity before anything that it refers to is looked at.
-    pub fn refusal(&self) -> Option<&Halt> {
+    pub fn refusal(&self) -> Option<&SpecError> {
         self.refused.as_ref()
     }
 
@@ -321,12 +321,12 @@ impl Auth {
     /// partition.
     ///
     /// # Errors
-    /// A [`Halt`] that says what to change.
-    pub fn parse(spec: Option<&api::Auth>, region: &Region, own: Option<&Region>) -> Result<Self, Halt> {
+    /// A [`SpecError`] that says what to change.
+    pub fn parse(spec: Option<&api::Auth>, region: &Region, own: Option<&Region>) -> Result<Self, SpecError> {
         let Some(spec) = spec.filter(|auth| !auth.is_operators_own()) else { return Ok(Self::operator()) };
         let base = match (&spec.service_account, &spec.secret_ref) {
             (Some(_), Some(_)) => {
-                return Err(Halt::invalid("auth takes serviceAccount or secretRef, not both"));
+                return Err(SpecError::invalid("auth takes serviceAccount or secretRef, not both"));
             }
             (Some(account), None) => account_base(account, region)?,
             (None, Some(keys)) => Base::Keys(keys_of(keys)),
@@ -393,7 +393,11 @@ impl Auth {
     ///
     /// # Errors
     /// Something that it refers to is missing, or may not be used; the message says what to do.
-    pub fn resolve(&self, target: Option<(&str, Incarnation)>, references: &References) -> Result<Identity, Halt> {
+    pub fn resolve(
+        &self,
+        target: Option<(&str, NamespaceUid)>,
+        references: &References,
+    ) -> Result<Identity, SpecError> {
         if let Some(why) = &self.refused {
             return Err(why.clone());
         }
@@ -401,7 +405,7 @@ impl Auth {
             Base::Operator => Source::Operator,
             Base::Account { of, role, audiences } => {
                 let (namespace, name, incarnation) = match of {
-                    Accounts::One { namespace, name } => (namespace.clone(), name, Incarnation::default()),
+                    Accounts::One { namespace, name } => (namespace.clone(), name, NamespaceUid::default()),
                     Accounts::OfTarget { name } => {
                         let (namespace, incarnation) = target.unwrap_or_default();
                         (namespace.into(), name, incarnation)
@@ -426,9 +430,9 @@ impl Auth {
         role: Option<&RoleArn>,
         audiences: &[String],
         references: &References,
-    ) -> Result<Account, Halt> {
+    ) -> Result<Account, SpecError> {
         let found = references.account(&namespace, name)?;
-        let lacks = |message: String| Halt { reason: Reason::IdentityNotFound, message };
+        let lacks = |message: String| SpecError { reason: Reason::IdentityNotFound, message };
         let role = match (role, &found.role) {
             (Some(role), _) => role.clone(),
             (None, Some(text)) => RoleArn::parse(text).map_err(|e| {
@@ -450,7 +454,7 @@ impl Auth {
             ([], None) => vec![STS_AUDIENCE.to_owned()],
             (given, _) => given.to_vec(),
         };
-        let incarnation = Incarnation::default();
+        let incarnation = NamespaceUid::default();
         Ok(Account { namespace, name: name.clone(), uid: found.uid.clone(), incarnation, role, audiences })
     }
 }
@@ -494,7 +498,7 @@ impl Reference {
     }
 }
 
-fn account_base(account: &ServiceAccountAuth, region: &Region) -> Result<Base, Halt> {
+fn account_base(account: &ServiceAccountAuth, region: &Region) -> Result<Base, SpecError> {
     let of = match (&account.from_target_namespace, &account.namespace, &account.name) {
         (Some(name), None, None) => Accounts::OfTarget { name: name.as_str().into() },
         (None, Some(namespace), Some(name)) => {
@@ -503,7 +507,7 @@ fn account_base(account: &ServiceAccountAuth, region: &Region) -> Result<Base, H
         _ => {
             let message =
                 "auth.serviceAccount needs namespace and name of one ServiceAccount, or fromTargetNamespace alone";
-            return Err(Halt::invalid(message));
+            return Err(SpecError::invalid(message));
         }
     };
     let role = account.role_arn.as_deref().map(|text| role_of(text, region)).transpose()?;
@@ -520,9 +524,9 @@ fn keys_of(keys: &KeysRef) -> Keys {
     }
 }
 
-fn role_step(step: &AssumeRole, region: &Region) -> Result<RoleStep, Halt> {
+fn role_step(step: &AssumeRole, region: &Region) -> Result<RoleStep, SpecError> {
     if step.session_policy.as_deref().is_some_and(|text| serde_json::from_str::<serde_json::Map<_, _>>(text).is_err()) {
-        return Err(Halt::invalid(format!("the sessionPolicy for {} is not a JSON object", step.role_arn)));
+        return Err(SpecError::invalid(format!("the sessionPolicy for {} is not a JSON object", step.role_arn)));
     }
     Ok(RoleStep {
         role: role_of(&step.role_arn, region)?,
@@ -536,9 +540,9 @@ fn role_step(step: &AssumeRole, region: &Region) -> Result<RoleStep, Halt> {
     })
 }
 
-fn role_of(text: &str, region: &Region) -> Result<RoleArn, Halt> {
-    let role = RoleArn::parse(text).map_err(Halt::invalid)?;
-    if role.is_in_partition_of(region) { Ok(role) } else { Err(Halt::invalid(other_partition(&role, region))) }
+fn role_of(text: &str, region: &Region) -> Result<RoleArn, SpecError> {
+    let role = RoleArn::parse(text).map_err(SpecError::invalid)?;
+    if role.is_in_partition_of(region) { Ok(role) } else { Err(SpecError::invalid(other_partition(&role, region))) }
 }
 
 fn other_partition(role: &RoleArn, region: &Region) -> String {
@@ -551,7 +555,7 @@ fn other_partition(role: &RoleArn, region: &Region) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::references::{AccountRecord, KeysRecord, Lent};
+    use super::super::references::{AccountRecord, AllowedIdentities, KeysRecord};
     use super::*;
     use k8s_openapi::jiff::Timestamp;
     use serde_json::{Value, json};
@@ -566,7 +570,7 @@ mod tests {
     fn references() -> References {
         let scope = KeysScope { namespace: "ops".into(), name: "keys".into() };
         let accounts = BTreeSet::from([AccountScope { namespace: None, name: "puller".into() }]);
-        let mut references = References::new(Lent { accounts, keys: BTreeSet::from([scope.clone()]) });
+        let mut references = References::new(AllowedIdentities { accounts, keys: BTreeSet::from([scope.clone()]) });
         let account = AccountRecord {
             uid: "uid-of-the-account".into(),
             created: Timestamp::UNIX_EPOCH,
@@ -581,7 +585,7 @@ mod tests {
     }
 
     fn identity(auth: &Auth) -> Identity {
-        let incarnation = Incarnation::of("uid-of-the-namespace", Timestamp::from_second(1_767_225_600).ok());
+        let incarnation = NamespaceUid::of("uid-of-the-namespace", Timestamp::from_second(1_767_225_600).ok());
         auth.resolve(Some(("ops", incarnation)), &references()).unwrap()
     }
 

@@ -18,8 +18,8 @@ use crate::api::status::Reason;
 use crate::api::{self, ConflictPolicy, DeletionPolicy, EcrCredentialSpec, HostVariant};
 use auth::Auth;
 use outputs::{IncludeScope, OutputScope, SecretPlan};
-use references::Lent;
-use targets::{Index, Selection, SelectionError};
+use references::AllowedIdentities;
+use targets::{NamespaceMatcher, SelectionError, SelectorIndex};
 
 pub use auth::Identity;
 pub use registries::host_taken;
@@ -56,7 +56,7 @@ pub enum Service {
 
 /// What a registry needs: a token, by what the spec says of it. It stays the same when the identity behind it changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Need {
+pub struct TokenSpec {
     /// Whose identity fetches it.
     pub auth: Arc<Auth>,
     /// Which API issues it.
@@ -136,13 +136,13 @@ pub struct RegistryPlan {
     /// The region whose API issues its tokens, if it is known.
     pub region: Option<Region>,
     /// The tokens it needs: one, or one for each ten account ids when these are sent; none where nothing can be done for it.
-    pub needs: Vec<Need>,
+    pub needs: Vec<TokenSpec>,
     /// The hosts it writes.
     pub hosts: Hosts,
     /// Whether its entries are removed once expired: an expired entry breaks pulls that work anonymously.
     pub anonymous_works: bool,
     /// What is wrong with the entry. Whatever else it asks for is done.
-    pub problem: Option<Halt>,
+    pub problem: Option<SpecError>,
     /// Whether it may have hosts that are not in `hosts`, because of the problem: an existing Secret may have their logins.
     pub lacks_hosts: bool,
 }
@@ -154,7 +154,7 @@ impl RegistryPlan {
     }
 
     /// Why no token is fetched for it, if that is plain from the spec and the installation.
-    pub fn refusal(&self) -> Option<&Halt> {
+    pub fn refusal(&self) -> Option<&SpecError> {
         let problem = self.problem.as_ref().filter(|_| self.needs.is_empty());
         problem.or_else(|| self.needs.iter().find_map(|need| need.auth.refusal()))
     }
@@ -181,7 +181,7 @@ pub struct Plan {
 
 impl Plan {
     /// The tokens that all registries need, each once.
-    pub fn needs(&self) -> BTreeSet<&Need> {
+    pub fn needs(&self) -> BTreeSet<&TokenSpec> {
         self.registries.iter().flat_map(|r| &r.needs).collect()
     }
 
@@ -215,7 +215,7 @@ pub struct Limits {
     /// The namespaces that may be written; `None` for any.
     pub namespaces: Option<BTreeSet<Arc<str>>>,
     /// Whose identities may be used besides the operator's own.
-    pub lent: Lent,
+    pub lent: AllowedIdentities,
     /// Whether the policy that attaches Secrets to pods is installed.
     pub attach_pods: bool,
     /// The names of ServiceAccounts to which Secrets may be attached.
@@ -226,35 +226,35 @@ pub struct Limits {
 
 impl Limits {
     /// An index that selects only where Secrets may be written.
-    pub fn index(&self) -> Index {
+    pub fn index(&self) -> SelectorIndex {
         let outputs = self.outputs.iter().flatten();
         let placed = outputs.filter_map(|scope| Some((scope.name.clone(), scope.namespace.clone()?)));
-        Index::new(self.namespaces.clone()).with_outputs(placed.collect())
+        SelectorIndex::new(self.namespaces.clone()).with_outputs(placed.collect())
     }
 }
 
 /// Why nothing is done for an `EcrCredential`, or for one of its registries, until somebody changes it or the installation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Halt {
+pub struct SpecError {
     /// The reason for the conditions.
     pub reason: Reason,
     /// What is wrong and what to change.
     pub message: String,
 }
 
-impl Halt {
+impl SpecError {
     fn invalid(message: impl fmt::Display) -> Self {
         Self { reason: Reason::InvalidSpec, message: message.to_string() }
     }
 }
 
-impl From<NameError> for Halt {
+impl From<NameError> for SpecError {
     fn from(error: NameError) -> Self {
         Self::invalid(error)
     }
 }
 
-impl From<SelectionError> for Halt {
+impl From<SelectionError> for SpecError {
     fn from(error: SelectionError) -> Self {
         Self::invalid(error)
     }
@@ -265,9 +265,9 @@ impl From<SelectionError> for Halt {
 /// A registry that is wrong or not allowed is reported with that registry, and the others are refreshed.
 ///
 /// # Errors
-/// A [`Halt`] whose message says what to change. The CRD's rules refuse nearly all of these before they get here; an
+/// A [`SpecError`] whose message says what to change. The CRD's rules refuse nearly all of these before they get here; an
 /// object stored under older rules, or a limit of the installation, does not pass through them.
-pub fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Plan, Halt> {
+pub fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Plan, SpecError> {
     if let Some(allowed) = &limits.secret_names
         && !allowed.contains(spec.secret.name.as_str())
     {
@@ -277,12 +277,12 @@ pub fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Plan, Halt> {
             spec.secret.name,
             names.join(", ")
         );
-        return Err(Halt { reason: Reason::SecretNameNotAllowed, message });
+        return Err(SpecError { reason: Reason::SecretNameNotAllowed, message });
     }
     outputs::refuse_equal_names(spec)?;
-    Selection::parse(&spec.namespaces)?;
+    NamespaceMatcher::parse(&spec.namespaces)?;
     for namespaces in spec.outputs.iter().filter_map(|output| output.namespaces.as_ref()) {
-        Selection::parse(namespaces)?;
+        NamespaceMatcher::parse(namespaces)?;
     }
     let registries = registries::plan(spec, limits)?;
     let refresh = schedule::RefreshPolicy {
@@ -316,9 +316,9 @@ fn placeholder_account() -> Option<AccountId> {
 }
 
 /// Reads a duration such as `6h` or `1h30m`; the CRD allows from 1m to 12h.
-fn parse_max_age(text: &str) -> Result<Duration, Halt> {
+fn parse_max_age(text: &str) -> Result<Duration, SpecError> {
     match schedule::duration(text) {
         Some(age) if !age.is_zero() => Ok(age.clamp(SHORTEST_MAX_AGE, LONGEST_MAX_AGE)),
-        _ => Err(Halt::invalid(format!("refresh.maxAge {text:?} is not a duration such as 6h or 90m"))),
+        _ => Err(SpecError::invalid(format!("refresh.maxAge {text:?} is not a duration such as 6h or 90m"))),
     }
 }

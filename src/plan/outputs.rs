@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use super::targets::Selection;
-use super::{Halt, Hosts, Limits, RegistryPlan};
+use super::targets::NamespaceMatcher;
+use super::{Hosts, Limits, RegistryPlan, SpecError};
 use crate::api::registry::Host;
 use crate::api::status::Reason;
 use crate::api::{EcrCredentialSpec, LoginFields, Output, OutputFormat};
@@ -54,7 +54,7 @@ pub struct SecretPlan {
     /// Annotations besides the operator's own.
     pub annotations: BTreeMap<String, String>,
     /// Why it is written nowhere, if that is plain from the spec and the installation.
-    pub refusal: Option<Halt>,
+    pub refusal: Option<SpecError>,
 }
 
 impl SecretPlan {
@@ -77,7 +77,7 @@ impl SecretPlan {
     pub(super) fn output(output: &Output, registries: &[RegistryPlan], limits: &Limits) -> Self {
         let host = output.host.as_deref().map(Host::parse).transpose();
         let refusal = match &host {
-            Err(error) => Some(Halt::invalid(format!("spec.outputs: {}: {error}", output.name))),
+            Err(error) => Some(SpecError::invalid(format!("spec.outputs: {}: {error}", output.name))),
             Ok(host) => unfit(output, host.as_ref(), registries).or_else(|| not_allowed(output, limits)),
         };
         Self {
@@ -99,11 +99,11 @@ pub const fn is_of_one_host(format: OutputFormat) -> bool {
 }
 
 /// What is wrong with an output as it stands in the spec.
-fn unfit(output: &Output, host: Option<&Host>, registries: &[RegistryPlan]) -> Option<Halt> {
+fn unfit(output: &Output, host: Option<&Host>, registries: &[RegistryPlan]) -> Option<SpecError> {
     let (name, format) = (&output.name, output.format.as_str());
     let Some(host) = host else {
         return is_of_one_host(output.format)
-            .then(|| Halt::invalid(format!("spec.outputs: {name}: the format {format} needs a host")));
+            .then(|| SpecError::invalid(format!("spec.outputs: {name}: the format {format} needs a host")));
     };
     // The caller's own account is known only with its token.
     let may_write = |registry: &RegistryPlan| match &registry.hosts {
@@ -115,14 +115,14 @@ fn unfit(output: &Output, host: Option<&Host>, registries: &[RegistryPlan]) -> O
             .is_some_and(|hosts| hosts.iter().any(|(written, _)| written == host)),
     };
     (!registries.iter().any(may_write)).then(|| {
-        Halt::invalid(format!(
+        SpecError::invalid(format!(
             "spec.outputs: {name}: spec.registries do not write the host {host}: correct host, or add the registry"
         ))
     })
 }
 
 /// What the installation says against an output wherever it is.
-fn not_allowed(output: &Output, limits: &Limits) -> Option<Halt> {
+fn not_allowed(output: &Output, limits: &Limits) -> Option<SpecError> {
     let allowed = limits.outputs.as_ref()?;
     let fits = |scope: &&OutputScope| *scope.name == *output.name && scope.format == output.format;
     if allowed.iter().any(|scope| fits(&scope)) {
@@ -134,7 +134,7 @@ fn not_allowed(output: &Output, limits: &Limits) -> Option<Halt> {
 }
 
 /// The installation does not let the operator write an output, in a namespace or anywhere.
-pub fn output_not_allowed(name: &str, format: OutputFormat, namespace: Option<&str>, but: &str) -> Halt {
+pub fn output_not_allowed(name: &str, format: OutputFormat, namespace: Option<&str>, but: &str) -> SpecError {
     let format = format.as_str();
     let (here, namespaces) = match namespace {
         Some(namespace) => (" here".to_owned(), format!(", namespaces: [{namespace}]")),
@@ -143,24 +143,24 @@ pub fn output_not_allowed(name: &str, format: OutputFormat, namespace: Option<&s
     let message = format!(
         "the operator may not write the Secret {name} as {format}{here}{but}: add {{name: {name}, format: {format}{namespaces}}} to the chart's outputs (flag --output-secret)"
     );
-    Halt { reason: Reason::OutputNotAllowed, message }
+    SpecError { reason: Reason::OutputNotAllowed, message }
 }
 
 /// The installation does not let the operator read a docker config of others.
-pub fn include_not_allowed(scope: &IncludeScope) -> Halt {
+pub fn include_not_allowed(scope: &IncludeScope) -> SpecError {
     let IncludeScope { namespace, name } = scope;
     let message = format!(
         "the operator may not read the Secret {scope}: add {{namespace: {namespace}, name: {name}}} to the chart's include.secrets (flag --include-secret)"
     );
-    Halt { reason: Reason::IncludeNotAllowed, message }
+    SpecError { reason: Reason::IncludeNotAllowed, message }
 }
 
 /// RBAC does not let the operator read a docker config of others.
-pub fn include_not_readable(scope: &IncludeScope) -> Halt {
+pub fn include_not_readable(scope: &IncludeScope) -> SpecError {
     let message = format!(
         "the operator lacks the right to get, list and watch the Secret {scope}: the chart grants it for the entries of include.secrets"
     );
-    Halt { reason: Reason::Forbidden, message }
+    SpecError { reason: Reason::Forbidden, message }
 }
 
 /// A Secret of an `EcrCredential` as far as its targets depend on it.
@@ -171,14 +171,14 @@ pub struct WantedSecret {
     /// Its form.
     pub format: OutputFormat,
     /// The namespaces that should hold it; `None` when the spec is not usable, so that none does.
-    pub selection: Option<Selection>,
+    pub selection: Option<NamespaceMatcher>,
     /// The namespaces in which it may be written; `None` for all.
     pub allowed: Option<BTreeSet<Arc<str>>>,
 }
 
 impl WantedSecret {
     /// A pull secret, which may be written in each namespace that is selected.
-    pub fn anywhere(name: &str, selection: Option<Selection>) -> Self {
+    pub fn anywhere(name: &str, selection: Option<NamespaceMatcher>) -> Self {
         Self { name: name.into(), format: OutputFormat::DockerConfigJson, selection, allowed: None }
     }
 
@@ -190,7 +190,7 @@ impl WantedSecret {
 
 /// The Secrets that a spec asks for, the pull secret first.
 pub fn wanted_secrets(spec: &EcrCredentialSpec, limits: &Limits) -> Vec<WantedSecret> {
-    let all = Selection::parse(&spec.namespaces).ok();
+    let all = NamespaceMatcher::parse(&spec.namespaces).ok();
     let mut wanted = vec![WantedSecret::anywhere(&spec.secret.name, all.clone())];
     for output in &spec.outputs {
         // Of two with one name the first counts, and the spec is not usable.
@@ -198,7 +198,7 @@ pub fn wanted_secrets(spec: &EcrCredentialSpec, limits: &Limits) -> Vec<WantedSe
             continue;
         }
         let selection = match &output.namespaces {
-            Some(namespaces) => Selection::parse(namespaces).ok(),
+            Some(namespaces) => NamespaceMatcher::parse(namespaces).ok(),
             None => all.clone(),
         };
         let (name, format, allowed) = (output.name.as_str().into(), output.format, allowed_in(output, limits));
@@ -217,11 +217,11 @@ fn allowed_in(output: &Output, limits: &Limits) -> Option<BTreeSet<Arc<str>>> {
 }
 
 /// Names that two Secrets of one spec share.
-pub(super) fn refuse_equal_names(spec: &EcrCredentialSpec) -> Result<(), Halt> {
+pub(super) fn refuse_equal_names(spec: &EcrCredentialSpec) -> Result<(), SpecError> {
     let mut names = BTreeSet::from([spec.secret.name.as_str()]);
     match spec.outputs.iter().find(|output| !names.insert(&output.name)) {
         None => Ok(()),
-        Some(output) => Err(Halt::invalid(format!(
+        Some(output) => Err(SpecError::invalid(format!(
             "two Secrets of this EcrCredential are named {:?}: give each of spec.outputs a name of its own, other than secret.name",
             output.name
         ))),

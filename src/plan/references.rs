@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::Halt;
+use super::SpecError;
 use super::auth::Reference;
-use super::targets::Incarnation;
+use super::targets::NamespaceUid;
 use crate::api::status::Reason;
 use crate::encoding::{Digest, Fields};
 
@@ -66,7 +66,7 @@ impl KeysRecord {
 
 /// What the operator may use as other identities than its own, from its command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lent {
+pub struct AllowedIdentities {
     /// ServiceAccounts.
     pub accounts: BTreeSet<AccountScope>,
     /// Secrets with static keys.
@@ -76,18 +76,18 @@ pub struct Lent {
 /// Everything that identities refer to.
 #[derive(Clone, Debug, Default)]
 pub struct References {
-    lent: Lent,
+    lent: AllowedIdentities,
     /// By namespace, then by name: a namespace that comes and goes must not cost a look at those of all others.
     accounts: HashMap<Arc<str>, BTreeMap<Arc<str>, AccountRecord>>,
     keys: BTreeMap<KeysScope, KeysRecord>,
     refused_accounts: BTreeSet<AccountScope>,
     refused_keys: BTreeSet<KeysScope>,
-    unread_keys: BTreeMap<KeysScope, Halt>,
+    unread_keys: BTreeMap<KeysScope, SpecError>,
     /// What has changed so often that its changes wait.
     limited: BTreeSet<Reference>,
 }
 
-impl Lent {
+impl AllowedIdentities {
     /// Whether a ServiceAccount may be used; with no namespace, whether one of that name may be in some namespace.
     pub fn has_account(&self, namespace: Option<&str>, name: &str) -> bool {
         let fits = |scope: &AccountScope| {
@@ -100,7 +100,7 @@ impl Lent {
 
 impl References {
     /// Nothing seen yet.
-    pub fn new(lent: Lent) -> Self {
+    pub fn new(lent: AllowedIdentities) -> Self {
         Self { lent, ..Self::default() }
     }
 
@@ -143,7 +143,7 @@ impl References {
 
     /// Notes that a Secret with static keys is there and could not be read, and why; returns whether that is news. What was
     /// read of it before stays.
-    pub fn set_keys_unread(&mut self, scope: &KeysScope, why: Halt) -> bool {
+    pub fn set_keys_unread(&mut self, scope: &KeysScope, why: SpecError) -> bool {
         let is_news = !self.keys.contains_key(scope) && self.unread_keys.get(scope) != Some(&why);
         if is_news {
             self.unread_keys.insert(scope.clone(), why);
@@ -191,7 +191,7 @@ impl References {
     }
 
     /// Drops what is known of ServiceAccounts that were in a predecessor of a namespace: their end is not heard of yet.
-    pub fn bury(&mut self, namespace: &str, incarnation: Incarnation) {
+    pub fn bury(&mut self, namespace: &str, incarnation: NamespaceUid) {
         if let Some(accounts) = self.accounts.get_mut(namespace) {
             accounts.retain(|_, record| !incarnation.is_after(record.created));
             if accounts.is_empty() {
@@ -213,7 +213,7 @@ impl References {
     ///
     /// # Errors
     /// It is missing, may not be used, or may not be watched.
-    pub fn account(&self, namespace: &Arc<str>, name: &Arc<str>) -> Result<&AccountRecord, Halt> {
+    pub fn account(&self, namespace: &Arc<str>, name: &Arc<str>) -> Result<&AccountRecord, SpecError> {
         if !self.lent.has_account(Some(namespace), name) {
             return Err(account_not_allowed(Some(namespace), name));
         }
@@ -225,7 +225,7 @@ impl References {
         if let Some(refused) = [scope, any].iter().find(|scope| self.refused_accounts.contains(scope)) {
             return Err(refused_by_rbac("serviceaccounts", refused.to_string(), "auth.serviceAccounts"));
         }
-        Err(Halt {
+        Err(SpecError {
             reason: Reason::IdentityNotFound,
             message: format!(
                 "ServiceAccount {namespace}/{name} does not exist: create it, or correct auth.serviceAccount"
@@ -237,7 +237,7 @@ impl References {
     ///
     /// # Errors
     /// It is missing, may not be used, or may not be watched.
-    pub fn keys(&self, scope: &KeysScope) -> Result<&KeysRecord, Halt> {
+    pub fn keys(&self, scope: &KeysScope) -> Result<&KeysRecord, SpecError> {
         if !self.lent.keys.contains(scope) {
             return Err(keys_not_allowed(scope));
         }
@@ -250,7 +250,7 @@ impl References {
         if self.refused_keys.contains(scope) {
             return Err(refused_by_rbac("secrets", scope.to_string(), "auth.secrets"));
         }
-        Err(Halt {
+        Err(SpecError {
             reason: Reason::IdentityNotFound,
             message: format!("Secret {scope} does not exist: create it, or correct auth.secretRef"),
         })
@@ -258,7 +258,7 @@ impl References {
 }
 
 /// The installation does not let the operator use a ServiceAccount.
-pub fn account_not_allowed(namespace: Option<&str>, name: &str) -> Halt {
+pub fn account_not_allowed(namespace: Option<&str>, name: &str) -> SpecError {
     let (which, entry) = match namespace {
         Some(namespace) => {
             (format!("ServiceAccount {namespace}/{name}"), format!("{{namespace: {namespace}, name: {name}}}"))
@@ -268,23 +268,23 @@ pub fn account_not_allowed(namespace: Option<&str>, name: &str) -> Halt {
     let message = format!(
         "the operator may not use {which}: add {entry} to the chart's auth.serviceAccounts (flag --service-account)"
     );
-    Halt { reason: Reason::AuthNotAllowed, message }
+    SpecError { reason: Reason::AuthNotAllowed, message }
 }
 
 /// The installation does not let the operator read a Secret with static keys.
-pub fn keys_not_allowed(scope: &KeysScope) -> Halt {
+pub fn keys_not_allowed(scope: &KeysScope) -> SpecError {
     let KeysScope { namespace, name } = scope;
     let message = format!(
         "the operator may not read Secret {scope}: add {{namespace: {namespace}, name: {name}}} to the chart's auth.secrets (flag --credentials-secret)"
     );
-    Halt { reason: Reason::AuthNotAllowed, message }
+    SpecError { reason: Reason::AuthNotAllowed, message }
 }
 
-fn refused_by_rbac(resource: &str, which: String, value: &str) -> Halt {
+fn refused_by_rbac(resource: &str, which: String, value: &str) -> SpecError {
     let message = format!(
         "the operator lacks the right to get, list and watch {resource} {which}: the chart grants it for the entries of {value}"
     );
-    Halt { reason: Reason::Forbidden, message }
+    SpecError { reason: Reason::Forbidden, message }
 }
 
 impl fmt::Display for AccountScope {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::Need;
+use super::TokenSpec;
 use super::schedule::{Life, RefreshPolicy};
 
 /// A cached token this young counts as new, though another may live longer, in seconds.
@@ -40,10 +40,10 @@ pub struct Demand {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// Tokens to fetch now.
-    pub fetch: Vec<Need>,
+    pub fetch: Vec<TokenSpec>,
     /// Tokens whose cached form replaces the published one. Empty while another one is fetched for the first time, so that
     /// tokens renewed together reach each Secret in one write; none waits for one that has failed before.
-    pub publish: Vec<Need>,
+    pub publish: Vec<TokenSpec>,
     /// A token that no Secret holds yet is being fetched.
     pub incomplete: bool,
     /// Every token is as new as it should be.
@@ -60,7 +60,7 @@ pub fn step(
     seed: &str,
     now: Timestamp,
     demand: Option<Demand>,
-    held: &BTreeMap<Need, Held>,
+    held: &BTreeMap<TokenSpec, Held>,
 ) -> Step {
     let current = |life: Life| {
         life.is_valid(now) && now < policy.due_at(life, seed) && demand.is_none_or(|d| life.issued_at >= d.since)
@@ -120,7 +120,7 @@ pub fn step(
         step.settled = false;
     }
     // A login that has expired is replaced without waiting for others.
-    let urgent = |need: &Need| held.get(need).and_then(|h| h.published).is_some_and(|life| !life.is_valid(now));
+    let urgent = |need: &TokenSpec| held.get(need).and_then(|h| h.published).is_some_and(|life| !life.is_valid(now));
     if awaited && !step.publish.iter().any(urgent) {
         step.publish.clear();
     }
@@ -129,7 +129,7 @@ pub fn step(
 }
 
 /// Times at which a published token is due or expires.
-fn look_again(step: &mut Step, policy: &RefreshPolicy, seed: &str, now: Timestamp, held: &BTreeMap<Need, Held>) {
+fn look_again(step: &mut Step, policy: &RefreshPolicy, seed: &str, now: Timestamp, held: &BTreeMap<TokenSpec, Held>) {
     for (key, h) in held {
         let life = if step.publish.contains(key) { h.cached } else { h.published };
         let Some(life) = life else { continue };
@@ -166,10 +166,10 @@ mod tests {
         Some(Life { issued_at: at(issued), expires_at: at(issued + 12 * HOUR) })
     }
 
-    fn key(region: &str) -> Need {
+    fn key(region: &str) -> TokenSpec {
         let region = Region::parse(region).unwrap();
         let service = Service::Private { region, endpoint: HostVariant::Standard, registry_ids: Vec::new() };
-        Need { auth: Arc::new(Auth::operator()), service }
+        TokenSpec { auth: Arc::new(Auth::operator()), service }
     }
 
     fn decide(now: i64, demand: Option<Demand>, held: &[(&str, Held)]) -> Step {

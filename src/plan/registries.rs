@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::auth::{Auth, Reference};
 use super::references::{AccountScope, account_not_allowed, keys_not_allowed};
-use super::{Halt, Hosts, Limits, Need, RegistryPlan, Service};
+use super::{Hosts, Limits, RegistryPlan, Service, SpecError, TokenSpec};
 use crate::api::registry::{AccountId, Host, NameError, Region};
 use crate::api::status::Reason;
 use crate::api::{self, EcrCredentialSpec, HostVariant, PrivateRegistry, Registry};
@@ -21,23 +21,23 @@ const MOST_HOST_BYTES: usize = 32 * 1024;
 ///
 /// # Errors
 /// There is none, or nothing can be done for any of them.
-pub(super) fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Vec<RegistryPlan>, Halt> {
+pub(super) fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Vec<RegistryPlan>, SpecError> {
     let entries = spec.registries.iter().enumerate();
     let mut registries: Vec<RegistryPlan> =
         entries.map(|(number, entry)| registry_plan(number, entry, spec.auth.as_ref(), limits)).collect();
     give_each_host_to_the_first(&mut registries);
     leave_out_what_does_not_fit(&mut registries);
-    let refused: Option<Vec<&Halt>> = registries.iter().map(RegistryPlan::refusal).collect();
+    let refused: Option<Vec<&SpecError>> = registries.iter().map(RegistryPlan::refusal).collect();
     match refused.map(|refused| refused.first().map(|why| (*why).clone())) {
         None => Ok(registries),
         Some(Some(why)) => Err(why),
-        Some(None) => Err(Halt::invalid("spec.registries is empty: name at least one registry")),
+        Some(None) => Err(SpecError::invalid("spec.registries is empty: name at least one registry")),
     }
 }
 
 impl RegistryPlan {
     /// An entry for which nothing can be done.
-    fn impossible(region: Option<Region>, problem: Halt) -> Self {
+    fn impossible(region: Option<Region>, problem: SpecError) -> Self {
         Self {
             region,
             needs: Vec::new(),
@@ -48,14 +48,14 @@ impl RegistryPlan {
         }
     }
 
-    fn drop_all(&mut self, problem: Halt) {
+    fn drop_all(&mut self, problem: SpecError) {
         *self = Self::impossible(self.region.take(), problem);
     }
 }
 
 /// Says which entry something is wrong with.
-fn wrong(number: usize, problem: impl fmt::Display) -> Halt {
-    Halt::invalid(format!("spec.registries[{number}]: {problem}"))
+fn wrong(number: usize, problem: impl fmt::Display) -> SpecError {
+    SpecError::invalid(format!("spec.registries[{number}]: {problem}"))
 }
 
 fn registry_plan(number: usize, registry: &Registry, auth: Option<&api::Auth>, limits: &Limits) -> RegistryPlan {
@@ -68,7 +68,10 @@ fn registry_plan(number: usize, registry: &Registry, auth: Option<&api::Auth>, l
             let hosts = Hosts::Named(hosts.map(|host| (host, None)).collect());
             RegistryPlan {
                 region: Some(Region::public()),
-                needs: vec![Need { auth: checked_auth(auth, &Region::public(), limits), service: Service::Public }],
+                needs: vec![TokenSpec {
+                    auth: checked_auth(auth, &Region::public(), limits),
+                    service: Service::Public,
+                }],
                 hosts,
                 anonymous_works: true,
                 problem: parsed.problem(number),
@@ -92,7 +95,7 @@ fn checked_auth(auth: Option<&api::Auth>, region: &Region, limits: &Limits) -> A
 }
 
 /// What the installation says against an `auth`.
-fn not_lent(auth: &Auth, limits: &Limits) -> Option<Halt> {
+fn not_lent(auth: &Auth, limits: &Limits) -> Option<SpecError> {
     match auth.reference()? {
         Reference::Account(AccountScope { namespace, name }) => {
             let lent = limits.lent.has_account(namespace.as_deref(), &name);
@@ -114,7 +117,7 @@ fn private_plan(number: usize, private: &PrivateRegistry, auth: Option<&api::Aut
                 let message = format!(
                     "spec.registries[{number}]: it names no region and the operator has none: set region, or the chart's aws.region"
                 );
-                return RegistryPlan::impossible(None, Halt { reason: Reason::NoRegion, message });
+                return RegistryPlan::impossible(None, SpecError { reason: Reason::NoRegion, message });
             }
         },
     };
@@ -161,11 +164,11 @@ fn needs(
     accounts: &[AccountId],
     auth: Option<&api::Auth>,
     limits: &Limits,
-) -> Vec<Need> {
+) -> Vec<TokenSpec> {
     let endpoint = private.api_endpoint;
     let mut auth = checked_auth(auth, region, limits);
     if limits.fixed_api && endpoint != HostVariant::Standard {
-        let why = Halt::invalid(format!(
+        let why = SpecError::invalid(format!(
             "apiEndpoint: {endpoint:?} cannot be had while the operator is told one host for all calls of ECR: remove the chart's aws.endpoints.ecr (flag --aws-endpoint-url-ecr) or AWS_ENDPOINT_URL, or apiEndpoint"
         ));
         auth = Arc::new((*auth).clone().refused(why));
@@ -178,7 +181,7 @@ fn needs(
         vec![Vec::new()]
     };
     let service = |registry_ids| Service::Private { region: region.clone(), endpoint, registry_ids };
-    chunks.into_iter().map(|ids| Need { auth: auth.clone(), service: service(ids) }).collect()
+    chunks.into_iter().map(|ids| TokenSpec { auth: auth.clone(), service: service(ids) }).collect()
 }
 
 /// What could be read of an entry, and what could not.
@@ -204,7 +207,7 @@ impl Parsed {
     }
 
     /// The first problem, and how many more there are.
-    fn problem(&self, number: usize) -> Option<Halt> {
+    fn problem(&self, number: usize) -> Option<SpecError> {
         let first = self.problems.first()?;
         Some(match self.problems.len().saturating_sub(1) {
             0 => wrong(number, first),
@@ -247,15 +250,15 @@ impl Hosts {
 }
 
 /// The problem of two entries that would fill one host with tokens of different identities, of which the first has it.
-pub fn host_taken(host: &Host, earlier: usize, later: usize) -> Halt {
-    Halt::invalid(format!(
+pub fn host_taken(host: &Host, earlier: usize, later: usize) -> SpecError {
+    SpecError::invalid(format!(
         "spec.registries[{earlier}] and spec.registries[{later}] both write the host {host}, with tokens of different identities, and the first one has it: name other accountIds or extraHosts in one of them, or remove it"
     ))
 }
 
 /// A host that two entries would fill with different tokens is the first one's. The later one keeps its other hosts.
 fn give_each_host_to_the_first(registries: &mut [RegistryPlan]) {
-    let mut owners: BTreeMap<Host, (usize, Vec<Need>)> = BTreeMap::new();
+    let mut owners: BTreeMap<Host, (usize, Vec<TokenSpec>)> = BTreeMap::new();
     for (number, registry) in registries.iter_mut().enumerate() {
         let mut lost: Vec<(Host, usize)> = Vec::new();
         for host in registry.hosts.named() {
@@ -303,13 +306,13 @@ mod tests {
     const ACCOUNT: &str = "111122223333";
     const ROLE: &str = "arn:aws:iam::111122223333:role/x";
 
-    fn planned_in(region: Option<&str>, registries: &Value) -> Result<Plan, Halt> {
+    fn planned_in(region: Option<&str>, registries: &Value) -> Result<Plan, SpecError> {
         let limits = Limits { region: region.map(|r| Region::parse(r).unwrap()), ..Limits::default() };
         let spec = json!({ "registries": registries, "namespaces": { "names": ["a"] } });
         super::super::plan(&serde_json::from_value(spec).unwrap(), &limits)
     }
 
-    fn planned(registries: &Value) -> Result<Plan, Halt> {
+    fn planned(registries: &Value) -> Result<Plan, SpecError> {
         planned_in(Some("eu-west-1"), registries)
     }
 

@@ -32,7 +32,7 @@ pub enum SelectionError {
 
 /// `spec.namespaces`, ready to match.
 #[derive(Clone, Debug)]
-pub struct Selection {
+pub struct NamespaceMatcher {
     names: Vec<WildMatch>,
     /// The names as they are written, in the same order.
     patterns: Vec<String>,
@@ -92,7 +92,7 @@ fn some_of(names: &[String]) -> String {
     }
 }
 
-impl Selection {
+impl NamespaceMatcher {
     /// Prepares the globs and the selector.
     ///
     /// # Errors
@@ -159,7 +159,7 @@ pub enum Activity {
 
 /// An `EcrCredential` as far as its targets depend on it.
 #[derive(Clone, Debug)]
-pub struct Claimant {
+pub struct CredentialRef {
     /// Its name.
     pub name: Arc<str>,
     /// When it was created: of two that want the same Secret the older wins.
@@ -176,7 +176,7 @@ pub struct Claimant {
     pub attach: Vec<WildMatch>,
 }
 
-impl Claimant {
+impl CredentialRef {
     /// The order of those who want the same Secret.
     fn precedence(&self) -> impl Ord + use<'_> {
         (self.activity == Activity::Idle, self.created, &self.name)
@@ -219,7 +219,7 @@ enum Want {
 
 #[derive(Debug)]
 struct Entry {
-    claimant: Claimant,
+    claimant: CredentialRef,
     /// For each of its Secrets.
     targets: Vec<Targets>,
     /// What selects nothing, once that was asked for and until it may have changed.
@@ -237,14 +237,14 @@ struct Targets {
 
 /// Which of the namespaces that had a name: one that is deleted and made again is another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Incarnation {
+pub struct NamespaceUid {
     /// A hash of its uid.
     uid: u64,
     /// When it was created, in seconds since 1970.
     created: i64,
 }
 
-impl Incarnation {
+impl NamespaceUid {
     /// That of a namespace with this uid and time of creation.
     pub fn of(uid: &str, created: Option<Timestamp>) -> Self {
         let uid = Digest::of(uid.as_bytes()).short();
@@ -270,7 +270,7 @@ impl Incarnation {
 
 #[derive(Debug, PartialEq, Eq)]
 struct Namespace {
-    incarnation: Incarnation,
+    incarnation: NamespaceUid,
     labels: PackedLabels,
     terminating: bool,
 }
@@ -311,7 +311,7 @@ type Claims = HashMap<Arc<str>, Vec<Uid>>;
 
 /// All namespaces and all `EcrCredentials`, with the targets of each kept up to date.
 #[derive(Debug, Default)]
-pub struct Index {
+pub struct SelectorIndex {
     allowed: Option<BTreeSet<Arc<str>>>,
     /// Names and namespaces of outputs that are allowed wherever they are.
     allowed_outputs: BTreeSet<(Arc<str>, Arc<str>)>,
@@ -327,7 +327,7 @@ pub struct Index {
     attaching: BTreeSet<Uid>,
 }
 
-impl Index {
+impl SelectorIndex {
     /// An index that selects only among `allowed` namespaces, or among all for `None`.
     pub fn new(allowed: Option<BTreeSet<Arc<str>>>) -> Self {
         Self { allowed, ..Self::default() }
@@ -342,7 +342,7 @@ impl Index {
     pub fn set_namespace(
         &mut self,
         name: &str,
-        incarnation: Incarnation,
+        incarnation: NamespaceUid,
         labels: &Labels,
         terminating: bool,
     ) -> BTreeSet<Uid> {
@@ -399,7 +399,7 @@ impl Index {
 
     /// Forgets a namespace that is gone.
     pub fn remove_namespace(&mut self, name: &str) -> BTreeSet<Uid> {
-        let affected = self.set_namespace(name, Incarnation::default(), &Labels::new(), true);
+        let affected = self.set_namespace(name, NamespaceUid::default(), &Labels::new(), true);
         self.namespaces.remove(name);
         affected
     }
@@ -415,12 +415,12 @@ impl Index {
     }
 
     /// Which of the namespaces that had this name is there now.
-    pub fn incarnation(&self, namespace: &str) -> Incarnation {
+    pub fn incarnation(&self, namespace: &str) -> NamespaceUid {
         self.namespaces.get(namespace).map(|n| n.incarnation).unwrap_or_default()
     }
 
     /// Takes an `EcrCredential` as it is now; returns the claimants whose targets, or rank in them, changed.
-    pub fn set_claimant(&mut self, uid: &Uid, claimant: Claimant) -> BTreeSet<Uid> {
+    pub fn set_claimant(&mut self, uid: &Uid, claimant: CredentialRef) -> BTreeSet<Uid> {
         let mut affected = self.remove_claimant(uid);
         let reads_labels = claimant.reads_labels();
         let anchors: BTreeSet<String> = claimant.anchors().into_iter().map(str::to_owned).collect();
@@ -728,7 +728,7 @@ mod tests {
 
     #[test]
     fn an_incarnation_is_the_same_in_every_build() {
-        let of = |uid, created| Incarnation::of(uid, Timestamp::from_second(created).ok());
+        let of = |uid, created| NamespaceUid::of(uid, Timestamp::from_second(created).ok());
         let digest = of("3b6cbb5c-1f5e-4f0f-8f7b-111122223333", 1_767_225_600).encode(Fields::new("t1")).finish();
         assert_eq!(digest.to_string(), "96cd8b210b6fd49e4dc5d1804d1c25fdcbc722f976624bd8bd969b5b3ec97f22");
     }
@@ -742,12 +742,12 @@ mod tests {
         Some(NamespaceSelector { match_labels: labels(&[(key, value)]), match_expressions: Vec::new() })
     }
 
-    fn claimant(second: i64, spec: &NamespaceSelection) -> Claimant {
-        Claimant {
+    fn claimant(second: i64, spec: &NamespaceSelection) -> CredentialRef {
+        CredentialRef {
             name: format!("c{second}").into(),
             created: Timestamp::from_second(second).unwrap(),
             activity: Activity::Active,
-            secrets: vec![WantedSecret::anywhere("pull", Selection::parse(spec).ok())],
+            secrets: vec![WantedSecret::anywhere("pull", NamespaceMatcher::parse(spec).ok())],
             generation: Some(1),
             references: BTreeSet::new(),
             attach: Vec::new(),
@@ -760,11 +760,11 @@ mod tests {
 
     #[test]
     fn what_selects_nothing_is_told_and_no_longer_when_it_does() {
-        let (me, here) = (uid("me"), |name: &str| Incarnation::of(name, None));
-        let mut index = Index::new(Some(["a", "team-1", "gone"].map(Arc::from).into()));
+        let (me, here) = (uid("me"), |name: &str| NamespaceUid::of(name, None));
+        let mut index = SelectorIndex::new(Some(["a", "team-1", "gone"].map(Arc::from).into()));
         index.set_namespace("a", here("a"), &labels(&[]), false);
         index.set_namespace("b", here("b"), &labels(&[]), false);
-        let of = |index: &Index| {
+        let of = |index: &SelectorIndex| {
             let unselected = index.unselected(&me);
             (unselected.out_of_reach(), unselected.not_found())
         };
@@ -803,7 +803,7 @@ mod tests {
     #[test]
     fn a_namespace_is_selected_by_name_or_label_unless_excluded() {
         let spec = selection(&["payments", "team-*", "a?c"], by_label("pull", "ecr"), &["kube-*", "team-secret"]);
-        let selection = Selection::parse(&spec).unwrap();
+        let selection = NamespaceMatcher::parse(&spec).unwrap();
         let table = [
             ("payments", labels(&[]), true),
             ("payments2", labels(&[]), false),
@@ -823,14 +823,14 @@ mod tests {
     #[test]
     fn an_empty_selection_selects_nothing_and_says_so() {
         for spec in [selection(&[], None, &[]), selection(&[], Some(NamespaceSelector::default()), &[])] {
-            assert_eq!(Selection::parse(&spec).unwrap_err(), SelectionError::Empty);
+            assert_eq!(NamespaceMatcher::parse(&spec).unwrap_err(), SelectionError::Empty);
         }
     }
 
     #[test]
     fn the_older_of_two_wins_and_the_other_inherits() {
-        let mut index = Index::default();
-        index.set_namespace("a", Incarnation::default(), &labels(&[]), false);
+        let mut index = SelectorIndex::default();
+        index.set_namespace("a", NamespaceUid::default(), &labels(&[]), false);
         let spec = selection(&["*"], None, &[]);
         index.set_claimant(&uid("young"), claimant(20, &spec));
         assert_eq!(index.winner("pull", "a"), Some(&uid("young")));
@@ -843,21 +843,21 @@ mod tests {
 
     #[test]
     fn labels_gained_and_lost_move_the_target_and_nothing_else() {
-        let mut index = Index::default();
+        let mut index = SelectorIndex::default();
         index.set_claimant(&uid("x"), claimant(1, &selection(&[], by_label("pull", "ecr"), &[])));
         index.set_claimant(&uid("y"), claimant(2, &selection(&["other"], None, &[])));
-        assert!(index.set_namespace("a", Incarnation::default(), &labels(&[]), false).is_empty());
+        assert!(index.set_namespace("a", NamespaceUid::default(), &labels(&[]), false).is_empty());
         assert_eq!(
-            index.set_namespace("a", Incarnation::default(), &labels(&[("pull", "ecr")]), false),
+            index.set_namespace("a", NamespaceUid::default(), &labels(&[("pull", "ecr")]), false),
             BTreeSet::from([uid("x")])
         );
         assert_eq!(index.targets(&uid("x")).count(), 1);
         assert!(
-            index.set_namespace("a", Incarnation::default(), &labels(&[("pull", "ecr")]), false).is_empty(),
+            index.set_namespace("a", NamespaceUid::default(), &labels(&[("pull", "ecr")]), false).is_empty(),
             "an unchanged namespace is no news"
         );
         assert_eq!(
-            index.set_namespace("a", Incarnation::default(), &labels(&[("pull", "ecr")]), true),
+            index.set_namespace("a", NamespaceUid::default(), &labels(&[("pull", "ecr")]), true),
             BTreeSet::from([uid("x")])
         );
         assert_eq!(index.targets(&uid("x")).count(), 0, "a terminating namespace is never a target");
@@ -866,13 +866,13 @@ mod tests {
 
     #[test]
     fn a_label_that_no_selection_reads_is_no_news() {
-        let mut index = Index::default();
+        let mut index = SelectorIndex::default();
         index.set_claimant(&uid("by label"), claimant(1, &selection(&[], by_label("pull", "ecr"), &[])));
         index.set_claimant(&uid("by name"), claimant(2, &selection(&["*"], None, &[])));
         let all = [("pull", "ecr"), ("team", "a"), ("note", "1")];
-        assert!(!index.set_namespace("a", Incarnation::default(), &labels(&all[..1]), false).is_empty());
+        assert!(!index.set_namespace("a", NamespaceUid::default(), &labels(&all[..1]), false).is_empty());
         for some in [&all[..2], &all[..3], &all[..1]] {
-            assert!(index.set_namespace("a", Incarnation::default(), &labels(some), false).is_empty(), "{some:?}");
+            assert!(index.set_namespace("a", NamespaceUid::default(), &labels(some), false).is_empty(), "{some:?}");
         }
     }
 
@@ -906,16 +906,16 @@ mod tests {
         let before = labels(&[("a", "1"), ("old", "x")]);
         for namespace_first in [false, true] {
             for (name, labels, expected) in &table {
-                let mut index = Index::default();
+                let mut index = SelectorIndex::default();
                 // What it was before must not matter.
-                index.set_namespace(name, Incarnation::default(), &before, false);
+                index.set_namespace(name, NamespaceUid::default(), &before, false);
                 if namespace_first {
-                    index.set_namespace(name, Incarnation::default(), labels, false);
+                    index.set_namespace(name, NamespaceUid::default(), labels, false);
                 }
                 for (second, (name, spec)) in (1..).zip(&specs) {
                     index.set_claimant(&uid(name), claimant(second, spec));
                 }
-                index.set_namespace(name, Incarnation::default(), labels, false);
+                index.set_namespace(name, NamespaceUid::default(), labels, false);
                 let wanting = specs.iter().map(|(name, _)| *name).filter(|who| index.targets(&uid(who)).count() == 1);
                 let mut wanting: Vec<&str> = wanting.collect();
                 wanting.sort_unstable();
@@ -933,10 +933,10 @@ mod tests {
 
     #[test]
     fn only_allowed_namespaces_are_targets() {
-        let mut index = Index::new(Some(BTreeSet::from(["a".into()])));
+        let mut index = SelectorIndex::new(Some(BTreeSet::from(["a".into()])));
         index.set_claimant(&uid("x"), claimant(1, &selection(&["*"], None, &[])));
-        index.set_namespace("a", Incarnation::default(), &labels(&[]), false);
-        index.set_namespace("b", Incarnation::default(), &labels(&[]), false);
+        index.set_namespace("a", NamespaceUid::default(), &labels(&[]), false);
+        index.set_namespace("b", NamespaceUid::default(), &labels(&[]), false);
         assert_eq!(index.targets(&uid("x")).map(|(_, namespace)| &**namespace).collect::<Vec<&str>>(), ["a"]);
     }
 
@@ -948,19 +948,20 @@ mod tests {
     #[test]
     fn each_secret_has_namespaces_of_its_own() {
         let mut one = claimant(1, &selection(&["a", "b"], None, &[]));
-        let by_label = Selection::parse(&selection(&[], by_label("pull", "ecr"), &[])).ok();
+        let by_label = NamespaceMatcher::parse(&selection(&[], by_label("pull", "ecr"), &[])).ok();
         one.secrets.push(WantedSecret::anywhere("out", by_label));
-        let mut index = Index::default();
+        let mut index = SelectorIndex::default();
         index.set_claimant(&uid("x"), one.clone());
-        index.set_namespace("a", Incarnation::default(), &labels(&[]), false);
+        index.set_namespace("a", NamespaceUid::default(), &labels(&[]), false);
         assert_eq!(pairs(index.targets(&uid("x"))), ["pull/a"]);
-        let gained = index.set_namespace("a", Incarnation::default(), &labels(&[("pull", "ecr")]), false);
+        let gained = index.set_namespace("a", NamespaceUid::default(), &labels(&[("pull", "ecr")]), false);
         assert_eq!(gained, BTreeSet::from([uid("x")]));
-        index.set_namespace("c", Incarnation::default(), &labels(&[("pull", "ecr")]), false);
+        index.set_namespace("c", NamespaceUid::default(), &labels(&[("pull", "ecr")]), false);
         assert_eq!(pairs(index.targets(&uid("x"))), ["pull/a", "out/a", "out/c"]);
         assert_eq!(index.winner("out", "c"), Some(&uid("x")));
         // A younger one may have the Secret that the older one does not ask for.
-        index.set_claimant(&uid("y"), Claimant { name: "c2".into(), ..claimant(2, &selection(&["c"], None, &[])) });
+        index
+            .set_claimant(&uid("y"), CredentialRef { name: "c2".into(), ..claimant(2, &selection(&["c"], None, &[])) });
         assert_eq!(index.winner("pull", "c"), Some(&uid("y")));
         one.secrets.pop();
         index.set_claimant(&uid("x"), one);
@@ -972,18 +973,18 @@ mod tests {
     #[test]
     fn an_output_is_denied_where_it_may_not_be_written_and_claims_nothing_there() {
         let mut one = claimant(1, &selection(&["*"], None, &[]));
-        let everywhere = Selection::parse(&selection(&["*"], None, &[])).ok();
+        let everywhere = NamespaceMatcher::parse(&selection(&["*"], None, &[])).ok();
         let allowed = Some(BTreeSet::from(["b".into()]));
         one.secrets.push(WantedSecret { allowed, ..WantedSecret::anywhere("out", everywhere.clone()) });
         one.secrets.push(WantedSecret::anywhere("free", everywhere));
         for namespace_first in [false, true] {
             let outputs = BTreeSet::from([("out".into(), "b".into())]);
-            let mut index = Index::new(Some(BTreeSet::from(["a".into()]))).with_outputs(outputs);
+            let mut index = SelectorIndex::new(Some(BTreeSet::from(["a".into()]))).with_outputs(outputs);
             if !namespace_first {
                 index.set_claimant(&uid("x"), one.clone());
             }
             for namespace in ["a", "b"] {
-                index.set_namespace(namespace, Incarnation::default(), &labels(&[]), false);
+                index.set_namespace(namespace, NamespaceUid::default(), &labels(&[]), false);
             }
             if namespace_first {
                 index.set_claimant(&uid("x"), one.clone());
@@ -992,7 +993,7 @@ mod tests {
             assert_eq!(pairs(index.denied(&uid("x"))), ["out/a", "free/b"]);
             assert_eq!(index.winner("out", "a"), None);
             assert!(index.is_open("out", "b") && !index.is_open("pull", "b"));
-            let affected = index.set_namespace("a", Incarnation::default(), &labels(&[]), true);
+            let affected = index.set_namespace("a", NamespaceUid::default(), &labels(&[]), true);
             assert_eq!(
                 (affected, pairs(index.denied(&uid("x")))),
                 (BTreeSet::from([uid("x")]), vec!["free/b".to_owned()])

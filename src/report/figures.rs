@@ -100,10 +100,10 @@ fn calls_and_writes_are_counted_by_what_became_of_them() {
     }
     let refused = WriteError::Refused(Reason::QuotaExceeded, "no".to_owned());
     for error in [WriteError::Stale, WriteError::NamespaceGone, refused] {
-        reporter.wrote(&Verdict::Create, &Err(error));
+        reporter.wrote(&SecretAction::Create, &Err(error));
     }
-    reporter.wrote(&Verdict::Create, &Ok(Written::Deleted));
-    reporter.wrote(&Verdict::Keep, &Ok(Written::Deleted));
+    reporter.wrote(&SecretAction::Create, &Ok(Written::Deleted));
+    reporter.wrote(&SecretAction::Keep, &Ok(Written::Deleted));
     let writes = lines(&registry, &reporter, "secret_writes_total");
     for result in ["success", "stale", "namespace_gone", "QuotaExceeded"] {
         let line = format!("{{operation=\"create\",result=\"{result}\"}} 1");

@@ -57,7 +57,7 @@ fn fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Fields<'d
 /// An entry of `managedFields`: who owns what.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Entry<'a> {
+pub struct FieldsEntry<'a> {
     #[serde(borrow, deserialize_with = "lenient")]
     pub(super) manager: Option<Text<'a>>,
     #[serde(borrow, deserialize_with = "lenient")]
@@ -68,7 +68,7 @@ pub struct Entry<'a> {
     pub(super) fields_v1: Option<Fields<'a>>,
 }
 
-impl<'a> Entry<'a> {
+impl<'a> FieldsEntry<'a> {
     fn of(entry: &'a ManagedFieldsEntry) -> Self {
         Self {
             manager: text(entry.manager.as_ref()),
@@ -92,7 +92,7 @@ impl<'a> Entry<'a> {
 /// An owner reference.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Owner<'a> {
+pub struct OwnerRef<'a> {
     #[serde(borrow)]
     pub(super) api_version: Text<'a>,
     #[serde(borrow)]
@@ -103,7 +103,7 @@ pub struct Owner<'a> {
     pub(super) controller: Option<bool>,
 }
 
-impl<'a> Owner<'a> {
+impl<'a> OwnerRef<'a> {
     fn of(owner: &'a OwnerReference) -> Self {
         Self {
             api_version: owner.api_version.as_str().into(),
@@ -141,9 +141,9 @@ pub struct Metadata<'a> {
     #[serde(borrow)]
     pub(super) annotations: Pairs<'a, Text<'a>>,
     #[serde(borrow)]
-    pub(super) owner_references: Items<Owner<'a>>,
+    pub(super) owner_references: Items<OwnerRef<'a>>,
     #[serde(borrow)]
-    pub(super) managed_fields: Items<Entry<'a>>,
+    pub(super) managed_fields: Items<FieldsEntry<'a>>,
     #[serde(borrow, deserialize_with = "lenient")]
     pub(super) deletion_timestamp: Option<Text<'a>>,
     #[serde(borrow)]
@@ -162,8 +162,8 @@ impl<'a> From<&'a ObjectMeta> for Metadata<'a> {
             resource_version: text(metadata.resource_version.as_ref()),
             labels: pairs(&metadata.labels),
             annotations: pairs(&metadata.annotations),
-            owner_references: Items(metadata.owner_references.iter().flatten().map(Owner::of).collect()),
-            managed_fields: Items(metadata.managed_fields.iter().flatten().map(Entry::of).collect()),
+            owner_references: Items(metadata.owner_references.iter().flatten().map(OwnerRef::of).collect()),
+            managed_fields: Items(metadata.managed_fields.iter().flatten().map(FieldsEntry::of).collect()),
             // Only that there is one matters.
             deletion_timestamp: metadata.deletion_timestamp.as_ref().map(|_| "".into()),
             finalizers: Items(metadata.finalizers.iter().flatten().map(|name| name.as_str().into()).collect()),
@@ -195,8 +195,8 @@ impl<'a> Metadata<'a> {
             uid: string(self.uid.as_ref()),
             labels: map(&self.labels),
             annotations: map(&self.annotations),
-            owner_references: Some(self.owner_references.0.iter().map(Owner::to_reference).collect()),
-            managed_fields: Some(self.managed_fields.0.iter().map(Entry::to_entry).collect()),
+            owner_references: Some(self.owner_references.0.iter().map(OwnerRef::to_reference).collect()),
+            managed_fields: Some(self.managed_fields.0.iter().map(FieldsEntry::to_entry).collect()),
             ..self.head()
         }
     }

@@ -19,13 +19,13 @@ use crate::api::{ConflictPolicy, DeletionPolicy};
 use crate::encoding::Fields;
 use crate::plan::outputs::SecretPlan;
 use crate::plan::schedule::{Life, until};
-use crate::plan::targets::Incarnation;
-use crate::plan::{Halt, Hosts, HostsError, Need, Plan, RegistryPlan, Uid, host_taken};
-use crate::token::{Auth, Grant, Token};
+use crate::plan::targets::NamespaceUid;
+use crate::plan::{Hosts, HostsError, Plan, RegistryPlan, SpecError, TokenSpec, Uid, host_taken};
+use crate::token::{Auth, AuthorizationToken, Token};
 use docker_config::{DockerConfig, Entries};
 use formats::{Content, Payload, form};
 use include::Included;
-use ownership::{Footprint, SecretRecord, Standing};
+use ownership::{ManagedFieldsDigest, Ownership, SecretRecord};
 
 /// The name under which the API server records what we write, and the value of `app.kubernetes.io/managed-by`.
 pub const FIELD_MANAGER: &str = "ecr-credential-operator";
@@ -55,7 +55,7 @@ pub const OUTPUT: &str = "pullsecrets.dev/output";
 const MAX_SECRET_BYTES: usize = 1024 * 1024;
 
 /// The tokens published by one `EcrCredential`.
-pub type Published = BTreeMap<Need, Arc<Grant>>;
+pub type Published = BTreeMap<TokenSpec, Arc<AuthorizationToken>>;
 
 /// The `EcrCredential` as its Secrets name it.
 #[derive(Clone, Debug)]
@@ -77,7 +77,7 @@ pub struct Desired {
     /// The type and the data.
     pub payload: Payload,
     /// How a Secret written so looks in its metadata.
-    pub footprint: Footprint,
+    pub footprint: ManagedFieldsDigest,
     /// The expiry recorded on it.
     pub expires_at: Timestamp,
     /// The hash over the identities that fetched its logins, recorded on it.
@@ -112,7 +112,7 @@ pub fn registry_entries<'a>(
     registry: &RegistryPlan,
     published: &'a Published,
 ) -> Result<Vec<(Host, &'a Auth)>, HostsError> {
-    let grants: Vec<&Arc<Grant>> = registry.needs.iter().filter_map(|need| published.get(need)).collect();
+    let grants: Vec<&Arc<AuthorizationToken>> = registry.needs.iter().filter_map(|need| published.get(need)).collect();
     if grants.len() != registry.needs.len() {
         return Ok(Vec::new());
     }
@@ -150,7 +150,7 @@ pub fn taken_hosts(plan: &Plan, published: &Published) -> Vec<TakenHost> {
     taken
 }
 
-impl From<&TakenHost> for Halt {
+impl From<&TakenHost> for SpecError {
     fn from(TakenHost { host, earlier, later }: &TakenHost) -> Self {
         host_taken(host, *earlier, *later)
     }
@@ -165,7 +165,7 @@ pub struct LeftOut {
     pub bytes: usize,
 }
 
-impl From<&LeftOut> for Halt {
+impl From<&LeftOut> for SpecError {
     fn from(LeftOut { number, bytes }: &LeftOut) -> Self {
         let message = format!("spec.registries[{number}]: {}", DesiredError::TooLarge(*bytes));
         Self { reason: Reason::InvalidSpec, message }
@@ -180,7 +180,7 @@ pub fn left_out(plan: &Plan, published: &Published, taken: &[TakenHost], now: Ti
 }
 
 /// The token for a host: among several answers the one for the host's account, which each chunk of ids has for its own.
-fn login<'a>(grants: &[&'a Arc<Grant>], account: Option<&AccountId>) -> Option<&'a Token> {
+fn login<'a>(grants: &[&'a Arc<AuthorizationToken>], account: Option<&AccountId>) -> Option<&'a Token> {
     let several = grants.len() > 1;
     grants.iter().find_map(|grant| {
         let token = grant.token_for(account)?;
@@ -212,11 +212,11 @@ pub fn bundle(
 }
 
 /// Why an output has no host, where that is known only with the tokens: the spec leaves the account to the caller.
-pub fn lacks_host(plan: &Plan, secret: &SecretPlan, published: &Published) -> Option<Halt> {
+pub fn lacks_host(plan: &Plan, secret: &SecretPlan, published: &Published) -> Option<SpecError> {
     let host = secret.host.as_ref().filter(|_| secret.refusal.is_none())?;
     let complete = plan.registries.iter().all(|r| r.needs.iter().all(|need| published.contains_key(need)));
     let writes = |registry: &RegistryPlan| hosts_of(registry, published).contains(host);
-    (complete && !plan.registries.iter().any(writes)).then(|| Halt {
+    (complete && !plan.registries.iter().any(writes)).then(|| SpecError {
         reason: Reason::InvalidSpec,
         message: format!(
             "spec.outputs: {}: spec.registries do not write the host {host}, which is not that of the caller's own account: correct host, or set accountIds",
@@ -250,7 +250,7 @@ struct Logins<'a> {
     /// The lives of all tokens that there is room for, also of those that have expired.
     all: Vec<Life>,
     /// What the Secret needs.
-    needs: Vec<&'a Need>,
+    needs: Vec<&'a TokenSpec>,
     /// Whether a host cannot be told though the spec names it.
     lacks_hosts: bool,
     /// The registries whose logins there is no room for.
@@ -341,9 +341,9 @@ impl Source<'_> {
         annotations.insert(CONTENT_HASH.to_owned(), payload.hash().to_owned());
         annotations.insert(HOSTS_HASH.to_owned(), format!("{:016x}", payload.hosts()));
         annotations.insert(IDENTITY_HASH.to_owned(), format!("{identity:016x}"));
-        let footprint = Footprint::desired(&metadata);
+        let footprint = ManagedFieldsDigest::desired(&metadata);
         let has_entries = !entries.is_empty();
-        let is_tenants = |need: &&Need| need.auth.is_each_targets() && self.published.contains_key(*need);
+        let is_tenants = |need: &&TokenSpec| need.auth.is_each_targets() && self.published.contains_key(*need);
         let of_one_namespace = needs.iter().any(is_tenants);
         let desired =
             Desired { metadata, payload, footprint, expires_at, identity, of_one_namespace, has_entries, incomplete };
@@ -367,7 +367,7 @@ impl Source<'_> {
 
 /// A hash over the identities that fetched the logins, so that those of another are not taken for them. Their order is that
 /// of their digests: that of the needs may change with the next build. What is merged beside them counts as well.
-fn identity_hash(published: &Published, needs: &[&Need], included: &Included) -> u64 {
+fn identity_hash(published: &Published, needs: &[&TokenSpec], included: &Included) -> u64 {
     let grants = published.iter().filter(|(need, _)| needs.contains(need)).map(|(_, grant)| grant);
     let principals = grants.map(|grant| grant.identity.principal()).collect();
     match included.digest() {
@@ -421,39 +421,39 @@ fn frame(plan: &Plan, owner: &Owner, secret: &SecretPlan) -> ObjectMeta {
 
 /// A place where a Secret of ours should be, or is.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct SecretTarget {
     /// The namespace.
     pub namespace: Arc<str>,
     /// Which of the namespaces that had this name.
-    pub incarnation: Incarnation,
+    pub incarnation: NamespaceUid,
     /// The Secret's name.
     pub name: Arc<str>,
     /// Whose the Secret there is.
-    pub standing: Standing,
+    pub standing: Ownership,
     /// What this `EcrCredential` may do there.
-    pub claim: Claim,
+    pub claim: Selection,
 }
 
 /// What an `EcrCredential` may do in a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Claim {
+pub enum Selection {
     /// The place is a target and this `EcrCredential` is entitled to it.
-    Wanted,
+    Selected,
     /// The place is a target, but the older `EcrCredential` of this name is entitled to it.
-    Lost(Arc<str>),
+    Conflict(Arc<str>),
     /// The place is a target, but an `EcrCredential` that cannot be read has the Secret, and its wishes are unknown.
     Blocked(Arc<str>),
     /// The place is no target any more, and nobody else's.
-    Left,
+    Deselected,
     /// The place is a target, but the spec names the Secret otherwise now.
     Renamed,
     /// The place is no target any more; another `EcrCredential` is entitled to it and will take the Secret over.
-    LeftToAnother,
+    Superseded,
 }
 
 /// What is to be done in a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum SecretAction {
     /// The Secret is as desired, or better left as it is.
     Keep,
     /// There is nothing to write yet.
@@ -472,54 +472,63 @@ pub enum Verdict {
 
 /// Judges one place. `accepted` is the footprint that the API server made of the desired one there (an admission webhook
 /// that adds to our fields): it counts as written, since writing again would give the same.
-pub fn verdict(
-    place: &Place,
+pub fn action(
+    place: &SecretTarget,
     desired: Option<&Desired>,
     policy: ConflictPolicy,
-    accepted: Option<Footprint>,
+    accepted: Option<ManagedFieldsDigest>,
     now: Timestamp,
-) -> Verdict {
+) -> SecretAction {
     match (&place.claim, &place.standing) {
         // Pods name it, so it stays as long as its tokens are valid. It says itself how long that is, also after a restart.
-        (Claim::Renamed, Standing::Mine(record)) if record.expires_at.is_some_and(|at| at > now) => Verdict::Keep,
-        // A Secret that is being deleted needs no second deletion, and a copy belongs to whoever made it.
-        (Claim::Left | Claim::Renamed, Standing::Mine(record)) if record.held_by.is_none() && record.applied => {
-            Verdict::Delete(record.clone())
+        (Selection::Renamed, Ownership::Owned(record)) if record.expires_at.is_some_and(|at| at > now) => {
+            SecretAction::Keep
         }
-        (Claim::Left | Claim::Renamed | Claim::LeftToAnother, _) => Verdict::Keep,
-        (Claim::Lost(name), _) => Verdict::Refuse(
+        // A Secret that is being deleted needs no second deletion, and a copy belongs to whoever made it.
+        (Selection::Deselected | Selection::Renamed, Ownership::Owned(record))
+            if record.held_by.is_none() && record.applied =>
+        {
+            SecretAction::Delete(record.clone())
+        }
+        (Selection::Deselected | Selection::Renamed | Selection::Superseded, _) => SecretAction::Keep,
+        (Selection::Conflict(name), _) => SecretAction::Refuse(
             Reason::Conflict,
             format!(
                 "the older EcrCredential {name} writes the Secret {} here: use another name, or exclude the namespace",
                 place.name
             ),
         ),
-        (Claim::Blocked(name), _) => Verdict::Refuse(
+        (Selection::Blocked(name), _) => SecretAction::Refuse(
             Reason::Conflict,
             format!(
                 "the EcrCredential {name} has the Secret {} here and cannot be read by this version of the operator, so that nobody refreshes it: upgrade the operator, correct or delete {name}, or use another name",
                 place.name
             ),
         ),
-        (Claim::Wanted, Standing::Foreign(_)) if policy == ConflictPolicy::Fail => Verdict::Refuse(
+        (Selection::Selected, Ownership::Unmanaged(_)) if policy == ConflictPolicy::Fail => SecretAction::Refuse(
             Reason::SecretNotOwned,
             format!(
                 "a Secret {} that is not the operator's is there: delete it, use another name, or set conflictPolicy: Adopt",
                 place.name
             ),
         ),
-        (Claim::Wanted, standing) => wanted(standing, desired, accepted, now),
+        (Selection::Selected, standing) => wanted(standing, desired, accepted, now),
     }
 }
 
-fn wanted(standing: &Standing, desired: Option<&Desired>, accepted: Option<Footprint>, now: Timestamp) -> Verdict {
+fn wanted(
+    standing: &Ownership,
+    desired: Option<&Desired>,
+    accepted: Option<ManagedFieldsDigest>,
+    now: Timestamp,
+) -> SecretAction {
     match (standing, desired) {
-        (Standing::Absent, Some(desired)) if desired.has_entries => Verdict::Create,
-        (Standing::Absent, _) => Verdict::Wait,
+        (Ownership::Absent, Some(desired)) if desired.has_entries => SecretAction::Create,
+        (Ownership::Absent, _) => SecretAction::Wait,
         // Without a token nothing is changed: what is there may still be good.
-        (Standing::Mine(record), None) if record.expires_at.is_some_and(|at| at > now) => Verdict::Keep,
-        (_, None) => Verdict::Wait,
-        (Standing::Mine(record), Some(desired)) => {
+        (Ownership::Owned(record), None) if record.expires_at.is_some_and(|at| at > now) => SecretAction::Keep,
+        (_, None) => SecretAction::Wait,
+        (Ownership::Owned(record), Some(desired)) => {
             let written = record.footprint == desired.footprint || accepted == Some(record.footprint);
             // A later expiry for the same hosts was written by a process that died before it could say so; it is good until
             // then. With other hosts it says nothing: a host that was added may have an older token. With another identity
@@ -529,18 +538,25 @@ fn wanted(standing: &Standing, desired: Option<&Desired>, accepted: Option<Footp
                 && record.expires_at.is_some_and(|at| at > desired.expires_at && at > now);
             if written || newer {
                 if record.has_additions(Some(&desired.payload)) {
-                    Verdict::Strip(record.clone())
+                    SecretAction::Strip(record.clone())
                 } else {
-                    Verdict::Keep
+                    SecretAction::Keep
                 }
             } else if desired.incomplete && has_more(record, desired, now) {
-                Verdict::Wait
+                SecretAction::Wait
             } else {
-                Verdict::Update(record.clone())
+                SecretAction::Update(record.clone())
             }
         }
-        (Standing::Orphan(record) | Standing::Others(record) | Standing::Foreign(record), Some(desired)) => {
-            if desired.has_entries { Verdict::Update(record.clone()) } else { Verdict::Wait }
+        (
+            Ownership::Orphaned(record) | Ownership::OwnedByOther(record) | Ownership::Unmanaged(record),
+            Some(desired),
+        ) => {
+            if desired.has_entries {
+                SecretAction::Update(record.clone())
+            } else {
+                SecretAction::Wait
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::formats::{Payload, form};
-use super::metadata::{Entry, Fields, Metadata};
+use super::metadata::{Fields, FieldsEntry, Metadata};
 use super::{CREDENTIAL_UID, EXPIRES_AT, FIELD_MANAGER, HOSTS_HASH, IDENTITY_HASH, MANAGED_BY, OUTPUT};
 use crate::api::{GROUP, OutputFormat};
 use crate::plan::Uid;
@@ -26,7 +26,7 @@ const MOST_EXTRA_KEYS: usize = 16;
 /// anyone changes such a field, the API server takes it out of our entry, so the footprint changes with it, though the data
 /// itself is never read.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Footprint([u8; 16]);
+pub struct ManagedFieldsDigest([u8; 16]);
 
 /// A field of a Secret that an apply of ours owns, with its value where the metadata tells it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,7 +59,7 @@ impl fmt::Display for Line<'_> {
     }
 }
 
-impl Footprint {
+impl ManagedFieldsDigest {
     fn of(lines: &BTreeSet<Line<'_>>) -> Self {
         let mut hasher = Sha256::new();
         for part in lines.iter().flat_map(|line| line.parts()) {
@@ -117,7 +117,7 @@ fn our_fields<'a, 'b>(metadata: &'a Metadata<'b>) -> Option<&'a Fields<'b>> {
     metadata.managed_fields.0.iter().find(|entry| is_our_apply(entry))?.fields_v1.as_ref()
 }
 
-impl fmt::Debug for Footprint {
+impl fmt::Debug for ManagedFieldsDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&crate::encoding::hex(&self.0))
     }
@@ -155,8 +155,8 @@ pub struct SecretRecord {
     pub resource_version: Box<str>,
     /// The uid of the `EcrCredential` that it is marked as belonging to.
     pub owner: Option<Uid>,
-    /// See [`Footprint`].
-    pub footprint: Footprint,
+    /// See [`ManagedFieldsDigest`].
+    pub footprint: ManagedFieldsDigest,
     /// The expiry recorded on it, unless somebody else wrote it or the data.
     pub expires_at: Option<Timestamp>,
     /// The hash over its hosts, unless somebody else wrote it or the data.
@@ -197,7 +197,7 @@ impl SecretRecord {
             uid: metadata.uid.as_deref()?.into(),
             resource_version: metadata.resource_version.as_deref()?.into(),
             owner: owner(metadata, ours),
-            footprint: Footprint::of(&lines_observed(metadata, ours)),
+            footprint: ManagedFieldsDigest::of(&lines_observed(metadata, ours)),
             expires_at: own_annotation(metadata, ours, EXPIRES_AT).and_then(|at| at.parse().ok()),
             hosts: own_annotation(metadata, ours, HOSTS_HASH).and_then(number),
             identity: own_annotation(metadata, ours, IDENTITY_HASH).and_then(number),
@@ -238,7 +238,7 @@ fn number(hash: &str) -> Option<u64> {
     u64::from_str_radix(hash, 16).ok()
 }
 
-fn is_our_apply(entry: &Entry<'_>) -> bool {
+fn is_our_apply(entry: &FieldsEntry<'_>) -> bool {
     entry.manager.as_deref() == Some(FIELD_MANAGER)
         && entry.operation.as_deref() == Some("Apply")
         && entry.subresource.is_none()
@@ -273,39 +273,39 @@ fn owner(metadata: &Metadata<'_>, ours: Option<&Fields<'_>>) -> Option<Uid> {
 
 /// Whose the Secret in one place is, seen from one `EcrCredential`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum Ownership {
     /// There is no Secret.
     Absent,
     /// It is this `EcrCredential`'s.
-    Mine(Arc<SecretRecord>),
+    Owned(Arc<SecretRecord>),
     /// It is ours, and its `EcrCredential` is gone: kept by Retain, or not yet garbage collected.
-    Orphan(Arc<SecretRecord>),
+    Orphaned(Arc<SecretRecord>),
     /// It is another living `EcrCredential`'s.
-    Others(Arc<SecretRecord>),
+    OwnedByOther(Arc<SecretRecord>),
     /// It is not ours.
-    Foreign(Arc<SecretRecord>),
+    Unmanaged(Arc<SecretRecord>),
 }
 
-impl Standing {
+impl Ownership {
     /// Judges a record. `is_alive` tells whether an `EcrCredential` with a uid exists.
     pub fn of(record: Option<&Arc<SecretRecord>>, me: &Uid, is_alive: impl Fn(&Uid) -> bool) -> Self {
         let Some(record) = record else { return Self::Absent };
         let record = record.clone();
         match &record.owner {
-            Some(owner) if owner == me => Self::Mine(record),
-            Some(owner) if is_alive(owner) => Self::Others(record),
-            Some(_) => Self::Orphan(record),
-            None => Self::Foreign(record),
+            Some(owner) if owner == me => Self::Owned(record),
+            Some(owner) if is_alive(owner) => Self::OwnedByOther(record),
+            Some(_) => Self::Orphaned(record),
+            None => Self::Unmanaged(record),
         }
     }
 }
 
-impl Standing {
+impl Ownership {
     /// The Secret there, if there is one.
     pub const fn record(&self) -> Option<&Arc<SecretRecord>> {
         match self {
             Self::Absent => None,
-            Self::Mine(r) | Self::Orphan(r) | Self::Others(r) | Self::Foreign(r) => Some(r),
+            Self::Owned(r) | Self::Orphaned(r) | Self::OwnedByOther(r) | Self::Unmanaged(r) => Some(r),
         }
     }
 
@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn a_secret_as_we_wrote_it_has_the_desired_footprint() {
         let record = SecretRecord::read(&applied()).unwrap();
-        assert_eq!(record.footprint, Footprint::desired(&applied()));
+        assert_eq!(record.footprint, ManagedFieldsDigest::desired(&applied()));
         assert_eq!(record.owner, Some(Uid("u".into())));
         assert_eq!(record.expires_at.unwrap().to_string(), "2026-01-01T12:00:00Z");
     }
@@ -420,7 +420,7 @@ mod tests {
         for (name, edit, changes) in edits {
             let mut metadata = applied();
             edit(&mut metadata);
-            let changed = SecretRecord::read(&metadata).unwrap().footprint != Footprint::desired(&applied());
+            let changed = SecretRecord::read(&metadata).unwrap().footprint != ManagedFieldsDigest::desired(&applied());
             assert_eq!(changed, changes, "{name}");
         }
     }
@@ -460,7 +460,7 @@ mod tests {
             edit(&mut metadata);
             SecretRecord::read(&metadata).unwrap()
         };
-        let as_written = Footprint::desired(&applied_output());
+        let as_written = ManagedFieldsDigest::desired(&applied_output());
         let good = read(|_| {});
         assert_eq!(
             (good.format, good.footprint, good.has_additions(None)),
@@ -545,11 +545,11 @@ mod tests {
     fn standing_depends_on_who_asks_and_who_lives() {
         let record = Arc::new(SecretRecord::read(&applied()).unwrap());
         let (me, other) = (Uid("u".into()), Uid("v".into()));
-        assert_eq!(Standing::of(None, &me, |_| true), Standing::Absent);
-        assert!(matches!(Standing::of(Some(&record), &me, |_| true), Standing::Mine(_)));
-        assert!(matches!(Standing::of(Some(&record), &other, |_| true), Standing::Others(_)));
-        assert!(matches!(Standing::of(Some(&record), &other, |_| false), Standing::Orphan(_)));
+        assert_eq!(Ownership::of(None, &me, |_| true), Ownership::Absent);
+        assert!(matches!(Ownership::of(Some(&record), &me, |_| true), Ownership::Owned(_)));
+        assert!(matches!(Ownership::of(Some(&record), &other, |_| true), Ownership::OwnedByOther(_)));
+        assert!(matches!(Ownership::of(Some(&record), &other, |_| false), Ownership::Orphaned(_)));
         let unknown = Arc::new(SecretRecord { owner: Some(Uid(UNKNOWN_OWNER.into())), ..(*record).clone() });
-        assert!(matches!(Standing::of(Some(&unknown), &me, |uid| *uid == me), Standing::Orphan(_)));
+        assert!(matches!(Ownership::of(Some(&unknown), &me, |uid| *uid == me), Ownership::Orphaned(_)));
     }
 }

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::*;
 use crate::api::{EcrCredentialSpec, OutputFormat};
 use crate::plan::schedule::Life;
-use crate::plan::targets::Incarnation;
+use crate::plan::targets::NamespaceUid;
 use crate::plan::{Identity, Limits, plan};
 
 const NOW: i64 = 1_000_000;
@@ -34,11 +34,11 @@ fn planned(spec: &EcrCredentialSpec) -> Plan {
     plan(spec, &Limits::default()).unwrap()
 }
 
-fn grant(password: &str, account: Option<&str>, issued: i64, expires: i64) -> Arc<Grant> {
+fn grant(password: &str, account: Option<&str>, issued: i64, expires: i64) -> Arc<AuthorizationToken> {
     let auth = Auth::parse(STANDARD.encode(format!("AWS:{password}"))).unwrap();
     let account = account.map(|id| AccountId::parse(id).unwrap());
     let life = Life { issued_at: at(issued), expires_at: at(expires) };
-    Arc::new(Grant { tokens: vec![Token { auth, account }], life, identity: Identity::operator() })
+    Arc::new(AuthorizationToken { tokens: vec![Token { auth, account }], life, identity: Identity::operator() })
 }
 
 fn owner() -> Owner {
@@ -154,7 +154,10 @@ fn each_token_of_a_registry_id_goes_to_its_own_host() {
             account: Some(id.clone()),
         });
         let life = Life { issued_at: at(NOW), expires_at: at(NOW + HOUR) };
-        all.insert(key.clone(), Arc::new(Grant { tokens: tokens.collect(), life, identity: Identity::operator() }));
+        all.insert(
+            key.clone(),
+            Arc::new(AuthorizationToken { tokens: tokens.collect(), life, identity: Identity::operator() }),
+        );
     }
     let entries = registry_entries(&plan.registries[0], &all).unwrap();
     assert_eq!(entries.len(), 12);
@@ -201,7 +204,7 @@ fn a_registry_that_does_not_fit_is_left_out_and_the_others_are_written() {
         let taken = taken_hosts(&plan, &published);
         let left: Vec<_> = left_out(&plan, &published, &taken, at(NOW)).iter().map(|left| left.number).collect();
         assert_eq!(left, [number]);
-        let halt = Halt::from(&left_out(&plan, &published, &taken, at(NOW))[0]);
+        let halt = SpecError::from(&left_out(&plan, &published, &taken, at(NOW))[0]);
         assert!(halt.message.starts_with(&format!("spec.registries[{number}]: ")) && halt.message.contains("split"));
         let desired = build(&spec, &published).unwrap();
         assert_eq!(hosts(&desired).len(), 1);
@@ -220,11 +223,14 @@ fn hosts_that_cannot_be_told_make_no_secret_poorer_before_its_time() {
     let published = published(&spec, NOW + 10 * HOUR, None);
     let good = build(&spec, &published).unwrap();
     let other_hosts = |expires| {
-        place(Standing::Mine(record(Footprint::desired(&ObjectMeta::default()), Some(expires))), Claim::Wanted)
+        place(
+            Ownership::Owned(record(ManagedFieldsDigest::desired(&ObjectMeta::default()), Some(expires))),
+            Selection::Selected,
+        )
     };
     assert_eq!(judge(&other_hosts(NOW + 5 * HOUR), Some(&good), ConflictPolicy::Fail), "wait");
     assert_eq!(judge(&other_hosts(NOW + 60), Some(&good), ConflictPolicy::Fail), "update");
-    assert_eq!(judge(&place(Standing::Absent, Claim::Wanted), Some(&good), ConflictPolicy::Fail), "create");
+    assert_eq!(judge(&place(Ownership::Absent, Selection::Selected), Some(&good), ConflictPolicy::Fail), "create");
 }
 
 #[test]
@@ -237,7 +243,7 @@ fn retain_has_no_owner_reference_and_delete_does_not_block() {
     assert_eq!(build(&spec, &published).unwrap().metadata.owner_references, None);
 }
 
-fn record(footprint: Footprint, expires: Option<i64>) -> Arc<SecretRecord> {
+fn record(footprint: ManagedFieldsDigest, expires: Option<i64>) -> Arc<SecretRecord> {
     Arc::new(SecretRecord {
         uid: "s".into(),
         resource_version: "7".into(),
@@ -254,19 +260,19 @@ fn record(footprint: Footprint, expires: Option<i64>) -> Arc<SecretRecord> {
     })
 }
 
-fn place(standing: Standing, claim: Claim) -> Place {
-    Place { namespace: "a".into(), incarnation: Incarnation::default(), name: "pull".into(), standing, claim }
+fn place(standing: Ownership, claim: Selection) -> SecretTarget {
+    SecretTarget { namespace: "a".into(), incarnation: NamespaceUid::default(), name: "pull".into(), standing, claim }
 }
 
-fn judge(place: &Place, desired: Option<&Desired>, policy: ConflictPolicy) -> &'static str {
-    match verdict(place, desired, policy, None, at(NOW)) {
-        Verdict::Keep => "keep",
-        Verdict::Wait => "wait",
-        Verdict::Create => "create",
-        Verdict::Update(_) => "update",
-        Verdict::Strip(_) => "strip",
-        Verdict::Delete(_) => "delete",
-        Verdict::Refuse(reason, _) => reason.as_str(),
+fn judge(place: &SecretTarget, desired: Option<&Desired>, policy: ConflictPolicy) -> &'static str {
+    match action(place, desired, policy, None, at(NOW)) {
+        SecretAction::Keep => "keep",
+        SecretAction::Wait => "wait",
+        SecretAction::Create => "create",
+        SecretAction::Update(_) => "update",
+        SecretAction::Strip(_) => "strip",
+        SecretAction::Delete(_) => "delete",
+        SecretAction::Refuse(reason, _) => reason.as_str(),
     }
 }
 
@@ -294,63 +300,91 @@ fn every_place_has_its_verdict() {
     let held = Arc::new(SecretRecord { held_by: Some("example.com/x".into()), ..(*older).clone() });
     let (some, none, nothing, part) = (Some(&good), None, Some(&empty), Some(&one_missing));
     let table = [
-        ("missing", Standing::Absent, Claim::Wanted, some, Fail, "create"),
-        ("missing, no token", Standing::Absent, Claim::Wanted, none, Fail, "wait"),
-        ("missing, nothing valid", Standing::Absent, Claim::Wanted, nothing, Fail, "wait"),
-        ("as it should be", Standing::Mine(written.clone()), Claim::Wanted, some, Fail, "keep"),
-        ("edited", Standing::Mine(edited.clone()), Claim::Wanted, some, Fail, "update"),
-        ("a refresh", Standing::Mine(older.clone()), Claim::Wanted, some, Fail, "update"),
-        ("written by a process that died", Standing::Mine(newer.clone()), Claim::Wanted, some, Fail, "keep"),
-        ("the login is another identity's", Standing::Mine(of_another), Claim::Wanted, some, Fail, "update"),
+        ("missing", Ownership::Absent, Selection::Selected, some, Fail, "create"),
+        ("missing, no token", Ownership::Absent, Selection::Selected, none, Fail, "wait"),
+        ("missing, nothing valid", Ownership::Absent, Selection::Selected, nothing, Fail, "wait"),
+        ("as it should be", Ownership::Owned(written.clone()), Selection::Selected, some, Fail, "keep"),
+        ("edited", Ownership::Owned(edited.clone()), Selection::Selected, some, Fail, "update"),
+        ("a refresh", Ownership::Owned(older.clone()), Selection::Selected, some, Fail, "update"),
+        ("written by a process that died", Ownership::Owned(newer.clone()), Selection::Selected, some, Fail, "keep"),
+        ("the login is another identity's", Ownership::Owned(of_another), Selection::Selected, some, Fail, "update"),
         (
             "a host was added whose token is older",
-            Standing::Mine(other_hosts.clone()),
-            Claim::Wanted,
+            Ownership::Owned(other_hosts.clone()),
+            Selection::Selected,
             some,
             Fail,
             "update",
         ),
         (
             "a token is missing, the Secret may have it",
-            Standing::Mine(other_hosts.clone()),
-            Claim::Wanted,
+            Ownership::Owned(other_hosts.clone()),
+            Selection::Selected,
             part,
             Fail,
             "wait",
         ),
         (
             "a token is missing, the Secret is nearer its end",
-            Standing::Mine(nearer_its_end),
-            Claim::Wanted,
+            Ownership::Owned(nearer_its_end),
+            Selection::Selected,
             part,
             Fail,
             "wait",
         ),
-        ("a token is missing, the Secret ends soon", Standing::Mine(near_its_end), Claim::Wanted, part, Fail, "update"),
-        ("a token is missing, and so is the Secret", Standing::Absent, Claim::Wanted, part, Fail, "create"),
-        ("other keys in the data", Standing::Mine(stuffed), Claim::Wanted, some, Fail, "strip"),
-        ("a later token and other keys", Standing::Mine(newer_and_more), Claim::Wanted, some, Fail, "strip"),
-        ("no token, still good", Standing::Mine(newer.clone()), Claim::Wanted, none, Fail, "keep"),
-        ("no token, expired", Standing::Mine(dead.clone()), Claim::Wanted, none, Fail, "wait"),
-        ("expired, public pulls work without", Standing::Mine(dead), Claim::Wanted, nothing, Fail, "keep"),
-        ("foreign", Standing::Foreign(older.clone()), Claim::Wanted, some, Fail, "SecretNotOwned"),
-        ("foreign, adopted", Standing::Foreign(older.clone()), Claim::Wanted, some, Adopt, "update"),
-        ("foreign, adopted, no token", Standing::Foreign(older.clone()), Claim::Wanted, none, Adopt, "wait"),
-        ("foreign, adopted, nothing valid", Standing::Foreign(older.clone()), Claim::Wanted, nothing, Adopt, "wait"),
-        ("retained by a predecessor", Standing::Orphan(older.clone()), Claim::Wanted, some, Fail, "update"),
-        ("the younger's", Standing::Others(older.clone()), Claim::Wanted, some, Fail, "update"),
-        ("the older's", Standing::Others(older.clone()), Claim::Lost("old".into()), some, Fail, "Conflict"),
-        ("the older's, still mine", Standing::Mine(older.clone()), Claim::Lost("old".into()), some, Adopt, "Conflict"),
-        ("deselected", Standing::Mine(older.clone()), Claim::Left, some, Fail, "delete"),
-        ("deselected, no token", Standing::Mine(older.clone()), Claim::Left, none, Fail, "delete"),
-        ("a copy elsewhere", Standing::Mine(copy), Claim::Left, some, Fail, "keep"),
-        ("deselected, and being deleted", Standing::Mine(held), Claim::Left, some, Fail, "keep"),
-        ("renamed", Standing::Mine(older.clone()), Claim::Renamed, some, Fail, "keep"),
-        ("renamed, and expired", Standing::Mine(expired.clone()), Claim::Renamed, some, Fail, "delete"),
-        ("renamed, and its expiry unknown", Standing::Mine(edited), Claim::Renamed, some, Fail, "delete"),
-        ("a copy of the old name", Standing::Mine(expired_copy), Claim::Renamed, some, Fail, "keep"),
-        ("left to another", Standing::Mine(older.clone()), Claim::LeftToAnother, some, Fail, "keep"),
-        ("deselected, foreign", Standing::Foreign(older), Claim::Left, some, Adopt, "keep"),
+        (
+            "a token is missing, the Secret ends soon",
+            Ownership::Owned(near_its_end),
+            Selection::Selected,
+            part,
+            Fail,
+            "update",
+        ),
+        ("a token is missing, and so is the Secret", Ownership::Absent, Selection::Selected, part, Fail, "create"),
+        ("other keys in the data", Ownership::Owned(stuffed), Selection::Selected, some, Fail, "strip"),
+        ("a later token and other keys", Ownership::Owned(newer_and_more), Selection::Selected, some, Fail, "strip"),
+        ("no token, still good", Ownership::Owned(newer.clone()), Selection::Selected, none, Fail, "keep"),
+        ("no token, expired", Ownership::Owned(dead.clone()), Selection::Selected, none, Fail, "wait"),
+        ("expired, public pulls work without", Ownership::Owned(dead), Selection::Selected, nothing, Fail, "keep"),
+        ("foreign", Ownership::Unmanaged(older.clone()), Selection::Selected, some, Fail, "SecretNotOwned"),
+        ("foreign, adopted", Ownership::Unmanaged(older.clone()), Selection::Selected, some, Adopt, "update"),
+        ("foreign, adopted, no token", Ownership::Unmanaged(older.clone()), Selection::Selected, none, Adopt, "wait"),
+        (
+            "foreign, adopted, nothing valid",
+            Ownership::Unmanaged(older.clone()),
+            Selection::Selected,
+            nothing,
+            Adopt,
+            "wait",
+        ),
+        ("retained by a predecessor", Ownership::Orphaned(older.clone()), Selection::Selected, some, Fail, "update"),
+        ("the younger's", Ownership::OwnedByOther(older.clone()), Selection::Selected, some, Fail, "update"),
+        (
+            "the older's",
+            Ownership::OwnedByOther(older.clone()),
+            Selection::Conflict("old".into()),
+            some,
+            Fail,
+            "Conflict",
+        ),
+        (
+            "the older's, still mine",
+            Ownership::Owned(older.clone()),
+            Selection::Conflict("old".into()),
+            some,
+            Adopt,
+            "Conflict",
+        ),
+        ("deselected", Ownership::Owned(older.clone()), Selection::Deselected, some, Fail, "delete"),
+        ("deselected, no token", Ownership::Owned(older.clone()), Selection::Deselected, none, Fail, "delete"),
+        ("a copy elsewhere", Ownership::Owned(copy), Selection::Deselected, some, Fail, "keep"),
+        ("deselected, and being deleted", Ownership::Owned(held), Selection::Deselected, some, Fail, "keep"),
+        ("renamed", Ownership::Owned(older.clone()), Selection::Renamed, some, Fail, "keep"),
+        ("renamed, and expired", Ownership::Owned(expired.clone()), Selection::Renamed, some, Fail, "delete"),
+        ("renamed, and its expiry unknown", Ownership::Owned(edited), Selection::Renamed, some, Fail, "delete"),
+        ("a copy of the old name", Ownership::Owned(expired_copy), Selection::Renamed, some, Fail, "keep"),
+        ("left to another", Ownership::Owned(older.clone()), Selection::Superseded, some, Fail, "keep"),
+        ("deselected, foreign", Ownership::Unmanaged(older), Selection::Deselected, some, Adopt, "keep"),
     ];
     for (name, standing, claim, desired, policy, expected) in table {
         assert_eq!(judge(&place(standing, claim), desired, policy), expected, "{name}");
@@ -362,6 +396,6 @@ fn what_admission_makes_of_a_write_counts_as_written() {
     let spec = two_registries();
     let desired = build(&spec, &published(&spec, NOW + HOUR, None)).unwrap();
     let other = build(&spec, &published(&spec, NOW - 1, Some(NOW - 1))).unwrap().footprint;
-    let place = place(Standing::Mine(record(other, None)), Claim::Wanted);
-    assert_eq!(verdict(&place, Some(&desired), ConflictPolicy::Fail, Some(other), at(NOW)), Verdict::Keep);
+    let place = place(Ownership::Owned(record(other, None)), Selection::Selected);
+    assert_eq!(action(&place, Some(&desired), ConflictPolicy::Fail, Some(other), at(NOW)), SecretAction::Keep);
 }

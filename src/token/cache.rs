@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::limiter::{FairRateLimiter, Priority};
-use super::{Grant, InvalidToken, RawToken, TokenError, TokenSource, check};
+use super::{AuthorizationToken, InvalidToken, RawToken, TokenError, TokenSource, check};
 use crate::clock::Clock;
 use crate::plan::schedule::{Life, RetryPolicy, later};
 use crate::plan::{Identity, TokenKey, Uid};
@@ -26,7 +26,7 @@ const CROWD: Duration = Duration::from_millis(300);
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// The newest good token; it may have expired.
-    pub grant: Option<Arc<Grant>>,
+    pub grant: Option<Arc<AuthorizationToken>>,
     /// The last failure, if it is newer than the grant.
     pub failure: Option<Failure>,
     /// Whether a fetch is under way.
@@ -54,21 +54,21 @@ struct Slot {
     /// Whose Secrets hold it, or are to.
     users: BTreeSet<Uid>,
     /// What the fetch is for that is under way.
-    turn: Option<Turn>,
+    turn: Option<Dispatch>,
     /// While a fetch waits for its turn: ends the wait when nobody wants the token any more.
     waiting: Option<DropGuard>,
 }
 
 impl Slot {
     /// What a fetch is for now.
-    fn priority(&self, turn: Turn, now: Timestamp) -> Priority {
+    fn priority(&self, turn: Dispatch, now: Timestamp) -> Priority {
         let held = self.state.grant.as_ref().is_some_and(|grant| grant.life.is_valid(now));
         match (turn, held, self.state.failure.is_some()) {
-            (Turn::AtOnce, ..) => Priority::Shared,
-            (Turn::InTurn, false, false) => Priority::First,
-            (Turn::InTurn, true, false) => Priority::Renewal,
-            (Turn::InTurn, true, true) => Priority::RetriedRenewal,
-            (Turn::InTurn, false, true) => Priority::RetriedFirst,
+            (Dispatch::Immediate, ..) => Priority::Shared,
+            (Dispatch::Queued, false, false) => Priority::First,
+            (Dispatch::Queued, true, false) => Priority::Renewal,
+            (Dispatch::Queued, true, true) => Priority::RetriedRenewal,
+            (Dispatch::Queued, false, true) => Priority::RetriedFirst,
         }
     }
 
@@ -135,11 +135,11 @@ impl Slots {
 
 /// How many namespaces a token serves. The limit on calls to AWS holds for both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum Dispatch {
     /// All of them: whoever waits is told at once.
-    AtOnce,
+    Immediate,
     /// One of perhaps thousands: those who wait are told of several together.
-    InTurn,
+    Queued,
 }
 
 /// A finished fetch, for logs and metrics.
@@ -238,7 +238,7 @@ impl Tokens {
     }
 
     /// Takes a token that was found again in a Secret, unless a newer one is there.
-    pub fn seed(&self, key: &TokenKey, grant: &Arc<Grant>) {
+    pub fn seed(&self, key: &TokenKey, grant: &Arc<AuthorizationToken>) {
         let mut slots = self.slots.lock();
         let slot = slots.slot(key);
         if slot.state.grant.as_ref().is_none_or(|held| held.life.issued_at < grant.life.issued_at) {
@@ -252,7 +252,7 @@ impl Tokens {
     }
 
     /// Asks for a new token, for `who`. Joins the fetch that is under way, if any.
-    pub fn request(self: &Arc<Self>, key: &TokenKey, who: &Uid, turn: Turn) {
+    pub fn request(self: &Arc<Self>, key: &TokenKey, who: &Uid, turn: Dispatch) {
         let waiting = CancellationToken::new();
         let (not_before, priority) = {
             let mut slots = self.slots.lock();
@@ -331,7 +331,7 @@ impl Tokens {
         });
     }
 
-    fn finish(self: &Arc<Self>, key: &TokenKey, result: Result<Grant, TokenError>) {
+    fn finish(self: &Arc<Self>, key: &TokenKey, result: Result<AuthorizationToken, TokenError>) {
         let now = self.settings.clock.now();
         let (waiters, turn, fetched, gone, busy) = {
             let mut slots = self.slots.lock();
@@ -371,7 +371,7 @@ impl Tokens {
         if let Some(identity) = gone {
             self.source.forget(&identity);
         }
-        if turn == Some(Turn::InTurn) {
+        if turn == Some(Dispatch::Queued) {
             if !busy {
                 // Its session would lie idle until the next refresh, for each of perhaps thousands.
                 self.source.forget(&key.identity);
@@ -389,7 +389,11 @@ fn calls(key: &TokenKey) -> u32 {
 }
 
 /// A Secret's expiry never goes back: a token that expires before the valid one held is not taken.
-fn refuse_shorter(grant: Grant, held: Option<&Grant>, now: Timestamp) -> Result<Grant, TokenError> {
+fn refuse_shorter(
+    grant: AuthorizationToken,
+    held: Option<&AuthorizationToken>,
+    now: Timestamp,
+) -> Result<AuthorizationToken, TokenError> {
     match held {
         Some(held) if held.life.is_valid(now) && grant.life.expires_at < held.life.expires_at => {
             Err(InvalidToken::ShorterThanHeld(grant.life.expires_at).into())
@@ -486,7 +490,7 @@ mod tests {
 
     fn ask(tokens: &Arc<Tokens>, who: &str) {
         tokens.want(&uid(who), BTreeSet::from([key()]));
-        tokens.request(&key(), &uid(who), Turn::AtOnce);
+        tokens.request(&key(), &uid(who), Dispatch::Immediate);
     }
 
     /// A clock that stands still.
@@ -619,7 +623,7 @@ mod tests {
         assert_eq!(*script.1.lock(), 1);
         assert!(tokens.look(&key()).failure.is_some());
         // A fetch that ends after that leaves none behind either.
-        tokens.request(&key(), &uid("b"), Turn::AtOnce);
+        tokens.request(&key(), &uid("b"), Dispatch::Immediate);
         told.recv().await.unwrap();
         assert_eq!(*script.1.lock(), 2);
     }
@@ -632,7 +636,7 @@ mod tests {
         let keys = [numbered(1), numbered(2)];
         tokens.want(&uid("a"), keys.iter().cloned().collect());
         for key in &keys {
-            tokens.request(key, &uid("a"), Turn::InTurn);
+            tokens.request(key, &uid("a"), Dispatch::Queued);
         }
         while keys.iter().any(|key| tokens.look(key).in_flight) {
             told.recv().await.unwrap();
@@ -648,10 +652,10 @@ mod tests {
     }
 
     /// A token that is good for an hour.
-    fn held() -> Arc<Grant> {
+    fn held() -> Arc<AuthorizationToken> {
         let at = |second| Timestamp::from_second(second).unwrap();
         let life = Life { issued_at: at(NOW), expires_at: at(NOW + HOUR) };
-        Arc::new(Grant { tokens: Vec::new(), life, identity: Identity::operator() })
+        Arc::new(AuthorizationToken { tokens: Vec::new(), life, identity: Identity::operator() })
     }
 
     /// Notes who is fetched, and fails.
@@ -683,13 +687,13 @@ mod tests {
         tokens.want(&uid("old"), renewed.clone());
         for key in &renewed {
             tokens.seed(key, &grant);
-            tokens.request(key, &uid("old"), Turn::InTurn);
+            tokens.request(key, &uid("old"), Dispatch::Queued);
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
         let (before, first) = (order.0.lock().len(), numbered(9999));
         assert!((50..=70).contains(&before), "{before} in five seconds");
         tokens.want(&uid("new"), BTreeSet::from([first.clone()]));
-        tokens.request(&first, &uid("new"), Turn::InTurn);
+        tokens.request(&first, &uid("new"), Dispatch::Queued);
         while told.recv().await.unwrap() != uid("new") {}
         let place = order.0.lock().iter().position(|key| *key == first).unwrap();
         assert!(place <= before + 2, "{place} after {before}");
@@ -735,7 +739,7 @@ mod tests {
                 let known = tokens.look(key);
                 let waits = known.failure.is_some_and(|f| f.retry_at > Timestamp::from_second(NOW).unwrap());
                 if !known.in_flight && !waits {
-                    tokens.request(key, &uid("x"), Turn::InTurn);
+                    tokens.request(key, &uid("x"), Dispatch::Queued);
                 }
             }
             tokio::time::sleep(Duration::from_secs(1)).await;

@@ -33,14 +33,14 @@ pub(super) struct Clients {
 type Found = Box<dyn Fn(Origin) + Send + Sync>;
 
 /// Tries each source in turn.
-pub(super) struct Chain {
+pub(super) struct ProviderChain {
     sources: Vec<(Origin, SharedCredentialsProvider)>,
     workload_only: bool,
     last: Mutex<Option<Origin>>,
     found: Found,
 }
 
-impl Chain {
+impl ProviderChain {
     pub(super) fn new(
         settings: &AwsSettings,
         bare: &SdkConfig,
@@ -97,7 +97,7 @@ impl Chain {
     }
 }
 
-impl ProvideCredentials for Chain {
+impl ProvideCredentials for ProviderChain {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
@@ -106,7 +106,7 @@ impl ProvideCredentials for Chain {
     }
 }
 
-impl fmt::Debug for Chain {
+impl fmt::Debug for ProviderChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.sources.iter().map(|(origin, _)| origin)).finish()
     }

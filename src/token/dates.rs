@@ -51,14 +51,14 @@ impl fmt::Debug for Requests {
 }
 
 /// A request under way. It is told of also when nobody waits for its answer any more.
-struct UnderWay {
+struct InFlight {
     request: HttpRequest,
     clock: Clock,
     sent: Duration,
     requests: Requests,
 }
 
-impl Drop for UnderWay {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.request.took = self.clock.uptime().saturating_sub(self.sent);
         (self.requests.0)(&self.request);
@@ -101,7 +101,7 @@ impl<C: HttpClient> HttpClient for Listening<C> {
 impl HttpConnector for Listening<SharedHttpConnector> {
     fn call(&self, request: SentRequest) -> HttpConnectorFuture {
         let (clock, sent) = (self.clock.clone(), self.clock.uptime());
-        let mut under_way = action_of(&request).map(|(api, action)| UnderWay {
+        let mut under_way = action_of(&request).map(|(api, action)| InFlight {
             request: HttpRequest { api, action, result: "unanswered", took: Duration::ZERO },
             clock: clock.clone(),
             sent,
@@ -110,7 +110,7 @@ impl HttpConnector for Listening<SharedHttpConnector> {
         let answer = self.inner.call(request);
         HttpConnectorFuture::new(async move {
             let answer = answer.await?;
-            if let Some(UnderWay { request, .. }) = &mut under_way {
+            if let Some(InFlight { request, .. }) = &mut under_way {
                 request.result = match answer.status().as_u16() {
                     ..400 => "success",
                     400..500 => "refused",

@@ -17,16 +17,16 @@ use aws_smithy_runtime_api::client::identity::SharedIdentityCache;
 use aws_smithy_runtime_api::shared::IntoShared;
 use aws_types::service_config::ServiceConfigKey;
 
-use super::chain::{Chain, Clients};
+use super::chain::{Clients, ProviderChain};
 pub use super::dates::HttpRequest;
 use super::dates::{AwsTime, Listening, Requests};
-use super::lasting::Lasting;
+use super::lasting::MinRemainingLife;
 pub use super::web_identity::WebIdentityFile;
 use crate::clock::Clock;
 use crate::encoding::Fields;
 
 /// Sessions are renewed this long before they end, less up to a half at random. What is given with less life than that is used
-/// once, if [`Lasting`] takes it.
+/// once, if [`MinRemainingLife`] takes it.
 const SESSION_BUFFER: Duration = Duration::from_secs(300);
 
 /// What the command line says about AWS.
@@ -156,7 +156,7 @@ pub async fn load(
     }
     let bare = loader.load().await;
     let endpoints = settings.endpoints.clone().or_configured(&bare);
-    let chain = Chain::new(settings, &bare, &endpoints, Clients { http, near }, Box::new(found));
+    let chain = ProviderChain::new(settings, &bare, &endpoints, Clients { http, near }, Box::new(found));
     let config = with_credentials(&bare, chain, settings.timeout, 1);
     let fingerprint = fingerprint(&settings.identity_hints);
     Ok(OperatorIdentity { config, fingerprint, endpoints, timeout: settings.timeout })
@@ -170,7 +170,10 @@ pub(super) fn with_credentials(
     calls: u32,
 ) -> SdkConfig {
     base.to_builder()
-        .credentials_provider(SharedCredentialsProvider::new(Lasting { source: provider, time: time_of(base) }))
+        .credentials_provider(SharedCredentialsProvider::new(MinRemainingLife {
+            source: provider,
+            time: time_of(base),
+        }))
         .identity_cache(no_session_yet(timeout, calls))
         .timeout_config(timeouts(timeout, calls))
         .build()

@@ -17,12 +17,12 @@ const SHORTEST_SESSION: Duration = Duration::from_secs(30);
 /// to the node's role past its end, while the metadata service has no newer one, cannot be told from a true one: that such a
 /// session has ended, ECR says.
 #[derive(Debug)]
-pub(super) struct Lasting<P> {
+pub(super) struct MinRemainingLife<P> {
     pub(super) source: P,
     pub(super) time: SharedTimeSource,
 }
 
-impl<P: ProvideCredentials> Lasting<P> {
+impl<P: ProvideCredentials> MinRemainingLife<P> {
     async fn credentials(&self) -> provider::Result {
         let given = self.source.provide_credentials().await?;
         provided(lasting(given, self.time.now()))
@@ -38,7 +38,7 @@ fn lasting(given: Credentials, now: SystemTime) -> Result<Credentials, TokenErro
     }
 }
 
-impl<P: ProvideCredentials> ProvideCredentials for Lasting<P> {
+impl<P: ProvideCredentials> ProvideCredentials for MinRemainingLife<P> {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,

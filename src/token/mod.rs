@@ -85,7 +85,7 @@ pub struct Token {
 
 /// What one call of GetAuthorizationToken gave, checked.
 #[derive(Clone, Debug)]
-pub struct Grant {
+pub struct AuthorizationToken {
     /// One token, or one for each registry id sent.
     pub tokens: Vec<Token>,
     /// From the call to the earliest expiry, in whole seconds.
@@ -94,7 +94,7 @@ pub struct Grant {
     pub identity: Identity,
 }
 
-impl Grant {
+impl AuthorizationToken {
     /// The token for an account's hosts: its own when registry ids were sent, else the only one.
     pub fn token_for(&self, account: Option<&AccountId>) -> Option<&Token> {
         match account {
@@ -124,7 +124,12 @@ pub struct RawToken {
 ///
 /// # Errors
 /// [`InvalidToken`] when the answer lacks something, cannot be decoded, or lives less than `min_life` beyond `now`.
-pub fn check(raw: Vec<RawToken>, key: &TokenKey, now: Timestamp, min_life: Duration) -> Result<Grant, InvalidToken> {
+pub fn check(
+    raw: Vec<RawToken>,
+    key: &TokenKey,
+    now: Timestamp,
+    min_life: Duration,
+) -> Result<AuthorizationToken, InvalidToken> {
     let mut tokens = Vec::with_capacity(raw.len());
     let mut expires_at: Option<Timestamp> = None;
     for entry in raw {
@@ -141,7 +146,7 @@ pub fn check(raw: Vec<RawToken>, key: &TokenKey, now: Timestamp, min_life: Durat
     if Duration::try_from(expires_at.duration_since(now)).unwrap_or_default() < min_life {
         return Err(InvalidToken::NearlyExpired(expires_at));
     }
-    let mut grant = Grant { tokens, life, identity: key.identity.clone() };
+    let mut grant = AuthorizationToken { tokens, life, identity: key.identity.clone() };
     if let Service::Private { registry_ids, .. } = &key.service {
         if registry_ids.is_empty() {
             // Asked for none in particular, the first token serves every account.
@@ -392,7 +397,7 @@ mod tests {
         TokenKey { identity: Identity::operator(), service }
     }
 
-    fn checked(raw: Vec<RawToken>) -> Result<Grant, InvalidToken> {
+    fn checked(raw: Vec<RawToken>) -> Result<AuthorizationToken, InvalidToken> {
         check(raw, &key(&[]), Timestamp::from_second(1000).unwrap(), Duration::from_secs(60))
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ecr_credential_operator::api::NamespaceSelection;
-use ecr_credential_operator::plan::targets::Selection;
+use ecr_credential_operator::plan::targets::NamespaceMatcher;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -258,7 +258,7 @@ async fn the_policy_selects_the_namespaces_and_images_that_the_operator_does() {
         let (selection, some) = (random.selection(&cluster.test), random.some(&hosts, 3));
         let name = cluster.credential(&format!("r{number}"), selection.clone(), &some).await;
         let parsed: NamespaceSelection = serde_json::from_value(selection.clone()).unwrap();
-        credentials.push((name, Selection::parse(&parsed).unwrap(), some, selection));
+        credentials.push((name, NamespaceMatcher::parse(&parsed).unwrap(), some, selection));
     }
     // Made last, so that what it does says that the others are known.
     let last = cluster.credential("last", json!({ "names": [cluster.test] }), &["last.example"]).await;

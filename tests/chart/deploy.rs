@@ -6,7 +6,7 @@ use std::process::Command;
 use ecr_credential_operator::api::EcrCredentialSpec;
 use ecr_credential_operator::api::registry::Region;
 use ecr_credential_operator::plan::auth::Reference;
-use ecr_credential_operator::plan::references::Lent;
+use ecr_credential_operator::plan::references::AllowedIdentities;
 use ecr_credential_operator::plan::{Limits, RegistryPlan, plan};
 use serde_json::{Value, json};
 use testbed::bed::PATIENCE;
@@ -45,9 +45,9 @@ async fn every_sample_is_accepted_and_can_be_done() {
 }
 
 /// What the chart must lend for a sample.
-fn lent_to(spec: &EcrCredentialSpec) -> Lent {
+fn lent_to(spec: &EcrCredentialSpec) -> AllowedIdentities {
     let auths = spec.registries.iter().filter_map(|registry| registry.auth.as_ref()).chain(&spec.auth);
-    let mut lent = Lent::default();
+    let mut lent = AllowedIdentities::default();
     for reference in auths.filter_map(Reference::of) {
         match reference {
             Reference::Account(scope) => lent.accounts.insert(scope),

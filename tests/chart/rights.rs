@@ -9,7 +9,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use testbed::bed::{Bed, Launch, Lent, PATIENCE};
+use testbed::bed::{AllowedIdentities, Bed, Launch, PATIENCE};
 use testbed::proxy::{Match, Request};
 
 /// How many tours are under way at a time.
@@ -72,10 +72,10 @@ async fn prepared(test: &str) -> Bed {
     let bed = Bed::new(test, super::CRD).await.unwrap();
     let key = bed.aws.start_session(&bed.role, "keys", Duration::from_secs(3600)).unwrap();
     bed.keys_secret(&bed.home, "keys", &key).await.unwrap();
-    let lent = Lent {
+    let lent = AllowedIdentities {
         service_accounts: vec!["*/puller".to_owned()],
         secrets: vec![format!("{}/keys", bed.home)],
-        ..Lent::default()
+        ..AllowedIdentities::default()
     };
     bed.lend(&lent).await.unwrap();
     bed

@@ -38,7 +38,11 @@ fn secrets(stage: &Stage, passwords: &[(&str, &str)]) {
 }
 
 /// The passwords that are published afterwards.
-async fn recovered(stage: &Stage, status: &EcrCredentialStatus, memory: &mut Memory) -> Result<Vec<String>, Error> {
+async fn recovered(
+    stage: &Stage,
+    status: &EcrCredentialStatus,
+    memory: &mut CredentialState,
+) -> Result<Vec<String>, Error> {
     let needs = stage.plan.needs().into_iter().collect();
     recover(&stage.ctx, &stage.uid, &stage.plan, &needs, status, memory, at(NOW)).await?;
     let auths = memory.published.values().map(|grant| grant.tokens[0].auth.expose().to_owned());
@@ -59,7 +63,7 @@ async fn a_token_that_the_status_vouches_for_is_taken_and_one_that_it_does_not_i
         let stage = stage();
         secrets(&stage, &[("a", in_secret)]);
         let status = status(&stage, told, expires);
-        let found = recovered(&stage, &status, &mut Memory::default()).await.unwrap();
+        let found = recovered(&stage, &status, &mut CredentialState::default()).await.unwrap();
         assert_eq!(found, expected, "{what}");
     }
 }
@@ -76,7 +80,7 @@ async fn one_secret_that_cannot_be_read_or_was_forged_holds_up_nobody() {
         stage.server.answers(&path(namespace), 200, forged.clone());
     }
     let status = status(&stage, "good", NOW + HOUR);
-    let mut memory = Memory::default();
+    let mut memory = CredentialState::default();
     assert_eq!(recovered(&stage, &status, &mut memory).await.unwrap(), Vec::<String>::new());
     assert!(memory.recovered, "it goes on and fetches");
     // Those that cannot be read are the first that are asked.
@@ -87,14 +91,14 @@ async fn one_secret_that_cannot_be_read_or_was_forged_holds_up_nobody() {
     for namespace in ["c", "d"] {
         other.server.answers(&path(namespace), 403, refusal(403, "no"));
     }
-    assert_eq!(recovered(&other, &status, &mut Memory::default()).await.unwrap(), [auth("good")]);
+    assert_eq!(recovered(&other, &status, &mut CredentialState::default()).await.unwrap(), [auth("good")]);
 }
 
 #[tokio::test]
 async fn the_secrets_are_read_once() {
     let stage = stage();
     secrets(&stage, &[("a", "good")]);
-    let (status, mut memory) = (status(&stage, "good", NOW + HOUR), Memory::default());
+    let (status, mut memory) = (status(&stage, "good", NOW + HOUR), CredentialState::default());
     for _ in 0..3 {
         recovered(&stage, &status, &mut memory).await.unwrap();
     }

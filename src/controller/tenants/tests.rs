@@ -11,16 +11,16 @@ fn stage() -> Stage {
     Stage::new(json!([{ "private": {}, "auth": each }, { "public": {} }]))
 }
 
-fn estate<'a>(stage: &'a Stage, shared: &'a Published) -> Estate<'a> {
+fn estate<'a>(stage: &'a Stage, shared: &'a Published) -> TenantContext<'a> {
     static NONE: Included = Included { configs: Vec::new(), incomplete: false };
-    Estate { ctx: &stage.ctx, uid: &stage.uid, plan: &stage.plan, owner: &stage.owner, shared, included: &NONE }
+    TenantContext { ctx: &stage.ctx, uid: &stage.uid, plan: &stage.plan, owner: &stage.owner, shared, included: &NONE }
 }
 
 /// The identity of a namespace.
 fn identity(stage: &Stage, namespace: &str) -> Identity {
     let need = (*own_needs(&stage.plan).first().unwrap()).clone();
     let needs = BTreeSet::from([&need]);
-    let keys = keys(&stage.ctx, &needs, Some((namespace, Incarnation::of(namespace, None))));
+    let keys = keys(&stage.ctx, &needs, Some((namespace, NamespaceUid::of(namespace, None))));
     keys[&need].as_ref().unwrap().identity.clone()
 }
 
@@ -28,10 +28,10 @@ fn identity(stage: &Stage, namespace: &str) -> Identity {
 fn tenant(stage: &Stage, namespace: &str, password: &str, expires: i64) -> Tenant {
     let need = (*own_needs(&stage.plan).first().unwrap()).clone();
     let published = [(need, grant(password, expires, &identity(stage, namespace)))].into();
-    Tenant { incarnation: Incarnation::of(namespace, None), published, recovered: true, made: None }
+    Tenant { incarnation: NamespaceUid::of(namespace, None), published, recovered: true, made: None }
 }
 
-fn hosts(tenant: &mut Tenant, estate: &Estate<'_>, version: u64, now: i64) -> Option<usize> {
+fn hosts(tenant: &mut Tenant, estate: &TenantContext<'_>, version: u64, now: i64) -> Option<usize> {
     let (bundle, _) = tenant.desired(estate, version, at(now)).unwrap();
     bundle.get("pull").map(|desired| {
         use base64::Engine;
@@ -96,7 +96,7 @@ async fn of_a_tenants_secret_only_what_we_would_write_is_taken() {
         if !owned {
             estate.uid = &other;
         }
-        let mut tenant = Tenant { incarnation: Incarnation::of("a", None), ..Tenant::default() };
+        let mut tenant = Tenant { incarnation: NamespaceUid::of("a", None), ..Tenant::default() };
         recover_tenant(&estate, &"a".into(), &mut tenant, at(NOW)).await;
         assert_eq!(!tenant.published.is_empty(), taken, "{what}");
         assert!(tenant.recovered, "{what}");
@@ -113,10 +113,10 @@ async fn a_share_says_what_it_lacks_and_whether_its_identity_is_that_of_now() {
     tenants.each.insert("b".into(), tenant(&stage, "b", "p", NOW - 1));
     // Its token was fetched by the identity of another.
     let stolen = tenant(&stage, "a", "p", NOW + HOUR);
-    tenants.each.insert("c".into(), Tenant { incarnation: Incarnation::of("c", None), ..stolen });
+    tenants.each.insert("c".into(), Tenant { incarnation: NamespaceUid::of("c", None), ..stolen });
     let keys = tenants.prepare(&estate, at(NOW)).await;
     let census = tenants.advance(&estate, keys, None, at(NOW));
-    let Content::Each(shares) = tenants.content(&estate, &census) else { panic!("each has its own") };
+    let DesiredSecrets::Each(shares) = tenants.content(&estate, &census) else { panic!("each has its own") };
     let seen = ["a", "b", "c"].map(|namespace| (shares[namespace].lacks.is_none(), shares[namespace].current));
     assert_eq!(seen, [(true, true), (false, true), (true, false)]);
 }

@@ -147,7 +147,7 @@ fn what_is_included_stands_in_docker_configs_and_changes_them_alone() {
     assert!(missing["file"].incomplete && !missing["own"].incomplete);
     let record = record(after["file"].footprint, Some(NOW + HOUR));
     let record = Arc::new(SecretRecord { hosts: Some(after["file"].payload.hosts()), ..(*record).clone() });
-    let place = place(Standing::Mine(record), Claim::Wanted);
+    let place = place(Ownership::Owned(record), Selection::Selected);
     assert_eq!(judge(&place, Some(&missing["file"]), ConflictPolicy::Fail), "wait", "the last good state is left");
 }
 

@@ -17,7 +17,7 @@ fn annotations(spec: &EcrCredentialSpec) -> BTreeMap<String, String> {
     let need = &plan.registries[0].needs[0];
     let identity = need.auth.resolve(None, &crate::plan::references::References::default()).unwrap();
     let token = grant("password", Some("111122223333"), NOW, NOW + HOUR);
-    let fetched = Arc::new(Grant { identity, ..(*token).clone() });
+    let fetched = Arc::new(AuthorizationToken { identity, ..(*token).clone() });
     let published = Published::from([(need.clone(), fetched)]);
     let desired = build(spec, &published).unwrap();
     desired.metadata.annotations.unwrap()
@@ -77,9 +77,9 @@ fn the_identities_of_a_secret_have_no_order() {
         .map(|turn| {
             for (number, grant) in all.values_mut().enumerate() {
                 let identity = if number == turn { other.clone() } else { Identity::operator() };
-                *grant = Arc::new(Grant { identity, ..(**grant).clone() });
+                *grant = Arc::new(AuthorizationToken { identity, ..(**grant).clone() });
             }
-            let needs: Vec<Need> = all.keys().cloned().collect();
+            let needs: Vec<TokenSpec> = all.keys().cloned().collect();
             identity_hash(&all, &needs.iter().collect::<Vec<_>>(), &Included::default())
         })
         .collect();

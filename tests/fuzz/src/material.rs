@@ -13,11 +13,11 @@ use ecr_credential_operator::api::{
     LabelRequirement, LoginFields, NamespaceSelection, NamespaceSelector, Output, OutputFormat, PrivateRegistry,
     PublicRegistry, Refresh, Registry, SecretTemplate, SelectorOperator, ServiceAccountAuth,
 };
-use ecr_credential_operator::plan::references::{AccountScope, KeysScope, Lent};
+use ecr_credential_operator::plan::references::{AccountScope, AllowedIdentities, KeysScope};
 use ecr_credential_operator::plan::schedule::{Life, whole_seconds};
 use ecr_credential_operator::plan::targets::Labels;
-use ecr_credential_operator::plan::{Identity, Limits, Need, Service};
-use ecr_credential_operator::token::{Auth, Grant, Token};
+use ecr_credential_operator::plan::{Identity, Limits, Service, TokenSpec};
+use ecr_credential_operator::token::{Auth, AuthorizationToken, Token};
 use k8s_openapi::jiff::Timestamp;
 
 /// The time around which most happens, in seconds since 1970.
@@ -298,7 +298,7 @@ pub fn limits(u: &mut Unstructured<'_>) -> Result<Limits> {
         outputs: None,
         includes: BTreeSet::new(),
         namespaces: None,
-        lent: Lent { accounts: accounts.into_iter().collect(), keys: keys.into_iter().collect() },
+        lent: AllowedIdentities { accounts: accounts.into_iter().collect(), keys: keys.into_iter().collect() },
         attach_pods: false,
         attach_service_accounts: BTreeSet::new(),
         fixed_api: u.ratio(1, 8)?,
@@ -314,7 +314,7 @@ pub fn account(id: &str) -> AccountId {
 }
 
 /// What AWS grants for a need: a password that says for whom it is and when it was issued.
-pub fn grant(need: &Need, life: Life, caller: Option<&AccountId>) -> Arc<Grant> {
+pub fn grant(need: &TokenSpec, life: Life, caller: Option<&AccountId>) -> Arc<AuthorizationToken> {
     let token = |account: Option<AccountId>| {
         let whose = account.as_ref().map_or("anyone", AccountId::as_str);
         let auth = login(&format!("{whose}/{}/{}", need.service.region(), life.issued_at));
@@ -327,5 +327,5 @@ pub fn grant(need: &Need, life: Life, caller: Option<&AccountId>) -> Arc<Grant> 
         Service::Private { .. } => vec![token(caller.cloned())],
         Service::Public => vec![token(None)],
     };
-    Arc::new(Grant { tokens, life, identity: Identity::operator() })
+    Arc::new(AuthorizationToken { tokens, life, identity: Identity::operator() })
 }

@@ -8,19 +8,19 @@ use ecr_credential_operator::api::registry::{AccountId, Region};
 use ecr_credential_operator::api::{EcrCredential, EcrCredentialStatus};
 use ecr_credential_operator::apply::{WriteError, Writer, Written};
 use ecr_credential_operator::clock::{Clock, Server};
+use ecr_credential_operator::controller::cluster_state::ClusterState;
 use ecr_credential_operator::controller::error::Error;
 use ecr_credential_operator::controller::events::Events;
 use ecr_credential_operator::controller::watches::{self, SecretScope};
-use ecr_credential_operator::controller::world::World;
 use ecr_credential_operator::controller::{self, Context, Memories, Observer, Shared, WatchObserver};
 use ecr_credential_operator::plan::references::References;
 use ecr_credential_operator::plan::schedule::RetryPolicy;
-use ecr_credential_operator::plan::targets::Index;
+use ecr_credential_operator::plan::targets::SelectorIndex;
 use ecr_credential_operator::plan::{Identity, Limits, Service, TokenKey, Uid};
 use ecr_credential_operator::process::fence::Fence;
 use ecr_credential_operator::process::lease::{self, LeaseSettings};
 use ecr_credential_operator::process::retries::Retries;
-use ecr_credential_operator::secret::Verdict;
+use ecr_credential_operator::secret::SecretAction;
 use ecr_credential_operator::token::cache::{CacheSettings, Tokens};
 use ecr_credential_operator::token::{RawToken, TokenError, TokenSource};
 use futures::FutureExt;
@@ -172,7 +172,7 @@ async fn work(
     let source = Source { aws, process: number, identity: settings.identity.clone(), clock: time.clone() };
     let tokens = Arc::new(Tokens::new(Arc::new(source), cache, send.clone(), |_| ()));
     let memories = Memories::default();
-    let world = World::new(Index::new(limits.namespaces.clone()), References::new(limits.lent.clone()));
+    let world = ClusterState::new(SelectorIndex::new(limits.namespaces.clone()), References::new(limits.lent.clone()));
     let observer = Watched { memories: memories.clone(), tokens: tokens.clone() };
     let shared = Arc::new(Shared::new(world, limits.clone(), send, observer));
     let concurrency = usize::from(settings.concurrency);
@@ -236,7 +236,7 @@ impl WatchObserver for Watched {
 struct Nobody;
 
 impl Observer for Nobody {
-    fn wrote(&self, _: &Verdict, _: &Result<Written, WriteError>) {}
+    fn wrote(&self, _: &SecretAction, _: &Result<Written, WriteError>) {}
     fn concluded(&self, _: &Uid, _: &str, _: &EcrCredentialStatus) {}
     fn reconciled(&self, _: Duration, _: Option<&Error>) {}
 }

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 /// A fault.
@@ -20,7 +21,7 @@ pub struct Mutation {
     pub what: String,
     /// The file that is changed.
     pub file: String,
-    /// The text in it, which it has once.
+    /// The text in it, which it has once; how its lines are broken does not count.
     pub from: String,
     /// What stands there instead.
     pub to: String,
@@ -43,7 +44,7 @@ pub struct Mutation {
 pub struct Edit {
     /// The file.
     pub file: String,
-    /// The text in it, which it has once.
+    /// The text in it, which it has once; how its lines are broken does not count.
     pub from: String,
     /// What stands there instead.
     pub to: String,
@@ -66,10 +67,26 @@ impl Edit {
     /// The file with the change.
     pub fn apply(&self, root: &Path) -> Result<String> {
         let text = fs::read_to_string(root.join(&self.file)).with_context(|| self.file.clone())?;
-        let count = text.matches(&self.from).count();
-        ensure!(count == 1, "{} has {count} times, and not once:\n{}", self.file, self.from);
-        Ok(text.replacen(&self.from, &self.to, 1))
+        let found = occurrences(&text, &self.from);
+        let [range] = &found[..] else {
+            bail!("{} has {} times, and not once:\n{}", self.file, found.len(), self.from)
+        };
+        let mut changed = text.clone();
+        changed.replace_range(range.clone(), &self.to);
+        Ok(changed)
     }
+}
+
+/// Where a text stands in another, however its lines are broken: whitespace does not count.
+fn occurrences(text: &str, wanted: &str) -> Vec<Range<usize>> {
+    let letters: Vec<(usize, char)> = text.char_indices().filter(|(_, c)| !c.is_whitespace()).collect();
+    let wanted: Vec<char> = wanted.chars().filter(|c| !c.is_whitespace()).collect();
+    let same = |window: &&[(usize, char)]| window.iter().map(|(_, c)| c).eq(&wanted);
+    let ends = |window: &[(usize, char)]| match (window.first(), window.last()) {
+        (Some((start, _)), Some((last, c))) => *start..last + c.len_utf8(),
+        _ => 0..0,
+    };
+    letters.windows(wanted.len().max(1)).filter(same).map(ends).collect()
 }
 
 /// All mutations by class, the name of the file that they are in.
@@ -111,6 +128,20 @@ mod tests {
             }
         }
         text
+    }
+
+    #[test]
+    fn a_text_is_found_however_its_lines_are_broken() {
+        let text = "f(\n    a,\n    b) + g(é, b)";
+        for (wanted, found) in
+            [("f(a, b)", vec![&text[..16]]), ("g(é,b)", vec!["g(é, b)"]), ("b)", vec!["b)", "b)"]), ("c", vec![])]
+        {
+            assert_eq!(
+                occurrences(text, wanted).into_iter().map(|range| &text[range]).collect::<Vec<_>>(),
+                found,
+                "{wanted}"
+            );
+        }
     }
 
     #[test]

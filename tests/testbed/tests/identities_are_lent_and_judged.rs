@@ -18,7 +18,7 @@ use kube::{Client, Config, ResourceExt};
 use serde_json::{Value, json};
 use testbed::aws::{Permissions, Service};
 use testbed::bed::identities::{ROLE_ARN, STS};
-use testbed::bed::{Bed, Lent, Tenant};
+use testbed::bed::{AllowedIdentities, Bed, Tenant};
 use testbed::recorder::Invariant;
 
 /// Enough of the EcrCredential's definition for the judge.
@@ -87,7 +87,7 @@ async fn what_is_lent_can_be_used_and_nothing_else() -> Result<()> {
             run.bed.service_account(namespace, name, &[]).await?;
         }
     }
-    let lent = Lent {
+    let lent = AllowedIdentities {
         service_accounts: vec![format!("{ops}/one"), "*/each".to_owned()],
         secrets: vec![format!("{ops}/keys")],
         attach: vec![],
@@ -144,7 +144,9 @@ impl Run {
     /// An EcrCredential by which each namespace's own `puller` fetches that namespace's token; returns its uid.
     async fn credential(&self, tenants: &[&Tenant]) -> Result<String> {
         self.bed.recorder.allow_tokens_of(None, "puller");
-        self.bed.lend(&Lent { service_accounts: vec!["*/puller".to_owned()], secrets: vec![], attach: vec![] }).await?;
+        self.bed
+            .lend(&AllowedIdentities { service_accounts: vec!["*/puller".to_owned()], secrets: vec![], attach: vec![] })
+            .await?;
         let spec = json!({
             "registries": [{ "private": { "accountIds": ["123456789012"] } }],
             "auth": { "serviceAccount": { "fromTargetNamespace": "puller" } },

@@ -12,11 +12,12 @@ use ecr_credential_operator::controller::recover::{own_hosts, tokens};
 use ecr_credential_operator::plan::{Hosts, Plan, RegistryPlan, Uid, plan};
 use ecr_credential_operator::secret::docker_config::{Entries, parse};
 use ecr_credential_operator::secret::metadata::SecretMetadata;
-use ecr_credential_operator::secret::ownership::{SecretRecord, Standing, lost_fields};
+use ecr_credential_operator::secret::ownership::{Ownership, SecretRecord, lost_fields};
 use ecr_credential_operator::secret::{
-    Claim, Desired, FIELD_MANAGER, Owner, Place, Published, Verdict, as_found, bundle, registry_entries, verdict,
+    Desired, FIELD_MANAGER, Owner, Published, SecretAction, SecretTarget, Selection, action, as_found, bundle,
+    registry_entries,
 };
-use ecr_credential_operator::token::{Grant, TokenHash};
+use ecr_credential_operator::token::{AuthorizationToken, TokenHash};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -54,7 +55,7 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     assert_eq!((record.expires_at, record.hosts), (Some(desired.expires_at), Some(desired.payload.hosts())));
     assert_eq!((record.identity, record.owner.as_ref()), (Some(desired.identity), Some(&owner.uid)));
     assert!(lost_fields(&as_found(&plan, &owner, &plan.secret, &stored), &stored).is_empty());
-    assert_eq!(judge(&stored, desired, now), Verdict::Keep);
+    assert_eq!(judge(&stored, desired, now), SecretAction::Keep);
     let edited = edit(u, stored.clone())?;
     if edited != stored {
         shows(&edited, &stored, desired, now);
@@ -82,7 +83,8 @@ fn content(plan: &Plan, published: &Published, desired: &Desired, entries: &Entr
     // A host belongs to the first registry that names it; only one with the same tokens may name it again.
     let mut owners: BTreeMap<Host, &RegistryPlan> = BTreeMap::new();
     for registry in &plan.registries {
-        let grants: Vec<&Arc<Grant>> = registry.needs.iter().filter_map(|need| published.get(need)).collect();
+        let grants: Vec<&Arc<AuthorizationToken>> =
+            registry.needs.iter().filter_map(|need| published.get(need)).collect();
         if grants.len() < registry.needs.len() {
             continue;
         }
@@ -109,7 +111,7 @@ fn content(plan: &Plan, published: &Published, desired: &Desired, entries: &Entr
 /// Where each account has a password of its own, an account's host has that one.
 fn own_passwords(registry: &RegistryPlan, own: &[(Host, Option<AccountId>)], entries: &Entries) {
     let Hosts::Named(hosts) = &registry.hosts else { return };
-    let asks = |need: &ecr_credential_operator::plan::Need| matches!(&need.service, ecr_credential_operator::plan::Service::Private { registry_ids, .. } if !registry_ids.is_empty());
+    let asks = |need: &ecr_credential_operator::plan::TokenSpec| matches!(&need.service, ecr_credential_operator::plan::Service::Private { registry_ids, .. } if !registry_ids.is_empty());
     if !registry.needs.iter().all(asks) {
         return;
     }
@@ -141,7 +143,10 @@ fn found_again(registry: &RegistryPlan, published: &Published, entries: &Entries
     for need in &registry.needs {
         let Some(tokens) = tokens(registry, need, &hosts, entries) else { return };
         let old = &published[need];
-        again.insert(need.clone(), Arc::new(Grant { tokens, life: old.life, identity: old.identity.clone() }));
+        again.insert(
+            need.clone(),
+            Arc::new(AuthorizationToken { tokens, life: old.life, identity: old.identity.clone() }),
+        );
     }
     if let Ok(after) = registry_entries(registry, &again) {
         assert_eq!(hash(&after), hash(&before), "{registry:?}: {before:?} before, {after:?} after");
@@ -181,12 +186,12 @@ fn read(metadata: &ObjectMeta) -> SecretRecord {
     record
 }
 
-fn judge(found: &ObjectMeta, desired: &Desired, now: Timestamp) -> Verdict {
+fn judge(found: &ObjectMeta, desired: &Desired, now: Timestamp) -> SecretAction {
     let record = Arc::new(read(found));
-    let standing = Standing::of(Some(&record), &Uid("me".into()), |_| true);
+    let standing = Ownership::of(Some(&record), &Uid("me".into()), |_| true);
     let (namespace, name) = ("a".into(), "pull".into());
-    let place = Place { namespace, incarnation: Default::default(), name, standing, claim: Claim::Wanted };
-    verdict(&place, Some(desired), Default::default(), None, now)
+    let place = SecretTarget { namespace, incarnation: Default::default(), name, standing, claim: Selection::Selected };
+    action(&place, Some(desired), Default::default(), None, now)
 }
 
 /// Somebody changes one of our fields: the API server takes it out of our entry. Or changes nothing.
@@ -231,12 +236,12 @@ fn shows(edited: &ObjectMeta, before: &ObjectMeta, desired: &Desired, now: Times
     let taken = edited.managed_fields != before.managed_fields;
     assert_eq!(record.footprint != desired.footprint, taken, "{edited:?}");
     match judge(edited, desired, now) {
-        Verdict::Update(_) => assert!(taken),
-        Verdict::Keep => assert!(!taken),
+        SecretAction::Update(_) => assert!(taken),
+        SecretAction::Keep => assert!(!taken),
         // What cannot be read of it may be a login that the desired one lacks. One that has lost its mark is not taken over for
         // a content without logins.
-        Verdict::Wait => assert!(taken && (desired.incomplete || !desired.has_entries)),
-        Verdict::Refuse(..) => assert!(record.owner.is_none(), "{edited:?}"),
+        SecretAction::Wait => assert!(taken && (desired.incomplete || !desired.has_entries)),
+        SecretAction::Refuse(..) => assert!(record.owner.is_none(), "{edited:?}"),
         other => panic!("{other:?} of {edited:?}"),
     }
 }

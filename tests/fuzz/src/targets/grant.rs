@@ -9,7 +9,7 @@ use ecr_credential_operator::api::HostVariant;
 use ecr_credential_operator::api::registry::{AccountId, Region};
 use ecr_credential_operator::plan::schedule::later;
 use ecr_credential_operator::plan::{Identity, Service, TokenKey};
-use ecr_credential_operator::token::{Grant, RawToken, check};
+use ecr_credential_operator::token::{AuthorizationToken, RawToken, check};
 use k8s_openapi::jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -72,7 +72,7 @@ pub fn judge(raw: Vec<RawToken>, key: &TokenKey, now: Timestamp, min_life: Durat
     }
 }
 
-fn lives(grant: &Grant, raw: &[RawToken], now: Timestamp, min_life: Duration) {
+fn lives(grant: &AuthorizationToken, raw: &[RawToken], now: Timestamp, min_life: Duration) {
     let life = grant.life;
     assert!(life.is_valid(now), "an expired token is no token");
     assert!(later(now, min_life) <= life.expires_at, "{life:?} at {now} is too short");

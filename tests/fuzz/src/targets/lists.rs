@@ -7,13 +7,13 @@ use std::sync::LazyLock;
 
 use arbitrary::{Result, Unstructured};
 use ecr_credential_operator::api::observed::{ObservedCredential, Reading};
+use ecr_credential_operator::controller::cluster_state::ClusterState;
 use ecr_credential_operator::controller::references::account_record;
 use ecr_credential_operator::controller::service_accounts::PullSecretsOf;
 use ecr_credential_operator::controller::watches::{claimant, unreadable};
-use ecr_credential_operator::controller::world::World;
 use ecr_credential_operator::lenient::Observed;
 use ecr_credential_operator::plan::references::References;
-use ecr_credential_operator::plan::targets::{Incarnation, Index};
+use ecr_credential_operator::plan::targets::{NamespaceUid, SelectorIndex};
 use ecr_credential_operator::plan::{Limits, Uid};
 use ecr_credential_operator::secret::metadata::{SecretDetails, SecretMetadata};
 use ecr_credential_operator::secret::ownership::SecretRecord;
@@ -47,8 +47,8 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
         Kind::Namespace => {
             let namespace = read::<Observed<Namespace>>(kind, &object);
             let labels = namespace.meta().labels.clone().unwrap_or_default();
-            let mut index = Index::default();
-            index.set_namespace("a", Incarnation::of_namespace(namespace.meta()), &labels, false);
+            let mut index = SelectorIndex::default();
+            index.set_namespace("a", NamespaceUid::of_namespace(namespace.meta()), &labels, false);
         }
         Kind::ServiceAccount => {
             let record = account_record(read::<Observed<ServiceAccount>>(kind, &object).meta());
@@ -154,9 +154,9 @@ fn credential(object: &ObservedCredential) {
             unreadable(object)
         }
     };
-    let mut world = World::new(Index::default(), References::default());
+    let mut world = ClusterState::new(SelectorIndex::default(), References::default());
     let uid = Uid("u".into());
-    world.set_namespace("a", Incarnation::default(), &Default::default(), false);
+    world.set_namespace("a", NamespaceUid::default(), &Default::default(), false);
     world.set_claimant(&uid, claimant.clone());
     let generation = world.index.generation(&uid);
     let secrets = claimant.secrets.len();

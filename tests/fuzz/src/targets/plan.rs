@@ -7,7 +7,7 @@ use ecr_credential_operator::api::registry::{AccountId, Host, Region};
 use ecr_credential_operator::api::{EcrCredentialSpec, PrivateRegistry, Registry};
 use ecr_credential_operator::plan::auth::Reference;
 use ecr_credential_operator::plan::references::AccountScope;
-use ecr_credential_operator::plan::{Hosts, Limits, Need, Plan, RegistryPlan, Service, plan};
+use ecr_credential_operator::plan::{Hosts, Limits, Plan, RegistryPlan, Service, TokenSpec, plan};
 
 use crate::material::{self, ACCOUNTS, account};
 
@@ -143,7 +143,7 @@ fn judge_private(registry: &RegistryPlan, private: &PrivateRegistry, limits: &Li
 
 /// Of two registries with different tokens none writes a host of the other, as far as hosts are known beforehand.
 fn hosts_have_one_password(plan: &Plan) {
-    let mut writers: BTreeMap<&Host, BTreeSet<&[Need]>> = BTreeMap::new();
+    let mut writers: BTreeMap<&Host, BTreeSet<&[TokenSpec]>> = BTreeMap::new();
     for registry in &plan.registries {
         let hosts: Vec<&Host> = match &registry.hosts {
             Hosts::Named(hosts) => hosts.iter().map(|(host, _)| host).collect(),

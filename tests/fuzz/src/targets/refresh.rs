@@ -10,7 +10,7 @@ use ecr_credential_operator::api::registry::Region;
 use ecr_credential_operator::plan::auth::Auth;
 use ecr_credential_operator::plan::refresh::{Demand, Held, Step, step};
 use ecr_credential_operator::plan::schedule::{Life, RefreshPolicy, RetryPolicy, later, until, whole_seconds};
-use ecr_credential_operator::plan::{Need, Service};
+use ecr_credential_operator::plan::{Service, TokenSpec};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::material::{self, HOUR, REGIONS};
@@ -25,10 +25,10 @@ pub fn policy(u: &mut Unstructured<'_>) -> Result<RefreshPolicy> {
     Ok(RefreshPolicy { at_percent: u.int_in_range(10..=70)?, max_age })
 }
 
-pub fn need(number: usize) -> Need {
+pub fn need(number: usize) -> TokenSpec {
     let region = Region::parse(REGIONS[number]).expect("a region");
     let service = Service::Private { region, endpoint: HostVariant::Standard, registry_ids: Vec::new() };
-    Need { auth: Arc::new(Auth::operator()), service }
+    TokenSpec { auth: Arc::new(Auth::operator()), service }
 }
 
 fn parts(u: &mut Unstructured<'_>) -> Result<()> {
@@ -39,7 +39,7 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     let demand =
         u.ratio(1, 3)?.then(|| Ok(Demand { since: material::moment(u)?, first: u.arbitrary()? })).transpose()?;
     let number = u.int_in_range(0..=4)?;
-    let held = (0..number).map(|n| Ok((need(n), held(u)?))).collect::<Result<BTreeMap<Need, Held>>>()?;
+    let held = (0..number).map(|n| Ok((need(n), held(u)?))).collect::<Result<BTreeMap<TokenSpec, Held>>>()?;
     let step = step(&policy, seed, now, demand, &held);
     judge(&step, &policy, seed, now, demand, &held);
     Ok(())
@@ -93,9 +93,9 @@ fn judge(
     seed: &str,
     now: Timestamp,
     demand: Option<Demand>,
-    held: &BTreeMap<Need, Held>,
+    held: &BTreeMap<TokenSpec, Held>,
 ) {
-    let of = |need: &Need| held.get(need).expect("one of those that were given");
+    let of = |need: &TokenSpec| held.get(need).expect("one of those that were given");
     for need in &step.fetch {
         let h = of(need);
         assert!(!h.blocked && !h.in_flight && !step.publish.contains(need));
@@ -131,7 +131,7 @@ fn judge(
 }
 
 /// A token from memory never shortens the expiry that a Secret records; only one that was just fetched may.
-fn no_shorter(now: Timestamp, need: &Need, life: Life, held: &BTreeMap<Need, Held>) {
+fn no_shorter(now: Timestamp, need: &TokenSpec, life: Life, held: &BTreeMap<TokenSpec, Held>) {
     let old = held.values().filter_map(|h| h.published).filter(|l| l.is_valid(now)).map(|l| l.expires_at).min();
     let new = now.duration_since(life.issued_at).as_secs() < 60;
     assert!(new || old.is_none_or(|at| life.expires_at >= at), "{need:?} is published with {life:?}, before {old:?}");

@@ -2,7 +2,7 @@
 
 use arbitrary::{Result, Unstructured};
 use ecr_credential_operator::api::{LabelRequirement, NamespaceSelection, SelectorOperator};
-use ecr_credential_operator::plan::targets::{Labels, Selection, SelectionError};
+use ecr_credential_operator::plan::targets::{Labels, NamespaceMatcher, SelectionError};
 
 use crate::material::{self, NAMESPACES};
 
@@ -14,7 +14,7 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     let spec = material::selection(u)?;
     let labels = material::labels(u)?;
     let name = if u.ratio(1, 2)? { (*u.choose(&NAMESPACES)?).to_owned() } else { material::glob(u)? };
-    let parsed = Selection::parse(&spec);
+    let parsed = NamespaceMatcher::parse(&spec);
     assert_eq!(parsed.as_ref().map(drop).map_err(Clone::clone), refusal(&spec));
     if let Ok(selection) = parsed {
         assert_eq!(selection.matches(&name, &labels), selects(&spec, &name, &labels), "{spec:?} {name} {labels:?}");

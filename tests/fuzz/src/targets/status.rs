@@ -5,8 +5,8 @@ use std::time::Duration;
 use arbitrary::{Result, Unstructured};
 use ecr_credential_operator::api::status::{EcrCredentialStatus, MAX_FAILURES, NamespaceFailure, Reason, condition};
 use ecr_credential_operator::api::{EcrCredential, EcrCredentialSpec, REFRESH_REQUESTED_AT, refresh_request};
-use ecr_credential_operator::outcome::{Course, NamespaceReport, RegistryReport, conclude};
-use ecr_credential_operator::plan::{Halt, Limits, RegistryPlan, plan};
+use ecr_credential_operator::outcome::{NamespaceReport, Observation, RegistryReport, conclude};
+use ecr_credential_operator::plan::{Limits, RegistryPlan, SpecError, plan};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 
@@ -44,17 +44,17 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-fn course(u: &mut Unstructured<'_>) -> Result<Course> {
+fn course(u: &mut Unstructured<'_>) -> Result<Observation> {
     Ok(match u.int_in_range(0..=7)? {
-        0 => Course::Halted(halt(u)?),
-        1 => Course::Suspended,
+        0 => Observation::Halted(halt(u)?),
+        1 => Observation::Suspended,
         _ => {
             let failures = failures(u)?;
             let synced = u.int_in_range(0..=20_000)?;
             let failed = failures.len();
             // Some are neither written nor failed yet.
             let selected = synced + failed + u.choose(&[0, 0, 1, 5000])?;
-            Course::Ran {
+            Observation::Ran {
                 registries: registries(u)?,
                 namespaces: NamespaceReport { selected, synced, failed, failures, ..NamespaceReport::default() },
                 outputs: Vec::new(),
@@ -75,9 +75,9 @@ fn text(u: &mut Unstructured<'_>, longest: usize) -> Result<String> {
     Ok(std::iter::repeat_n(character, length).collect())
 }
 
-fn halt(u: &mut Unstructured<'_>) -> Result<Halt> {
+fn halt(u: &mut Unstructured<'_>) -> Result<SpecError> {
     let reason = *u.choose(&[Reason::InvalidSpec, Reason::Throttled, Reason::FetchingToken])?;
-    Ok(Halt { reason, message: text(u, 1000)? })
+    Ok(SpecError { reason, message: text(u, 1000)? })
 }
 
 fn failures(u: &mut Unstructured<'_>) -> Result<Vec<NamespaceFailure>> {
@@ -149,7 +149,7 @@ fn registries(u: &mut Unstructured<'_>) -> Result<Vec<RegistryReport>> {
     Ok(planned.registries.iter().map(report).collect())
 }
 
-fn judge(status: &EcrCredentialStatus, course: &Course, generation: Option<i64>, now: Timestamp) {
+fn judge(status: &EcrCredentialStatus, course: &Observation, generation: Option<i64>, now: Timestamp) {
     let size = serde_json::to_vec(status).expect("a status").len();
     assert!(size <= LARGEST, "{size} bytes");
     assert_eq!(status.observed_generation, generation);
@@ -157,9 +157,9 @@ fn judge(status: &EcrCredentialStatus, course: &Course, generation: Option<i64>,
     assert!(status.failures.is_sorted_by(|a, b| a.namespace <= b.namespace));
     let holds = |type_: &str| status.conditions.iter().any(|c| c.type_ == type_ && c.status == "True");
     assert_eq!(status.conditions.len(), 3);
-    assert_eq!(holds(condition::STALLED), matches!(course, Course::Halted(_)));
+    assert_eq!(holds(condition::STALLED), matches!(course, Observation::Halted(_)));
     match course {
-        Course::Ran { registries, namespaces, .. } => {
+        Observation::Ran { registries, namespaces, .. } => {
             let counts = status.namespaces.as_ref().expect("counts");
             assert_eq!((counts.selected as usize, counts.synced as usize), (namespaces.selected, namespaces.synced));
             let alive = |r: &RegistryReport| r.each_targets || r.life.is_some_and(|life| life.is_valid(now));
@@ -169,6 +169,6 @@ fn judge(status: &EcrCredentialStatus, course: &Course, generation: Option<i64>,
             let hosts = status.registries.iter().map(|registry| registry.hosts.len());
             assert!(hosts.eq(registries.iter().map(|registry| registry.hosts.len())), "hosts are told whole");
         }
-        Course::Halted(_) | Course::Suspended => assert!(!holds(condition::READY)),
+        Observation::Halted(_) | Observation::Suspended => assert!(!holds(condition::READY)),
     }
 }

@@ -8,8 +8,8 @@ use ecr_credential_operator::api::{ConflictPolicy, OutputFormat};
 use ecr_credential_operator::plan::Uid;
 use ecr_credential_operator::secret::docker_config::{DockerConfig, Entries};
 use ecr_credential_operator::secret::formats::{Payload, form};
-use ecr_credential_operator::secret::ownership::{Footprint, SecretRecord, Standing};
-use ecr_credential_operator::secret::{Claim, Desired, Place, Verdict, verdict};
+use ecr_credential_operator::secret::ownership::{ManagedFieldsDigest, Ownership, SecretRecord};
+use ecr_credential_operator::secret::{Desired, SecretAction, SecretTarget, Selection, action};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 
@@ -24,14 +24,22 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     let desired = u.ratio(5, 6)?.then(|| desired(u)).transpose()?;
     let policy = *u.choose(&[ConflictPolicy::Fail, ConflictPolicy::Adopt])?;
     let accepted = u.ratio(1, 4)?.then(|| footprint(u)).transpose()?;
-    let lost = Claim::Lost("older".into());
-    let claims = [Claim::Wanted, Claim::Wanted, lost, Claim::Left, Claim::LeftToAnother, Claim::Renamed];
+    let lost = Selection::Conflict("older".into());
+    let claims = [
+        Selection::Selected,
+        Selection::Selected,
+        lost,
+        Selection::Deselected,
+        Selection::Superseded,
+        Selection::Renamed,
+    ];
     let claim = u.choose(&claims)?.clone();
     let standing = standing(u)?;
-    let place = Place { namespace: "a".into(), incarnation: Default::default(), name: "pull".into(), standing, claim };
-    let said = verdict(&place, desired.as_ref(), policy, accepted, now);
+    let place =
+        SecretTarget { namespace: "a".into(), incarnation: Default::default(), name: "pull".into(), standing, claim };
+    let said = action(&place, desired.as_ref(), policy, accepted, now);
     safe(&said, &place, desired.as_ref(), policy, now);
-    if place.claim == Claim::Wanted
+    if place.claim == Selection::Selected
         && let Some(desired) = &desired
     {
         useful(&said, &place, desired, policy, now);
@@ -40,10 +48,10 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-fn footprint(u: &mut Unstructured<'_>) -> Result<Footprint> {
+fn footprint(u: &mut Unstructured<'_>) -> Result<ManagedFieldsDigest> {
     let name = Some((*u.choose(&["x", "y", "z"])?).to_owned());
     let annotations = name.map(|name| [(name, String::new())].into());
-    Ok(Footprint::desired(&ObjectMeta { annotations, ..ObjectMeta::default() }))
+    Ok(ManagedFieldsDigest::desired(&ObjectMeta { annotations, ..ObjectMeta::default() }))
 }
 
 fn config(u: &mut Unstructured<'_>) -> Result<(DockerConfig, bool)> {
@@ -67,7 +75,7 @@ fn desired(u: &mut Unstructured<'_>) -> Result<Desired> {
     })
 }
 
-fn standing(u: &mut Unstructured<'_>) -> Result<Standing> {
+fn standing(u: &mut Unstructured<'_>) -> Result<Ownership> {
     let me = Uid("me".into());
     let owner = u.choose(&[Some("me"), Some("me"), Some("other"), None])?.map(|uid| Uid(uid.into()));
     let record = SecretRecord {
@@ -85,13 +93,13 @@ fn standing(u: &mut Unstructured<'_>) -> Result<Standing> {
         held_by: u.ratio(1, 6)?.then(|| "example.com/x".into()),
     };
     let alive = u.arbitrary::<bool>()?;
-    Ok(Standing::of(u.ratio(5, 6)?.then(|| Arc::new(record)).as_ref(), &me, |_| alive))
+    Ok(Ownership::of(u.ratio(5, 6)?.then(|| Arc::new(record)).as_ref(), &me, |_| alive))
 }
 
 /// The Secret that a verdict changes, if it changes one.
-fn changed(said: &Verdict) -> Option<&Arc<SecretRecord>> {
+fn changed(said: &SecretAction) -> Option<&Arc<SecretRecord>> {
     match said {
-        Verdict::Update(record) | Verdict::Strip(record) | Verdict::Delete(record) => Some(record),
+        SecretAction::Update(record) | SecretAction::Strip(record) | SecretAction::Delete(record) => Some(record),
         _ => None,
     }
 }
@@ -103,73 +111,73 @@ fn is_better(record: &SecretRecord, desired: &Desired, now: Timestamp) -> bool {
         && record.expires_at.is_some_and(|at| at > now && at > desired.expires_at)
 }
 
-fn safe(said: &Verdict, place: &Place, desired: Option<&Desired>, policy: ConflictPolicy, now: Timestamp) {
+fn safe(said: &SecretAction, place: &SecretTarget, desired: Option<&Desired>, policy: ConflictPolicy, now: Timestamp) {
     if let Some(record) = changed(said) {
         let seen = match &place.standing {
-            Standing::Absent => panic!("{said:?} of nothing"),
-            Standing::Foreign(seen) => {
+            Ownership::Absent => panic!("{said:?} of nothing"),
+            Ownership::Unmanaged(seen) => {
                 assert_eq!(policy, ConflictPolicy::Adopt, "{said:?} of a Secret that is not ours");
                 seen
             }
-            Standing::Mine(seen) | Standing::Orphan(seen) | Standing::Others(seen) => seen,
+            Ownership::Owned(seen) | Ownership::Orphaned(seen) | Ownership::OwnedByOther(seen) => seen,
         };
         assert_eq!(record, seen, "the very state that was seen");
     }
-    let wanted = place.claim == Claim::Wanted;
+    let wanted = place.claim == Selection::Selected;
     match said {
-        Verdict::Create => {
-            assert!(wanted && place.standing == Standing::Absent && desired.is_some_and(|d| d.has_entries));
+        SecretAction::Create => {
+            assert!(wanted && place.standing == Ownership::Absent && desired.is_some_and(|d| d.has_entries));
         }
-        Verdict::Update(record) => {
+        SecretAction::Update(record) => {
             let desired = desired.expect("something to write");
-            assert!(wanted && (desired.has_entries || matches!(place.standing, Standing::Mine(_))));
-            let mine = matches!(place.standing, Standing::Mine(_));
+            assert!(wanted && (desired.has_entries || matches!(place.standing, Ownership::Owned(_))));
+            let mine = matches!(place.standing, Ownership::Owned(_));
             assert!(!mine || !is_better(record, desired, now), "{record:?} is good for longer");
         }
-        Verdict::Strip(record) => {
+        SecretAction::Strip(record) => {
             assert!(
                 wanted
-                    && matches!(place.standing, Standing::Mine(_))
+                    && matches!(place.standing, Ownership::Owned(_))
                     && record.has_additions(desired.map(|d| &d.payload))
             );
         }
-        Verdict::Delete(record) => {
+        SecretAction::Delete(record) => {
             let expired = record.expires_at.is_none_or(|at| at <= now);
-            let left = place.claim == Claim::Left || (place.claim == Claim::Renamed && expired);
-            assert!(left && matches!(place.standing, Standing::Mine(_)));
+            let left = place.claim == Selection::Deselected || (place.claim == Selection::Renamed && expired);
+            assert!(left && matches!(place.standing, Ownership::Owned(_)));
         }
-        Verdict::Refuse(_, message) => {
-            let foreign = matches!(place.standing, Standing::Foreign(_)) && policy == ConflictPolicy::Fail;
-            assert!((matches!(place.claim, Claim::Lost(_)) || wanted && foreign) && message.len() < 300);
+        SecretAction::Refuse(_, message) => {
+            let foreign = matches!(place.standing, Ownership::Unmanaged(_)) && policy == ConflictPolicy::Fail;
+            assert!((matches!(place.claim, Selection::Conflict(_)) || wanted && foreign) && message.len() < 300);
         }
-        Verdict::Keep | Verdict::Wait => {}
+        SecretAction::Keep | SecretAction::Wait => {}
     }
     if desired.is_none() && wanted {
-        assert!(changed(said).is_none() && *said != Verdict::Create, "{said:?} without a token");
+        assert!(changed(said).is_none() && *said != SecretAction::Create, "{said:?} without a token");
     }
 }
 
 /// What is wanted and can be done is done.
-fn useful(said: &Verdict, place: &Place, desired: &Desired, policy: ConflictPolicy, now: Timestamp) {
+fn useful(said: &SecretAction, place: &SecretTarget, desired: &Desired, policy: ConflictPolicy, now: Timestamp) {
     match &place.standing {
-        Standing::Absent => assert_eq!(*said == Verdict::Create, desired.has_entries),
-        Standing::Mine(record) if record.has_additions(Some(&desired.payload)) => {
-            assert!(*said == Verdict::Wait || changed(said).is_some(), "{said:?} leaves what others added");
+        Ownership::Absent => assert_eq!(*said == SecretAction::Create, desired.has_entries),
+        Ownership::Owned(record) if record.has_additions(Some(&desired.payload)) => {
+            assert!(*said == SecretAction::Wait || changed(said).is_some(), "{said:?} leaves what others added");
         }
-        Standing::Mine(record) => {
+        Ownership::Owned(record) => {
             let old = record.footprint != desired.footprint && record.expires_at.is_none_or(|at| at <= now);
-            assert!(!old || *said == Verdict::Keep || changed(said).is_some(), "{said:?} of an expired Secret");
+            assert!(!old || *said == SecretAction::Keep || changed(said).is_some(), "{said:?} of an expired Secret");
             // With nothing missing, waiting gains nothing.
-            assert!(desired.incomplete || *said != Verdict::Wait);
+            assert!(desired.incomplete || *said != SecretAction::Wait);
         }
-        Standing::Foreign(_) if policy == ConflictPolicy::Fail => {}
+        Ownership::Unmanaged(_) if policy == ConflictPolicy::Fail => {}
         _ => assert_eq!(changed(said).is_some(), desired.has_entries),
     }
 }
 
 /// After a write there is nothing more to do.
-fn settled(said: &Verdict, place: &Place, desired: &Desired, policy: ConflictPolicy, now: Timestamp) {
-    if !matches!(said, Verdict::Create | Verdict::Update(_)) {
+fn settled(said: &SecretAction, place: &SecretTarget, desired: &Desired, policy: ConflictPolicy, now: Timestamp) {
+    if !matches!(said, SecretAction::Create | SecretAction::Update(_)) {
         return;
     }
     let written = SecretRecord {
@@ -186,6 +194,6 @@ fn settled(said: &Verdict, place: &Place, desired: &Desired, policy: ConflictPol
         applied: true,
         held_by: None,
     };
-    let place = Place { standing: Standing::Mine(Arc::new(written)), ..place.clone() };
-    assert_eq!(verdict(&place, Some(desired), policy, None, now), Verdict::Keep);
+    let place = SecretTarget { standing: Ownership::Owned(Arc::new(written)), ..place.clone() };
+    assert_eq!(action(&place, Some(desired), policy, None, now), SecretAction::Keep);
 }

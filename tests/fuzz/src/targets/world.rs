@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use arbitrary::{Result, Unstructured};
 use ecr_credential_operator::api::{NamespaceSelection, OutputFormat};
-use ecr_credential_operator::controller::world::World;
+use ecr_credential_operator::controller::cluster_state::ClusterState;
 use ecr_credential_operator::plan::Uid;
 use ecr_credential_operator::plan::outputs::WantedSecret;
 use ecr_credential_operator::plan::references::References;
-use ecr_credential_operator::plan::targets::{Activity, Claimant, Incarnation, Index, Labels, Selection};
-use ecr_credential_operator::secret::Claim;
-use ecr_credential_operator::secret::ownership::{Footprint, SecretRecord};
+use ecr_credential_operator::plan::targets::{
+    Activity, CredentialRef, Labels, NamespaceMatcher, NamespaceUid, SelectorIndex,
+};
+use ecr_credential_operator::secret::Selection;
+use ecr_credential_operator::secret::ownership::{ManagedFieldsDigest, SecretRecord};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::selection::selects;
@@ -21,18 +23,18 @@ const UIDS: [&str; 4] = ["u0", "u1", "u2", "u3"];
 const SECRETS: [&str; 2] = ["pull", "other"];
 
 /// A Secret's name and namespace.
-type Spot = (String, String);
+type SecretKey = (String, String);
 /// What an `EcrCredential` may do in each place, and the version of the Secret that is there.
-type Places = BTreeMap<Spot, Treatment>;
-type Treatment = (Claim, Option<Box<str>>);
+type Places = BTreeMap<SecretKey, Treatment>;
+type Treatment = (Selection, Option<Box<str>>);
 
 /// What there is, in the plainest form.
 #[derive(Default)]
 struct Model {
     allowed: Option<BTreeSet<Arc<str>>>,
     namespaces: BTreeMap<String, (Labels, bool)>,
-    claimants: BTreeMap<String, (Claimant, Option<NamespaceSelection>)>,
-    secrets: BTreeMap<Spot, Arc<SecretRecord>>,
+    claimants: BTreeMap<String, (CredentialRef, Option<NamespaceSelection>)>,
+    secrets: BTreeMap<SecretKey, Arc<SecretRecord>>,
 }
 
 pub fn run(bytes: &[u8]) {
@@ -42,7 +44,7 @@ pub fn run(bytes: &[u8]) {
 fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     let allowed = u.ratio(1, 4)?.then(|| material::some(u, &NAMESPACES)).transpose()?;
     let allowed: Option<BTreeSet<Arc<str>>> = allowed.map(|names| names.into_iter().map(Into::into).collect());
-    let mut world = World::new(Index::new(allowed.clone()), References::default());
+    let mut world = ClusterState::new(SelectorIndex::new(allowed.clone()), References::default());
     let mut model = Model { allowed, ..Model::default() };
     for _ in 0..48 {
         if u.is_empty() {
@@ -64,15 +66,15 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
 
 /// The places that an `EcrCredential` wants. Those that it has left are also looked at once a minute, and of a change by which
 /// another's claim to one ends nobody is told sooner.
-fn entitled(places: &Places) -> Vec<(&Spot, &Treatment)> {
+fn entitled(places: &Places) -> Vec<(&SecretKey, &Treatment)> {
     places
         .iter()
-        .filter(|(_, (claim, _))| matches!(claim, Claim::Wanted | Claim::Lost(_) | Claim::Blocked(_)))
+        .filter(|(_, (claim, _))| matches!(claim, Selection::Selected | Selection::Conflict(_) | Selection::Blocked(_)))
         .collect()
 }
 
 /// One event, for both; returns whom the world says that it concerns, and whether it is of a Secret.
-fn event(u: &mut Unstructured<'_>, world: &mut World, model: &mut Model) -> Result<(BTreeSet<Uid>, bool)> {
+fn event(u: &mut Unstructured<'_>, world: &mut ClusterState, model: &mut Model) -> Result<(BTreeSet<Uid>, bool)> {
     let namespace = *u.choose(&NAMESPACES)?;
     let uid = *u.choose(&UIDS)?;
     let spot = ((*u.choose(&SECRETS)?).to_owned(), namespace.to_owned());
@@ -80,7 +82,7 @@ fn event(u: &mut Unstructured<'_>, world: &mut World, model: &mut Model) -> Resu
     let concerned = match kind {
         0..=2 => {
             let (labels, terminating) = (material::labels(u)?, u.ratio(1, 6)?);
-            let incarnation = Incarnation::of(u.choose(&["x", "y"])?, None);
+            let incarnation = NamespaceUid::of(u.choose(&["x", "y"])?, None);
             model.namespaces.insert(namespace.to_owned(), (labels.clone(), terminating));
             world.set_namespace(namespace, incarnation, &labels, terminating)
         }
@@ -113,11 +115,11 @@ fn event(u: &mut Unstructured<'_>, world: &mut World, model: &mut Model) -> Resu
     Ok((concerned, kind >= 7))
 }
 
-fn claimant(u: &mut Unstructured<'_>, uid: &str) -> Result<(Claimant, Option<NamespaceSelection>)> {
+fn claimant(u: &mut Unstructured<'_>, uid: &str) -> Result<(CredentialRef, Option<NamespaceSelection>)> {
     let spec = material::selection(u)?;
-    let selection = Selection::parse(&spec).ok();
+    let selection = NamespaceMatcher::parse(&spec).ok();
     let spec = selection.is_some().then_some(spec);
-    let claimant = Claimant {
+    let claimant = CredentialRef {
         name: format!("name-{uid}").into(),
         created: material::second(u.int_in_range(0..=2)?),
         activity: *u.choose(&[Activity::Active, Activity::Active, Activity::Idle, Activity::Unreadable])?,
@@ -136,7 +138,7 @@ fn record(u: &mut Unstructured<'_>) -> Result<SecretRecord> {
         uid: "s".into(),
         resource_version: version.into(),
         owner,
-        footprint: Footprint::desired(&ObjectMeta::default()),
+        footprint: ManagedFieldsDigest::desired(&ObjectMeta::default()),
         expires_at: None,
         hosts: None,
         identity: None,
@@ -153,7 +155,7 @@ fn version(record: &SecretRecord) -> u64 {
 }
 
 /// Whoever makes no use of its claims comes last, then the older first.
-fn rank(claimant: &Claimant) -> impl Ord + use<'_> {
+fn rank(claimant: &CredentialRef) -> impl Ord + use<'_> {
     (claimant.activity == Activity::Idle, claimant.created, &claimant.name)
 }
 
@@ -171,8 +173,8 @@ impl Model {
     }
 
     /// Who wants a Secret, the oldest first.
-    fn claims(&self, (secret, namespace): &Spot) -> Vec<&str> {
-        let wants = |(uid, (claimant, _)): &(&String, &(Claimant, _))| {
+    fn claims(&self, (secret, namespace): &SecretKey) -> Vec<&str> {
+        let wants = |(uid, (claimant, _)): &(&String, &(CredentialRef, _))| {
             *claimant.secrets[0].name == **secret && self.targets(uid).contains(namespace.as_str())
         };
         let mut all: Vec<_> = self.claimants.iter().filter(wants).map(|(uid, (c, _))| (rank(c), uid)).collect();
@@ -186,7 +188,7 @@ impl Model {
     }
 
     /// Who has a Secret, cannot be read, and ranks before the one that wants it.
-    fn blocker(&self, spot: &Spot, me: &str) -> Option<Arc<str>> {
+    fn blocker(&self, spot: &SecretKey, me: &str) -> Option<Arc<str>> {
         let owner = self.secrets.get(spot)?.owner.as_ref()?;
         let (blocker, _) = self.claimants.get(&*owner.0)?;
         let (claimant, _) = self.claimants.get(me)?;
@@ -198,36 +200,36 @@ impl Model {
         let Some((claimant, _)) = self.claimants.get(me) else { return Places::new() };
         let wanted =
             self.targets(me).into_iter().map(|namespace| (claimant.secrets[0].name.to_string(), namespace.to_owned()));
-        let mine = |spot: &Spot| {
+        let mine = |spot: &SecretKey| {
             let owner = self.secrets.get(spot).and_then(|record| record.owner.as_ref());
             owner.is_some_and(|owner| *owner.0 == *me)
         };
         let owned = self.secrets.keys().filter(|spot| mine(spot)).cloned();
-        let claim = |spot: &Spot| {
+        let claim = |spot: &SecretKey| {
             let claims = self.claims(spot);
             if claims.first() == Some(&me) {
-                return Some(self.blocker(spot, me).map_or(Claim::Wanted, Claim::Blocked));
+                return Some(self.blocker(spot, me).map_or(Selection::Selected, Selection::Blocked));
             }
             if claims.contains(&me) {
                 let winner = self.claimants[claims[0]].0.name.clone();
                 let unreadable = self.is_unreadable(claims[0]);
-                return Some(if unreadable { Claim::Blocked(winner) } else { Claim::Lost(winner) });
+                return Some(if unreadable { Selection::Blocked(winner) } else { Selection::Conflict(winner) });
             }
             let renamed = spot.0 != *claimant.secrets[0].name && self.targets(me).contains(&*spot.1);
             let left = match (claims.is_empty(), renamed) {
-                (false, _) => Claim::LeftToAnother,
-                (true, true) => Claim::Renamed,
-                (true, false) => Claim::Left,
+                (false, _) => Selection::Superseded,
+                (true, true) => Selection::Renamed,
+                (true, false) => Selection::Deselected,
             };
             self.is_open(&spot.1).then_some(left)
         };
-        let version = |spot: &Spot| self.secrets.get(spot).map(|record| record.resource_version.clone());
-        let spots: BTreeSet<Spot> = wanted.chain(owned).collect();
+        let version = |spot: &SecretKey| self.secrets.get(spot).map(|record| record.resource_version.clone());
+        let spots: BTreeSet<SecretKey> = wanted.chain(owned).collect();
         spots.into_iter().filter_map(|spot| Some((spot.clone(), (claim(&spot)?, version(&spot))))).collect()
     }
 }
 
-fn compare(world: &World, model: &Model, me: &str, expected: &Places) {
+fn compare(world: &ClusterState, model: &Model, me: &str, expected: &Places) {
     let uid = Uid(me.into());
     let Some((claimant, _)) = model.claimants.get(me) else {
         assert!(!world.index.is_alive(&uid) && world.index.targets(&uid).next().is_none());

@@ -24,7 +24,7 @@ use crate::recorder::{Recorder, Scope, Violation};
 pub use identities::Tenant;
 pub use objects::{REFRESH_REQUESTED, condition, credential_resource, logins, next_second};
 pub use operator::{Launch, Operator};
-pub use rights::Lent;
+pub use rights::AllowedIdentities;
 
 /// How long a test waits for what should take moments, on a machine that others use too.
 pub const PATIENCE: Duration = Duration::from_secs(60);

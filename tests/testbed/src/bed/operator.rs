@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Api, DeleteParams};
 
-use super::rights::Lent;
+use super::rights::AllowedIdentities;
 use super::{Bed, PATIENCE};
 use crate::aws::{AwsProxy, Service};
 use crate::control_plane::spawn_tied;
@@ -28,7 +28,7 @@ pub struct Launch {
     /// Whether to wait until it is ready.
     pub wait: bool,
     /// Whose identities it may use besides its own.
-    pub lent: Lent,
+    pub lent: AllowedIdentities,
     /// Whether it gets the rights for these.
     pub grant: bool,
 }
@@ -39,7 +39,14 @@ impl Launch {
         let args =
             ["--retry-initial", "200ms", "--retry-max", "2s", "--minimum-token-life", "2s", "--aws-timeout", "3s"];
         let args = args.map(str::to_owned).to_vec();
-        Self { binary: binary.into(), args, env: Vec::new(), wait: true, lent: Lent::default(), grant: true }
+        Self {
+            binary: binary.into(),
+            args,
+            env: Vec::new(),
+            wait: true,
+            lent: AllowedIdentities::default(),
+            grant: true,
+        }
     }
 
     /// Adds flags.

@@ -38,7 +38,7 @@ pub async fn grant(client: &Client, prefix: &str, home: &str, secret_names: &[St
 
 /// What the operator may use besides its own identity, each as `NAMESPACE/NAME`, a ServiceAccount also as `*/NAME`.
 #[derive(Clone, Debug, Default)]
-pub struct Lent {
+pub struct AllowedIdentities {
     pub service_accounts: Vec<String>,
     pub secrets: Vec<String>,
     /// The names of ServiceAccounts to which Secrets may be attached.
@@ -47,7 +47,7 @@ pub struct Lent {
 
 impl Bed {
     /// Grants what the chart grants for `auth.serviceAccounts` and `auth.secrets`, and waits until it holds.
-    pub async fn lend(&self, lent: &Lent) -> Result<()> {
+    pub async fn lend(&self, lent: &AllowedIdentities) -> Result<()> {
         let mut rules: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
         for (namespace, names) in by_namespace(&lent.service_accounts)? {
             rules.entry(namespace).or_default().extend([
@@ -79,7 +79,7 @@ impl Bed {
         self.until_lent(lent).await
     }
 
-    async fn until_lent(&self, lent: &Lent) -> Result<()> {
+    async fn until_lent(&self, lent: &AllowedIdentities) -> Result<()> {
         for (namespace, names) in by_namespace(&lent.service_accounts)? {
             for name in names {
                 let token =

@@ -25,7 +25,7 @@ struct Args {
 #[derive(Clone, Copy, ValueEnum)]
 enum Part {
     /// The operator's picture of the cluster.
-    World,
+    ClusterState,
     /// The whole operator.
     Controller,
 }
@@ -33,21 +33,21 @@ enum Part {
 impl Part {
     const fn name(self) -> &'static str {
         match self {
-            Self::World => "world",
+            Self::ClusterState => "world",
             Self::Controller => "controller",
         }
     }
 
     const fn head(self) -> &'static str {
         match self {
-            Self::World => world::HEAD,
+            Self::ClusterState => world::HEAD,
             Self::Controller => controller::HEAD,
         }
     }
 
     fn measure(self, credentials: usize, namespaces: usize) {
         match self {
-            Self::World => world::measure(credentials, namespaces),
+            Self::ClusterState => world::measure(credentials, namespaces),
             Self::Controller => controller::measure(credentials, namespaces),
         }
     }
@@ -59,7 +59,7 @@ fn main() -> std::io::Result<()> {
         args.credentials.iter().for_each(|credentials| part.measure(*credentials, args.namespaces));
         return Ok(());
     }
-    for part in [Part::World, Part::Controller] {
+    for part in [Part::ClusterState, Part::Controller] {
         println!("{}", part.head());
         for credentials in &args.credentials {
             apart(part, *credentials, args.namespaces)?;

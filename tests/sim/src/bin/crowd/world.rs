@@ -6,19 +6,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ecr_credential_operator::api::{NamespaceSelection, NamespaceSelector, OutputFormat};
-use ecr_credential_operator::controller::world::World;
+use ecr_credential_operator::controller::cluster_state::ClusterState;
 use ecr_credential_operator::plan::Uid;
 use ecr_credential_operator::plan::outputs::WantedSecret;
 use ecr_credential_operator::plan::references::References;
-use ecr_credential_operator::plan::targets::{Activity, Claimant, Incarnation, Index, Labels, Selection};
-use ecr_credential_operator::secret::ownership::{Footprint, SecretRecord};
+use ecr_credential_operator::plan::targets::{
+    Activity, CredentialRef, Labels, NamespaceMatcher, NamespaceUid, SelectorIndex,
+};
+use ecr_credential_operator::secret::ownership::{ManagedFieldsDigest, SecretRecord};
 use k8s_openapi::jiff::Timestamp;
 
 use super::cost::resident;
 
 /// One size: everything comes in the order of a start, and then one namespace more.
 struct Crowd {
-    world: World,
+    world: ClusterState,
     credentials: Vec<(Uid, Arc<str>)>,
     labels: Labels,
 }
@@ -32,7 +34,7 @@ pub(super) const HEAD: &str = "\
 pub(super) fn measure(credentials: usize, namespaces: usize) {
     let before = resident().0;
     let mut crowd = Crowd {
-        world: World::new(Index::new(None), References::default()),
+        world: ClusterState::new(SelectorIndex::new(None), References::default()),
         credentials: (0..credentials)
             .map(|i| (Uid(format!("uid-of-{i:03}").into()), format!("pull-{i}").into()))
             .collect(),
@@ -52,7 +54,7 @@ pub(super) fn measure(credentials: usize, namespaces: usize) {
 
 impl Crowd {
     fn namespace(&mut self, n: usize) -> BTreeSet<Uid> {
-        let incarnation = Incarnation::of(&format!("uid-of-n{n}"), None);
+        let incarnation = NamespaceUid::of(&format!("uid-of-n{n}"), None);
         self.world.set_namespace(&format!("n{n}"), incarnation, &self.labels, false)
     }
 
@@ -60,11 +62,11 @@ impl Crowd {
         let selector = NamespaceSelector { match_labels: self.labels.clone(), match_expressions: Vec::new() };
         let spec = NamespaceSelection { names: Vec::new(), selector: Some(selector), exclude: Vec::new() };
         for (uid, secret_name) in &self.credentials {
-            let claimant = Claimant {
+            let claimant = CredentialRef {
                 name: uid.0.clone(),
                 created: Timestamp::UNIX_EPOCH,
                 activity: Activity::Active,
-                secrets: vec![WantedSecret::anywhere(secret_name, Selection::parse(&spec).ok())],
+                secrets: vec![WantedSecret::anywhere(secret_name, NamespaceMatcher::parse(&spec).ok())],
                 generation: Some(1),
                 references: BTreeSet::new(),
                 attach: Vec::new(),
@@ -81,7 +83,7 @@ impl Crowd {
                     resource_version: format!("{}", 1_000_000 + n).into(),
                     // As a watch brings it: a text of its own.
                     owner: Some(Uid(uid.0.as_ref().into())),
-                    footprint: Footprint::desired(&Default::default()),
+                    footprint: ManagedFieldsDigest::desired(&Default::default()),
                     expires_at: Some(Timestamp::UNIX_EPOCH),
                     hosts: Some(1),
                     identity: Some(1),

@@ -11,19 +11,19 @@ use futures::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
 use super::Context;
-use super::world::Spot;
+use super::cluster_state::SecretKey;
 use crate::api::status::Reason;
 use crate::apply::{SLOW, SLOW_FACTOR, WriteError, Written};
 use crate::plan::Uid;
-use crate::secret::{Desired, Place, Verdict};
+use crate::secret::{Desired, SecretAction, SecretTarget};
 
 /// A write that takes longer than this is told of in the status.
 const HANGING: Duration = Duration::from_secs(5);
 
 /// A write that has ended.
 pub(super) struct Ended {
-    pub(super) place: Place,
-    pub(super) verdict: Verdict,
+    pub(super) place: SecretTarget,
+    pub(super) action: SecretAction,
     /// What was to be written.
     pub(super) desired: Option<Arc<Desired>>,
     pub(super) result: Result<Written, WriteError>,
@@ -31,18 +31,18 @@ pub(super) struct Ended {
 
 /// The writes under way for one `EcrCredential`, at most one in each place.
 #[derive(Default)]
-pub(super) struct UnderWay {
+pub(super) struct InFlight {
     writes: FuturesUnordered<BoxFuture<'static, Ended>>,
     /// When each was sent; empty while it waits for a slot.
-    sent: HashMap<Spot, Arc<OnceLock<Instant>>>,
+    sent: HashMap<SecretKey, Arc<OnceLock<Instant>>>,
 }
 
-impl UnderWay {
+impl InFlight {
     pub(super) fn is_empty(&self) -> bool {
         self.sent.is_empty()
     }
 
-    pub(super) fn is_at(&self, spot: &Spot) -> bool {
+    pub(super) fn is_at(&self, spot: &SecretKey) -> bool {
         self.sent.contains_key(spot)
     }
 
@@ -54,7 +54,7 @@ impl UnderWay {
     }
 
     /// Whether the write in a place has been sent long ago.
-    pub(super) fn is_hanging_at(&self, spot: &Spot) -> bool {
+    pub(super) fn is_hanging_at(&self, spot: &SecretKey) -> bool {
         self.sent.get(spot).is_some_and(|sent| is_older(sent, HANGING))
     }
 
@@ -68,19 +68,19 @@ impl UnderWay {
         &mut self,
         ctx: &Arc<Context>,
         me: &Uid,
-        place: Place,
-        verdict: Verdict,
+        place: SecretTarget,
+        action: SecretAction,
         desired: Option<Arc<Desired>>,
     ) {
         let sent = Arc::new(OnceLock::new());
         self.sent.insert(spot(&place), sent.clone());
         let (ctx, me) = (ctx.clone(), me.clone());
-        let (there, what, content) = (place.clone(), verdict.clone(), desired.clone());
+        let (there, what, content) = (place.clone(), action.clone(), desired.clone());
         let tracker = ctx.writes.clone();
         let task = tracker.spawn(async move { perform(&ctx, &me, &there, &what, content.as_deref(), &sent).await });
         let ended = task.map(move |result| {
             let died = |_| Err(WriteError::Refused(Reason::ApiError, "the write was interrupted".to_owned()));
-            Ended { place, verdict, desired, result: result.unwrap_or_else(died) }
+            Ended { place, action, desired, result: result.unwrap_or_else(died) }
         });
         self.writes.push(ended.boxed());
     }
@@ -96,8 +96,8 @@ impl UnderWay {
 async fn perform(
     ctx: &Context,
     me: &Uid,
-    place: &Place,
-    verdict: &Verdict,
+    place: &SecretTarget,
+    action: &SecretAction,
     desired: Option<&Desired>,
     sent: &OnceLock<Instant>,
 ) -> Result<Written, WriteError> {
@@ -105,10 +105,10 @@ async fn perform(
     let begin = || !ctx.stop.is_cancelled() && sent.set(Instant::now()).is_ok();
     let write = ctx.shared.write_begins(spot(place));
     // The token of one namespace must not be made known in another that has its name by now.
-    let named = desired.is_some_and(|desired| desired.of_one_namespace) && *verdict == Verdict::Create;
+    let named = desired.is_some_and(|desired| desired.of_one_namespace) && *action == SecretAction::Create;
     let expected = if named { ctx.writer.expect_namespace(place).await } else { Ok(()) };
     let result = match expected {
-        Ok(()) => ctx.writer.perform(place, verdict, desired, begin).await,
+        Ok(()) => ctx.writer.perform(place, action, desired, begin).await,
         Err(error) => Err(error),
     };
     // The world hears of it from us before the watch tells it.
@@ -117,18 +117,20 @@ async fn perform(
             write.stored(record.clone(), me);
         }
         Ok(Written::Deleted) => {
-            let uid = match verdict {
-                Verdict::Update(record) | Verdict::Strip(record) | Verdict::Delete(record) => Some(&*record.uid),
+            let uid = match action {
+                SecretAction::Update(record) | SecretAction::Strip(record) | SecretAction::Delete(record) => {
+                    Some(&*record.uid)
+                }
                 _ => None,
             };
             ctx.shared.secret_gone(&place.name, &place.namespace, uid);
         }
         Err(_) => {}
     }
-    if result.is_ok() && matches!(verdict, Verdict::Delete(_)) {
+    if result.is_ok() && matches!(action, SecretAction::Delete(_)) {
         tracing::info!(namespace = %place.namespace, secret = %place.name, "deleted a Secret that is not wanted there any more");
     }
-    ctx.observer.wrote(verdict, &result);
+    ctx.observer.wrote(action, &result);
     result
 }
 
@@ -137,6 +139,6 @@ fn is_older(sent: &OnceLock<Instant>, age: Duration) -> bool {
 }
 
 /// Where a place is.
-pub(super) fn spot(place: &Place) -> Spot {
+pub(super) fn spot(place: &SecretTarget) -> SecretKey {
     (place.name.clone(), place.namespace.clone())
 }

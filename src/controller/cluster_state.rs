@@ -3,39 +3,39 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::answers::Awaited;
+use super::expectations::Expectations;
 use super::includes::Includes;
 use crate::api::OutputFormat;
 use crate::api::status::Reason;
 use crate::attach::Unattached;
 use crate::plan::Uid;
 use crate::plan::references::References;
-use crate::plan::targets::{Claimant, Incarnation, Index, Labels};
-use crate::secret::ownership::{SecretRecord, Standing};
-use crate::secret::{Claim, Place, Records};
+use crate::plan::targets::{CredentialRef, Labels, NamespaceUid, SelectorIndex};
+use crate::secret::ownership::{Ownership, SecretRecord};
+use crate::secret::{Records, SecretTarget, Selection};
 
 /// At most so many new namespaces are kept as news; more than that are found by a look at all places.
 const MOST_NEWS: usize = 64;
 
 /// A Secret's place: its name, then its namespace.
-pub type Spot = (Arc<str>, Arc<str>);
+pub type SecretKey = (Arc<str>, Arc<str>);
 
 /// Namespaces, `EcrCredentials`, and the metadata of the Secrets that may be ours.
 #[derive(Debug)]
-pub struct World {
+pub struct ClusterState {
     /// Who wants what where.
-    pub index: Index,
+    pub index: SelectorIndex,
     /// What identities refer to.
     pub references: References,
     records: HashMap<Arc<str>, Records>,
-    owned: HashMap<Uid, BTreeSet<Spot>>,
+    owned: HashMap<Uid, BTreeSet<SecretKey>>,
     revisions: HashMap<Uid, u64>,
     last_revision: u64,
     news: HashMap<Uid, BTreeSet<Arc<str>>>,
     /// The docker configs of others that are merged into ours.
     pub includes: Includes,
     /// The writes under way.
-    pub awaited: Awaited,
+    pub awaited: Expectations,
     /// The ServiceAccounts, by namespace and name, that do not name what they should, and why.
     pub unattached: BTreeMap<(Arc<str>, Arc<str>), (Reason, String)>,
 }
@@ -43,9 +43,9 @@ pub struct World {
 /// At most so many ServiceAccounts are told of.
 const MOST_UNATTACHED: usize = 20;
 
-impl World {
+impl ClusterState {
     /// An empty world over an index, with what identities may refer to.
-    pub fn new(index: Index, references: References) -> Self {
+    pub fn new(index: SelectorIndex, references: References) -> Self {
         let (records, owned, revisions, news, awaited, unattached) = Default::default();
         let includes = Includes::default();
         Self { index, references, records, owned, revisions, last_revision: 0, news, includes, awaited, unattached }
@@ -73,7 +73,7 @@ impl World {
     }
 
     /// Takes the answer to a write; returns whom it concerns. It is no news where the watch has told of the Secret's end.
-    pub fn answered(&mut self, spot: &Spot, record: Arc<SecretRecord>) -> BTreeSet<Uid> {
+    pub fn answered(&mut self, spot: &SecretKey, record: Arc<SecretRecord>) -> BTreeSet<Uid> {
         match self.awaited.holds(spot, &record.uid) {
             true => self.set_secret(&spot.0, &spot.1, record),
             false => BTreeSet::new(),
@@ -101,7 +101,7 @@ impl World {
 
     /// The Secrets known in a scope, of one name or any, in one namespace or any; and those that are being written. Found by what
     /// is given: where there are a hundred names, each is asked for once a list.
-    pub fn spots(&self, name: Option<&str>, namespace: Option<&str>) -> Vec<Spot> {
+    pub fn spots(&self, name: Option<&str>, namespace: Option<&str>) -> Vec<SecretKey> {
         let known = scoped(&self.records, name).flat_map(|(name, records)| {
             scoped(records, namespace).map(move |(namespace, _)| (name.clone(), namespace.clone()))
         });
@@ -111,14 +111,18 @@ impl World {
     }
 
     /// The Secrets marked as belonging to an `EcrCredential`.
-    pub fn owned_by(&self, uid: &Uid) -> Vec<(Spot, Arc<SecretRecord>)> {
+    pub fn owned_by(&self, uid: &Uid) -> Vec<(SecretKey, Arc<SecretRecord>)> {
         let spots = self.owned.get(uid).into_iter().flatten();
         spots.filter_map(|spot| Some((spot.clone(), self.record(&spot.0, &spot.1)?.clone()))).collect()
     }
 
     /// Every place that concerns an `EcrCredential`: its targets, and where it has left Secrets. None unless it is alive and
     /// of that generation: what concerned its predecessor must not be done in its name.
-    pub fn places<'a>(&'a self, me: &'a Uid, generation: Option<i64>) -> Option<impl Iterator<Item = Place> + use<'a>> {
+    pub fn places<'a>(
+        &'a self,
+        me: &'a Uid,
+        generation: Option<i64>,
+    ) -> Option<impl Iterator<Item = SecretTarget> + use<'a>> {
         if !self.is_current(me, generation) {
             return None;
         }
@@ -128,7 +132,7 @@ impl World {
     }
 
     /// One place, the same way; none as well when it concerns the `EcrCredential` no more.
-    pub fn place_at(&self, me: &Uid, generation: Option<i64>, spot: &Spot) -> Option<Place> {
+    pub fn place_at(&self, me: &Uid, generation: Option<i64>, spot: &SecretKey) -> Option<SecretTarget> {
         self.is_current(me, generation).then(|| self.concern(me, &spot.0, &spot.1)).flatten()
     }
 
@@ -137,17 +141,17 @@ impl World {
         self.index.is_alive(me) && self.index.generation(me) == generation
     }
 
-    fn concern(&self, me: &Uid, name: &Arc<str>, namespace: &Arc<str>) -> Option<Place> {
+    fn concern(&self, me: &Uid, name: &Arc<str>, namespace: &Arc<str>) -> Option<SecretTarget> {
         let winner = self.index.winner(name, namespace);
         let name_of = |uid: &Uid| self.index.claimant_name(uid).unwrap_or_else(|| "unknown".into());
         let claim = match winner {
             Some(winner) if winner == me => match self.blocker(me, name, namespace) {
-                Some(blocker) => Claim::Blocked(name_of(blocker)),
-                None => Claim::Wanted,
+                Some(blocker) => Selection::Blocked(name_of(blocker)),
+                None => Selection::Selected,
             },
             Some(winner) if self.index.wants(me, name, namespace) => match self.index.is_readable(winner) {
-                true => Claim::Lost(name_of(winner)),
-                false => Claim::Blocked(name_of(winner)),
+                true => Selection::Conflict(name_of(winner)),
+                false => Selection::Blocked(name_of(winner)),
             },
             _ => {
                 let mine = self.owned.get(me)?.contains(&(name.clone(), namespace.clone()));
@@ -156,15 +160,15 @@ impl World {
                     return None;
                 }
                 match winner {
-                    Some(_) => Claim::LeftToAnother,
-                    None if self.is_renamed(me, name, namespace) => Claim::Renamed,
-                    None => Claim::Left,
+                    Some(_) => Selection::Superseded,
+                    None if self.is_renamed(me, name, namespace) => Selection::Renamed,
+                    None => Selection::Deselected,
                 }
             }
         };
-        let standing = Standing::of(self.record(name, namespace), me, |uid| self.index.is_alive(uid));
+        let standing = Ownership::of(self.record(name, namespace), me, |uid| self.index.is_alive(uid));
         let incarnation = self.index.incarnation(namespace);
-        Some(Place { namespace: namespace.clone(), incarnation, name: name.clone(), standing, claim })
+        Some(SecretTarget { namespace: namespace.clone(), incarnation, name: name.clone(), standing, claim })
     }
 
     /// Whether pods may name a Secret that goes by another name now.
@@ -196,7 +200,7 @@ impl World {
     }
 
     /// The namespaces in which an `EcrCredential` selects some Secret and is entitled to it.
-    pub fn own_targets(&self, me: &Uid) -> BTreeMap<Arc<str>, Incarnation> {
+    pub fn own_targets(&self, me: &Uid) -> BTreeMap<Arc<str>, NamespaceUid> {
         let mine = |(name, namespace): &(&Arc<str>, &Arc<str>)| self.index.winner(name, namespace) == Some(me);
         let incarnation = |(_, namespace): (_, &Arc<str>)| (namespace.clone(), self.index.incarnation(namespace));
         self.index.targets(me).filter(mine).map(incarnation).collect()
@@ -219,7 +223,7 @@ impl World {
     pub fn set_namespace(
         &mut self,
         name: &str,
-        incarnation: Incarnation,
+        incarnation: NamespaceUid,
         labels: &Labels,
         terminating: bool,
     ) -> BTreeSet<Uid> {
@@ -248,7 +252,7 @@ impl World {
     }
 
     /// Takes an `EcrCredential` as it is now; returns whom it concerns.
-    pub fn set_claimant(&mut self, uid: &Uid, claimant: Claimant) -> BTreeSet<Uid> {
+    pub fn set_claimant(&mut self, uid: &Uid, claimant: CredentialRef) -> BTreeSet<Uid> {
         let mut concerned = self.blocked_by(uid);
         concerned.extend(self.index.set_claimant(uid, claimant));
         concerned.extend(self.blocked_by(uid));
@@ -279,7 +283,7 @@ impl World {
     }
 
     /// The spot with the texts that are already in memory, where they are.
-    fn spot(&self, name: &str, namespace: &str) -> Spot {
+    fn spot(&self, name: &str, namespace: &str) -> SecretKey {
         let known = self.records.get_key_value(name);
         let shared_name = known.map_or_else(|| name.into(), |(key, _)| key.clone());
         let shared_namespace =
@@ -299,11 +303,11 @@ impl World {
         record
     }
 
-    fn concerned(&self, spot: &Spot) -> BTreeSet<Uid> {
+    fn concerned(&self, spot: &SecretKey) -> BTreeSet<Uid> {
         self.index.claims(&spot.0, &spot.1).into_iter().collect()
     }
 
-    fn disown(&mut self, record: Option<&SecretRecord>, spot: &Spot, concerned: &mut BTreeSet<Uid>) {
+    fn disown(&mut self, record: Option<&SecretRecord>, spot: &SecretKey, concerned: &mut BTreeSet<Uid>) {
         let Some(owner) = record.and_then(|record| record.owner.as_ref()) else { return };
         concerned.insert(owner.clone());
         if let Some(spots) = self.owned.get_mut(owner) {
@@ -331,8 +335,8 @@ mod tests {
     use crate::api::NamespaceSelection;
     use crate::plan::outputs::WantedSecret;
     use crate::plan::references::{AccountRecord, AccountScope};
-    use crate::plan::targets::{Activity, Selection};
-    use crate::secret::ownership::Footprint;
+    use crate::plan::targets::{Activity, NamespaceMatcher};
+    use crate::secret::ownership::ManagedFieldsDigest;
 
     const NOBODY: Option<&str> = None;
 
@@ -340,14 +344,14 @@ mod tests {
         Uid(text.into())
     }
 
-    fn claimant(name: &str, age: i64, activity: Activity, namespaces: &[&str]) -> Claimant {
+    fn claimant(name: &str, age: i64, activity: Activity, namespaces: &[&str]) -> CredentialRef {
         let names = namespaces.iter().map(|name| (*name).to_owned()).collect();
         let selection = NamespaceSelection { names, ..NamespaceSelection::default() };
-        Claimant {
+        CredentialRef {
             name: name.into(),
             created: Timestamp::from_second(1_000_000 - age).unwrap(),
             activity,
-            secrets: vec![WantedSecret::anywhere("pull", Selection::parse(&selection).ok())],
+            secrets: vec![WantedSecret::anywhere("pull", NamespaceMatcher::parse(&selection).ok())],
             generation: Some(1),
             references: BTreeSet::new(),
             attach: Vec::new(),
@@ -355,17 +359,17 @@ mod tests {
     }
 
     fn record(owner: Option<&str>) -> Arc<SecretRecord> {
-        Arc::new(stage::record(owner.map(uid), "7", Footprint::desired(&ObjectMeta::default())))
+        Arc::new(stage::record(owner.map(uid), "7", ManagedFieldsDigest::desired(&ObjectMeta::default())))
     }
 
-    fn world() -> World {
-        let mut world = World::new(Index::default(), References::default());
-        world.set_namespace("a", Incarnation::default(), &Labels::new(), false);
+    fn world() -> ClusterState {
+        let mut world = ClusterState::new(SelectorIndex::default(), References::default());
+        world.set_namespace("a", NamespaceUid::default(), &Labels::new(), false);
         world
     }
 
     /// What an `EcrCredential` may do about the Secret in the namespace a.
-    fn claim(world: &World, me: &str) -> Option<Claim> {
+    fn claim(world: &ClusterState, me: &str) -> Option<Selection> {
         let spot = ("pull".into(), "a".into());
         let generation = world.index.generation(&uid(me));
         world.place_at(&uid(me), generation, &spot).map(|place| place.claim)
@@ -374,9 +378,9 @@ mod tests {
     #[test]
     fn whoever_is_refreshed_goes_before_an_older_one_that_is_not() {
         use Activity::{Active, Idle, Unreadable};
-        let lost = |name: &str| Some(Claim::Lost(name.into()));
-        let blocked = |name: &str| Some(Claim::Blocked(name.into()));
-        let wanted = || Some(Claim::Wanted);
+        let lost = |name: &str| Some(Selection::Conflict(name.into()));
+        let blocked = |name: &str| Some(Selection::Blocked(name.into()));
+        let wanted = || Some(Selection::Selected);
         // What the older one is, where it wants a Secret and who has it; what the older and the younger may do.
         let table = [
             ("both are well", Active, &["a"][..], NOBODY, wanted(), lost("old")),
@@ -390,7 +394,7 @@ mod tests {
                 Unreadable,
                 &[],
                 Some("old"),
-                Some(Claim::LeftToAnother),
+                Some(Selection::Superseded),
                 blocked("old"),
             ),
         ];
@@ -414,12 +418,13 @@ mod tests {
     fn a_claim_that_moves_is_told_to_both_and_comes_back() {
         let both = BTreeSet::from([uid("old"), uid("young")]);
         let mut world = world();
-        let set = |world: &mut World, activity| world.set_claimant(&uid("old"), claimant("old", 20, activity, &["a"]));
+        let set =
+            |world: &mut ClusterState, activity| world.set_claimant(&uid("old"), claimant("old", 20, activity, &["a"]));
         set(&mut world, Activity::Active);
         world.set_claimant(&uid("young"), claimant("young", 10, Activity::Active, &["a"]));
         for activity in [Activity::Idle, Activity::Active, Activity::Unreadable, Activity::Idle, Activity::Active] {
             assert_eq!(set(&mut world, activity), both, "{activity:?}");
-            assert_eq!(claim(&world, "young") == Some(Claim::Wanted), activity == Activity::Idle, "{activity:?}");
+            assert_eq!(claim(&world, "young") == Some(Selection::Selected), activity == Activity::Idle, "{activity:?}");
         }
         // A Secret that one has, of which nothing else says that it wants it.
         world.set_secret("pull", "a", record(Some("old")));
@@ -428,12 +433,12 @@ mod tests {
             assert!(concerned.contains(&uid("young")), "{activity:?}: {concerned:?}");
         }
         assert_eq!(world.remove_claimant(&uid("old")), BTreeSet::from([uid("young")]));
-        assert_eq!(claim(&world, "young"), Some(Claim::Wanted));
+        assert_eq!(claim(&world, "young"), Some(Selection::Selected));
     }
 
     #[test]
     fn what_comes_and_goes_leaves_nothing_behind() {
-        let mut world = World::new(Index::default(), References::default());
+        let mut world = ClusterState::new(SelectorIndex::default(), References::default());
         for round in 0..50 {
             let (me, namespace, secret) = (format!("u{round}"), format!("n{round}"), format!("secret-{round}"));
             let account = AccountScope { namespace: Some(namespace.as_str().into()), name: "puller".into() };
@@ -444,7 +449,7 @@ mod tests {
             claimant.attach = vec![wildmatch::WildMatch::new("default")];
             let concerned = world.set_claimant(&uid(&me), claimant);
             world.touch(&concerned);
-            world.set_namespace(&namespace, Incarnation::default(), &labels, false);
+            world.set_namespace(&namespace, NamespaceUid::default(), &labels, false);
             let spot = (secret.as_str().into(), namespace.as_str().into());
             world.awaited.begin((Arc::clone(&spot.0), Arc::clone(&spot.1)));
             world.set_secret(&secret, &namespace, record(Some(&me)));
@@ -475,14 +480,14 @@ mod tests {
     #[test]
     fn as_many_namespaces_as_service_accounts_are_seen_in_moments() {
         const MANY: usize = 10_000;
-        let mut world = World::new(Index::default(), References::default());
+        let mut world = ClusterState::new(SelectorIndex::default(), References::default());
         let record = AccountRecord { uid: "s".into(), created: Timestamp::MAX, role: None, audience: None };
         let begun = cpu_time();
         for number in 0..MANY {
             world.references.set_account(&format!("n{number}"), "puller", Some(record.clone()));
         }
         for number in 0..MANY {
-            let incarnation = Incarnation::of("u", Some(Timestamp::from_second(1).unwrap()));
+            let incarnation = NamespaceUid::of("u", Some(Timestamp::from_second(1).unwrap()));
             world.set_namespace(&format!("n{number}"), incarnation, &Labels::new(), false);
         }
         // A look at all ServiceAccounts for each namespace would take many times as long.

@@ -21,13 +21,13 @@ async fn an_answer_that_the_watch_has_overtaken_is_no_news() {
         let desired = stage.desired(&[(need, grant("p", NOW + 3600, &Identity::operator()))].into());
         let shared = &stage.ctx.shared;
         stage.sees("b", desired.footprint, NOW + 3600);
-        let other = shared.world.lock().record("pull", "b").cloned().unwrap();
+        let other = shared.state.lock().record("pull", "b").cloned().unwrap();
         let record = Arc::new(SecretRecord { uid: "s".into(), ..(*other).clone() });
         let write = shared.write_begins(("pull".into(), "a".into()));
         if let Some(uid) = gone {
             shared.secret_gone("pull", "a", uid);
         }
         write.stored(record, &stage.uid);
-        assert_eq!(shared.world.lock().record("pull", "a").is_some(), known, "{what}");
+        assert_eq!(shared.state.lock().record("pull", "a").is_some(), known, "{what}");
     }
 }

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::cluster_state::SecretKey;
+use super::in_flight::{Ended, InFlight, spot};
 use super::pace::Pace;
-use super::under_way::{Ended, UnderWay, spot};
-use super::world::Spot;
-use super::writes::Content;
+use super::writes::DesiredSecrets;
 use crate::api::status::{NamespaceFailure, Reason};
 use crate::apply::{WriteError, Written};
-use crate::plan::Halt;
+use crate::plan::SpecError;
 use crate::plan::schedule::{RetryPolicy, later, until};
-use crate::secret::ownership::Footprint;
-use crate::secret::{self, Bundle, Desired, Place, Verdict};
+use crate::secret::ownership::ManagedFieldsDigest;
+use crate::secret::{self, Bundle, Desired, SecretAction, SecretTarget};
 
 /// A write that met a changed Secret is tried again after this many seconds, unless the watch brings us back sooner.
 const STALE_WAIT: Duration = Duration::from_secs(1);
@@ -31,14 +31,14 @@ const PEACE: Duration = Duration::from_secs(60);
 
 /// What is remembered of the writes of one `EcrCredential`.
 #[derive(Default)]
-pub(super) struct History {
+pub(super) struct RetryState {
     /// What was to be written last.
     expected: Expected,
     /// What the API server made of our write, where it is not what we wrote.
-    accepted: HashMap<Spot, Footprint>,
-    failing: HashMap<Spot, Failing>,
-    repairs: HashMap<Spot, Repairs>,
-    pub(super) under_way: UnderWay,
+    accepted: HashMap<SecretKey, ManagedFieldsDigest>,
+    failing: HashMap<SecretKey, Failing>,
+    repairs: HashMap<SecretKey, Repairs>,
+    pub(super) in_flight: InFlight,
     /// When all places may be looked at again.
     pub(super) pace: Pace,
 }
@@ -52,21 +52,21 @@ struct Expected {
     each: HashMap<Arc<str>, Footprints>,
 }
 
-type Footprints = BTreeMap<Arc<str>, Footprint>;
+type Footprints = BTreeMap<Arc<str>, ManagedFieldsDigest>;
 
 impl Expected {
-    fn of(content: &Content) -> Self {
+    fn of(content: &DesiredSecrets) -> Self {
         let footprints = |bundle: &Bundle| bundle.iter().map(|(name, d)| (name.clone(), d.footprint)).collect();
         match content {
-            Content::Alike(bundle) => Self { alike: footprints(bundle), ..Self::default() },
-            Content::Each(shares) => {
+            DesiredSecrets::Alike(bundle) => Self { alike: footprints(bundle), ..Self::default() },
+            DesiredSecrets::Each(shares) => {
                 let each = shares.iter().map(|(namespace, share)| (namespace.clone(), footprints(&share.desired)));
                 Self { each: each.collect(), ..Self::default() }
             }
         }
     }
 
-    fn at(&self, (name, namespace): &Spot) -> Option<Footprint> {
+    fn at(&self, (name, namespace): &SecretKey) -> Option<ManagedFieldsDigest> {
         let own = self.each.get(namespace).and_then(|footprints| footprints.get(name));
         own.or_else(|| self.alike.get(name)).copied()
     }
@@ -89,7 +89,7 @@ struct Repairs {
 
 /// The selected namespaces after a round.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct SyncCounts {
     /// Those of each Secret, by its name.
     secrets: HashMap<Arc<str>, Counts>,
     /// Those of which something is to be said, each with the Secret's name.
@@ -107,14 +107,14 @@ pub(super) struct Counts {
     pub(super) failed: usize,
 }
 
-impl Tally {
+impl SyncCounts {
     /// The namespaces of one Secret.
     pub(super) fn of(&self, name: &str) -> Counts {
         self.secrets.get(name).copied().unwrap_or_default()
     }
 
     /// Counts a namespace that is selected for a Secret which may not be written there.
-    pub(super) fn deny(&mut self, name: &Arc<str>, namespace: &Arc<str>, why: &Halt) {
+    pub(super) fn deny(&mut self, name: &Arc<str>, namespace: &Arc<str>, why: &SpecError) {
         let counts = self.secrets.entry(name.clone()).or_default();
         (counts.selected, counts.failed) = (counts.selected.saturating_add(1), counts.failed.saturating_add(1));
         self.tell(name, namespace, why.reason, why.message.clone());
@@ -126,13 +126,13 @@ impl Tally {
     }
 }
 
-impl History {
+impl RetryState {
     /// Starts afresh where a new content is to be written: what the API server made of the old one, and what failed, is
     /// history.
-    pub(super) fn expect(&mut self, content: &Content) {
+    pub(super) fn expect(&mut self, content: &DesiredSecrets) {
         let expected = Expected::of(content);
         let before = std::mem::replace(&mut self.expected, expected);
-        let stays = |spot: &Spot| before.at(spot) == self.expected.at(spot);
+        let stays = |spot: &SecretKey| before.at(spot) == self.expected.at(spot);
         self.accepted.retain(|spot, _| stays(spot));
         self.failing.retain(|spot, _| stays(spot));
         self.repairs.retain(|spot, _| stays(spot));
@@ -148,13 +148,13 @@ impl History {
     }
 
     /// What the API server made of our write in a place, where it is not what we wrote.
-    pub(super) fn accepted(&self, place: &Place) -> Option<Footprint> {
+    pub(super) fn accepted(&self, place: &SecretTarget) -> Option<ManagedFieldsDigest> {
         // Almost always there is none, and a look asks for each of thousands.
         (!self.accepted.is_empty()).then(|| self.accepted.get(&spot(place)).copied()).flatten()
     }
 
     /// Forgets what the API server made of writes in places that are wanted no more.
-    pub(super) fn retain_accepted(&mut self, is_wanted: impl Fn(&Spot) -> bool) {
+    pub(super) fn retain_accepted(&mut self, is_wanted: impl Fn(&SecretKey) -> bool) {
         self.accepted.retain(|spot, _| is_wanted(spot));
     }
 
@@ -164,14 +164,14 @@ impl History {
     }
 
     /// Forgets that a place has failed where nothing is to be done.
-    pub(super) fn forget_failure(&mut self, place: &Place) {
+    pub(super) fn forget_failure(&mut self, place: &SecretTarget) {
         if self.has_failed() {
             self.failing.remove(&spot(place));
         }
     }
 
     /// Forgets all failures but those in some places.
-    pub(super) fn retain_failures(&mut self, places: &HashSet<Spot>) {
+    pub(super) fn retain_failures(&mut self, places: &HashSet<SecretKey>) {
         self.failing.retain(|spot, _| places.contains(spot));
     }
 
@@ -181,58 +181,67 @@ impl History {
     }
 
     /// Whether a place may be written now: it is not being written, has not just failed, and is not fought over.
-    pub(super) fn may_write(&self, place: &Place, now: Timestamp) -> bool {
+    pub(super) fn may_write(&self, place: &SecretTarget, now: Timestamp) -> bool {
         let spot = spot(place);
-        !self.under_way.is_at(&spot)
+        !self.in_flight.is_at(&spot)
             && self.failing.get(&spot).is_none_or(|failing| failing.may_retry(place, now))
             && !self.is_contested(&spot, now)
     }
 
     /// A repair that lies ahead was noted before the clock was set back, and holds nobody up.
-    fn is_contested(&self, spot: &Spot, now: Timestamp) -> bool {
+    fn is_contested(&self, spot: &SecretKey, now: Timestamp) -> bool {
         self.repairs.get(spot).is_some_and(|repairs| repairs.last <= now && repairs.not_before(spot) > now)
     }
 
     /// Counts a place.
-    pub(super) fn count(&self, tally: &mut Tally, place: &Place, verdict: &Verdict, content: &Content) {
-        let wanted = matches!(place.claim, secret::Claim::Wanted | secret::Claim::Lost(_) | secret::Claim::Blocked(_));
-        let share = content.share(place).filter(|_| place.claim == secret::Claim::Wanted);
+    pub(super) fn count(
+        &self,
+        counts: &mut SyncCounts,
+        place: &SecretTarget,
+        action: &SecretAction,
+        content: &DesiredSecrets,
+    ) {
+        let wanted = matches!(
+            place.claim,
+            secret::Selection::Selected | secret::Selection::Conflict(_) | secret::Selection::Blocked(_)
+        );
+        let share = content.share(place).filter(|_| place.claim == secret::Selection::Selected);
         let mut synced = false;
-        let shown = match verdict {
+        let shown = match action {
             // Good now, and not for long: whoever writes it as well has not stopped.
-            Verdict::Keep if wanted && self.is_contended(&spot(place)) => self.failure(&spot(place)),
-            Verdict::Keep if share.is_none_or(|share| share.lacks.is_none()) => {
+            SecretAction::Keep if wanted && self.is_contended(&spot(place)) => self.failure(&spot(place)),
+            SecretAction::Keep if share.is_none_or(|share| share.lacks.is_none()) => {
                 synced = wanted;
                 share.and_then(|share| shown(share.failure.as_ref()))
             }
-            Verdict::Refuse(reason, message) => Some((*reason, message.clone())),
+            SecretAction::Refuse(reason, message) => Some((*reason, message.clone())),
             _ => self
                 .failure(&spot(place))
                 .or_else(|| self.hanging(&spot(place)))
                 .or_else(|| share.and_then(|share| shown(share.lacks.as_ref()))),
         };
         if wanted {
-            let counts = tally.secrets.entry(place.name.clone()).or_default();
+            let counts = counts.secrets.entry(place.name.clone()).or_default();
             counts.selected = counts.selected.saturating_add(1);
             counts.synced = counts.synced.saturating_add(usize::from(synced));
             counts.failed = counts.failed.saturating_add(usize::from(!synced && shown.is_some()));
         }
         if let Some((reason, message)) = shown {
-            tally.tell(&place.name, &place.namespace, reason, message);
+            counts.tell(&place.name, &place.namespace, reason, message);
         }
     }
 
     /// Whether somebody else keeps writing a Secret. It is so until it was left alone for a while, or the status would flap.
-    fn is_contended(&self, spot: &Spot) -> bool {
+    fn is_contended(&self, spot: &SecretKey) -> bool {
         self.repairs.get(spot).is_some_and(|repairs| repairs.count > QUICK_REPAIRS)
     }
 
-    fn hanging(&self, spot: &Spot) -> Option<(Reason, String)> {
+    fn hanging(&self, spot: &SecretKey) -> Option<(Reason, String)> {
         let message = "the API server takes long to answer: see its admission webhooks";
-        self.under_way.is_hanging_at(spot).then(|| (Reason::ApiError, message.to_owned()))
+        self.in_flight.is_hanging_at(spot).then(|| (Reason::ApiError, message.to_owned()))
     }
 
-    fn failure(&self, spot: &Spot) -> Option<(Reason, String)> {
+    fn failure(&self, spot: &SecretKey) -> Option<(Reason, String)> {
         let contested = || {
             let message =
                 "somebody else keeps changing the Secret, so it is repaired less often: see its managedFields for who";
@@ -242,8 +251,8 @@ impl History {
     }
 
     /// Remembers what became of a place.
-    pub(super) fn note(&mut self, ended: &Ended, content: &Content, retry: &RetryPolicy, now: Timestamp) {
-        let Ended { place, verdict, result, .. } = ended;
+    pub(super) fn note(&mut self, ended: &Ended, content: &DesiredSecrets, retry: &RetryPolicy, now: Timestamp) {
+        let Ended { place, action, result, .. } = ended;
         let desired = content.at(place).map(AsRef::as_ref);
         // What became of an older content says nothing of this one.
         if ended.desired.as_deref().map(|d| d.footprint) != desired.map(|d| d.footprint) {
@@ -254,7 +263,7 @@ impl History {
         let (shown, wait) = match result {
             Ok(written) => {
                 self.failing.remove(&spot);
-                self.note_written(spot, verdict, written, desired, now);
+                self.note_written(spot, action, written, desired, now);
                 return;
             }
             // The namespace's own event follows; until then there is nothing to say.
@@ -275,13 +284,13 @@ impl History {
 
     fn note_written(
         &mut self,
-        spot: Spot,
-        verdict: &Verdict,
+        spot: SecretKey,
+        action: &SecretAction,
         written: &Written,
         desired: Option<&Desired>,
         now: Timestamp,
     ) {
-        if matches!(verdict, Verdict::Update(_) | Verdict::Strip(_)) {
+        if matches!(action, SecretAction::Update(_) | SecretAction::Strip(_)) {
             let repairs = self.repairs.entry(spot.clone()).or_insert(Repairs { count: 0, last: now });
             repairs.count = repairs.count.saturating_add(1);
             repairs.last = now;
@@ -296,7 +305,7 @@ impl History {
 }
 
 /// What is told of a namespace: that a password is being fetched is no failure.
-fn shown(halt: Option<&Halt>) -> Option<(Reason, String)> {
+fn shown(halt: Option<&SpecError>) -> Option<(Reason, String)> {
     halt.filter(|halt| halt.reason != Reason::FetchingToken).map(|halt| (halt.reason, halt.message.clone()))
 }
 
@@ -306,14 +315,14 @@ impl Failing {
     }
 
     /// Whether to try again: the wait is over, the Secret there has changed since, or the clock has been set back.
-    fn may_retry(&self, place: &Place, now: Timestamp) -> bool {
+    fn may_retry(&self, place: &SecretTarget, now: Timestamp) -> bool {
         self.retry_at() <= now || now < self.since || self.seen != place.standing.version()
     }
 }
 
 impl Repairs {
     /// When the next repair may be done.
-    fn not_before(&self, (_, namespace): &Spot) -> Timestamp {
+    fn not_before(&self, (_, namespace): &SecretKey) -> Timestamp {
         match self.count.checked_sub(QUICK_REPAIRS) {
             None | Some(0) => self.last,
             Some(beyond) => later(self.last, BRAKE.delay(beyond, 1, namespace)),
