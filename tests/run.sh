@@ -37,17 +37,27 @@ cargo test "${select[@]}" --no-run --message-format=json-render-diagnostics >"$l
 sed -n 's|.*"manifest_path":"\([^"]*\)/Cargo.toml".*"name":"\([^"]*\)","src_path".*"overflow_checks":[a-z]*,"test":true}.*"executable":"\([^"]*\)".*|\2 \1 \3|p' \
   "$logs/build.json" >"$logs/programs"
 
-# lane NICENESS THREADS NAME...: runs the programs of these names, one after the other.
+# run NICENESS THREADS NAME FOLDER PROGRAM: runs one program and notes its end.
+run() {
+  local niceness=$1 threads=$2 name=$3 folder=$4 program=$5 status=0
+  local log=$logs/$name-$(basename "$folder").log
+  (cd "$folder" && CARGO_MANIFEST_DIR=$folder RUST_TEST_THREADS=$threads ${TIMES:+env RUSTC_BOOTSTRAP=1} \
+    nice -n "$niceness" "$program" "${filters[@]}") >"$log" 2>&1 </dev/null || status=$?
+  echo "$status $name $log" >>"$logs/ended"
+}
+
+# lane NICENESS PROGRAMS THREADS NAME...: runs the programs of these names, so many at a time with so many threads each.
 lane() {
-  local niceness=$1 threads=$2 name folder program
-  shift 2
+  local niceness=$1 programs=$2 threads=$3 name folder program
+  shift 3
+  # One process group for the whole lane.
+  set +m
   while read -r name folder program; do
     case " $* " in *" $name "*) ;; *) continue ;; esac
-    local log=$logs/$name-$(basename "$folder").log status=0
-    (cd "$folder" && CARGO_MANIFEST_DIR=$folder RUST_TEST_THREADS=$threads ${TIMES:+env RUSTC_BOOTSTRAP=1} \
-      nice -n "$niceness" "$program" "${filters[@]}") >"$log" 2>&1 </dev/null || status=$?
-    echo "$status $name $log" >>"$logs/ended"
+    while [ "$(jobs -rp | wc -l)" -ge "$programs" ]; do wait -n || true; done
+    run "$niceness" "$threads" "$name" "$folder" "$program" &
   done <"$logs/programs"
+  wait
 }
 
 count() { cat "$logs"/*.log 2>/dev/null | grep -cE "$1" || true; }
@@ -58,9 +68,10 @@ computing=$(cut -d' ' -f1 "$logs/programs" | sort -u | sed -E "/^(behaviour|${se
 : >"$logs/ended"
 # Each lane is a process group of its own, so that whoever interrupts this ends all of it.
 set -m
-lane 0 $((cores * 3)) behaviour &
-lane 0 "$cores" $serving &
-lane 10 "$cores" $computing &
+lane 0 1 $((cores * 3)) behaviour &
+lane 0 1 "$cores" $serving &
+# The simulations have one thread each.
+lane 10 "$cores" "$cores" $computing &
 trap 'for lane in $(jobs -p); do kill -- "-$lane" 2>/dev/null; done' EXIT
 
 total=$(wc -l <"$logs/programs") said=0 beat=$SECONDS
