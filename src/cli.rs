@@ -17,7 +17,7 @@ use crate::plan::schedule;
 use crate::process::telemetry::LogFormat;
 use crate::token::identity::{AwsSettings, Endpoints, WebIdentityFile};
 
-/// Keeps Amazon ECR pull Secrets fresh in every namespace that needs them.
+/// Keeps Kubernetes pull secrets for Amazon ECR up to date in every namespace that needs them.
 #[derive(Parser, Debug)]
 #[command(version, max_term_width = 120)]
 pub struct Cli {
@@ -31,8 +31,9 @@ pub struct Cli {
 pub enum Command {
     /// Runs the controller.
     Run(Box<RunArgs>),
-    /// Says what is wrong: which identity, which passwords and until when, which namespaces lack them and why, which permission
-    /// is missing. Ends with 0 when all is well, 1 when there are problems, 2 when it could not check.
+    /// Reports what is wrong: the AWS identities, the tokens and when they expire, the namespaces without a valid Secret and why,
+    /// and missing permissions. It calls AWS, discards the tokens, and changes nothing. Exits 0 if everything is healthy, 1 if there
+    /// are problems, 2 if it cannot check.
     Check(Box<CheckArgs>),
     /// Prints the CustomResourceDefinition as YAML.
     Crd,
@@ -41,49 +42,49 @@ pub enum Command {
 /// What the operator may touch and whose identities it may use.
 #[derive(Args, Clone, Debug)]
 pub struct ScopeArgs {
-    /// A Secret name that may be written; repeatable. The operator needs RBAC rights on each.
+    /// A Secret name that the operator is allowed to write; repeatable. The operator needs RBAC permissions on each.
     #[arg(long = "secret-name", env = "ECO_SECRET_NAMES", value_delimiter = ',', default_value = DEFAULT_SECRET_NAME, value_parser = secret_name, help_heading = "Scope")]
     pub secret_names: Vec<String>,
 
-    /// Lets Secrets of any name be written. The operator needs RBAC rights on all Secrets.
+    /// Allows Secrets of any name. The operator needs RBAC permissions on all Secrets.
     #[arg(long, env = "ECO_ALL_SECRET_NAMES", help_heading = "Scope")]
     pub all_secret_names: bool,
 
-    /// A namespace that may be written; repeatable. Default: all of them.
+    /// A namespace that the operator is allowed to write to; repeatable. Default: all namespaces.
     #[arg(long = "namespace", env = "ECO_NAMESPACES", value_delimiter = ',', value_parser = namespace_name, help_heading = "Scope")]
     pub namespaces: Vec<String>,
 
-    /// A ServiceAccount whose AWS identity an EcrCredential may use, as NAMESPACE/NAME, or */NAME for that of each namespace;
-    /// repeatable. The operator needs RBAC rights on each: list, watch, and create on its token.
+    /// A ServiceAccount whose AWS identity EcrCredentials are allowed to use, as NAMESPACE/NAME, or */NAME for one of that name in
+    /// every target namespace; repeatable. The operator needs RBAC permissions on each: list, watch, and create on its token.
     #[arg(long = "service-account", env = "ECO_SERVICE_ACCOUNTS", value_delimiter = ',', value_parser = account_scope, value_name = "NAMESPACE/NAME", help_heading = "Scope")]
     pub service_accounts: Vec<AccountScope>,
 
-    /// The name of ServiceAccounts to which EcrCredentials may attach their Secret (`spec.attachTo.serviceAccounts`); repeatable.
-    /// The operator needs RBAC rights on each: list, watch and patch.
+    /// A ServiceAccount name to which EcrCredentials are allowed to attach their Secret (`spec.attachTo.serviceAccounts`);
+    /// repeatable. The operator needs RBAC permissions on each: list, watch and patch.
     #[arg(long = "attach-service-account", env = "ECO_ATTACH_SERVICE_ACCOUNTS", value_delimiter = ',', value_parser = secret_name, value_name = "NAME", help_heading = "Scope")]
     pub attach_service_accounts: Vec<String>,
 
-    /// Says that the MutatingAdmissionPolicy that attaches Secrets to pods (`spec.attachTo.pods`) is installed.
+    /// Tells the operator that the MutatingAdmissionPolicy that attaches Secrets to pods (`spec.attachTo.pods`) is installed.
     #[arg(long, env = "ECO_ATTACH_PODS", help_heading = "Scope")]
     pub attach_pods: bool,
 
-    /// Sends Events to target namespaces, too: when the pull Secret there begins to fail, and when it is as desired again. The operator
-    /// needs RBAC rights there: create and patch on events.k8s.io.
+    /// Also sends Events to target namespaces: when the pull secret there starts to fail, and when it is up to date again. The
+    /// operator needs RBAC permissions there: create and patch on events.k8s.io.
     #[arg(long, env = "ECO_NAMESPACE_EVENTS", help_heading = "Scope")]
     pub namespace_events: bool,
 
-    /// A Secret of another form that an EcrCredential may ask for (`spec.outputs`), as NAMESPACE/NAME=FORMAT, or */NAME=FORMAT for one
-    /// in every target namespace; repeatable. The operator needs RBAC rights on each.
+    /// A Secret in another format that EcrCredentials are allowed to have (`spec.outputs`), as NAMESPACE/NAME=FORMAT, or
+    /// */NAME=FORMAT for one in every target namespace; repeatable. The operator needs RBAC permissions on each.
     #[arg(long = "output-secret", env = "ECO_OUTPUT_SECRETS", value_delimiter = ',', value_parser = output_scope, value_name = "NAMESPACE/NAME=FORMAT", help_heading = "Scope")]
     pub output_secrets: Vec<OutputScope>,
 
-    /// A Secret with a docker config that EcrCredentials may merge into theirs (`spec.include`), as NAMESPACE/NAME; repeatable. The
-    /// operator needs RBAC rights on each: get, list, watch.
+    /// A Secret with a docker config that EcrCredentials are allowed to merge (`spec.include`), as NAMESPACE/NAME; repeatable. The
+    /// operator needs RBAC permissions on each: get, list, watch.
     #[arg(long = "include-secret", env = "ECO_INCLUDE_SECRETS", value_delimiter = ',', value_parser = include_scope, value_name = "NAMESPACE/NAME", help_heading = "Scope")]
     pub include_secrets: Vec<IncludeScope>,
 
-    /// A Secret with static AWS keys that an EcrCredential may use, as NAMESPACE/NAME; repeatable. The operator needs RBAC
-    /// rights on each: get, list, watch.
+    /// A Secret with static AWS keys that EcrCredentials are allowed to use, as NAMESPACE/NAME; repeatable. The operator needs RBAC
+    /// permissions on each: get, list, watch.
     #[arg(long = "credentials-secret", env = "ECO_CREDENTIALS_SECRETS", value_delimiter = ',', value_parser = keys_scope, value_name = "NAMESPACE/NAME", help_heading = "Scope")]
     pub credentials_secrets: Vec<KeysScope>,
 }
@@ -91,37 +92,37 @@ pub struct ScopeArgs {
 /// How AWS is reached, and as whom.
 #[derive(Args, Clone, Debug)]
 pub struct AwsArgs {
-    /// The AWS region for registries that name none, and for STS.
+    /// The AWS region for STS, and for registries without a region.
     #[arg(long, env = "AWS_REGION", help_heading = "AWS")]
     pub aws_region: Option<String>,
 
-    /// The longest that one call to AWS may take.
+    /// The timeout of one call to AWS.
     #[arg(long, env = "ECO_AWS_TIMEOUT", default_value = "10s", value_parser = duration, help_heading = "AWS")]
     pub aws_timeout: Duration,
 
-    /// Uses no AWS identity for the operator itself but a web identity (IRSA) or that of its container (EKS Pod Identity): no keys
-    /// in the environment, no profile, and not the role of the node.
+    /// Accepts only IRSA or EKS Pod Identity as the operator's own AWS identity: no keys in the environment, no profile, and not the
+    /// role of the node.
     #[arg(long, env = "ECO_REQUIRE_WORKLOAD_IDENTITY", help_heading = "AWS")]
     pub require_workload_identity: bool,
 
-    /// The URL at which ECR is called, e.g. of a VPC endpoint. Default: AWS's own, by region. Likewise the two below; for what
-    /// has a URL, AWS_USE_FIPS_ENDPOINT and AWS_USE_DUALSTACK_ENDPOINT mean nothing.
+    /// The URL of the ECR API, such as a VPC endpoint. Default: the endpoint of the region. If you set it,
+    /// AWS_USE_FIPS_ENDPOINT and AWS_USE_DUALSTACK_ENDPOINT have no effect on this API.
     #[arg(long, env = "AWS_ENDPOINT_URL_ECR", value_parser = url, value_name = "URL", help_heading = "AWS")]
     pub aws_endpoint_url_ecr: Option<Url>,
 
-    /// The URL at which ECR Public is called.
+    /// The URL of the ECR Public API. Default: that of us-east-1.
     #[arg(long, env = "AWS_ENDPOINT_URL_ECR_PUBLIC", value_parser = url, value_name = "URL", help_heading = "AWS")]
     pub aws_endpoint_url_ecr_public: Option<Url>,
 
-    /// The URL at which STS is called.
+    /// The URL of the STS API. Default: the endpoint of the region.
     #[arg(long, env = "AWS_ENDPOINT_URL_STS", value_parser = url, value_name = "URL", help_heading = "AWS")]
     pub aws_endpoint_url_sts: Option<Url>,
 
-    /// A file of certificates in PEM that are trusted besides those of public authorities, e.g. of a proxy.
+    /// A file with CA certificates in PEM, such as that of a proxy. They are trusted in addition to the public CAs.
     #[arg(long, env = "AWS_CA_BUNDLE", value_name = "FILE", help_heading = "AWS")]
     pub aws_ca_bundle: Option<PathBuf>,
 
-    /// The profile of the shared configuration files, which the SDK chooses by the same variable.
+    /// The profile of the shared configuration files, which the SDK selects by the same variable.
     #[arg(env = "AWS_PROFILE", long, hide = true)]
     pub aws_profile: Option<String>,
 
@@ -138,10 +139,10 @@ pub struct AwsArgs {
     pub role_session_name: Option<String>,
 }
 
-/// By which Lease replicas agree on the one that works.
+/// The Lease of the leader election.
 #[derive(Args, Clone, Debug)]
 pub struct LeaseArgs {
-    /// Runs without a lease. Only for a single replica, or outside a cluster.
+    /// Runs without leader election. Use it only for a single replica, or outside a cluster.
     #[arg(long, env = "ECO_NO_LEADER_ELECTION", help_heading = "Leader election")]
     pub no_leader_election: bool,
 
@@ -160,11 +161,11 @@ pub struct CheckArgs {
     /// The EcrCredential to check. Default: all of them.
     pub name: Option<String>,
 
-    /// The form of the report.
+    /// The output format of the report.
     #[arg(long, short, default_value = "text", value_enum)]
     pub output: Output,
 
-    /// Asks nothing of AWS.
+    /// Does not call AWS.
     #[arg(long)]
     pub offline: bool,
 
@@ -180,7 +181,7 @@ pub struct CheckArgs {
     #[command(flatten)]
     pub lease: LeaseArgs,
 
-    /// Checks only the EcrCredentials with these labels, as the operator serves only these.
+    /// A label selector for EcrCredentials, the same as that of the operator. Only these are checked.
     #[arg(long, env = "ECO_CREDENTIAL_SELECTOR", help_heading = "Scope")]
     pub credential_selector: Option<String>,
 
@@ -189,7 +190,7 @@ pub struct CheckArgs {
     pub replica_name: Option<String>,
 }
 
-/// The form of a report.
+/// The output format of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// For people.
@@ -216,28 +217,29 @@ pub struct RunArgs {
     #[command(flatten)]
     pub aws: AwsArgs,
 
-    /// Serves only the EcrCredentials with these labels, e.g. `shard=a`. Two operators must not share a Secret.
+    /// A label selector for EcrCredentials, such as `shard=a`. The operator ignores all others. Two operators must not write the
+    /// same Secret.
     #[arg(long, env = "ECO_CREDENTIAL_SELECTOR", help_heading = "Scope")]
     pub credential_selector: Option<String>,
 
-    /// The limit on calls to ECR, and to STS, per second. A token for which N roles are assumed in turn counts as 1 + N calls.
-    /// EcrCredentials, and within each its namespaces, share the rate fairly. AWS allows about 20.
+    /// The maximum rate of calls to ECR and STS, per second. A token that needs N roles to be assumed counts as 1 + N calls. The rate
+    /// is shared fairly among EcrCredentials, and among the namespaces of each. AWS allows about 20.
     #[arg(long, env = "ECO_AWS_RATE", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = "AWS")]
     pub aws_rate: u16,
 
-    /// A password that AWS issues with less life than this is refused.
+    /// The minimum remaining lifetime of a new token. A token that expires earlier is rejected.
     #[arg(long, env = "ECO_MINIMUM_TOKEN_LIFE", default_value = "5m", value_parser = duration, help_heading = "AWS")]
     pub minimum_token_life: Duration,
 
-    /// The wait after a first failure; it doubles with each further one.
+    /// The backoff after the first failure. It doubles with each further failure.
     #[arg(long, env = "ECO_RETRY_INITIAL", default_value = "1s", value_parser = duration, help_heading = "Work")]
     pub retry_initial: Duration,
 
-    /// The longest wait between tries.
+    /// The maximum backoff.
     #[arg(long, env = "ECO_RETRY_MAX", default_value = "5m", value_parser = duration, help_heading = "Work")]
     pub retry_max: Duration,
 
-    /// How many writes to the API server may be under way at a time.
+    /// The maximum number of concurrent writes to the API server.
     #[arg(long, env = "ECO_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Work")]
     pub concurrency: u16,
 
@@ -245,28 +247,29 @@ pub struct RunArgs {
     #[command(flatten)]
     pub lease: LeaseArgs,
 
-    /// How long the other replicas wait for a sign of life before one takes over: whole seconds, 5 or more.
+    /// The duration of the Lease: if the leader has not renewed it for this long, another replica takes over. Whole seconds, 5 or
+    /// more.
     #[arg(long, env = "ECO_LEASE_DURATION", default_value = "15s", value_parser = lease_duration, help_heading = "Leader election")]
     pub lease_duration: Duration,
 
-    /// The name of this replica.
+    /// The name of this replica in the Lease.
     #[arg(long, env = "POD_NAME", help_heading = "Leader election")]
     pub replica_name: Option<String>,
 
-    /// Where /livez, /readyz and /metrics are served. `[::]` serves IPv4 too, and alone where there is no IPv6.
+    /// The address of /livez, /readyz and /metrics. `[::]` includes IPv4, and works on nodes without IPv6.
     #[arg(long, env = "ECO_HTTP_ADDRESS", default_value = "[::]:8080", help_heading = "Process")]
     pub http_address: SocketAddr,
 
-    /// How long to finish what is under way on SIGTERM.
+    /// The time to finish running work after SIGTERM.
     #[arg(long, env = "ECO_GRACE_PERIOD", default_value = "20s", value_parser = duration, help_heading = "Process")]
     pub grace_period: Duration,
 
-    /// Which log lines to print, e.g. `info` or `info,ecr_credential_operator=debug`. Libraries that would print passwords
-    /// at finer levels are capped at `info`.
+    /// The log filter, such as `info` or `info,ecr_credential_operator=debug`. Libraries that could log tokens at finer levels are
+    /// limited to `info`.
     #[arg(long, env = "ECO_LOG", default_value = "info", help_heading = "Process")]
     pub log: String,
 
-    /// The form of log lines.
+    /// The format of log lines.
     #[arg(long, env = "ECO_LOG_FORMAT", default_value = "text", value_enum, help_heading = "Process")]
     pub log_format: LogFormat,
 }
@@ -388,7 +391,7 @@ fn account_scope(text: &str) -> Result<AccountScope, String> {
 fn keys_scope(text: &str) -> Result<KeysScope, String> {
     match account_scope(text)? {
         AccountScope { namespace: Some(namespace), name } => Ok(KeysScope { namespace, name }),
-        AccountScope { namespace: None, .. } => Err(format!("{text:?} needs the namespace of the one Secret")),
+        AccountScope { namespace: None, .. } => Err(format!("{text:?} must name one namespace, as NAMESPACE/NAME")),
     }
 }
 
@@ -438,13 +441,13 @@ pub fn host_name() -> String {
 /// Reads a Secret's name: an RFC 1123 subdomain.
 fn secret_name(text: &str) -> Result<String, String> {
     let valid = text.len() <= 253 && text.split('.').all(is_label);
-    let error = || format!("{text:?} is not a Secret's name: lower case letters, digits, '-' and '.'");
+    let error = || format!("{text:?} is not a Secret name: use lower case letters, digits, '-' and '.'");
     valid.then(|| text.to_owned()).ok_or_else(error)
 }
 
 /// Reads a namespace's name: an RFC 1123 label.
 fn namespace_name(text: &str) -> Result<String, String> {
-    let error = || format!("{text:?} is not a namespace's name: up to 63 lower case letters, digits and '-'");
+    let error = || format!("{text:?} is not a namespace name: use up to 63 lower case letters, digits and '-'");
     is_label(text).then(|| text.to_owned()).ok_or_else(error)
 }
 
@@ -465,7 +468,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn lease_duration(text: &str) -> Result<Duration, String> {
     let duration = duration(text)?;
     if duration < Duration::from_secs(5) || duration.subsec_nanos() != 0 {
-        return Err("a lease lasts whole seconds, 5 or more".to_owned());
+        return Err("the lease duration must be whole seconds, 5 or more".to_owned());
     }
     Ok(duration)
 }

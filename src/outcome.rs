@@ -315,7 +315,7 @@ fn ran(
             (Some(halt), _) => (halt.reason, halt.message.clone()),
             // Whichever clock is right, this is true.
             (None, Some(life)) => (Reason::TokenExpired, format!("its token was valid until {}", life.expires_at)),
-            (None, None) => (Reason::FetchingToken, "its first password is being fetched".to_owned()),
+            (None, None) => (Reason::FetchingToken, "its first token is being requested".to_owned()),
         };
         (false, reason, format!("{}: {why}", registry.place()))
     } else if let Some(halt) = broken {
@@ -323,7 +323,7 @@ fn ran(
     } else if let (0, Some(halt)) = (missing, refused) {
         (false, halt.reason, halt.message.clone())
     } else if missing > 0 && namespaces.failures.is_empty() && registries.iter().any(|r| r.each_targets) {
-        let message = format!("{missing} of {} namespaces wait for their first password", namespaces.selected);
+        let message = format!("{missing} of {} namespaces wait for their first token", namespaces.selected);
         (false, Reason::FetchingToken, message)
     } else if missing > 0 {
         let detail = first_failure(namespaces, None);
@@ -338,7 +338,7 @@ fn ran(
     } else {
         let (reason, what) = match outputs.iter().map(|output| output.selected).chain([namespaces.selected]).max() {
             None | Some(0) => (Reason::NoNamespaces, "no namespace is selected"),
-            _ => (Reason::Synced, "every selected namespace holds a valid password for every registry"),
+            _ => (Reason::Synced, "every target namespace has a valid token for every registry"),
         };
         (true, reason, not_found.map_or_else(|| what.to_owned(), |not_found| format!("{what}: {not_found}")))
     };
@@ -481,8 +481,8 @@ fn notes_for_namespaces(before: &[NamespaceFailure], now: &[NamespaceFailure]) -
     begun.chain(over).collect()
 }
 
-/// Events tell changes, not states: one when the passwords are new, one when the readiness or what hinders it changes.
-/// Where each namespace has passwords of its own, new ones come all the time and are no event.
+/// Events tell changes, not states: one when the tokens are new, one when the readiness or what hinders it changes.
+/// Where each namespace has tokens of its own, new ones come all the time and are no event.
 fn notes(
     judgement: &Judgement,
     previous: &EcrCredentialStatus,
@@ -492,7 +492,7 @@ fn notes(
     let mut notes = Vec::new();
     if !each_targets && status.refreshed_at.is_some() && status.refreshed_at > previous.refreshed_at {
         let expiry = status.expires_at.map(|at| format!(", valid until {at}")).unwrap_or_default();
-        let (reason, message) = (Reason::Refreshed.as_str().to_owned(), format!("new passwords{expiry}"));
+        let (reason, message) = (Reason::Refreshed.as_str().to_owned(), format!("new tokens{expiry}"));
         notes.push(ReportedEvent { warning: false, reason, message, namespace: None });
     }
     let before = |type_: &str| {

@@ -1,4 +1,4 @@
-//! `auth`: whose AWS identity fetches a token.
+//! `auth`: the AWS identity that requests a token.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::schema::{audiences, session_tags, tag_keys};
 
-/// Whose AWS identity fetches tokens: the operator's own unless `serviceAccount` or `secretRef` is given, then through each of
-/// `assumeRoles` in turn.
+/// The AWS identity that requests tokens: the operator's own unless `serviceAccount` or `secretRef` is set. The roles of
+/// `assumeRoles` are then assumed one after the other.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.serviceAccount) || !has(self.secretRef)").message("auth takes serviceAccount or secretRef, not both: assumeRoles can follow either"))]
 pub struct Auth {
-    /// The identity of a ServiceAccount (IRSA): its token is exchanged at STS for its role. The operator must be allowed to
-    /// (chart value `auth.serviceAccounts`).
+    /// The identity of a ServiceAccount (IRSA): the operator exchanges a token of the ServiceAccount for a session of its role. The
+    /// operator must be allowed to use it (chart value `auth.serviceAccounts`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<ServiceAccountAuth>,
 
@@ -22,17 +22,17 @@ pub struct Auth {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<KeysRef>,
 
-    /// Roles to assume, each with the identity before it; the last one fetches the tokens. At most 5.
+    /// Roles to assume, each with the identity before it. The last one requests the tokens. At most 5.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 5))]
     pub assume_roles: Vec<AssumeRole>,
 }
 
-/// A ServiceAccount whose identity is used: one by `namespace` and `name`, or by `fromTargetNamespace` one in each target
-/// namespace.
+/// The ServiceAccount whose identity is used: either one, with `namespace` and `name`, or one in each target namespace, with
+/// `fromTargetNamespace`.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.fromTargetNamespace) ? (!has(self.namespace) && !has(self.name)) : (has(self.namespace) && has(self.name))").message("serviceAccount needs namespace and name of one ServiceAccount, or fromTargetNamespace alone"))]
+#[x_kube(validation = Rule::new("has(self.fromTargetNamespace) ? (!has(self.namespace) && !has(self.name)) : (has(self.namespace) && has(self.name))").message("serviceAccount takes either namespace and name, or fromTargetNamespace alone"))]
 pub struct ServiceAccountAuth {
     /// The ServiceAccount's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,20 +46,20 @@ pub struct ServiceAccountAuth {
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message("name must be the name of a ServiceAccount"))]
     pub name: Option<String>,
 
-    /// The name of a ServiceAccount in each target namespace. It fetches that namespace's own token, so that tenants are kept
-    /// apart by IAM.
+    /// The name of a ServiceAccount in each target namespace. Each namespace gets tokens of its own identity, so that IAM separates
+    /// tenants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message("fromTargetNamespace must be the name of a ServiceAccount"))]
     pub from_target_namespace: Option<String>,
 
-    /// The role. Default: the ServiceAccount's annotation `eks.amazonaws.com/role-arn`.
+    /// The ARN of the role. Default: the annotation `eks.amazonaws.com/role-arn` of the ServiceAccount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     #[x_kube(validation = Rule::new("self.matches('^arn:aws[a-z-]*:iam::[0-9]{12}:role/[!-~]*[A-Za-z0-9+=,.@_-]$')").message("roleArn must be the ARN of an IAM role such as arn:aws:iam::111122223333:role/pull"))]
     pub role_arn: Option<String>,
 
-    /// The audiences of the token. Default: the ServiceAccount's annotation `eks.amazonaws.com/audience`, else
+    /// The audiences of the ServiceAccount token. Default: the annotation `eks.amazonaws.com/audience` of the ServiceAccount, or
     /// `sts.amazonaws.com`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "audiences")]
@@ -104,25 +104,25 @@ pub struct KeysRef {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.transitiveTagKeys) || (has(self.tags) && self.transitiveTagKeys.all(k, k in self.tags))").message("transitiveTagKeys names a tag that is not in tags"))]
 pub struct AssumeRole {
-    /// The role.
+    /// The ARN of the role.
     #[schemars(length(max = 2048))]
     #[x_kube(validation = Rule::new("self.matches('^arn:aws[a-z-]*:iam::[0-9]{12}:role/[!-~]*[A-Za-z0-9+=,.@_-]$')").message("roleArn must be the ARN of an IAM role such as arn:aws:iam::111122223333:role/pull"))]
     pub role_arn: String,
 
-    /// The external id that the role's trust policy asks for.
+    /// The external ID that the role's trust policy requires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1224))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_+=,.@:/-]{2,}$')").message("externalId has 2 to 1224 letters, digits and characters of _+=,.@:/-"))]
     pub external_id: Option<String>,
 
-    /// The session's name, as CloudTrail shows it. Default: `ecr-credential-operator`.
+    /// The session name, as CloudTrail shows it. Default: `ecr-credential-operator`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_+=,.@-]{2,}$')").message("sessionName has 2 to 64 letters, digits and characters of _+=,.@-"))]
     pub session_name: Option<String>,
 
-    /// The session's length in seconds, 900 to 43200. Default: what STS gives, one hour. A role that is assumed by a role's
-    /// session gets one hour at most.
+    /// The duration of the session in seconds, 900 to 43200. Default: that of STS, one hour. With role chaining, STS allows one hour
+    /// at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::session_seconds")]
     pub duration_seconds: Option<i32>,
@@ -132,18 +132,18 @@ pub struct AssumeRole {
     #[schemars(schema_with = "session_tags")]
     pub tags: BTreeMap<String, String>,
 
-    /// Which of `tags` are handed on to the sessions of the roles that follow.
+    /// The keys of `tags` that are passed on to the sessions of the roles that follow.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "tag_keys")]
     pub transitive_tag_keys: Vec<String>,
 
-    /// The source identity, which stays for all roles that follow.
+    /// The source identity. It persists for all roles that follow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_+=,.@-]{2,}$')").message("sourceIdentity has 2 to 64 letters, digits and characters of _+=,.@-"))]
     pub source_identity: Option<String>,
 
-    /// A session policy as JSON, which narrows what the session may do.
+    /// A session policy as JSON, which limits the permissions of the session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     #[x_kube(validation = Rule::new("self.trim().startsWith('{') && self.trim().endsWith('}')").message("sessionPolicy must be an IAM policy as a JSON object"))]

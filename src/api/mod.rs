@@ -41,7 +41,7 @@ pub fn refresh_request(object: &EcrCredential) -> Option<String> {
 /// The Secret name used when `spec.secret.name` is not given.
 pub const DEFAULT_SECRET_NAME: &str = "ecr-pull-secret";
 
-/// Which ECR registries to log in to, and in which namespaces the pull Secret is kept fresh.
+/// The ECR registries that images are pulled from, and the namespaces in which the pull secret is kept up to date.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "pullsecrets.dev",
@@ -52,13 +52,13 @@ pub const DEFAULT_SECRET_NAME: &str = "ecr-pull-secret";
     category = "pullsecrets",
     status = "EcrCredentialStatus",
     derive = "PartialEq",
-    doc = "Keeps a kubernetes.io/dockerconfigjson Secret with Amazon ECR passwords fresh in each selected namespace.",
+    doc = "Keeps a pull secret (kubernetes.io/dockerconfigjson) with Amazon ECR authorization tokens up to date in each target namespace.",
     validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name must have at most 63 characters: it becomes a label value on each Secret"),
-    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#, description = "Whether every selected namespace holds a valid password for every registry."),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#, description = "Whether every target namespace has a pull secret with a valid token for every registry."),
     printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#, description = "Why the EcrCredential is ready or not."),
-    printcolumn(name = "Synced", type_ = "string", json_path = ".status.namespaces.summary", description = "Namespaces whose Secret is as desired, of those selected."),
-    printcolumn(name = "Expires", type_ = "string", json_path = ".status.expiresAt", description = "When the earliest password in the Secret expires."),
-    printcolumn(name = "Refresh", type_ = "string", json_path = ".status.nextRefreshAt", description = "When the passwords are next replaced."),
+    printcolumn(name = "Synced", type_ = "string", json_path = ".status.namespaces.summary", description = "Target namespaces whose Secret is up to date, of all target namespaces."),
+    printcolumn(name = "Expires", type_ = "string", json_path = ".status.expiresAt", description = "When the first token in the Secret expires."),
+    printcolumn(name = "Refresh", type_ = "string", json_path = ".status.nextRefreshAt", description = "When the tokens are refreshed next."),
     printcolumn(name = "Secret", type_ = "string", json_path = ".spec.secret.name", priority = 1, description = "The name of the Secret in each target namespace."),
     printcolumn(name = "Message", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].message"#, priority = 1, description = "Why the EcrCredential is ready or not, and what to do."),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
@@ -66,13 +66,13 @@ pub const DEFAULT_SECRET_NAME: &str = "ecr-pull-secret";
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.outputs) || self.outputs.all(o, o.name != (has(self.secret) && has(self.secret.name) ? self.secret.name : 'ecr-pull-secret'))").message("the name of an output must differ from secret.name"))]
 pub struct EcrCredentialSpec {
-    /// The registries to log in to, 1 to 32; all of them go into the one Secret. At most one entry may be `public`.
+    /// The ECR registries to pull from, 1 to 32. The Secret has entries for all of them. At most one entry may be `public`.
     #[schemars(length(min = 1, max = 32))]
-    #[x_kube(validation = Rule::new("self.filter(r, has(r.public)).size() <= 1").message("only one entry may be public: public.ecr.aws needs one password"))]
+    #[x_kube(validation = Rule::new("self.filter(r, has(r.public)).size() <= 1").message("only one entry may be public: public.ecr.aws takes one token"))]
     pub registries: Vec<Registry>,
 
-    /// Whose AWS identity fetches the passwords. Default: the operator's own (IRSA, EKS Pod Identity, or what else the AWS
-    /// SDK finds). An entry of `registries` may have its own `auth` instead.
+    /// The AWS identity that requests the tokens. Default: the operator's own (IRSA, EKS Pod Identity, or whatever the default
+    /// credential chain of the AWS SDK finds). An entry of `registries` can override it with its own `auth`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
 
@@ -80,36 +80,38 @@ pub struct EcrCredentialSpec {
     #[serde(default)]
     pub secret: SecretTemplate,
 
-    /// The namespaces that get the Secret: those that `names` or `selector` matches and `exclude` does not.
+    /// The target namespaces: those that `names` or `selector` matches and `exclude` does not.
     pub namespaces: NamespaceSelection,
 
-    /// The same authorization tokens in other forms, for Argo CD, Flux, helm, builders and others: at most 16 Secrets besides
-    /// `secret`.
+    /// Further Secrets with the same authorization tokens in other formats, for Argo CD, Flux, Helm, image builders and others.
+    /// At most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub outputs: Vec<Output>,
 
-    /// Docker configs of others, such as those of Docker Hub or GHCR, whose entries are merged into `secret` and into the outputs
-    /// that are docker configs: for consumers that take exactly one Secret. The hosts of `registries` win, then the earlier entry.
+    /// Existing docker configs, for example for Docker Hub or GHCR, whose entries are merged into `secret` and into the outputs
+    /// that are docker configs. Use it for consumers that accept only one Secret. If a host occurs more than once, the hosts of
+    /// `registries` take precedence, then the earlier entry. At most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
     pub include: Vec<Include>,
 
-    /// Attaches the Secret to new pods, so that neither pods nor ServiceAccounts have to be edited. Default: nothing is attached.
+    /// Adds the Secret to `imagePullSecrets` of new pods or of ServiceAccounts, so that you do not have to edit them. Default:
+    /// nothing is attached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attach_to: Option<AttachTo>,
 
-    /// When passwords are replaced.
+    /// When tokens are refreshed.
     #[serde(default)]
     pub refresh: Refresh,
 
-    /// Stops everything for this EcrCredential while true: no password is fetched, no Secret written or deleted.
-    /// Secrets that exist stay until their passwords expire.
+    /// Pauses this EcrCredential while true: no token is requested, and no Secret is written or deleted. Existing Secrets stay, but
+    /// their tokens expire within 12 hours.
     #[serde(default)]
     pub suspend: bool,
 }
 
-/// One registry to log in to: exactly one of `private` and `public`.
+/// One registry to pull from: exactly one of `private` and `public`.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[schemars(transform = without_defaults)]
 #[x_kube(validation = Rule::new("has(self.private) != has(self.public)").message("each entry needs exactly one of private and public, e.g. {private: {region: eu-west-1}} or {public: {}}"))]
@@ -118,11 +120,11 @@ pub struct Registry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private: Option<PrivateRegistry>,
 
-    /// Amazon ECR Public, always through us-east-1.
+    /// Amazon ECR Public. Its tokens are always requested in us-east-1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public: Option<PublicRegistry>,
 
-    /// Whose AWS identity fetches the password of this entry. Default: that of `spec.auth`.
+    /// The AWS identity that requests the token of this entry. Default: `spec.auth`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
 }
@@ -138,38 +140,39 @@ pub struct PrivateRegistry {
     #[x_kube(validation = Rule::new("self.matches('^[a-z]{2,8}(-[a-z]{2,16})+-[0-9]{1,2}$')").message("region must be an AWS region code such as eu-west-1 or us-gov-west-1, not a zone"))]
     pub region: Option<String>,
 
-    /// The accounts whose registries are pulled from, as 12 digits each. Default: the caller's own account, as ECR names it.
+    /// The ids of the AWS accounts whose registries are pulled from, 12 digits each. Default: the account of the identity that
+    /// requests the token.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100), schema_with = "account_ids")]
     pub account_ids: Vec<String>,
 
-    /// Which host names are written for each account: `Standard` (`ID.dkr.ecr.REGION.amazonaws.com`), `Fips`, `DualStack`
-    /// (`ID.dkr-ecr.REGION.on.aws`), `DualStackFips`. Image names must use one of the hosts written. Default: `Standard`.
+    /// The host names that the Secret has for each account: `Standard` (`ID.dkr.ecr.REGION.amazonaws.com`), `Fips`, `DualStack`
+    /// (`ID.dkr-ecr.REGION.on.aws`), `DualStackFips`. Images must be pulled from one of these hosts. Default: `Standard`.
     #[serde(default = "standard_only")]
     #[schemars(schema_with = "host_variants")]
     pub host_variants: Vec<HostVariant>,
 
-    /// Which host of the ECR API is asked for the password: `Standard` (`api.ecr.REGION.amazonaws.com`), `Fips`, `DualStack`
+    /// The endpoint of the ECR API that issues the token: `Standard` (`api.ecr.REGION.amazonaws.com`), `Fips`, `DualStack`
     /// (`ecr.REGION.api.aws`), `DualStackFips`. Default: `Standard`.
     #[serde(default)]
     pub api_endpoint: HostVariant,
 
-    /// Further host names that serve the same registries, e.g. of a VPC endpoint; written as given, without a scheme.
+    /// Further host names that serve the same registries, such as those of a VPC endpoint, without a scheme.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "extra_hosts")]
     pub extra_hosts: Vec<String>,
 
-    /// Sends `accountIds` as the API's deprecated `registryIds`, 10 in a call, and uses each password with its own host only.
-    /// Rarely needed: one password already covers every registry that the identity may access in the region.
+    /// Sends `accountIds` as the deprecated `registryIds` of the ECR API, 10 in a call, and uses each token for its own account
+    /// only. Rarely needed: one token is valid for every registry in the region that the identity has access to.
     #[serde(default)]
     pub request_registry_ids: bool,
 }
 
-/// Amazon ECR Public. Mostly it needs no settings: `public: {}`.
+/// Amazon ECR Public. It usually needs no settings: `public: {}`.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PublicRegistry {
-    /// Which host names are written: `Standard` (`public.ecr.aws`), `DualStack` (`ecr-public.aws.com`). Default: `Standard`.
+    /// The host names that the Secret has: `Standard` (`public.ecr.aws`), `DualStack` (`ecr-public.aws.com`). Default: `Standard`.
     #[serde(default = "standard_only", skip_serializing_if = "is_standard_only")]
     #[schemars(schema_with = "public_host_variants")]
     pub host_variants: Vec<HostVariant>,
@@ -181,7 +184,7 @@ impl Default for PublicRegistry {
     }
 }
 
-/// A family of host names of ECR: of its registries, or of its API.
+/// A family of host names of ECR registries or of the ECR API.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum HostVariant {
     /// A plain host: `ID.dkr.ecr.REGION.amazonaws.com`.
@@ -195,12 +198,12 @@ pub enum HostVariant {
     DualStackFips,
 }
 
-/// What the Secret looks like, and what happens to Secrets around it.
+/// The Secret that is written into each target namespace, and how it treats existing Secrets.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretTemplate {
-    /// The Secret's name in each namespace; what pods name in `imagePullSecrets`. The operator must be allowed to write it
-    /// (chart value `secretNames`). If you change it, the Secrets of the old name stay until their tokens expire.
+    /// The name of the Secret in each target namespace, which pods reference in `imagePullSecrets`. The operator must be allowed to
+    /// write it (chart value `secretNames`). If you change it, the Secrets of the old name stay until their tokens expire.
     #[serde(default = "default_secret_name")]
     #[schemars(length(max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message("secret.name must be a Kubernetes object name: lower case letters, digits, '-' and '.', beginning and ending with a letter or digit"))]
@@ -216,18 +219,18 @@ pub struct SecretTemplate {
     #[schemars(length(max = 32), schema_with = "annotation_map")]
     pub annotations: BTreeMap<String, String>,
 
-    /// What happens to a Secret of that name that is not the operator's: `Fail` leaves it alone and reports the namespace;
-    /// `Adopt` takes it over, its content included.
+    /// How to treat an existing Secret of that name that the operator does not own: `Fail` leaves it unchanged and reports the
+    /// namespace as failed; `Adopt` takes ownership and overwrites it.
     #[serde(default)]
     pub conflict_policy: ConflictPolicy,
 
-    /// What happens to the Secrets when this EcrCredential is deleted: `Delete` lets the garbage collector remove them;
-    /// `Retain` keeps them, with passwords that expire within 12 hours. A namespace that is no longer selected loses its
-    /// Secret under either.
+    /// What happens to the Secrets when this EcrCredential is deleted: `Delete` lets the garbage collector delete them;
+    /// `Retain` keeps them, but their tokens expire within 12 hours. If a namespace is no longer selected, its Secret is deleted
+    /// in both cases.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 
-    /// Which fields each entry of the docker config has. Default: `Auth`.
+    /// The fields of each entry of the docker config. Default: `Auth`.
     #[serde(default, skip_serializing_if = "LoginFields::is_default")]
     #[schemars(transform = without_defaults)]
     pub login_fields: LoginFields,
@@ -246,39 +249,39 @@ impl Default for SecretTemplate {
     }
 }
 
-/// What happens to a Secret of the wanted name that is not ours.
+/// How to treat an existing Secret of that name that the operator does not own.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConflictPolicy {
-    /// Leave it alone and report the namespace as failed.
+    /// Leave it unchanged and report the namespace as failed.
     #[default]
     Fail,
-    /// Take it over, its content included.
+    /// Take ownership and overwrite it.
     Adopt,
 }
 
 /// What happens to the Secrets when the `EcrCredential` is deleted.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeletionPolicy {
-    /// The garbage collector removes them.
+    /// The garbage collector deletes them.
     #[default]
     Delete,
     /// They stay until someone deletes them.
     Retain,
 }
 
-/// What names the Secret without being edited by its owner.
+/// Where the Secret is added to `imagePullSecrets`.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AttachTo {
-    /// Which new pods of the target namespaces get the Secret added to their `imagePullSecrets`: `Never`, or `MatchingImages` for
-    /// pods with an image on one of this EcrCredential's hosts. Pods labelled `pullsecrets.dev/attach: "false"` are left alone.
-    /// The chart installs the MutatingAdmissionPolicy that does it (chart value `attach.pods`, Kubernetes 1.36 or later).
+    /// Which new pods in the target namespaces get the Secret in their `imagePullSecrets`: `Never`, or `MatchingImages` for pods
+    /// with an image from one of the hosts of this EcrCredential. Pods with the label `pullsecrets.dev/attach: "false"` are not
+    /// changed. This needs the MutatingAdmissionPolicy of the chart (value `attach.pods`, Kubernetes 1.36 or later).
     #[serde(default)]
     pub pods: AttachPods,
 
-    /// Names or globs of ServiceAccounts in each target namespace whose `imagePullSecrets` get the Secret: for clusters older than
-    /// Kubernetes 1.36, and for what reads the ServiceAccount. Pods that name pull secrets themselves do not inherit it. The operator
-    /// must be allowed to patch them (chart value `attach.serviceAccounts`).
+    /// Names or globs of ServiceAccounts in each target namespace that get the Secret in their `imagePullSecrets`. Use it on
+    /// clusters older than Kubernetes 1.36, and for tools that read the ServiceAccount. Pods with `imagePullSecrets` of their own
+    /// do not inherit it. The operator must be allowed to patch the ServiceAccounts (chart value `attach.serviceAccounts`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "service_account_globs")]
     pub service_accounts: Vec<String>,
@@ -290,13 +293,13 @@ pub enum AttachPods {
     /// No pod is changed.
     #[default]
     Never,
-    /// Each new pod with an image on one of this EcrCredential's hosts.
+    /// New pods with an image from one of the hosts of this EcrCredential get the Secret.
     MatchingImages,
 }
 
-/// Which namespaces get the Secret. All of them is said aloud: `names: ["*"]`.
+/// The namespaces that get the Secret. To select all of them, write `names: ["*"]`.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("(has(self.names) && self.names.size() > 0) || has(self.selector)").message("namespaces needs names, a selector, or both; all namespaces is names: [\"*\"]"))]
+#[x_kube(validation = Rule::new("(has(self.names) && self.names.size() > 0) || has(self.selector)").message("namespaces needs names, a selector, or both; to select all namespaces, write names: [\"*\"]"))]
 pub struct NamespaceSelection {
     /// Namespace names or globs: `*` stands for any characters, `?` for one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -307,7 +310,7 @@ pub struct NamespaceSelection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<NamespaceSelector>,
 
-    /// Namespace names or globs that never get the Secret, whatever `names` and `selector` say.
+    /// Names or globs of namespaces that never get the Secret, even if `names` or `selector` matches.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "globs")]
     pub exclude: Vec<String>,
@@ -316,7 +319,7 @@ pub struct NamespaceSelection {
 /// A label selector over namespaces: every label and every expression must match.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("(has(self.matchLabels) && self.matchLabels.size() > 0) || (has(self.matchExpressions) && self.matchExpressions.size() > 0)").message("the selector is empty: give matchLabels or matchExpressions; all namespaces is names: [\"*\"]"))]
+#[x_kube(validation = Rule::new("(has(self.matchLabels) && self.matchLabels.size() > 0) || (has(self.matchExpressions) && self.matchExpressions.size() > 0)").message("the selector is empty: give matchLabels or matchExpressions; to select all namespaces, write names: [\"*\"]"))]
 pub struct NamespaceSelector {
     /// Labels that a namespace must have, with exactly these values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -358,17 +361,18 @@ pub enum SelectorOperator {
     DoesNotExist,
 }
 
-/// When passwords are replaced.
+/// When tokens are refreshed.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Refresh {
-    /// At which part of a password's life it is replaced, 10 to 70 percent; up to 5 % of jitter is derived from the uid.
-    /// Later than that would leave too little time for AWS to come back, and an alert that a password is about to expire no meaning.
+    /// The age at which a token is refreshed, as a percentage of its lifetime: 10 to 70. Up to 5 % of jitter is derived from the
+    /// uid of the EcrCredential. A later refresh would leave too little time to react before the token expires.
     #[serde(default = "default_at_percent")]
     #[schemars(schema_with = "percent")]
     pub at_percent: u8,
 
-    /// The longest a password is kept, whatever its expiry says: a duration such as `6h` or `90m`, from `1m` to `12h`.
+    /// The age at which a token is refreshed at the latest, even if it is valid for longer: a duration such as `6h` or `90m`, from
+    /// `1m` to `12h`.
     #[serde(default = "default_max_age")]
     #[schemars(length(max = 24))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,5}(h|m|s)){1,3}$') && duration(self) >= duration('1m') && duration(self) <= duration('12h')").message("maxAge must be a duration from 1m to 12h, such as 6h or 1h30m"))]
@@ -393,7 +397,7 @@ fn default_secret_name() -> String {
     DEFAULT_SECRET_NAME.to_owned()
 }
 
-// Half of the life, as Amazon's own credential helper does (amazon-ecr-credential-helper, ecr-login/cache/credentials.go).
+// Half of the lifetime, as Amazon's own credential helper does (amazon-ecr-credential-helper, ecr-login/cache/credentials.go).
 const fn default_at_percent() -> u8 {
     50
 }

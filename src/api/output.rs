@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::NamespaceSelection;
 use super::schema::{annotation_map, host, label_map, without_defaults};
 
-/// A Secret that holds the same authorization tokens in the form that a consumer reads.
+/// A Secret with the same authorization tokens in the format that a consumer reads.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = without_defaults)]
-#[x_kube(validation = Rule::new("(self.format in ['DockerConfigJson', 'DockerConfigFile']) != has(self.host)").message("host is required for the formats of one host, and DockerConfigJson and DockerConfigFile take none: they hold every host"))]
+#[x_kube(validation = Rule::new("(self.format in ['DockerConfigJson', 'DockerConfigFile']) != has(self.host)").message("host is required, except for DockerConfigJson and DockerConfigFile, which have every host and take none"))]
 pub struct Output {
     /// The Secret's name in each namespace. It must differ from `secret.name` and from the names of the other outputs. The
     /// operator must be allowed to write it in this format (chart value `outputs`).
@@ -21,52 +21,53 @@ pub struct Output {
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message("name must be a Kubernetes object name: lower case letters, digits, '-' and '.', beginning and ending with a letter or digit"))]
     pub name: String,
 
-    /// The form of the Secret.
+    /// The format of the Secret.
     pub format: OutputFormat,
 
-    /// The registry host whose token the Secret holds: one of those that `registries` write.
+    /// The registry host whose token the Secret holds: one of the hosts of `registries`. Required, except for `DockerConfigJson` and
+    /// `DockerConfigFile`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "host")]
     pub host: Option<String>,
 
-    /// The namespaces that get the Secret. Default: `spec.namespaces`.
+    /// The target namespaces of this Secret. Default: `spec.namespaces`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespaces: Option<NamespaceSelection>,
 
-    /// Labels added to each Secret. Those that the format needs, and the operator's own, cannot be changed.
+    /// Labels added to each Secret. Labels of the format and of the operator cannot be overridden.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(length(max = 32), schema_with = "label_map")]
     pub labels: BTreeMap<String, String>,
 
-    /// Annotations added to each Secret. Those that the format needs, and the operator's own, cannot be changed.
+    /// Annotations added to each Secret. Annotations of the format and of the operator cannot be overridden.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(length(max = 32), schema_with = "annotation_map")]
     pub annotations: BTreeMap<String, String>,
 
-    /// Which fields each entry of a docker config has. Default: `Auth`.
+    /// The fields of each entry of a docker config. Default: `Auth`.
     #[serde(default, skip_serializing_if = "LoginFields::is_default")]
     pub login_fields: LoginFields,
 }
 
-/// The form of a Secret.
+/// The format of a Secret.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum OutputFormat {
-    /// As the pull secret: type `kubernetes.io/dockerconfigjson`, key `.dockerconfigjson`.
+    /// A docker config, as in the pull secret: type `kubernetes.io/dockerconfigjson`, key `.dockerconfigjson`.
     #[default]
     DockerConfigJson,
     /// A docker config as a file: type `Opaque`, key `config.json`.
     DockerConfigFile,
     /// Type `kubernetes.io/basic-auth`, keys `username` and `password`.
     BasicAuth,
-    /// A repository credential template of Argo CD for helm charts.
+    /// A credential template (`repo-creds`) of Argo CD for Helm charts.
     ArgoCDHelm,
-    /// A repository credential template of Argo CD for native OCI sources.
+    /// A credential template (`repo-creds`) of Argo CD for OCI sources.
     ArgoCDOCI,
-    /// A username and password of the Jenkins kubernetes-credentials-provider.
+    /// A credential of type "username with password" for the Jenkins plugin kubernetes-credentials-provider.
     Jenkins,
-    /// Credentials of Kargo for the images of one host.
+    /// A Kargo credential for the images of one host.
     KargoImage,
-    /// Type `kubernetes.io/basic-auth` with the annotation by which Tekton finds it.
+    /// Type `kubernetes.io/basic-auth` with the annotation that Tekton looks for.
     TektonBasicAuth,
 }
 
@@ -103,13 +104,13 @@ impl OutputFormat {
     }
 }
 
-/// Which fields each entry of a docker config has.
+/// The fields of each entry of a docker config.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LoginFields {
-    /// `auth` alone, which kubelet and most other consumers read.
+    /// Only `auth`, which the kubelet and most other consumers read.
     #[default]
     Auth,
-    /// `username` and `password` beside `auth`, for consumers that read only these.
+    /// `auth`, `username` and `password`, for consumers that read only the last two.
     AuthUsernamePassword,
 }
 
@@ -120,7 +121,7 @@ impl LoginFields {
     }
 }
 
-/// A docker config of others whose entries are merged into ours.
+/// An existing docker config whose entries are merged.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Include {

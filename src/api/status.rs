@@ -8,95 +8,96 @@ use serde::{Deserialize, Serialize};
 /// The most entries of `status.failures`; the counters are exact.
 pub const MAX_FAILURES: usize = 20;
 
-/// What the operator last saw and did.
+/// The last observed state.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EcrCredentialStatus {
     /// The `metadata.generation` that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, `Reconciling` and `Stalled`, as kstatus reads them, and `Attached` where `spec.attachTo` asks for something.
+    /// `Ready`, `Reconciling` and `Stalled` as defined by kstatus, and `Attached` if `spec.attachTo` is set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// When the earliest of the passwords in the Secret expires.
+    /// When the first token in the Secret expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "date_time")]
     pub expires_at: Option<Timestamp>,
-    /// When the youngest of the passwords in the Secret was issued.
+    /// When the newest token in the Secret was issued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "date_time")]
     pub refreshed_at: Option<Timestamp>,
-    /// When the passwords are next replaced; absent while nothing is refreshed.
+    /// When the tokens are refreshed next; absent while nothing is refreshed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "date_time")]
     pub next_refresh_at: Option<Timestamp>,
-    /// The last value of the annotation `pullsecrets.dev/refresh-requested-at` that was served.
+    /// The last value of the annotation `pullsecrets.dev/refresh-requested-at` for which a refresh was completed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handled_refresh_request: Option<String>,
     /// One entry for each of `spec.registries`, in the same order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub registries: Vec<RegistryStatus>,
-    /// How many namespaces are selected, and how many of them hold the Secret as desired; absent while `spec.suspend` is true.
+    /// The number of target namespaces, and in how many of them the Secret is up to date; absent while `spec.suspend` is true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespaces: Option<NamespaceCounts>,
     /// One entry for each of `spec.outputs`, in the same order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outputs: Vec<OutputStatus>,
-    /// Namespaces in which a Secret is not as desired: the first 20 by name.
+    /// Namespaces in which a Secret is not up to date: the first 20 by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<NamespaceFailure>,
 }
 
-/// What is known of one registry of the spec.
+/// The state of one registry of the spec.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RegistryStatus {
-    /// The hosts written into the Secret; where each namespace has its own identity, those of the first.
+    /// The hosts in the Secret. If each namespace has its own identity, the hosts of the first namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<String>,
-    /// The region whose API issued the password.
+    /// The region in which the token was issued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
-    /// When the password was issued.
+    /// When the token was issued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "date_time")]
     pub issued_at: Option<Timestamp>,
-    /// When the password expires.
+    /// When the token expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "date_time")]
     pub expires_at: Option<Timestamp>,
-    /// A SHA-256 over the password and the identity that fetched it, by which a restarted operator knows it again in a Secret.
+    /// A SHA-256 hash of the token and the identity that requested it. After a restart, the operator uses it to verify the token in
+    /// a Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_hash: Option<String>,
-    /// A SHA-256 over the password and what `auth` says, by which it is known again while `auth` comes to no identity.
+    /// A SHA-256 hash of the token and of `auth`. It verifies the token while `auth` cannot be resolved to an identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_hash: Option<String>,
-    /// Whether the last fetch succeeded, as a constant.
+    /// The result of the last request for a token, as a CamelCase reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The same as a sentence, with what to do.
+    /// The details, and what to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
-/// Exact counts of the selected namespaces.
+/// The numbers of target namespaces.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceCounts {
-    /// Namespaces that the spec selects and that are not terminating.
+    /// Target namespaces: those that the spec selects and that are not terminating.
     #[schemars(extend("format" = "int64"))]
     pub selected: u32,
-    /// Selected namespaces whose Secret is as desired.
+    /// Target namespaces whose Secret is up to date.
     #[schemars(extend("format" = "int64"))]
     pub synced: u32,
-    /// Selected namespaces whose Secret is not as desired.
+    /// Target namespaces whose Secret is not up to date.
     #[schemars(extend("format" = "int64"))]
     pub failed: u32,
     /// `synced/selected`, for `kubectl get`.
     pub summary: String,
 }
 
-/// What is known of one output of the spec.
+/// The state of one output of the spec.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OutputStatus {
@@ -104,34 +105,34 @@ pub struct OutputStatus {
     pub name: String,
     /// The format, as in the spec.
     pub format: String,
-    /// Namespaces that the output selects and that are not terminating.
+    /// Target namespaces: those that the output selects and that are not terminating.
     #[schemars(extend("format" = "int64"))]
     pub selected: u32,
-    /// Selected namespaces whose Secret is as desired.
+    /// Target namespaces whose Secret is up to date.
     #[schemars(extend("format" = "int64"))]
     pub synced: u32,
-    /// Selected namespaces whose Secret is not as desired.
+    /// Target namespaces whose Secret is not up to date.
     #[schemars(extend("format" = "int64"))]
     pub failed: u32,
-    /// Why the output is written nowhere, as a constant.
+    /// Why the output is not written at all, as a CamelCase reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The same as a sentence, with what to do.
+    /// The details, and what to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
-/// Why one namespace's Secret is not as desired.
+/// Why the Secret in one namespace is not up to date.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceFailure {
     /// The namespace.
     pub namespace: String,
-    /// The Secret's name, where it is not `spec.secret.name`.
+    /// The Secret's name, if it is not `spec.secret.name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
-    /// A constant.
+    /// A CamelCase reason.
     pub reason: String,
-    /// A sentence with what to do.
+    /// The details, and what to do.
     pub message: String,
 }
 
@@ -141,92 +142,92 @@ fn date_time(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 
 /// The condition types, after kstatus (sigs.k8s.io/cli-utils, pkg/kstatus).
 pub mod condition {
-    /// Every selected namespace holds a valid password for every registry.
+    /// Every target namespace has a pull secret with a valid token for every registry.
     pub const READY: &str = "Ready";
-    /// Work is under way or being retried.
+    /// The operator is working towards the desired state, or retries.
     pub const RECONCILING: &str = "Reconciling";
-    /// Nothing will change until somebody edits the `EcrCredential` or the installation.
+    /// Nothing changes until someone edits the `EcrCredential` or the installation.
     pub const STALLED: &str = "Stalled";
-    /// The Secret is attached to pods and ServiceAccounts as `spec.attachTo` asks; absent when it asks for nothing.
+    /// The Secret is attached to pods and ServiceAccounts according to `spec.attachTo`; absent if that is not set.
     pub const ATTACHED: &str = "Attached";
 }
 
 /// Every reason of a condition, a registry, a namespace failure or an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// All is as desired.
+    /// Everything is up to date.
     Synced,
-    /// All is as desired, and no namespace is selected.
+    /// No namespace is selected, so there is nothing to do.
     NoNamespaces,
     /// `spec.suspend` is true.
     Suspended,
-    /// A first password is being fetched.
+    /// The first token is being requested.
     FetchingToken,
-    /// New passwords were written.
+    /// New tokens were written.
     Refreshed,
-    /// At least one selected namespace is not as desired.
+    /// At least one target namespace is not up to date.
     NamespacesFailed,
-    /// The spec asks for something that cannot be.
+    /// The spec is invalid.
     InvalidSpec,
-    /// The operator may not write Secrets of this name.
+    /// The operator is not allowed to write Secrets of this name.
     SecretNameNotAllowed,
-    /// The operator may not write in a namespace that `spec.namespaces.names` names.
+    /// The operator is not allowed to write in a namespace that `spec.namespaces.names` lists.
     NamespaceNotAllowed,
-    /// The operator may not write Secrets of this name in this format, or not there.
+    /// The operator is not allowed to write Secrets of this name in this format, or not in this namespace.
     OutputNotAllowed,
-    /// The operator may not read the Secret that `include` names.
+    /// The operator is not allowed to read a Secret of `spec.include`.
     IncludeNotAllowed,
-    /// The Secret that `include` names is missing, too large, or no docker config.
+    /// A Secret of `spec.include` is missing, too large, or not a docker config.
     IncludeFailed,
-    /// The operator may not use the ServiceAccount or Secret that `auth` names.
+    /// The operator is not allowed to use the ServiceAccount or Secret of `auth`.
     AuthNotAllowed,
-    /// The ServiceAccount or Secret that `auth` names is missing, or lacks what is needed of it.
+    /// The ServiceAccount or Secret of `auth` is missing or incomplete.
     IdentityNotFound,
-    /// The ServiceAccount or Secret that `auth` names changed while a token was fetched.
+    /// The ServiceAccount or Secret of `auth` changed while a token was being requested.
     IdentityChanged,
-    /// The ServiceAccount or Secret that `auth` names changes too often, so that its changes take effect later.
+    /// The ServiceAccount or Secret of `auth` changes too often, so changes take effect with a delay.
     IdentityUnstable,
     /// The spec names no region and the operator has none.
     NoRegion,
     /// The operator has no AWS credentials.
     NoCredentials,
-    /// AWS refused the identity or the call.
+    /// AWS denied the identity or the call.
     AccessDenied,
-    /// AWS, or the API server, asked to slow down.
+    /// AWS or the API server is throttling requests.
     Throttled,
-    /// AWS could not be reached or failed.
+    /// AWS cannot be reached, or answered with an error.
     AwsUnavailable,
-    /// AWS answered with something that is not a usable password.
+    /// AWS returned a token that is not usable.
     InvalidToken,
-    /// AWS answered with a password that has expired, or nearly.
+    /// AWS returned a token that has expired or is about to expire.
     ExpiredToken,
-    /// The password in the Secret has expired and could not be replaced.
+    /// The token in the Secret has expired and could not be refreshed.
     TokenExpired,
-    /// A Secret of that name is there and not ours.
+    /// A Secret of that name exists and the operator does not own it.
     SecretNotOwned,
-    /// An older `EcrCredential` wants the same Secret.
+    /// Another `EcrCredential` with precedence has the same Secret.
     Conflict,
-    /// Somebody else keeps writing the Secret.
+    /// Someone else keeps changing the Secret.
     Contested,
-    /// The Secret has another type, which Kubernetes does not let anyone change.
+    /// The Secret has another type, and Kubernetes does not allow changing it.
     WrongType,
     /// The Secret is immutable.
     Immutable,
-    /// The operator lacks a right in the cluster.
+    /// The operator lacks a permission in the cluster.
     Forbidden,
-    /// The namespace's quota is used up.
+    /// The quota of the namespace is exhausted.
     QuotaExceeded,
-    /// An admission webhook or policy refused the Secret.
+    /// An admission webhook or policy rejected the Secret.
     AdmissionRefused,
-    /// The Secret is attached as asked.
+    /// The Secret is attached according to `spec.attachTo`.
     Attached,
     /// The policy that attaches Secrets to pods is not installed.
     AttachPolicyMissing,
-    /// The operator may not change ServiceAccounts of that name.
+    /// The operator is not allowed to change ServiceAccounts of that name.
     AttachNotAllowed,
-    /// At least one ServiceAccount does not name the Secret.
+    /// At least one ServiceAccount does not reference the Secret.
     AttachFailed,
-    /// The API server refused or failed for another reason.
+    /// The API server rejected the request or failed for another reason.
     ApiError,
 }
 

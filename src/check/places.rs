@@ -105,7 +105,7 @@ impl Bench<'_> {
             return plain(State::Changed, "it says no expiry that can be read".to_owned());
         };
         if expires_at <= self.now {
-            return plain(State::Expired, format!("its passwords expired at {expires_at}"));
+            return plain(State::Expired, format!("its tokens expired at {expires_at}"));
         }
         match &secret.host {
             Some(host) => self.stale_login(host, record, expires_at),
@@ -128,7 +128,7 @@ impl Bench<'_> {
                 format!("it has the login for another host than {host}")
             }
             Some(published) => {
-                format!("its password expires at {expires_at}, the one that was published at {published}")
+                format!("its token expires at {expires_at}, the published one at {published}")
             }
             None => return None,
         };
@@ -147,7 +147,7 @@ impl Bench<'_> {
                 .and_then(|_| plain("it lacks logins for hosts that the spec names, or has others".to_owned()));
         }
         if let Some(published) = self.status.expires_at.filter(|published| expires_at < *published) {
-            return plain(format!("its passwords expire at {expires_at}, those that were published at {published}"));
+            return plain(format!("its tokens expire at {expires_at}, the published ones at {published}"));
         }
         let hosts: Vec<&str> = self.status.registries.iter().flat_map(|r| &r.hosts).map(String::as_str).collect();
         let complete = self.status.registries.iter().all(|registry| !registry.hosts.is_empty());

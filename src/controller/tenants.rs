@@ -153,7 +153,7 @@ impl Tenants {
             let lacks = census.lacks(namespace, tenant, now).then(|| {
                 failure.clone().unwrap_or_else(|| SpecError {
                     reason: Reason::FetchingToken,
-                    message: "its first password is being fetched".to_owned(),
+                    message: "its first token is being requested".to_owned(),
                 })
             });
             let current = progress.is_some_and(|progress| tenant.is_current(progress));

@@ -506,7 +506,7 @@ fn account_base(account: &ServiceAccountAuth, region: &Region) -> Result<Base, S
         }
         _ => {
             let message =
-                "auth.serviceAccount needs namespace and name of one ServiceAccount, or fromTargetNamespace alone";
+                "auth.serviceAccount takes either namespace and name, or fromTargetNamespace alone";
             return Err(SpecError::invalid(message));
         }
     };

@@ -23,7 +23,7 @@ pub type Labels = BTreeMap<String, String>;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectionError {
     /// Neither names nor selector.
-    #[error("spec.namespaces needs names or a selector; all namespaces is names: [\"*\"]")]
+    #[error("spec.namespaces needs names or a selector; to select all namespaces, write names: [\"*\"]")]
     Empty,
     /// `In` or `NotIn` without values.
     #[error("the requirement on {0:?} needs values")]

@@ -137,7 +137,7 @@ async fn when_all_is_well_it_tells_who_which_hosts_and_until_when() {
             "name": name,
             "operatorSays": {
                 "status": "True", "reason": "Synced",
-                "message": "every selected namespace holds a valid password for every registry",
+                "message": "every target namespace has a valid token for every registry",
             },
             "problems": [],
             "notes": [],
@@ -224,7 +224,7 @@ async fn an_expired_secret_is_told_from_its_annotation() {
     let left = Duration::try_from(expiry.duration_since(Timestamp::now())).unwrap_or_default();
     tokio::time::sleep(left + Duration::from_secs(3)).await;
     let report = inside(&bed, &["--offline"]).await;
-    report.says(1, &[&format!("{a}  Expired: its passwords expired at"), "TokenExpired: registry in eu-west-1"]);
+    report.says(1, &[&format!("{a}  Expired: its tokens expired at"), "TokenExpired: registry in eu-west-1"]);
     bed.finish().await.unwrap();
 }
 

@@ -40,7 +40,7 @@ fn service_account() -> Vec<(Value, String)> {
         cases.push((json!({ "serviceAccount": account }), says.replace('#', "~.serviceAccount")));
     };
     let shape =
-        "#: Invalid value: serviceAccount needs namespace and name of one ServiceAccount, or fromTargetNamespace alone";
+        "#: Invalid value: serviceAccount takes either namespace and name, or fromTargetNamespace alone";
     for account in [
         json!({}),
         json!({ "namespace": "a" }),

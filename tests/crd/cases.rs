@@ -27,7 +27,7 @@ const GLOB: &str = "Invalid value: a namespace name or glob has lower case lette
 const ACCOUNT_GLOB: &str = "Invalid value: a ServiceAccount name or glob has lower case letters, digits and inner '-' and '.', with '*' for any characters and '?' for one";
 const AGE: &str = "spec.refresh.maxAge: Invalid value: maxAge must be a duration from 1m to 12h, such as 6h or 1h30m";
 const REGION: &str = "spec.registries[0].private.region: Invalid value: region must be an AWS region code such as eu-west-1 or us-gov-west-1, not a zone";
-const ALL_NAMESPACES: &str = "all namespaces is names: [\"*\"]";
+const ALL_NAMESPACES: &str = "to select all namespaces, write names: [\"*\"]";
 
 pub(crate) fn cases() -> Vec<Case> {
     let all = [
@@ -78,7 +78,7 @@ fn registries() -> Vec<Case> {
         case(
             "spec/registries",
             json!([{ "public": {} }, { "private": {} }, { "public": {} }]),
-            "spec.registries: Invalid value: only one entry may be public: public.ecr.aws needs one password",
+            "spec.registries: Invalid value: only one entry may be public: public.ecr.aws takes one token",
         ),
     ]
 }
@@ -175,7 +175,7 @@ fn output_case(fields: &[(&str, Value)], says: &str) -> Case {
 fn outputs() -> Vec<Case> {
     const FORMATS: &str = "\"DockerConfigJson\", \"DockerConfigFile\", \"BasicAuth\", \"ArgoCDHelm\", \"ArgoCDOCI\", \"Jenkins\", \"KargoImage\", \"TektonBasicAuth\"";
     const NAME: &str = "@.name: Invalid value: name must be a Kubernetes object name: lower case letters, digits, '-' and '.', beginning and ending with a letter or digit";
-    const HOSTS: &str = "@: Invalid value: host is required for the formats of one host, and DockerConfigJson and DockerConfigFile take none: they hold every host";
+    const HOSTS: &str = "@: Invalid value: host is required, except for DockerConfigJson and DockerConfigFile, which have every host and take none";
     let file = |name: &str| json!({ "name": name, "format": "DockerConfigFile" });
     let many: Vec<Value> = (0..17).map(|n| file(&format!("n{n}"))).collect();
     let host = "public.ecr.aws";
