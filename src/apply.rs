@@ -64,7 +64,7 @@ impl WriteError {
     fn without(self, desired: Option<&Desired>) -> Self {
         match self {
             Self::Refused(reason, message) if desired.is_some_and(|d| d.payload.is_quoted_in(&message)) => {
-                Self::Refused(reason, "the message is not shown, since it quotes the Secret's data".to_owned())
+                Self::Refused(reason, "the message is not shown because it quotes the Secret's data".to_owned())
             }
             other => other,
         }
@@ -341,7 +341,7 @@ impl Writer {
 fn held(reason: Reason, record: &SecretRecord) -> WriteError {
     let finalizer = record.held_by.as_deref().unwrap_or_default();
     let message = format!(
-        "the Secret there cannot be changed ({}) and is being deleted, but its finalizer {finalizer:?} holds it: remove the finalizer, and it is created again",
+        "the existing Secret cannot be changed ({}) and is being deleted, but its finalizer {finalizer:?} blocks the deletion: remove the finalizer, then the Secret is recreated",
         reason.as_str()
     );
     WriteError::Unchangeable(reason, message)
@@ -394,7 +394,7 @@ struct StoredMeta {
     annotations: Labels,
 }
 
-/// kube asks for `Debug` on every body; this one has the passwords.
+/// kube asks for `Debug` on every body; this one has the tokens.
 impl fmt::Debug for Manifest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Manifest").field("name", &self.metadata.name).finish_non_exhaustive()
@@ -443,15 +443,15 @@ fn classify(error: kube::Error) -> WriteError {
         403 => refused(Reason::AdmissionRefused),
         422 if field_is_immutable(&status, "type") => WriteError::Unchangeable(
             Reason::WrongType,
-            "the Secret there has another type, which cannot be changed: delete it".to_owned(),
+            "the existing Secret has another type, which cannot be changed: delete the Secret".to_owned(),
         ),
         422 if field_is_immutable(&status, "data") || field_is_immutable(&status, "immutable") => {
-            WriteError::Unchangeable(Reason::Immutable, "the Secret there is immutable: delete it".to_owned())
+            WriteError::Unchangeable(Reason::Immutable, "the existing Secret is immutable: delete it".to_owned())
         }
         422 if let Some((_, owners)) = status.message.split_once(TWO_CONTROLLERS) => WriteError::Refused(
             Reason::SecretNotOwned,
             shorten(&format!(
-                "another controller owns the Secret ({}): remove it from metadata.ownerReferences, of an ExternalSecret by creationPolicy Orphan, and the Secret is adopted",
+                "another controller owns the Secret ({}): remove it from metadata.ownerReferences (ExternalSecret: set creationPolicy: Orphan), then the Secret is adopted",
                 owners.trim()
             )),
         ),
@@ -557,9 +557,9 @@ mod tests {
             |reason: &str, field: &str, message: &str| json!({ "reason": reason, "field": field, "message": message });
         let wrong_type = WriteError::Unchangeable(
             Reason::WrongType,
-            "the Secret there has another type, which cannot be changed: delete it".to_owned(),
+            "the existing Secret has another type, which cannot be changed: delete the Secret".to_owned(),
         );
-        let sealed = WriteError::Unchangeable(Reason::Immutable, "the Secret there is immutable: delete it".to_owned());
+        let sealed = WriteError::Unchangeable(Reason::Immutable, "the existing Secret is immutable: delete it".to_owned());
         let immutable = "field is immutable when `immutable` is set";
         type Expected<'a> = Box<dyn Fn(&str) -> WriteError + 'a>;
         // (code, message, causes, what it means)

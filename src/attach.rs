@@ -72,13 +72,13 @@ pub fn attachment(attach_to: Option<&AttachTo>, allowed: Allowed<'_>, unattached
         return missing(
             Reason::AttachNotAllowed,
             format!(
-                "the operator may not change ServiceAccounts named {glob:?}: add the name to the chart's attach.serviceAccounts (flag --attach-service-account)"
+                "the operator is not allowed to change ServiceAccounts named {glob:?}: add the name to the chart's attach.serviceAccounts (flag --attach-service-account)"
             ),
         );
     }
     if let Some(first) = unattached.first() {
         let message = format!(
-            "{} ServiceAccounts do not name the Secret; the first: {}: {}: {}",
+            "{} ServiceAccounts do not name the Secret; first failure: {}: {}: {}",
             unattached.len(),
             first.account,
             first.reason.as_str(),
@@ -87,8 +87,8 @@ pub fn attachment(attach_to: Option<&AttachTo>, allowed: Allowed<'_>, unattached
         return missing(Reason::AttachFailed, message);
     }
     let to = match (pods, attach_to.service_accounts.is_empty()) {
-        (true, true) => "new pods with an image on one of the hosts",
-        (true, false) => "new pods with an image on one of the hosts, and the ServiceAccounts",
+        (true, true) => "new pods with an image from one of the hosts",
+        (true, false) => "new pods with an image from one of the hosts, and the ServiceAccounts",
         (false, _) => "the ServiceAccounts",
     };
     Some(Attachment { holds: true, reason: Reason::Attached, message: format!("the Secret is attached to {to}") })

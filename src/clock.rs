@@ -91,7 +91,7 @@ impl Clock {
                 let ahead = at.wall.duration_since(date).as_secs();
                 tracing::warn!(
                     seconds_ahead = ahead,
-                    "the clock of this node differs from that of AWS: the operator goes by the time of AWS, other programs on the node do not"
+                    "the clock of this node differs from that of AWS: the operator uses the time of AWS, other programs on this node do not"
                 );
             }
             None => {}

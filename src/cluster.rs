@@ -155,7 +155,7 @@ fn refused(error: &kube::Error, what: &str, right: &str, value: &str) -> TokenEr
         // Of RBAC; what an admission policy says, it says for people.
         kube::Error::Api(status) if status.is_forbidden() && status.message.contains("cannot ") => {
             TokenError::Forbidden(format!(
-                "the operator lacks the right to {right}: the chart grants it for the entries of {value}"
+                "the operator lacks permission to {right}: the chart grants it for the entries of {value}"
             ))
         }
         kube::Error::Api(status) if status.is_forbidden() || status.code == 422 => {
@@ -169,12 +169,12 @@ fn refused(error: &kube::Error, what: &str, right: &str, value: &str) -> TokenEr
         kube::Error::Api(status) if status.code < 500 && status.code != 429 => {
             TokenError::Forbidden(format!("the API server refused {what}: HTTP status {}", status.code))
         }
-        _ => TokenError::Cluster(format!("the API server gave no answer about {what}: trying again")),
+        _ => TokenError::Cluster(format!("the API server did not answer about {what}: retrying")),
     }
 }
 
 fn just_changed(what: &str) -> String {
-    format!("{what} has just changed: trying again with what it is now")
+    format!("{what} has just changed: retrying with its new content")
 }
 
 fn unreadable(what: &str) -> TokenError {

@@ -1,6 +1,6 @@
 //! A Kubernetes operator that keeps Amazon ECR pull Secrets fresh.
 //!
-//! Data flows one way: [`api`] (what users write) → [`plan`] (what should be true) → [`token`] (where passwords come from)
+//! Data flows one way: [`api`] (what users write) → [`plan`] (what should be true) → [`token`] (where authorization tokens come from)
 //! → [`secret`] (what each Secret should look like) → [`apply`] (the only writer) → [`outcome`] (status, Events, when to
 //! come back). [`controller`] runs these for each `EcrCredential`, [`process`] is the machine room, [`run`] wires them up.
 //! `ARCHITECTURE.md` says which room may use which; `tests/rooms.rs` checks it.

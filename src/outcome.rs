@@ -286,7 +286,7 @@ fn judge(course: &Observation, now: Timestamp) -> Judgement {
             let judgement = ran(registries, namespaces, outputs, now);
             match include_failure {
                 Some(halt) if judgement.reconciling.is_none() => {
-                    let reconciling = Some((halt.reason, format!("an include is not current: {}", halt.message)));
+                    let reconciling = Some((halt.reason, format!("an included docker config is out of date: {}", halt.message)));
                     Judgement { reconciling, ..judgement }
                 }
                 _ => judgement,
@@ -327,7 +327,7 @@ fn ran(
         (false, Reason::FetchingToken, message)
     } else if missing > 0 {
         let detail = first_failure(namespaces, None);
-        let message = format!("{missing} of {} namespaces lack the Secret{detail}", namespaces.selected);
+        let message = format!("{missing} of {} namespaces lack an up-to-date Secret{detail}", namespaces.selected);
         (false, Reason::NamespacesFailed, message)
     } else if let Some(why) = &out_of_reach {
         (false, Reason::NamespaceNotAllowed, why.clone())
@@ -345,9 +345,9 @@ fn ran(
     let stalled = out_of_reach.filter(|_| namespaces.selected == 0).map(|why| (Reason::NamespaceNotAllowed, why));
     let reconciling = match failing {
         Some((_, halt)) if halt.reason == Reason::IdentityUnstable => Some((halt.reason, halt.message.clone())),
-        Some((_, halt)) if halt.reason.is_passing() => Some((halt.reason, format!("trying again: {}", halt.message))),
+        Some((_, halt)) if halt.reason.is_passing() => Some((halt.reason, format!("retrying: {}", halt.message))),
         Some((registry, halt)) => {
-            Some((halt.reason, format!("{} waits for a change: {}", registry.place(), halt.message)))
+            Some((halt.reason, format!("{} needs a change: {}", registry.place(), halt.message)))
         }
         None if !ready.0 && stalled.is_none() => Some((ready.1, ready.2.clone())),
         None => None,
@@ -359,7 +359,7 @@ fn ran(
 fn first_failure(namespaces: &NamespaceReport, output: Option<&str>) -> String {
     let failures = namespaces.failures.iter().filter(|failure| failure.secret.as_deref() == output);
     let first = failures.min_by(|a, b| a.namespace.cmp(&b.namespace));
-    first.map(|f| format!("; the first: {}: {}: {}", f.namespace, f.reason, f.message)).unwrap_or_default()
+    first.map(|f| format!("; first failure: {}: {}: {}", f.namespace, f.reason, f.message)).unwrap_or_default()
 }
 
 fn output_status(report: OutputReport) -> OutputStatus {
@@ -473,8 +473,8 @@ fn notes_for_namespaces(before: &[NamespaceFailure], now: &[NamespaceFailure]) -
         warning: false,
         reason: Reason::Synced.as_str().to_owned(),
         message: match &failure.secret {
-            Some(output) => format!("the Secret {output} is as desired again"),
-            None => "the pull secret is as desired again".to_owned(),
+            Some(output) => format!("the Secret {output} is up to date again"),
+            None => "the pull secret is up to date again".to_owned(),
         },
         namespace: Some(failure.namespace.clone()),
     });

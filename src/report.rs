@@ -141,7 +141,7 @@ struct Summary {
     unreadable: bool,
     /// Whether the Secret is attached, where that is asked for.
     attached: Option<bool>,
-    /// When the password that expires first does so, and when it was issued.
+    /// When the token that expires first expires, and when it was issued.
     earliest: Option<(Timestamp, Timestamp)>,
 }
 
@@ -200,7 +200,7 @@ impl Reporter {
             }
             Err(error) => {
                 let reason = error.reason().as_str();
-                tracing::warn!(api, %region, identity = %fetched.key.identity, reason, %error, "no token: trying again");
+                tracing::warn!(api, %region, identity = %fetched.key.identity, reason, %error, "cannot get a token: retrying");
                 reason
             }
         };

@@ -333,7 +333,7 @@ impl Process {
         let region = region.transpose().map_err(RunError::BadRegion)?;
         if region.is_none() {
             tracing::warn!(
-                "no AWS region of the operator's own: each private registry must name one; set --aws-region, the variable AWS_REGION, or the chart's aws.region"
+                "no default AWS region: set the chart's aws.region (flag --aws-region, variable AWS_REGION), or region in each private registry"
             );
         }
         let limits = Limits {

@@ -371,8 +371,8 @@ pub struct Refresh {
     #[schemars(schema_with = "percent")]
     pub at_percent: u8,
 
-    /// The age at which a token is refreshed at the latest, even if it is valid for longer: a duration such as `6h` or `90m`, from
-    /// `1m` to `12h`.
+    /// The age at which a token is refreshed at the latest, even if it is valid for longer: a duration from `1m` to `12h`, such as
+    /// `6h` or `90m`.
     #[serde(default = "default_max_age")]
     #[schemars(length(max = 24))]
     #[x_kube(validation = Rule::new("self.matches('^([0-9]{1,5}(h|m|s)){1,3}$') && duration(self) >= duration('1m') && duration(self) <= duration('12h')").message("maxAge must be a duration from 1m to 12h, such as 6h or 1h30m"))]

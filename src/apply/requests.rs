@@ -168,7 +168,7 @@ async fn an_immutable_secret_of_ours_is_deleted_once_and_not_again_while_a_final
 }
 
 #[tokio::test]
-async fn a_refusal_that_quotes_a_password_is_not_shown_and_any_other_is() {
+async fn a_refusal_that_quotes_a_token_is_not_shown_and_any_other_is() {
     let quoting = [PASSWORD.to_owned(), STANDARD.encode(format!("AWS:{PASSWORD}"))];
     for (quote, shown) in [(&quoting[0], false), (&quoting[1], false), (&"the label team".to_owned(), true)] {
         let message = format!("admission webhook \"w.example\" denied the request: it has {quote}");

@@ -210,7 +210,7 @@ impl Cluster {
         let api: Api<SelfSubjectAccessReview> = Api::all(self.client.clone());
         let ask = async |right: Right| {
             let answer = api.create(&PostParams::default(), &question(&right)).await;
-            let answer = answer.map_err(|error| CheckError::of(error, "what this process may do"))?;
+            let answer = answer.map_err(|error| CheckError::of(error, "the permissions of this process"))?;
             Ok((right, answer.status.is_some_and(|status| status.allowed)))
         };
         stream::iter(needed).map(ask).buffered(QUESTIONS).try_collect().await

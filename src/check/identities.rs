@@ -66,7 +66,7 @@ fn describe(facts: &Facts, identity: &Identity, users: Users) -> IdentityReport 
             report.notes.extend(problems);
         }
         if report.tokens.is_empty() && users.own_for_a_namespace {
-            let text = format!("AWS was asked about the first {MOST_TENANTS} namespaces only, and not about this one");
+            let text = format!("AWS is called for the first {MOST_TENANTS} namespaces only, and not for this one");
             report.notes.push(Finding::new("NotAsked", text));
         }
     }
@@ -90,7 +90,7 @@ fn answers(facts: &Facts, aws: &Answers, identity: &Identity, keys: &BTreeSet<To
     if let Some(Err(error)) = aws.callers.get(identity)
         && told.is_empty()
     {
-        let text = format!("who AWS takes it for could not be asked: {error}");
+        let text = format!("cannot get the caller identity from AWS: {error}");
         report.notes.push(Finding::new(error.reason().as_str(), text));
     }
 }

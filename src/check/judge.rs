@@ -63,15 +63,15 @@ fn refused((scope, message): &(SecretScope, String)) -> Finding {
 fn notes(facts: &Facts) -> Vec<Finding> {
     let mut notes = Vec::new();
     if !facts.inside {
-        let text = "this is not the operator's pod: its rights were not asked for, and \"the operator's own identity\" is that of this process, not of the operator";
+        let text = "this is not the operator's pod: the operator's permissions are not checked, and \"the operator's own identity\" is that of this process";
         notes.push(Finding::new("NotInOperatorPod", text));
     }
     if facts.assumed {
-        let text = "the Secret names and identities that the operator may use are taken to be those that the EcrCredentials ask for: give its flags, or check in its pod, to be sure";
+        let text = "all Secret names and identities of the EcrCredentials are assumed to be allowed: to be sure, pass the operator's flags, or run check in its pod";
         notes.push(Finding::new("AssumedScope", text));
     }
     if facts.aws.is_none() {
-        notes.push(Finding::new("Offline", "AWS was not asked"));
+        notes.push(Finding::new("Offline", "AWS was not called"));
     }
     notes
 }
@@ -96,7 +96,7 @@ fn credential(facts: &Facts, subject: &Subject<'_>, now: Timestamp) -> Credentia
             let resolved = facts.resolve(&subject.uid, plan);
             report.registries = registries(plan, &resolved, &status);
             if object.spec.suspend {
-                let text = "spec.suspend is true: nothing is refreshed, and its namespaces were not judged";
+                let text = "spec.suspend is true: nothing is refreshed, and its namespaces are not checked";
                 report.notes.push(Finding::new(Reason::Suspended.as_str(), text));
                 return report;
             }
@@ -135,13 +135,13 @@ fn attached(
     let by_policy = facts.attach_policy.as_ref().filter(|_| attach_to.pods == AttachPods::MatchingImages);
     let found = by_policy.and_then(|policy| match policy {
         AttachPolicy::Unserved => Some(
-            "this cluster does not serve the MutatingAdmissionPolicy of admissionregistration.k8s.io/v1, by which attachTo.pods attaches the Secret: it needs Kubernetes 1.36 or later; use attachTo.serviceAccounts".to_owned(),
+            "this cluster does not serve MutatingAdmissionPolicy in admissionregistration.k8s.io/v1, which attachTo.pods needs: use Kubernetes 1.36 or later, or attachTo.serviceAccounts".to_owned(),
         ),
         AttachPolicy::Absent => Some(
-            "there is no MutatingAdmissionPolicy with EcrCredentials as parameters, by which attachTo.pods attaches the Secret: set the chart's attach.pods.enabled".to_owned(),
+            "there is no MutatingAdmissionPolicy with EcrCredentials as parameters, which attachTo.pods needs: set the chart's attach.pods.enabled".to_owned(),
         ),
         AttachPolicy::Unbound(name) => Some(format!(
-            "no MutatingAdmissionPolicyBinding puts the MutatingAdmissionPolicy {name} in force: install the chart's, which has the same name"
+            "the MutatingAdmissionPolicy {name} has no MutatingAdmissionPolicyBinding, so it has no effect: install that of the chart, which has the same name"
         )),
         AttachPolicy::Installed | AttachPolicy::Hidden(_) => None,
     });
@@ -150,7 +150,7 @@ fn attached(
     }
     if let Some(AttachPolicy::Hidden(why)) = by_policy {
         let text = format!(
-            "whether the MutatingAdmissionPolicy that attaches Secrets to pods is installed may not be read here: {why}"
+            "cannot read whether the MutatingAdmissionPolicy that attaches Secrets to pods is installed: {why}"
         );
         report.notes.push(Finding::new("AttachPolicyNotRead", text));
     }
@@ -158,7 +158,7 @@ fn attached(
     if let Some(told) = told.filter(|told| !report.problems.iter().any(|problem| problem.reason == told.reason)) {
         let text = match by_policy {
             Some(AttachPolicy::Installed) if told.reason == missing => {
-                "the MutatingAdmissionPolicy is installed, but the operator was not told of it: set ECO_ATTACH_PODS=true (flag --attach-pods), as the chart does".to_owned()
+                "the MutatingAdmissionPolicy is installed, but the operator does not know it: set ECO_ATTACH_PODS=true (flag --attach-pods), as the chart does".to_owned()
             }
             _ => told.message.clone(),
         };
@@ -190,7 +190,7 @@ fn ready(status: &EcrCredentialStatus) -> Option<Condition> {
 /// What the operator itself says, where nothing else was found that would explain it.
 fn observed(object: &crate::api::EcrCredential, status: &EcrCredentialStatus, report: &mut CredentialReport) {
     if status.observed_generation != object.metadata.generation {
-        let text = "the operator has not seen it as it is now: is it running, and does it serve this EcrCredential (--credential-selector)?";
+        let text = "the operator has not observed the current spec: check that it is running, and that its --credential-selector matches this EcrCredential";
         report.problems.push(Finding::new("NotObserved", text));
         return;
     }
@@ -257,11 +257,11 @@ fn tokens(
         let failing = told.reason.as_deref().filter(|reason| !failed.contains(reason));
         if let Some(reason) = failing.filter(|reason| !is_told(facts, registry, resolved, reason)) {
             let message = told.message.clone().unwrap_or_default();
-            problems.push(Finding::new(reason, format!("{place}: the operator's last try failed: {message}")));
+            problems.push(Finding::new(reason, format!("{place}: the operator's last attempt failed: {message}")));
         }
     }
     if let Some(at) = status.next_refresh_at.filter(|at| problems.is_empty() && later(*at, OVERDUE) < now) {
-        let text = format!("a refresh was due at {at} and has not happened: is the operator running?");
+        let text = format!("a refresh was due at {at} but has not happened: check that the operator is running");
         problems.push(Finding::new("RefreshOverdue", text));
     }
     problems
@@ -352,7 +352,7 @@ fn hidden(place: &SecretTarget) -> NamespaceReport {
         secret: place.name.to_string(),
         state: State::Unknown,
         reason: Reason::Forbidden.as_str().to_owned(),
-        message: format!("Secrets named {} may not be listed here", place.name),
+        message: format!("listing Secrets named {} is not allowed here", place.name),
         issued_at: None,
         expires_at: None,
     }

@@ -64,23 +64,23 @@ impl Bench<'_> {
             }
             (SecretAction::Delete(_), _) => {
                 let why = match place.claim {
-                    Selection::Renamed => "the spec names another Secret, the tokens of this one have expired",
-                    _ => "the namespace is not selected any more",
+                    Selection::Renamed => "the spec has another secret name, and the tokens of this Secret have expired",
+                    _ => "the namespace is no longer selected",
                 };
                 plain(State::Leftover, format!("{why}, and the operator has not yet deleted the Secret {name}"))
             }
             (_, _) if matches!(place.claim, Selection::Superseded | Selection::Renamed) => None,
             (_, Ownership::Absent) => plain(
                 State::Missing,
-                format!("there is no Secret {name}: the operator has not written it, see its log if this lasts"),
+                format!("the Secret {name} does not exist yet: if this persists, check the operator's log"),
             ),
             (_, Ownership::OwnedByOther(_)) => plain(
                 State::AnotherCredential,
-                format!("the Secret {name} is still another EcrCredential's, and was not taken over yet"),
+                format!("the Secret {name} still belongs to another EcrCredential and has not been taken over yet"),
             ),
             (_, Ownership::Orphaned(_) | Ownership::Unmanaged(_)) => plain(
                 State::Foreign,
-                format!("the Secret {name} is not this EcrCredential's, and was not taken over yet"),
+                format!("the Secret {name} does not belong to this EcrCredential and has not been adopted yet"),
             ),
             // What nobody asks for any more is told of above.
             (_, Ownership::Owned(record)) => self.own(self.plan.secret_named(name)?, record, found?),
@@ -93,16 +93,16 @@ impl Bench<'_> {
         let lost = lost_fields(&expected, found);
         let plain = |state: State, message: String| Some((state, format!("{state:?}"), message));
         if !lost.is_empty() {
-            let message = format!("not as the operator writes it: {}: it is to be repaired at once", lost.join(", "));
+            let message = format!("changed by another client: {}: the operator should repair it at once", lost.join(", "));
             return plain(State::Changed, message);
         }
         if record.has_additions(None) {
             let mut what: Vec<String> = record.extra_keys.iter().map(|key| format!("the key {key}")).collect();
             what.extend(record.sets_immutable.then(|| "the field immutable".to_owned()));
-            return plain(State::Changed, format!("somebody has added {}: it is to be taken out", what.join(", ")));
+            return plain(State::Changed, format!("another client added {}: the operator should remove it at once", what.join(", ")));
         }
         let Some(expires_at) = record.expires_at else {
-            return plain(State::Changed, "it says no expiry that can be read".to_owned());
+            return plain(State::Changed, "it has no readable expiry annotation".to_owned());
         };
         if expires_at <= self.now {
             return plain(State::Expired, format!("its tokens expired at {expires_at}"));
@@ -125,7 +125,7 @@ impl Bench<'_> {
         let published = registry.and_then(|registry| registry.expires_at).filter(|published| expires_at < *published);
         let message = match published {
             _ if record.hosts != Some(docker_config::hash_of([host.as_str()])) => {
-                format!("it has the login for another host than {host}")
+                format!("it does not have the token for the host {host}")
             }
             Some(published) => {
                 format!("its token expires at {expires_at}, the published one at {published}")
@@ -144,7 +144,7 @@ impl Bench<'_> {
         if self.plan.has_tenants() {
             let hosts = self.named_hosts().filter(|_| !included).filter(|hosts| record.hosts != Some(*hosts));
             return hosts
-                .and_then(|_| plain("it lacks logins for hosts that the spec names, or has others".to_owned()));
+                .and_then(|_| plain("its hosts differ from those of the spec".to_owned()));
         }
         if let Some(published) = self.status.expires_at.filter(|published| expires_at < *published) {
             return plain(format!("its tokens expire at {expires_at}, the published ones at {published}"));
@@ -152,7 +152,7 @@ impl Bench<'_> {
         let hosts: Vec<&str> = self.status.registries.iter().flat_map(|r| &r.hosts).map(String::as_str).collect();
         let complete = self.status.registries.iter().all(|registry| !registry.hosts.is_empty());
         if complete && !included && !hosts.is_empty() && record.hosts != Some(docker_config::hash_of(hosts)) {
-            return plain("it has logins for other hosts than the operator has published".to_owned());
+            return plain("its hosts differ from those that the operator has published".to_owned());
         }
         None
     }

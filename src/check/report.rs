@@ -24,7 +24,7 @@ pub(super) struct Report {
     pub(super) credentials: Vec<CredentialReport>,
     /// Each AWS identity that is used.
     pub(super) identities: Vec<IdentityReport>,
-    /// The rights that the operator needs in the cluster and lacks; none when they were not asked for.
+    /// The rights permissions that the operator needs in the cluster and lacks; none when they were not asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rights: Option<Rights>,
 }

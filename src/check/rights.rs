@@ -1,4 +1,4 @@
-//! The rights that the operator needs in the cluster, by what it was told that it may do.
+//! The rights permissions that the operator needs in the cluster, by what it was told that it may do.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -180,7 +180,7 @@ fn a_secret_is_judged_by_its_metadata() {
         (
             "older than what is published",
             |m| annotate(m, EXPIRES_AT, &at(EXPIRY - 1).to_string()),
-            Some((State::Stale, "Stale", "those that were published at 1970-01-02T04:46:40Z")),
+            Some((State::Stale, "Stale", "the published ones at 1970-01-02T04:46:40Z")),
         ),
         ("newer than what is published", |m| annotate(m, EXPIRES_AT, &at(EXPIRY + 1).to_string()), None),
         ("other hosts", |m| annotate(m, HOSTS_HASH, "00000000000000aa"), Some((State::Stale, "Stale", "other hosts"))),
@@ -189,7 +189,7 @@ fn a_secret_is_judged_by_its_metadata() {
             |m| {
                 fields(m).as_object_mut().unwrap().remove("f:data");
             },
-            Some((State::Changed, "Changed", "data: it is to be repaired")),
+            Some((State::Changed, "Changed", "data: the operator should repair it")),
         ),
         (
             "a label changed",
@@ -219,7 +219,7 @@ fn a_secret_is_judged_by_its_metadata() {
         (
             "of an EcrCredential that is gone",
             |m| m.owner_references.as_mut().unwrap()[0].uid = "gone".to_owned(),
-            Some((State::Foreign, "Foreign", "not taken over yet")),
+            Some((State::Foreign, "Foreign", "not been adopted yet")),
         ),
     ];
     for (what, edit, expected) in table {
@@ -266,7 +266,7 @@ fn who_else_wants_or_has_a_secret_is_named() {
     let report = judge(&facts(vec![credential(|_| {}), other(1)], &[("a", written(&other(1)))]), at(NOW));
     let (_, state, reason, message) = failing(&report).unwrap();
     assert_eq!((state, reason), (State::AnotherCredential, "Conflict"));
-    assert!(message.contains("the older EcrCredential older"), "{message}");
+    assert!(message.contains("EcrCredential older, which takes precedence"), "{message}");
     // The other is younger, so that this one is to take its Secret over.
     let report = judge(&facts(vec![credential(|_| {}), other(3)], &[("a", written(&other(3)))]), at(NOW));
     assert_eq!(failing(&report).map(|found| found.1), Some(State::AnotherCredential));
@@ -446,8 +446,8 @@ EcrCredential x
   registry    ecr in eu-west-1
     host      111122223333.dkr.ecr.eu-west-1.amazonaws.com
     identity  the operator's own identity
-    password  issued 1970-01-02T03:45:40Z, expires 1970-01-02T04:46:40Z (in 1h 0m)
-  namespaces  1 of 1 hold a good Secret pull, the first expires 1970-01-02T04:46:40Z (in 1h 0m)
+    token     issued 1970-01-02T03:45:40Z, expires 1970-01-02T04:46:40Z (in 1h 0m)
+  namespaces  1 of 1 have a valid Secret pull, the first expires 1970-01-02T04:46:40Z (in 1h 0m)
 
 Identity: the operator's own identity
   found in    web_identity
@@ -456,7 +456,7 @@ Identity: the operator's own identity
   used by     x
 
 Installation
-  rights      0 of 0 that the operator needs in the cluster
+  permissions 0 of 0 that the operator needs in the cluster
 
 No problem found.
 ";

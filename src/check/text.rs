@@ -70,7 +70,7 @@ impl Page {
         match &credential.operator_says {
             Some(ready) if ready.status == "True" => self.line("ready", &ready.reason),
             Some(ready) => self.line("not ready", &format!("{}: {}", ready.reason, ready.message)),
-            None => self.line("not ready", "the operator has said nothing yet"),
+            None => self.line("not ready", "there is no status yet"),
         }
         for registry in &credential.registries {
             self.registry(registry, now);
@@ -87,21 +87,21 @@ impl Page {
         let whose = match (&registry.identity, registry.own_for_each_namespace) {
             (Some(identity), _) => identity,
             (None, true) => "each namespace's own",
-            (None, false) => "could not be found out",
+            (None, false) => "unknown",
         };
         self.line("  identity", whose);
         match (registry.issued_at, registry.expires_at) {
             (Some(issued), Some(expires)) => {
-                self.line("  password", &format!("issued {issued}, expires {expires} ({})", distance(now, expires)));
+                self.line("  token", &format!("issued {issued}, expires {expires} ({})", distance(now, expires)));
             }
-            _ => self.line("  password", "none yet"),
+            _ => self.line("  token", "none yet"),
         }
     }
 
     fn namespaces(&mut self, credential: &CredentialReport, now: Timestamp) {
         let all = &credential.namespaces;
         let until = all.earliest_expiry.map(|at| format!(", the first expires {at} ({})", distance(now, at)));
-        let text = format!("{} of {} hold a good Secret {}", all.good, all.selected, credential.secret);
+        let text = format!("{} of {} have a valid Secret {}", all.good, all.selected, credential.secret);
         self.line("namespaces", &(text + &until.unwrap_or_default()));
         let shown: Vec<&NamespaceReport> = all.failing.iter().take(MOST_NAMESPACES).collect();
         let width = shown.iter().map(|namespace| namespace.namespace.chars().count()).max().unwrap_or_default();
@@ -129,7 +129,7 @@ impl Page {
             let place = format!("{} in {}", token.service, token.region);
             match token.expires_at {
                 Some(at) => self.line("allowed", &format!("{place}: a token until {at} ({})", distance(now, at))),
-                None => self.line("refused", &place),
+                None => self.line("denied", &place),
             }
         }
         self.line("used by", &identity.used_by.join(", "));
@@ -142,11 +142,11 @@ impl Page {
         if let Some(rights) = &report.rights {
             for right in &rights.missing {
                 let value = right.chart_value;
-                let text = format!("the operator lacks the right to {right}: check its RBAC (the chart's {value})");
+                let text = format!("the operator lacks permission to {right}: check its RBAC (the chart's {value})");
                 self.line("PROBLEM", &format!("Forbidden: {text}"));
             }
             let had = rights.asked.saturating_sub(rights.missing.len());
-            self.line("rights", &format!("{had} of {} that the operator needs in the cluster", rights.asked));
+            self.line("permissions", &format!("{had} of {} that the operator needs in the cluster", rights.asked));
         }
     }
 }

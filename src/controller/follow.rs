@@ -1,4 +1,4 @@
-//! A watch that never ends: what hinders it is logged once and waited out, and objects that cannot be read are skipped and counted.
+//! A watch that never ends: what hinders it is logged once and waited out, and skipping objects that cannot be read and counted.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -126,7 +126,7 @@ where
         let Subject { what, kind, scope } = &self.subject;
         let count = self.skips.known;
         if count > 0 && !std::mem::replace(&mut self.skips.told, true) {
-            tracing::warn!(what, count, "objects that cannot be read are skipped");
+            tracing::warn!(what, count, "skipping objects that cannot be read");
         }
         self.shared.skipped(kind, scope, count);
     }

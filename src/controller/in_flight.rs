@@ -128,7 +128,7 @@ async fn perform(
         Err(_) => {}
     }
     if result.is_ok() && matches!(action, SecretAction::Delete(_)) {
-        tracing::info!(namespace = %place.namespace, secret = %place.name, "deleted a Secret that is not wanted there any more");
+        tracing::info!(namespace = %place.namespace, secret = %place.name, "deleted a Secret that is no longer needed");
     }
     ctx.observer.wrote(action, &result);
     result

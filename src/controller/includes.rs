@@ -75,7 +75,7 @@ impl Includes {
 
 fn unstable(scope: &IncludeScope) -> SpecError {
     let message = format!(
-        "the Secret {scope} has changed often, so its changes take effect once in a while: find out who changes it, by its managedFields"
+        "the Secret {scope} changes too often, so changes take effect with a delay: check its managedFields to see who changes it"
     );
     SpecError { reason: Reason::IncludeFailed, message }
 }

@@ -180,7 +180,7 @@ pub async fn run(ctx: Arc<Context>, store: Store<EcrCredential>, queue: impl Str
     while let Some(result) = work.next().await {
         match result {
             Err(controller::Error::ReconcilerFailed(error, object)) => {
-                tracing::warn!(name = %object.name, %error, "a reconciliation failed and is tried again");
+                tracing::warn!(name = %object.name, %error, "a reconciliation failed and is retried");
             }
             // An object that is gone by the time its turn comes.
             Err(error) => tracing::debug!(%error, "skipped"),

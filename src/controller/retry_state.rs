@@ -237,14 +237,14 @@ impl RetryState {
     }
 
     fn hanging(&self, spot: &SecretKey) -> Option<(Reason, String)> {
-        let message = "the API server takes long to answer: see its admission webhooks";
+        let message = "the API server is slow to answer: check its admission webhooks";
         self.in_flight.is_hanging_at(spot).then(|| (Reason::ApiError, message.to_owned()))
     }
 
     fn failure(&self, spot: &SecretKey) -> Option<(Reason, String)> {
         let contested = || {
             let message =
-                "somebody else keeps changing the Secret, so it is repaired less often: see its managedFields for who";
+                "another client keeps changing the Secret, so it is repaired less often: check its managedFields to see which";
             self.is_contended(spot).then(|| (Reason::Contested, message.to_owned()))
         };
         self.failing.get(spot).and_then(|failing| failing.shown.clone()).or_else(contested)
@@ -271,7 +271,7 @@ impl RetryState {
             // Once is nothing: the watch was behind. Again and again is worth a word.
             Err(WriteError::Stale) if count < 5 => (None, STALE_WAIT),
             Err(WriteError::Stale) => {
-                let message = "the Secret there is not as the watch shows it, or another field manager holds its data: see who else writes it";
+                let message = "writing the Secret keeps failing because it changes, or because another field manager owns its data: check its managedFields";
                 (Some((Reason::Contested, message.to_owned())), retry.delay(count, 1, &place.namespace))
             }
             Err(WriteError::Unchangeable(reason, message) | WriteError::Refused(reason, message)) => {

@@ -42,7 +42,7 @@ const CONTESTED: RetryPolicy = RetryPolicy { initial: Duration::from_secs(60), m
 /// A ServiceAccount that stayed as it should for so long is not contested.
 const PEACE: Duration = Duration::from_secs(600);
 
-const CONTESTED_MESSAGE: &str = "somebody else keeps removing the pull secret from the ServiceAccount, so it is added less often: add it to the source that manages the ServiceAccount, or exclude the namespace";
+const CONTESTED_MESSAGE: &str = "another client keeps removing the pull secret from the ServiceAccount, so it is added less often: add it to the source that manages the ServiceAccount, or exclude the namespace";
 
 /// Changes of targets within this time are looked at together: thousands of namespaces may come at once.
 const TOGETHER: Duration = Duration::from_millis(500);

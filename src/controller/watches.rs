@@ -153,7 +153,7 @@ fn report(object: &Unreadable, reported: &mut HashMap<Option<String>, String>) {
         tracing::error!(
             name,
             error,
-            "an EcrCredential cannot be read: is the installed CRD of another version? Its Secrets are kept and not refreshed"
+            "cannot read an EcrCredential: check the version of the installed CRD; its Secrets are kept but not refreshed"
         );
     }
 }

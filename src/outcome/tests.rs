@@ -60,7 +60,7 @@ fn condition(status: &EcrCredentialStatus, type_: &str) -> (String, String, i64)
 }
 
 #[test]
-fn ready_says_that_every_selected_namespace_has_a_valid_password() {
+fn ready_says_that_every_target_namespace_has_a_valid_token() {
     let good = || registry(Some(NOW + HOUR), None);
     let dead = || registry(Some(NOW - 1), Some(Reason::AwsUnavailable));
     for (what, course, ready, reason) in [
@@ -69,7 +69,7 @@ fn ready_says_that_every_selected_namespace_has_a_valid_password() {
         ("one fails", ran(vec![good()], namespaces(2, 1, vec![failure("a", "no")]), None), "False", "NamespacesFailed"),
         ("one lacks it", ran(vec![good()], namespaces(2, 1, vec![]), None), "False", "NamespacesFailed"),
         (
-            "a password has expired",
+            "a token has expired",
             ran(vec![good(), dead()], namespaces(2, 2, vec![]), None),
             "False",
             "AwsUnavailable",
@@ -82,7 +82,7 @@ fn ready_says_that_every_selected_namespace_has_a_valid_password() {
         ),
         ("it is suspended", Observation::Suspended, "False", "Suspended"),
         (
-            "a refresh fails and the password is good",
+            "a refresh fails and the token is valid",
             ran(vec![registry(Some(NOW + HOUR), Some(Reason::Throttled))], namespaces(1, 1, vec![]), None),
             "True",
             "Synced",
@@ -168,7 +168,7 @@ fn ready_says_that_every_output_is_there_as_well_and_what_one_lacks() {
             namespaces(2, 1, vec![of_output, failure("c", "no")]),
             output(2, 1, None),
             ("False", "NamespacesFailed"),
-            "1 of 2 namespaces lack the Secret; the first: c",
+            "1 of 2 namespaces lack an up-to-date Secret; first failure: c",
         ),
         (
             "the output is not allowed, wherever it is",

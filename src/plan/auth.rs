@@ -282,7 +282,7 @@ impl fmt::Display for Identity {
             Source::Operator => f.write_str("the operator's own identity")?,
             Source::Account(account) => write!(f, "ServiceAccount {}/{}", account.namespace, account.name)?,
             Source::Keys { keys, .. } => write!(f, "the keys in Secret {}/{}", keys.namespace, keys.name)?,
-            Source::Former => f.write_str("an identity that is not known any more")?,
+            Source::Former => f.write_str("a former identity")?,
         }
         let first = match &self.0.base {
             Source::Account(account) => Some(&account.role),
@@ -547,7 +547,7 @@ fn role_of(text: &str, region: &Region) -> Result<RoleArn, SpecError> {
 
 fn other_partition(role: &RoleArn, region: &Region) -> String {
     format!(
-        "the role {role} is in the partition {} and region {region} in {}: no identity reaches from one to the other",
+        "role {role} is in the partition {} and region {region} in {}: no identity reaches from one to the other",
         role.partition(),
         region.partition_name()
     )

@@ -123,7 +123,7 @@ impl Hosts {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostsError {
     /// The answer had no `proxyEndpoint` of an ECR registry.
-    #[error("the answer of ECR names no account: set accountIds")]
+    #[error("the response of ECR names no account: set accountIds")]
     UnknownCaller,
     /// The partition has no such hosts.
     #[error(transparent)]
@@ -273,7 +273,7 @@ pub fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Plan, SpecError
     {
         let names: Vec<&str> = allowed.iter().map(AsRef::as_ref).collect();
         let message = format!(
-            "the operator may not write Secrets named {:?}, only {}: use an allowed name, or add this one to the chart's secretNames",
+            "the operator is not allowed to write Secrets named {:?}, only {}: use an allowed name, or add this one to the chart's secretNames",
             spec.secret.name,
             names.join(", ")
         );

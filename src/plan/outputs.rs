@@ -116,7 +116,7 @@ fn unfit(output: &Output, host: Option<&Host>, registries: &[RegistryPlan]) -> O
     };
     (!registries.iter().any(may_write)).then(|| {
         SpecError::invalid(format!(
-            "spec.outputs: {name}: spec.registries do not write the host {host}: correct host, or add the registry"
+            "spec.outputs: {name}: {host} is not a host of spec.registries: correct host, or add the registry"
         ))
     })
 }
@@ -141,7 +141,7 @@ pub fn output_not_allowed(name: &str, format: OutputFormat, namespace: Option<&s
         None => (String::new(), String::new()),
     };
     let message = format!(
-        "the operator may not write the Secret {name} as {format}{here}{but}: add {{name: {name}, format: {format}{namespaces}}} to the chart's outputs (flag --output-secret)"
+        "the operator is not allowed to write the Secret {name} as {format}{here}{but}: add {{name: {name}, format: {format}{namespaces}}} to the chart's outputs (flag --output-secret)"
     );
     SpecError { reason: Reason::OutputNotAllowed, message }
 }
@@ -150,7 +150,7 @@ pub fn output_not_allowed(name: &str, format: OutputFormat, namespace: Option<&s
 pub fn include_not_allowed(scope: &IncludeScope) -> SpecError {
     let IncludeScope { namespace, name } = scope;
     let message = format!(
-        "the operator may not read the Secret {scope}: add {{namespace: {namespace}, name: {name}}} to the chart's include.secrets (flag --include-secret)"
+        "the operator is not allowed to read the Secret {scope}: add {{namespace: {namespace}, name: {name}}} to the chart's include.secrets (flag --include-secret)"
     );
     SpecError { reason: Reason::IncludeNotAllowed, message }
 }
@@ -158,7 +158,7 @@ pub fn include_not_allowed(scope: &IncludeScope) -> SpecError {
 /// RBAC does not let the operator read a docker config of others.
 pub fn include_not_readable(scope: &IncludeScope) -> SpecError {
     let message = format!(
-        "the operator lacks the right to get, list and watch the Secret {scope}: the chart grants it for the entries of include.secrets"
+        "the operator lacks permission to get, list and watch the Secret {scope}: the chart grants it for the entries of include.secrets"
     );
     SpecError { reason: Reason::Forbidden, message }
 }

@@ -266,7 +266,7 @@ pub fn account_not_allowed(namespace: Option<&str>, name: &str) -> SpecError {
         None => (format!("ServiceAccounts named {name}"), format!("{{name: {name}}}")),
     };
     let message = format!(
-        "the operator may not use {which}: add {entry} to the chart's auth.serviceAccounts (flag --service-account)"
+        "the operator is not allowed to use {which}: add {entry} to the chart's auth.serviceAccounts (flag --service-account)"
     );
     SpecError { reason: Reason::AuthNotAllowed, message }
 }
@@ -275,14 +275,14 @@ pub fn account_not_allowed(namespace: Option<&str>, name: &str) -> SpecError {
 pub fn keys_not_allowed(scope: &KeysScope) -> SpecError {
     let KeysScope { namespace, name } = scope;
     let message = format!(
-        "the operator may not read Secret {scope}: add {{namespace: {namespace}, name: {name}}} to the chart's auth.secrets (flag --credentials-secret)"
+        "the operator is not allowed to read Secret {scope}: add {{namespace: {namespace}, name: {name}}} to the chart's auth.secrets (flag --credentials-secret)"
     );
     SpecError { reason: Reason::AuthNotAllowed, message }
 }
 
 fn refused_by_rbac(resource: &str, which: String, value: &str) -> SpecError {
     let message = format!(
-        "the operator lacks the right to get, list and watch {resource} {which}: the chart grants it for the entries of {value}"
+        "the operator lacks permission to get, list and watch {resource} {which}: the chart grants it for the entries of {value}"
     );
     SpecError { reason: Reason::Forbidden, message }
 }

@@ -115,7 +115,7 @@ fn private_plan(number: usize, private: &PrivateRegistry, auth: Option<&api::Aut
             Some(own) => own.clone(),
             None => {
                 let message = format!(
-                    "spec.registries[{number}]: it names no region and the operator has none: set region, or the chart's aws.region"
+                    "spec.registries[{number}]: it has no region and the operator has no default: set region, or the chart's aws.region"
                 );
                 return RegistryPlan::impossible(None, SpecError { reason: Reason::NoRegion, message });
             }
@@ -169,7 +169,7 @@ fn needs(
     let mut auth = checked_auth(auth, region, limits);
     if limits.fixed_api && endpoint != HostVariant::Standard {
         let why = SpecError::invalid(format!(
-            "apiEndpoint: {endpoint:?} cannot be had while the operator is told one host for all calls of ECR: remove the chart's aws.endpoints.ecr (flag --aws-endpoint-url-ecr) or AWS_ENDPOINT_URL, or apiEndpoint"
+            "apiEndpoint: {endpoint:?} has no effect while the operator has one endpoint for all ECR calls: remove the chart's aws.endpoints.ecr (flag --aws-endpoint-url-ecr) or AWS_ENDPOINT_URL, or apiEndpoint"
         ));
         auth = Arc::new((*auth).clone().refused(why));
     }
@@ -211,7 +211,7 @@ impl Parsed {
         let first = self.problems.first()?;
         Some(match self.problems.len().saturating_sub(1) {
             0 => wrong(number, first),
-            more => wrong(number, format_args!("{first}; and {more} more like it")),
+            more => wrong(number, format_args!("{first}; and {more} more similar problems")),
         })
     }
 }
@@ -291,7 +291,7 @@ fn leave_out_what_does_not_fit(registries: &mut [RegistryPlan]) {
         match left.checked_sub(bytes) {
             Some(rest) => left = rest,
             None => registry.drop_all(wrong(number, format_args!(
-                "its hosts have {bytes} bytes, and the registries before it leave {left} of {MOST_HOST_BYTES}: split the accounts and host variants over several EcrCredentials with Secrets of their own"
+                "its host names have {bytes} bytes, and the registries before it leave {left} of {MOST_HOST_BYTES}: split the accounts and host variants over several EcrCredentials with Secrets of their own"
             ))),
         }
     }

@@ -65,10 +65,10 @@ impl Unselected {
             parts.push(format!("there is no namespace {}", some_of(&self.missing)));
         }
         if !self.unmatched.is_empty() {
-            parts.push(format!("no namespace is named like {}", some_of(&self.unmatched)));
+            parts.push(format!("no namespace matches {}", some_of(&self.unmatched)));
         }
         if self.selector {
-            parts.push("no namespace has the labels of spec.namespaces.selector".to_owned());
+            parts.push("no namespace matches spec.namespaces.selector".to_owned());
         }
         (!parts.is_empty()).then(|| parts.join(", "))
     }
@@ -77,7 +77,7 @@ impl Unselected {
     pub fn out_of_reach(&self) -> Option<String> {
         (!self.not_allowed.is_empty()).then(|| {
             format!(
-                "the operator may not write in namespace {}: remove it from spec.namespaces.names, or add it to the chart's namespaces (flag --namespace)",
+                "the operator is not allowed to write in namespace {}: remove it from spec.namespaces.names, or add it to the chart's namespaces (flag --namespace)",
                 some_of(&self.not_allowed)
             )
         })
@@ -777,7 +777,7 @@ mod tests {
         assert!(reach.unwrap().contains("may not write in namespace b:"));
         assert_eq!(
             found.unwrap(),
-            "there is no namespace gone, no namespace is named like team-*, no namespace has the labels of spec.namespaces.selector"
+            "there is no namespace gone, no namespace is named like team-*, no namespace matches spec.namespaces.selector"
         );
         index.set_namespace("gone", here("gone"), &labels(&[]), false);
         assert!(!of(&index).1.unwrap().contains("gone"));

@@ -37,7 +37,7 @@ struct Deadline {
 
 /// The request was not sent, or was given up, because our lease has run out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this process is not the leader (any more)")]
+#[error("this process is not the leader")]
 pub struct NotLeader;
 
 impl Deadline {

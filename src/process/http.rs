@@ -120,7 +120,7 @@ impl Pages {
                 false => (
                     StatusCode::SERVICE_UNAVAILABLE,
                     PLAIN,
-                    "the watches have not brought their lists yet\n".to_owned(),
+                    "the watches have not completed their first lists yet\n".to_owned(),
                 ),
             },
             (&Method::GET | &Method::HEAD, "/metrics") => {

@@ -86,7 +86,7 @@ pub async fn acquire(client: Client, settings: LeaseSettings, fence: Fence, stan
                         lease = settings.name,
                         namespace = settings.namespace,
                         error = text,
-                        "the lease could not be read or taken: trying again"
+                        "the lease could not be read or acquired: retrying"
                     );
                     last_error = text;
                 }
@@ -194,7 +194,7 @@ impl Leadership {
                         return why;
                     }
                 }
-                Err(error) => tracing::warn!(%error, "the lease could not be renewed: trying again"),
+                Err(error) => tracing::warn!(%error, "the lease could not be renewed: retrying"),
             }
             tokio::time::sleep(self.settings.period()).await;
         }
@@ -260,7 +260,7 @@ impl Leadership {
                     }
                 }
                 Err(error) => {
-                    return tracing::warn!(%error, "the lease could not be released: the next leader waits for it to run out");
+                    return tracing::warn!(%error, "the lease could not be released: the next leader waits until it expires");
                 }
             }
         }

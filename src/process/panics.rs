@@ -6,7 +6,7 @@ use std::panic::PanicHookInfo;
 
 /// A message that is put together while the program runs may quote what it had at hand: the library tells the text that it could
 /// not cut, and an error that nobody expected is shown with all that it holds.
-const WITHHELD: &str = "(the message is not shown, since it may quote a password)";
+const WITHHELD: &str = "(the message is not shown because it may contain a token)";
 
 /// From now on panics are told so, in the log or, where that tells no errors, on standard error.
 pub fn tell_without_data() {

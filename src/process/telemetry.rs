@@ -298,17 +298,17 @@ pub struct Metrics {
     pub credential_expiry: Family<CredentialLabels, Gauge>,
     /// `EcrCredentials` with `spec.attachTo`: `attached`, `not_attached`.
     pub attachments: Family<StateLabels, Gauge>,
-    /// ServiceAccounts that do not name the Secret that they should.
+    /// ServiceAccounts that `spec.attachTo` selects and that do not reference the Secret.
     pub unattached: Gauge,
     /// Objects that cannot be read and are skipped, by kind.
     pub unreadable: Family<KindLabels, Gauge>,
     /// The earliest expiry in any Secret, in seconds since 1970; 0 when there is none.
     pub earliest_expiry: Gauge,
-    /// When the password that expires first was issued, in seconds since 1970; 0 when there is none.
+    /// When the token that expires first was issued, in seconds since 1970; 0 when there is none.
     pub earliest_issue: Gauge,
     /// How long reconciliations took.
     pub reconciles: Family<ResultLabels, Histogram>,
-    /// 1 for where the operator's own AWS identity was found last, 0 for the others.
+    /// 1 for the source in which the operator's own AWS identity was found last, 0 for the others.
     pub identity: Family<SourceLabels, Gauge>,
     /// 1 while this process is the leader.
     pub leader: Gauge,
@@ -329,7 +329,7 @@ pub struct ProcessMetrics {
     pub virtual_memory: Gauge,
     /// Open file descriptors.
     pub open_fds: Gauge,
-    /// The most file descriptors that may be open.
+    /// Maximum number of open file descriptors.
     pub max_fds: Gauge,
 }
 
@@ -386,8 +386,8 @@ impl Metrics {
             m.aws_http_requests,
         );
         ours.register("secret_writes", "Writes of Secrets", m.secret_writes);
-        ours.register("namespaces", "Selected namespaces by state", m.namespaces);
-        ours.register("outputs", "Selected namespaces of outputs by format and state", m.outputs);
+        ours.register("namespaces", "Target namespaces by state", m.namespaces);
+        ours.register("outputs", "Target namespaces of outputs by format and state", m.outputs);
         ours.register("credentials", "EcrCredentials by state", m.credentials);
         ours.register(
             "credential_ready",
@@ -403,7 +403,7 @@ impl Metrics {
         ours.register("attachments", "EcrCredentials with spec.attachTo by state", m.attachments);
         ours.register(
             "unattached_service_accounts",
-            "ServiceAccounts that do not name the pull secret that they should",
+            "ServiceAccounts that do not reference the pull secret although spec.attachTo selects them",
             m.unattached,
         );
         ours.register("unreadable_objects", "Objects that cannot be read and are skipped", m.unreadable);
@@ -415,12 +415,12 @@ impl Metrics {
         );
         ours.register_with_unit(
             "earliest_secret_issue_timestamp",
-            "When the password that expires first was issued, 0 for none",
+            "When the token that expires first was issued, 0 for none",
             Unit::Seconds,
             m.earliest_issue,
         );
         ours.register_with_unit("reconcile_duration", "How long reconciliations took", Unit::Seconds, m.reconciles);
-        ours.register("aws_identity", "1 for where the operator's own AWS identity was found", m.identity);
+        ours.register("aws_identity", "1 for the source in which the operator's own AWS identity was found", m.identity);
         ours.register("leader", "1 while this process is the leader", m.leader);
         ours.register("build", "The version", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
         let m = metrics.process.clone();
@@ -429,7 +429,7 @@ impl Metrics {
         registry.register("process_resident_memory_bytes", "Resident memory size in bytes", m.resident);
         registry.register("process_virtual_memory_bytes", "Virtual memory size in bytes", m.virtual_memory);
         registry.register("process_open_fds", "Open file descriptors", m.open_fds);
-        registry.register("process_max_fds", "The most file descriptors that may be open", m.max_fds);
+        registry.register("process_max_fds", "Maximum number of open file descriptors", m.max_fds);
         metrics
     }
 }

@@ -31,10 +31,10 @@ pub enum IncludeError {
     #[error("its type is {0:?} instead of kubernetes.io/dockerconfigjson")]
     Type(String),
     /// Too many bytes.
-    #[error("its docker config has {0} bytes, and 262144 is the most")]
+    #[error("its docker config has {0} bytes, and at most 262144 are allowed")]
     TooLarge(usize),
     /// No docker config.
-    #[error("its .dockerconfigjson is no docker config with auths")]
+    #[error("its .dockerconfigjson is not a docker config with auths")]
     Invalid,
 }
 

@@ -219,7 +219,7 @@ pub fn lacks_host(plan: &Plan, secret: &SecretPlan, published: &Published) -> Op
     (complete && !plan.registries.iter().any(writes)).then(|| SpecError {
         reason: Reason::InvalidSpec,
         message: format!(
-            "spec.outputs: {}: spec.registries do not write the host {host}, which is not that of the caller's own account: correct host, or set accountIds",
+            "spec.outputs: {}: {host} is not a host of spec.registries, nor of the account that requests the token: correct host, or set accountIds",
             secret.name
         ),
     })
@@ -494,21 +494,21 @@ pub fn action(
         (Selection::Conflict(name), _) => SecretAction::Refuse(
             Reason::Conflict,
             format!(
-                "the older EcrCredential {name} writes the Secret {} here: use another name, or exclude the namespace",
+                "EcrCredential {name}, which takes precedence, writes the Secret {} here: use another secret name, or exclude the namespace",
                 place.name
             ),
         ),
         (Selection::Blocked(name), _) => SecretAction::Refuse(
             Reason::Conflict,
             format!(
-                "the EcrCredential {name} has the Secret {} here and cannot be read by this version of the operator, so that nobody refreshes it: upgrade the operator, correct or delete {name}, or use another name",
+                "EcrCredential {name} owns the Secret {} here, but this version of the operator cannot read it, so the Secret is not refreshed: upgrade the operator, correct or delete {name}, or use another secret name",
                 place.name
             ),
         ),
         (Selection::Selected, Ownership::Unmanaged(_)) if policy == ConflictPolicy::Fail => SecretAction::Refuse(
             Reason::SecretNotOwned,
             format!(
-                "a Secret {} that is not the operator's is there: delete it, use another name, or set conflictPolicy: Adopt",
+                "a Secret {} exists that the operator does not own: delete it, use another secret name, or set conflictPolicy: Adopt",
                 place.name
             ),
         ),

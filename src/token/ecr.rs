@@ -35,7 +35,7 @@ impl Ecr {
     pub async fn caller(&self, identity: &Identity) -> Result<String, TokenError> {
         let answer = self.sessions.of(identity).sts().get_caller_identity().send().await;
         let answer = answer.map_err(|error| classify(&error, Call::CallerIdentity, "STS"))?;
-        answer.arn.ok_or_else(|| TokenError::Unreadable("STS answered without an ARN".to_owned()))
+        answer.arn.ok_or_else(|| TokenError::Unreadable("STS returned no ARN".to_owned()))
     }
 }
 

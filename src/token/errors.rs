@@ -81,7 +81,7 @@ where
         SdkError::ResponseError(_) => match status {
             Some(429) => TokenError::Throttled("HTTP status 429".to_owned()),
             Some(status) if status >= 500 => TokenError::Unavailable(format!("{place}: HTTP status {status}")),
-            _ => TokenError::Unreadable(format!("the answer of {place} is not of its protocol")),
+            _ => TokenError::Unreadable(format!("the response of {place} does not follow the protocol")),
         },
         _ => from_identity(error).unwrap_or_else(|| {
             TokenError::Unavailable(format!(
@@ -114,7 +114,7 @@ fn by_code(code: Option<&str>, message: &str, status: Option<u16>, call: Call, p
             }
             TokenError::Denied(told.into())
         }
-        None if status < 400 => TokenError::Unreadable(format!("the answer of {place} is not of its protocol")),
+        None if status < 400 => TokenError::Unreadable(format!("the response of {place} does not follow the protocol")),
         None => TokenError::Unreadable(format!("HTTP status {status} from {place} without an error code")),
     }
 }
@@ -161,14 +161,14 @@ impl TokenError {
 /// (IAM User Guide, Troubleshoot access denied error messages).
 const REFUSED_BY: [(&str, &str); 7] = [
     ("session policy", "the session's policy does not allow it: check sessionPolicy of assumeRoles"),
-    ("service control policy", "a service control policy of the AWS organization refuses it: ask who keeps these"),
-    ("resource control policy", "a resource control policy of the AWS organization refuses it: ask who keeps these"),
-    ("VPC endpoint policy", "the policy of the VPC endpoint refuses it: allow this identity and action there"),
-    ("permissions boundary", "the permissions boundary of the role or user refuses it: allow this action there"),
-    ("explicit deny in a resource-based policy", "a Deny in the role's trust policy refuses it: check its conditions"),
+    ("service control policy", "a service control policy of the AWS organization denies it: ask the administrator of the organization"),
+    ("resource control policy", "a resource control policy of the AWS organization denies it: ask the administrator of the organization"),
+    ("VPC endpoint policy", "the policy of the VPC endpoint denies it: allow this identity and action there"),
+    ("permissions boundary", "the permissions boundary of the role or user denies it: allow this action there"),
+    ("explicit deny in a resource-based policy", "a Deny in the role's trust policy applies: check its conditions"),
     (
         "explicit deny",
-        "a Deny in the policies of the role or user refuses it, which no Allow overrules: check its conditions, and whether the sessions of the role were revoked",
+        "an explicit Deny in the policies of the role or user applies, and overrides any Allow: check its conditions, and whether the sessions of the role were revoked",
     ),
 ];
 
@@ -197,13 +197,13 @@ fn advice(code: &str, message: &str, call: Call) -> &'static str {
             "check the cluster's OIDC provider in IAM, and that the token's audience is sts.amazonaws.com"
         }
         ("ExpiredTokenException" | "ExpiredToken", _) => {
-            "the AWS session or web identity token has expired: check that it is rotated"
+            "the AWS session or web identity token has expired: check that it is renewed"
         }
         ("InvalidSignatureException" | "SignatureDoesNotMatch" | "RequestTimeTooSkewed", _) => {
             "check the AWS keys and the clock of this node"
         }
         ("UnrecognizedClientException" | "InvalidClientTokenId", Call::EcrPublic) => {
-            "AWS does not know these keys there: ECR Public takes those of the partition aws alone, and none of China, GovCloud or another partition, so give this registry an auth of its own (deploy/iam/README.md)"
+            "AWS does not know these keys: ECR Public accepts only identities of the partition aws, not of China, GovCloud or other partitions; give this registry its own auth (deploy/iam/README.md)"
         }
         ("UnrecognizedClientException" | "InvalidClientTokenId", _) => {
             "AWS does not know these keys: check them, and that the region is enabled for the account"
@@ -215,12 +215,12 @@ fn advice(code: &str, message: &str, call: Call) -> &'static str {
             "check AWS_ROLE_ARN, and that the web identity token file is not empty"
         }
         ("ValidationError", Call::AssumeRole) if message.contains("DurationSeconds") => {
-            "lower durationSeconds: to the role's maximum session duration, and to 3600 where a role's session assumes it"
+            "lower durationSeconds to the role's maximum session duration, or to 3600 for role chaining"
         }
         ("ValidationError", Call::AssumeRole | Call::WebIdentity) => {
             "check the role's ARN and the options of assumeRoles"
         }
-        ("UnsupportedCommandException", _) => "this region has no such API",
+        ("UnsupportedCommandException", _) => "the API does not exist in this region",
         _ => "see the AWS documentation of this error code",
     }
 }
@@ -228,11 +228,11 @@ fn advice(code: &str, message: &str, call: Call) -> &'static str {
 /// AWS names the missing action in the message.
 fn assume_role_advice(message: &str) -> &'static str {
     if message.contains("sts:TagSession") {
-        "allow sts:TagSession, which session tags need, in the role's trust policy (deploy/iam/trust-assume-role.json)"
+        "session tags need sts:TagSession: allow it in the role's trust policy (deploy/iam/trust-assume-role.json)"
     } else if message.contains("sts:SetSourceIdentity") {
         "allow sts:SetSourceIdentity in the role's trust policy (deploy/iam/trust-assume-role.json)"
     } else {
-        "allow sts:AssumeRole on the role for the identity before it (deploy/iam/policy-assume-role.json), and let the role's trust policy name that identity and, if it asks for one, the externalId (deploy/iam/trust-assume-role.json)"
+        "allow sts:AssumeRole on the role for the calling identity (deploy/iam/policy-assume-role.json), and check that the role's trust policy names that identity and, if it requires one, the external ID (deploy/iam/trust-assume-role.json)"
     }
 }
 
@@ -275,12 +275,12 @@ pub(super) fn of_source(origin: Origin, error: &CredentialsError) -> TokenError 
     match (origin, error) {
         (_, CredentialsError::ProviderTimedOut(_)) => TokenError::Unavailable(LATE_CREDENTIALS.to_owned()),
         (Origin::Environment, _) => {
-            TokenError::NoCredentials("the AWS keys in the environment are not text".to_owned())
+            TokenError::NoCredentials("the AWS keys in the environment are not valid UTF-8".to_owned())
         }
         (Origin::Profile, _) => of_profile(error, &text),
         (Origin::Container, _) => of_container(error, &text),
         (Origin::Node, _) => TokenError::Unavailable(
-            "the node's instance metadata service did not give the node's role: check that it has one, and that pods may ask (a hop limit of 2); better, give the operator an identity of its own".to_owned(),
+            "the instance metadata service did not return the role of the node: check that the node has one and that pods can reach the service (hop limit 2), or better, give the operator an identity of its own".to_owned(),
         ),
         (Origin::WebIdentity, _) => TokenError::Unavailable("the web identity failed".to_owned()),
     }
@@ -289,13 +289,13 @@ pub(super) fn of_source(origin: Origin, error: &CredentialsError) -> TokenError 
 /// The texts are those of the SDK (aws-config, profile/credentials.rs and credential_process.rs).
 fn of_profile(error: &CredentialsError, text: &str) -> TokenError {
     let advice = if text.contains("cargo feature") {
-        "the AWS profile asks for IAM Identity Center (SSO) or a console login, which this operator does not have: use role_arn, web_identity_token_file, credential_process or keys"
+        "the AWS profile asks for IAM Identity Center (SSO) or a console login, which the operator does not support: use role_arn, web_identity_token_file, credential_process or keys"
     } else if text.contains("external process") {
-        "credential_process of the AWS profile failed: run it by hand as the operator's user"
+        "credential_process of the AWS profile failed: run it manually as the operator's user"
     } else if let CredentialsError::InvalidConfiguration(_) = error {
         "the AWS profile is invalid: check AWS_PROFILE, AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE"
     } else {
-        "what the AWS profile names as the source of its credentials gave none: check source_profile, credential_source and web_identity_token_file"
+        "the source of credentials in the AWS profile returned none: check source_profile, credential_source and web_identity_token_file"
     };
     TokenError::NoCredentials(advice.to_owned())
 }
@@ -307,14 +307,14 @@ fn of_container(error: &CredentialsError, text: &str) -> TokenError {
     let digits = text.split("StatusCode(").nth(1).and_then(|rest| rest.split(')').next());
     match (error, digits.and_then(|digits| digits.parse::<u16>().ok())) {
         (CredentialsError::InvalidConfiguration(_), _) => TokenError::NoCredentials(format!(
-            "{endpoint} is not set rightly: check AWS_CONTAINER_CREDENTIALS_FULL_URI and AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"
+            "{endpoint} is misconfigured: check AWS_CONTAINER_CREDENTIALS_FULL_URI and AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"
         )),
         (_, Some(429)) => TokenError::Throttled(format!("HTTP status 429 from {endpoint}")),
         (_, Some(status)) if status < 500 => TokenError::NoCredentials(format!(
-            "{endpoint} refused, HTTP status {status}: check that this ServiceAccount has a Pod Identity association in this cluster, that the trust policy of its role is deploy/iam/trust-pod-identity.json, and what the node's eks-pod-identity-agent logs"
+            "{endpoint} refused the request with HTTP status {status}: check that this ServiceAccount has a Pod Identity association in this cluster, that the trust policy of its role is deploy/iam/trust-pod-identity.json, and the log of eks-pod-identity-agent on this node"
         )),
         (_, Some(status)) => TokenError::Unavailable(format!(
-            "HTTP status {status} from {endpoint}: see what the node's eks-pod-identity-agent logs"
+            "HTTP status {status} from {endpoint}: check the log of eks-pod-identity-agent on this node"
         )),
         (_, None) => TokenError::Unavailable(format!(
             "no usable answer from {endpoint}: check that eks-pod-identity-agent runs on this node and can be reached from the pod"

@@ -169,13 +169,13 @@ pub fn check(
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
     /// `authorizationData` is empty.
-    #[error("AWS answered without any token")]
+    #[error("AWS returned no token")]
     Empty,
     /// A field is missing.
-    #[error("AWS answered without {0}")]
+    #[error("AWS returned no {0}")]
     Missing(&'static str),
     /// A token asked for by registry id is not there.
-    #[error("AWS answered without a token for account {0}: check the account id, or drop requestRegistryIds")]
+    #[error("AWS returned no token for account {0}: check the account id, or remove requestRegistryIds")]
     NoTokenFor(AccountId),
     /// The token is not base64.
     #[error("the token is not base64")]
@@ -199,7 +199,7 @@ pub enum InvalidToken {
     #[error("the token expired at {0}: if this repeats, check the clock of this node")]
     Expired(Timestamp),
     /// The token is about to expire.
-    #[error("the token expires at {0}, too soon to be of use: if this repeats, check the clock of this node")]
+    #[error("the token expires at {0}, too soon to be used: if this repeats, check the clock of this node")]
     NearlyExpired(Timestamp),
     /// The token would expire before the one held.
     #[error("the token expires at {0}, earlier than the one in use, which is kept")]
@@ -225,28 +225,28 @@ pub enum TokenError {
     #[error("{0}")]
     Cluster(String),
     /// AWS refused the identity or the call.
-    #[error("AWS refused the call: {0}")]
+    #[error("AWS denied the call: {0}")]
     Denied(Refusal),
     /// AWS did not accept a signature: the keys are wrong, or the time. The clock has heard the time from the answer, so the
     /// session is kept.
-    #[error("AWS refused the call: {0}")]
+    #[error("AWS denied the call: {0}")]
     BadSignature(Refusal),
     /// A source of AWS credentials gave a session that is over, or nearly.
     #[error(
-        "the AWS session that was given ends at {0}, too soon to be of use: if this repeats, check the clock of this node and the source of its AWS identity"
+        "the AWS session expires at {0}, too soon to be used: if this repeats, check the clock of this node and the source of its AWS identity"
     )]
     NearlyOver(Timestamp),
     /// AWS asked to slow down.
     #[error("AWS throttled the call: {0}")]
     Throttled(String),
     /// AWS could not be reached, timed out, or failed.
-    #[error("AWS could not be reached or failed: {0}")]
+    #[error("AWS is unavailable: {0}")]
     Unavailable(String),
     /// AWS answered, but not with a usable token.
     #[error(transparent)]
     Invalid(#[from] InvalidToken),
     /// AWS answered with something that is not an answer.
-    #[error("AWS answered with something that cannot be read: {0}")]
+    #[error("AWS returned an invalid response: {0}")]
     Unreadable(String),
 }
 

@@ -75,9 +75,9 @@ pub(super) fn credentials(
     answer: Option<aws_sdk_sts::types::Credentials>,
     provider: &'static str,
 ) -> Result<Credentials, TokenError> {
-    let answer = answer.ok_or_else(|| TokenError::Unavailable("STS answered without credentials".to_owned()))?;
+    let answer = answer.ok_or_else(|| TokenError::Unavailable("STS returned no credentials".to_owned()))?;
     let expires_at = std::time::SystemTime::try_from(answer.expiration)
-        .map_err(|_| TokenError::Unreadable("STS answered with a time that cannot be".to_owned()))?;
+        .map_err(|_| TokenError::Unreadable("STS returned an invalid expiration time".to_owned()))?;
     Ok(Credentials::new(
         answer.access_key_id,
         answer.secret_access_key,

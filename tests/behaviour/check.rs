@@ -112,13 +112,13 @@ async fn when_all_is_well_it_tells_who_which_hosts_and_until_when() {
     let object = bed.ready(&name).await.unwrap();
     let expires = time(&object, "/status/registries/0/expiresAt").unwrap().to_string();
     let mark = bed.aws.mark();
-    let words = [&*role_session(&bed), OWN, PUBLIC, &expires, "2 of 2 hold a good Secret", "No problem found."];
+    let words = [&*role_session(&bed), OWN, PUBLIC, &expires, "2 of 2 have a valid Secret", "No problem found."];
     inside(&bed, &[]).await.says(0, &words);
     let asked = |service| bed.aws.calls_since(mark).iter().filter(|call| call.service == service).count();
     assert_eq!((asked(Service::Ecr), asked(Service::EcrPublic)), (1, 1), "AWS was really asked");
 
     let mark = bed.aws.mark();
-    inside(&bed, &["--offline", &name]).await.says(0, &["AWS was not asked", &expires]);
+    inside(&bed, &["--offline", &name]).await.says(0, &["AWS was not called", &expires]);
     assert_eq!(bed.aws.calls_since(mark).len(), 0);
 
     let report = inside(&bed, &["--output", "json"]).await;
@@ -249,7 +249,7 @@ async fn a_denied_role_is_named_with_the_policy_that_mends_it() {
     );
     // Whoever checks from elsewhere is not the operator: what AWS says of them is a note.
     let report = outside(&bed, &[]).await;
-    report.says(0, &["not of the operator", "note", "NoCredentials", "No problem found."]);
+    report.says(0, &["is that of this process", "note", "NoCredentials", "No problem found."]);
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();
 }

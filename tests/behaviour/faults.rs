@@ -35,11 +35,11 @@ fn bad_answers() -> Vec<Case> {
         (Fault::EmptyBody, "InvalidToken", ""),
         (Fault::Truncated, "InvalidToken", "ECR in eu-west-"),
         (Fault::WrongTypes, "InvalidToken", "ECR in eu-west-"),
-        (Fault::Missing(Field::Data), "InvalidToken", "without any token"),
+        (Fault::Missing(Field::Data), "InvalidToken", "returned no token"),
         (Fault::Missing(Field::Token), "InvalidToken", "authorizationToken"),
         (Fault::Missing(Field::Expiry), "InvalidToken", "expiresAt"),
         (Fault::Missing(Field::ProxyEndpoint), "InvalidToken", "proxyEndpoint"),
-        (Fault::EmptyList, "InvalidToken", "without any token"),
+        (Fault::EmptyList, "InvalidToken", "returned no token"),
         (Fault::NoColon, "InvalidToken", "user:password"),
         (Fault::NotBase64, "InvalidToken", "base64"),
         (Fault::NotUtf8, "InvalidToken", "UTF-8"),
@@ -130,7 +130,7 @@ async fn ecr_publics_bad_answers_are_refused_by_the_same_rules() {
     bed.ready(&name).await.unwrap();
     let cases: [Case; 8] = [
         (Fault::TwoEntries, "InvalidToken", "ECR Public"),
-        (Fault::EmptyList, "InvalidToken", "without any token"),
+        (Fault::EmptyList, "InvalidToken", "returned no token"),
         (Fault::Missing(Field::Expiry), "InvalidToken", "expiresAt"),
         (Fault::NotBase64, "InvalidToken", "base64"),
         (Fault::Expired, "ExpiredToken", "clock of this node"),

@@ -72,14 +72,14 @@ async fn a_docker_config_of_others_is_merged_and_the_last_good_one_stays() {
     quiet(&bed).await;
     assert_eq!(bed.proxy.log().writes_to_secrets_since(mark).len(), 2);
 
-    // What is no docker config, and nothing at all, is told of and changes nothing.
+    // What is not a docker config, and nothing at all, is told of and changes nothing.
     let mark = bed.proxy.log().mark();
     hub(&bed, &ops, "{}").await;
     let status = bed.condition_until(&name, "Reconciling", "True", "IncludeFailed").await.unwrap();
     let message = condition(&status, "Reconciling").unwrap()["message"].as_str().unwrap().to_owned();
-    assert!(message.contains(&format!("{ops}/hub")) && message.contains("no docker config"), "{message}");
+    assert!(message.contains(&format!("{ops}/hub")) && message.contains("not a docker config"), "{message}");
     assert_eq!(condition(&status, "Ready").unwrap()["status"], "True");
-    event_until(&bed, &name, &["hub", "no docker config"]).await;
+    event_until(&bed, &name, &["hub", "not a docker config"]).await;
     bed.secrets(&ops).delete("hub", &DeleteParams::default()).await.unwrap();
     let is_missing = |object: &kube::api::DynamicObject| {
         condition(object, "Reconciling").is_some_and(|c| c["message"].as_str().unwrap().contains("does not exist"))

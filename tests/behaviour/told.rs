@@ -96,7 +96,7 @@ async fn a_namespace_is_told_when_its_secret_begins_to_fail_and_when_it_is_good_
     event_in(&bed, &a, "Warning", "SecretNotOwned").await;
     bed.secrets(&a).delete(&bed.secret, &DeleteParams::default()).await.unwrap();
     bed.logins_until(&a, &[OWN]).await.unwrap();
-    event_in(&bed, &a, "Normal", "as desired again").await;
+    event_in(&bed, &a, "Normal", "up to date again").await;
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();
 }

@@ -198,7 +198,7 @@ async fn a_secret_of_external_secrets_is_released_and_adopted_without_ever_being
     let status = bed.credential_until(&name, "the owner is reported", refused).await.unwrap();
     let (reason, message) = failure(&status, &b).unwrap();
     assert_eq!(reason, "SecretNotOwned");
-    assert!(message.contains("creationPolicy Orphan"), "{message}");
+    assert!(message.contains("creationPolicy: Orphan"), "{message}");
     let kept = bed.secret(&b).await.unwrap().unwrap();
     assert!(owners(&kept) == ["ExternalSecret"] && is_old(&bed, &kept));
 

@@ -58,14 +58,14 @@ async fn each_namespaces_own_identity_is_tried_and_fails_there() {
     let name = bed.credential("x", spec_as(as_each("puller"), &[&a.namespace, &b.namespace])).await.unwrap();
     bed.ready(&name).await.unwrap();
     let who = [&a, &b].map(|tenant| format!("ServiceAccount {}/puller → {}", tenant.namespace, tenant.role));
-    let well = [&*who[0], &who[1], "each namespace's own", "2 of 2 hold a good Secret", "No problem found."];
+    let well = [&*who[0], &who[1], "each namespace's own", "2 of 2 have a valid Secret", "No problem found."];
     let args = ["--service-account", "*/puller"];
     inside(&bed, &args).await.says(0, &well);
     // The region of whoever asks is not the operator's.
     outside(&bed, &["--aws-region", "us-east-1"]).await.says(0, &[&well[..], &["ecr in eu-west-1"]].concat());
     bed.aws.set_permissions(&b.role, Permissions::none());
     let fails = format!("{}  NotRenewable: AccessDenied", b.namespace);
-    let words = ["1 of 2 hold a good Secret", &*fails, "deploy/iam/policy-private.json", "1 problem found"];
+    let words = ["1 of 2 have a valid Secret", &*fails, "deploy/iam/policy-private.json", "1 problem found"];
     inside(&bed, &args).await.says(1, &words);
     outside(&bed, &[]).await.says(1, &words);
     operator.stop().await.unwrap();
@@ -84,7 +84,7 @@ async fn a_namespace_whose_secret_lacks_its_own_login_is_told_also_when_aws_is_n
     bed.logins_until(&b, &[OWN]).await.unwrap();
     namespace_fails(&bed, &name, &b, "IdentityNotFound", &["puller does not exist"]).await;
     let fails = format!("{b}  NotRenewable: IdentityNotFound");
-    let words = ["1 of 2 hold a good Secret", &*fails, "1 problem found"];
+    let words = ["1 of 2 have a valid Secret", &*fails, "1 problem found"];
     inside(&bed, &["--offline", "--service-account", "*/puller"]).await.says(1, &words);
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();

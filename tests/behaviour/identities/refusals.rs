@@ -189,7 +189,7 @@ async fn keys_of_another_partition_are_told_that_ecr_public_does_not_take_them()
     let operator = bed.operator(launch().credentials_secret(&format!("{ops}/keys"))).await.unwrap();
     let registries = json!([{ "public": {}, "auth": as_keys(&ops, "keys") }]);
     let name = bed.credential("x", spec(registries, &[&a])).await.unwrap();
-    let words = ["ECR Public takes those of the partition aws alone", "auth of its own"];
+    let words = ["ECR Public accepts only identities of the partition aws", "its own auth"];
     names_a_file(&not_ready_until(&bed, &name, "AccessDenied", &words).await);
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();
