@@ -77,10 +77,10 @@ pub enum RunError {
         error: std::io::Error,
     },
     /// The lease was lost, and with it the right to write.
-    #[error("no longer the leader, ending so that nothing is written by two: {0}")]
+    #[error("no longer the leader, exiting so that only one replica writes: {0}")]
     LeaseLost(String),
     /// A watch ended, which none does by itself.
-    #[error("a watch has ended unexpectedly: starting anew")]
+    #[error("a watch has ended unexpectedly: restarting")]
     WatchEnded,
     /// The CRD could not be printed.
     #[error("the CRD could not be printed: {0}")]
@@ -195,7 +195,7 @@ impl Process {
                 tokio::select! {
                     () = &mut work => {}
                     why = &mut lost => return Err(deposed(why)),
-                    () = tokio::time::sleep(self.args.grace_period) => tracing::warn!("not all work ended within the grace period"),
+                    () = tokio::time::sleep(self.args.grace_period) => tracing::warn!("not all work finished within the grace period"),
                 }
             }
         }

@@ -252,7 +252,7 @@ impl Hosts {
 /// The problem of two entries that would fill one host with tokens of different identities, of which the first has it.
 pub fn host_taken(host: &Host, earlier: usize, later: usize) -> SpecError {
     SpecError::invalid(format!(
-        "spec.registries[{earlier}] and spec.registries[{later}] both write the host {host}, with tokens of different identities, and the first one has it: name other accountIds or extraHosts in one of them, or remove it"
+        "spec.registries[{earlier}] and spec.registries[{later}] both have the host {host} with different identities, so the first one gets it: use other accountIds or extraHosts in one of them, or remove it"
     ))
 }
 
@@ -363,7 +363,7 @@ mod tests {
             (
                 "no other host than that",
                 json!({ "private": { "accountIds": [ACCOUNT] }, "auth": role }),
-                Left { hosts: &[], says: &[OWN, "the first one has it"], lacks_hosts: false },
+                Left { hosts: &[], says: &[OWN, "the first one gets it"], lacks_hosts: false },
             ),
             (
                 "an extra host of the first by another identity",

@@ -774,7 +774,7 @@ mod tests {
         let spec = selection(&["a", "b", "gone", "team-*", "not"], by_label("pull", "ecr"), &["not"]);
         index.set_claimant(&me, claimant(1, &spec));
         let (reach, found) = of(&index);
-        assert!(reach.unwrap().contains("may not write in namespace b:"));
+        assert!(reach.unwrap().contains("not allowed to write in namespace b:"));
         assert_eq!(
             found.unwrap(),
             "there is no namespace gone, no namespace is named like team-*, no namespace matches spec.namespaces.selector"

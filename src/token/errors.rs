@@ -41,10 +41,10 @@ const IDENTITY_TIMED_OUT: &str = "identity resolver timed out";
 const LATE_CREDENTIALS: &str =
     "the source of AWS credentials did not answer in time: check that STS can be reached from the cluster";
 
-const NO_IDENTITY: &str = "no AWS identity was found: annotate the ServiceAccount with eks.amazonaws.com/role-arn (IRSA), or create an EKS Pod Identity association";
+const NO_IDENTITY: &str = "no AWS identity was found: annotate the ServiceAccount with eks.amazonaws.com/role-arn (IRSA), create an EKS Pod Identity association, or, outside EKS, set the chart's aws.webIdentity or aws.existingSecret";
 
 /// The same where only a workload's identity may be used.
-pub(super) const NO_WORKLOAD_IDENTITY: &str = "no AWS identity was found: annotate the ServiceAccount with eks.amazonaws.com/role-arn (IRSA), or create an EKS Pod Identity association; keys in the environment, AWS profiles and the role of the node are not used with --require-workload-identity (chart: auth.requireWorkloadIdentity)";
+pub(super) const NO_WORKLOAD_IDENTITY: &str = "no AWS identity was found: annotate the ServiceAccount with eks.amazonaws.com/role-arn (IRSA), create an EKS Pod Identity association, or, outside EKS, set the chart's aws.webIdentity or aws.existingSecret; keys in the environment, AWS profiles and the role of the node are not used with --require-workload-identity (chart: auth.requireWorkloadIdentity)";
 
 /// Which call has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ where
         },
         _ => from_identity(error).unwrap_or_else(|| {
             TokenError::Unavailable(format!(
-                "no connection to {place}: check that the region has it, and the way out of the cluster"
+                "no connection to {place}: check that this region exists and has it, and DNS, proxies, NetworkPolicies and VPC endpoints"
             ))
         }),
     }

@@ -128,6 +128,31 @@ fn exists(values: &Value, key: &str) -> bool {
     true
 }
 
+/// kubectl takes kinds and then names, or kinds with their names: one kind for each name, and not both ways at once.
+#[test]
+fn kubectl_reads_every_list_of_objects() {
+    const VERBS: [&str; 6] = ["get", "describe", "delete", "wait", "annotate", "patch"];
+    let (mut wrong, mut known) = (vec![], 0);
+    for script in scripts() {
+        for command in script.commands() {
+            let mut words = command.split_whitespace().skip_while(|word| *word != "kubectl").skip(1);
+            if !words.next().is_some_and(|verb| VERBS.contains(&verb)) {
+                continue;
+            }
+            let objects: Vec<&str> =
+                words.take_while(|word| !word.starts_with('-')).filter(|word| !word.contains('=')).collect();
+            known += 1;
+            let named = objects.iter().filter(|object| object.contains('/')).count();
+            let has_a_list = objects.iter().any(|object| object.contains('/') && object.contains(','));
+            if has_a_list || (named > 0 && named < objects.len()) {
+                wrong.push(format!("{}: {command}", script.place));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(known > 20, "only {known} were found");
+}
+
 #[test]
 fn the_program_knows_every_argument_that_it_is_given() {
     let mut known = 0;

@@ -10,6 +10,7 @@ mod api;
 mod cli;
 mod commands;
 mod current;
+mod events;
 #[allow(dead_code, reason = "the tests of the chart use all of it")]
 #[path = "../chart/helm.rs"]
 mod helm;
