@@ -271,7 +271,7 @@ impl<'b> Place<'b> {
         self.bed.secret(&self.namespace).await.unwrap().unwrap()
     }
 
-    /// Waits until the status tells of the fault. The password in the Secret is still good, so it stays ready.
+    /// Waits until the status tells of the fault. The token in the Secret is still valid, so it stays ready.
     async fn fails(&self, (fault, reason, words): &Case) {
         registry_until(self.bed, &self.name, 0, reason, &[words]).await;
         let object = self.bed.condition_until(&self.name, "Reconciling", "True", reason).await.unwrap();

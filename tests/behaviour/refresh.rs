@@ -1,4 +1,4 @@
-//! Passwords are replaced in time and on demand, in place and in one write.
+//! Tokens are refreshed in time and on request, in place and in one write.
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -66,7 +66,7 @@ async fn each_request_for_a_refresh_is_served_once_also_across_a_restart() {
     demand(&bed, &name, "now, please").await;
     served(&bed, &name, "now, please").await;
     let after = own_token(&bed, &a).await;
-    assert!(after.issued > before.issued, "the Secret holds a new password before the request counts as served");
+    assert!(after.issued > before.issued, "the Secret holds a new token before the request counts as served");
     assert_eq!(bed.secret(&a).await.unwrap().unwrap().uid(), uid);
     // Whatever else brings the operator back to the EcrCredential, the request stays served.
     seen_again(&bed, &name, &a, "1").await;

@@ -147,7 +147,7 @@ fn older_chart(folder: &Path) -> PathBuf {
     copy(&chart(), &to);
     let crd = to.join("files").join(format!("{CRD}.yaml"));
     let text = std::fs::read_to_string(&crd).unwrap();
-    let changed = text.replace("description: When passwords are replaced.", &format!("description: {OLD_SENTENCE}"));
+    let changed = text.replace("description: When tokens are refreshed.", &format!("description: {OLD_SENTENCE}"));
     assert_ne!(changed, text);
     std::fs::write(crd, changed).unwrap();
     to

@@ -120,7 +120,7 @@ async fn with_the_charts_rights_and_under_its_policy_it_does_all_that_it_should(
     bed.change(&name, json!({ "metadata": { "annotations": { "pullsecrets.dev/refresh-requested-at": "1" } } }))
         .await
         .unwrap();
-    bed.secret_until(&a, "new passwords", |s| s.is_some_and(|s| s.data != second.data)).await.unwrap();
+    bed.secret_until(&a, "new tokens", |s| s.is_some_and(|s| s.data != second.data)).await.unwrap();
     bed.change(&name, json!({ "spec": { "namespaces": { "names": [a] } } })).await.unwrap();
     bed.secret_until(&b, "gone", |s| s.is_none()).await.unwrap();
     bed.ready(&name).await.unwrap();

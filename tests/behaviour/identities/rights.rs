@@ -54,7 +54,7 @@ fn reasons(object: &DynamicObject) -> Vec<String> {
     registries.iter().map(|registry| registry["reason"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
-/// Of passwords that are to end while a test looks on, and not before.
+/// The lifetime of tokens that must expire during a test, and not before.
 const LIFE: SignedDuration = SignedDuration::from_secs(60);
 
 #[tokio::test]

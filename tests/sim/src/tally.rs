@@ -99,7 +99,7 @@ impl Tally {
         };
         let rows: Vec<String> = self.rows.iter().map(row).collect();
         let least = self.least_life.map_or(String::new(), |life| {
-            format!("\n\nThe least remaining life that a password of a selected namespace ever had (I6): {life:#}.")
+            format!("\n\nThe least remaining life that a token of a selected namespace ever had (I6): {life:#}.")
         });
         format!(
             "{BEGIN}\nSeed {seed}.\n\n| what goes wrong | runs | faults | tries above all | violations |\n|---|---|---|---|---|\n{}{least}\n{END}",

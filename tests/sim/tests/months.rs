@@ -1,4 +1,4 @@
-//! I6: in days of outages no selected namespace is ever without a valid password.
+//! I6: in days of outages no selected namespace is ever without a valid token.
 
 use sim::{month, parallel};
 
