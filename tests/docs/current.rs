@@ -94,6 +94,16 @@ fn every_reason_of_the_code_is_explained_and_no_other() {
     }
 }
 
+/// Whoever searches the page for the reason that kubectl shows finds it there.
+#[test]
+fn troubleshooting_has_every_reason_of_a_problem() {
+    const NO_PROBLEM: [&str; 5] = ["Synced", "FetchingToken", "Refreshed", "IdentityChanged", "Attached"];
+    let page = read("docs/troubleshooting.md");
+    let mut missing = reasons(&read("src/api/status.rs"));
+    missing.retain(|reason| !NO_PROBLEM.contains(&reason.as_str()) && !page.contains(&format!("`{reason}`")));
+    assert!(missing.is_empty(), "docs/troubleshooting.md lacks {missing:?}");
+}
+
 /// The constants that `Reason::as_str` gives.
 fn reasons(source: &str) -> BTreeSet<String> {
     let (_, body) = source.split_once("fn as_str").unwrap();
