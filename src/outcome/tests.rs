@@ -161,7 +161,7 @@ fn ready_says_that_every_output_is_there_as_well_and_what_one_lacks() {
             namespaces(2, 2, vec![of_output.clone()]),
             output(2, 1, None),
             ("False", "NamespacesFailed"),
-            "1 of 2 namespaces lack the output argocd; the first: b: AdmissionRefused: every Secret needs a team",
+            "1 of 2 namespaces lack the output argocd; first failure: b: AdmissionRefused: every Secret needs a team",
         ),
         (
             "both are: the pull secret comes first",
