@@ -559,7 +559,8 @@ mod tests {
             Reason::WrongType,
             "the existing Secret has another type, which cannot be changed: delete the Secret".to_owned(),
         );
-        let sealed = WriteError::Unchangeable(Reason::Immutable, "the existing Secret is immutable: delete it".to_owned());
+        let sealed =
+            WriteError::Unchangeable(Reason::Immutable, "the existing Secret is immutable: delete it".to_owned());
         let immutable = "field is immutable when `immutable` is set";
         type Expected<'a> = Box<dyn Fn(&str) -> WriteError + 'a>;
         // (code, message, causes, what it means)

@@ -286,7 +286,8 @@ fn judge(course: &Observation, now: Timestamp) -> Judgement {
             let judgement = ran(registries, namespaces, outputs, now);
             match include_failure {
                 Some(halt) if judgement.reconciling.is_none() => {
-                    let reconciling = Some((halt.reason, format!("an included docker config is out of date: {}", halt.message)));
+                    let reconciling =
+                        Some((halt.reason, format!("an included docker config is out of date: {}", halt.message)));
                     Judgement { reconciling, ..judgement }
                 }
                 _ => judgement,
@@ -346,9 +347,7 @@ fn ran(
     let reconciling = match failing {
         Some((_, halt)) if halt.reason == Reason::IdentityUnstable => Some((halt.reason, halt.message.clone())),
         Some((_, halt)) if halt.reason.is_passing() => Some((halt.reason, format!("retrying: {}", halt.message))),
-        Some((registry, halt)) => {
-            Some((halt.reason, format!("{} needs a change: {}", registry.place(), halt.message)))
-        }
+        Some((registry, halt)) => Some((halt.reason, format!("{} needs a change: {}", registry.place(), halt.message))),
         None if !ready.0 && stalled.is_none() => Some((ready.1, ready.2.clone())),
         None => None,
     };

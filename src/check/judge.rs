@@ -250,8 +250,7 @@ fn tokens(
         let region = registry.region.as_ref().map(|region| format!(" in {region}"));
         let place = format!("registry{}", region.unwrap_or_default());
         if let Some(at) = told.expires_at.filter(|at| *at <= now) {
-            problems
-                .push(Finding::new(Reason::TokenExpired.as_str(), format!("{place}: its token expired at {at}")));
+            problems.push(Finding::new(Reason::TokenExpired.as_str(), format!("{place}: its token expired at {at}")));
         }
         let failed = [Reason::Synced, Reason::FetchingToken].map(Reason::as_str);
         let failing = told.reason.as_deref().filter(|reason| !failed.contains(reason));

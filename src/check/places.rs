@@ -64,7 +64,9 @@ impl Bench<'_> {
             }
             (SecretAction::Delete(_), _) => {
                 let why = match place.claim {
-                    Selection::Renamed => "the spec has another secret name, and the tokens of this Secret have expired",
+                    Selection::Renamed => {
+                        "the spec has another secret name, and the tokens of this Secret have expired"
+                    }
                     _ => "the namespace is no longer selected",
                 };
                 plain(State::Leftover, format!("{why}, and the operator has not yet deleted the Secret {name}"))
@@ -93,13 +95,17 @@ impl Bench<'_> {
         let lost = lost_fields(&expected, found);
         let plain = |state: State, message: String| Some((state, format!("{state:?}"), message));
         if !lost.is_empty() {
-            let message = format!("changed by another client: {}: the operator should repair it at once", lost.join(", "));
+            let message =
+                format!("changed by another client: {}: the operator should repair it at once", lost.join(", "));
             return plain(State::Changed, message);
         }
         if record.has_additions(None) {
             let mut what: Vec<String> = record.extra_keys.iter().map(|key| format!("the key {key}")).collect();
             what.extend(record.sets_immutable.then(|| "the field immutable".to_owned()));
-            return plain(State::Changed, format!("another client added {}: the operator should remove it at once", what.join(", ")));
+            return plain(
+                State::Changed,
+                format!("another client added {}: the operator should remove it at once", what.join(", ")),
+            );
         }
         let Some(expires_at) = record.expires_at else {
             return plain(State::Changed, "it has no readable expiry annotation".to_owned());
@@ -143,8 +149,7 @@ impl Bench<'_> {
         let included = !self.plan.includes.is_empty();
         if self.plan.has_tenants() {
             let hosts = self.named_hosts().filter(|_| !included).filter(|hosts| record.hosts != Some(*hosts));
-            return hosts
-                .and_then(|_| plain("its hosts differ from those of the spec".to_owned()));
+            return hosts.and_then(|_| plain("its hosts differ from those of the spec".to_owned()));
         }
         if let Some(published) = self.status.expires_at.filter(|published| expires_at < *published) {
             return plain(format!("its tokens expire at {expires_at}, the published ones at {published}"));

@@ -243,8 +243,7 @@ impl RetryState {
 
     fn failure(&self, spot: &SecretKey) -> Option<(Reason, String)> {
         let contested = || {
-            let message =
-                "another client keeps changing the Secret, so it is repaired less often: check its managedFields to see which";
+            let message = "another client keeps changing the Secret, so it is repaired less often: check its managedFields to see which";
             self.is_contended(spot).then(|| (Reason::Contested, message.to_owned()))
         };
         self.failing.get(spot).and_then(|failing| failing.shown.clone()).or_else(contested)

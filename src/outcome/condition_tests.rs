@@ -84,7 +84,13 @@ fn what_the_selection_does_not_reach_is_told() {
         (0, unselected(&[], &["b"], false), "Ready=True NoNamespaces", "False", "there is no namespace b"),
         (0, unselected(&[], &[], true), "Ready=True NoNamespaces", "False", "spec.namespaces.selector"),
         // Nothing happens there before somebody changes something.
-        (0, unselected(&["b"], &[], false), "Ready=False NamespaceNotAllowed", "True", "not allowed to write in namespace b"),
+        (
+            0,
+            unselected(&["b"], &[], false),
+            "Ready=False NamespaceNotAllowed",
+            "True",
+            "not allowed to write in namespace b",
+        ),
         (
             1,
             unselected(&["b"], &["c"], false),

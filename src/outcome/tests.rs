@@ -68,12 +68,7 @@ fn ready_says_that_every_target_namespace_has_a_valid_token() {
         ("none is selected", ran(vec![good()], namespaces(0, 0, vec![]), None), "True", "NoNamespaces"),
         ("one fails", ran(vec![good()], namespaces(2, 1, vec![failure("a", "no")]), None), "False", "NamespacesFailed"),
         ("one lacks it", ran(vec![good()], namespaces(2, 1, vec![]), None), "False", "NamespacesFailed"),
-        (
-            "a token has expired",
-            ran(vec![good(), dead()], namespaces(2, 2, vec![]), None),
-            "False",
-            "AwsUnavailable",
-        ),
+        ("a token has expired", ran(vec![good(), dead()], namespaces(2, 2, vec![]), None), "False", "AwsUnavailable"),
         (
             "there is none yet",
             ran(vec![registry(None, None)], namespaces(1, 0, vec![]), None),

@@ -505,8 +505,7 @@ fn account_base(account: &ServiceAccountAuth, region: &Region) -> Result<Base, S
             Accounts::One { namespace: namespace.as_str().into(), name: name.as_str().into() }
         }
         _ => {
-            let message =
-                "auth.serviceAccount takes either namespace and name, or fromTargetNamespace alone";
+            let message = "auth.serviceAccount takes either namespace and name, or fromTargetNamespace alone";
             return Err(SpecError::invalid(message));
         }
     };

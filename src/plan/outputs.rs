@@ -259,7 +259,11 @@ mod tests {
             ("allowed in a namespace", vec![scope(Some("b"), "out", BasicAuth)], None),
             ("nothing is allowed", vec![], Some("{name: out, format: BasicAuth} to the chart's outputs")),
             ("another format", vec![scope(None, "out", Jenkins)], Some("only as Jenkins")),
-            ("another name", vec![scope(None, "other", BasicAuth)], Some("not allowed to write the Secret out as BasicAuth:")),
+            (
+                "another name",
+                vec![scope(None, "other", BasicAuth)],
+                Some("not allowed to write the Secret out as BasicAuth:"),
+            ),
         ];
         for (what, outputs, says) in table {
             let plan = plan(&spec(registries.clone(), output.clone()), &limits(&outputs)).unwrap();

@@ -420,7 +420,11 @@ impl Metrics {
             m.earliest_issue,
         );
         ours.register_with_unit("reconcile_duration", "How long reconciliations took", Unit::Seconds, m.reconciles);
-        ours.register("aws_identity", "1 for the source in which the operator's own AWS identity was found", m.identity);
+        ours.register(
+            "aws_identity",
+            "1 for the source in which the operator's own AWS identity was found",
+            m.identity,
+        );
         ours.register("leader", "1 while this process is the leader", m.leader);
         ours.register("build", "The version", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
         let m = metrics.process.clone();

@@ -161,8 +161,14 @@ impl TokenError {
 /// (IAM User Guide, Troubleshoot access denied error messages).
 const REFUSED_BY: [(&str, &str); 7] = [
     ("session policy", "the session's policy does not allow it: check sessionPolicy of assumeRoles"),
-    ("service control policy", "a service control policy of the AWS organization denies it: ask the administrator of the organization"),
-    ("resource control policy", "a resource control policy of the AWS organization denies it: ask the administrator of the organization"),
+    (
+        "service control policy",
+        "a service control policy of the AWS organization denies it: ask the administrator of the organization",
+    ),
+    (
+        "resource control policy",
+        "a resource control policy of the AWS organization denies it: ask the administrator of the organization",
+    ),
     ("VPC endpoint policy", "the policy of the VPC endpoint denies it: allow this identity and action there"),
     ("permissions boundary", "the permissions boundary of the role or user denies it: allow this action there"),
     ("explicit deny in a resource-based policy", "a Deny in the role's trust policy applies: check its conditions"),

@@ -39,8 +39,7 @@ fn service_account() -> Vec<(Value, String)> {
     let mut add = |account: Value, says: &str| {
         cases.push((json!({ "serviceAccount": account }), says.replace('#', "~.serviceAccount")));
     };
-    let shape =
-        "#: Invalid value: serviceAccount takes either namespace and name, or fromTargetNamespace alone";
+    let shape = "#: Invalid value: serviceAccount takes either namespace and name, or fromTargetNamespace alone";
     for account in [
         json!({}),
         json!({ "namespace": "a" }),

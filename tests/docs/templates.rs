@@ -51,7 +51,8 @@ async fn what_reads_the_cluster_runs_and_shows_what_is_there() {
     let kubectl = get("kubectl");
     let mut shown: BTreeMap<String, String> = BTreeMap::new();
     for (place, command) in commands() {
-        let command = command.replace(" NAME", " name").replace("pod/my-app", "pod/templated").replace(" >config.json", "");
+        let command =
+            command.replace(" NAME", " name").replace("pod/my-app", "pod/templated").replace(" >config.json", "");
         // The machine may have no kubectl of its own.
         let script = format!("kubectl() {{ \"$KUBECTL\" \"$@\"; }}\n{command}");
         let output = Command::new("bash")
