@@ -183,7 +183,7 @@ fn a_secret_is_judged_by_its_metadata() {
             Some((State::Stale, "Stale", "the published ones at 1970-01-02T04:46:40Z")),
         ),
         ("newer than what is published", |m| annotate(m, EXPIRES_AT, &at(EXPIRY + 1).to_string()), None),
-        ("other hosts", |m| annotate(m, HOSTS_HASH, "00000000000000aa"), Some((State::Stale, "Stale", "other hosts"))),
+        ("other hosts", |m| annotate(m, HOSTS_HASH, "00000000000000aa"), Some((State::Stale, "Stale", "its hosts differ"))),
         (
             "the data taken over",
             |m| {
@@ -245,7 +245,7 @@ fn a_namespace_without_its_secret_says_why_as_far_as_the_operator_knows() {
     let report = judge(&facts(vec![credential(|_| {})], &[]), at(NOW));
     let (_, state, reason, message) = failing(&report).unwrap();
     assert_eq!((state, reason), (State::Missing, "Missing"));
-    assert!(message.contains("there is no Secret pull"), "{message}");
+    assert!(message.contains("the Secret pull does not exist"), "{message}");
     let told = credential(|object| {
         let failure = json!({ "namespace": "a", "reason": "QuotaExceeded", "message": "raise the quota" });
         object["status"]["failures"] = json!([failure]);

@@ -148,7 +148,7 @@ fn ready_says_that_every_output_is_there_as_well_and_what_one_lacks() {
     };
     let of_output = NamespaceFailure { secret: Some("argocd".to_owned()), ..failure("b", "every Secret needs a team") };
     let table = [
-        ("all there", namespaces(2, 2, vec![]), output(2, 2, None), ("True", "Synced"), "every selected"),
+        ("all there", namespaces(2, 2, vec![]), output(2, 2, None), ("True", "Synced"), "every target"),
         ("only the output is asked for", namespaces(0, 0, vec![]), output(1, 1, None), ("True", "Synced"), "every"),
         ("nothing is", namespaces(0, 0, vec![]), output(0, 0, None), ("True", "NoNamespaces"), "no namespace"),
         (

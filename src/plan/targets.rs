@@ -777,7 +777,7 @@ mod tests {
         assert!(reach.unwrap().contains("not allowed to write in namespace b:"));
         assert_eq!(
             found.unwrap(),
-            "there is no namespace gone, no namespace is named like team-*, no namespace matches spec.namespaces.selector"
+            "there is no namespace gone, no namespace matches team-*, no namespace matches spec.namespaces.selector"
         );
         index.set_namespace("gone", here("gone"), &labels(&[]), false);
         assert!(!of(&index).1.unwrap().contains("gone"));

@@ -280,7 +280,7 @@ pub struct Metrics {
     pub token_expiry: Family<TokenLabels, Gauge>,
     /// When the newest token was fetched, in seconds since 1970.
     pub token_refresh: Family<TokenLabels, Gauge>,
-    /// Calls of GetAuthorizationToken.
+    /// Calls to GetAuthorizationToken.
     pub aws_requests: Family<CallLabels, Counter>,
     /// How long single HTTP requests to AWS took, those for credentials of roles as well.
     pub aws_http_requests: Family<RequestLabels, Histogram>,
@@ -378,10 +378,10 @@ impl Metrics {
             Unit::Seconds,
             m.token_refresh,
         );
-        ours.register("aws_requests", "Calls of GetAuthorizationToken", m.aws_requests);
+        ours.register("aws_requests", "Calls to GetAuthorizationToken", m.aws_requests);
         ours.register_with_unit(
             "aws_http_request_duration",
-            "How long single HTTP requests to ECR, ECR Public and STS took",
+            "Duration of single HTTP requests to ECR, ECR Public and STS",
             Unit::Seconds,
             m.aws_http_requests,
         );
@@ -419,7 +419,7 @@ impl Metrics {
             Unit::Seconds,
             m.earliest_issue,
         );
-        ours.register_with_unit("reconcile_duration", "How long reconciliations took", Unit::Seconds, m.reconciles);
+        ours.register_with_unit("reconcile_duration", "Duration of reconciliations", Unit::Seconds, m.reconciles);
         ours.register(
             "aws_identity",
             "1 for the source in which the operator's own AWS identity was found",
@@ -575,7 +575,7 @@ mod tests {
         assert!(open.ends_with("# EOF\n") && open.contains("# TYPE ecr_credential_operator_aws_requests counter\n"));
         let text = exposition.render(Form::Text).unwrap();
         for line in [
-            "# HELP ecr_credential_operator_aws_requests_total Calls of GetAuthorizationToken.",
+            "# HELP ecr_credential_operator_aws_requests_total Calls to GetAuthorizationToken.",
             "# TYPE ecr_credential_operator_aws_requests_total counter",
             "ecr_credential_operator_aws_requests_total{api=\"ecr\",identity=\"operator\",result=\"success\"} 1",
             "# TYPE ecr_credential_operator_reconcile_duration_seconds histogram",
