@@ -263,12 +263,12 @@ async fn a_right_that_is_missing_is_named() {
     bed.ready(&name).await.unwrap();
     operator.stop().await.unwrap();
     take_verb(&bed, "delete").await;
-    let right = format!("the right to delete secrets named {} in all namespaces", bed.secret);
+    let right = format!("permission to delete secrets named {} in all namespaces", bed.secret);
     inside(&bed, &["--offline"]).await.says(1, &["Forbidden", &right, "1 problem found"]);
     give_verb(&bed, "delete").await;
     inside(&bed, &["--offline"]).await.says(0, &["No problem found."]);
     take_verb(&bed, "list").await;
-    let right = format!("the right to list secrets named {} in all namespaces", bed.secret);
+    let right = format!("permission to list secrets named {} in all namespaces", bed.secret);
     inside(&bed, &["--offline"]).await.says(1, &[&right, &format!("{a}  Unknown: Forbidden")]);
     give_verb(&bed, "list").await;
     bed.finish().await.unwrap();

@@ -79,7 +79,7 @@ async fn an_identity_that_is_lent_no_more_costs_its_registry_alone_and_only_when
 
     // An upgrade of the chart drops the entry.
     let second = bed.operator(launch()).await.unwrap();
-    let words = ["registry in eu-west-1 waits for a change", "auth.serviceAccounts"];
+    let words = ["registry in eu-west-1 needs a change", "auth.serviceAccounts"];
     let told = |object: &DynamicObject| {
         let found = testbed::bed::condition(object, "Reconciling");
         found.is_some_and(|found| words.iter().all(|word| found["message"].as_str().unwrap_or_default().contains(word)))

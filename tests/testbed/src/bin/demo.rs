@@ -43,13 +43,13 @@ async fn main() -> Result<()> {
     let crd = std::fs::read_to_string(&args.crd).with_context(|| format!("read {}", args.crd.display()))?;
     let bed = Bed::alone("demo", &crd).await?;
     bed.aws.set_token_life(SignedDuration::from_secs(LIFE));
-    step("starting the operator with IRSA's variables and a token of the TokenRequest API");
+    step("starting the operator with the variables of IRSA and a ServiceAccount token");
     let launch = Launch::new(&args.operator);
     let mut operator = bed.operator(launch).await?;
     show(&bed, &operator).await?;
     if !args.keep.is_empty() {
         println!(
-            "\nEverything is left running. In another terminal:\n\n  export KUBECONFIG={}\n  kubectl get ecrcredentials\n  kubectl get secrets -A\n\nThe operator's log: {}\nCtrl-C ends it all.",
+            "\nEverything keeps running. In another terminal:\n\n  export KUBECONFIG={}\n  kubectl get ecrcredentials\n  kubectl get secrets -A\n\nThe operator's log: {}\nPress Ctrl-C to stop.",
             bed.plane.admin_kubeconfig().display(),
             operator.log.display()
         );
@@ -59,9 +59,9 @@ async fn main() -> Result<()> {
     operator.signal("TERM")?;
     let status = operator.ended().await?;
     ensure!(status.success(), "the operator ended with {status}: {}", operator.tail());
-    println!("   it released its lease and ended with 0");
+    println!("   it released its Lease and exited with 0");
     bed.finish().await?;
-    println!("\nThe demo is done after {:.0} s: no invariant was broken.", start.elapsed().as_secs_f64());
+    println!("\nThe demo finished after {:.0} s: no invariant was violated.", start.elapsed().as_secs_f64());
     Ok(())
 }
 
@@ -83,34 +83,34 @@ async fn show(bed: &Bed, operator: &Operator) -> Result<()> {
     bed.ready(&name).await?;
     kubectl(bed, &["get", "ecrcredentials"]);
 
-    step("a namespace gains the label: it gets its Secret from the token in memory");
+    step("labeling a namespace: it gets its pull secret from the token in memory");
     let shop = bed.namespace("shop", &[]).await?;
     let calls = bed.aws.calls(Service::Ecr).len();
     let before = Instant::now();
     bed.label(&shop, &[("pull", Some("ecr"))]).await?;
     let secret = bed.logins_until(&shop, &HOSTS).await?;
     println!(
-        "   after {} ms, with {} further calls of AWS",
+        "   after {} ms, with {} further calls to AWS",
         before.elapsed().as_millis(),
         bed.aws.calls(Service::Ecr).len() - calls
     );
     describe(&shop, &secret)?;
 
-    step("somebody edits a Secret by hand: it is repaired in place");
+    step("editing a pull secret: the operator repairs it in place");
     let uid = secret.uid();
     let patch = json!({ "data": { ".dockerconfigjson": "e30=" } });
     let edited = bed.secrets(&shop).patch(&bed.secret, &PatchParams::default(), &Patch::Merge(&patch)).await?;
     ensure!(logins(&edited).is_err(), "the edit took");
     let repaired = bed.logins_until(&shop, &HOSTS).await?;
     ensure!(repaired.uid() == uid, "the uid has changed");
-    println!("   the logins are back, the uid is the same");
+    println!("   the tokens are back, the uid is the same");
 
-    step("somebody deletes a Secret: it is made again");
+    step("deleting a pull secret: the operator recreates it");
     bed.secrets(&shop).delete(&bed.secret, &DeleteParams::default()).await?;
     let again = bed.secret_until(&shop, "made again", |s| s.is_some_and(|s| s.uid() != uid)).await?;
     describe(&shop, &again.context("the Secret is there")?)?;
 
-    step(&format!("waiting for a refresh: tokens live {LIFE} s here, so one comes every {} s or so", LIFE / 2));
+    step(&format!("waiting for a refresh: tokens are valid for {LIFE} s here, so they are refreshed about every {} s", LIFE / 2));
     let old = bed.logins_until(&payments, &HOSTS).await?;
     let new = bed
         .secret_until(&payments, "refreshed", |s| s.is_some_and(|s| s.resource_version() != old.resource_version()))
@@ -119,10 +119,10 @@ async fn show(bed: &Bed, operator: &Operator) -> Result<()> {
     ensure!(new.uid() == old.uid(), "the uid has changed");
     let (old, new_logins) = (logins(&old)?, logins(&new)?);
     let changed: BTreeSet<&String> = old.keys().filter(|host| old[*host] != new_logins[*host]).collect();
-    println!("   {} of {} logins are new, in the same Secret (the uid has not changed)", changed.len(), old.len());
+    println!("   {} of {} tokens are new, in the same Secret (the uid has not changed)", changed.len(), old.len());
     describe(&payments, &new)?;
 
-    step("what the operator says");
+    step("status, Events and metrics");
     kubectl(bed, &["get", "ecrcredentials"]);
     kubectl(bed, &["get", "events", "-n", "default", "--field-selector", "involvedObject.kind=EcrCredential"]);
     let (_, metrics) = operator.get("/metrics").await?;
@@ -133,7 +133,7 @@ async fn show(bed: &Bed, operator: &Operator) -> Result<()> {
         println!("   {line}");
     }
 
-    step("deleting the EcrCredential: the garbage collector takes its Secrets");
+    step("deleting the EcrCredential: the garbage collector deletes its pull secrets");
     bed.credentials().delete(&name, &DeleteParams::default()).await?;
     futures::stream::iter([&payments, &web, &shop])
         .for_each_concurrent(None, |namespace| async move {
