@@ -787,9 +787,9 @@ mod tests {
         assert!(!of(&index).1.unwrap().contains("team-*"));
         // Selected before and after, by its name.
         index.set_namespace("a", here("a"), &labels(&[("pull", "ecr")]), false);
-        assert!(!of(&index).1.unwrap().contains("labels"));
+        assert!(!of(&index).1.unwrap().contains("spec.namespaces.selector"));
         index.set_namespace("a", here("a"), &labels(&[]), false);
-        assert!(of(&index).1.unwrap().contains("labels"));
+        assert!(of(&index).1.unwrap().contains("spec.namespaces.selector"));
         index.remove_namespace("team-1");
         assert!(of(&index).1.unwrap().contains("team-*"));
         let many: Vec<String> = (0..9).map(|n| format!("n{n}")).collect();
