@@ -68,7 +68,7 @@ impl Unselected {
             parts.push(format!("no namespace matches {}", some_of(&self.unmatched)));
         }
         if self.selector {
-            parts.push("no namespace matches spec.namespaces.selector".to_owned());
+            parts.push("no namespace matches the labels of spec.namespaces.selector".to_owned());
         }
         (!parts.is_empty()).then(|| parts.join(", "))
     }
@@ -777,7 +777,7 @@ mod tests {
         assert!(reach.unwrap().contains("not allowed to write in namespace b:"));
         assert_eq!(
             found.unwrap(),
-            "there is no namespace gone, no namespace matches team-*, no namespace matches spec.namespaces.selector"
+            "there is no namespace gone, no namespace matches team-*, no namespace matches the labels of spec.namespaces.selector"
         );
         index.set_namespace("gone", here("gone"), &labels(&[]), false);
         assert!(!of(&index).1.unwrap().contains("gone"));

@@ -238,7 +238,7 @@ fn assume_role_advice(message: &str) -> &'static str {
     } else if message.contains("sts:SetSourceIdentity") {
         "allow sts:SetSourceIdentity in the role's trust policy (deploy/iam/trust-assume-role.json)"
     } else {
-        "allow sts:AssumeRole on the role for the calling identity (deploy/iam/policy-assume-role.json), and check that the role's trust policy names that identity and, if it requires one, the external ID (deploy/iam/trust-assume-role.json)"
+        "allow sts:AssumeRole on the role for the calling identity (deploy/iam/policy-assume-role.json), and check that the role's trust policy names that identity and, if it requires one, the externalId (deploy/iam/trust-assume-role.json)"
     }
 }
 
