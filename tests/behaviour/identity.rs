@@ -33,7 +33,7 @@ async fn whatever_ails_sts_is_named_and_passes() {
         (Fault::TooManyRequests, "Throttled", "429"),
         (Fault::AccessDenied, "AccessDenied", "trust policy"),
         (Fault::InvalidIdentityToken, "AccessDenied", "OIDC provider"),
-        (Fault::ExpiredToken, "AccessDenied", "rotated"),
+        (Fault::ExpiredToken, "AccessDenied", "renewed"),
         (Fault::Expired, "ExpiredToken", "too soon"),
         (Fault::NearExpiry(Duration::from_secs(20)), "ExpiredToken", "too soon"),
     ];
