@@ -10,7 +10,7 @@ ARCHIVE := target/image/ecr-credential-operator.tar
 IMAGE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
 
 .PHONY: demo test-unit test test-oldest test-upgrade consumers check supply-chain notices advisories docs mutants chaos chaos-real \
-	mutations fuzz image release e2e bench bench-small generate tools help
+	mutations fuzz image dockerfile release e2e bench bench-small generate tools help
 
 help: ## Shows what there is. The times are for 2 cores, with all built; building it all takes 12 minutes once.
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ image: release ## Makes the container image of the release without Docker (1 s);
 		--label org.opencontainers.image.revision=$(shell git rev-parse HEAD 2>/dev/null) \
 		--label org.opencontainers.image.source=https://github.com/pullsecrets/ecr-credential-operator \
 		--label org.opencontainers.image.licenses=Apache-2.0
+
+dockerfile: ## Builds the Dockerfile twice without a registry, as root, and compares the images (MINUTES min); 77 says that it cannot run here.
+	@hack/dockerfile.sh
 
 e2e: tools ## Runs the main job on a real node, as root (2 min); 77 says that it cannot run here; KEEP=1 leaves it running.
 	@cargo build --workspace --bin e2e

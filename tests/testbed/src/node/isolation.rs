@@ -142,9 +142,9 @@ fn make_v1(root: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Gives the namespaces that this process was started in what a node needs: its bridge, and directories of its own where
-/// the usual programs write.
-pub fn furnish(dir: &Path, tools: &Tools) -> Result<()> {
+/// Gives the namespaces that this process was started in what a node needs: its bridge, directories of its own where the
+/// usual programs write, and the name of the registry.
+pub fn furnish(dir: &Path, tools: &Tools, host: &str) -> Result<()> {
     run("mount", &["--make-rshared", "/"])?;
     run("mount", &["-t", "tmpfs", "tmpfs", "/run"])?;
     for place in ["/var/lib", "/var/log"] {
@@ -152,6 +152,9 @@ pub fn furnish(dir: &Path, tools: &Tools) -> Result<()> {
         fs::create_dir_all(&own)?;
         run("mount", &["--bind", &own.to_string_lossy(), place])?;
     }
+    let hosts = dir.join("hosts");
+    fs::write(&hosts, format!("127.0.0.1 localhost\n{ADDRESS} {host}\n"))?;
+    run("mount", &["--bind", &hosts.to_string_lossy(), "/etc/hosts"])?;
     for (name, value) in KERNEL_SETTINGS {
         let own = dir.join(name.replace('/', "."));
         fs::write(&own, format!("{value}\n"))?;

@@ -20,8 +20,14 @@ pub(super) fn start_scheduler(dir: &Path, tools: &Tools, plane: &ControlPlane) -
     Server::start("kube-scheduler", command, dir)
 }
 
+/// Where kubelet looks for the manifests of static pods.
+pub fn static_pods(dir: &Path) -> PathBuf {
+    dir.join("static-pods")
+}
+
 pub(super) fn start(dir: &Path, cgroup: &str, tools: &Tools, plane: &ControlPlane) -> Result<Server> {
     let config = dir.join("kubelet.yaml");
+    fs::create_dir(static_pods(dir))?;
     fs::write(&config, configuration(dir, cgroup)?)?;
     let mut command = Command::new(&tools.node);
     command
@@ -50,6 +56,7 @@ fn configuration(dir: &Path, cgroup: &str) -> Result<String> {
         "containerRuntimeEndpoint": format!("unix://{}", runtime::SOCKET),
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": cgroup,
+        "staticPodPath": static_pods(dir),
         "failCgroupV1": false,
         "failSwapOn": false,
         "resolvConf": resolv_conf,

@@ -11,10 +11,11 @@ use anyhow::{Context, Result, ensure};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use http::{HeaderMap, Method, StatusCode, header};
+use http::uri::PathAndQuery;
+use http::{Method, StatusCode, header};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::{ADDRESS, PATIENCE, tools::Tools};
 use crate::aws::{AwsStandIn, Service};
@@ -23,8 +24,8 @@ use crate::control_plane::Server;
 /// Where docker-registry itself listens, without any check; pods cannot reach it.
 const STORE: &str = "127.0.0.1:5001";
 
-/// What the gate answers for its ECR host.
-const PORT: u16 = 5000;
+/// Where the gate answers for its ECR host; the second is where a client looks that knows no more than the name.
+const PORTS: [u16; 2] = [5000, 80];
 
 /// One request that came to the gate.
 #[derive(Clone, Debug)]
@@ -40,7 +41,7 @@ pub struct Visit {
 /// A running registry.
 pub struct Registry {
     inner: Arc<Inner>,
-    serving: JoinHandle<()>,
+    _serving: JoinSet<()>,
     _store: Server,
 }
 
@@ -56,7 +57,7 @@ impl Registry {
     pub async fn start(dir: &Path, tools: &Tools, aws: &AwsStandIn, region: &str) -> Result<Registry> {
         let config = dir.join("registry.yaml");
         let storage = json!({ "filesystem": { "rootdirectory": "/var/lib/registry" } });
-        fs::write(&config, json!({ "version": 0.1, "storage": storage, "http": { "addr": STORE } }).to_string())?;
+        fs::write(&config, json!({ "version": 0.1, "storage": storage, "http": { "addr": STORE, "relativeurls": true } }).to_string())?;
         let mut command = Command::new(tools.program("docker-registry")?);
         command.arg("serve").arg(&config);
         let mut store = Server::start("docker-registry", command, dir)?;
@@ -69,16 +70,20 @@ impl Registry {
         }
         let inner = Inner { aws: aws.clone(), region: region.to_owned(), http, visits: Mutex::default() };
         let inner = Arc::new(inner);
-        let listener = tokio::net::TcpListener::bind(SocketAddr::from((ADDRESS, PORT))).await?;
         let app = axum::Router::new().fallback(gate).with_state(inner.clone());
-        // It ends with the run.
-        let serving = tokio::spawn(async move { drop(axum::serve(listener, app).await) });
-        Ok(Registry { inner, serving, _store: store })
+        let mut serving = JoinSet::new();
+        for port in PORTS {
+            let listener = tokio::net::TcpListener::bind(SocketAddr::from((ADDRESS, port))).await?;
+            let app = app.clone();
+            // It ends with the run.
+            serving.spawn(async move { drop(axum::serve(listener, app).await) });
+        }
+        Ok(Registry { inner, _serving: serving, _store: store })
     }
 
     /// `http://ADDRESS:PORT`.
     pub fn url(&self) -> String {
-        format!("http://{ADDRESS}:{PORT}")
+        format!("http://{ADDRESS}:{}", PORTS[0])
     }
 
     /// Puts an image of an archive of `hack/image.py` into the store, past the gate.
@@ -111,7 +116,7 @@ impl Registry {
         let begun =
             http.post(format!("http://{STORE}/v2/{repository}/blobs/uploads/")).send().await?.error_for_status()?;
         let location = begun.headers().get(header::LOCATION).context("no Location")?.to_str()?;
-        let mut location = url::Url::parse(location)?;
+        let mut location = begun.url().join(location)?;
         location.query_pairs_mut().append_pair("digest", digest);
         http.put(location).body(data).send().await?.error_for_status().context("upload a blob")?;
         Ok(())
@@ -123,19 +128,13 @@ impl Registry {
     }
 }
 
-impl Drop for Registry {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
-}
-
 async fn gate(State(inner): State<Arc<Inner>>, request: Request) -> Response {
     let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let auth = shown.and_then(|value| value.strip_prefix("Basic ")).map(str::to_owned);
     let what = format!("{} {}", request.method(), request.uri().path());
     let response = match inner.refusal(auth.as_deref()) {
         Some(refusal) => refusal,
-        None => inner.fetch(request.method(), request.uri().path(), request.headers()).await,
+        None => inner.forward(request).await,
     };
     inner.visits.lock().push(Visit { request: what, auth, status: response.status().as_u16() });
     response
@@ -158,23 +157,27 @@ impl Inner {
         }
     }
 
-    async fn fetch(&self, method: &Method, path: &str, headers: &HeaderMap) -> Response {
-        if method != Method::GET && method != Method::HEAD {
-            return refuse(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "this registry is for pulls");
-        }
-        let mut forwarded = self.http.request(method.clone(), format!("http://{STORE}{path}"));
-        // A manifest is there only for those who accept its kind.
-        for name in [header::ACCEPT, header::RANGE] {
-            for value in headers.get_all(&name) {
+    async fn forward(&self, request: Request) -> Response {
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let mut forwarded = self.http.request(parts.method.clone(), format!("http://{STORE}{path}"));
+        // A manifest is there only for those who accept its kind; the rest is for pushes.
+        for name in [header::ACCEPT, header::RANGE, header::CONTENT_TYPE, header::CONTENT_RANGE] {
+            for value in parts.headers.get_all(&name) {
                 forwarded = forwarded.header(&name, value);
             }
+        }
+        match axum::body::to_bytes(body, usize::MAX).await {
+            Ok(body) if body.is_empty() => {}
+            Ok(body) => forwarded = forwarded.body(body),
+            Err(error) => return refuse(StatusCode::BAD_REQUEST, "UNKNOWN", &error.to_string()),
         }
         match forwarded.send().await {
             Ok(answer) => {
                 let mut response = Response::new(Body::empty());
                 *response.status_mut() = answer.status();
                 *response.headers_mut() = answer.headers().clone();
-                if method == Method::GET {
+                if parts.method != Method::HEAD {
                     *response.body_mut() = Body::from_stream(answer.bytes_stream());
                 }
                 response

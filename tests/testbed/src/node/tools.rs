@@ -11,8 +11,19 @@ use super::Unsupported;
 use crate::{control_plane, tools};
 
 /// They are unpacked into the cache, not installed: the machine may run a containerd of its own.
-const PACKAGES: [&str; 6] =
-    ["busybox-static", "containerd", "containernetworking-plugins", "docker-registry", "libseccomp2", "runc"];
+const PACKAGES: [&str; 10] = [
+    "buildah",
+    "busybox-static",
+    "containerd",
+    "containernetworking-plugins",
+    "docker-registry",
+    // For buildah, by the names of Debian 12.
+    "libassuan0",
+    "libdevmapper1.02.1",
+    "libgpgme11",
+    "libseccomp2",
+    "runc",
+];
 
 /// The pause image's name, in the container runtime's configuration too.
 pub const PAUSE: &str = "localhost/pause:1";
@@ -24,6 +35,8 @@ pub struct Tools {
     pub node: PathBuf,
     /// helm.
     pub helm: PathBuf,
+    /// kubectl.
+    pub kubectl: PathBuf,
     /// The archive of the image that holds a pod's namespaces open.
     pub pause: PathBuf,
 }
@@ -42,7 +55,8 @@ impl Tools {
         let debian = debian_packages(&cache, &say)?;
         // The one that the chart's tests use too.
         let helm = tools::get("helm-v3")?;
-        let mut tools = Tools { debian, node, helm, pause: cache.join("pause.tar") };
+        let kubectl = tools::get("kubectl")?;
+        let mut tools = Tools { debian, node, helm, kubectl, pause: cache.join("pause.tar") };
         tools.pause = tools.busybox_image(PAUSE, &["sleep", "2147483647"], &[], &cache)?;
         Ok(tools)
     }
@@ -59,7 +73,7 @@ impl Tools {
         Ok(std::env::join_paths(self.bin_dirs().into_iter().chain(std::env::split_paths(&machine)))?)
     }
 
-    /// Where the shared objects are that runc needs and this machine may lack.
+    /// Where the shared objects are that runc and buildah need and this machine may lack.
     pub fn library_path(&self) -> Result<PathBuf> {
         let libraries = fs::read_dir(self.debian.join("usr/lib"))?.flatten().map(|entry| entry.path());
         let triplet = |path: &PathBuf| path.to_string_lossy().contains("-linux-gnu");

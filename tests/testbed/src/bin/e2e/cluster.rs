@@ -9,7 +9,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod, Secret, ServiceAccount};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 use testbed::aws::AwsStandIn;
 use testbed::bed::logins;
 use testbed::control_plane::ControlPlane;
@@ -161,10 +161,18 @@ impl Cluster {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Shows what kubectl says; where there is none, the run goes on without.
+    /// Applies objects with one `kubectl apply`.
+    pub(crate) fn apply(&self, objects: &[Value]) -> Result<()> {
+        let file = self.dir.join("apply.json");
+        std::fs::write(&file, json!({ "apiVersion": "v1", "kind": "List", "items": objects }).to_string())?;
+        self.run(Command::new(&self.tools.kubectl).args(["apply", "--filename"]).arg(file))?;
+        Ok(())
+    }
+
+    /// Shows what kubectl says.
     pub(crate) fn kubectl(&self, arguments: &[&str]) {
         println!("   $ kubectl {}", arguments.join(" "));
-        let said = self.run(Command::new("kubectl").args(arguments)).unwrap_or_else(|error| format!("{error:#}"));
+        let said = self.run(Command::new(&self.tools.kubectl).args(arguments)).unwrap_or_else(|error| format!("{error:#}"));
         said.lines().for_each(|line| println!("   {line}"));
     }
 

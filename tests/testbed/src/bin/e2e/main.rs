@@ -14,7 +14,9 @@ use testbed::node::registry::Registry;
 use testbed::node::tools::Tools;
 use testbed::node::{self, Node, Unsupported};
 
+mod builder;
 mod cluster;
+mod static_pod;
 mod story;
 
 /// The exit status that says: not here, as automake's test runners know it.
@@ -84,7 +86,7 @@ fn outside(args: &Args) -> Result<ExitCode> {
 
 fn inside(args: &Args, dir: &Path, cgroup: &str) -> Result<()> {
     let tools = Tools::prepare(cluster::step)?;
-    isolation::furnish(dir, &tools)?;
+    isolation::furnish(dir, &tools, story::HOST)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         cluster::step("starting a control plane with an address for pods, an AWS stand-in and a private registry");

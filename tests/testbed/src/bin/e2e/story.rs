@@ -1,4 +1,4 @@
-//! What is shown, in order: the install, a pull, a refusal, a pull by a pod that names no Secret, a refresh, the loss of the leader, and what it all costs.
+//! What is shown, in order: the install, a pull, a refusal, a pull by a pod that names no Secret, a static pod, a build, a refresh, the loss of the leader, and what it all costs.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +15,7 @@ use testbed::node::measure::Container;
 use testbed::node::tools::Tools;
 use testbed::node::{pod_logs, until};
 
+use crate::{builder, static_pod};
 use crate::cluster::{Cluster, container_id, restarts, step};
 
 pub(crate) const REGION: &str = "eu-west-1";
@@ -24,8 +25,8 @@ pub(crate) const SECRET: &str = "ecr-pull-secret";
 
 const ROLE: &str = "arn:aws:iam::123456789012:role/ecr-pull";
 const AUDIENCE: &str = "sts.amazonaws.com";
-const CREDENTIAL: &str = "platform";
-const TEST_IMAGE: &str = "public.ecr.aws/docker/library/busybox:1.37";
+pub(crate) const CREDENTIAL: &str = "platform";
+pub(crate) const TEST_IMAGE: &str = "public.ecr.aws/docker/library/busybox:1.37";
 
 /// How long the operators are watched at rest.
 const REST: Duration = Duration::from_secs(30);
@@ -36,6 +37,8 @@ pub(crate) async fn tell(cluster: &Cluster, chart: &Path) -> Result<()> {
     pull(cluster).await?;
     refuse(cluster).await?;
     attach(cluster).await?;
+    static_pod::run(cluster).await?;
+    builder::build(cluster).await?;
     refresh(cluster).await?;
     crash_of_the_leader(cluster).await?;
     end_of_the_leader(cluster).await?;
@@ -68,7 +71,7 @@ async fn install(cluster: &Cluster, chart: &Path) -> Result<()> {
 
 /// The image that the chart's test names, made here of busybox as the real one is: the cluster reaches no other registry.
 pub(crate) fn test_image(tools: &Tools, dir: &Path) -> Result<PathBuf> {
-    tools.busybox_image(TEST_IMAGE, &["sh"], &["sh", "wget", "grep"], dir)
+    tools.busybox_image(TEST_IMAGE, &["sh"], &["chroot", "grep", "sh", "sleep", "wget"], dir)
 }
 
 async fn test_of_the_chart(cluster: &Cluster) -> Result<()> {
@@ -94,6 +97,7 @@ fn values_like_irsa(cluster: &Cluster) -> Value {
     json!({
         "aws": { "region": REGION, "endpoints": { "ecr": ecr, "ecrPublic": ecr_public, "sts": sts } },
         "extraEnv": env,
+        "outputs": [{ "name": builder::CONFIG, "format": "DockerConfigFile" }],
         "extraVolumes": [{ "name": "aws-iam-token", "projected": { "sources": [{ "serviceAccountToken": token }] } }],
         "extraVolumeMounts": [{ "name": "aws-iam-token", "mountPath": dir, "readOnly": true }],
     })
@@ -133,7 +137,7 @@ async fn refuse(cluster: &Cluster) -> Result<()> {
 }
 
 async fn attach(cluster: &Cluster) -> Result<()> {
-    step("with attachTo.pods: a namespace and a pod in it, made at the same moment; the pod names no Secret");
+    step("with attachTo.pods: a namespace and a pod in it, made by one kubectl apply; the pod names no Secret");
     let patch = json!({ "spec": { "attachTo": { "pods": "MatchingImages" } } });
     credentials(cluster)?.patch(CREDENTIAL, &PatchParams::default(), &Patch::Merge(&patch)).await?;
     let attached = |object: &DynamicObject| condition(object, "Attached").is_some_and(|c| c["status"] == "True");
@@ -156,8 +160,12 @@ async fn attach(cluster: &Cluster) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let start = Instant::now();
-    cluster.new_namespace("dock").await?;
-    cluster.start_pod("dock", "first", &image, false).await?;
+    let mut first = serde_json::to_value(cluster.pod("first", &image, &[])?)?;
+    first["metadata"]["namespace"] = json!("dock");
+    cluster.apply(&[
+        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "dock", "labels": { "pull": "ecr" } } }),
+        first,
+    ])?;
     let pod = cluster.until_running("dock", "first").await?;
     println!("   the pod runs {image} after {:.1} s", start.elapsed().as_secs_f64());
     ensure!(pull_secrets(&pod) == [SECRET], "the pod names {:?}", pull_secrets(&pod));
@@ -171,7 +179,7 @@ async fn attach(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn pull_secrets(pod: &Pod) -> Vec<String> {
+pub(crate) fn pull_secrets(pod: &Pod) -> Vec<String> {
     let spec = pod.spec.iter();
     spec.flat_map(|spec| spec.image_pull_secrets.iter().flatten()).map(|secret| secret.name.clone()).collect()
 }
@@ -323,7 +331,7 @@ fn secrecy(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn credentials(cluster: &Cluster) -> Result<Api<DynamicObject>> {
+pub(crate) fn credentials(cluster: &Cluster) -> Result<Api<DynamicObject>> {
     Ok(Api::all_with(cluster.client()?, &credential_resource()))
 }
 
@@ -341,7 +349,7 @@ fn credential() -> Result<DynamicObject> {
 }
 
 /// That the last manifest of a tag was given for this login, and none of it without one.
-fn pulled_with(cluster: &Cluster, tag: &str, login: &str) -> Result<()> {
+pub(crate) fn pulled_with(cluster: &Cluster, tag: &str, login: &str) -> Result<()> {
     let visits = cluster.registry.visits();
     let served: Vec<_> =
         visits.iter().filter(|v| v.request.ends_with(&format!("/manifests/{tag}")) && v.status == 200).collect();
@@ -358,7 +366,7 @@ async fn ask(cluster: &Cluster, login: &str) -> Result<u16> {
     Ok(http.get(url).header("authorization", format!("Basic {login}")).send().await?.status().as_u16())
 }
 
-fn waiting(pod: &Pod) -> Option<(String, String)> {
+pub(crate) fn waiting(pod: &Pod) -> Option<(String, String)> {
     let status = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
     let waiting = status.state.as_ref()?.waiting.as_ref()?;
     Some((waiting.reason.clone()?, waiting.message.clone().unwrap_or_default()))
