@@ -268,7 +268,7 @@ fn login_fields(u: &mut Unstructured<'_>) -> Result<LoginFields> {
     Ok(*u.choose(&[LoginFields::Auth, LoginFields::Auth, LoginFields::AuthUsernamePassword])?)
 }
 
-fn output(u: &mut Unstructured<'_>, number: u8) -> Result<Output> {
+pub fn output(u: &mut Unstructured<'_>, number: u8) -> Result<Output> {
     let account = *u.choose(&ACCOUNTS)?;
     let own = format!("{account}.dkr.ecr.eu-west-1.amazonaws.com");
     let host = word(u, &[own.as_str(), "public.ecr.aws", "ecr-public.aws.com", "https://a.b"])?;
@@ -281,6 +281,11 @@ fn output(u: &mut Unstructured<'_>, number: u8) -> Result<Output> {
         annotations: Default::default(),
         login_fields: login_fields(u)?,
     })
+}
+
+/// ECR Public, by its one host.
+pub fn public_registry() -> Registry {
+    Registry { private: None, public: Some(PublicRegistry { host_variants: Vec::new() }), auth: None }
 }
 
 fn everywhere() -> NamespaceSelection {
