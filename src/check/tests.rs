@@ -683,7 +683,13 @@ fn an_output_that_is_missing_or_refused_and_an_include_that_is_not_current_are_p
         ),
         ("it is not allowed", with(&|_| {}), no_outputs, &["OutputNotAllowed"], None),
         ("the include is not allowed", with(&|object| include(object, None)), limits(), &["IncludeNotAllowed"], None),
-        ("the include is current", with(&|object| include(object, Some(("False", "Synced")))), may_read.clone(), &[], None),
+        (
+            "the include is current",
+            with(&|object| include(object, Some(("False", "Synced")))),
+            may_read.clone(),
+            &[],
+            None,
+        ),
         (
             "the include is not",
             with(&|object| include(object, Some(("True", "IncludeFailed")))),
@@ -691,13 +697,7 @@ fn an_output_that_is_missing_or_refused_and_an_include_that_is_not_current_are_p
             &["IncludeFailed"],
             None,
         ),
-        (
-            "the include was not",
-            with(&|object| include(object, Some(("False", "IncludeFailed")))),
-            may_read,
-            &[],
-            None,
-        ),
+        ("the include was not", with(&|object| include(object, Some(("False", "IncludeFailed")))), may_read, &[], None),
     ];
     for (what, object, limits, problems, lacks) in table {
         let found = written(&object);

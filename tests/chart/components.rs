@@ -91,7 +91,8 @@ fn patches(base: &BTreeMap<String, String>, with: &BTreeMap<String, String>, var
     let mut patches = String::new();
 
     let [before, after] = both("rbac.yaml", "ClusterRole");
-    let names = |role: &Value| -> Vec<String> { serde_json::from_value(role["rules"][0]["resourceNames"].clone()).unwrap() };
+    let names =
+        |role: &Value| -> Vec<String> { serde_json::from_value(role["rules"][0]["resourceNames"].clone()).unwrap() };
     let added: Vec<String> = names(&after).into_iter().filter(|name| !names(&before).contains(name)).collect();
     if !added.is_empty() {
         let add = |name: &String| format!("- {{op: add, path: /rules/0/resourceNames/-, value: {name}}}");

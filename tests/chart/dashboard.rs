@@ -40,7 +40,8 @@ async fn each_panel_shows_series_of_a_running_operator_and_an_output_that_fails_
 
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
     let chosen = |variable: &str, value: &str, query: &str| {
-        let variables = SCRAPED.iter().take(3).map(|(name, found)| (*name, if *name == variable { value } else { found }));
+        let variables =
+            SCRAPED.iter().take(3).map(|(name, found)| (*name, if *name == variable { value } else { found }));
         let query = variables.fold(query.to_owned(), |query, (name, value)| query.replace(&format!("${name}"), value));
         query.replace("$__rate_interval", "5m")
     };

@@ -79,8 +79,10 @@ fn kubernetes_validate_knows_each_field_of_each_mode() {
     let folder = tempfile::tempdir().unwrap();
     for (version, known) in [(NEWEST, "1.36"), (OLDEST, "1.32")] {
         let rendered = modes().into_iter().flat_map(|(_, values)| helm.template("eco", version, &values).unwrap());
-        let group = |object: &Value| object["apiVersion"].as_str().unwrap().split_once('/').map(|(group, _)| group.to_owned());
-        let is_of_kubernetes = |object: &Value| group(object).is_none_or(|group| !group.contains('.') || group.ends_with(".k8s.io"));
+        let group =
+            |object: &Value| object["apiVersion"].as_str().unwrap().split_once('/').map(|(group, _)| group.to_owned());
+        let is_of_kubernetes =
+            |object: &Value| group(object).is_none_or(|group| !group.contains('.') || group.ends_with(".k8s.io"));
         let objects: Vec<String> = rendered.filter(is_of_kubernetes).map(|object| object.to_string()).collect();
         assert!(objects.len() > 100, "{} objects", objects.len());
         let file = folder.path().join(format!("{known}.yaml"));
@@ -93,7 +95,8 @@ fn kubernetes_validate_knows_each_field_of_each_mode() {
         assert!(output.status.success(), "{said}");
         // Each object was looked at, and one with an unknown field would be found.
         assert_eq!(said.matches(" passed for resource ").count(), objects.len(), "{said}");
-        let wrong = json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "x" }, "spec": { "prots": [] } });
+        let wrong =
+            json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "x" }, "spec": { "prots": [] } });
         std::fs::write(&file, wrong.to_string()).unwrap();
         assert!(!validate(&file).status.success());
     }

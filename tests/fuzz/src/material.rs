@@ -283,11 +283,6 @@ pub fn output(u: &mut Unstructured<'_>, number: u8) -> Result<Output> {
     })
 }
 
-/// ECR Public, by its one host.
-pub fn public_registry() -> Registry {
-    Registry { private: None, public: Some(PublicRegistry { host_variants: Vec::new() }), auth: None }
-}
-
 fn everywhere() -> NamespaceSelection {
     NamespaceSelection { names: vec!["*".to_owned()], selector: None, exclude: Vec::new() }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use arbitrary::{Result, Unstructured};
 use ecr_credential_operator::api::status::Reason;
-use ecr_credential_operator::api::{EcrCredential, EcrCredentialSpec, Include, IncludedSecret, NamespaceSelection, OutputFormat};
+use ecr_credential_operator::api::{
+    EcrCredential, EcrCredentialSpec, Include, IncludedSecret, NamespaceSelection, OutputFormat,
+};
 use ecr_credential_operator::controller::cluster_state::ClusterState;
 use ecr_credential_operator::controller::watches;
 use ecr_credential_operator::plan::auth::Reference;
@@ -17,6 +19,7 @@ use ecr_credential_operator::secret::Selection;
 use ecr_credential_operator::secret::include::IncludedConfig;
 use ecr_credential_operator::secret::ownership::{ManagedFieldsDigest, SecretRecord};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use serde_json::json;
 
 use super::selection::selects;
 use crate::material::{self, NAMESPACES};
@@ -64,6 +67,29 @@ struct Model {
     included: BTreeMap<IncludeScope, (Option<Arc<IncludedConfig>>, Option<SpecError>)>,
 }
 
+/// What an `EcrCredential` has a right to, computed from nothing but the model.
+#[derive(Debug, Default)]
+struct Share {
+    /// By name and namespace, with the format.
+    targets: BTreeMap<SecretKey, OutputFormat>,
+    /// What it selects and may not be written.
+    denied: BTreeSet<SecretKey>,
+    places: Places,
+}
+
+/// The shares of all.
+#[derive(Default)]
+struct View {
+    shares: BTreeMap<String, Share>,
+    none: Share,
+}
+
+impl View {
+    fn of(&self, uid: &str) -> &Share {
+        self.shares.get(uid).unwrap_or(&self.none)
+    }
+}
+
 pub fn run(bytes: &[u8]) {
     let _ = parts(&mut Unstructured::new(bytes));
 }
@@ -72,20 +98,24 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     let limits = limits(u)?;
     let mut world = ClusterState::new(limits.index(), References::default());
     let mut model = Model { limits, ..Model::default() };
+    let mut before = model.view();
     for _ in 0..48 {
         if u.is_empty() {
             break;
         }
-        let before: Vec<_> = UIDS.iter().map(|uid| (model.places(uid), model.denied(uid))).collect();
         let (concerned, of_secret) = event(u, &mut world, &mut model)?;
-        for (uid, (before, denied_before)) in UIDS.iter().zip(before) {
-            let (after, denied) = (model.places(uid), model.denied(uid));
-            let gone = !model.claimants.contains_key(*uid);
-            let told = concerned.contains(&Uid((*uid).into()));
-            let same = entitled(&before) == entitled(&after) && denied == denied_before && (!of_secret || before == after);
-            assert!(gone || same || told, "{uid} is not told: {before:?} before, {after:?} after");
+        let after = model.view();
+        for uid in UIDS {
+            let (old, new) = (before.of(uid), after.of(uid));
+            let told = concerned.contains(&Uid(uid.into()));
+            let gone = !model.claimants.contains_key(uid);
+            let same = entitled(&old.places) == entitled(&new.places)
+                && old.denied == new.denied
+                && (!of_secret || old.places == new.places);
+            assert!(gone || same || told, "{uid} is not told: {old:?} before, {new:?} after");
             compare(&world, &model, uid, &after);
         }
+        before = after;
     }
     Ok(())
 }
@@ -213,9 +243,8 @@ fn claimant(u: &mut Unstructured<'_>, uid: &str, limits: &Limits) -> Result<Clai
 
 /// A spec of ECR Public with a pull secret, outputs of which some are refused, and docker configs of others.
 fn spec(u: &mut Unstructured<'_>) -> Result<EcrCredentialSpec> {
-    let mut spec = material::spec(&mut Unstructured::new(&[]))?;
-    spec.registries = vec![material::public_registry()];
-    spec.auth = None;
+    let plain = json!({ "registries": [{ "public": {} }], "namespaces": { "names": ["*"] } });
+    let mut spec: EcrCredentialSpec = serde_json::from_value(plain).expect("a spec");
     spec.namespaces = material::selection(u)?;
     spec.secret.name = (*u.choose(&SECRETS)?).to_owned();
     spec.suspend = u.ratio(1, 6)?;
@@ -229,14 +258,16 @@ fn spec(u: &mut Unstructured<'_>) -> Result<EcrCredentialSpec> {
         Ok(output)
     };
     spec.outputs = (0..number).map(|_| output(u)).collect::<Result<_>>()?;
-    let secret_ref = |(namespace, name): (&str, &str)| IncludedSecret { namespace: namespace.to_owned(), name: name.to_owned() };
+    let secret_ref =
+        |(namespace, name): (&str, &str)| IncludedSecret { namespace: namespace.to_owned(), name: name.to_owned() };
     spec.include = material::some(u, &INCLUDES)?.into_iter().map(|of| Include { secret_ref: secret_ref(of) }).collect();
     Ok(spec)
 }
 
 /// The Secrets of a spec; of two with one name the first.
 fn wishes(spec: &EcrCredentialSpec, limits: &Limits) -> Vec<Wish> {
-    let usable = |namespaces: &NamespaceSelection| NamespaceMatcher::parse(namespaces).is_ok().then(|| namespaces.clone());
+    let usable =
+        |namespaces: &NamespaceSelection| NamespaceMatcher::parse(namespaces).is_ok().then(|| namespaces.clone());
     let mut wishes = vec![Wish {
         name: spec.secret.name.clone(),
         format: OutputFormat::DockerConfigJson,
@@ -293,7 +324,6 @@ fn rank(claimant: &CredentialRef) -> impl Ord + use<'_> {
 }
 
 /// What an `EcrCredential` wants in a namespace of one of its Secrets.
-#[derive(PartialEq, Eq)]
 enum Want {
     Target,
     Denied,
@@ -332,33 +362,38 @@ impl Model {
         }
     }
 
-    /// The Secrets of an `EcrCredential` of which it wants just this, by name and namespace, with their format.
-    fn wanted(&self, uid: &str, what: &Want) -> BTreeMap<SecretKey, OutputFormat> {
-        let wishes = self.claimants.get(uid).into_iter().flat_map(|claimant| &claimant.wishes);
-        let mut wanted = BTreeMap::new();
-        for wish in wishes {
-            for (namespace, state) in &self.namespaces {
-                if self.want(wish, namespace, state) == *what {
-                    wanted.insert((wish.name.clone(), namespace.clone()), wish.format);
+    fn view(&self) -> View {
+        let mut view = View::default();
+        for (uid, claimant) in &self.claimants {
+            let mut share = Share::default();
+            for wish in &claimant.wishes {
+                for (namespace, state) in &self.namespaces {
+                    let spot = (wish.name.clone(), namespace.clone());
+                    match self.want(wish, namespace, state) {
+                        Want::Target => {
+                            share.targets.insert(spot, wish.format);
+                        }
+                        Want::Denied => {
+                            share.denied.insert(spot);
+                        }
+                        Want::Nothing => {}
+                    }
                 }
             }
+            view.shares.insert(uid.clone(), share);
         }
-        wanted
-    }
-
-    fn targets(&self, uid: &str) -> BTreeMap<SecretKey, OutputFormat> {
-        self.wanted(uid, &Want::Target)
-    }
-
-    fn denied(&self, uid: &str) -> BTreeSet<SecretKey> {
-        self.wanted(uid, &Want::Denied).into_keys().collect()
+        let places: Vec<(String, Places)> =
+            self.claimants.keys().map(|uid| (uid.clone(), self.places(&view, uid))).collect();
+        for (uid, places) in places {
+            view.shares.entry(uid).or_default().places = places;
+        }
+        view
     }
 
     /// Who wants a Secret, the oldest first.
-    fn claims(&self, spot: &SecretKey) -> Vec<&str> {
-        let wants = |(uid, _): &(&String, &Claimant)| self.targets(uid).contains_key(spot);
-        let mut all: Vec<_> =
-            self.claimants.iter().filter(wants).map(|(uid, c)| (rank(&c.claimant), uid)).collect();
+    fn claims<'a>(&'a self, view: &View, spot: &SecretKey) -> Vec<&'a str> {
+        let wants = |(uid, _): &(&String, &Claimant)| view.of(uid).targets.contains_key(spot);
+        let mut all: Vec<_> = self.claimants.iter().filter(wants).map(|(uid, c)| (rank(&c.claimant), uid)).collect();
         all.sort();
         all.into_iter().map(|(_, uid)| uid.as_str()).collect()
     }
@@ -377,18 +412,15 @@ impl Model {
         (self.is_unreadable(&owner.0) && before).then(|| blocker.name.clone())
     }
 
-    fn places(&self, me: &str) -> Places {
-        if !self.claimants.contains_key(me) {
-            return Places::new();
-        }
-        let (targets, denied) = (self.targets(me), self.denied(me));
+    fn places(&self, view: &View, me: &str) -> Places {
+        let Share { targets, denied, .. } = view.of(me);
         let mine = |spot: &SecretKey| {
             let owner = self.secrets.get(spot).and_then(|record| record.owner.as_ref());
             owner.is_some_and(|owner| *owner.0 == *me)
         };
         let owned = self.secrets.keys().filter(|spot| mine(spot)).cloned();
         let claim = |spot: &SecretKey| {
-            let claims = self.claims(spot);
+            let claims = self.claims(view, spot);
             if claims.first() == Some(&me) {
                 return Some(self.blocker(spot, me).map_or(Selection::Selected, Selection::Blocked));
             }
@@ -430,7 +462,7 @@ impl Model {
     }
 }
 
-fn compare(world: &ClusterState, model: &Model, me: &str, expected: &Places) {
+fn compare(world: &ClusterState, model: &Model, me: &str, view: &View) {
     let uid = Uid(me.into());
     for scope in INCLUDES.map(include_scope) {
         let refers = model.claimants.get(me).is_some_and(|claimant| claimant.includes.contains(&scope));
@@ -443,17 +475,23 @@ fn compare(world: &ClusterState, model: &Model, me: &str, expected: &Places) {
     let keys = |keys: Vec<(&Arc<str>, &Arc<str>)>| {
         keys.into_iter().map(|(name, namespace)| (name.to_string(), namespace.to_string())).collect::<BTreeSet<_>>()
     };
-    assert_eq!(keys(world.index.targets(&uid).collect()), model.targets(me).into_keys().collect());
-    assert_eq!(keys(world.index.denied(&uid).collect()), model.denied(me));
+    let Share { targets, denied, places: expected } = view.of(me);
+    assert_eq!(keys(world.index.targets(&uid).collect()), targets.keys().cloned().collect());
+    assert_eq!(keys(world.index.denied(&uid).collect()), *denied);
     let (found, failure) = world.includes.of(includes, &model.limits.includes);
     let (configs, wrong) = model.included(includes);
-    let digests = |configs: &[Arc<IncludedConfig>]| configs.iter().map(|config| config.digest().short()).collect::<Vec<_>>();
+    let digests =
+        |configs: &[Arc<IncludedConfig>]| configs.iter().map(|config| config.digest().short()).collect::<Vec<_>>();
     assert_eq!((digests(&found.configs), [found.incomplete, failure.is_some()]), (digests(&configs), wrong));
     for secret in SECRETS {
         for namespace in NAMESPACES {
             let claims = world.index.claims(secret, namespace);
             let claims: Vec<&str> = claims.iter().map(|uid| &*uid.0).collect();
-            assert_eq!(claims, model.claims(&(secret.to_owned(), namespace.to_owned())), "{secret} in {namespace}");
+            assert_eq!(
+                claims,
+                model.claims(view, &(secret.to_owned(), namespace.to_owned())),
+                "{secret} in {namespace}"
+            );
         }
     }
     let places = world.places(&uid, claimant.generation).expect("it is alive");
