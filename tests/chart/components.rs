@@ -154,9 +154,11 @@ fn built(program: &str, command: &str, folder: &Path) -> Vec<Value> {
     documents(&String::from_utf8(output.stdout).unwrap())
 }
 
-/// All objects but the namespace, which helm does not make. The order of environment variables says nothing.
+/// All objects but the namespace, which helm does not make, and the CustomResourceDefinition, in which kustomize writes numbers in
+/// another way. The order of environment variables says nothing.
 fn by_identity(objects: Vec<Value>) -> BTreeMap<[String; 3], Value> {
-    let objects = objects.into_iter().filter(|object| object["kind"] != "Namespace");
+    let others = ["Namespace", "CustomResourceDefinition"].map(Value::from);
+    let objects = objects.into_iter().filter(|object| !others.contains(&object["kind"]));
     objects
         .map(|mut object| {
             if object["kind"] == "Deployment" {
