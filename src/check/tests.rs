@@ -666,7 +666,7 @@ fn an_output_that_is_missing_or_refused_and_an_include_that_is_not_current_are_p
     let may_read = Limits { includes: BTreeSet::from([hub]), ..limits() };
     let no_outputs = Limits { outputs: Some(BTreeSet::new()), ..limits() };
     type Lacks<'a> = Option<(&'a str, State, &'a str, &'a str)>;
-    let table: [(&str, EcrCredential, Limits, &[&str], Lacks); 7] = [
+    let table: [(&str, EcrCredential, Limits, &[&str], Lacks); 8] = [
         (
             "it was not written",
             with(&|_| {}),
@@ -695,6 +695,13 @@ fn an_output_that_is_missing_or_refused_and_an_include_that_is_not_current_are_p
             with(&|object| include(object, Some(("True", "IncludeFailed")))),
             may_read.clone(),
             &["IncludeFailed"],
+            None,
+        ),
+        (
+            "the include may not be read",
+            with(&|object| include(object, Some(("True", "Forbidden")))),
+            may_read.clone(),
+            &["Forbidden"],
             None,
         ),
         ("the include was not", with(&|object| include(object, Some(("False", "IncludeFailed")))), may_read, &[], None),

@@ -155,7 +155,7 @@ fn built(program: &str, command: &str, folder: &Path) -> Vec<Value> {
 }
 
 /// All objects but the namespace, which helm does not make, and the CustomResourceDefinition, in which kustomize writes numbers in
-/// another way. The order of environment variables says nothing.
+/// another way. The order of environment variables says nothing, and neither do the line breaks of expressions.
 fn by_identity(objects: Vec<Value>) -> BTreeMap<[String; 3], Value> {
     let others = ["Namespace", "CustomResourceDefinition"].map(Value::from);
     let objects = objects.into_iter().filter(|object| !others.contains(&object["kind"]));
@@ -165,7 +165,17 @@ fn by_identity(objects: Vec<Value>) -> BTreeMap<[String; 3], Value> {
                 let env = &mut object["spec"]["template"]["spec"]["containers"][0]["env"];
                 env.as_array_mut().unwrap().sort_by_key(|variable| variable["name"].to_string());
             }
-            (identity(&object), object)
+            (identity(&object), in_one_line(object))
         })
         .collect()
+}
+
+/// A value with each text in one line.
+fn in_one_line(value: Value) -> Value {
+    match value {
+        Value::String(text) => text.split_whitespace().collect::<Vec<_>>().join(" ").into(),
+        Value::Array(items) => items.into_iter().map(in_one_line).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(key, value)| (key, in_one_line(value))).collect(),
+        other => other,
+    }
 }
