@@ -183,7 +183,11 @@ fn a_secret_is_judged_by_its_metadata() {
             Some((State::Stale, "Stale", "the published ones at 1970-01-02T04:46:40Z")),
         ),
         ("newer than what is published", |m| annotate(m, EXPIRES_AT, &at(EXPIRY + 1).to_string()), None),
-        ("other hosts", |m| annotate(m, HOSTS_HASH, "00000000000000aa"), Some((State::Stale, "Stale", "its hosts differ"))),
+        (
+            "other hosts",
+            |m| annotate(m, HOSTS_HASH, "00000000000000aa"),
+            Some((State::Stale, "Stale", "its hosts differ")),
+        ),
         (
             "the data taken over",
             |m| {
@@ -672,7 +676,7 @@ fn an_output_that_is_missing_or_refused_and_an_include_that_is_not_current_are_p
             with(&|_| {}),
             limits(),
             &[],
-            Some(("a", State::Missing, "Missing", "there is no Secret out")),
+            Some(("a", State::Missing, "Missing", "the Secret out does not exist yet")),
         ),
         (
             "the operator says why",

@@ -83,7 +83,8 @@ async fn a_docker_config_of_others_is_merged_and_the_last_good_one_stays() {
     let huge = json!({ "auths": { HUB: { "auth": FIRST.repeat(12_000) } } }).to_string();
     hub(&bed, &ops, &huge).await;
     let is_huge = |object: &kube::api::DynamicObject| {
-        condition(object, "Reconciling").is_some_and(|c| c["message"].as_str().unwrap().contains("262144 is the most"))
+        condition(object, "Reconciling")
+            .is_some_and(|c| c["message"].as_str().unwrap().contains("at most 262144 are allowed"))
     };
     bed.credential_until(&name, "the include is too large", is_huge).await.unwrap();
     bed.secrets(&ops).delete("hub", &DeleteParams::default()).await.unwrap();

@@ -110,7 +110,10 @@ async fn show(bed: &Bed, operator: &Operator) -> Result<()> {
     let again = bed.secret_until(&shop, "made again", |s| s.is_some_and(|s| s.uid() != uid)).await?;
     describe(&shop, &again.context("the Secret is there")?)?;
 
-    step(&format!("waiting for a refresh: tokens are valid for {LIFE} s here, so they are refreshed about every {} s", LIFE / 2));
+    step(&format!(
+        "waiting for a refresh: tokens are valid for {LIFE} s here, so they are refreshed about every {} s",
+        LIFE / 2
+    ));
     let old = bed.logins_until(&payments, &HOSTS).await?;
     let new = bed
         .secret_until(&payments, "refreshed", |s| s.is_some_and(|s| s.resource_version() != old.resource_version()))
