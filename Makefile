@@ -28,7 +28,7 @@ test: ## Runs every test that needs no root, most of them on a real control plan
 test-oldest: tools ## Runs what can differ on the oldest Kubernetes that the chart claims (5 min).
 	@tests/run.sh oldest
 
-consumers: ## Lets Argo CD, Flux, helm, skopeo and crane pull with the Secrets that the operator writes (20 s; the first time 5 min).
+consumers: ## Lets Argo CD, Flux, helm, skopeo and crane pull with the Secrets that the operator writes (1 min; the first time 10 min).
 	@tests/consumers/run.sh
 
 FROM ?=

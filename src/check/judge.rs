@@ -194,12 +194,28 @@ fn observed(object: &crate::api::EcrCredential, status: &EcrCredentialStatus, re
         report.problems.push(Finding::new("NotObserved", text));
         return;
     }
+    report.problems.extend(stale_include(object, status, report));
     if report.problems.is_empty()
         && report.namespaces.failing.is_empty()
         && let Some(ready) = report.operator_says.as_ref().filter(|ready| ready.status != "True")
     {
         report.problems.push(Finding::new(ready.reason.clone(), ready.message.clone()));
     }
+}
+
+/// Whether an included Secret is good shows in its data, which only the operator reads. It says so under `Reconciling` while everything
+/// else is well.
+fn stale_include(
+    object: &crate::api::EcrCredential,
+    status: &EcrCredentialStatus,
+    report: &CredentialReport,
+) -> Option<Finding> {
+    let holds = |type_: &str| status.conditions.iter().find(|c| c.type_ == type_ && c.status == "True");
+    let told = holds(condition::READY).and_then(|_| holds(condition::RECONCILING))?;
+    let of_registry = status.registries.iter().any(|registry| registry.reason.as_ref() == Some(&told.reason));
+    let is_told = report.problems.iter().any(|problem| problem.reason == told.reason);
+    let of_include = !object.spec.include.is_empty() && !of_registry && !is_told;
+    of_include.then(|| Finding::new(told.reason.clone(), told.message.clone()))
 }
 
 fn registries(plan: &Plan, resolved: &[Resolved<'_>], status: &EcrCredentialStatus) -> Vec<RegistryReport> {

@@ -646,3 +646,82 @@ fn whether_the_secret_is_attached_is_said() {
         assert_eq!(report.credentials[0].notes.len(), usize::from(is_hidden), "{words}");
     }
 }
+
+#[test]
+fn an_output_that_is_missing_or_refused_and_an_include_that_is_not_current_are_problems() {
+    let with = |change: &dyn Fn(&mut Value)| {
+        credential(|object| {
+            object["spec"]["outputs"] = json!([{ "name": "out", "format": "BasicAuth", "host": HOST }]);
+            change(object);
+        })
+    };
+    let include = |object: &mut Value, condition: Option<(&str, &str)>| {
+        object["spec"]["outputs"] = json!([]);
+        object["spec"]["include"] = json!([{ "secretRef": { "namespace": "ops", "name": "hub" } }]);
+        let reconciling = condition.map(|(status, reason)| {
+            let mut condition = ready(status, reason);
+            condition["type"] = json!("Reconciling");
+            condition
+        });
+        object["status"]["conditions"].as_array_mut().unwrap().extend(reconciling);
+    };
+    let told = json!([{ "namespace": "a", "secret": "out", "reason": "QuotaExceeded", "message": "raise the quota" }]);
+    let hub = IncludeScope { namespace: "ops".into(), name: "hub".into() };
+    let may_read = Limits { includes: BTreeSet::from([hub]), ..limits() };
+    let no_outputs = Limits { outputs: Some(BTreeSet::new()), ..limits() };
+    type Lacks<'a> = Option<(&'a str, State, &'a str, &'a str)>;
+    let table: [(&str, EcrCredential, Limits, &[&str], Lacks); 8] = [
+        (
+            "it was not written",
+            with(&|_| {}),
+            limits(),
+            &[],
+            Some(("a", State::Missing, "Missing", "the Secret out does not exist yet")),
+        ),
+        (
+            "the operator says why",
+            with(&|object| object["status"]["failures"] = told.clone()),
+            limits(),
+            &[],
+            Some(("a", State::Missing, "QuotaExceeded", "raise the quota")),
+        ),
+        ("it is not allowed", with(&|_| {}), no_outputs, &["OutputNotAllowed"], None),
+        ("the include is not allowed", with(&|object| include(object, None)), limits(), &["IncludeNotAllowed"], None),
+        (
+            "the include is current",
+            with(&|object| include(object, Some(("False", "Synced")))),
+            may_read.clone(),
+            &[],
+            None,
+        ),
+        (
+            "the include is not",
+            with(&|object| include(object, Some(("True", "IncludeFailed")))),
+            may_read.clone(),
+            &["IncludeFailed"],
+            None,
+        ),
+        (
+            "the include may not be read",
+            with(&|object| include(object, Some(("True", "Forbidden")))),
+            may_read.clone(),
+            &["Forbidden"],
+            None,
+        ),
+        ("the include was not", with(&|object| include(object, Some(("False", "IncludeFailed")))), may_read, &[], None),
+    ];
+    for (what, object, limits, problems, lacks) in table {
+        let found = written(&object);
+        let mut facts = Facts { limits: limits.clone(), ..facts(vec![object], &[("a", found)]) };
+        facts.state.index.set_claimant(&Uid("ux".into()), claimant(&facts.credentials[0], &limits));
+        let report = judge(&facts, at(NOW));
+        assert_eq!(reasons(&report), problems, "{what}: {:?}", report.credentials[0].problems);
+        match (failing(&report), lacks) {
+            (Some((namespace, state, reason, message)), Some((a, b, c, words))) => {
+                assert_eq!((namespace, state, reason), (a, b, c), "{what}");
+                assert!(message.contains(words), "{what}: {message}");
+            }
+            (found, lacks) => assert_eq!(found, lacks, "{what}"),
+        }
+    }
+}

@@ -18,7 +18,7 @@ use testbed::recorder::Invariant;
 use super::demand::{spec, time};
 use super::look::make_secret;
 use super::rights::{from, give_verb, take_verb};
-use super::{OWN, PUBLIC, bed, operator};
+use super::{CRD, OWN, PUBLIC, bed, launch, operator};
 
 /// What `check` printed, and how it ended.
 pub(super) struct Checked {
@@ -204,6 +204,31 @@ async fn each_namespace_that_lacks_a_good_secret_is_named_with_the_reason() {
         1,
         &[&format!("{a}  Foreign: SecretNotOwned"), "conflictPolicy: Adopt", &format!("{b}  Missing"), "2 problems"],
     );
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_output_that_is_missing_or_not_allowed_and_an_include_that_is_not_current_are_named() {
+    let bed = Bed::with_secret_names("check-outputs", CRD, &["basic"]).await.unwrap();
+    let (a, ops) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("ops", &[]).await.unwrap());
+    let (basic, hub) = (bed.name("basic"), format!("{ops}/hub"));
+    let allowed = format!("*/{basic}=BasicAuth");
+    let operator = bed.operator(launch().output(&allowed).include_secret(&hub)).await.unwrap();
+    let mut spec = spec(json!([{ "public": {} }]), &[&a]);
+    spec["outputs"] = json!([{ "name": basic, "format": "BasicAuth", "host": PUBLIC }]);
+    spec["include"] = json!([{ "secretRef": { "namespace": ops, "name": "hub" } }]);
+    let name = bed.credential("x", spec).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    bed.condition_until(&name, "Reconciling", "True", "IncludeFailed").await.unwrap();
+    operator.stop().await.unwrap();
+    let args = ["--offline", "--include-secret", &hub, "--output-secret", &allowed];
+    inside(&bed, &args).await.says(1, &["IncludeFailed", &hub, "does not exist", "1 problem found"]);
+    bed.secrets(&a).delete(&basic, &DeleteParams::default()).await.unwrap();
+    inside(&bed, &args)
+        .await
+        .says(1, &[&format!("{a}  Missing"), &format!("the Secret {basic} does not exist yet"), "2 problems found"]);
+    let not_allowed = format!("add {{name: {basic}, format: BasicAuth}} to the chart's outputs");
+    inside(&bed, &args[..3]).await.says(1, &["OutputNotAllowed", &not_allowed]);
     bed.finish().await.unwrap();
 }
 

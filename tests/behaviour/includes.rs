@@ -80,6 +80,13 @@ async fn a_docker_config_of_others_is_merged_and_the_last_good_one_stays() {
     assert!(message.contains(&format!("{ops}/hub")) && message.contains("not a docker config"), "{message}");
     assert_eq!(condition(&status, "Ready").unwrap()["status"], "True");
     event_until(&bed, &name, &["hub", "not a docker config"]).await;
+    let huge = json!({ "auths": { HUB: { "auth": FIRST.repeat(12_000) } } }).to_string();
+    hub(&bed, &ops, &huge).await;
+    let is_huge = |object: &kube::api::DynamicObject| {
+        condition(object, "Reconciling")
+            .is_some_and(|c| c["message"].as_str().unwrap().contains("at most 262144 are allowed"))
+    };
+    bed.credential_until(&name, "the include is too large", is_huge).await.unwrap();
     bed.secrets(&ops).delete("hub", &DeleteParams::default()).await.unwrap();
     let is_missing = |object: &kube::api::DynamicObject| {
         condition(object, "Reconciling").is_some_and(|c| c["message"].as_str().unwrap().contains("does not exist"))

@@ -7,17 +7,18 @@ use ecr_credential_operator::api::status::Reason;
 use serde_json::{Value, json};
 use testbed::bed::{Bed, Launch};
 
+use super::dashboard::queries;
 use super::helm::{Helm, get, object, read, root};
 
-const ALERTS: &str = "charts/ecr-credential-operator/files/alerts.yaml";
-const DASHBOARD: &str = "charts/ecr-credential-operator/files/dashboard.json";
+pub(super) const ALERTS: &str = "charts/ecr-credential-operator/files/alerts.yaml";
+pub(super) const DASHBOARD: &str = "charts/ecr-credential-operator/files/dashboard.json";
 
-fn alerts() -> Vec<Value> {
+pub(super) fn alerts() -> Vec<Value> {
     let rules: Value = serde_saphyr::from_str(&read(ALERTS)).unwrap();
     rules["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
 }
 
-fn promtool(args: &[&str]) {
+pub(super) fn promtool(args: &[&str]) {
     let folder = tempfolder();
     for file in [ALERTS, "tests/chart/promtool/alerts_test.yaml"] {
         let to = folder.join(file.rsplit('/').next().unwrap());
@@ -111,10 +112,15 @@ fn the_rule_that_the_chart_renders_has_every_alert_with_the_users_labels_and_the
 
 #[tokio::test]
 async fn every_metric_that_is_asked_for_is_served() {
-    let bed = Bed::new("metrics", super::CRD).await.unwrap();
+    let bed = Bed::with_secret_names("metrics", super::CRD, &["basic"]).await.unwrap();
     let a = bed.namespace("a", &[]).await.unwrap();
-    let operator = bed.operator(Launch::new(env!("CARGO_BIN_EXE_ecr-credential-operator"))).await.unwrap();
-    let spec = json!({ "registries": [{ "private": {} }, { "public": {} }], "namespaces": { "names": [a] } });
+    let basic = bed.name("basic");
+    let launch = Launch::new(env!("CARGO_BIN_EXE_ecr-credential-operator"));
+    let operator = bed.operator(launch.output(&format!("*/{basic}=BasicAuth"))).await.unwrap();
+    let spec = json!({
+        "registries": [{ "private": {} }, { "public": {} }], "namespaces": { "names": [a] },
+        "outputs": [{ "name": basic, "format": "BasicAuth", "host": "public.ecr.aws" }],
+    });
     let name = bed.credential("x", spec).await.unwrap();
     bed.ready(&name).await.unwrap();
     let (status, metrics) = operator.get("/metrics").await.unwrap();
@@ -141,6 +147,7 @@ async fn every_metric_that_is_asked_for_is_served() {
     };
     assert_eq!(value("earliest_secret_expiry_timestamp_seconds"), seconds("expiresAt"));
     assert_eq!(value("namespaces{state=\"synced\"}"), status["namespaces"]["synced"].as_f64());
+    assert_eq!(value("outputs{format=\"BasicAuth\",state=\"synced\"}"), status["outputs"][0]["synced"].as_f64());
     assert_eq!((value("credentials{state=\"ready\"}"), value("leader")), (Some(1.0), Some(1.0)));
 
     let unknown: Vec<&String> = asked.iter().filter(|name| !served.contains(name.as_str())).collect();
@@ -164,18 +171,6 @@ async fn every_metric_that_is_asked_for_is_served() {
     assert_eq!(Reason::Throttled.as_str(), "Throttled");
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();
-}
-
-/// The queries of a dashboard's panels.
-fn queries(dashboard: &Value) -> Vec<String> {
-    let panels = dashboard["panels"].as_array().unwrap().iter();
-    panels
-        .flat_map(|panel| {
-            let targets = panel["targets"].as_array().unwrap();
-            assert!(!targets.is_empty(), "{} shows nothing", panel["title"]);
-            targets.iter().map(|target| target["expr"].as_str().unwrap().to_owned())
-        })
-        .collect()
 }
 
 /// A dashboard for many clusters: every metric is narrowed by every variable, and Prometheus can read every query.

@@ -12,7 +12,7 @@ const CURE: &str = "is not current; run: UPDATE=1 cargo test --test chart curren
 const CHARTS: [&str; 2] = ["charts/ecr-credential-operator", "charts/ecr-credential-operator-crds"];
 
 /// Writes or compares a file.
-fn same(path: &str, wanted: &str) {
+pub(super) fn same(path: &str, wanted: &str) {
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(root().join(path), wanted).unwrap();
     }
@@ -193,7 +193,7 @@ fn the_kustomize_component_is_the_policy_that_the_chart_renders() {
     same(&format!("deploy/components/attach-pods/{NAME}"), &files[NAME]);
 }
 
-fn rendered(values: &Value) -> String {
+pub(super) fn rendered(values: &Value) -> String {
     let helm = Helm::offline("v3");
     let values = helm.values(values);
     helm.run(&[
@@ -212,7 +212,7 @@ fn rendered(values: &Value) -> String {
 }
 
 /// The rendered templates by file name, without the marks of helm.
-fn files(text: &str) -> BTreeMap<String, String> {
+pub(super) fn files(text: &str) -> BTreeMap<String, String> {
     let mut files: BTreeMap<String, String> = BTreeMap::new();
     for part in text.split("---\n# Source: ").skip(1) {
         let (source, body) = part.split_once('\n').unwrap();

@@ -9,6 +9,7 @@ use super::helm::{Helm, chart, get, root};
 use super::modes::modes;
 
 const NEWEST: &str = "1.36.0";
+const OLDEST: &str = "1.32.0";
 
 /// What kube-score finds, and why it stays.
 const EXPLAINED: [(&str, &str); 4] = [
@@ -68,4 +69,35 @@ fn kube_score_finds_nothing_that_is_not_explained() {
     let explained: Vec<&str> = EXPLAINED.iter().map(|(id, _)| *id).collect();
     assert_eq!(found.keys().collect::<Vec<_>>(), explained, "{found:#?}");
     assert!(found["container-resources"].iter().all(|finding| finding.contains("CPU limit")), "{found:#?}");
+}
+
+/// Schemas of Kubernetes itself, of the newest and the oldest version, in which an unknown field is an error. The kinds of others are
+/// applied to a real API server by other tests.
+#[test]
+fn kubernetes_validate_knows_each_field_of_each_mode() {
+    let helm = Helm::offline("v3");
+    let folder = tempfile::tempdir().unwrap();
+    for (version, known) in [(NEWEST, "1.36"), (OLDEST, "1.32")] {
+        let rendered = modes().into_iter().flat_map(|(_, values)| helm.template("eco", version, &values).unwrap());
+        let group =
+            |object: &Value| object["apiVersion"].as_str().unwrap().split_once('/').map(|(group, _)| group.to_owned());
+        let is_of_kubernetes =
+            |object: &Value| group(object).is_none_or(|group| !group.contains('.') || group.ends_with(".k8s.io"));
+        let objects: Vec<String> = rendered.filter(is_of_kubernetes).map(|object| object.to_string()).collect();
+        assert!(objects.len() > 100, "{} objects", objects.len());
+        let file = folder.path().join(format!("{known}.yaml"));
+        std::fs::write(&file, objects.join("\n---\n")).unwrap();
+        let validate = |file: &std::path::Path| {
+            Command::new(get("kubernetes-validate")).args(["--strict", "-k", known]).arg(file).output().unwrap()
+        };
+        let output = validate(&file);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        // Each object was looked at, and one with an unknown field would be found.
+        assert_eq!(said.matches(" passed for resource ").count(), objects.len(), "{said}");
+        let wrong =
+            json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "x" }, "spec": { "prots": [] } });
+        std::fs::write(&file, wrong.to_string()).unwrap();
+        assert!(!validate(&file).status.success());
+    }
 }

@@ -8,7 +8,7 @@ command -v go >/dev/null || { echo "go is missing: install Go 1.26 or later"; ex
 # No C is linked, and nothing of the repository around the modules is asked for. skopeo's library would link gpgme.
 export CGO_ENABLED=0 GOFLAGS="${GOFLAGS-} -buildvcs=false -trimpath -tags=containers_image_openpgp"
 failed=0
-for module in ${*:-clients flux argocd}; do
+for module in ${*:-clients flux argocd grafana}; do
   # The first build takes minutes, and go says nothing until it ends.
   echo "$module: building and testing"
   # Go keeps results, and does not see that secrets.json or a page of docs/ has changed.

@@ -9,7 +9,7 @@ cache=$root/.cache
 export CGO_ENABLED=0 GOFLAGS="${GOFLAGS-} -buildvcs=false"
 
 usage() {
-    echo "usage: $0 helm-v3|helm-v4|kustomize|kube-score|promtool|kubectl|actionlint|mdbook|controlplane|controlplane-oldest|node|prometheus-crds|external-secrets-crds" >&2
+    echo "usage: $0 helm-v3|helm-v4|kustomize|kube-score|kubernetes-validate|promtool|kubectl|actionlint|mdbook|controlplane|controlplane-oldest|node|source-controller|prometheus-crds|external-secrets-crds" >&2
     exit 2
 }
 
@@ -68,6 +68,20 @@ install_published() {
     rmdir "$folder"
 }
 
+# python VERSION: a program of a Python package of its name, in an environment of its own.
+python() {
+    once "$cache/$name-$1" install_python "$name==$1"
+}
+
+install_python() {
+    echo "installing $1: this is done once and takes about half a minute" >&2
+    # What an interrupted installation left behind would be taken for the whole.
+    rm -rf "$program.venv"
+    python3 -m venv "$program.venv" >&2 || { echo "$name needs Python 3 with venv (on Debian: apt-get install python3-venv)" >&2; exit 1; }
+    "$program.venv/bin/pip" install --quiet --disable-pip-version-check --no-input "$1" >&2
+    ln -sf "$program.venv/bin/$name" "$program.partial"
+}
+
 # module FOLDER PACKAGE VERSION [FLAG...]: a program of a Go module below tests/, built again when the module changes.
 module() {
     folder=$root/tests/$1 package=$2 version=$3
@@ -120,6 +134,7 @@ helm-v4) published helm.sh/helm/v4/cmd/helm v4.3.1 ;;
 # Older than ValidatingAdmissionPolicies, as users of older kubectls have it.
 kustomize) published sigs.k8s.io/kustomize/kustomize/v5 v5.0.3 ;;
 kube-score) published github.com/zegl/kube-score/cmd/kube-score v1.20.0 ;;
+kubernetes-validate) python 1.37.0 ;;
 actionlint) published github.com/rhysd/actionlint/cmd/actionlint v1.7.12 ;;
 cargo-deny) crate 0.20.2 ;;
 cargo-machete) crate 0.9.2 ;;
@@ -144,6 +159,10 @@ controlplane* | node)
     version=$(required k8s.io/kubernetes "$name")
     stamp "$version"
     module "$name" . "$version"
+    ;;
+source-controller)
+    package=github.com/fluxcd/source-controller
+    module consumers/flux $package "$(required $package consumers/flux)"
     ;;
 prometheus-crds)
     # The folder with the Prometheus Operator's CustomResourceDefinitions, which its Go module holds.

@@ -268,7 +268,7 @@ fn login_fields(u: &mut Unstructured<'_>) -> Result<LoginFields> {
     Ok(*u.choose(&[LoginFields::Auth, LoginFields::Auth, LoginFields::AuthUsernamePassword])?)
 }
 
-fn output(u: &mut Unstructured<'_>, number: u8) -> Result<Output> {
+pub fn output(u: &mut Unstructured<'_>, number: u8) -> Result<Output> {
     let account = *u.choose(&ACCOUNTS)?;
     let own = format!("{account}.dkr.ecr.eu-west-1.amazonaws.com");
     let host = word(u, &[own.as_str(), "public.ecr.aws", "ecr-public.aws.com", "https://a.b"])?;
