@@ -243,7 +243,7 @@ impl RetryState {
 
     fn failure(&self, spot: &SecretKey) -> Option<(Reason, String)> {
         let contested = || {
-            let message = "another client keeps changing the Secret, so it is repaired less often: check its managedFields to see which";
+            let message = "another client keeps changing or deleting the Secret, so it is repaired less often: check its managedFields or the audit log to see which";
             self.is_contended(spot).then(|| (Reason::Contested, message.to_owned()))
         };
         self.failing.get(spot).and_then(|failing| failing.shown.clone()).or_else(contested)
@@ -289,7 +289,8 @@ impl RetryState {
         desired: Option<&Desired>,
         now: Timestamp,
     ) {
-        if matches!(action, SecretAction::Update(_) | SecretAction::Strip(_)) {
+        // A Secret that somebody deletes is created again: in a loop that is a repair like any other.
+        if matches!(action, SecretAction::Create | SecretAction::Update(_) | SecretAction::Strip(_)) {
             let repairs = self.repairs.entry(spot.clone()).or_insert(Repairs { count: 0, last: now });
             repairs.count = repairs.count.saturating_add(1);
             repairs.last = now;
