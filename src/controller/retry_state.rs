@@ -289,10 +289,11 @@ impl RetryState {
         desired: Option<&Desired>,
         now: Timestamp,
     ) {
-        // A Secret that somebody deletes is created again: in a loop that is a repair like any other.
+        // Creating a Secret again that somebody deletes in a loop is a repair like any other. Its first creation is none.
         if matches!(action, SecretAction::Create | SecretAction::Update(_) | SecretAction::Strip(_)) {
+            let is_first = matches!(action, SecretAction::Create) && !self.repairs.contains_key(&spot);
             let repairs = self.repairs.entry(spot.clone()).or_insert(Repairs { count: 0, last: now });
-            repairs.count = repairs.count.saturating_add(1);
+            repairs.count = repairs.count.saturating_add(u32::from(!is_first));
             repairs.last = now;
         }
         let Written::Stored(record) = written else { return };
