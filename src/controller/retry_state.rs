@@ -243,7 +243,7 @@ impl RetryState {
 
     fn failure(&self, spot: &SecretKey) -> Option<(Reason, String)> {
         let contested = || {
-            let message = "another client keeps changing the Secret, so it is repaired less often: check its managedFields to see which";
+            let message = "another client keeps changing or deleting the Secret, so it is repaired less often: check its managedFields or the audit log to see which";
             self.is_contended(spot).then(|| (Reason::Contested, message.to_owned()))
         };
         self.failing.get(spot).and_then(|failing| failing.shown.clone()).or_else(contested)
@@ -289,9 +289,11 @@ impl RetryState {
         desired: Option<&Desired>,
         now: Timestamp,
     ) {
-        if matches!(action, SecretAction::Update(_) | SecretAction::Strip(_)) {
+        // Creating a Secret again that somebody deletes in a loop is a repair like any other. Its first creation is none.
+        if matches!(action, SecretAction::Create | SecretAction::Update(_) | SecretAction::Strip(_)) {
+            let is_first = matches!(action, SecretAction::Create) && !self.repairs.contains_key(&spot);
             let repairs = self.repairs.entry(spot.clone()).or_insert(Repairs { count: 0, last: now });
-            repairs.count = repairs.count.saturating_add(1);
+            repairs.count = repairs.count.saturating_add(u32::from(!is_first));
             repairs.last = now;
         }
         let Written::Stored(record) = written else { return };

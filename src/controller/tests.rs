@@ -22,6 +22,7 @@ use crate::lenient::Observed;
 use crate::plan::references::{AllowedIdentities, References};
 use crate::plan::targets::SelectorIndex;
 use crate::plan::{Limits, Uid};
+use crate::secret::docker_config::Quotes;
 use crate::secret::metadata::{SecretDetails, SecretMetadata};
 
 /// Nobody who is told of what the watches see.
@@ -124,6 +125,20 @@ fn what_a_secret_has_in_masses_is_neither_kept_nor_slow() {
     object["metadata"]["labels"] = json!({});
     let read: SecretMetadata = serde_json::from_str(&object.to_string()).unwrap();
     assert_eq!(read.record().unwrap().owner, None);
+}
+
+#[test]
+fn a_refusal_is_searched_for_passwords_in_a_time_that_grows_with_its_length_alone() {
+    let cost = |many: usize| {
+        let message: String = (0..many).map(|number| format!("{number:05}x")).collect();
+        let data: String = (0..many).map(|number| format!("{number:05}y")).collect();
+        let before = cpu_time();
+        assert!(!Quotes::of(&message).hold(data.as_bytes()));
+        cpu_time() - before
+    };
+    // Comparing each part of the message with each part of the data would cost 64 times as much.
+    let (few, many) = (cost(500), cost(4_000));
+    assert!(many < few * 24, "{few:?} for 500, {many:?} for 4,000");
 }
 
 #[test]

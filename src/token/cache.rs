@@ -19,6 +19,10 @@ use crate::plan::{Identity, TokenKey, Uid};
 /// However soon a token is wanted again after a good answer, AWS is not asked sooner than this.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A token that serves one namespace is kept for so long after it was fetched, also when nobody wants it any more: a namespace whose
+/// label is added and removed in a loop costs one call in this time, and not one for each time.
+const KEPT: Duration = Duration::from_secs(300);
+
 /// How long tokens that serve one namespace each are collected before those who wait are told.
 const CROWD: Duration = Duration::from_millis(300);
 
@@ -48,6 +52,8 @@ pub struct Failure {
 struct Slot {
     state: Snapshot,
     succeeded: Option<Instant>,
+    /// Until when its token stays without users.
+    kept_until: Option<Instant>,
     waiters: BTreeSet<Uid>,
     /// Until when the wait after the last failure lasts, by the clock's uptime, which never jumps.
     wait_until: Duration,
@@ -72,12 +78,13 @@ impl Slot {
         }
     }
 
-    /// Whether it can be forgotten. A wait after a failure is kept until it is over, so that going and coming back does not
-    /// get round it.
+    /// Whether it can be forgotten. A wait after a failure is kept until it is over, and a new token for a while, so that going
+    /// and coming back does not get round it.
     fn is_idle(&self, uptime: Duration) -> bool {
         let fetching = self.state.in_flight && self.waiting.is_none();
         let failed = self.state.failure.is_some() && self.wait_until > uptime;
-        self.users.is_empty() && !fetching && !failed
+        let kept = self.kept_until.is_some_and(|until| until > Instant::now());
+        self.users.is_empty() && !fetching && !failed && !kept
     }
 }
 
@@ -88,6 +95,8 @@ struct Slots {
     wanted: HashMap<Uid, BTreeSet<TokenKey>>,
     /// How many slots with users each identity has.
     identities: HashMap<Identity, usize>,
+    /// When all slots were looked at last for those that are idle.
+    swept: Option<Instant>,
 }
 
 impl Slots {
@@ -129,6 +138,7 @@ impl Slots {
 
     /// Forgets what is idle.
     fn sweep(&mut self, uptime: Duration) {
+        self.swept = Some(Instant::now());
         self.by_key.retain(|_, slot| !slot.is_idle(uptime));
     }
 }
@@ -256,6 +266,10 @@ impl Tokens {
         let waiting = CancellationToken::new();
         let (not_before, priority) = {
             let mut slots = self.slots.lock();
+            // What was kept without users is forgotten in the end, though nothing is dropped any more.
+            if slots.swept.is_some_and(|at| at.elapsed() >= KEPT) {
+                slots.sweep(self.settings.clock.uptime());
+            }
             let slot = slots.slot(key);
             slot.waiters.insert(who.clone());
             if std::mem::replace(&mut slot.state.in_flight, true) {
@@ -345,6 +359,7 @@ impl Tokens {
                     slot.state.grant = Some(Arc::new(grant));
                     slot.state.failure = None;
                     slot.succeeded = Some(Instant::now());
+                    slot.kept_until = (turn == Some(Dispatch::Queued)).then(|| Instant::now() + KEPT);
                     Ok(life)
                 }
                 Err(error) => {
@@ -607,6 +622,37 @@ mod tests {
         tokens.finish(&key(), Err(TokenError::Unavailable("down".to_owned())));
         tokens.want(&uid("a"), BTreeSet::new());
         assert!(tokens.look(&key()).failure.is_some(), "the wait stays");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_that_comes_and_goes_costs_one_call_in_a_while_and_its_token_is_forgotten_in_the_end() {
+        let (tokens, mut told) = tokens((0..9).map(|_| Ok(NOW + HOUR)).collect());
+        let begun = Instant::now();
+        let mut calls = Vec::new();
+        // Its label is removed and added every ten seconds for a quarter of an hour.
+        while begun.elapsed() < Duration::from_secs(900) {
+            tokens.want(&uid("a"), BTreeSet::from([key()]));
+            if tokens.look(&key()).grant.is_none() {
+                tokens.request(&key(), &uid("a"), Dispatch::Queued);
+                told.recv().await.unwrap();
+                calls.push(begun.elapsed().as_secs());
+            }
+            tokens.want(&uid("a"), BTreeSet::new());
+            tokio::time::sleep(Duration::from_secs(10)).await;
+        }
+        assert_eq!(calls.len(), 3, "{calls:?}");
+        let mut lives = 0;
+        tokens.each_life(|_, _| lives += 1);
+        assert_eq!(lives, 0, "nobody uses it");
+        tokio::time::sleep(KEPT * 2).await;
+        tokens.want(&uid("b"), BTreeSet::from([numbered(1)]));
+        tokens.request(&numbered(1), &uid("b"), Dispatch::Queued);
+        assert!(!tokens.slots.lock().by_key.contains_key(&key()));
+        // One that serves all namespaces goes with its last user, as it would with the process.
+        ask(&tokens, "c");
+        while told.recv().await.unwrap() != uid("c") {}
+        tokens.want(&uid("c"), BTreeSet::new());
+        assert!(tokens.look(&key()).grant.is_none());
     }
 
     #[tokio::test]

@@ -129,6 +129,32 @@ async fn who_keeps_changing_a_secret_is_not_fought_and_the_status_does_not_flap(
 }
 
 #[tokio::test]
+async fn a_secret_that_is_deleted_again_and_again_is_created_less_and_less_often() {
+    let desired = desired("p");
+    let (mut history, content) = history(&desired);
+    let gone = place(Ownership::Absent);
+    let mut creations = 0;
+    // Somebody deletes it every second for two minutes; each time it may be created, it is.
+    for now in NOW..NOW + 120 {
+        history.forgive(at(now));
+        if history.may_write(&gone, at(now)) {
+            let stored = Ok(Written::Stored(record("7", &desired)));
+            history.note(&ended(&gone, &desired, SecretAction::Create, stored), &content, &RETRY, at(now));
+            creations += 1;
+        }
+    }
+    assert!((8..=20).contains(&creations), "{creations} creations in two minutes");
+    let counts = count(&history, &content, &gone, &SecretAction::Create);
+    assert_eq!((numbers(&counts), counts.failures[0].reason.as_str()), ((1, 0, 1), "Contested"));
+    // Left alone, it is as ever after a while.
+    let later = at(NOW + 120 + 90);
+    history.forgive(later);
+    assert!(history.may_write(&gone, later));
+    let there = place(Ownership::Owned(record("7", &desired)));
+    assert_eq!(numbers(&count(&history, &content, &there, &SecretAction::Keep)), (1, 1, 0));
+}
+
+#[tokio::test]
 async fn what_is_told_of_a_namespace_that_is_not_selected_counts_as_no_failure() {
     let desired = desired("p");
     let (mut history, content) = history(&desired);

@@ -114,7 +114,12 @@ impl Baselines {
         for key in end.keys().chain(without.keys()).collect::<std::collections::BTreeSet<_>>() {
             if end.get(key) != without.get(key) {
                 let detail = format!("ends as {:?}, without a death as {:?}", end.get(key), without.get(key));
-                violations.push(Violation::new(Invariant::I8, key.clone(), crate::clock::true_now(), detail));
+                violations.push(Violation::new(
+                    Invariant::I8CrashEquivalence,
+                    key.clone(),
+                    crate::clock::true_now(),
+                    detail,
+                ));
             }
         }
         Verdict {

@@ -44,14 +44,14 @@ impl Tally {
 
     pub fn plan(&mut self, verdict: &crash::Verdict) {
         const EVERYWHERE: [Invariant; 8] = [
-            Invariant::I1,
-            Invariant::I2,
-            Invariant::I3,
-            Invariant::I4,
-            Invariant::I5,
-            Invariant::I7,
-            Invariant::I8,
-            Invariant::I14,
+            Invariant::I1Scope,
+            Invariant::I2Foreign,
+            Invariant::I3WellFormed,
+            Invariant::I4Monotone,
+            Invariant::I5FailStatic,
+            Invariant::I7Quiet,
+            Invariant::I8CrashEquivalence,
+            Invariant::I14TrueStatus,
         ];
         let dies = verdict.plan.blows.iter().all(|(_, blow)| matches!(blow, crate::blow::Blow::Die(_)));
         let class = match (dies, verdict.plan.blows.len()) {
@@ -70,7 +70,14 @@ impl Tally {
     }
 
     pub fn month(&mut self, verdict: &month::Verdict) {
-        let tries = [Invariant::I4, Invariant::I5, Invariant::I6, Invariant::I10, Invariant::I12, Invariant::I14];
+        let tries = [
+            Invariant::I4Monotone,
+            Invariant::I5FailStatic,
+            Invariant::I6NoGap,
+            Invariant::I10AwsBound,
+            Invariant::I12SingleWriter,
+            Invariant::I14TrueStatus,
+        ];
         let what = format!("month {}", verdict.seed);
         self.add("thirty days of outages", verdict.faults, &tries, &what, &verdict.violations);
         self.least_life = self.least_life.into_iter().chain([verdict.least_life]).min();
@@ -94,7 +101,7 @@ impl Tally {
 
     fn table(&self, seed: u64) -> String {
         let row = |(class, row): (&&str, &Row)| {
-            let tries: Vec<String> = row.tries.iter().map(|invariant| format!("{invariant:?}")).collect();
+            let tries: Vec<String> = row.tries.iter().map(|invariant| invariant.number()).collect();
             format!("| {class} | {} | {} | {} | {} |", row.runs, row.faults, tries.join(" "), row.violations)
         };
         let rows: Vec<String> = self.rows.iter().map(row).collect();

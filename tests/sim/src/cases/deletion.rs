@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Case, calm, case, has, is_secret_write, no_right, ready, ready_with};
 use crate::api_server::{Action, Kind, Rule};
 use crate::aws::Failure;
-use crate::judge::Invariant::{I7, I9, I13, I14};
+use crate::judge::short::{I7, I9, I13, I14};
 use crate::sim::{Sim, Until};
 use crate::workloads::{self, SECRET, credential};
 

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Case, calm, case, has, ready};
 use crate::api_server::{Action, Kind, Request, Rule};
-use crate::judge::Invariant::{I4, I7, I9, I12};
+use crate::judge::short::{I4, I7, I9, I12};
 use crate::sim::{Sim, Until};
 use crate::workloads;
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Case, calm, case, failure, foreign, has, ready, ready_with};
 use crate::api_server::{Action, Answer, ApiServer, Kind, Rule};
-use crate::judge::Invariant::{I1, I2, I3, I4, I7, I9, I13, I14};
+use crate::judge::short::{I1, I2, I3, I4, I7, I9, I13, I14};
 use crate::sim::{Sim, Until};
 use crate::workloads::{self, SECRET, credential, edit};
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Case, calm, case, failure, has, is_secret_write, is_status_write, no_right, ready, ready_with};
 use crate::api_server::{Action, Answer, Kind, Request, Rule};
-use crate::judge::Invariant::{I1, I7, I9, I14};
+use crate::judge::short::{I1, I7, I9, I14};
 use crate::sim::Sim;
 use crate::workloads::{self, SECRET, credential};
 

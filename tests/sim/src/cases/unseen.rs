@@ -7,8 +7,9 @@ use serde_json::json;
 
 use super::{Case, calm, case, failure, foreign, has, ready};
 use crate::api_server::{ApiServer, Kind};
-use crate::judge::Invariant::{self, I1, I2, I4, I7, I9, I13, I14};
+use crate::judge::Invariant;
 use crate::judge::history::uid;
+use crate::judge::short::{I1, I2, I4, I7, I9, I13, I14};
 use crate::sim::{Sim, Until};
 use crate::workloads::{self, SECRET};
 

@@ -28,7 +28,7 @@ fn hurried(key: &str, calls: &[Call]) -> Vec<Violation> {
         let gap = after.at.duration_since(before.at).as_secs_f64();
         if gap < least {
             let detail = format!("{gap} s after a call that {}", if failed { "failed" } else { "went well" });
-            violations.push(Violation::new(Invariant::I10, key, after.at, detail));
+            violations.push(Violation::new(Invariant::I10AwsBound, key, after.at, detail));
         }
     }
     violations

@@ -15,13 +15,15 @@ pub(super) fn judge(evidence: &Evidence<'_>) -> Vec<Violation> {
     let ends = of_credentials().filter(|change| change.deleted).flat_map(|end| left_behind(evidence, end));
     let said = of_credentials().filter(|change| !change.deleted && change.by.is_some()).flat_map(|change| {
         let faults = untrue(evidence, &change.after, change.at).into_iter().chain(too_long(&change.after));
-        faults.map(|fault| Violation::new(Invariant::I14, change.key.2.clone(), change.at, fault)).collect::<Vec<_>>()
+        faults
+            .map(|fault| Violation::new(Invariant::I14TrueStatus, change.key.2.clone(), change.at, fault))
+            .collect::<Vec<_>>()
     });
     let last = evidence.history.of_kind(Kind::Credential).filter_map(|(key, versions)| {
         let last = versions.last().filter(|last| last.until == Timestamp::MAX)?;
         // At the end nothing is excused by what has just changed.
         let fault = untrue_at_last(evidence, &last.object)?;
-        Some(Violation::new(Invariant::I14, key.2.clone(), evidence.now, fault))
+        Some(Violation::new(Invariant::I14TrueStatus, key.2.clone(), evidence.now, fault))
     });
     ends.chain(said).chain(last).collect()
 }
@@ -95,7 +97,7 @@ fn without(
 /// I13: an `EcrCredential` that is gone leaves none of its Secrets, or all of them under Retain.
 fn left_behind(evidence: &Evidence<'_>, end: &Change) -> Vec<Violation> {
     let gone = uid(&end.after);
-    let violation = |about: String, detail: &str| Violation::new(Invariant::I13, about, evidence.now, detail);
+    let violation = |about: String, detail: &str| Violation::new(Invariant::I13Deletion, about, evidence.now, detail);
     let spec = &end.after["spec"]["secret"];
     if spec["deletionPolicy"] != "Retain" {
         let grace = SignedDuration::from_secs(60);

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use ::judge::hosts::{Defaults, configured_hosts};
+use ::judge::selection::asked;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::jiff::Timestamp;
@@ -100,64 +102,16 @@ pub fn uid(object: &Value) -> &str {
     object["metadata"]["uid"].as_str().unwrap_or_default()
 }
 
-/// Whether an `EcrCredential` selects a namespace, as the CRD's documentation says.
+/// Whether an `EcrCredential` selects a namespace for its pull secret.
 pub fn selects(credential: &Value, namespace: &Value) -> bool {
-    if !namespace["metadata"]["deletionTimestamp"].is_null() {
-        return false;
-    }
-    let spec = &credential["spec"]["namespaces"];
-    let name = namespace["metadata"]["name"].as_str().unwrap_or_default();
-    let globs = |field: &str| {
-        let globs = spec[field].as_array().into_iter().flatten().filter_map(Value::as_str);
-        globs.into_iter().any(|pattern| glob(pattern, name))
-    };
-    let labels = spec["selector"]["matchLabels"].as_object();
-    let matches =
-        labels.is_some_and(|labels| labels.iter().all(|(key, value)| namespace["metadata"]["labels"][key] == *value));
-    (globs("names") || matches) && !globs("exclude")
-}
-
-fn glob(pattern: &str, text: &str) -> bool {
-    match pattern.chars().next() {
-        None => text.is_empty(),
-        Some('*') => {
-            glob(&pattern[1..], text) || text.chars().next().is_some_and(|c| glob(pattern, &text[c.len_utf8()..]))
-        }
-        Some(c) => text.strip_prefix(|t| c == '?' || t == c).is_some_and(|rest| glob(&pattern[c.len_utf8()..], rest)),
-    }
+    let is_active = namespace["metadata"]["deletionTimestamp"].is_null();
+    is_active && asked(credential).first().is_some_and(|pull_secret| pull_secret.selects(namespace))
 }
 
 /// Each host that a spec asks for, with what its password is for: `ecr/eu-west-1` or `public`.
 pub fn hosts(credential: &Value, own_region: &str) -> BTreeMap<String, String> {
-    let mut hosts = BTreeMap::new();
-    for registry in credential["spec"]["registries"].as_array().into_iter().flatten() {
-        let Some(private) = registry.get("private") else {
-            hosts.insert("public.ecr.aws".to_owned(), "public".to_owned());
-            continue;
-        };
-        let region = private["region"].as_str().unwrap_or(own_region);
-        let texts = |field: &str| -> Vec<String> {
-            let all = private[field].as_array().into_iter().flatten();
-            all.filter_map(|text| text.as_str().map(str::to_owned)).collect()
-        };
-        let accounts = texts("accountIds");
-        let accounts = if accounts.is_empty() { vec![ACCOUNT.to_owned()] } else { accounts };
-        let named = texts("hostVariants")
-            .into_iter()
-            .flat_map(|variant| accounts.iter().map(move |id| host(id, region, &variant)).collect::<Vec<_>>());
-        let all: Vec<String> = named.chain(texts("extraHosts")).collect();
-        hosts.extend(all.into_iter().map(|host| (host, format!("ecr/{region}"))));
-    }
-    hosts
-}
-
-fn host(id: &str, region: &str, variant: &str) -> String {
-    match variant {
-        "Fips" => format!("{id}.dkr.ecr-fips.{region}.amazonaws.com"),
-        "DualStack" => format!("{id}.dkr-ecr.{region}.on.aws"),
-        "DualStackFips" => format!("{id}.dkr-ecr-fips.{region}.on.aws"),
-        _ => format!("{id}.dkr.ecr.{region}.amazonaws.com"),
-    }
+    let defaults = Defaults { region: Some(own_region.to_owned()), account: Some(ACCOUNT.to_owned()) };
+    configured_hosts(credential, &defaults, None).unwrap_or_default()
 }
 
 /// The logins in a Secret: host and the text of `auth`.

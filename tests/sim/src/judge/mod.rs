@@ -1,7 +1,6 @@
 //! The invariants, over every request of the operator and every version of every object of a run.
 
-use std::fmt;
-
+pub use ::judge::{Invariant, Violation};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::aws::Aws;
@@ -16,66 +15,13 @@ pub mod history;
 mod requests;
 mod secrets;
 
-/// As the project's design numbers them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Invariant {
-    I1,
-    I2,
-    I3,
-    I4,
-    I5,
-    I6,
-    I7,
-    I8,
-    I9,
-    I10,
-    I12,
-    I13,
-    I14,
-}
-
-impl Invariant {
-    pub const ALL: [Self; 13] = [
-        Self::I1,
-        Self::I2,
-        Self::I3,
-        Self::I4,
-        Self::I5,
-        Self::I6,
-        Self::I7,
-        Self::I8,
-        Self::I9,
-        Self::I10,
-        Self::I12,
-        Self::I13,
-        Self::I14,
-    ];
-}
-
-/// A rule that did not hold.
-#[derive(Clone, Debug)]
-pub struct Violation {
-    pub invariant: Invariant,
-    pub about: String,
-    pub at: Timestamp,
-    pub detail: String,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {} at {}: {}", self.invariant, self.about, self.at, self.detail)
-    }
-}
-
-impl Violation {
-    pub(crate) fn new(
-        invariant: Invariant,
-        about: impl Into<String>,
-        at: Timestamp,
-        detail: impl Into<String>,
-    ) -> Self {
-        Self { invariant, about: about.into(), at, detail: detail.into() }
-    }
+/// The invariants by their numbers alone, for tables.
+pub mod short {
+    pub use ::judge::Invariant::{
+        I1Scope as I1, I2Foreign as I2, I3WellFormed as I3, I4Monotone as I4, I5FailStatic as I5, I6NoGap as I6,
+        I7Quiet as I7, I9Isolation as I9, I10AwsBound as I10, I12SingleWriter as I12, I13Deletion as I13,
+        I14TrueStatus as I14,
+    };
 }
 
 /// What the judge looks at.

@@ -9,14 +9,14 @@ pub(super) fn judge(evidence: &Evidence<'_>, sent: &[Sent]) -> Vec<Violation> {
     for request in sent.iter().filter(|sent| sent.is_mutation) {
         if let Some(why) = out_of_scope(evidence, request) {
             let detail = format!("{}: {why}", request.summary);
-            violations.push(Violation::new(Invariant::I1, about(request), request.at, detail));
+            violations.push(Violation::new(Invariant::I1Scope, about(request), request.at, detail));
         }
         let needs = evidence.settings.iter().all(|settings| settings.lease.is_some());
         if let Some((at, _)) =
             request.committed.filter(|_| needs && !request.leads && request.target.kind != Kind::Lease)
         {
             let detail = format!("{} of process {}, whose lease was over", request.summary, request.process);
-            violations.push(Violation::new(Invariant::I12, about(request), at, detail));
+            violations.push(Violation::new(Invariant::I12SingleWriter, about(request), at, detail));
         }
     }
     violations

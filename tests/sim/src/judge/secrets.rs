@@ -23,23 +23,23 @@ pub(super) fn judge(evidence: &Evidence<'_>) -> Vec<Violation> {
             violations.push(Violation::new(invariant, about.clone(), change.at, detail));
         };
         if let Some(why) = foreign(evidence, change) {
-            found(Invariant::I2, why);
+            found(Invariant::I2Foreign, why);
         }
         if change.deleted {
             if let Some(why) = deleted_too_much(evidence, change) {
-                found(Invariant::I5, why);
+                found(Invariant::I5FailStatic, why);
             }
             continue;
         }
         if let Err(why) = well_formed(evidence, change) {
-            found(Invariant::I3, why);
+            found(Invariant::I3WellFormed, why);
         }
         let uid = super::history::uid(&change.after).to_owned();
         if let Some(why) = last.insert(uid, change).and_then(|before| gone_back(before, change)) {
-            found(Invariant::I4, why);
+            found(Invariant::I4Monotone, why);
         }
         if let Some(why) = lost_login(evidence, change) {
-            found(Invariant::I5, why);
+            found(Invariant::I5FailStatic, why);
         }
     }
     violations

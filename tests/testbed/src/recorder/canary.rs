@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 
-use super::violation::{Invariant, Violation};
+use super::{Invariant, Violation};
 
 /// A part of this length is enough to be a leak.
 const PART: usize = 12;

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::Recorder;
 use super::canary::Canaries;
-use super::violation::{Invariant, Violation};
+use super::{Invariant, Violation};
 use crate::aws::{AwsStandIn, Call, IssuedToken};
 
 /// What the test told.

@@ -4,17 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::time::Duration;
 
+use ::judge::hosts::account_of;
+use ::judge::selection::{Asked, asked};
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::Scope;
+use super::Violation;
 use super::declared::{Account, AwsCalls, Holder};
 use super::history::{History, Key, Kind, Version, visible_at};
-use super::hosts::account_of;
 use super::marks::{MANAGER, uids};
-use super::selection::{Asked, asked};
-use super::violation::Violation;
 use crate::proxy::Request;
 
 pub(super) struct Evidence {
@@ -74,7 +74,7 @@ impl Evidence {
     pub(super) fn asked_of<'a>(&'a self, secret: &Version, time: Timestamp) -> Vec<Asked<'a>> {
         let name = secret.object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let credentials = visible_at(self.owner_of(secret), time, self.scope.staleness);
-        credentials.flat_map(asked).filter(|one| one.name == name).collect()
+        credentials.flat_map(|credential| asked(&credential.object)).filter(|one| one.name == name).collect()
     }
 
     pub(super) fn credential_uids(&self) -> BTreeSet<&str> {
@@ -109,9 +109,9 @@ impl Evidence {
         let staleness = self.scope.staleness;
         let namespaces: Vec<&Version> = visible_at(self.history.namespace(namespace), time, staleness).collect();
         let is_target = |credential: &Version| {
-            namespaces
-                .iter()
-                .any(|namespace| !namespace.deleted && asked(credential).iter().any(|one| one.selects(namespace)))
+            namespaces.iter().any(|namespace| {
+                !namespace.deleted && asked(&credential.object).iter().any(|one| one.selects(&namespace.object))
+            })
         };
         self.history.of_kind(Kind::Credential).any(|(_, versions)| {
             let mut credentials = visible_at(versions, time, staleness).filter(|credential| !credential.deleted);
@@ -198,7 +198,8 @@ fn auths(credential: &Version) -> impl Iterator<Item = &Value> {
 }
 
 fn wants(credential: &Version, key: &Key, namespace: &Version) -> bool {
-    let is_asked = || asked(credential).iter().any(|one| one.name == key.name && one.selects(namespace));
+    let is_asked =
+        || asked(&credential.object).iter().any(|one| one.name == key.name && one.selects(&namespace.object));
     !credential.deleted && !namespace.deleted && is_asked()
 }
 

@@ -18,11 +18,6 @@ use crate::proxy::{Request, Stored, Target};
 
 pub(super) const HOST: &str = "111122223333.dkr.ecr.eu-west-1.amazonaws.com";
 
-/// A version with nothing but this object.
-pub(super) fn version(object: Value) -> Version {
-    Version { at: start(), initial: false, deleted: false, object: Arc::new(object) }
-}
-
 pub(super) fn start() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()
 }

@@ -8,8 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use parking_lot::Mutex;
 
-pub use hosts::Defaults;
-pub use violation::{Invariant, Violation};
+pub use ::judge::hosts::Defaults;
+pub use ::judge::{Invariant, Violation};
 
 use crate::control_plane::ControlPlane;
 use crate::proxy::{Log, Mark, Request};
@@ -24,13 +24,10 @@ mod evidence;
 #[cfg(test)]
 mod fixture;
 mod history;
-mod hosts;
 mod judge;
 mod marks;
-mod selection;
 mod settle;
 mod texts;
-mod violation;
 mod watch;
 
 /// Longer than any test.

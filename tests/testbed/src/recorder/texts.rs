@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::Declared;
 use super::evidence::Evidence;
 use super::history::Kind;
-use super::violation::{Invariant, Violation};
+use super::{Invariant, Violation};
 use crate::proxy::{GrantedToken, Request};
 
 impl Declared {

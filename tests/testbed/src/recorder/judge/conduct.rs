@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use ::judge::selection::asked;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use jiff::{SignedDuration, Timestamp};
 
 use super::super::evidence::Evidence;
 use super::super::history::{Key, Kind, Version};
-use super::super::selection::asked;
-use super::super::violation::{Invariant, Violation};
+use super::super::{Invariant, Violation};
 use super::credentials::{is_ready, is_settled};
 use super::crowd;
 use super::well_formed::auths;
@@ -38,8 +38,8 @@ pub(super) fn true_time(evidence: &Evidence) -> Vec<Violation> {
             continue;
         };
         let namespaces: Vec<_> = evidence.history.live(Kind::Namespace).collect();
-        let places = asked(last).into_iter().flat_map(|one| {
-            let selected = namespaces.iter().filter(move |(_, namespace)| one.selects(namespace));
+        let places = asked(&last.object).into_iter().flat_map(|one| {
+            let selected = namespaces.iter().filter(move |(_, namespace)| one.selects(&namespace.object));
             selected.map(move |(namespace, _)| (namespace.name.clone(), one.name.to_owned()))
         });
         for (namespace, name) in places {

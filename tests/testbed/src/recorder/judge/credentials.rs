@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use ::judge::selection::asked;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::super::evidence::Evidence;
 use super::super::history::{History, Key, Kind, Version};
 use super::super::marks::{belongs_to, is_ours};
-use super::super::selection::asked;
-use super::super::violation::{Invariant, Violation};
+use super::super::{Invariant, Violation};
 use super::secrets::expiry;
 
 /// A status must be under 64 KiB.
@@ -153,8 +153,8 @@ fn without_token(evidence: &Evidence, versions: &[Version], credential: &Version
     let namespaces = evidence.history.live(Kind::Namespace);
     let namespaces: Vec<_> = namespaces.filter(|(_, namespace)| namespace.is_active() && settled(namespace)).collect();
     let mut missing = vec![];
-    for one in asked(credential) {
-        let selected = namespaces.iter().filter(|(_, namespace)| one.selects(namespace));
+    for one in asked(&credential.object) {
+        let selected = namespaces.iter().filter(|(_, namespace)| one.selects(&namespace.object));
         let bare = selected.filter(|(key, _)| bare(&key.name, one.name));
         missing.extend(bare.map(|(key, _)| format!("{}/{}", key.name, one.name)));
     }

@@ -1,7 +1,7 @@
 //! The judgement: each invariant is a pure function of the evidence.
 
+use super::Violation;
 use super::evidence::Evidence;
-use super::violation::Violation;
 
 use progress::crowd;
 

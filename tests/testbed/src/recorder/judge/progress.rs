@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::super::evidence::Evidence;
 use super::super::history::{Kind, Version};
-use super::super::violation::{Invariant, Violation};
+use super::super::{Invariant, Violation};
 
 /// So many mutating requests for one object within [`WINDOW`] are a loop: with waits of 200 ms that double up to 2 s, as the tests
 /// set them, a write that fails again and again is sent about ten times.

@@ -5,7 +5,7 @@ use http::Method;
 use super::super::declared::Account;
 use super::super::evidence::Evidence;
 use super::super::history::{Key, Kind};
-use super::super::violation::{Invariant, Violation};
+use super::super::{Invariant, Violation};
 use crate::proxy::Request;
 
 /// I1: every mutating request is for an allowed Secret in a selected namespace, the own status, the own Lease, or an Event, and

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::super::evidence::{Evidence, Write};
 use super::super::history::Version;
 use super::super::marks::{EXPIRES_AT, IDENTITY_HASH, is_foreign, is_ours, uids};
-use super::super::violation::{Invariant, Violation};
+use super::super::{Invariant, Violation};
 use super::well_formed::auths;
 
 /// I2: a Secret without our marks keeps its resourceVersion, as far as the operator is concerned.

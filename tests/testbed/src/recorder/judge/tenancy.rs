@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::super::declared::Holder;
 use super::super::evidence::{Evidence, Write};
-use super::super::violation::{Invariant, Violation};
+use super::super::{Invariant, Violation};
 use super::well_formed::auths;
 
 /// I17: no version of any Secret in a tenant's namespace holds a login that AWS issued to somebody else, whoever wrote it; and

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ::judge::hosts::configured_hosts;
+use ::judge::selection::Asked;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use jiff::Timestamp;
@@ -9,10 +11,8 @@ use serde_json::Value;
 
 use super::super::evidence::Evidence;
 use super::super::history::{Kind, Version, visible_at};
-use super::super::hosts::configured_hosts;
 use super::super::marks::is_ours;
-use super::super::selection::Asked;
-use super::super::violation::{Invariant, Violation};
+use super::super::{Invariant, Violation};
 use super::credentials::{is_ready, is_settled};
 
 /// I3: each version that the operator wrote is well formed, and so is what is left at the end whoever wrote it.
@@ -199,9 +199,14 @@ fn expected_hosts(evidence: &Evidence, secret: &Version, at: Timestamp) -> Optio
     let mut expected: BTreeSet<String> = evidence.scope.extra_hosts.iter().cloned().collect();
     let credentials = visible_at(evidence.owner_of(secret), at, evidence.scope.staleness);
     for credential in credentials.filter(|credential| !credential.deleted) {
-        expected.extend(configured_hosts(credential, &evidence.scope.defaults, evidence.tenant_account(secret))?);
+        expected.extend(configured(evidence, secret, credential)?.into_keys());
     }
     Some(expected)
+}
+
+/// The hosts that a version of the EcrCredential asks for, in the namespace of a Secret.
+fn configured(evidence: &Evidence, secret: &Version, credential: &Version) -> Option<BTreeMap<String, String>> {
+    configured_hosts(&credential.object, &evidence.scope.defaults, evidence.tenant_account(secret))
 }
 
 /// An EcrCredential that says it is ready has each of its hosts in each of its Secrets.
@@ -213,8 +218,8 @@ fn incomplete(evidence: &Evidence, secret: &Version) -> Option<String> {
         return None;
     }
     let auths = ours(evidence, secret).ok()?;
-    let expected = configured_hosts(credential, &evidence.scope.defaults, evidence.tenant_account(secret))?;
-    let missing: Vec<&String> = expected.iter().filter(|host| !auths.contains_key(*host)).collect();
+    let expected = configured(evidence, secret, credential)?;
+    let missing: Vec<&String> = expected.keys().filter(|host| !auths.contains_key(*host)).collect();
     (!missing.is_empty()).then(|| format!("the EcrCredential is Ready, yet these hosts are missing: {missing:?}"))
 }
 

@@ -22,6 +22,8 @@ pub enum Invariant {
     I6NoGap,
     /// No changes once the desired state is reached.
     I7Quiet,
+    /// Wherever the process dies, the end state is that of a run without a crash.
+    I8CrashEquivalence,
     /// A namespace that fails is named with a reason.
     I9Isolation,
     /// AWS calls depend on (identity, region) and time only.
@@ -46,6 +48,14 @@ pub enum Invariant {
     I20TrueWords,
 }
 
+impl Invariant {
+    /// Its number, as the documentation has it: `I3`.
+    pub fn number(self) -> String {
+        let name = format!("{self:?}");
+        name.split_at(1 + name.chars().skip(1).take_while(char::is_ascii_digit).count()).0.to_owned()
+    }
+}
+
 /// One broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
@@ -57,12 +67,7 @@ pub struct Violation {
 }
 
 impl Violation {
-    pub(super) fn new(
-        invariant: Invariant,
-        about: impl Into<String>,
-        at: Timestamp,
-        detail: impl Into<String>,
-    ) -> Violation {
+    pub fn new(invariant: Invariant, about: impl Into<String>, at: Timestamp, detail: impl Into<String>) -> Violation {
         Violation { invariant, about: about.into(), at, detail: detail.into() }
     }
 }

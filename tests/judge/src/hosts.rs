@@ -1,10 +1,8 @@
 //! Which registry hosts an EcrCredential configures, from AWS' endpoint patterns.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use serde_json::Value;
-
-use super::history::Version;
 
 /// What an EcrCredential leaves to the operator.
 #[derive(Clone, Debug, Default)]
@@ -15,15 +13,15 @@ pub struct Defaults {
     pub account: Option<String>,
 }
 
-/// The hosts that the Secret may hold in a namespace whose tenant has this account; `None` when that depends on a default that
-/// is not known here.
-pub(super) fn configured_hosts(
-    credential: &Version,
+/// The hosts that the Secret may hold in a namespace whose tenant has this account, each with what its token is for: `public`, or
+/// `ecr/eu-west-1`. `None` when that depends on a default that is not known here.
+pub fn configured_hosts(
+    credential: &Value,
     defaults: &Defaults,
     tenant: Option<&str>,
-) -> Option<BTreeSet<String>> {
-    let spec = &credential.object["spec"];
-    let mut hosts = BTreeSet::new();
+) -> Option<BTreeMap<String, String>> {
+    let spec = &credential["spec"];
+    let mut hosts = BTreeMap::new();
     for registry in spec["registries"].as_array().into_iter().flatten() {
         if registry["public"].is_object() {
             let variants = match strings(&registry["public"]["hostVariants"]) {
@@ -31,7 +29,7 @@ pub(super) fn configured_hosts(
                 listed => listed,
             };
             let host = |variant| if variant == "DualStack" { "ecr-public.aws.com" } else { "public.ecr.aws" };
-            hosts.extend(variants.into_iter().map(|variant| host(variant).to_owned()));
+            hosts.extend(variants.into_iter().map(|variant| (host(variant).to_owned(), "public".to_owned())));
         } else {
             let auth = if registry["auth"].is_object() { &registry["auth"] } else { &spec["auth"] };
             let own = own_account(auth, defaults, tenant);
@@ -53,11 +51,16 @@ fn own_account(auth: &Value, defaults: &Defaults, tenant: Option<&str>) -> Optio
 }
 
 /// The account in an ARN: `arn:aws:iam::123456789012:role/pull`.
-pub(super) fn account_of(arn: &str) -> Option<&str> {
+pub fn account_of(arn: &str) -> Option<&str> {
     arn.split(':').nth(4).filter(|account| !account.is_empty())
 }
 
-fn private_hosts(private: &Value, defaults: &Defaults, own: Option<&str>, hosts: &mut BTreeSet<String>) -> Option<()> {
+fn private_hosts(
+    private: &Value,
+    defaults: &Defaults,
+    own: Option<&str>,
+    hosts: &mut BTreeMap<String, String>,
+) -> Option<()> {
     let region = private["region"].as_str().or(defaults.region.as_deref())?;
     let accounts = match strings(&private["accountIds"]) {
         listed if listed.is_empty() => vec![own?],
@@ -67,10 +70,10 @@ fn private_hosts(private: &Value, defaults: &Defaults, own: Option<&str>, hosts:
         listed if listed.is_empty() => vec!["Standard"],
         listed => listed,
     };
-    for account in accounts {
-        hosts.extend(variants.iter().map(|variant| host(account, region, variant)));
-    }
-    hosts.extend(strings(&private["extraHosts"]).into_iter().map(str::to_owned));
+    let of_account = |account| variants.iter().map(move |variant| host(account, region, variant));
+    let own = accounts.into_iter().flat_map(of_account);
+    let all = own.chain(strings(&private["extraHosts"]).into_iter().map(str::to_owned));
+    hosts.extend(all.map(|host| (host, format!("ecr/{region}"))));
     Some(())
 }
 
@@ -100,7 +103,6 @@ fn strings(list: &Value) -> Vec<&str> {
 mod tests {
     use serde_json::json;
 
-    use super::super::fixture::version;
     use super::*;
 
     #[test]
@@ -140,11 +142,10 @@ mod tests {
             ),
         ];
         for (registry, expected) in cases {
-            let hosts =
-                configured_hosts(&version(json!({"spec": {"registries": [registry]}})), &defaults, None).unwrap();
-            assert_eq!(hosts.into_iter().collect::<Vec<_>>(), expected, "{registry}");
+            let hosts = configured_hosts(&json!({"spec": {"registries": [registry]}}), &defaults, None).unwrap();
+            assert_eq!(hosts.into_keys().collect::<Vec<_>>(), expected, "{registry}");
         }
-        let unknown = version(json!({"spec": {"registries": [{"private": {}}]}}));
+        let unknown = json!({"spec": {"registries": [{"private": {}}]}});
         assert_eq!(configured_hosts(&unknown, &Defaults::default(), None), None);
     }
 
@@ -164,8 +165,9 @@ mod tests {
         for (auth, tenant, expected) in cases {
             for (whole, own) in [(auth.clone(), json!(null)), (json!({"secretRef": {}}), auth.clone())] {
                 let spec = json!({"auth": whole, "registries": [{"private": {}, "auth": own}]});
-                let hosts = configured_hosts(&version(json!({"spec": spec})), &defaults, tenant);
-                let expected = expected.map(|account| [format!("{account}.dkr.ecr.eu-west-1.amazonaws.com")].into());
+                let hosts = configured_hosts(&json!({"spec": spec}), &defaults, tenant);
+                let hosts = hosts.map(|hosts| hosts.into_keys().collect::<Vec<_>>());
+                let expected = expected.map(|account| vec![format!("{account}.dkr.ecr.eu-west-1.amazonaws.com")]);
                 assert_eq!(hosts, expected, "{spec}");
             }
         }

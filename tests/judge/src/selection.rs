@@ -2,23 +2,21 @@
 
 use serde_json::Value;
 
-use super::history::Version;
-
 /// A Secret that an EcrCredential asks for: its pull secret, or one of its outputs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked<'a> {
-    pub(super) name: &'a str,
-    pub(super) format: &'a str,
+pub struct Asked<'a> {
+    pub name: &'a str,
+    pub format: &'a str,
     /// The one host whose login it holds.
-    pub(super) host: Option<&'a str>,
+    pub host: Option<&'a str>,
     /// Whether each entry of a docker config has a user name and a password.
-    pub(super) has_password: bool,
+    pub has_password: bool,
     namespaces: &'a Value,
 }
 
 /// Every Secret that an EcrCredential asks for.
-pub(super) fn asked(credential: &Version) -> Vec<Asked<'_>> {
-    let spec = &credential.object["spec"];
+pub fn asked(credential: &Value) -> Vec<Asked<'_>> {
+    let spec = &credential["spec"];
     let has_password = |of: &Value| of["loginFields"] == "AuthUsernamePassword";
     let pull_secret = Asked {
         name: spec["secret"]["name"].as_str().unwrap_or("ecr-pull-secret"),
@@ -39,15 +37,15 @@ pub(super) fn asked(credential: &Version) -> Vec<Asked<'_>> {
 
 impl Asked<'_> {
     /// A pull secret that nobody asks for.
-    pub(super) fn pull_secret() -> Self {
+    pub fn pull_secret() -> Self {
         Asked { name: "", format: "DockerConfigJson", host: None, has_password: false, namespaces: &Value::Null }
     }
 
     /// Whether it is to be in this namespace.
-    pub(super) fn selects(&self, namespace: &Version) -> bool {
+    pub fn selects(&self, namespace: &Value) -> bool {
         let wanted = self.namespaces;
-        let name = namespace.object["metadata"]["name"].as_str().unwrap_or_default();
-        let labels = &namespace.object["metadata"]["labels"];
+        let name = namespace["metadata"]["name"].as_str().unwrap_or_default();
+        let labels = &namespace["metadata"]["labels"];
         let listed = |field: &str| strings(&wanted[field]).any(|glob| glob_matches(glob, name));
         (listed("names") || (wanted["selector"].is_object() && selector_matches(&wanted["selector"], labels)))
             && !listed("exclude")
@@ -95,7 +93,6 @@ fn glob_matches(glob: &str, name: &str) -> bool {
 mod tests {
     use serde_json::json;
 
-    use super::super::fixture::version;
     use super::*;
 
     #[test]
@@ -123,19 +120,19 @@ mod tests {
             (json!({}), "any", false),
         ];
         for (namespaces, name, expected) in cases {
-            let credential = version(json!({"spec": {"namespaces": namespaces}}));
-            let namespace = version(json!({"metadata": {"name": name, "labels": {"pull": "ecr"}}}));
+            let credential = json!({"spec": {"namespaces": namespaces}});
+            let namespace = json!({"metadata": {"name": name, "labels": {"pull": "ecr"}}});
             assert_eq!(asked(&credential)[0].selects(&namespace), expected, "{namespaces} {name}");
         }
     }
 
     #[test]
     fn an_output_has_its_own_namespaces_or_those_of_the_pull_secret() {
-        let credential = version(json!({"spec": {"namespaces": {"names": ["a"]}, "outputs": [
+        let credential = json!({"spec": {"namespaces": {"names": ["a"]}, "outputs": [
             {"name": "x", "format": "Jenkins", "host": "h"},
             {"name": "y", "format": "DockerConfigFile", "namespaces": {"names": ["b"]}},
-        ]}}));
-        let namespace = |name: &str| version(json!({"metadata": {"name": name}}));
+        ]}});
+        let namespace = |name: &str| json!({"metadata": {"name": name}});
         let selected: Vec<_> = asked(&credential)
             .iter()
             .map(|one| (one.name, ["a", "b"].map(|name| one.selects(&namespace(name)))))
