@@ -57,7 +57,10 @@ impl Registry {
     pub async fn start(dir: &Path, tools: &Tools, aws: &AwsStandIn, region: &str) -> Result<Registry> {
         let config = dir.join("registry.yaml");
         let storage = json!({ "filesystem": { "rootdirectory": "/var/lib/registry" } });
-        fs::write(&config, json!({ "version": 0.1, "storage": storage, "http": { "addr": STORE, "relativeurls": true } }).to_string())?;
+        fs::write(
+            &config,
+            json!({ "version": 0.1, "storage": storage, "http": { "addr": STORE, "relativeurls": true } }).to_string(),
+        )?;
         let mut command = Command::new(tools.program("docker-registry")?);
         command.arg("serve").arg(&config);
         let mut store = Server::start("docker-registry", command, dir)?;

@@ -31,7 +31,8 @@ pub(crate) async fn build(cluster: &Cluster) -> Result<()> {
     ensure!(phase(&pod) == "Succeeded", "buildah says:\n{}", tail(&pod_logs("shop")?, 20));
     println!("   built and pushed after {:.1} s", start.elapsed().as_secs_f64());
     let secret = Api::<Secret>::namespaced(cluster.client()?, "shop").get(CONFIG).await?;
-    let config = secret.data.and_then(|mut data| data.remove("config.json")).context("the Secret has no config.json")?;
+    let config =
+        secret.data.and_then(|mut data| data.remove("config.json")).context("the Secret has no config.json")?;
     let config: Value = serde_json::from_slice(&config.0)?;
     let login = config["auths"][HOST]["auth"].as_str().context("the docker config has no login")?;
     for (request, status) in [("GET /v2/app/manifests/base", 200), ("PUT /v2/app/manifests/built", 201)] {
@@ -57,15 +58,9 @@ fn builder(cluster: &Cluster) -> Result<Pod> {
     write("registries.conf", &format!("[[registry]]\nlocation = \"{HOST}\"\ninsecure = true\n"))?;
     write("Dockerfile", &format!("FROM {HOST}/app:base\nRUN [\"sleep\", \"0\"]\nCOPY Dockerfile /Dockerfile\n"))?;
     let buildah = cluster.tools.program("buildah")?.canonicalize()?;
-    let common = format!(
-        "--root {storage} --runroot {storage}/run --storage-driver vfs",
-        storage = storage.display(),
-    );
-    let files = format!(
-        "--authfile {}/config.json --signature-policy {}/policy.json",
-        config.display(),
-        dir.display(),
-    );
+    let common = format!("--root {storage} --runroot {storage}/run --storage-driver vfs", storage = storage.display(),);
+    let files =
+        format!("--authfile {}/config.json --signature-policy {}/policy.json", config.display(), dir.display(),);
     let script = format!(
         "set -e; cd {dir}\n\
          {buildah} {common} build --isolation chroot --security-opt seccomp=unconfined {files} --tag {HOST}/app:built .\n\

@@ -172,7 +172,8 @@ impl Cluster {
     /// Shows what kubectl says.
     pub(crate) fn kubectl(&self, arguments: &[&str]) {
         println!("   $ kubectl {}", arguments.join(" "));
-        let said = self.run(Command::new(&self.tools.kubectl).args(arguments)).unwrap_or_else(|error| format!("{error:#}"));
+        let said =
+            self.run(Command::new(&self.tools.kubectl).args(arguments)).unwrap_or_else(|error| format!("{error:#}"));
         said.lines().for_each(|line| println!("   {line}"));
     }
 

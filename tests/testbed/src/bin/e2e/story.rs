@@ -15,8 +15,8 @@ use testbed::node::measure::Container;
 use testbed::node::tools::Tools;
 use testbed::node::{pod_logs, until};
 
-use crate::{builder, static_pod};
 use crate::cluster::{Cluster, container_id, restarts, step};
+use crate::{builder, static_pod};
 
 pub(crate) const REGION: &str = "eu-west-1";
 pub(crate) const HOST: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
