@@ -45,6 +45,8 @@ impl Layout {
             .arg(format!("--etcd-servers=http://{}", self.etcd_port.address()))
             .arg(format!("--secure-port={}", self.api_port.number()))
             .arg(format!("--bind-address={}", self.options.bind_address))
+            // As kubeadm starts it: build pods are privileged.
+            .arg("--allow-privileged=true")
             // Publishing an endpoint for itself would need an address that is not loopback.
             .args(["--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none"])
             .arg("--service-cluster-ip-range=10.96.0.0/16")
