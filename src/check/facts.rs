@@ -9,7 +9,8 @@ use kube::ResourceExt;
 
 use super::rights::Right;
 use crate::api::EcrCredential;
-use crate::controller::cluster_state::{ClusterState, SecretKey};
+use crate::controller::cluster_state::ClusterState;
+use crate::controller::secret_key::SecretKey;
 use crate::controller::watches::SecretScope;
 use crate::plan::{self, Identity, Limits, Plan, SpecError, TokenKey, TokenSpec, Uid};
 use crate::token::TokenError;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::expectations::Expectations;
 use super::includes::Includes;
+use super::secret_key::{Change, SecretKey, change_of};
 use crate::api::OutputFormat;
 use crate::api::status::Reason;
 use crate::attach::Unattached;
@@ -14,11 +15,17 @@ use crate::plan::targets::{CredentialRef, Labels, NamespaceUid, SelectorIndex};
 use crate::secret::ownership::{Ownership, SecretRecord};
 use crate::secret::{Records, SecretTarget, Selection};
 
-/// At most so many new namespaces are kept as news; more than that are found by a look at all places.
-const MOST_NEWS: usize = 64;
+/// So many changes are kept for an `EcrCredential`. After more, all of its Secrets are examined again.
+const MOST_TOUCHED: usize = 1024;
 
-/// A Secret's place: its name, then its namespace.
-pub type SecretKey = (Arc<str>, Arc<str>);
+/// What events have changed for an `EcrCredential`.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Touched {
+    /// This.
+    Some(BTreeSet<Change>),
+    /// Perhaps everything.
+    All,
+}
 
 /// Namespaces, `EcrCredentials`, and the metadata of the Secrets that may be ours.
 #[derive(Debug)]
@@ -28,10 +35,10 @@ pub struct ClusterState {
     /// What identities refer to.
     pub references: References,
     records: HashMap<Arc<str>, Records>,
-    owned: HashMap<Uid, BTreeSet<SecretKey>>,
-    revisions: HashMap<Uid, u64>,
-    last_revision: u64,
-    news: HashMap<Uid, BTreeSet<Arc<str>>>,
+    /// The Secrets of each `EcrCredential`, by namespace and name: those in one namespace are found without a look at all.
+    owned: HashMap<Uid, BTreeSet<(Arc<str>, Arc<str>)>>,
+    /// What events have touched since an `EcrCredential` last examined its Secrets.
+    touched: HashMap<Uid, Touched>,
     /// The docker configs of others that are merged into ours.
     pub includes: Includes,
     /// The writes under way.
@@ -46,9 +53,8 @@ const MOST_UNATTACHED: usize = 20;
 impl ClusterState {
     /// An empty world over an index, with what identities may refer to.
     pub fn new(index: SelectorIndex, references: References) -> Self {
-        let (records, owned, revisions, news, awaited, unattached) = Default::default();
-        let includes = Includes::default();
-        Self { index, references, records, owned, revisions, last_revision: 0, news, includes, awaited, unattached }
+        let (records, owned, touched, includes, awaited, unattached) = Default::default();
+        Self { index, references, records, owned, touched, includes, awaited, unattached }
     }
 
     /// Takes a Secret as it is now; returns whom it concerns. A state older than the one known is no news: the answer
@@ -60,36 +66,39 @@ impl ClusterState {
         {
             return BTreeSet::new();
         }
-        let spot = self.spot(name, namespace);
+        let key = self.shared_key(name, namespace);
         let record = self.with_shared_owner(record);
-        let mut concerned = self.concerned(&spot);
-        self.disown(known.as_deref(), &spot, &mut concerned);
+        let mut concerned = self.concerned(&key);
+        self.disown(known.as_deref(), &key, &mut concerned);
+        let (name, namespace) = key;
         if let Some(owner) = &record.owner {
-            self.owned.entry(owner.clone()).or_default().insert(spot.clone());
+            self.owned.entry(owner.clone()).or_default().insert((namespace.clone(), name.clone()));
             concerned.insert(owner.clone());
         }
-        self.records.entry(spot.0).or_default().insert(spot.1, record);
+        self.touch(&concerned, &change_of((name.clone(), namespace.clone())));
+        self.records.entry(name).or_default().insert(namespace, record);
         concerned
     }
 
     /// Takes the answer to a write; returns whom it concerns. It is no news where the watch has told of the Secret's end.
-    pub fn answered(&mut self, spot: &SecretKey, record: Arc<SecretRecord>) -> BTreeSet<Uid> {
-        match self.awaited.holds(spot, &record.uid) {
-            true => self.set_secret(&spot.0, &spot.1, record),
+    pub fn answered(&mut self, key: &SecretKey, record: Arc<SecretRecord>) -> BTreeSet<Uid> {
+        match self.awaited.holds(key, &record.uid) {
+            true => self.set_secret(&key.0, &key.1, record),
             false => BTreeSet::new(),
         }
     }
 
     /// Forgets a Secret that is gone; returns whom that concerns. With a `uid`, only that very Secret.
     pub fn remove_secret(&mut self, name: &str, namespace: &str, uid: Option<&str>) -> BTreeSet<Uid> {
-        let spot = self.spot(name, namespace);
-        self.awaited.gone(&spot, uid);
+        let key = self.shared_key(name, namespace);
+        self.awaited.gone(&key, uid);
         let known = self.record(name, namespace).cloned();
         let Some(known) = known.filter(|known| uid.is_none_or(|uid| *known.uid == *uid)) else {
             return BTreeSet::new();
         };
-        let mut concerned = self.concerned(&spot);
-        self.disown(Some(&*known), &spot, &mut concerned);
+        let mut concerned = self.concerned(&key);
+        self.disown(Some(&*known), &key, &mut concerned);
+        self.touch(&concerned, &change_of(key));
         if let Some(records) = self.records.get_mut(name) {
             records.remove(namespace);
             if records.is_empty() {
@@ -101,39 +110,77 @@ impl ClusterState {
 
     /// The Secrets known in a scope, of one name or any, in one namespace or any; and those that are being written. Found by what
     /// is given: where there are a hundred names, each is asked for once a list.
-    pub fn spots(&self, name: Option<&str>, namespace: Option<&str>) -> Vec<SecretKey> {
+    pub fn secret_keys(&self, name: Option<&str>, namespace: Option<&str>) -> Vec<SecretKey> {
         let known = scoped(&self.records, name).flat_map(|(name, records)| {
             scoped(records, namespace).map(move |(namespace, _)| (name.clone(), namespace.clone()))
         });
         let within = |scope: Option<&str>, text: &str| scope.is_none_or(|scope| scope == text);
-        let awaited = self.awaited.spots().filter(|(n, ns)| within(name, n) && within(namespace, ns));
+        let awaited = self.awaited.keys().filter(|(n, ns)| within(name, n) && within(namespace, ns));
         known.chain(awaited.cloned()).collect()
     }
 
     /// The Secrets marked as belonging to an `EcrCredential`.
     pub fn owned_by(&self, uid: &Uid) -> Vec<(SecretKey, Arc<SecretRecord>)> {
-        let spots = self.owned.get(uid).into_iter().flatten();
-        spots.filter_map(|spot| Some((spot.clone(), self.record(&spot.0, &spot.1)?.clone()))).collect()
+        let owned = self.owned.get(uid).into_iter().flatten();
+        let with_record = |(namespace, name): &(Arc<str>, Arc<str>)| {
+            Some(((name.clone(), namespace.clone()), self.record(name, namespace)?.clone()))
+        };
+        owned.filter_map(with_record).collect()
     }
 
-    /// Every place that concerns an `EcrCredential`: its targets, and where it has left Secrets. None unless it is alive and
-    /// of that generation: what concerned its predecessor must not be done in its name.
+    /// Whether any Secret is marked as belonging to an `EcrCredential`.
+    pub fn owns_any(&self, uid: &Uid) -> bool {
+        self.owned.contains_key(uid)
+    }
+
+    /// Every Secret that concerns an `EcrCredential`: its targets, and what it has left elsewhere. None unless it is alive and of that
+    /// generation: what concerned its predecessor must not be done in its name.
     pub fn places<'a>(
         &'a self,
         me: &'a Uid,
         generation: Option<i64>,
     ) -> Option<impl Iterator<Item = SecretTarget> + use<'a>> {
-        if !self.is_current(me, generation) {
-            return None;
-        }
-        let owned = self.owned.get(me).into_iter().flatten().map(|(name, namespace)| (name, namespace));
-        let left = owned.filter(move |(name, namespace)| !self.index.wants(me, name, namespace));
-        Some(self.index.targets(me).chain(left).filter_map(move |(name, namespace)| self.concern(me, name, namespace)))
+        let keys = self.is_current(me, generation).then(|| self.index.targets(me).chain(self.left_by(me)))?;
+        Some(keys.filter_map(move |(name, namespace)| self.concern(me, name, namespace)))
     }
 
-    /// One place, the same way; none as well when it concerns the `EcrCredential` no more.
-    pub fn place_at(&self, me: &Uid, generation: Option<i64>, spot: &SecretKey) -> Option<SecretTarget> {
-        self.is_current(me, generation).then(|| self.concern(me, &spot.0, &spot.1)).flatten()
+    /// One Secret, the same way; none as well when it does not concern the `EcrCredential` any more.
+    pub fn place_at(&self, me: &Uid, generation: Option<i64>, key: &SecretKey) -> Option<SecretTarget> {
+        self.is_current(me, generation).then(|| self.target(me, key)).flatten()
+    }
+
+    /// What an `EcrCredential` may do about one Secret; none when it does not concern it.
+    pub(super) fn target(&self, me: &Uid, (name, namespace): &SecretKey) -> Option<SecretTarget> {
+        self.concern(me, name, namespace)
+    }
+
+    /// The keys of every Secret that concerns an `EcrCredential`, or that it may not write in a namespace that it selects.
+    pub(super) fn keys<'a>(&'a self, me: &'a Uid) -> impl Iterator<Item = SecretKey> + use<'a> {
+        let keys = self.index.targets(me).chain(self.left_by(me)).chain(self.index.denied(me));
+        keys.map(|(name, namespace)| (name.clone(), namespace.clone()))
+    }
+
+    /// The keys that a change may matter to: the Secret that has changed, and those of an `EcrCredential` in the same namespace.
+    pub(super) fn keys_of(&self, me: &Uid, (namespace, name): &Change) -> BTreeSet<SecretKey> {
+        let wanted = self.index.secrets(me).map(|(name, _)| name);
+        let owned = self.owned.get(me).into_iter().flat_map(|owned| owned.range((namespace.clone(), Arc::default())..));
+        let owned = owned.take_while(|(of, _)| of == namespace).map(|(_, name)| name);
+        wanted.chain(owned).chain(name).map(|name| (name.clone(), namespace.clone())).collect()
+    }
+
+    /// Whether a Secret may concern an `EcrCredential`: it is a target, or marked as belonging to it.
+    pub(super) fn is_concerned(&self, me: &Uid, (name, namespace): &SecretKey) -> bool {
+        self.index.wants(me, name, namespace) || self.owns(me, name, namespace)
+    }
+
+    fn owns(&self, me: &Uid, name: &Arc<str>, namespace: &Arc<str>) -> bool {
+        self.owned.get(me).is_some_and(|owned| owned.contains(&(namespace.clone(), name.clone())))
+    }
+
+    /// The Secrets that an `EcrCredential` has and does not want any more.
+    fn left_by<'a>(&'a self, me: &'a Uid) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)> + use<'a> {
+        let owned = self.owned.get(me).into_iter().flatten().map(|(namespace, name)| (name, namespace));
+        owned.filter(move |(name, namespace)| !self.index.wants(me, name, namespace))
     }
 
     /// Whether an `EcrCredential` is alive and of that generation.
@@ -154,9 +201,11 @@ impl ClusterState {
                 false => Selection::Blocked(name_of(winner)),
             },
             _ => {
-                let mine = self.owned.get(me)?.contains(&(name.clone(), namespace.clone()));
-                // One that may not be written any more is not given up: whoever takes the permission away may give it again.
-                if !mine || !self.index.is_open(name, namespace) || self.index.is_denied(me, name, namespace) {
+                // One that may not be written any more is kept: the permission may come back.
+                if !self.owns(me, name, namespace)
+                    || !self.index.is_open(name, namespace)
+                    || self.index.is_denied(me, name, namespace)
+                {
                     return None;
                 }
                 match winner {
@@ -206,17 +255,33 @@ impl ClusterState {
         self.index.targets(me).filter(mine).map(incarnation).collect()
     }
 
-    /// Changes with every change to an `EcrCredential`'s targets, so that a long round of writes sees that there is news.
-    pub fn revision(&self, uid: &Uid) -> u64 {
-        self.revisions.get(uid).copied().unwrap_or_default()
+    /// What events have touched since the last call.
+    pub(super) fn take_touched(&mut self, uid: &Uid) -> Touched {
+        self.touched.remove(uid).unwrap_or_else(|| Touched::Some(BTreeSet::new()))
     }
 
-    /// Notes news for some. No number comes twice, also when one goes and comes back.
-    pub fn touch(&mut self, uids: &BTreeSet<Uid>) {
-        for uid in uids {
-            self.last_revision = self.last_revision.wrapping_add(1);
-            self.revisions.insert(uid.clone(), self.last_revision);
+    /// Whether events have touched anything since then.
+    pub(super) fn is_touched(&self, uid: &Uid) -> bool {
+        self.touched.contains_key(uid)
+    }
+
+    /// Records a change for those whom it concerns.
+    fn touch(&mut self, uids: &BTreeSet<Uid>, change: &Change) {
+        for uid in uids.iter().filter(|uid| self.index.is_alive(uid)) {
+            let touched = self.touched.entry(uid.clone()).or_insert_with(|| Touched::Some(BTreeSet::new()));
+            if let Touched::Some(changes) = touched {
+                changes.insert(change.clone());
+                if changes.len() > MOST_TOUCHED {
+                    *touched = Touched::All;
+                }
+            }
         }
+    }
+
+    /// Records for some that any of their Secrets may have changed.
+    fn touch_all(&mut self, uids: &BTreeSet<Uid>) {
+        let alive = uids.iter().filter(|uid| self.index.is_alive(uid));
+        self.touched.extend(alive.map(|uid| (uid.clone(), Touched::All)));
     }
 
     /// Takes a namespace as it is now; returns whom it concerns.
@@ -230,60 +295,70 @@ impl ClusterState {
         if self.index.incarnation(name) != incarnation {
             self.references.bury(name, incarnation);
         }
-        let concerned = self.index.set_namespace(name, incarnation, labels, terminating);
-        for uid in &concerned {
-            let news = self.news.entry(uid.clone()).or_default();
-            if news.len() < MOST_NEWS {
-                news.extend(self.index.namespace_name(name));
-            }
+        let known = self.index.namespace(name);
+        let mut concerned = self.index.set_namespace(name, incarnation, labels, terminating);
+        if known != Some((incarnation, terminating)) || !concerned.is_empty() {
+            concerned.extend(self.owners_in(name));
+        }
+        if let Some(name) = self.index.namespace_name(name) {
+            self.touch(&concerned, &(name, None));
         }
         concerned
     }
 
-    /// The next of the namespaces whose claims have changed, or of some of them: they can be served before all others are
-    /// looked at.
-    pub fn next_news(&mut self, uid: &Uid) -> Option<Arc<str>> {
-        let news = self.news.get_mut(uid)?;
-        let next = news.pop_first();
-        if news.is_empty() {
-            self.news.remove(uid);
+    /// Forgets a namespace that is gone; returns whom that concerns.
+    pub fn remove_namespace(&mut self, name: &str) -> BTreeSet<Uid> {
+        let shared_name = self.index.namespace_name(name);
+        let mut concerned = self.index.remove_namespace(name);
+        concerned.extend(self.owners_in(name));
+        if let Some(name) = shared_name {
+            self.touch(&concerned, &(name, None));
         }
-        next
+        concerned
+    }
+
+    /// Those who have a Secret in a namespace, be it wanted or not.
+    fn owners_in(&self, namespace: &str) -> BTreeSet<Uid> {
+        self.records.values().filter_map(|records| records.get(namespace)?.owner.clone()).collect()
     }
 
     /// Takes an `EcrCredential` as it is now; returns whom it concerns.
     pub fn set_claimant(&mut self, uid: &Uid, claimant: CredentialRef) -> BTreeSet<Uid> {
-        let mut concerned = self.blocked_by(uid);
+        let mut concerned = self.beside(uid);
         concerned.extend(self.index.set_claimant(uid, claimant));
-        concerned.extend(self.blocked_by(uid));
+        concerned.extend(self.beside(uid));
+        self.touch_all(&concerned);
         concerned
     }
 
     /// Forgets an `EcrCredential` that is gone.
     pub fn remove_claimant(&mut self, uid: &Uid) -> BTreeSet<Uid> {
-        let mut concerned = self.blocked_by(uid);
-        self.revisions.remove(uid);
-        self.news.remove(uid);
+        let mut concerned = self.beside(uid);
         concerned.extend(self.index.remove_claimant(uid));
         concerned.remove(uid);
+        self.touched.remove(uid);
+        self.touch_all(&concerned);
         concerned
     }
 
-    /// Those who want the Secrets that an `EcrCredential` has and that cannot be read.
-    fn blocked_by(&self, uid: &Uid) -> BTreeSet<Uid> {
-        if !self.index.is_alive(uid) || self.index.is_readable(uid) {
-            return BTreeSet::new();
+    /// Those who have a Secret that an `EcrCredential` wants, and those who want one that it has while it cannot be read.
+    fn beside(&self, uid: &Uid) -> BTreeSet<Uid> {
+        let owner = |(name, namespace): (&Arc<str>, &Arc<str>)| self.record(name, namespace)?.owner.as_ref();
+        let mut beside: BTreeSet<Uid> = self.index.targets(uid).filter_map(owner).cloned().collect();
+        if self.index.is_alive(uid) && !self.index.is_readable(uid) {
+            let owned = self.owned.get(uid).into_iter().flatten();
+            beside.extend(owned.flat_map(|(namespace, name)| self.index.claims(name, namespace)));
         }
-        self.owned.get(uid).into_iter().flatten().flat_map(|spot| self.concerned(spot)).collect()
+        beside
     }
 
-    /// What is known of the Secret in a place.
+    /// What is known of a Secret.
     pub fn record(&self, name: &str, namespace: &str) -> Option<&Arc<SecretRecord>> {
         self.records.get(name)?.get(namespace)
     }
 
-    /// The spot with the texts that are already in memory, where they are.
-    fn spot(&self, name: &str, namespace: &str) -> SecretKey {
+    /// The key with the texts that are already in memory, where they are.
+    fn shared_key(&self, name: &str, namespace: &str) -> SecretKey {
         let known = self.records.get_key_value(name);
         let shared_name = known.map_or_else(|| name.into(), |(key, _)| key.clone());
         let shared_namespace =
@@ -303,16 +378,16 @@ impl ClusterState {
         record
     }
 
-    fn concerned(&self, spot: &SecretKey) -> BTreeSet<Uid> {
-        self.index.claims(&spot.0, &spot.1).into_iter().collect()
+    fn concerned(&self, (name, namespace): &SecretKey) -> BTreeSet<Uid> {
+        self.index.claims(name, namespace).into_iter().collect()
     }
 
-    fn disown(&mut self, record: Option<&SecretRecord>, spot: &SecretKey, concerned: &mut BTreeSet<Uid>) {
+    fn disown(&mut self, record: Option<&SecretRecord>, key: &SecretKey, concerned: &mut BTreeSet<Uid>) {
         let Some(owner) = record.and_then(|record| record.owner.as_ref()) else { return };
         concerned.insert(owner.clone());
-        if let Some(spots) = self.owned.get_mut(owner) {
-            spots.remove(spot);
-            if spots.is_empty() {
+        if let Some(owned) = self.owned.get_mut(owner) {
+            owned.remove(&(key.1.clone(), key.0.clone()));
+            if owned.is_empty() {
                 self.owned.remove(owner);
             }
         }
@@ -447,8 +522,7 @@ mod tests {
             claimant.secrets[0].name = secret.as_str().into();
             claimant.references = [crate::plan::auth::Reference::Account(account)].into();
             claimant.attach = vec![wildmatch::WildMatch::new("default")];
-            let concerned = world.set_claimant(&uid(&me), claimant);
-            world.touch(&concerned);
+            world.set_claimant(&uid(&me), claimant);
             world.set_namespace(&namespace, NamespaceUid::default(), &labels, false);
             let spot = (secret.as_str().into(), namespace.as_str().into());
             world.awaited.begin((Arc::clone(&spot.0), Arc::clone(&spot.1)));
@@ -465,15 +539,15 @@ mod tests {
             }
             world.remove_secret(&secret, &namespace, None);
             world.references.set_account(&namespace, "puller", None);
-            world.index.remove_namespace(&namespace);
+            world.remove_namespace(&namespace);
             if round % 2 == 1 {
                 world.remove_claimant(&uid(&me));
             }
         }
         assert!(world.index.is_empty(), "{:?}", world.index);
         assert!(world.records.is_empty(), "{:?}", world.records);
-        assert!(world.owned.is_empty() && world.revisions.is_empty() && world.news.is_empty());
-        assert!(world.awaited.spots().next().is_none());
+        assert!(world.owned.is_empty() && world.touched.is_empty());
+        assert!(world.awaited.keys().next().is_none());
         assert!(world.references.is_empty(), "{:?}", world.references);
     }
 

@@ -1,188 +1,223 @@
-//! One look at all places of an `EcrCredential`: what is to be written there, and what is told of them.
-
-use std::collections::{HashSet, VecDeque};
+//! Compares target Secrets with what they should be: those that an event has touched, or all of them in a resync.
 
 use k8s_openapi::jiff::Timestamp;
+use parking_lot::Mutex;
 
-use super::Context;
-use super::cluster_state::{ClusterState, SecretKey};
-use super::in_flight::spot;
-use super::retry_state::{RetryState, SyncCounts};
-use super::writes::DesiredSecrets;
+use super::cluster_state::{ClusterState, Touched};
+use super::desired_secrets::DesiredSecrets;
+use super::retry_state::{Resync, RetryState};
+use super::secret_key::SecretKey;
+use super::sync_ledger::{SyncCounts, SyncState};
+use super::work_queue::WritePriority;
+use crate::clock::Clock;
 use crate::plan::Plan;
 use crate::plan::outputs::output_not_allowed;
 use crate::secret::{Owner, SecretAction, SecretTarget, action};
 
-/// What one round is about.
-pub(super) struct Task<'a> {
+/// What one reconciliation compares with, and what it may use for that.
+pub(super) struct Diff<'a> {
+    pub(super) state: &'a Mutex<ClusterState>,
+    pub(super) clock: &'a Clock,
     pub(super) plan: &'a Plan,
     pub(super) owner: &'a Owner,
-    /// The generation of the spec that the round works on.
+    /// The generation of the spec that the reconciliation works on.
     pub(super) generation: Option<i64>,
+    pub(super) desired: &'a DesiredSecrets,
 }
 
-/// What a look at all places has found.
-#[derive(Default)]
-pub(super) struct Diff {
-    pub(super) jobs: WorkQueue,
-    pub(super) counts: SyncCounts,
+/// The `EcrCredential` has changed or is gone, or has gained a namespace that needs tokens of its own. Another reconciliation is
+/// queued.
+pub(super) struct Superseded;
+
+/// The time at which Secrets are compared.
+#[derive(Clone, Copy)]
+struct Times {
+    now: Timestamp,
+    /// The time that has passed by every clock. A valid token is dropped only when it has expired by that.
+    earliest: Timestamp,
 }
 
-/// The order of writes. Missing Secrets go first: someone is waiting for them, while those that exist are still good.
-/// Deletions come when nothing else is left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WritePriority {
-    Create,
-    Repair,
-    Delete,
+/// A write that may begin now.
+type DueWrite = (WritePriority, SecretTarget, SecretAction);
+
+/// What is to be done about one Secret, and how it counts.
+struct Assessment {
+    /// The write that is due now.
+    due: Option<DueWrite>,
+    /// Whether there is something to write, now or later.
+    unwritten: bool,
+    /// Whether time alone may change what is to be done.
+    expires: bool,
+    counts: SyncState,
 }
 
-impl WritePriority {
-    /// That of what is to be done in a place; none when nothing is.
-    const fn of(action: &SecretAction) -> Option<Self> {
-        match action {
-            SecretAction::Create => Some(Self::Create),
-            SecretAction::Update(_) | SecretAction::Strip(_) => Some(Self::Repair),
-            SecretAction::Delete(_) => Some(Self::Delete),
-            SecretAction::Keep | SecretAction::Wait | SecretAction::Refuse(..) => None,
+impl Diff<'_> {
+    /// Examines every Secret that may have changed since the last call, and queues those that are to be written: all of them unless
+    /// `resynced` is still good.
+    pub(super) fn sync(&self, retries: &mut RetryState, resynced: &mut Option<Resync>) -> Result<(), Superseded> {
+        let times = self.times();
+        let mut state = self.state.lock();
+        if !state.is_current(&self.owner.uid, self.generation) {
+            return Err(Superseded);
         }
-    }
-}
-
-/// Where something is to be written, by rank. What exactly is judged anew when its turn comes: thousands of places are kept
-/// here, and the world moves on.
-#[derive(Default)]
-pub(super) struct WorkQueue {
-    creations: VecDeque<SecretKey>,
-    repairs: VecDeque<SecretKey>,
-    deletions: VecDeque<SecretKey>,
-}
-
-impl WorkQueue {
-    fn push(&mut self, rank: WritePriority, spot: SecretKey) {
-        match rank {
-            WritePriority::Create => self.creations.push_back(spot),
-            WritePriority::Repair => self.repairs.push_back(spot),
-            WritePriority::Delete => self.deletions.push_back(spot),
-        }
-    }
-
-    pub(super) fn pop(&mut self) -> Option<(WritePriority, SecretKey)> {
-        let creation = self.creations.pop_front().map(|spot| (WritePriority::Create, spot));
-        let repair = || self.repairs.pop_front().map(|spot| (WritePriority::Repair, spot));
-        let deletion = || self.deletions.pop_front().map(|spot| (WritePriority::Delete, spot));
-        creation.or_else(repair).or_else(deletion)
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.creations.is_empty() && self.repairs.is_empty() && self.deletions.is_empty()
-    }
-}
-
-impl Task<'_> {
-    /// Looks at every place, as the world is now; none when the `EcrCredential` has changed or gone, or has gained a namespace
-    /// that needs tokens of its own. The places are not collected: that would be the most that is in memory for each.
-    pub(super) fn diff(&self, ctx: &Context, content: &DesiredSecrets, history: &mut RetryState) -> Option<Diff> {
-        let (now, earliest) = (ctx.clock.now(), ctx.clock.earliest());
-        history.forgive(now);
-        let mut diff = Diff::default();
-        let mut failing = HashSet::new();
-        let world = ctx.shared.state.lock();
-        for place in world.places(&self.owner.uid, self.generation)? {
-            if !content.covers(&place) {
-                return None;
-            }
-            let action = self.judge(&place, content, history, earliest);
-            if let Some(rank) = WritePriority::of(&action) {
-                let early = rank == WritePriority::Delete && self.is_unmet(&world, &place, content, history, earliest);
-                if !early && history.may_write(&place, now) {
-                    diff.jobs.push(rank, spot(&place));
-                }
-                if history.has_failed() {
-                    failing.insert(spot(&place));
-                }
-            } else {
-                history.forget_failure(&place);
-            }
-            history.count(&mut diff.counts, &place, &action, content);
-        }
-        for (name, namespace) in world.index.denied(&self.owner.uid) {
-            if let Some(secret) = self.plan.secret_named(name) {
-                let denied = || output_not_allowed(name, secret.format, Some(namespace), "");
-                diff.counts.deny(name, namespace, &secret.refusal.clone().unwrap_or_else(denied));
+        let touched = state.take_touched(&self.owner.uid);
+        let mut changes = retries.take_unexamined(times.now);
+        let current = resynced.filter(|last| last.is_current(self.generation, times.now));
+        let (Some(last), Touched::Some(touched)) = (current, touched) else {
+            self.resync(&state, retries, times)?;
+            *resynced = Some(Resync { generation: self.generation, at: times.now, last: times.now });
+            return Ok(());
+        };
+        *resynced = Some(Resync { last: times.now, ..last });
+        changes.extend(touched);
+        for key in changes.iter().flat_map(|change| state.keys_of(&self.owner.uid, change)) {
+            match self.examine(&state, &key, retries, times)? {
+                Some((WritePriority::Create, ..)) => retries.queue.push(WritePriority::Urgent, key),
+                Some((priority, ..)) => retries.queue.push(priority, key),
+                None => {}
             }
         }
-        history.retain_failures(&failing);
-        history.retain_accepted(|(name, namespace)| world.index.wants(&self.owner.uid, name, namespace));
-        Some(diff)
+        Ok(())
     }
 
-    /// An old Secret stays until the new ones of its format are there in its namespace.
-    fn is_unmet(
+    /// The counts when every Secret has been examined since it has changed, and nothing is left to be written.
+    pub(super) fn settled(&self, retries: &RetryState) -> Option<SyncCounts> {
+        retries.is_settled().then(|| self.counts(retries)).flatten()
+    }
+
+    /// The counts, unless a Secret has changed since it was examined.
+    pub(super) fn counts(&self, retries: &RetryState) -> Option<SyncCounts> {
+        let state = self.state.lock();
+        (state.is_current(&self.owner.uid, self.generation) && !state.is_touched(&self.owner.uid))
+            .then(|| retries.ledger.counts(state.index.secrets(&self.owner.uid)))
+    }
+
+    /// The next write from the queue that is still to be done. `has_room` says whether one of a priority may begin.
+    pub(super) fn next_write(
         &self,
-        world: &ClusterState,
-        old: &SecretTarget,
-        content: &DesiredSecrets,
-        history: &RetryState,
-        earliest: Timestamp,
-    ) -> bool {
+        retries: &mut RetryState,
+        has_room: impl Fn(&RetryState, WritePriority) -> bool,
+    ) -> Result<Option<(SecretTarget, SecretAction)>, Superseded> {
+        let times = self.times();
+        while let Some(priority) = retries.queue.next_priority().filter(|priority| has_room(retries, *priority)) {
+            let Some((_, key)) = retries.queue.pop() else { break };
+            let state = self.state.lock();
+            match self.examine(&state, &key, retries, times)? {
+                Some((now, target, action)) if now <= priority.max(WritePriority::Create) => {
+                    return Ok(Some((target, action)));
+                }
+                // It can wait longer than it could when it was queued.
+                Some((now, ..)) => retries.queue.push(now, key),
+                None => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn times(&self) -> Times {
+        Times { now: self.clock.now(), earliest: self.clock.earliest() }
+    }
+
+    fn resync(&self, state: &ClusterState, retries: &mut RetryState, times: Times) -> Result<(), Superseded> {
+        let me = &self.owner.uid;
+        retries.begin_resync(times.now, |key| state.is_concerned(me, key));
+        for key in state.keys(me) {
+            if let Some((priority, ..)) = self.examine(state, &key, retries, times)? {
+                retries.queue.push(priority, key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Records how a Secret counts now; returns the write that is due, if any.
+    fn examine(
+        &self,
+        state: &ClusterState,
+        key: &SecretKey,
+        retries: &mut RetryState,
+        times: Times,
+    ) -> Result<Option<DueWrite>, Superseded> {
+        let Assessment { due, unwritten, expires, counts } = self.assess(state, key, retries, times)?;
+        if !unwritten {
+            retries.forget_failure(key);
+        }
+        if !counts.selected {
+            retries.forget_accepted(key);
+        }
+        if expires {
+            retries.recheck(key, times.now);
+        }
+        retries.ledger.record(key.clone(), counts);
+        Ok(due)
+    }
+
+    fn assess(
+        &self,
+        state: &ClusterState,
+        key: &SecretKey,
+        retries: &RetryState,
+        times: Times,
+    ) -> Result<Assessment, Superseded> {
+        let me = &self.owner.uid;
+        let Some(target) = state.target(me, key) else {
+            let counts =
+                if state.index.is_denied(me, &key.0, &key.1) { self.denied(key) } else { SyncState::default() };
+            return Ok(Assessment { due: None, unwritten: false, expires: false, counts });
+        };
+        if !self.desired.covers(&target) {
+            return Err(Superseded);
+        }
+        let action = self.action(&target, retries, times);
+        let counts = retries.sync_state(&target, &action, self.desired, times.now);
+        let expires = self.is_kept_for_now(&target, &action, retries);
+        let priority = WritePriority::of(&action);
+        let early = || priority == Some(WritePriority::Delete) && self.is_unmet(state, &target, retries, times);
+        let due = priority.filter(|_| !early() && retries.may_write(&target, times.now));
+        let due = due.map(|priority| (priority, target, action));
+        Ok(Assessment { due, unwritten: priority.is_some(), expires, counts })
+    }
+
+    /// Whether a Secret that is not as desired is left as it is: its tokens are still good, and that ends.
+    fn is_kept_for_now(&self, target: &SecretTarget, action: &SecretAction, retries: &RetryState) -> bool {
+        let Some(record) = target.standing.record() else { return false };
+        let as_desired = || self.desired.at(target).is_some_and(|desired| desired.footprint == record.footprint);
+        matches!(action, SecretAction::Keep | SecretAction::Wait)
+            && !as_desired()
+            && retries.accepted(target) != Some(record.footprint)
+    }
+
+    /// How a Secret counts whose namespace is selected and in which it may not be written.
+    fn denied(&self, key: &SecretKey) -> SyncState {
+        let (name, namespace) = key;
+        let Some(secret) = self.plan.secret_named(name) else { return SyncState::default() };
+        let denied = || output_not_allowed(name, secret.format, Some(namespace), "");
+        let why = secret.refusal.clone().unwrap_or_else(denied);
+        SyncState { selected: true, synced: false, problem: Some((why.reason, why.message)) }
+    }
+
+    /// Whether an old Secret has to stay, because a new one of its format is not yet there in its namespace.
+    fn is_unmet(&self, state: &ClusterState, old: &SecretTarget, retries: &RetryState, times: Times) -> bool {
         let format = old.standing.record().map(|record| record.format);
         let alike = self.plan.secrets().filter(|secret| Some(secret.format) == format);
-        let places = alike.filter_map(|secret| self.place_at(world, &(secret.name.clone(), old.namespace.clone())));
-        places.into_iter().any(|place| {
-            let action = self.judge(&place, content, history, earliest);
-            !matches!(action, SecretAction::Keep | SecretAction::Delete(_)) || history.in_flight.is_at(&spot(&place))
+        let mut keys = alike.map(|secret| (secret.name.clone(), old.namespace.clone()));
+        keys.any(|key| {
+            state.target(&self.owner.uid, &key).is_some_and(|target| {
+                let action = self.action(&target, retries, times);
+                !matches!(action, SecretAction::Keep | SecretAction::Delete(_)) || retries.in_flight.is_at(&key)
+            })
         })
     }
 
-    /// What is to be done in a place that is due, as the world is now; none when that is nothing of this rank any more.
-    pub(super) fn still_due(
-        &self,
-        ctx: &Context,
-        (rank, spot): (WritePriority, SecretKey),
-        content: &DesiredSecrets,
-        history: &RetryState,
-    ) -> Option<(SecretTarget, SecretAction)> {
-        let place = self.place_at(&ctx.shared.state.lock(), &spot)?;
-        let action = self.judge(&place, content, history, ctx.clock.earliest());
-        (WritePriority::of(&action) == Some(rank) && history.may_write(&place, ctx.clock.now()))
-            .then_some((place, action))
-    }
-
-    /// The Secrets that the next new namespace lacks.
-    pub(super) fn next_urgent(
-        &self,
-        ctx: &Context,
-        content: &DesiredSecrets,
-        history: &RetryState,
-    ) -> Option<Vec<(SecretTarget, SecretAction)>> {
-        loop {
-            let namespace = ctx.shared.state.lock().next_news(&self.owner.uid)?;
-            let spots = self.plan.secrets().map(|secret| (secret.name.clone(), namespace.clone()));
-            let urgent: Vec<_> =
-                spots.filter_map(|spot| self.still_due(ctx, (WritePriority::Create, spot), content, history)).collect();
-            if !urgent.is_empty() {
-                return Some(urgent);
+    fn action(&self, target: &SecretTarget, retries: &RetryState, times: Times) -> SecretAction {
+        let desired = self.desired.at(target).map(AsRef::as_ref);
+        match action(target, desired, self.plan.conflict_policy, retries.accepted(target), times.earliest) {
+            SecretAction::Create if self.desired.share(target).is_some_and(|share| !share.current) => {
+                SecretAction::Wait
             }
-        }
-    }
-
-    fn place_at(&self, world: &ClusterState, spot: &SecretKey) -> Option<SecretTarget> {
-        world.place_at(&self.owner.uid, self.generation, spot)
-    }
-
-    /// `earliest` is the time that has passed by every clock: what is good is written over only when it has expired by it.
-    fn judge(
-        &self,
-        place: &SecretTarget,
-        content: &DesiredSecrets,
-        history: &RetryState,
-        earliest: Timestamp,
-    ) -> SecretAction {
-        let desired = content.at(place).map(AsRef::as_ref);
-        match action(place, desired, self.plan.conflict_policy, history.accepted(place), earliest) {
-            SecretAction::Create if content.share(place).is_some_and(|share| !share.current) => SecretAction::Wait,
             action => action,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,12 @@
-//! The answers that writes wait for: the watch may overtake them, and tell of the Secret's end first.
+//! The answers that writes wait for: the watch may overtake them, and show first that the Secret is gone.
 
 use std::collections::HashMap;
 
-use super::cluster_state::SecretKey;
+use super::secret_key::SecretKey;
 
-/// The places with writes under way, and what the watch has told of them since.
+/// The Secrets with writes in flight, and what the watch has shown of them since.
 ///
-/// An answer shows the Secret as it was when it was written. Where it has been deleted since, no event will ever come that
-/// says so again.
+/// An answer shows the Secret as it was when it was written. If it has been deleted since, no other event will say so again.
 #[derive(Debug, Default)]
 pub struct Expectations(HashMap<SecretKey, Since>);
 
@@ -22,23 +21,23 @@ struct Since {
 
 impl Expectations {
     /// A write begins.
-    pub fn begin(&mut self, spot: SecretKey) {
-        self.0.entry(spot).or_default().writes += 1;
+    pub fn begin(&mut self, key: SecretKey) {
+        self.0.entry(key).or_default().writes += 1;
     }
 
     /// A write has ended, with an answer or without.
-    pub fn end(&mut self, spot: &SecretKey) {
-        if let Some(since) = self.0.get_mut(spot) {
+    pub fn end(&mut self, key: &SecretKey) {
+        if let Some(since) = self.0.get_mut(key) {
             since.writes = since.writes.saturating_sub(1);
             if since.writes == 0 {
-                self.0.remove(spot);
+                self.0.remove(key);
             }
         }
     }
 
     /// A Secret has gone; without a uid, the one that a list should have shown, whichever it is.
-    pub fn gone(&mut self, spot: &SecretKey, uid: Option<&str>) {
-        if let Some(since) = self.0.get_mut(spot) {
+    pub fn gone(&mut self, key: &SecretKey, uid: Option<&str>) {
+        if let Some(since) = self.0.get_mut(key) {
             match uid {
                 Some(uid) => since.gone.push(uid.into()),
                 None => since.missed = true,
@@ -46,14 +45,14 @@ impl Expectations {
         }
     }
 
-    /// Whether the answer tells what is, as far as is known. Of a Secret that a list has missed the watch tells alone: if it
-    /// was made after the list, its event is still to come.
-    pub fn holds(&self, spot: &SecretKey, uid: &str) -> bool {
-        self.0.get(spot).is_none_or(|since| !since.missed && since.gone.iter().all(|gone| **gone != *uid))
+    /// Whether an answer shows the current state, as far as is known. For a Secret that was missing in a list only the watch counts:
+    /// if it was created after the list, its event is still to come.
+    pub fn holds(&self, key: &SecretKey, uid: &str) -> bool {
+        self.0.get(key).is_none_or(|since| !since.missed && since.gone.iter().all(|gone| **gone != *uid))
     }
 
-    /// Where writes are under way.
-    pub fn spots(&self) -> impl Iterator<Item = &SecretKey> {
+    /// The Secrets with writes in flight.
+    pub fn keys(&self) -> impl Iterator<Item = &SecretKey> {
         self.0.keys()
     }
 }

@@ -3,6 +3,7 @@
 mod accounts;
 mod change_limit;
 pub mod cluster_state;
+mod desired_secrets;
 mod diff;
 pub mod error;
 pub mod events;
@@ -11,17 +12,20 @@ mod follow;
 mod in_flight;
 pub mod includes;
 mod keys;
-mod pace;
 mod reader;
 mod reconcile;
 pub mod recover;
 pub mod references;
 mod retry_state;
+pub mod secret_key;
 pub mod service_accounts;
 pub mod shared;
+mod sync_ledger;
+mod tenant;
 mod tenants;
 mod tokens;
 pub mod watches;
+mod work_queue;
 mod writes;
 
 use std::collections::HashMap;
@@ -119,7 +123,7 @@ impl Memories {
 }
 
 impl Context {
-    fn memory(&self, uid: &Uid) -> Arc<tokio::sync::Mutex<CredentialState>> {
+    fn credential_state(&self, uid: &Uid) -> Arc<tokio::sync::Mutex<CredentialState>> {
         self.memories.0.lock().entry(uid.clone()).or_default().clone()
     }
 

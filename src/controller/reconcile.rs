@@ -1,4 +1,4 @@
-//! One round for one `EcrCredential`: plan, tokens, desired Secret, writes, outcome.
+//! One reconciliation of an `EcrCredential`: plan, tokens, desired Secrets, writes, outcome.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,13 +9,15 @@ use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
 use tokio::time::Instant;
 
-use super::diff::Task;
+use super::desired_secrets::DesiredSecrets;
+use super::diff::Diff;
 use super::error::Error;
 use super::recover::{auth_hash, recover};
-use super::retry_state::{Counts, SyncCounts};
-use super::tenants::{TenantContext, Tenants, TenantsProgress};
+use super::sync_ledger::{Counts, SyncCounts};
+use super::tenant::TenantContext;
+use super::tenants::{Tenants, TenantsProgress};
 use super::tokens::{Progress, TokenGroup, keys};
-use super::writes::{self, DesiredSecrets};
+use super::writes;
 use super::{Context, CredentialState, Requested};
 use crate::api::registry::Host;
 use crate::api::status::NamespaceFailure;
@@ -29,50 +31,50 @@ use crate::plan::{self, Hosts, Plan, RegistryPlan, SpecError, TokenSpec, Uid};
 use crate::secret::include::Included;
 use crate::secret::{self, LeftOut, Owner, TakenHost, registry_entries};
 
-/// When to look again at writes that are slow.
+/// When to reconcile again while writes are slow.
 const SOON: Duration = Duration::from_secs(1);
 
-/// How long a round waits for the first tokens of all: as long as one call to AWS may take.
+/// How long a reconciliation waits for the very first tokens: as long as one call to AWS may take.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
 
-/// The status is written at most so often: where thousands of namespaces come, each for itself, nobody reads every step.
+/// The least time between two writes of the status: while thousands of namespaces are created, nobody reads every step.
 const BETWEEN_STATUSES: Duration = Duration::from_millis(500);
 
-/// The same where nothing has changed but the times in it, as they do with each renewal among thousands.
+/// The same if only the times in it have changed, as they do with each refresh among thousands.
 const BETWEEN_TIMES: Duration = Duration::from_secs(30);
 
-/// Brings everything that an `EcrCredential` asks for about, as far as it can be now.
+/// Does what an `EcrCredential` asks for, as far as that is possible now.
 pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> Result<Action, Error> {
     let uid = Uid(object.uid().ok_or(Error::NoUid)?.into());
     if object.meta().deletion_timestamp.is_some() || !ctx.shared.state.lock().index.is_alive(&uid) {
         return Ok(Action::await_change());
     }
-    let memory = ctx.memory(&uid);
-    let mut memory = memory.lock().await;
-    let status = memory.last_status.clone().or_else(|| object.status.clone()).unwrap_or_default();
-    // Others may have changed it since. What is remembered still says what was told and done.
-    let is_behind = memory.status_version.is_some_and(|written| version(&object).is_none_or(|seen| seen < written));
+    let state = ctx.credential_state(&uid);
+    let mut state = state.lock().await;
+    let status = state.last_status.clone().or_else(|| object.status.clone()).unwrap_or_default();
+    // Others may have changed it since. What we keep in memory still says what we reported and did.
+    let is_behind = state.status_version.is_some_and(|written| version(&object).is_none_or(|seen| seen < written));
     let stored = if is_behind { status.clone() } else { object.status.clone().unwrap_or_default() };
-    let round = Reconciliation { object: &object, ctx: &ctx, uid: &uid, status: &status, stored: &stored };
-    let turn = round.course(&mut memory).await;
+    let reconciliation = Reconciliation { object: &object, ctx: &ctx, uid: &uid, status: &status, stored: &stored };
+    let result = reconciliation.run(&mut state).await;
     if !ctx.shared.state.lock().index.is_alive(&uid) {
-        // Deleted meanwhile: what was noted of it since is noted of nobody.
+        // Deleted meanwhile: drop the state that this reconciliation has created.
         ctx.memories.forget(&uid);
         ctx.tokens.want(&uid, BTreeSet::new());
         return Ok(Action::await_change());
     }
-    let (course, soon) = match turn? {
-        ReconcileOutcome::Report(course) => (course, false),
-        ReconcileOutcome::RequeueSoon(Some(course)) => (course, true),
+    let (observation, soon) = match result? {
+        ReconcileOutcome::Report(observation) => (observation, false),
+        ReconcileOutcome::RequeueSoon(Some(observation)) => (observation, true),
         ReconcileOutcome::RequeueSoon(None) => return Ok(Action::requeue(SOON)),
         ReconcileOutcome::AwaitChange => return Ok(Action::await_change()),
         ReconcileOutcome::AwaitTokens(left) => return Ok(Action::requeue(left)),
     };
-    let mut outcome = conclude(course, &status, object.meta().generation, ctx.clock.now());
+    let mut outcome = conclude(observation, &status, object.meta().generation, ctx.clock.now());
     if soon {
         outcome.requeue_after = outcome.requeue_after.min(SOON);
     }
-    round.report(outcome, &mut memory).await
+    reconciliation.report(outcome, &mut state).await
 }
 
 /// The number of a resourceVersion, which grows with each change.
@@ -80,15 +82,15 @@ fn version(object: &EcrCredential) -> Option<u64> {
     object.metadata.resource_version.as_deref()?.parse().ok()
 }
 
-/// What a round comes to.
+/// What follows from a reconciliation.
 enum ReconcileOutcome {
-    /// Something to tell.
+    /// There is something to report.
     Report(Observation),
-    /// Nothing to say before something else happens, which puts it on the queue again.
+    /// There is nothing to report until something else happens, which queues it again.
     AwaitChange,
-    /// The first tokens are being fetched: nothing to say for so long, unless they come before.
+    /// The first tokens are being fetched: there is nothing to report for so long, unless they come before.
     AwaitTokens(Duration),
-    /// Writes are slow: there is perhaps something to tell, and it is to be looked at again soon.
+    /// Writes are slow: there may be something to report, and another reconciliation follows soon.
     RequeueSoon(Option<Observation>),
 }
 
@@ -96,23 +98,23 @@ struct Reconciliation<'a> {
     object: &'a EcrCredential,
     ctx: &'a Arc<Context>,
     uid: &'a Uid,
-    /// What was said last.
+    /// The status that was reported last.
     status: &'a EcrCredentialStatus,
     /// The status that is stored, as far as it is known.
     stored: &'a EcrCredentialStatus,
 }
 
-/// What has become of the tokens in one round.
+/// The tokens after one reconciliation.
 struct TokensProgress {
     /// Those that all namespaces share.
     shared: Progress,
     /// Those of each namespace.
-    census: TenantsProgress,
+    tenants: TenantsProgress,
 }
 
 impl TokensProgress {
     fn progress(&self) -> impl Iterator<Item = &Progress> {
-        std::iter::once(&self.shared).chain(self.census.progress())
+        std::iter::once(&self.shared).chain(self.tenants.progress())
     }
 
     /// Every token is as new as it should be.
@@ -123,43 +125,50 @@ impl TokensProgress {
     /// Every token is as new as it should be; of a namespace's own, as new as it can be: one that is denied must not make each
     /// restart renew all others.
     fn are_settled(&self) -> bool {
-        self.shared.step.fresh && self.census.progress().all(|progress| progress.step.settled)
+        self.shared.step.fresh && self.tenants.progress().all(|progress| progress.step.settled)
     }
 }
 
 impl Reconciliation<'_> {
-    /// The round itself.
-    async fn course(&self, memory: &mut CredentialState) -> Result<ReconcileOutcome, Error> {
-        // Its tokens stay in memory: to go on costs no call.
+    /// The reconciliation itself.
+    async fn run(&self, state: &mut CredentialState) -> Result<ReconcileOutcome, Error> {
+        // Its tokens stay in memory, so that to resume costs no call.
         if self.object.spec.suspend {
             return Ok(ReconcileOutcome::Report(Observation::Suspended));
         }
         let plan = match plan::plan(&self.object.spec, &self.ctx.limits) {
             Ok(plan) => plan,
-            Err(halt) => {
+            Err(error) => {
                 self.ctx.tokens.want(self.uid, BTreeSet::new());
-                return Ok(ReconcileOutcome::Report(Observation::Halted(halt)));
+                return Ok(ReconcileOutcome::Report(Observation::Halted(error)));
             }
         };
         let needs = plan.needs().into_iter().filter(|need| !need.auth.is_each_targets()).collect();
         let shared = TokenGroup { needs: &needs, target: None, policy: &plan.refresh, seed: &self.uid.0 };
-        recover(self.ctx, self.uid, &plan, &needs, self.status, memory, self.ctx.clock.earliest()).await?;
+        recover(self.ctx, self.uid, &plan, &needs, self.status, state, self.ctx.clock.earliest()).await?;
         let owner = Owner { name: self.object.name_any(), uid: self.uid.clone() };
-        let tokens = self.tokens(&plan, &shared, &owner, memory).await;
-        if let Some(left) = self.first_wait(&tokens.shared, memory) {
+        let tokens = self.tokens(&plan, &shared, &owner, state).await;
+        if let Some(left) = self.first_wait(&tokens.shared, state) {
             return Ok(ReconcileOutcome::AwaitTokens(left));
         }
-        let content = match self.content(&plan, &owner, &tokens.census, memory) {
-            Ok(content) => content,
-            Err(halt) => return Ok(ReconcileOutcome::Report(Observation::Halted(halt))),
+        let desired = match self.desired(&plan, &owner, &tokens.tenants, state) {
+            Ok(desired) => desired,
+            Err(error) => return Ok(ReconcileOutcome::Report(Observation::Halted(error))),
         };
-        let task = Task { plan: &plan, owner: &owner, generation: self.object.meta().generation };
-        match writes::write(self.ctx, &task, &content, &mut memory.retries).await {
+        let diff = Diff {
+            state: &self.ctx.shared.state,
+            clock: &self.ctx.clock,
+            plan: &plan,
+            owner: &owner,
+            generation: self.object.meta().generation,
+            desired: &desired,
+        };
+        match writes::write(self.ctx, &diff, &mut state.retries).await {
             writes::WritesOutcome::Done(counts) => {
-                Ok(ReconcileOutcome::Report(self.ran(&plan, &tokens, counts, memory)))
+                Ok(ReconcileOutcome::Report(self.ran(&plan, &tokens, counts, state)))
             }
             writes::WritesOutcome::Slow(counts) => {
-                Ok(ReconcileOutcome::RequeueSoon(counts.map(|counts| self.ran(&plan, &tokens, counts, memory))))
+                Ok(ReconcileOutcome::RequeueSoon(counts.map(|counts| self.ran(&plan, &tokens, counts, state))))
             }
             writes::WritesOutcome::Superseded => Ok(ReconcileOutcome::AwaitChange),
         }
@@ -171,44 +180,45 @@ impl Reconciliation<'_> {
         plan: &Plan,
         group: &TokenGroup<'_>,
         owner: &Owner,
-        memory: &mut CredentialState,
+        state: &mut CredentialState,
     ) -> TokensProgress {
         let now = self.ctx.clock.now();
-        forget_without_caller(plan, memory);
+        forget_without_caller(plan, state);
         let included = self.included(plan).0;
         let each = if plan.has_tenants() {
-            memory
+            state
                 .tenants
-                .prepare(&self.estate(plan, owner, &memory.published, &included), self.ctx.clock.earliest())
+                .prepare(&self.tenant_context(plan, owner, &state.published, &included), self.ctx.clock.earliest())
                 .await
         } else {
-            memory.tenants = Tenants::default();
+            state.tenants = Tenants::default();
             BTreeMap::new()
         };
         let merged = included.digest().map(|digest| digest.short());
-        if std::mem::replace(&mut memory.included, merged) != merged {
-            memory.tenants.shared_changed();
+        if std::mem::replace(&mut state.included, merged) != merged {
+            state.tenants.shared_changed();
         }
         let keys = keys(self.ctx, group.needs, group.target);
         let in_use = each.values().chain([&keys]).flat_map(BTreeMap::values).flatten().cloned().collect();
         self.ctx.tokens.want(self.uid, in_use);
-        let demand = self.demand(memory, now);
-        let shared = group.advance(self.ctx, self.uid, keys, demand, &mut memory.published, now);
+        let demand = self.demand(state, now);
+        let shared = group.advance(self.ctx, self.uid, keys, demand, &mut state.published, now);
         let generation = self.object.meta().generation;
-        if std::mem::replace(&mut memory.generation, generation) != generation || shared.changed {
-            memory.tenants.shared_changed();
+        if std::mem::replace(&mut state.generation, generation) != generation || shared.changed {
+            state.tenants.shared_changed();
         }
-        let census = memory.tenants.advance(&self.estate(plan, owner, &memory.published, &included), each, demand, now);
-        let tokens = TokensProgress { shared, census };
-        if let Some(requested) = &mut memory.demand {
+        let tenants =
+            state.tenants.advance(&self.tenant_context(plan, owner, &state.published, &included), each, demand, now);
+        let tokens = TokensProgress { shared, tenants };
+        if let Some(requested) = &mut state.demand {
             requested.first &= demand.is_none();
-            // Also when the writes of this round come to nothing: the tokens are no older for that.
+            // Also if the writes of this reconciliation fail: the tokens are no older for that.
             requested.served |= tokens.are_fresh();
         }
         tokens
     }
 
-    fn estate<'a>(
+    fn tenant_context<'a>(
         &'a self,
         plan: &'a Plan,
         owner: &'a Owner,
@@ -224,29 +234,29 @@ impl Reconciliation<'_> {
     }
 
     /// What the target namespaces should hold.
-    fn content(
+    fn desired(
         &self,
         plan: &Plan,
         owner: &Owner,
-        census: &TenantsProgress,
-        memory: &mut CredentialState,
+        tenants: &TenantsProgress,
+        state: &mut CredentialState,
     ) -> Result<DesiredSecrets, SpecError> {
         let included = self.included(plan).0;
         if plan.has_tenants() {
-            let estate = self.estate(plan, owner, &memory.published, &included);
-            return Ok(memory.tenants.content(&estate, census));
+            let context = self.tenant_context(plan, owner, &state.published, &included);
+            return Ok(state.tenants.content(&context, tenants));
         }
-        // A login is dropped only when it has expired by every clock.
+        // A token is dropped only when it has expired by every clock.
         let earliest = self.ctx.clock.earliest();
-        Ok(DesiredSecrets::Alike(secret::bundle(plan, owner, &memory.published, &included, earliest)?))
+        Ok(DesiredSecrets::Alike(secret::bundle(plan, owner, &state.published, &included, earliest)?))
     }
 
-    /// The refresh on demand that is not served yet, if any. Each value of the annotation is served once, also across
-    /// restarts. Where no token is known there is nothing to renew, and the first ones serve it.
-    fn demand(&self, memory: &mut CredentialState, now: Timestamp) -> Option<Demand> {
+    /// The refresh on demand that is not served yet, if any. Each value of the annotation is served once, also across restarts. Where
+    /// no token is known there is nothing to refresh, and the first tokens serve it.
+    fn demand(&self, state: &mut CredentialState, now: Timestamp) -> Option<Demand> {
         let value = refresh_request(self.object)?;
-        let known = memory.demand.take().filter(|demand| demand.value == value);
-        // What was told as served may still be owed to namespaces of their own that failed then.
+        let known = state.demand.take().filter(|demand| demand.value == value);
+        // Namespaces with tokens of their own that failed then may still need what was reported as served.
         let told = self.status.handled_refresh_request.as_ref() == Some(&value);
         if told && known.is_none() {
             return None;
@@ -255,21 +265,21 @@ impl Reconciliation<'_> {
         let mut demand = known.unwrap_or(Requested { value, since: second, first: true, served: false });
         // A clock that was set back must not make every new token too old.
         demand.since = demand.since.min(second);
-        let demand = memory.demand.insert(demand);
-        let refreshed = !memory.published.is_empty() || memory.tenants.has_any();
+        let demand = state.demand.insert(demand);
+        let refreshed = !state.published.is_empty() || state.tenants.has_any();
         (refreshed && !demand.served).then_some(Demand { since: demand.since, first: demand.first })
     }
 
-    /// How long the round waits for the first tokens of all, so that a new Secret is written once and with all of them. Nobody
-    /// else waits for that: there is no Secret yet, and nothing that could be written into one.
-    fn first_wait(&self, shared: &Progress, memory: &mut CredentialState) -> Option<Duration> {
-        let fetching = shared.step.incomplete && memory.published.is_empty();
+    /// How long to wait for the very first tokens, so that a new Secret is written once and with all of them. Nobody else waits for
+    /// that: there is no Secret yet, and nothing that could be written into one.
+    fn first_wait(&self, shared: &Progress, state: &mut CredentialState) -> Option<Duration> {
+        let fetching = shared.step.incomplete && state.published.is_empty();
         let fails = || shared.keys.keys().any(|need| shared.failure(self.ctx, need).is_some());
-        if !fetching || fails() || !self.ctx.shared.state.lock().owned_by(self.uid).is_empty() {
-            memory.first_asked = None;
+        if !fetching || fails() || self.ctx.shared.state.lock().owns_any(self.uid) {
+            state.first_asked = None;
             return None;
         }
-        let since = *memory.first_asked.get_or_insert_with(Instant::now);
+        let since = *state.first_asked.get_or_insert_with(Instant::now);
         Some(FIRST_WAIT.saturating_sub(since.elapsed())).filter(|left| !left.is_zero())
     }
 
@@ -278,37 +288,36 @@ impl Reconciliation<'_> {
         plan: &Plan,
         tokens: &TokensProgress,
         counts: SyncCounts,
-        memory: &mut CredentialState,
+        state: &mut CredentialState,
     ) -> Observation {
-        let now = self.ctx.clock.now();
-        let taken = secret::taken_hosts(plan, &memory.published);
-        let left_out = secret::left_out(plan, &memory.published, &taken, self.ctx.clock.earliest());
+        let taken = secret::taken_hosts(plan, &state.published);
+        let left_out = secret::left_out(plan, &state.published, &taken, self.ctx.clock.earliest());
         let registries = plan.registries.iter().enumerate();
         let registries = registries
             .map(|(number, registry)| {
                 let taken: Vec<_> = taken.iter().filter(|taken| taken.later == number).collect();
                 let left_out = left_out.iter().find(|left_out| left_out.number == number);
-                self.report_registry(registry, &taken, left_out, tokens, memory)
+                self.report_registry(registry, &taken, left_out, tokens, state)
             })
             .collect();
         let owner = Owner { name: self.object.name_any(), uid: self.uid.clone() };
-        let shared = memory.published.values().map(|grant| plan.refresh.due_at(grant.life, &self.uid.0)).min();
+        let shared = state.published.values().map(|grant| plan.refresh.due_at(grant.life, &self.uid.0)).min();
         let (included, include_failure) = self.included(plan);
-        let each = memory.tenants.due_at(&self.estate(plan, &owner, &memory.published, &included));
-        let looks = tokens.progress().filter_map(|progress| progress.step.look_again);
+        let each = state.tenants.due_at(&self.tenant_context(plan, &owner, &state.published, &included));
+        let token_changes = tokens.progress().filter_map(|progress| progress.step.look_again);
         Observation::Ran {
             registries,
-            outputs: plan.outputs.iter().map(|output| report_output(plan, output, &counts, memory)).collect(),
+            outputs: plan.outputs.iter().map(|output| report_output(plan, output, &counts, state)).collect(),
             include_failure,
             namespaces: self.report_namespaces(plan, counts),
             next_refresh_at: shared.into_iter().chain(each).min(),
-            look_again: memory.retries.retry_at(now).into_iter().chain(looks).min(),
-            handled_refresh_request: self.handled(tokens, memory),
+            look_again: state.retries.retry_at().into_iter().chain(token_changes).min(),
+            handled_refresh_request: self.handled(tokens, state),
             attached: self.attached(),
         }
     }
 
-    /// The namespaces of the pull secret, and those of all Secrets of which something is to be said.
+    /// The namespaces of the pull secret, and the failures of all Secrets.
     fn report_namespaces(&self, plan: &Plan, counts: SyncCounts) -> NamespaceReport {
         let Counts { selected, synced, failed } = counts.of(&plan.secret.name);
         let of_output = |name: &String| *name != *plan.secret.name;
@@ -326,14 +335,14 @@ impl Reconciliation<'_> {
         attachment(self.object.spec.attach_to.as_ref(), allowed, &unattached)
     }
 
-    /// The refresh request that is served now. What is fresh serves whatever was asked; what is not leaves it as it was. A
-    /// namespace of its own that fails does not keep it from being told, but goes on being served.
-    fn handled(&self, tokens: &TokensProgress, memory: &CredentialState) -> Option<String> {
+    /// The refresh request that is served now. Fresh tokens serve every request; others leave it as it was. A namespace with tokens of
+    /// its own that fails does not keep the request from being reported as served, and is still refreshed for it.
+    fn handled(&self, tokens: &TokensProgress, state: &CredentialState) -> Option<String> {
         let before = || self.status.handled_refresh_request.clone();
         if tokens.are_settled() {
             return refresh_request(self.object).or_else(before);
         }
-        memory.demand.as_ref().filter(|demand| demand.served).map(|demand| demand.value.clone()).or_else(before)
+        state.demand.as_ref().filter(|demand| demand.served).map(|demand| demand.value.clone()).or_else(before)
     }
 
     fn report_registry(
@@ -342,15 +351,15 @@ impl Reconciliation<'_> {
         taken: &[&TakenHost],
         left_out: Option<&LeftOut>,
         tokens: &TokensProgress,
-        memory: &CredentialState,
+        state: &CredentialState,
     ) -> RegistryReport {
         let each_targets = registry.is_each_targets();
-        let published = if each_targets { memory.tenants.first() } else { Some(&memory.published) };
-        // Hosts that cannot be told come of a token without an account, and such a one is not published.
+        let published = if each_targets { state.tenants.first() } else { Some(&state.published) };
+        // Hosts are unknown only for a token without an account, and such a token is not published.
         let mut entries =
             published.and_then(|published| registry_entries(registry, published).ok()).unwrap_or_default();
         let hosts: Vec<Host> = match &registry.hosts {
-            // Known before any token is: the policy that attaches the Secret to pods reads them.
+            // They are known before any token is: the policy that attaches the Secret to pods reads them.
             Hosts::Named(named) if entries.is_empty() => named.iter().map(|(host, _)| host.clone()).collect(),
             _ => entries.iter().map(|(host, _)| host.clone()).collect(),
         };
@@ -358,13 +367,13 @@ impl Reconciliation<'_> {
         let hosts = hosts.into_iter().filter(|host| !is_taken(host) && left_out.is_none()).collect();
         entries.retain(|(host, _)| !is_taken(host));
         if each_targets {
-            let life = memory.tenants.life(registry);
-            let failure = tokens.census.failure(self.ctx, registry);
+            let life = state.tenants.life(registry);
+            let failure = tokens.tenants.failure(self.ctx, registry);
             let (hash, auth_hash) = (None, None);
             let (region, problem) = (registry.region.clone(), registry.problem.clone());
             return RegistryReport { region, hosts, life, hash, auth_hash, problem, failure, each_targets };
         }
-        let grants: Vec<_> = registry.needs.iter().filter_map(|need| memory.published.get(need)).collect();
+        let grants: Vec<_> = registry.needs.iter().filter_map(|need| state.published.get(need)).collect();
         let complete = grants.len() == registry.needs.len() && left_out.is_none() && !entries.is_empty();
         let life = complete.then(|| Life::earliest(grants.iter().map(|grant| grant.life))).flatten();
         let identity = life.and_then(|_| Some(&grants.first()?.identity));
@@ -380,74 +389,74 @@ impl Reconciliation<'_> {
     }
 
     /// Writes the status if it has changed, sends the Events, and says when to come back.
-    async fn report(&self, outcome: Outcome, memory: &mut CredentialState) -> Result<Action, Error> {
-        // What could not be written may be there all the same: the answer alone may have been lost.
-        let unsure = memory.status_failures > 0;
+    async fn report(&self, outcome: Outcome, state: &mut CredentialState) -> Result<Action, Error> {
+        // A write that failed may have been done all the same: perhaps only the answer was lost.
+        let unsure = state.status_failures > 0;
         if outcome.status != *self.stored || unsure {
             let is_known =
                 |status: &EcrCredentialStatus| outcome.status == *status || outcome.is_progress_alone(status);
             let progress = !unsure && outcome.is_progress_alone(self.stored);
             if progress {
-                // What the process before this one left untold is no more urgent.
-                memory.status_written.get_or_insert_with(Instant::now);
+                // What the previous process did not report is no more urgent.
+                state.status_written.get_or_insert_with(Instant::now);
             }
-            // Whoever changes the status again and again is not fought.
-            let undone = !unsure && memory.last_status.as_ref().is_some_and(is_known);
+            // If someone else keeps changing the status, we do not fight back.
+            let undone = !unsure && state.last_status.as_ref().is_some_and(is_known);
             let wait = if progress || undone { BETWEEN_TIMES } else { BETWEEN_STATUSES };
-            let next = memory.status_written.map(|last| last + wait);
+            let next = state.status_written.map(|last| last + wait);
             if let Some(next) = next.filter(|next| *next > Instant::now()) {
                 self.conclude(&outcome.status);
                 return Ok(Action::requeue(next.duration_since(Instant::now()).min(outcome.requeue_after)));
             }
             match self.ctx.writer.status(self.object, &outcome.status).await {
-                Ok(version) => memory.status_version = version.and_then(|version| version.parse().ok()),
-                // Nobody is left to tell.
+                Ok(version) => state.status_version = version.and_then(|version| version.parse().ok()),
+                // The object is gone; there is no status to write.
                 Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(Action::await_change()),
                 Err(_) if !self.ctx.shared.state.lock().index.is_alive(self.uid) => return Ok(Action::await_change()),
                 Err(source) => {
-                    memory.status_failures = memory.status_failures.saturating_add(1);
-                    let wait = self.ctx.retry.delay(memory.status_failures, 3, &self.uid.0);
+                    state.status_failures = state.status_failures.saturating_add(1);
+                    let wait = self.ctx.retry.delay(state.status_failures, 3, &self.uid.0);
                     return Err(Error::Status { source, wait });
                 }
             }
-            memory.status_written = Some(Instant::now());
+            state.status_written = Some(Instant::now());
         }
-        memory.status_failures = 0;
-        if memory.last_status.as_ref() != Some(&outcome.status) {
-            memory.last_status = Some(outcome.status.clone());
+        state.status_failures = 0;
+        if state.last_status.as_ref() != Some(&outcome.status) {
+            state.last_status = Some(outcome.status.clone());
         }
-        for note in outcome.notes.into_iter().filter(|note| self.is_owed(note)) {
-            self.ctx.events.send(self.object, note);
+        for event in outcome.notes.into_iter().filter(|event| self.is_due(event)) {
+            self.ctx.events.send(self.object, event);
         }
         self.conclude(&outcome.status);
         Ok(Action::requeue(outcome.requeue_after))
     }
 
     /// Whether an Event is to be sent: nothing has recovered in a namespace that is not selected any more.
-    fn is_owed(&self, note: &ReportedEvent) -> bool {
+    fn is_due(&self, event: &ReportedEvent) -> bool {
         let index = &self.ctx.shared.state.lock().index;
         let wanted = |namespace: &String| index.wants(self.uid, &self.object.spec.secret.name, namespace);
-        note.warning || note.namespace.as_ref().is_none_or(wanted)
+        event.warning || event.namespace.as_ref().is_none_or(wanted)
     }
 
-    /// Tells the metrics, which need not wait for a status that is put off.
+    /// Updates the metrics, which need not wait for a status that is written later.
     fn conclude(&self, status: &EcrCredentialStatus) {
-        let tell = || self.ctx.observer.concluded(self.uid, &self.object.name_any(), status);
-        self.ctx.shared.while_readable(self.uid, tell);
+        let update = || self.ctx.observer.concluded(self.uid, &self.object.name_any(), status);
+        self.ctx.shared.while_readable(self.uid, update);
     }
 }
 
-fn report_output(plan: &Plan, output: &SecretPlan, counts: &SyncCounts, memory: &CredentialState) -> OutputReport {
+fn report_output(plan: &Plan, output: &SecretPlan, counts: &SyncCounts, state: &CredentialState) -> OutputReport {
     let Counts { selected, synced, failed } = counts.of(&output.name);
     // Where each namespace has its own token, the account may differ as well.
-    let lacks_host = || secret::lacks_host(plan, output, &memory.published).filter(|_| !plan.has_tenants());
+    let lacks_host = || secret::lacks_host(plan, output, &state.published).filter(|_| !plan.has_tenants());
     let refusal = output.refusal.clone().or_else(lacks_host);
     OutputReport { name: output.name.clone(), format: output.format, selected, synced, failed, refusal }
 }
 
-/// A token found again without its account is of no use where the account names the hosts.
-fn forget_without_caller(plan: &Plan, memory: &mut CredentialState) {
+/// A recovered token without its account is of no use where the account determines the hosts.
+fn forget_without_caller(plan: &Plan, state: &mut CredentialState) {
     let callers = plan.registries.iter().filter(|r| matches!(r.hosts, Hosts::Callers { .. }));
     let needs: BTreeSet<&TokenSpec> = callers.flat_map(|registry| &registry.needs).collect();
-    memory.published.retain(|need, grant| !needs.contains(need) || grant.caller().is_some());
+    state.published.retain(|need, grant| !needs.contains(need) || grant.caller().is_some());
 }

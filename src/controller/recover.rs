@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::cluster_state::SecretKey;
 use super::error::Error;
-use super::tenants::{Tenant, TenantContext, own_needs};
+use super::secret_key::SecretKey;
+use super::tenant::{Tenant, TenantContext, own_needs};
 use super::tokens::{Keys, keys};
 use super::{Context, CredentialState};
 use crate::api::EcrCredentialStatus;

@@ -1,35 +1,44 @@
-//! What is remembered of the writes of one `EcrCredential`: what fails, what is fought over, and so what is to be written now.
+//! What is kept of the writes of one `EcrCredential` between reconciliations: which Secrets wait to be written, which fail or are
+//! contested, and when they may be written again.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::cluster_state::SecretKey;
-use super::in_flight::{Ended, InFlight, spot};
-use super::pace::Pace;
-use super::writes::DesiredSecrets;
-use crate::api::status::{NamespaceFailure, Reason};
+use super::desired_secrets::DesiredSecrets;
+use super::in_flight::{Ended, InFlight};
+use super::secret_key::{Change, SecretKey, change_of, key_of};
+use super::sync_ledger::{SyncLedger, SyncState};
+use super::work_queue::WorkQueue;
+use crate::api::status::Reason;
 use crate::apply::{WriteError, Written};
 use crate::plan::SpecError;
 use crate::plan::schedule::{RetryPolicy, later, until};
 use crate::secret::ownership::ManagedFieldsDigest;
-use crate::secret::{self, Bundle, Desired, SecretAction, SecretTarget};
+use crate::secret::{Bundle, Desired, SecretAction, SecretTarget, Selection};
 
-/// A write that met a changed Secret is tried again after this many seconds, unless the watch brings us back sooner.
+/// The wait after a write that met a changed Secret, unless the watch shows the change sooner.
 const STALE_WAIT: Duration = Duration::from_secs(1);
 
-/// So many repairs of one Secret in a row are done at once; after that somebody else is writing it, too, and each one waits.
+/// So many repairs of one Secret in a row are done at once. After that somebody else is writing it, too, and each repair waits.
 const QUICK_REPAIRS: u32 = 5;
 
 /// The waits between further repairs.
-const BRAKE: RetryPolicy = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(30) };
+const REPAIR_BACKOFF: RetryPolicy = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(30) };
 
-/// A Secret that was left alone for so long is not being fought over.
+/// A Secret that was left alone for so long is not contested any more.
 const PEACE: Duration = Duration::from_secs(60);
 
-/// What is remembered of the writes of one `EcrCredential`.
+/// A Secret that stays as it is only until something in it expires is examined again after so long.
+const RECHECK: Duration = Duration::from_secs(30);
+
+/// All Secrets are examined again after so long, though events and timers have shown each change: clocks jump, and the work may have
+/// faults.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(300);
+
+/// What is kept of the writes of one `EcrCredential`.
 #[derive(Default)]
 pub(super) struct RetryState {
     /// What was to be written last.
@@ -38,276 +47,290 @@ pub(super) struct RetryState {
     accepted: HashMap<SecretKey, ManagedFieldsDigest>,
     failing: HashMap<SecretKey, Failing>,
     repairs: HashMap<SecretKey, Repairs>,
+    /// When time alone may change what is to be done about a Secret: one that fails, is contested, or is kept until it expires.
+    timers: BTreeSet<(Timestamp, SecretKey)>,
     pub(super) in_flight: InFlight,
-    /// When all places may be looked at again.
-    pub(super) pace: Pace,
+    /// The Secrets that wait to be written.
+    pub(super) queue: WorkQueue,
+    /// How each Secret counts.
+    pub(super) ledger: SyncLedger,
+    /// The Secrets whose write has ended, or hangs, since they were last examined.
+    unexamined: BTreeSet<Change>,
+    /// The last resync, if the queue and the ledger have been complete ever since.
+    pub(super) resynced: Option<Resync>,
+}
+
+/// A comparison of all Secrets with what they should be.
+#[derive(Clone, Copy)]
+pub(super) struct Resync {
+    /// The generation of the spec that it was for.
+    pub(super) generation: Option<i64>,
+    pub(super) at: Timestamp,
+    /// When touched Secrets were last examined.
+    pub(super) last: Timestamp,
+}
+
+impl Resync {
+    /// Whether it is still good for a spec of this generation. After the clock was set back, no timer is.
+    pub(super) fn is_current(&self, generation: Option<i64>, now: Timestamp) -> bool {
+        self.generation == generation && self.last <= now && until(self.at, now) < RESYNC_INTERVAL
+    }
 }
 
 /// What the Secrets of the target namespaces look like, by name.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 struct Expected {
     /// Where all namespaces are alike.
-    alike: Footprints,
+    alike: Appearances,
     /// Where each namespace has its own.
-    each: HashMap<Arc<str>, Footprints>,
+    each: HashMap<Arc<str>, Appearances>,
 }
 
-type Footprints = BTreeMap<Arc<str>, ManagedFieldsDigest>;
+/// How each Secret looks in its metadata, and whether a token is missing in it.
+type Appearances = BTreeMap<Arc<str>, (ManagedFieldsDigest, bool)>;
 
 impl Expected {
-    fn of(content: &DesiredSecrets) -> Self {
-        let footprints = |bundle: &Bundle| bundle.iter().map(|(name, d)| (name.clone(), d.footprint)).collect();
-        match content {
-            DesiredSecrets::Alike(bundle) => Self { alike: footprints(bundle), ..Self::default() },
+    fn of(desired: &DesiredSecrets) -> Self {
+        let appearances = |bundle: &Bundle| {
+            bundle.iter().map(|(name, desired)| (name.clone(), (desired.footprint, desired.incomplete))).collect()
+        };
+        match desired {
+            DesiredSecrets::Alike(bundle) => Self { alike: appearances(bundle), ..Self::default() },
             DesiredSecrets::Each(shares) => {
-                let each = shares.iter().map(|(namespace, share)| (namespace.clone(), footprints(&share.desired)));
+                let each = shares.iter().map(|(namespace, share)| (namespace.clone(), appearances(&share.desired)));
                 Self { each: each.collect(), ..Self::default() }
             }
         }
     }
 
     fn at(&self, (name, namespace): &SecretKey) -> Option<ManagedFieldsDigest> {
-        let own = self.each.get(namespace).and_then(|footprints| footprints.get(name));
-        own.or_else(|| self.alike.get(name)).copied()
+        let own = self.each.get(namespace).and_then(|appearances| appearances.get(name));
+        own.or_else(|| self.alike.get(name)).map(|(digest, _)| *digest)
     }
 }
 
-/// A place where the last write failed.
+/// A Secret whose last write failed.
 struct Failing {
     count: u32,
     since: Timestamp,
     wait: Duration,
-    shown: Option<(Reason, String)>,
+    problem: Option<(Reason, String)>,
+    /// The resourceVersion that the Secret had.
     seen: Option<Box<str>>,
 }
 
 /// How often the same content was written over somebody else's.
+#[derive(Clone, Copy)]
 struct Repairs {
     count: u32,
     last: Timestamp,
 }
 
-/// The selected namespaces after a round.
-#[derive(Debug, Default)]
-pub(super) struct SyncCounts {
-    /// Those of each Secret, by its name.
-    secrets: HashMap<Arc<str>, Counts>,
-    /// Those of which something is to be said, each with the Secret's name.
-    pub(super) failures: Vec<NamespaceFailure>,
-}
-
-/// The selected namespaces of one Secret.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts {
-    /// How many are selected.
-    pub(super) selected: usize,
-    /// How many hold the Secret as desired.
-    pub(super) synced: usize,
-    /// How many do not, and something is to be said of them.
-    pub(super) failed: usize,
-}
-
-impl SyncCounts {
-    /// The namespaces of one Secret.
-    pub(super) fn of(&self, name: &str) -> Counts {
-        self.secrets.get(name).copied().unwrap_or_default()
-    }
-
-    /// Counts a namespace that is selected for a Secret which may not be written there.
-    pub(super) fn deny(&mut self, name: &Arc<str>, namespace: &Arc<str>, why: &SpecError) {
-        let counts = self.secrets.entry(name.clone()).or_default();
-        (counts.selected, counts.failed) = (counts.selected.saturating_add(1), counts.failed.saturating_add(1));
-        self.tell(name, namespace, why.reason, why.message.clone());
-    }
-
-    fn tell(&mut self, name: &str, namespace: &str, reason: Reason, message: String) {
-        let (namespace, secret) = (namespace.to_string(), Some(name.to_string()));
-        self.failures.push(NamespaceFailure { namespace, secret, reason: reason.as_str().to_owned(), message });
-    }
-}
-
 impl RetryState {
-    /// Starts afresh where a new content is to be written: what the API server made of the old one, and what failed, is
-    /// history.
-    pub(super) fn expect(&mut self, content: &DesiredSecrets) {
-        let expected = Expected::of(content);
-        let before = std::mem::replace(&mut self.expected, expected);
-        let stays = |spot: &SecretKey| before.at(spot) == self.expected.at(spot);
-        self.accepted.retain(|spot, _| stays(spot));
-        self.failing.retain(|spot, _| stays(spot));
-        self.repairs.retain(|spot, _| stays(spot));
+    /// Takes what is to be written from now on; returns whether that differs from before. What failed, and what the API server made
+    /// of a write, is forgotten where the content is new.
+    pub(super) fn expect(&mut self, desired: &DesiredSecrets) -> bool {
+        let before = std::mem::replace(&mut self.expected, Expected::of(desired));
+        // Where each namespace has its own, the reasons why its tokens are missing or old count as well.
+        if matches!(desired, DesiredSecrets::Alike(_)) && before == self.expected {
+            return false;
+        }
+        let stays = |key: &SecretKey| before.at(key) == self.expected.at(key);
+        self.accepted.retain(|key, _| stays(key));
+        self.failing.retain(|key, _| stays(key));
+        self.repairs.retain(|key, _| stays(key));
+        self.timers.retain(|(_, key)| stays(key));
+        true
     }
 
-    /// When the next failing or contested place may be written.
-    pub(super) fn retry_at(&self, now: Timestamp) -> Option<Timestamp> {
-        let failing = self.failing.values().map(Failing::retry_at);
-        let contested = self.repairs.iter().map(|(spot, repairs)| repairs.not_before(spot));
-        let peace = self.repairs.values().filter(|repairs| repairs.count > QUICK_REPAIRS);
-        let peace = peace.map(|repairs| later(repairs.last, PEACE));
-        failing.chain(contested.chain(peace).filter(|at| *at > now)).min()
+    /// Prepares for a resync, which examines every Secret and so rebuilds the queue and the ledger. `is_concerned` says which Secrets
+    /// it will examine.
+    pub(super) fn begin_resync(&mut self, now: Timestamp, is_concerned: impl Fn(&SecretKey) -> bool) {
+        self.queue = WorkQueue::default();
+        self.ledger.clear();
+        self.accepted.retain(|key, _| is_concerned(key));
+        self.failing.retain(|key, _| is_concerned(key));
+        self.repairs.retain(|_, repairs| !repairs.is_over(now));
+        self.timers.retain(|(_, key)| self.failing.contains_key(key) || self.repairs.contains_key(key));
     }
 
-    /// What the API server made of our write in a place, where it is not what we wrote.
-    pub(super) fn accepted(&self, place: &SecretTarget) -> Option<ManagedFieldsDigest> {
-        // Almost always there is none, and a look asks for each of thousands.
-        (!self.accepted.is_empty()).then(|| self.accepted.get(&spot(place)).copied()).flatten()
+    /// What to examine for another reason than an event: a write has ended, or a wait is over.
+    pub(super) fn take_unexamined(&mut self, now: Timestamp) -> BTreeSet<Change> {
+        while self.timers.first().is_some_and(|(at, _)| *at <= now) {
+            self.unexamined.extend(self.timers.pop_first().map(|(_, key)| change_of(key)));
+        }
+        std::mem::take(&mut self.unexamined)
     }
 
-    /// Forgets what the API server made of writes in places that are wanted no more.
-    pub(super) fn retain_accepted(&mut self, is_wanted: impl Fn(&SecretKey) -> bool) {
-        self.accepted.retain(|spot, _| is_wanted(spot));
+    /// Has a Secret examined again after a while.
+    pub(super) fn recheck(&mut self, key: &SecretKey, now: Timestamp) {
+        self.timers.insert((later(now, RECHECK), key.clone()));
     }
 
-    /// Whether any place has failed.
-    pub(super) fn has_failed(&self) -> bool {
-        !self.failing.is_empty()
+    /// Takes note of writes that have been in flight for long; returns whether there are any.
+    pub(super) fn note_hanging(&mut self) -> bool {
+        let before = self.unexamined.len();
+        self.unexamined.extend(self.in_flight.hanging().cloned().map(change_of));
+        self.unexamined.len() > before
     }
 
-    /// Forgets that a place has failed where nothing is to be done.
-    pub(super) fn forget_failure(&mut self, place: &SecretTarget) {
-        if self.has_failed() {
-            self.failing.remove(&spot(place));
+    /// Whether nothing is to be written and nothing is being written.
+    pub(super) fn is_settled(&self) -> bool {
+        self.queue.is_empty() && self.in_flight.is_empty()
+    }
+
+    /// When the next Secret is to be examined again.
+    pub(super) fn retry_at(&self) -> Option<Timestamp> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// What the API server made of our write of a Secret, where it is not what we wrote.
+    pub(super) fn accepted(&self, target: &SecretTarget) -> Option<ManagedFieldsDigest> {
+        // Almost always there is none, and a resync asks for each of thousands.
+        (!self.accepted.is_empty()).then(|| self.accepted.get(&key_of(target)).copied()).flatten()
+    }
+
+    /// Forgets what the API server made of our write of a Secret that is not wanted any more.
+    pub(super) fn forget_accepted(&mut self, key: &SecretKey) {
+        self.accepted.remove(key);
+    }
+
+    /// Forgets that a Secret has failed, when nothing is to be written there.
+    pub(super) fn forget_failure(&mut self, key: &SecretKey) {
+        if let Some(failing) = self.failing.remove(key) {
+            self.timers.remove(&(failing.retry_at(), key.clone()));
         }
     }
 
-    /// Forgets all failures but those in some places.
-    pub(super) fn retain_failures(&mut self, places: &HashSet<SecretKey>) {
-        self.failing.retain(|spot, _| places.contains(spot));
+    /// Whether a Secret may be written now: it is not being written, has not just failed, and is not contested.
+    pub(super) fn may_write(&self, target: &SecretTarget, now: Timestamp) -> bool {
+        let key = key_of(target);
+        !self.in_flight.is_at(&key)
+            && self.failing.get(&key).is_none_or(|failing| failing.may_retry(target, now))
+            && !self.must_wait(&key, now)
     }
 
-    /// Forgets the repairs of Secrets that are not fought over any more.
-    pub(super) fn forgive(&mut self, now: Timestamp) {
-        self.repairs.retain(|_, repairs| until(repairs.last, now) < PEACE);
+    /// Whether the next repair of a Secret has to wait. A repair in the future was noted before the clock was set back, and delays
+    /// nothing.
+    fn must_wait(&self, key: &SecretKey, now: Timestamp) -> bool {
+        self.repairs.get(key).is_some_and(|repairs| repairs.last <= now && repairs.not_before(key) > now)
     }
 
-    /// Whether a place may be written now: it is not being written, has not just failed, and is not fought over.
-    pub(super) fn may_write(&self, place: &SecretTarget, now: Timestamp) -> bool {
-        let spot = spot(place);
-        !self.in_flight.is_at(&spot)
-            && self.failing.get(&spot).is_none_or(|failing| failing.may_retry(place, now))
-            && !self.is_contested(&spot, now)
-    }
-
-    /// A repair that lies ahead was noted before the clock was set back, and holds nobody up.
-    fn is_contested(&self, spot: &SecretKey, now: Timestamp) -> bool {
-        self.repairs.get(spot).is_some_and(|repairs| repairs.last <= now && repairs.not_before(spot) > now)
-    }
-
-    /// Counts a place.
-    pub(super) fn count(
+    /// How a Secret counts about which this is to be done.
+    pub(super) fn sync_state(
         &self,
-        counts: &mut SyncCounts,
-        place: &SecretTarget,
+        target: &SecretTarget,
         action: &SecretAction,
-        content: &DesiredSecrets,
-    ) {
-        let wanted = matches!(
-            place.claim,
-            secret::Selection::Selected | secret::Selection::Conflict(_) | secret::Selection::Blocked(_)
-        );
-        let share = content.share(place).filter(|_| place.claim == secret::Selection::Selected);
+        desired: &DesiredSecrets,
+        now: Timestamp,
+    ) -> SyncState {
+        let selected = matches!(target.claim, Selection::Selected | Selection::Conflict(_) | Selection::Blocked(_));
+        let share = desired.share(target).filter(|_| target.claim == Selection::Selected);
+        let key = key_of(target);
         let mut synced = false;
-        let shown = match action {
-            // Good now, and not for long: whoever writes it as well has not stopped.
-            SecretAction::Keep if wanted && self.is_contended(&spot(place)) => self.failure(&spot(place)),
+        let problem = match action {
+            // As desired for now: whoever else writes it has not stopped.
+            SecretAction::Keep if selected && self.is_contested(&key, now) => self.problem(&key, now),
             SecretAction::Keep if share.is_none_or(|share| share.lacks.is_none()) => {
-                synced = wanted;
-                share.and_then(|share| shown(share.failure.as_ref()))
+                synced = selected;
+                share.and_then(|share| problem_of(share.failure.as_ref()))
             }
             SecretAction::Refuse(reason, message) => Some((*reason, message.clone())),
             _ => self
-                .failure(&spot(place))
-                .or_else(|| self.hanging(&spot(place)))
-                .or_else(|| share.and_then(|share| shown(share.lacks.as_ref()))),
+                .problem(&key, now)
+                .or_else(|| self.hanging(&key))
+                .or_else(|| share.and_then(|share| problem_of(share.lacks.as_ref()))),
         };
-        if wanted {
-            let counts = counts.secrets.entry(place.name.clone()).or_default();
-            counts.selected = counts.selected.saturating_add(1);
-            counts.synced = counts.synced.saturating_add(usize::from(synced));
-            counts.failed = counts.failed.saturating_add(usize::from(!synced && shown.is_some()));
-        }
-        if let Some((reason, message)) = shown {
-            counts.tell(&place.name, &place.namespace, reason, message);
-        }
+        SyncState { selected, synced, problem }
     }
 
     /// Whether somebody else keeps writing a Secret. It is so until it was left alone for a while, or the status would flap.
-    fn is_contended(&self, spot: &SecretKey) -> bool {
-        self.repairs.get(spot).is_some_and(|repairs| repairs.count > QUICK_REPAIRS)
+    fn is_contested(&self, key: &SecretKey, now: Timestamp) -> bool {
+        self.repairs.get(key).is_some_and(|repairs| repairs.count > QUICK_REPAIRS && !repairs.is_over(now))
     }
 
-    fn hanging(&self, spot: &SecretKey) -> Option<(Reason, String)> {
+    fn hanging(&self, key: &SecretKey) -> Option<(Reason, String)> {
         let message = "the API server is slow to answer: check its admission webhooks";
-        self.in_flight.is_hanging_at(spot).then(|| (Reason::ApiError, message.to_owned()))
+        self.in_flight.is_hanging_at(key).then(|| (Reason::ApiError, message.to_owned()))
     }
 
-    fn failure(&self, spot: &SecretKey) -> Option<(Reason, String)> {
+    fn problem(&self, key: &SecretKey, now: Timestamp) -> Option<(Reason, String)> {
         let contested = || {
             let message = "another client keeps changing or deleting the Secret, so it is repaired less often: check its managedFields or the audit log to see which";
-            self.is_contended(spot).then(|| (Reason::Contested, message.to_owned()))
+            self.is_contested(key, now).then(|| (Reason::Contested, message.to_owned()))
         };
-        self.failing.get(spot).and_then(|failing| failing.shown.clone()).or_else(contested)
+        self.failing.get(key).and_then(|failing| failing.problem.clone()).or_else(contested)
     }
 
-    /// Remembers what became of a place.
-    pub(super) fn note(&mut self, ended: &Ended, content: &DesiredSecrets, retry: &RetryPolicy, now: Timestamp) {
-        let Ended { place, action, result, .. } = ended;
-        let desired = content.at(place).map(AsRef::as_ref);
-        // What became of an older content says nothing of this one.
+    /// Records how a write has ended.
+    pub(super) fn record(&mut self, ended: &Ended, desired: &DesiredSecrets, retry: &RetryPolicy, now: Timestamp) {
+        let Ended { target, action, result, .. } = ended;
+        self.unexamined.insert(change_of(key_of(target)));
+        let desired = desired.at(target).map(AsRef::as_ref);
+        // The result of an older content says nothing about this one.
         if ended.desired.as_deref().map(|d| d.footprint) != desired.map(|d| d.footprint) {
             return;
         }
-        let spot = spot(place);
-        let count = self.failing.get(&spot).map_or(1, |failing| failing.count.saturating_add(1));
-        let (shown, wait) = match result {
-            Ok(written) => {
-                self.failing.remove(&spot);
-                self.note_written(spot, action, written, desired, now);
-                return;
-            }
+        let key = key_of(target);
+        let count = self.failing.get(&key).map_or(1, |failing| failing.count.saturating_add(1));
+        self.forget_failure(&key);
+        let (problem, wait) = match result {
+            Ok(written) => return self.record_written(key, action, written, desired, now),
             // The namespace's own event follows; until then there is nothing to say.
-            Err(WriteError::NamespaceGone) => (None, retry.delay(count, 1, &place.namespace).max(STALE_WAIT)),
-            // Once is nothing: the watch was behind. Again and again is worth a word.
+            Err(WriteError::NamespaceGone) => (None, retry.delay(count, 1, &target.namespace).max(STALE_WAIT)),
+            // Once means that the watch was behind. Again and again is worth a message.
             Err(WriteError::Stale) if count < 5 => (None, STALE_WAIT),
             Err(WriteError::Stale) => {
                 let message = "writing the Secret keeps failing because it changes, or because another field manager owns its data: check its managedFields";
-                (Some((Reason::Contested, message.to_owned())), retry.delay(count, 1, &place.namespace))
+                (Some((Reason::Contested, message.to_owned())), retry.delay(count, 1, &target.namespace))
             }
             Err(WriteError::Unchangeable(reason, message) | WriteError::Refused(reason, message)) => {
-                (Some((*reason, message.clone())), retry.delay(count, 1, &place.namespace))
+                (Some((*reason, message.clone())), retry.delay(count, 1, &target.namespace))
             }
         };
-        let failing = Failing { count, since: now, wait, shown, seen: place.standing.version() };
-        self.failing.insert(spot, failing);
+        let failing = Failing { count, since: now, wait, problem, seen: target.standing.version() };
+        self.timers.insert((failing.retry_at(), key.clone()));
+        self.failing.insert(key, failing);
     }
 
-    fn note_written(
+    fn record_written(
         &mut self,
-        spot: SecretKey,
+        key: SecretKey,
         action: &SecretAction,
         written: &Written,
         desired: Option<&Desired>,
         now: Timestamp,
     ) {
-        // Creating a Secret again that somebody deletes in a loop is a repair like any other. Its first creation is none.
         if matches!(action, SecretAction::Create | SecretAction::Update(_) | SecretAction::Strip(_)) {
-            let is_first = matches!(action, SecretAction::Create) && !self.repairs.contains_key(&spot);
-            let repairs = self.repairs.entry(spot.clone()).or_insert(Repairs { count: 0, last: now });
-            repairs.count = repairs.count.saturating_add(u32::from(!is_first));
-            repairs.last = now;
+            self.count_repair(&key, *action == SecretAction::Create, now);
         }
         let Written::Stored(record) = written else { return };
         if desired.is_some_and(|d| d.footprint != record.footprint) {
-            self.accepted.insert(spot.clone(), record.footprint);
+            self.accepted.insert(key, record.footprint);
         } else {
-            self.accepted.remove(&spot);
+            self.accepted.remove(&key);
         }
+    }
+
+    /// Counts a write as a repair. To create a Secret again that somebody deletes in a loop is one like any other; its first creation
+    /// is none.
+    fn count_repair(&mut self, key: &SecretKey, created: bool, now: Timestamp) {
+        let before = self.repairs.get(key).copied();
+        for at in before.into_iter().flat_map(|repairs| repairs.changes(key)) {
+            self.timers.remove(&(at, key.clone()));
+        }
+        let recent = before.filter(|repairs| !repairs.is_over(now));
+        let is_first = created && recent.is_none();
+        let count = recent.map_or(0, |repairs| repairs.count).saturating_add(u32::from(!is_first));
+        let repairs = Repairs { count, last: now };
+        self.timers.extend(repairs.changes(key).map(|at| (at, key.clone())));
+        self.repairs.insert(key.clone(), repairs);
     }
 }
 
-/// What is told of a namespace: that a password is being fetched is no failure.
-fn shown(halt: Option<&SpecError>) -> Option<(Reason, String)> {
-    halt.filter(|halt| halt.reason != Reason::FetchingToken).map(|halt| (halt.reason, halt.message.clone()))
+/// What the status says about a namespace: that a token is being fetched is no failure.
+fn problem_of(error: Option<&SpecError>) -> Option<(Reason, String)> {
+    error.filter(|error| error.reason != Reason::FetchingToken).map(|error| (error.reason, error.message.clone()))
 }
 
 impl Failing {
@@ -315,9 +338,9 @@ impl Failing {
         later(self.since, self.wait)
     }
 
-    /// Whether to try again: the wait is over, the Secret there has changed since, or the clock has been set back.
-    fn may_retry(&self, place: &SecretTarget, now: Timestamp) -> bool {
-        self.retry_at() <= now || now < self.since || self.seen != place.standing.version()
+    /// Whether to try again: the wait is over, the Secret has changed since, or the clock has been set back.
+    fn may_retry(&self, target: &SecretTarget, now: Timestamp) -> bool {
+        self.retry_at() <= now || now < self.since || self.seen != target.standing.version()
     }
 }
 
@@ -326,8 +349,23 @@ impl Repairs {
     fn not_before(&self, (_, namespace): &SecretKey) -> Timestamp {
         match self.count.checked_sub(QUICK_REPAIRS) {
             None | Some(0) => self.last,
-            Some(beyond) => later(self.last, BRAKE.delay(beyond, 1, namespace)),
+            Some(beyond) => later(self.last, REPAIR_BACKOFF.delay(beyond, 1, namespace)),
         }
+    }
+
+    /// When the Secret has been left alone for long enough.
+    fn peace_at(&self) -> Timestamp {
+        later(self.last, PEACE)
+    }
+
+    fn is_over(&self, now: Timestamp) -> bool {
+        self.peace_at() <= now
+    }
+
+    /// When time alone changes something, once there have been too many.
+    fn changes(&self, key: &SecretKey) -> impl Iterator<Item = Timestamp> + use<> {
+        let contested = self.count > QUICK_REPAIRS;
+        [self.not_before(key), self.peace_at()].into_iter().filter(move |_| contested)
     }
 }
 

@@ -191,10 +191,10 @@ impl Attacher {
         let targets = async {
             loop {
                 // Before the look at the targets, so that no change falls in between.
-                let mut news = std::pin::pin!(self.shared.news());
-                news.as_mut().enable();
+                let mut changed = std::pin::pin!(self.shared.targets_changed());
+                changed.as_mut().enable();
                 self.request_all(&store, &send);
-                news.await;
+                changed.await;
                 tokio::time::sleep(TOGETHER).await;
             }
         };

@@ -1,4 +1,4 @@
-//! The world behind its lock, and the queue: every change goes in here, and whom it concerns comes out.
+//! The state of the cluster behind its lock, and the queue: every event goes in here, and whom it concerns comes out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,8 +11,9 @@ use tokio::sync::futures::Notified;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, watch};
 
-use super::cluster_state::{ClusterState, SecretKey};
+use super::cluster_state::ClusterState;
 use super::includes::Includes;
+use super::secret_key::SecretKey;
 use super::watches::{CredentialList, SecretScope, claimant, unreadable};
 use crate::api::observed::Unreadable;
 use crate::api::status::Reason;
@@ -33,7 +34,7 @@ pub struct Shared {
     versions: Mutex<HashMap<Uid, Version>>,
     queue: UnboundedSender<Uid>,
     listed: watch::Sender<Listed>,
-    news: Notify,
+    targets_changed: Notify,
     limits: Limits,
     skipped: Mutex<BTreeMap<(&'static str, String), usize>>,
     observer: Box<dyn WatchObserver>,
@@ -77,19 +78,19 @@ impl Listed {
 }
 
 impl Shared {
-    /// An empty world. `limits` say which specs are usable.
+    /// Shares an empty state. `limits` say which specs are usable.
     pub fn new(
-        world: ClusterState,
+        state: ClusterState,
         limits: Limits,
         queue: UnboundedSender<Uid>,
         observer: impl WatchObserver + 'static,
     ) -> Self {
         Self {
-            state: Mutex::new(world),
+            state: Mutex::new(state),
             versions: Mutex::default(),
             queue,
             listed: watch::Sender::new(Listed::default()),
-            news: Notify::new(),
+            targets_changed: Notify::new(),
             limits,
             skipped: Mutex::default(),
             observer: Box::new(observer),
@@ -99,8 +100,8 @@ impl Shared {
     /// Tells of an `EcrCredential` while it is there and can be read. Its end, and that it cannot be read any more, are told later
     /// than this or it is not told: an observer would keep for ever what it hears of one that is gone.
     pub(super) fn while_readable(&self, uid: &Uid, tell: impl FnOnce()) {
-        let world = self.state.lock();
-        if world.index.is_readable(uid) {
+        let state = self.state.lock();
+        if state.index.is_readable(uid) {
             tell();
         }
     }
@@ -117,25 +118,21 @@ impl Shared {
         }
     }
 
-    /// Changes the world and puts whom it concerns on the queue.
+    /// Changes the state and puts whom that concerns on the queue.
     fn change(&self, change: impl FnOnce(&mut ClusterState) -> BTreeSet<Uid>) {
         let concerned = change(&mut self.state.lock());
         self.send(&concerned);
     }
 
-    /// The same for a change of somebody's targets, which a round of writes that is under way must see.
+    /// The same for a change of targets, for which a reconciliation that is writing wakes.
     fn change_targets(&self, change: impl FnOnce(&mut ClusterState) -> BTreeSet<Uid>) {
-        self.change(|world| {
-            let concerned = change(world);
-            world.touch(&concerned);
-            concerned
-        });
-        self.news.notify_waiters();
+        self.change(change);
+        self.targets_changed.notify_waiters();
     }
 
     /// Ends when somebody's targets change, from the moment it is enabled.
-    pub(super) fn news(&self) -> Notified<'_> {
-        self.news.notified()
+    pub(super) fn targets_changed(&self) -> Notified<'_> {
+        self.targets_changed.notified()
     }
 
     pub(super) fn credential_seen(&self, object: &EcrCredential) {
@@ -150,7 +147,7 @@ impl Shared {
         if self.versions.lock().insert(uid.clone(), version.clone()) == Some(version) {
             return;
         }
-        self.change_targets(|world| world.set_claimant(&uid, claimant(object, &self.limits)));
+        self.change_targets(|state| state.set_claimant(&uid, claimant(object, &self.limits)));
     }
 
     pub(super) fn credential_gone(&self, metadata: &ObjectMeta) {
@@ -166,14 +163,14 @@ impl Shared {
             return;
         }
         self.versions.lock().remove(&uid);
-        self.change_targets(|world| world.set_claimant(&uid, unreadable(object)));
+        self.change_targets(|state| state.set_claimant(&uid, unreadable(object)));
         let name = object.metadata.name.as_deref().unwrap_or_default();
         self.observer.unreadable(&uid, name, object.status.as_ref());
     }
 
     fn credential_removed(&self, uid: &Uid) {
         self.versions.lock().remove(uid);
-        self.change_targets(|world| world.remove_claimant(uid));
+        self.change_targets(|state| state.remove_claimant(uid));
         self.observer.gone(uid);
     }
 
@@ -211,11 +208,11 @@ impl Shared {
     pub(super) fn namespace_seen(&self, object: &Observed<Namespace>) {
         let terminating = object.meta().deletion_timestamp.is_some();
         let (name, incarnation) = (object.name_any(), NamespaceUid::of_namespace(object.meta()));
-        self.change_targets(|world| world.set_namespace(&name, incarnation, object.labels(), terminating));
+        self.change_targets(|state| state.set_namespace(&name, incarnation, object.labels(), terminating));
     }
 
     pub(super) fn namespace_gone(&self, name: &str) {
-        self.change_targets(|world| world.index.remove_namespace(name));
+        self.change_targets(|state| state.remove_namespace(name));
     }
 
     pub(super) fn namespaces_listed(&self, seen: &HashSet<String>) {
@@ -228,22 +225,22 @@ impl Shared {
 
     /// A Secret as a watch or the answer to a write shows it.
     pub fn secret_seen(&self, name: &str, namespace: &str, record: Arc<SecretRecord>) {
-        self.change(|world| world.set_secret(name, namespace, record));
+        self.change(|state| state.set_secret(name, namespace, record));
     }
 
     /// Announces a write, before it is sent.
-    pub(super) fn write_begins(&self, spot: SecretKey) -> Write<'_> {
-        self.state.lock().awaited.begin(spot.clone());
-        Write { shared: self, spot }
+    pub(super) fn write_begins(&self, key: SecretKey) -> Write<'_> {
+        self.state.lock().awaited.begin(key.clone());
+        Write { shared: self, key }
     }
 
     /// A Secret that is gone.
     pub fn secret_gone(&self, name: &str, namespace: &str, uid: Option<&str>) {
-        self.change(|world| world.remove_secret(name, namespace, uid));
+        self.change(|state| state.remove_secret(name, namespace, uid));
     }
 
     pub(super) fn secrets_listed(&self, scope: &SecretScope, seen: &HashSet<(String, String)>) {
-        let known = self.state.lock().spots(scope.name.as_deref(), scope.namespace.as_deref());
+        let known = self.state.lock().secret_keys(scope.name.as_deref(), scope.namespace.as_deref());
         for (name, namespace) in known {
             if !seen.contains(&(name.to_string(), namespace.to_string())) {
                 self.secret_gone(&name, &namespace, None);
@@ -262,34 +259,34 @@ impl Shared {
 
     /// A ServiceAccount that identities may begin with, as it takes effect, or that it is gone.
     pub(super) fn account_seen(&self, namespace: &str, name: &str, record: Option<AccountRecord>) {
-        self.change(|world| {
+        self.change(|state| {
             // One of a namespace that was deleted and made again, whose end is not heard of yet.
-            let incarnation = world.index.incarnation(namespace);
+            let incarnation = state.index.incarnation(namespace);
             let record = record.filter(|record| !incarnation.is_after(record.created));
-            if !world.references.set_account(namespace, name, record) {
+            if !state.references.set_account(namespace, name, record) {
                 return BTreeSet::new();
             }
             let scope = AccountScope { namespace: Some(namespace.into()), name: name.into() };
-            concerned(world, &Reference::Account(scope))
+            concerned(state, &Reference::Account(scope))
         });
     }
 
     /// Whether something that identities refer to has changed so often that its changes wait.
     pub(super) fn reference_limited(&self, reference: &Reference, limited: bool) {
-        self.change(|world| match world.references.set_limited(reference, limited) {
-            true => concerned(world, reference),
+        self.change(|state| match state.references.set_limited(reference, limited) {
+            true => concerned(state, reference),
             false => BTreeSet::new(),
         });
     }
 
     /// A Secret with static keys, as a watch shows it, or that it is gone; returns whether that is news.
     pub(super) fn keys_seen(&self, scope: &KeysScope, record: Option<KeysRecord>) -> bool {
-        let mut is_news = false;
-        self.change(|world| {
-            is_news = world.references.set_keys(scope, record);
-            if is_news { world.index.referring_to(&Reference::Keys(scope.clone())) } else { BTreeSet::new() }
+        let mut changed = false;
+        self.change(|state| {
+            changed = state.references.set_keys(scope, record);
+            if changed { state.index.referring_to(&Reference::Keys(scope.clone())) } else { BTreeSet::new() }
         });
-        is_news
+        changed
     }
 
     /// A docker config of others as it is now, or why it cannot be had; returns whether that is news.
@@ -303,30 +300,30 @@ impl Shared {
     }
 
     fn change_include(&self, scope: &IncludeScope, change: impl FnOnce(&mut Includes) -> bool) -> bool {
-        let mut is_news = false;
-        self.change(|world| {
-            is_news = change(&mut world.includes);
-            if is_news { world.index.referring_to(&Reference::Include(scope.clone())) } else { BTreeSet::new() }
+        let mut changed = false;
+        self.change(|state| {
+            changed = change(&mut state.includes);
+            if changed { state.index.referring_to(&Reference::Include(scope.clone())) } else { BTreeSet::new() }
         });
-        is_news
+        changed
     }
 
     /// Whether a ServiceAccount names the pull secrets that it should, and if not, why.
     pub(super) fn attachment(&self, namespace: &str, name: &str, failure: Option<(Reason, String)>) {
-        self.change(|world| {
+        self.change(|state| {
             let place: (Arc<str>, Arc<str>) = (namespace.into(), name.into());
             let news = match failure {
-                Some(failure) => world.unattached.insert(place, failure.clone()) != Some(failure),
-                None => world.unattached.remove(&place).is_some(),
+                Some(failure) => state.unattached.insert(place, failure.clone()) != Some(failure),
+                None => state.unattached.remove(&place).is_some(),
             };
-            if news { world.index.attached_by(namespace, name) } else { BTreeSet::new() }
+            if news { state.index.attached_by(namespace, name) } else { BTreeSet::new() }
         });
     }
 
     /// A Secret with static keys that is there and could not be read. `known`: nobody is to wait for it any longer.
     pub(super) fn keys_unread(&self, scope: &KeysScope, why: SpecError, known: bool) {
-        self.change(|world| match world.references.set_keys_unread(scope, why) {
-            true => world.index.referring_to(&Reference::Keys(scope.clone())),
+        self.change(|state| match state.references.set_keys_unread(scope, why) {
+            true => state.index.referring_to(&Reference::Keys(scope.clone())),
             false => BTreeSet::new(),
         });
         if known {
@@ -338,13 +335,13 @@ impl Shared {
 
     /// Whether what identities refer to may be watched is known now.
     pub(super) fn reference_known(&self, reference: Reference, refused: bool) {
-        self.change(|world| {
+        self.change(|state| {
             let news = match &reference {
-                Reference::Account(scope) => world.references.set_accounts_refused(scope, refused),
-                Reference::Keys(scope) => world.references.set_keys_refused(scope, refused),
-                Reference::Include(scope) => refused && world.includes.set(scope, Err(include_not_readable(scope))),
+                Reference::Account(scope) => state.references.set_accounts_refused(scope, refused),
+                Reference::Keys(scope) => state.references.set_keys_refused(scope, refused),
+                Reference::Include(scope) => refused && state.includes.set(scope, Err(include_not_readable(scope))),
             };
-            if news { concerned(world, &reference) } else { BTreeSet::new() }
+            if news { concerned(state, &reference) } else { BTreeSet::new() }
         });
         self.listed.send_modify(|listed| {
             listed.references.insert(reference);
@@ -355,13 +352,13 @@ impl Shared {
 /// A write that has been announced, until it ends.
 pub(super) struct Write<'a> {
     shared: &'a Shared,
-    spot: SecretKey,
+    key: SecretKey,
 }
 
 impl Write<'_> {
-    /// It was done: known at once, and no news to who wrote it.
+    /// It was done: known at once. Who wrote it examines the Secret anyway, and is not queued.
     pub(super) fn stored(&self, record: Arc<SecretRecord>, writer: &Uid) {
-        let mut concerned = self.shared.state.lock().answered(&self.spot, record);
+        let mut concerned = self.shared.state.lock().answered(&self.key, record);
         concerned.remove(writer);
         self.shared.send(&concerned);
     }
@@ -369,16 +366,16 @@ impl Write<'_> {
 
 impl Drop for Write<'_> {
     fn drop(&mut self) {
-        self.shared.state.lock().awaited.end(&self.spot);
+        self.shared.state.lock().awaited.end(&self.key);
     }
 }
 
 /// Whose identities refer to something; a ServiceAccount in one namespace is also one of those of its name in each.
-fn concerned(world: &ClusterState, reference: &Reference) -> BTreeSet<Uid> {
-    let mut concerned = world.index.referring_to(reference);
+fn concerned(state: &ClusterState, reference: &Reference) -> BTreeSet<Uid> {
+    let mut concerned = state.index.referring_to(reference);
     if let Reference::Account(scope) = reference {
         let any = AccountScope { namespace: None, name: scope.name.clone() };
-        concerned.extend(world.index.referring_to(&Reference::Account(any)));
+        concerned.extend(state.index.referring_to(&Reference::Account(any)));
     }
     concerned
 }

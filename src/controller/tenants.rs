@@ -1,46 +1,24 @@
 //! Namespaces that have an identity of their own: each has its own tokens, and fails alone.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
 
 use super::Context;
+use super::desired_secrets::{DesiredSecrets, NamespaceSecrets};
 use super::recover::recover_tenant;
+use super::tenant::{Tenant, TenantContext, own_needs};
 use super::tokens::{Keys, Progress, TokenGroup, keys};
-use super::writes::{DesiredSecrets, NamespaceSecrets};
 use crate::api::status::Reason;
 use crate::plan::refresh::Demand;
 use crate::plan::schedule::Life;
-use crate::plan::targets::NamespaceUid;
-use crate::plan::{Plan, RegistryPlan, SpecError, TokenSpec, Uid};
-use crate::secret::include::Included;
-use crate::secret::{self, Bundle, DesiredError, Owner, Published};
+use crate::plan::{RegistryPlan, SpecError, TokenSpec, Uid};
+use crate::secret::{Bundle, Published};
 
 /// How many Secrets are read at a time to find tokens again after a restart.
 const READS: usize = 16;
-
-/// What is remembered of one namespace.
-#[derive(Default)]
-pub(super) struct Tenant {
-    /// Which of the namespaces that had this name.
-    pub(super) incarnation: NamespaceUid,
-    pub(super) published: Published,
-    pub(super) recovered: bool,
-    made: Option<Made>,
-}
-
-/// A Secret's content as it was made last. To make it is the most of a round's work where there are thousands.
-struct Made {
-    /// From which state of what all namespaces share.
-    version: u64,
-    /// When a login in it expires, which changes it.
-    until: Option<Timestamp>,
-    desired: Bundle,
-    /// Why a registry lacks a host in it.
-    taken: Option<SpecError>,
-}
 
 /// What is remembered of all of them.
 #[derive(Default)]
@@ -54,18 +32,6 @@ pub(super) struct Tenants {
 #[derive(Default)]
 pub(super) struct TenantsProgress {
     each: BTreeMap<Arc<str>, Progress>,
-}
-
-/// What one round is about, as far as tenants depend on it.
-pub(super) struct TenantContext<'a> {
-    pub(super) ctx: &'a Context,
-    pub(super) uid: &'a Uid,
-    pub(super) plan: &'a Plan,
-    pub(super) owner: &'a Owner,
-    /// What all namespaces share.
-    pub(super) shared: &'a Published,
-    /// The docker configs of others that are merged into ours.
-    pub(super) included: &'a Included,
 }
 
 impl Tenants {
@@ -195,44 +161,6 @@ impl TenantsProgress {
         let has = |need: &TokenSpec| tenant.published.get(need).is_some_and(|grant| grant.life.is_valid(now));
         self.each.get(namespace).is_none_or(|progress| !progress.keys.keys().all(has))
     }
-}
-
-impl Tenant {
-    /// Whether the identities that fetched its tokens are those of now.
-    fn is_current(&self, progress: &Progress) -> bool {
-        self.published.iter().all(|(need, grant)| {
-            progress.keys.get(need).is_some_and(|key| key.as_ref().is_ok_and(|key| key.identity == grant.identity))
-        })
-    }
-
-    fn desired(
-        &mut self,
-        estate: &TenantContext<'_>,
-        version: u64,
-        now: Timestamp,
-    ) -> Result<(Bundle, Option<SpecError>), DesiredError> {
-        if let Some(made) = self.made.as_ref().filter(|m| m.version == version && m.until.is_none_or(|at| now < at)) {
-            return Ok((made.desired.clone(), made.taken.clone()));
-        }
-        let all = self.with(estate.shared);
-        let desired = secret::bundle(estate.plan, estate.owner, &all, estate.included, now)?;
-        let until = all.values().map(|grant| grant.life.expires_at).filter(|at| *at > now).min();
-        let taken = secret::taken_hosts(estate.plan, &all);
-        let left_out = || secret::left_out(estate.plan, &all, &taken, now).first().map(SpecError::from);
-        let taken = taken.first().map(SpecError::from).or_else(left_out);
-        self.made = Some(Made { version, until, desired: desired.clone(), taken: taken.clone() });
-        Ok((desired, taken))
-    }
-
-    /// Its tokens with those that all namespaces share.
-    pub(super) fn with(&self, shared: &Published) -> Published {
-        shared.iter().chain(&self.published).map(|(need, grant)| (need.clone(), grant.clone())).collect()
-    }
-}
-
-/// What each namespace needs for itself.
-pub(super) fn own_needs(plan: &Plan) -> BTreeSet<&TokenSpec> {
-    plan.needs().into_iter().filter(|need| need.auth.is_each_targets()).collect()
 }
 
 /// Refreshes of many namespaces spread over the jitter.

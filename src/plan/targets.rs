@@ -414,6 +414,11 @@ impl SelectorIndex {
         self.namespaces.get_key_value(name).map(|(key, _)| key.clone())
     }
 
+    /// Which of the namespaces that had this name is there now, and whether it is terminating; none when there is none.
+    pub fn namespace(&self, name: &str) -> Option<(NamespaceUid, bool)> {
+        self.namespaces.get(name).map(|namespace| (namespace.incarnation, namespace.terminating))
+    }
+
     /// Which of the namespaces that had this name is there now.
     pub fn incarnation(&self, namespace: &str) -> NamespaceUid {
         self.namespaces.get(namespace).map(|n| n.incarnation).unwrap_or_default()
@@ -537,6 +542,13 @@ impl SelectorIndex {
             })
         };
         self.attaching.iter().filter(attaches).cloned().collect()
+    }
+
+    /// The names of the Secrets that an `EcrCredential` asks for, each with how many namespaces it selects.
+    pub fn secrets<'a>(&'a self, uid: &Uid) -> impl Iterator<Item = (&'a Arc<str>, usize)> + use<'a> {
+        let entry = self.claimants.get(uid).into_iter();
+        let secrets = entry.flat_map(|entry| entry.claimant.secrets.iter().zip(&entry.targets));
+        secrets.map(|(secret, targets)| (&secret.name, targets.selected.len().saturating_add(targets.denied.len())))
     }
 
     /// The Secrets that an `EcrCredential` wants, by name and namespace: those of one name together, their namespaces in order.

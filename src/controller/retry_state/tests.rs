@@ -1,8 +1,9 @@
-//! What is remembered of writes: how often a place is tried, when it is fought over, and how it is counted.
+//! What is kept of writes: how often a Secret is tried, when it is contested, and how it counts.
 
 use serde_json::json;
 
 use super::super::stage::{self, ACCOUNT, NOW, Stage, at, grant, uid};
+use super::super::sync_ledger::{Counts, SyncCounts};
 use super::*;
 use crate::plan::Identity;
 use crate::plan::targets::NamespaceUid;
@@ -16,36 +17,59 @@ fn desired(password: &str) -> Arc<Desired> {
     Arc::new(stage.desired(&[(need, grant(password, NOW + 3600, &Identity::operator()))].into()))
 }
 
-fn record(version: &str, desired: &Desired) -> Arc<SecretRecord> {
+fn secret(version: &str, desired: &Desired) -> Arc<SecretRecord> {
     Arc::new(stage::record(Some(uid("x")), version, desired.footprint))
 }
 
-fn place(standing: Ownership) -> SecretTarget {
+fn target(standing: Ownership) -> SecretTarget {
     let (namespace, name, incarnation) = ("a".into(), "pull".into(), NamespaceUid::default());
-    SecretTarget { namespace, incarnation, name, standing, claim: secret::Selection::Selected }
+    SecretTarget { namespace, incarnation, name, standing, claim: Selection::Selected }
 }
 
-/// A history whose content is this.
-fn history(desired: &Arc<Desired>) -> (RetryState, DesiredSecrets) {
+/// The state of an `EcrCredential` that wants this everywhere.
+fn state(desired: &Arc<Desired>) -> (RetryState, DesiredSecrets) {
     let content = DesiredSecrets::Alike([("pull".into(), desired.clone())].into());
-    let mut history = RetryState::default();
-    history.expect(&content);
-    (history, content)
+    let mut state = RetryState::default();
+    state.expect(&content);
+    (state, content)
 }
 
 fn ended(
-    place: &SecretTarget,
+    target: &SecretTarget,
     desired: &Arc<Desired>,
     action: SecretAction,
     result: Result<Written, WriteError>,
 ) -> Ended {
-    Ended { place: place.clone(), action, desired: Some(desired.clone()), result }
+    Ended { target: target.clone(), action, desired: Some(desired.clone()), result }
 }
 
-fn count(history: &RetryState, content: &DesiredSecrets, place: &SecretTarget, action: &SecretAction) -> SyncCounts {
-    let mut counts = SyncCounts::default();
-    history.count(&mut counts, place, action, content);
-    counts
+/// Takes what is to be done about a Secret into a ledger of one Secret; returns its counts.
+fn count(
+    state: &RetryState,
+    content: &DesiredSecrets,
+    target: &SecretTarget,
+    action: &SecretAction,
+    now: i64,
+) -> SyncCounts {
+    let mut ledger = SyncLedger::default();
+    record(&mut ledger, state, content, target, action, now);
+    counts(&ledger, [(&target.name, usize::from(target.claim == Selection::Selected))])
+}
+
+fn record(
+    ledger: &mut SyncLedger,
+    state: &RetryState,
+    content: &DesiredSecrets,
+    target: &SecretTarget,
+    action: &SecretAction,
+    now: i64,
+) {
+    ledger.record(key_of(target), state.sync_state(target, action, content, at(now)));
+}
+
+/// The counts of so many selected namespaces for each Secret.
+fn counts<const N: usize>(ledger: &SyncLedger, selected: [(&Arc<str>, usize); N]) -> SyncCounts {
+    ledger.counts(selected.into_iter())
 }
 
 /// How many namespaces are selected for the pull secret, synced, and failed.
@@ -61,37 +85,37 @@ fn refused() -> WriteError {
 #[tokio::test]
 async fn a_refused_write_is_tried_again_after_longer_and_longer_waits_or_when_the_secret_changes() {
     let desired = desired("p");
-    let (mut history, content) = history(&desired);
-    let there = place(Ownership::Absent);
+    let (mut state, content) = state(&desired);
+    let there = target(Ownership::Absent);
     let mut now = NOW;
     let mut waits = Vec::new();
     for _ in 0..12 {
-        history.note(&ended(&there, &desired, SecretAction::Create, Err(refused())), &content, &RETRY, at(now));
-        assert!(!history.may_write(&there, at(now)));
-        let next = history.retry_at(at(now)).unwrap().as_second();
+        state.record(&ended(&there, &desired, SecretAction::Create, Err(refused())), &content, &RETRY, at(now));
+        assert!(!state.may_write(&there, at(now)));
+        let next = state.retry_at().unwrap().as_second();
         waits.push(next - now);
         now = next + 1;
-        assert!(history.may_write(&there, at(now)));
+        assert!(state.may_write(&there, at(now)));
     }
     assert!(waits[0] <= 1 && waits[11] >= 150 && waits.iter().all(|wait| *wait <= 300), "{waits:?}");
-    history.note(&ended(&there, &desired, SecretAction::Create, Err(refused())), &content, &RETRY, at(now));
-    let counts = count(&history, &content, &there, &SecretAction::Create);
+    state.record(&ended(&there, &desired, SecretAction::Create, Err(refused())), &content, &RETRY, at(now));
+    let counts = count(&state, &content, &there, &SecretAction::Create, now);
     assert_eq!(numbers(&counts), (1, 0, 1));
     assert_eq!(counts.failures[0].reason, "AdmissionRefused");
-    let changed = place(Ownership::Unmanaged(record("9", &desired)));
-    assert!(history.may_write(&changed, at(now)), "somebody has done something about it");
-    assert!(history.may_write(&there, at(now - 9000)), "the clock was set back");
+    let changed = target(Ownership::Unmanaged(secret("9", &desired)));
+    assert!(state.may_write(&changed, at(now)), "somebody has done something about it");
+    assert!(state.may_write(&there, at(now - 9000)), "the clock was set back");
 }
 
 #[tokio::test]
 async fn a_stale_answer_is_no_failure_unless_it_comes_again_and_again() {
     let desired = desired("p");
-    let (mut history, content) = history(&desired);
-    let there = place(Ownership::Absent);
+    let (mut state, content) = state(&desired);
+    let there = target(Ownership::Absent);
     for number in 1..=5 {
         let stale = ended(&there, &desired, SecretAction::Create, Err(WriteError::Stale));
-        history.note(&stale, &content, &RETRY, at(NOW));
-        let told = !count(&history, &content, &there, &SecretAction::Create).failures.is_empty();
+        state.record(&stale, &content, &RETRY, at(NOW));
+        let told = !count(&state, &content, &there, &SecretAction::Create, NOW).failures.is_empty();
         assert_eq!(told, number >= 5, "{number}");
     }
 }
@@ -99,17 +123,16 @@ async fn a_stale_answer_is_no_failure_unless_it_comes_again_and_again() {
 #[tokio::test]
 async fn who_keeps_changing_a_secret_is_not_fought_and_the_status_does_not_flap() {
     let desired = desired("p");
-    let (mut history, content) = history(&desired);
-    let mine = record("7", &desired);
-    let there = place(Ownership::Owned(mine.clone()));
+    let (mut state, content) = state(&desired);
+    let mine = secret("7", &desired);
+    let there = target(Ownership::Owned(mine.clone()));
     let mut now = NOW;
     let mut writes = 0;
     // Somebody changes it every second for two minutes; each time it may be written, it is.
     while now < NOW + 120 {
-        history.forgive(at(now));
-        if history.may_write(&there, at(now)) {
+        if state.may_write(&there, at(now)) {
             let stored = Ok(Written::Stored(mine.clone()));
-            history.note(
+            state.record(
                 &ended(&there, &desired, SecretAction::Update(mine.clone()), stored),
                 &content,
                 &RETRY,
@@ -117,83 +140,82 @@ async fn who_keeps_changing_a_secret_is_not_fought_and_the_status_does_not_flap(
             );
             writes += 1;
         }
-        let synced = count(&history, &content, &there, &SecretAction::Keep).of("pull").synced;
+        let synced = count(&state, &content, &there, &SecretAction::Keep, now).of("pull").synced;
         assert_eq!(synced == 1, writes <= QUICK_REPAIRS, "{writes} repairs after {} s", now - NOW);
         now += 1;
     }
     assert!((8..=20).contains(&writes), "{writes} writes in two minutes");
     // Left alone, it is as ever after a while.
-    history.forgive(at(now + 90));
-    assert_eq!(count(&history, &content, &there, &SecretAction::Keep).of("pull").synced, 1);
-    assert!(history.may_write(&there, at(now + 90)));
+    assert_eq!(count(&state, &content, &there, &SecretAction::Keep, now + 90).of("pull").synced, 1);
+    assert!(state.may_write(&there, at(now + 90)));
 }
 
 #[tokio::test]
 async fn a_secret_that_is_deleted_again_and_again_is_created_less_and_less_often() {
     let desired = desired("p");
-    let (mut history, content) = history(&desired);
-    let gone = place(Ownership::Absent);
+    let (mut state, content) = state(&desired);
+    let gone = target(Ownership::Absent);
     let mut creations = 0;
     // Somebody deletes it every second for two minutes; each time it may be created, it is.
     for now in NOW..NOW + 120 {
-        history.forgive(at(now));
-        if history.may_write(&gone, at(now)) {
-            let stored = Ok(Written::Stored(record("7", &desired)));
-            history.note(&ended(&gone, &desired, SecretAction::Create, stored), &content, &RETRY, at(now));
+        if state.may_write(&gone, at(now)) {
+            let stored = Ok(Written::Stored(secret("7", &desired)));
+            state.record(&ended(&gone, &desired, SecretAction::Create, stored), &content, &RETRY, at(now));
             creations += 1;
         }
     }
     assert!((8..=20).contains(&creations), "{creations} creations in two minutes");
-    let counts = count(&history, &content, &gone, &SecretAction::Create);
+    let counts = count(&state, &content, &gone, &SecretAction::Create, NOW + 119);
     assert_eq!((numbers(&counts), counts.failures[0].reason.as_str()), ((1, 0, 1), "Contested"));
     // Left alone, it is as ever after a while.
     let later = at(NOW + 120 + 90);
-    history.forgive(later);
-    assert!(history.may_write(&gone, later));
-    let there = place(Ownership::Owned(record("7", &desired)));
-    assert_eq!(numbers(&count(&history, &content, &there, &SecretAction::Keep)), (1, 1, 0));
+    assert!(state.may_write(&gone, later));
+    let there = target(Ownership::Owned(secret("7", &desired)));
+    assert_eq!(numbers(&count(&state, &content, &there, &SecretAction::Keep, later.as_second())), (1, 1, 0));
 }
 
 #[tokio::test]
 async fn what_is_told_of_a_namespace_that_is_not_selected_counts_as_no_failure() {
     let desired = desired("p");
-    let (mut history, content) = history(&desired);
-    let mine = record("7", &desired);
-    let left = SecretTarget { claim: secret::Selection::Deselected, ..place(Ownership::Owned(mine.clone())) };
+    let (mut state, content) = state(&desired);
+    let mine = secret("7", &desired);
+    let left = SecretTarget { claim: Selection::Deselected, ..target(Ownership::Owned(mine.clone())) };
     let action = SecretAction::Delete(mine);
-    history.note(&ended(&left, &desired, action.clone(), Err(refused())), &content, &RETRY, at(NOW));
-    let mut counts = count(&history, &content, &left, &action);
-    assert_eq!((numbers(&counts), counts.failures.len()), ((0, 0, 0), 1));
-    let good = SecretTarget { namespace: "b".into(), ..place(Ownership::Owned(record("1", &desired))) };
-    history.count(&mut counts, &good, &SecretAction::Keep, &content);
-    assert_eq!(numbers(&counts), (1, 1, 0));
+    state.record(&ended(&left, &desired, action.clone(), Err(refused())), &content, &RETRY, at(NOW));
+    let mut ledger = SyncLedger::default();
+    record(&mut ledger, &state, &content, &left, &action, NOW);
+    let of_none = counts(&ledger, [(&left.name, 0)]);
+    assert_eq!((numbers(&of_none), of_none.failures.len()), ((0, 0, 0), 1));
+    let good = SecretTarget { namespace: "b".into(), ..target(Ownership::Owned(secret("1", &desired))) };
+    record(&mut ledger, &state, &content, &good, &SecretAction::Keep, NOW);
+    assert_eq!(numbers(&counts(&ledger, [(&left.name, 1)])), (1, 1, 0));
 }
 
 #[tokio::test]
 async fn a_new_content_is_written_at_once_whatever_became_of_the_old_one() {
     let (old, new) = (desired("p"), desired("q"));
-    let (mut history, content) = history(&old);
-    let there = place(Ownership::Absent);
-    history.note(&ended(&there, &old, SecretAction::Create, Err(refused())), &content, &RETRY, at(NOW));
+    let (mut state, content) = state(&old);
+    let there = target(Ownership::Absent);
+    state.record(&ended(&there, &old, SecretAction::Create, Err(refused())), &content, &RETRY, at(NOW));
     let next = DesiredSecrets::Alike([("pull".into(), new.clone())].into());
-    history.expect(&next);
-    assert!(history.may_write(&there, at(NOW)));
+    state.expect(&next);
+    assert!(state.may_write(&there, at(NOW)));
     // What ends late says nothing of the new one.
-    history.note(&ended(&there, &old, SecretAction::Create, Err(refused())), &next, &RETRY, at(NOW));
-    assert!(history.may_write(&there, at(NOW)) && !history.has_failed());
+    state.record(&ended(&there, &old, SecretAction::Create, Err(refused())), &next, &RETRY, at(NOW));
+    assert!(state.may_write(&there, at(NOW)) && state.failing.is_empty());
 }
 
 #[tokio::test]
 async fn one_place_that_fails_holds_up_no_other() {
     let desired = desired("p");
-    let (mut history, content) = history(&desired);
-    let there = place(Ownership::Absent);
-    history.note(&ended(&there, &desired, SecretAction::Create, Err(refused())), &content, &RETRY, at(NOW));
-    assert!(!history.may_write(&there, at(NOW)));
+    let (mut state, content) = state(&desired);
+    let there = target(Ownership::Absent);
+    state.record(&ended(&there, &desired, SecretAction::Create, Err(refused())), &content, &RETRY, at(NOW));
+    assert!(!state.may_write(&there, at(NOW)));
     let other = SecretTarget { namespace: "b".into(), ..there };
-    assert!(history.may_write(&other, at(NOW)));
-    history.retain_failures(&HashSet::new());
-    assert!(!history.has_failed(), "what is not to be written any more has not failed");
+    assert!(state.may_write(&other, at(NOW)));
+    state.begin_resync(at(NOW), |_| false);
+    assert!(state.failing.is_empty(), "what is not to be written any more has not failed");
 }
 
 #[tokio::test]
@@ -202,28 +224,30 @@ async fn what_is_new_of_one_secret_says_nothing_of_another_and_each_counts_for_i
     let with = |pull: &Arc<Desired>| {
         DesiredSecrets::Alike([("pull".into(), pull.clone()), ("out".into(), kept.clone())].into())
     };
-    let mut history = RetryState::default();
-    history.expect(&with(&old));
-    let pull = place(Ownership::Absent);
-    let out = SecretTarget { name: "out".into(), ..place(Ownership::Absent) };
+    let mut state = RetryState::default();
+    state.expect(&with(&old));
+    let pull = target(Ownership::Absent);
+    let out = SecretTarget { name: "out".into(), ..target(Ownership::Absent) };
     let content = with(&old);
     for (there, desired) in [(&pull, &old), (&out, &kept)] {
-        history.note(&ended(there, desired, SecretAction::Create, Err(refused())), &content, &RETRY, at(NOW));
+        state.record(&ended(there, desired, SecretAction::Create, Err(refused())), &content, &RETRY, at(NOW));
     }
     // What admission made of the other Secret is still known, or it would be written once more.
-    let mutated = record("8", &desired("mutated"));
-    history.note(
+    let mutated = secret("8", &desired("mutated"));
+    state.record(
         &ended(&out, &kept, SecretAction::Create, Ok(Written::Stored(mutated.clone()))),
         &content,
         &RETRY,
         at(NOW),
     );
-    history.expect(&with(&new));
-    assert!(history.may_write(&pull, at(NOW)), "it is another content");
-    assert_eq!(history.accepted(&out), Some(mutated.footprint));
-    let mut counts = SyncCounts::default();
-    history.count(&mut counts, &out, &SecretAction::Keep, &with(&new));
-    counts.deny(&"out".into(), &"b".into(), &SpecError { reason: Reason::OutputNotAllowed, message: "no".to_owned() });
+    state.expect(&with(&new));
+    assert!(state.may_write(&pull, at(NOW)), "it is another content");
+    assert_eq!(state.accepted(&out), Some(mutated.footprint));
+    let mut ledger = SyncLedger::default();
+    record(&mut ledger, &state, &with(&new), &out, &SecretAction::Keep, NOW);
+    let problem = Some((Reason::OutputNotAllowed, "no".to_owned()));
+    ledger.record(("out".into(), "b".into()), SyncState { selected: true, synced: false, problem });
+    let counts = counts(&ledger, [(&"out".into(), 2)]);
     let Counts { selected, synced, failed } = counts.of("out");
     assert_eq!((selected, synced, failed, numbers(&counts)), (2, 1, 1, (0, 0, 0)));
     let failure = &counts.failures[0];

@@ -1,10 +1,14 @@
 //! What is kept of each namespace that has an identity of its own, and for how long.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::super::stage::{HOUR, NOW, Stage, at, grant};
 use super::*;
 use crate::plan::Identity;
+use crate::plan::targets::NamespaceUid;
+use crate::secret::include::Included;
 
 fn stage() -> Stage {
     let each = json!({ "serviceAccount": { "fromTargetNamespace": "puller" } });

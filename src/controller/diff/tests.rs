@@ -1,0 +1,371 @@
+//! After any events, writes, failures and waits, the queue and the ledger are what a comparison of all Secrets gives.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::super::in_flight::Ended;
+use super::super::secret_key::key_of;
+use super::super::stage::{self, ACCOUNT, HOUR, NOW, at, grant, uid};
+use super::super::sync_ledger::Counts;
+use super::super::watches::claimant;
+use super::*;
+use crate::api::registry::Region;
+use crate::api::status::Reason;
+use crate::api::{EcrCredential, NamespaceSelection, OutputFormat};
+use crate::apply::{WriteError, Written};
+use crate::plan::outputs::{OutputScope, WantedSecret};
+use crate::plan::references::References;
+use crate::plan::schedule::RetryPolicy;
+use crate::plan::targets::{Activity, CredentialRef, Labels, NamespaceMatcher, NamespaceUid};
+use crate::plan::{Identity, Limits, Uid, plan};
+use crate::secret::ownership::{ManagedFieldsDigest, SecretRecord};
+use crate::secret::{Bundle, Desired, Published, bundle};
+
+const NAMESPACES: [&str; 4] = ["a", "b", "c", "d"];
+/// The pull secret, an output that may be written in one namespace, and a name that the spec had before.
+const NAMES: [&str; 3] = ["pull", "out", "former"];
+const RETRY: RetryPolicy = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(300) };
+
+thread_local! {
+    static TIME: Cell<i64> = const { Cell::new(NOW) };
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Namespace {
+        namespace: usize,
+        incarnation: u8,
+        terminating: bool,
+    },
+    NamespaceGone(usize),
+    Secret {
+        name: usize,
+        namespace: usize,
+        owner: usize,
+        content: usize,
+        held: bool,
+    },
+    SecretGone {
+        name: usize,
+        namespace: usize,
+    },
+    /// An older EcrCredential wants the Secret of a name in the first namespaces, or is gone.
+    Rival {
+        activity: usize,
+        name: usize,
+        namespaces: usize,
+    },
+    /// The spec selects these namespaces.
+    Retarget(u8),
+    /// Other tokens are published.
+    Tokens(usize),
+    Pass(i64),
+    /// The next write begins.
+    Begin,
+    /// A write in flight ends.
+    End(usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let namespace = || 0..NAMESPACES.len();
+    let name = || 0..NAMES.len();
+    let step = prop_oneof![
+        2 => (namespace(), 0_u8..2, prop::bool::weighted(0.2))
+            .prop_map(|(namespace, incarnation, terminating)| Step::Namespace { namespace, incarnation, terminating }),
+        1 => namespace().prop_map(Step::NamespaceGone),
+        4 => (name(), namespace(), 0_usize..4, 0_usize..4, prop::bool::weighted(0.1))
+            .prop_map(|(name, namespace, owner, content, held)| Step::Secret { name, namespace, owner, content, held }),
+        2 => (name(), namespace()).prop_map(|(name, namespace)| Step::SecretGone { name, namespace }),
+        1 => (0_usize..4, name(), 0..=NAMESPACES.len())
+            .prop_map(|(activity, name, namespaces)| Step::Rival { activity, name, namespaces }),
+        1 => (0_u8..16).prop_map(Step::Retarget),
+        1 => (0_usize..3).prop_map(Step::Tokens),
+        3 => (-20_i64..40).prop_map(Step::Pass),
+        6 => Just(Step::Begin),
+        6 => (0_usize..8).prop_map(Step::End),
+    ];
+    prop::collection::vec(step, 1..80)
+}
+
+/// An EcrCredential `x` in a cluster, with writes that end as the steps say.
+struct Scene {
+    limits: Limits,
+    plan: Plan,
+    owner: Owner,
+    state: Mutex<ClusterState>,
+    clock: Clock,
+    generation: i64,
+    /// What is to be written with each of the tokens.
+    contents: Vec<Bundle>,
+    tokens: usize,
+    retries: RetryState,
+    resynced: Option<Resync>,
+    in_flight: Vec<(SecretTarget, SecretAction, Option<Arc<Desired>>)>,
+    version: u32,
+    /// How often all Secrets were compared.
+    resyncs: usize,
+}
+
+fn object(generation: i64, namespaces: &[&str]) -> EcrCredential {
+    serde_json::from_value(json!({
+        "apiVersion": "pullsecrets.dev/v1alpha1", "kind": "EcrCredential",
+        "metadata": { "name": "x", "uid": "x", "generation": generation },
+        "spec": {
+            "registries": [{ "private": { "accountIds": [ACCOUNT] } }],
+            "namespaces": { "names": namespaces },
+            "secret": { "name": "pull" },
+            "outputs": [{ "name": "out", "format": "DockerConfigJson" }],
+        },
+    }))
+    .unwrap()
+}
+
+impl Scene {
+    fn new() -> Self {
+        TIME.set(NOW);
+        let scope =
+            OutputScope { namespace: Some("a".into()), name: "out".into(), format: OutputFormat::DockerConfigJson };
+        let limits = Limits {
+            region: Region::parse("eu-west-1").ok(),
+            outputs: Some(BTreeSet::from([scope])),
+            ..Limits::default()
+        };
+        let plan = plan(&object(1, &NAMESPACES).spec, &limits).unwrap();
+        let owner = Owner { name: "x".to_owned(), uid: uid("x") };
+        let need = plan.registries[0].needs[0].clone();
+        let published = |password: &str, hours: i64| -> Published {
+            [(need.clone(), grant(password, NOW + hours * HOUR, &Identity::operator()))].into()
+        };
+        let contents = [published("p", 10), published("q", 11), Published::new()]
+            .iter()
+            .map(|published| bundle(&plan, &owner, published, &Default::default(), at(NOW)).unwrap())
+            .collect();
+        let mut state = ClusterState::new(limits.index(), References::default());
+        state.set_claimant(&uid("x"), claimant(&object(1, &NAMESPACES), &limits));
+        Self {
+            limits,
+            plan,
+            owner,
+            state: Mutex::new(state),
+            clock: Clock::new(|| at(TIME.get()), Duration::default),
+            generation: 1,
+            contents,
+            tokens: 0,
+            retries: RetryState::default(),
+            resynced: None,
+            in_flight: Vec::new(),
+            version: 0,
+            resyncs: 0,
+        }
+    }
+
+    fn desired(&self) -> DesiredSecrets {
+        DesiredSecrets::Alike(self.contents[self.tokens].clone())
+    }
+
+    /// Calls something with the comparison and what it changes.
+    fn with<T>(&mut self, call: impl FnOnce(&Diff<'_>, &mut RetryState, &mut Option<Resync>) -> T) -> T {
+        let desired = self.desired();
+        let diff = Diff {
+            state: &self.state,
+            clock: &self.clock,
+            plan: &self.plan,
+            owner: &self.owner,
+            generation: Some(self.generation),
+            desired: &desired,
+        };
+        call(&diff, &mut self.retries, &mut self.resynced)
+    }
+
+    fn record(&mut self, owner: Option<Uid>, desired: Option<&Desired>, held: bool) -> Arc<SecretRecord> {
+        self.version += 1;
+        let footprint = desired.map_or_else(|| ManagedFieldsDigest::desired(&Default::default()), |d| d.footprint);
+        Arc::new(SecretRecord {
+            expires_at: desired.map(|desired| desired.expires_at),
+            hosts: desired.map(|desired| desired.payload.hosts()),
+            identity: desired.map(|desired| desired.identity),
+            held_by: held.then(|| "finalizer".into()),
+            ..stage::record(owner, &self.version.to_string(), footprint)
+        })
+    }
+
+    fn apply(&mut self, step: &Step) {
+        match step {
+            Step::Namespace { namespace, incarnation, terminating } => {
+                let incarnation = NamespaceUid::of(&incarnation.to_string(), None);
+                self.state.lock().set_namespace(NAMESPACES[*namespace], incarnation, &Labels::new(), *terminating);
+            }
+            Step::NamespaceGone(namespace) => drop(self.state.lock().remove_namespace(NAMESPACES[*namespace])),
+            Step::Secret { name, namespace, owner, content, held } => {
+                let owner = [None, Some(uid("x")), Some(uid("x")), Some(uid("rival"))][*owner].clone();
+                let desired = self.contents.get(*content).and_then(|bundle| bundle.get("pull")).cloned();
+                let record = self.record(owner, desired.as_deref(), *held);
+                self.state.lock().set_secret(NAMES[*name], NAMESPACES[*namespace], record);
+            }
+            Step::SecretGone { name, namespace } => {
+                self.state.lock().remove_secret(NAMES[*name], NAMESPACES[*namespace], None);
+            }
+            Step::Rival { activity, name, namespaces } => self.rival(*activity, NAMES[*name], *namespaces),
+            Step::Retarget(mask) => {
+                self.generation += 1;
+                let chosen: Vec<&str> =
+                    (0..NAMESPACES.len()).filter(|n| mask >> n & 1 == 1).map(|n| NAMESPACES[n]).collect();
+                let chosen = if chosen.is_empty() { vec!["nowhere"] } else { chosen };
+                let claimant = claimant(&object(self.generation, &chosen), &self.limits);
+                self.state.lock().set_claimant(&uid("x"), claimant);
+            }
+            Step::Tokens(tokens) => self.tokens = *tokens,
+            Step::Pass(seconds) => TIME.set(TIME.get() + seconds),
+            Step::Begin => {
+                let next = self.with(|diff, retries, _| diff.next_write(retries, |_, _| true)).ok().flatten();
+                if let Some((target, action)) = next {
+                    self.retries.in_flight.pretend(&key_of(&target), true);
+                    let desired = self.desired().at(&target).cloned();
+                    self.in_flight.push((target, action, desired));
+                }
+            }
+            Step::End(how) => self.end(*how),
+        }
+    }
+
+    fn rival(&mut self, activity: usize, name: &str, namespaces: usize) {
+        let mut state = self.state.lock();
+        let Some(activity) = [Activity::Active, Activity::Idle, Activity::Unreadable].get(activity) else {
+            state.remove_claimant(&uid("rival"));
+            return;
+        };
+        let names = NAMESPACES.iter().take(namespaces).map(|name| (*name).to_owned()).collect();
+        let selection = NamespaceSelection { names, ..NamespaceSelection::default() };
+        let rival = CredentialRef {
+            name: "rival".into(),
+            created: at(NOW - HOUR),
+            activity: *activity,
+            secrets: vec![WantedSecret::anywhere(name, NamespaceMatcher::parse(&selection).ok())],
+            generation: Some(1),
+            references: BTreeSet::new(),
+            attach: Vec::new(),
+        };
+        state.set_claimant(&uid("rival"), rival);
+    }
+
+    /// The first write in flight ends: as it should, changed by admission, or with an error.
+    fn end(&mut self, how: usize) {
+        if self.in_flight.is_empty() {
+            return;
+        }
+        let (target, action, desired) = self.in_flight.remove(0);
+        let refused = || WriteError::Refused(Reason::AdmissionRefused, "no".to_owned());
+        let result = match (how, &action, &desired) {
+            (0, ..) => Err(WriteError::Stale),
+            (1, ..) => Err(refused()),
+            (2, ..) => Err(WriteError::NamespaceGone),
+            (_, SecretAction::Delete(_), _) => Ok(Written::Deleted),
+            (3, ..) => Ok(Written::Stored(self.record(Some(uid("x")), None, false))),
+            (_, _, Some(desired)) => Ok(Written::Stored(self.record(Some(uid("x")), Some(desired), false))),
+            _ => Err(refused()),
+        };
+        match &result {
+            Ok(Written::Stored(record)) => {
+                drop(self.state.lock().set_secret(&target.name, &target.namespace, record.clone()));
+            }
+            Ok(_) => drop(self.state.lock().remove_secret(&target.name, &target.namespace, None)),
+            Err(_) => {}
+        }
+        self.retries.in_flight.pretend(&key_of(&target), false);
+        let content = self.desired();
+        let ended = Ended { target, action, desired, result };
+        self.retries.record(&ended, &content, &RETRY, at(TIME.get()));
+    }
+
+    /// Examines what has changed, and compares the result with a look at all Secrets.
+    fn check(&mut self) -> Result<(), TestCaseError> {
+        let before = self.resynced.map(|resync| resync.at);
+        if self.retries.expect(&self.desired()) {
+            self.resynced = None;
+        }
+        let synced = self.with(|diff, retries, resynced| diff.sync(retries, resynced).is_ok());
+        prop_assert!(synced);
+        self.resyncs += usize::from(before != self.resynced.map(|resync| resync.at));
+        self.with(|diff, retries, _| {
+            let state = diff.state.lock();
+            let queued: BTreeSet<SecretKey> = retries.queue.keys().cloned().collect();
+            let mut expected: BTreeMap<&str, Counts> = BTreeMap::new();
+            let mut problems = BTreeSet::new();
+            for (name, namespace) in NAMES.iter().flat_map(|name| NAMESPACES.map(|namespace| (*name, namespace))) {
+                let key = (name.into(), namespace.into());
+                let Ok(assessment) = diff.assess(&state, &key, retries, diff.times()) else { panic!("superseded") };
+                let SyncState { selected, synced, problem } = assessment.counts;
+                prop_assert!(assessment.due.is_none() || queued.contains(&key), "{key:?} is due and not queued");
+                let counts = expected.entry(name).or_default();
+                counts.selected += usize::from(selected);
+                counts.synced += usize::from(selected && synced);
+                counts.failed += usize::from(selected && !synced && problem.is_some());
+                problems.extend(problem.map(|(reason, message)| {
+                    (namespace.to_owned(), name.to_owned(), reason.as_str().to_owned(), message)
+                }));
+            }
+            let counts = retries.ledger.counts(state.index.secrets(&diff.owner.uid));
+            for (name, expected) in expected {
+                prop_assert_eq!(counts.of(name), expected, "{}", name);
+            }
+            let told = counts.failures.into_iter();
+            let told = told.map(|f| (f.namespace, f.secret.unwrap_or_default(), f.reason, f.message));
+            prop_assert_eq!(told.collect::<BTreeSet<_>>(), problems);
+            Ok(())
+        })
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+    #[test]
+    fn what_is_kept_incrementally_is_what_a_comparison_of_all_secrets_gives(steps in steps()) {
+        let mut scene = Scene::new();
+        scene.check()?;
+        for step in &steps {
+            scene.apply(step);
+            // Now and then several events come before they are taken up.
+            if !matches!(step, Step::Secret { .. }) {
+                scene.check()?;
+            }
+        }
+        scene.check()?;
+    }
+}
+
+#[test]
+fn an_event_examines_the_secrets_of_one_namespace_and_no_others() {
+    let mut scene = Scene::new();
+    for namespace in 0..NAMESPACES.len() {
+        scene.apply(&Step::Namespace { namespace, incarnation: 0, terminating: false });
+    }
+    scene.check().unwrap();
+    assert_eq!(scene.resyncs, 1);
+    for step in [
+        Step::SecretGone { name: 0, namespace: 1 },
+        Step::Secret { name: 0, namespace: 1, owner: 1, content: 1, held: false },
+        Step::Namespace { namespace: 2, incarnation: 1, terminating: false },
+        Step::Begin,
+        Step::End(0),
+        Step::Pass(1),
+    ] {
+        scene.apply(&step);
+        scene.check().unwrap();
+        assert_eq!(scene.resyncs, 1, "{step:?}");
+    }
+    for step in
+        [Step::Tokens(1), Step::Retarget(3), Step::Pass(300), Step::Rival { activity: 0, name: 0, namespaces: 2 }]
+    {
+        let before = scene.resyncs;
+        // Each resync has a time of its own.
+        TIME.set(TIME.get() + 1);
+        scene.apply(&step);
+        scene.check().unwrap();
+        assert_eq!(scene.resyncs, before + 1, "{step:?}");
+    }
+}

@@ -1,0 +1,87 @@
+//! How many namespaces hold their Secret, kept up to date Secret by Secret, so that a status costs no look at all of them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::secret_key::SecretKey;
+use crate::api::status::{NamespaceFailure, Reason};
+
+/// How one Secret counts in the status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct SyncState {
+    /// Whether its namespace is selected.
+    pub(super) selected: bool,
+    /// Whether it is as desired.
+    pub(super) synced: bool,
+    /// What the status says about it.
+    pub(super) problem: Option<(Reason, String)>,
+}
+
+/// The Secrets of one `EcrCredential` that are not simply as desired. Nothing is kept of the others: of 10,000 namespaces almost
+/// always all are synced.
+#[derive(Debug, Default)]
+pub(super) struct SyncLedger(BTreeMap<SecretKey, SyncState>);
+
+/// The selected namespaces, and what the status says about some of them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct SyncCounts {
+    /// The namespaces of each Secret, by its name.
+    secrets: HashMap<Arc<str>, Counts>,
+    /// What the status says, each with the Secret's name.
+    pub(super) failures: Vec<NamespaceFailure>,
+}
+
+/// The selected namespaces of one Secret.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// How many are selected.
+    pub(super) selected: usize,
+    /// How many hold the Secret as desired.
+    pub(super) synced: usize,
+    /// How many do not, and the status says why.
+    pub(super) failed: usize,
+}
+
+impl SyncLedger {
+    /// Takes how a Secret counts now, in place of how it counted before.
+    pub(super) fn record(&mut self, key: SecretKey, state: SyncState) {
+        if state.synced == state.selected && state.problem.is_none() {
+            self.0.remove(&key);
+        } else {
+            self.0.insert(key, state);
+        }
+    }
+
+    /// Forgets everything, before all Secrets are recorded again.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// The counts, of so many selected namespaces for each Secret.
+    pub(super) fn counts<'a>(&self, selected: impl Iterator<Item = (&'a Arc<str>, usize)>) -> SyncCounts {
+        let all =
+            |(name, selected): (&Arc<str>, usize)| (name.clone(), Counts { selected, synced: selected, failed: 0 });
+        let mut counts = SyncCounts { secrets: selected.map(all).collect(), failures: Vec::new() };
+        for ((name, namespace), SyncState { selected, synced, problem }) in &self.0 {
+            if *selected && !synced {
+                let of_secret = counts.secrets.entry(name.clone()).or_default();
+                of_secret.synced = of_secret.synced.saturating_sub(1);
+                of_secret.failed = of_secret.failed.saturating_add(usize::from(problem.is_some()));
+            }
+            counts.failures.extend(problem.as_ref().map(|(reason, message)| NamespaceFailure {
+                namespace: namespace.to_string(),
+                secret: Some(name.to_string()),
+                reason: reason.as_str().to_owned(),
+                message: message.clone(),
+            }));
+        }
+        counts
+    }
+}
+
+impl SyncCounts {
+    /// The namespaces of one Secret.
+    pub(super) fn of(&self, name: &str) -> Counts {
+        self.secrets.get(name).copied().unwrap_or_default()
+    }
+}

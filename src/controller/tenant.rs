@@ -1,0 +1,83 @@
+//! One namespace that has an identity of its own: its tokens, and what its Secrets should be.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::Context;
+use super::tokens::Progress;
+use crate::plan::targets::NamespaceUid;
+use crate::plan::{Plan, SpecError, TokenSpec, Uid};
+use crate::secret::include::Included;
+use crate::secret::{self, Bundle, DesiredError, Owner, Published};
+
+/// What one round is about, as far as tenants depend on it.
+pub(super) struct TenantContext<'a> {
+    pub(super) ctx: &'a Context,
+    pub(super) uid: &'a Uid,
+    pub(super) plan: &'a Plan,
+    pub(super) owner: &'a Owner,
+    /// What all namespaces share.
+    pub(super) shared: &'a Published,
+    /// The docker configs of others that are merged into ours.
+    pub(super) included: &'a Included,
+}
+
+/// What is remembered of one namespace.
+#[derive(Default)]
+pub(super) struct Tenant {
+    /// Which of the namespaces that had this name.
+    pub(super) incarnation: NamespaceUid,
+    pub(super) published: Published,
+    pub(super) recovered: bool,
+    pub(super) made: Option<Made>,
+}
+
+/// A Secret's content as it was made last. To make it is the most of a round's work where there are thousands.
+pub(super) struct Made {
+    /// From which state of what all namespaces share.
+    version: u64,
+    /// When a login in it expires, which changes it.
+    until: Option<Timestamp>,
+    desired: Bundle,
+    /// Why a registry lacks a host in it.
+    taken: Option<SpecError>,
+}
+
+impl Tenant {
+    /// Whether the identities that fetched its tokens are those of now.
+    pub(super) fn is_current(&self, progress: &Progress) -> bool {
+        self.published.iter().all(|(need, grant)| {
+            progress.keys.get(need).is_some_and(|key| key.as_ref().is_ok_and(|key| key.identity == grant.identity))
+        })
+    }
+
+    pub(super) fn desired(
+        &mut self,
+        estate: &TenantContext<'_>,
+        version: u64,
+        now: Timestamp,
+    ) -> Result<(Bundle, Option<SpecError>), DesiredError> {
+        if let Some(made) = self.made.as_ref().filter(|m| m.version == version && m.until.is_none_or(|at| now < at)) {
+            return Ok((made.desired.clone(), made.taken.clone()));
+        }
+        let all = self.with(estate.shared);
+        let desired = secret::bundle(estate.plan, estate.owner, &all, estate.included, now)?;
+        let until = all.values().map(|grant| grant.life.expires_at).filter(|at| *at > now).min();
+        let taken = secret::taken_hosts(estate.plan, &all);
+        let left_out = || secret::left_out(estate.plan, &all, &taken, now).first().map(SpecError::from);
+        let taken = taken.first().map(SpecError::from).or_else(left_out);
+        self.made = Some(Made { version, until, desired: desired.clone(), taken: taken.clone() });
+        Ok((desired, taken))
+    }
+
+    /// Its tokens with those that all namespaces share.
+    pub(super) fn with(&self, shared: &Published) -> Published {
+        shared.iter().chain(&self.published).map(|(need, grant)| (need.clone(), grant.clone())).collect()
+    }
+}
+
+/// What each namespace needs for itself.
+pub(super) fn own_needs(plan: &Plan) -> BTreeSet<&TokenSpec> {
+    plan.needs().into_iter().filter(|need| need.auth.is_each_targets()).collect()
+}

@@ -1,0 +1,58 @@
+//! The Secrets that wait to be written, the most urgent first.
+
+use std::collections::BTreeSet;
+
+use super::secret_key::SecretKey;
+use crate::secret::SecretAction;
+
+/// The order of writes. Missing Secrets go first: someone is waiting for them, while those that exist are still good. Deletions
+/// come when nothing else is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum WritePriority {
+    /// A missing Secret that an event has just shown. It goes ahead of thousands that are created for a new `EcrCredential`.
+    Urgent,
+    Create,
+    Repair,
+    Delete,
+}
+
+impl WritePriority {
+    /// The priority of an action; none for one that writes nothing.
+    pub(super) const fn of(action: &SecretAction) -> Option<Self> {
+        match action {
+            SecretAction::Create => Some(Self::Create),
+            SecretAction::Update(_) | SecretAction::Strip(_) => Some(Self::Repair),
+            SecretAction::Delete(_) => Some(Self::Delete),
+            SecretAction::Keep | SecretAction::Wait | SecretAction::Refuse(..) => None,
+        }
+    }
+}
+
+/// The keys of the Secrets to write, each with its priority. The action is decided anew when a write begins: thousands of keys are
+/// kept here, and the cluster changes meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct WorkQueue(BTreeSet<(WritePriority, SecretKey)>);
+
+impl WorkQueue {
+    pub(super) fn push(&mut self, priority: WritePriority, key: SecretKey) {
+        self.0.insert((priority, key));
+    }
+
+    /// The priority of the Secret that comes next.
+    pub(super) fn next_priority(&self) -> Option<WritePriority> {
+        self.0.first().map(|(priority, _)| *priority)
+    }
+
+    pub(super) fn pop(&mut self) -> Option<(WritePriority, SecretKey)> {
+        self.0.pop_first()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn keys(&self) -> impl Iterator<Item = &SecretKey> {
+        self.0.iter().map(|(_, key)| key)
+    }
+}
