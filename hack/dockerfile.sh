@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds the Dockerfile twice with buildah, from two checkouts of HEAD that share no cache, and compares the images byte by byte.
 # The base images are stand-ins: Debian packages and the Rust toolchain of this machine. So this needs no registry, and says nothing about
-# the bytes of the real base images. Needs root, buildah, mmdebstrap, crates.io and Debian's packages.
+# the bytes of the real base images. PROGRAM=path takes a program that is built already and compiles nothing. Needs root, buildah, mmdebstrap, crates.io and Debian's packages.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -50,9 +50,17 @@ mmdebstrap --quiet --variant=minbase --include=ca-certificates,gcc,libc6-dev "$d
 mmdebstrap --quiet --variant=extract --include=base-files,ca-certificates,libc6,libgcc-s1 "$debian" "$work/runtime.tar"
 
 build=$(stand_in build "$work/build.tar")
-for part in bin lib; do
-	buildah copy --quiet "$build" "$toolchain/$part" "/usr/local/$part" >/dev/null
-done
+if [ -n "${PROGRAM:-}" ]; then
+	# Nothing is compiled: each instruction of the Dockerfile runs, but its cargo only puts the program in place.
+	printf '#!/bin/sh\nexec install -D /program target/release/ecr-credential-operator\n' >"$work/cargo"
+	chmod 755 "$work/cargo"
+	buildah copy --quiet "$build" "$PROGRAM" /program >/dev/null
+	buildah copy --quiet "$build" "$work/cargo" /usr/local/bin/cargo >/dev/null
+else
+	for part in bin lib; do
+		buildah copy --quiet "$build" "$toolchain/$part" "/usr/local/$part" >/dev/null
+	done
+fi
 # The authorities of this machine: its way to crates.io may have some of its own.
 buildah copy --quiet "$build" "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" /etc/ssl/certs/ca-certificates.crt >/dev/null
 # What is under test is the Dockerfile, not the optimizer: without it, the build takes a fifth of the time.
