@@ -34,7 +34,8 @@ LABEL org.opencontainers.image.title=ecr-credential-operator \
       org.opencontainers.image.revision=$REVISION \
       org.opencontainers.image.source=$SOURCE \
       org.opencontainers.image.licenses=Apache-2.0
-COPY LICENSE THIRD_PARTY_NOTICES.txt /
+# The permissions of a checkout depend on the umask.
+COPY --chmod=0644 LICENSE THIRD_PARTY_NOTICES.txt /
 COPY --from=build /out/ecr-credential-operator /usr/local/bin/ecr-credential-operator
 USER 65532:65532
 EXPOSE 8080
