@@ -28,8 +28,6 @@ pub fn options() -> Options {
         "--authorization-mode=Node",
         "--enable-admission-plugins=NodeRestriction",
         "--kubelet-preferred-address-types=InternalIP",
-        // For the pod that builds an image.
-        "--allow-privileged=true",
     ] {
         options.api_server_args.push(argument.to_owned());
     }
