@@ -16,6 +16,7 @@ COPY Cargo.toml Cargo.lock build.rs ./
 # Cargo reads the manifests of all workspace members. Their source is not needed.
 COPY tests/fuzz/Cargo.toml tests/fuzz/Cargo.toml
 COPY tests/hostile/Cargo.toml tests/hostile/Cargo.toml
+COPY tests/judge/Cargo.toml tests/judge/Cargo.toml
 COPY tests/sim/Cargo.toml tests/sim/Cargo.toml
 COPY tests/testbed/Cargo.toml tests/testbed/Cargo.toml
 COPY src src
