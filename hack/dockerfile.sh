@@ -63,7 +63,7 @@ else
 fi
 # The authorities of this machine: its way to crates.io may have some of its own.
 buildah copy --quiet "$build" "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" /etc/ssl/certs/ca-certificates.crt >/dev/null
-# What is under test is the Dockerfile, not the optimizer: without it, the build takes a fifth of the time.
+# What is under test is the Dockerfile, not the optimizer.
 buildah config --env CARGO_HOME=/usr/local/cargo --env CARGO_PROFILE_RELEASE_LTO=off --env CARGO_PROFILE_RELEASE_OPT_LEVEL=0 \
 	--env CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 --env CARGO_BUILD_JOBS="${CARGO_BUILD_JOBS:-$(nproc)}" \
 	--env CARGO_HTTP_CAINFO=/etc/ssl/certs/ca-certificates.crt "$build"
