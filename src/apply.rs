@@ -22,9 +22,9 @@ use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::attach::Operation;
 use crate::lenient::Observed;
-use crate::plan::targets::{Labels, NamespaceUid};
+use crate::plan::namespaces::{Labels, NamespaceUid};
 use crate::secret::formats::Payload;
-use crate::secret::metadata::SecretMetadata;
+use crate::secret::observed::SecretMetadata;
 use crate::secret::ownership::SecretRecord;
 use crate::secret::{Desired, FIELD_MANAGER, REFRESHED_AT, SecretAction, SecretTarget};
 

@@ -16,7 +16,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::plan::auth::{Account, KeyMaterial, Keys};
-use crate::plan::references::{KeysRecord, KeysScope};
+use crate::plan::references::KeysRecord;
+use crate::plan::scopes::KeysScope;
 use crate::token::{Cluster, StaticKeys, TokenError};
 
 /// How long a web identity token lives, in seconds: the least that the API server gives. It is used once, at once.

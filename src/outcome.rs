@@ -15,8 +15,8 @@ use crate::api::status::{
 };
 use crate::attach::Attachment;
 use crate::plan::SpecError;
+use crate::plan::namespaces::Unselected;
 use crate::plan::schedule::{Life, until, whole_seconds};
-use crate::plan::targets::Unselected;
 use crate::token::TokenHash;
 
 /// The longest time without a look at the clock. Timers stand still while a machine sleeps; tokens do not.

@@ -8,16 +8,17 @@ use crate::api::{EcrCredentialStatus, OutputFormat};
 use crate::apply::{WriteError, Written};
 use crate::controller::Observer;
 use crate::controller::error::Error;
+use crate::plan::Uid;
 use crate::plan::references::AllowedIdentities;
 use crate::plan::schedule::Life;
-use crate::plan::{Service, TokenKey, Uid};
 use crate::process::telemetry::{
     CallLabels, CredentialLabels, KindLabels, MOST_NAMES, Metrics, OutputLabels, ReadyLabels, RequestLabels,
     ResultLabels, SourceLabels, StateLabels, TokenLabels, WriteLabels,
 };
 use crate::secret::SecretAction;
 use crate::token::cache::{Fetched, Tokens};
-use crate::token::identity::{HttpRequest, Origin};
+use crate::token::identity::HttpRequest;
+use crate::token::settings::Origin;
 use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
 
@@ -92,7 +93,7 @@ pub fn requested(metrics: &Metrics, request: &HttpRequest) {
 pub fn tokens_now(metrics: &Metrics, tokens: &Tokens) {
     let mut newest: BTreeMap<(&'static str, String, &'static str), (Timestamp, Timestamp)> = BTreeMap::new();
     tokens.each_life(|key, Life { issued_at, expires_at }| {
-        let place = (api(key), key.service.region().to_string(), key.identity.kind());
+        let place = (key.service.api(), key.service.region().to_string(), key.identity.kind());
         let (issued, expires) = newest.entry(place).or_insert((issued_at, expires_at));
         *issued = issued_at.max(*issued);
         *expires = expires_at.max(*expires);
@@ -191,7 +192,7 @@ impl Reporter {
 
     /// A call of GetAuthorizationToken has ended.
     pub fn fetched(&self, fetched: &Fetched) {
-        let (api, region) = (api(&fetched.key), fetched.key.service.region());
+        let (api, region) = (fetched.key.service.api(), fetched.key.service.region());
         let identity = fetched.key.identity.kind();
         let result = match &fetched.result {
             Ok(Life { expires_at, .. }) => {
@@ -321,14 +322,6 @@ impl Observer for Reporter {
 
     fn concluded(&self, uid: &Uid, name: &str, status: &EcrCredentialStatus) {
         self.statuses.lock().insert(uid.clone(), Summary::of(name, status));
-    }
-}
-
-/// The API that a token is of; `service` is what Prometheus itself calls a target.
-fn api(key: &TokenKey) -> &'static str {
-    match key.service {
-        Service::Private { .. } => "ecr",
-        Service::Public => "ecr-public",
     }
 }
 
@@ -493,7 +486,7 @@ mod tests {
         assert!(known("reconcile_duration_seconds_count", "{result=\"status\"}"));
         let tenants = "{api=\"ecr\",identity=\"service_account\",result=\"success\"}";
         assert!(!known("aws_requests_total", tenants), "no ServiceAccount may be used");
-        lent.accounts.insert(crate::plan::references::AccountScope { namespace: None, name: "puller".into() });
+        lent.accounts.insert(crate::plan::scopes::AccountScope { namespace: None, name: "puller".into() });
         start_counters(&all, &lent);
         assert!(known("aws_requests_total", tenants));
         let count = metrics(&registry, "aws_requests_total").len();

@@ -6,7 +6,7 @@
     reason = "a test ends with the first thing that goes wrong"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms whose names it may use.
@@ -92,6 +92,12 @@ const RESERVED: [(&str, &[&str]); 20] = [
     ("process::exit", &[]),
 ];
 
+const KNOWN_CIRCLES: &[&[&str]] = &[
+    &["controller/cluster_state", "controller/expectations"],
+    &["controller/diff", "controller/retry_state", "controller/writes"],
+    &["controller/recover", "controller/tenants"],
+];
+
 #[test]
 fn every_room_uses_only_what_it_may() {
     let complaints: Vec<String> = sources().iter().flat_map(|(file, text)| complaints(file, text)).collect();
@@ -103,6 +109,71 @@ fn every_file_begins_with_the_sentence_that_is_its_job() {
     for (file, text) in sources() {
         let first = text.lines().next().unwrap_or_default();
         assert!(first.starts_with("//! ") && text.contains('.'), "{file}.rs begins with {first:?}");
+    }
+}
+
+#[test]
+fn files_form_no_circle() {
+    let uses = uses(&sources());
+    let circles = circles(&uses);
+    let told: Vec<String> = circles.iter().map(|circle| described(circle, &uses)).collect();
+    assert_eq!(circles, KNOWN_CIRCLES, "circles of files, other than the known ones:\n{}", told.join("\n"));
+}
+
+#[test]
+fn a_circle_of_files_is_found_and_described() {
+    type Case = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
+    let table: [Case; 8] = [
+        (
+            "two files",
+            &[("plan/auth", "use super::targets::Uid;"), ("plan/targets", "use super::auth::{Auth, Base};")],
+            &["plan/auth uses plan/targets; plan/targets uses plan/auth"],
+        ),
+        (
+            "three files, one of which is used in a tree, and one by its path in code",
+            &[
+                ("token/a", "use crate::{api, token::{b::{C, D}, errors}};"),
+                ("token/b", "fn f() -> super::c::Value {}"),
+                ("token/c", "use super::super::token::a::A;"),
+            ],
+            &["token/a uses token/b; token/b uses token/c; token/c uses token/a"],
+        ),
+        (
+            "files of two modules",
+            &[("plan/mod", "use crate::api::auth::Auth;"), ("api/auth", "use crate::plan::Uid;")],
+            &["api/auth uses plan; plan uses api/auth"],
+        ),
+        (
+            "two circles",
+            &[
+                ("a", "use crate::b::B;"),
+                ("b", "use crate::a::A;"),
+                ("c", "use crate::{d, a};"),
+                ("d", "use super::c::C;"),
+            ],
+            &["a uses b; b uses a", "c uses d; d uses c"],
+        ),
+        ("a chain", &[("a", "use crate::b::B;"), ("b", "use crate::c::C;"), ("c", "")], &[]),
+        (
+            "a module's own file gathers what its files have",
+            &[("plan/mod", "mod auth;\nuse auth::Auth;"), ("plan/auth", "use super::Uid;")],
+            &[],
+        ),
+        (
+            "comments, texts and tests",
+            &[
+                ("a", "use crate::b::B;"),
+                ("b", "// use crate::a::A;\nlet x = \"crate::a\";\n#[cfg(test)]\nmod tests {\n    use crate::a::A;\n}"),
+            ],
+            &[],
+        ),
+        ("a file that uses itself", &[("a", "use crate::a::A;"), ("b/c", "use super::c::C;")], &[]),
+    ];
+    for (name, files, expected) in table {
+        let files: Vec<_> = files.iter().map(|(file, text)| ((*file).to_owned(), (*text).to_owned())).collect();
+        let uses = uses(&files);
+        let told: Vec<String> = circles(&uses).iter().map(|circle| described(circle, &uses)).collect();
+        assert_eq!(told, expected, "{name}");
     }
 }
 
@@ -266,6 +337,70 @@ fn unfold<'a>(mut text: &'a str, prefix: &mut Vec<String>, found: &mut Vec<Vec<S
     prefix.truncate(depth);
     // `as name` is no path.
     text.strip_prefix(" as ").map_or(text, |rest| rest.trim_start_matches(is_name_character))
+}
+
+/// The files that each file uses by a path from the root of the crate or with `super`. A module's own file is named as the module; that
+/// it uses the files of its module by their plain names does not count.
+fn uses(sources: &[(String, String)]) -> BTreeMap<String, BTreeSet<String>> {
+    let module = |file: &str| file.strip_suffix("/mod").unwrap_or(file).to_owned();
+    let modules: BTreeSet<String> = sources.iter().map(|(file, _)| module(file)).collect();
+    let used = |own: &str, path: Vec<String>| {
+        let file = (1..=path.len()).rev().map(|length| path[..length].join("/")).find(|file| modules.contains(file));
+        file.filter(|file| file != own)
+    };
+    let of = |(file, text): &(String, String)| {
+        let own = module(file);
+        let found = full_paths(&code(text), &own).into_iter().filter_map(|path| used(&own, path)).collect();
+        (own, found)
+    };
+    sources.iter().map(of).collect()
+}
+
+/// Every path in the code of a module that begins at the root of the crate or with `super`, in full.
+fn full_paths(code: &str, module: &str) -> Vec<Vec<String>> {
+    let mut full = vec![];
+    for first in ["crate::", "super::"] {
+        for (at, _) in code.match_indices(first) {
+            if ends_with_name_character(&code[..at]) || code[..at].ends_with(':') {
+                continue;
+            }
+            let mut found = vec![];
+            unfold(&code[at + first.len()..], &mut vec![], &mut found);
+            for path in found {
+                let ups = path.iter().take_while(|name| *name == "super").count();
+                let from: Vec<&str> = module.split('/').collect();
+                let base = if first == "crate::" { 0 } else { from.len().saturating_sub(ups + 1) };
+                let below = path[ups..].iter().map(String::as_str);
+                full.push(from[..base].iter().copied().chain(below).map(str::to_owned).collect());
+            }
+        }
+    }
+    full
+}
+
+/// The groups of files that use each other, directly or through others.
+fn circles(uses: &BTreeMap<String, BTreeSet<String>>) -> Vec<Vec<String>> {
+    let reached = |from: &String| {
+        let mut reached = BTreeSet::new();
+        let mut next = vec![from];
+        while let Some(file) = next.pop() {
+            next.extend(uses.get(file).into_iter().flatten().filter(|used| reached.insert(*used)));
+        }
+        reached
+    };
+    let reached: BTreeMap<&String, BTreeSet<&String>> = uses.keys().map(|file| (file, reached(file))).collect();
+    let in_circle = reached.iter().filter(|(file, reached)| reached.contains(*file));
+    let circle = |(file, others): (&&String, &BTreeSet<&String>)| {
+        let back = others.iter().filter(|other| reached.get(**other).is_some_and(|reached| reached.contains(*file)));
+        back.map(|other| (*other).clone()).collect::<Vec<String>>()
+    };
+    in_circle.map(circle).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn described(circle: &[String], uses: &BTreeMap<String, BTreeSet<String>>) -> String {
+    let links = circle.iter().flat_map(|file| circle.iter().map(move |other| (file, other)));
+    let links = links.filter(|(file, other)| uses.get(*file).is_some_and(|used| used.contains(*other)));
+    links.map(|(file, other)| format!("{file} uses {other}")).collect::<Vec<_>>().join("; ")
 }
 
 /// Whether code says a name as a whole word.

@@ -15,7 +15,8 @@ use crate::clock::Clock;
 use crate::cluster::ApiServer;
 use crate::plan::{Identity, TokenKey};
 use crate::token::ecr::Ecr;
-use crate::token::identity::{self, AwsSettings, OperatorIdentity, Origin};
+use crate::token::identity::{self, OperatorIdentity};
+use crate::token::settings::{AwsSettings, Origin};
 use crate::token::{TokenError, TokenSource, check};
 
 /// How many identities are asked about at a time.

@@ -24,12 +24,11 @@ use crate::controller::cluster_state::{ClusterState, SecretKey};
 use crate::controller::references::account_record;
 use crate::controller::watches::{SecretScope, claimant, references as asked, secret_scopes, unreadable};
 use crate::lenient::Observed;
-use crate::plan::auth::Reference;
-use crate::plan::outputs::{IncludeScope, OutputScope};
-use crate::plan::references::{AccountScope, AllowedIdentities, KeysScope};
-use crate::plan::targets::NamespaceUid;
+use crate::plan::namespaces::NamespaceUid;
+use crate::plan::references::AllowedIdentities;
+use crate::plan::scopes::{AccountScope, IncludeScope, KeysScope, OutputScope, Reference};
 use crate::plan::{Limits, SpecError, Uid, includes};
-use crate::secret::metadata::SecretDetails;
+use crate::secret::observed::SecretDetails;
 use crate::secret::ownership::SecretRecord;
 use crate::token::Cluster as _;
 

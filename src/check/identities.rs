@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::ResourceExt;
 
 use super::facts::{Answers, Facts, MOST_TENANTS, Resolved};
-use super::judge::service;
 use super::report::{Finding, IdentityReport, TokenReport};
 use crate::plan::auth::Source;
 use crate::plan::{Identity, SpecError, TokenKey};
@@ -85,7 +84,7 @@ fn answers(facts: &Facts, aws: &Answers, identity: &Identity, keys: &BTreeSet<To
             }
         }
         let expires_at = answer.as_ref().ok().copied();
-        report.tokens.push(TokenReport { service: service(Some(&key.service)), region, expires_at });
+        report.tokens.push(TokenReport { service: key.service.api(), region, expires_at });
     }
     if let Some(Err(error)) = aws.callers.get(identity)
         && told.is_empty()

@@ -17,7 +17,7 @@ use crate::api::{AttachPods, EcrCredentialStatus};
 use crate::controller::watches::SecretScope;
 use crate::plan::outputs::{SecretPlan, include_not_allowed, output_not_allowed};
 use crate::plan::schedule::later;
-use crate::plan::{Plan, RegistryPlan, Service, SpecError};
+use crate::plan::{Plan, RegistryPlan, SpecError};
 use crate::secret::{Owner, SecretTarget, Selection};
 use crate::token::TokenError;
 
@@ -226,7 +226,7 @@ fn registries(plan: &Plan, resolved: &[Resolved<'_>], status: &EcrCredentialStat
             .filter(|resolved| resolved.namespace.is_none() && registry.needs.contains(resolved.need))
             .find_map(|resolved| Some(resolved.key.as_ref().ok()?.identity.to_string()));
         RegistryReport {
-            service: service(registry.needs.first().map(|need| &need.service)),
+            service: registry.needs.first().map_or("ecr", |need| need.service.api()),
             region: registry.region.as_ref().map(ToString::to_string),
             identity,
             own_for_each_namespace: registry.is_each_targets(),
@@ -242,14 +242,6 @@ fn registries(plan: &Plan, resolved: &[Resolved<'_>], status: &EcrCredentialStat
 fn told<'a>(status: &'a EcrCredentialStatus, number: usize, registry: &RegistryPlan) -> Option<&'a RegistryStatus> {
     let region = registry.region.as_ref().map(Region::as_str);
     status.registries.get(number).filter(|told| told.region.as_deref() == region)
-}
-
-/// As in the metrics.
-pub(super) fn service(service: Option<&Service>) -> &'static str {
-    match service {
-        Some(Service::Public) => "ecr-public",
-        _ => "ecr",
-    }
 }
 
 /// What is wrong with the tokens, as the operator tells it. What AWS has just said itself is told with the identity.

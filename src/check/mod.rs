@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::controller::cluster_state::ClusterState;
 use crate::plan::Limits;
 use crate::plan::references::References;
-use crate::token::identity::AwsSettings;
+use crate::token::settings::AwsSettings;
 use facts::Facts;
 use gather::{Cluster, Credentials};
 use rights::LeaseScope;

@@ -8,8 +8,7 @@ use serde::Serialize;
 
 use crate::controller::watches::SecretScope;
 use crate::plan::Limits;
-use crate::plan::outputs::IncludeScope;
-use crate::plan::references::{AccountScope, KeysScope};
+use crate::plan::scopes::{AccountScope, IncludeScope, KeysScope};
 
 /// One right, as RBAC has it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -9,8 +9,9 @@ use crate::api::OutputFormat;
 use crate::api::status::Reason;
 use crate::attach::Unattached;
 use crate::plan::Uid;
+use crate::plan::namespaces::{Labels, NamespaceUid};
 use crate::plan::references::References;
-use crate::plan::targets::{CredentialRef, Labels, NamespaceUid, SelectorIndex};
+use crate::plan::targets::{CredentialRef, SelectorIndex};
 use crate::secret::ownership::{Ownership, SecretRecord};
 use crate::secret::{Records, SecretTarget, Selection};
 
@@ -333,9 +334,11 @@ mod tests {
     use super::super::stage::{self, cpu_time};
     use super::*;
     use crate::api::NamespaceSelection;
+    use crate::plan::namespaces::NamespaceMatcher;
     use crate::plan::outputs::WantedSecret;
-    use crate::plan::references::{AccountRecord, AccountScope};
-    use crate::plan::targets::{Activity, NamespaceMatcher};
+    use crate::plan::references::AccountRecord;
+    use crate::plan::scopes::AccountScope;
+    use crate::plan::targets::Activity;
     use crate::secret::ownership::ManagedFieldsDigest;
 
     const NOBODY: Option<&str> = None;
@@ -445,7 +448,7 @@ mod tests {
             let labels = [("team".to_owned(), format!("t{round}"))].into();
             let mut claimant = claimant(&me, round, Activity::Active, &[&namespace]);
             claimant.secrets[0].name = secret.as_str().into();
-            claimant.references = [crate::plan::auth::Reference::Account(account)].into();
+            claimant.references = [crate::plan::scopes::Reference::Account(account)].into();
             claimant.attach = vec![wildmatch::WildMatch::new("default")];
             let concerned = world.set_claimant(&uid(&me), claimant);
             world.touch(&concerned);

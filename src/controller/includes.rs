@@ -12,8 +12,8 @@ use super::reader::Watched;
 use crate::api::status::Reason;
 use crate::apply::{Found, Writer};
 use crate::plan::SpecError;
-use crate::plan::auth::Reference;
-use crate::plan::outputs::{IncludeScope, include_not_allowed, include_not_readable};
+use crate::plan::outputs::{include_not_allowed, include_not_readable};
+use crate::plan::scopes::{IncludeScope, Reference};
 use crate::secret::docker_config::DATA_KEY;
 use crate::secret::include::{IncludeError, Included, IncludedConfig};
 

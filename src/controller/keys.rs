@@ -10,8 +10,8 @@ use futures::future::BoxFuture;
 use super::Shared;
 use super::reader::{Reader, Watched};
 use crate::plan::SpecError;
-use crate::plan::auth::Reference;
-use crate::plan::references::{KeysRecord, KeysScope};
+use crate::plan::references::KeysRecord;
+use crate::plan::scopes::{KeysScope, Reference};
 use crate::token::{Cluster, TokenError};
 
 /// One Secret with static keys.

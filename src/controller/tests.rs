@@ -23,7 +23,7 @@ use crate::plan::references::{AllowedIdentities, References};
 use crate::plan::targets::SelectorIndex;
 use crate::plan::{Limits, Uid};
 use crate::secret::docker_config::Quotes;
-use crate::secret::metadata::{SecretDetails, SecretMetadata};
+use crate::secret::observed::{SecretDetails, SecretMetadata};
 
 /// Nobody who is told of what the watches see.
 struct Nobody;

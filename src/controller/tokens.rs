@@ -8,10 +8,10 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::Context;
 use crate::api::status::Reason;
-use crate::plan::auth::Reference;
+use crate::plan::namespaces::NamespaceUid;
 use crate::plan::refresh::{Demand, Held, Step, step};
 use crate::plan::schedule::RefreshPolicy;
-use crate::plan::targets::NamespaceUid;
+use crate::plan::scopes::Reference;
 use crate::plan::{SpecError, TokenKey, TokenSpec, Uid};
 use crate::secret::Published;
 use crate::token::AuthorizationToken;

@@ -10,7 +10,7 @@ use super::Context;
 use super::diff::{Task, WorkQueue};
 use super::retry_state::{RetryState, SyncCounts};
 use crate::plan::SpecError;
-use crate::plan::targets::NamespaceUid;
+use crate::plan::namespaces::NamespaceUid;
 use crate::secret::{self, Bundle, Desired, SecretAction, SecretTarget};
 
 /// How long a round waits for writes of which none ends.

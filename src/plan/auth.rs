@@ -5,9 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::SpecError;
-use super::outputs::IncludeScope;
-use super::references::{AccountScope, KeysRecord, KeysScope, References};
-use super::targets::NamespaceUid;
+use super::namespaces::NamespaceUid;
+use super::references::{KeysRecord, References};
+use super::scopes::{AccountScope, KeysScope, Reference};
 use crate::api::arn::RoleArn;
 use crate::api::registry::Region;
 use crate::api::status::Reason;
@@ -456,45 +456,6 @@ impl Auth {
         };
         let incarnation = NamespaceUid::default();
         Ok(Account { namespace, name: name.clone(), uid: found.uid.clone(), incarnation, role, audiences })
-    }
-}
-
-/// What a spec refers to, for people.
-impl fmt::Display for Reference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Account(scope) => write!(f, "ServiceAccount {scope}"),
-            Self::Keys(scope) => write!(f, "Secret {scope}"),
-            Self::Include(scope) => write!(f, "Secret {scope}"),
-        }
-    }
-}
-
-/// What a spec refers to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reference {
-    /// ServiceAccounts.
-    Account(AccountScope),
-    /// A Secret with static keys.
-    Keys(KeysScope),
-    /// A docker config of others.
-    Include(IncludeScope),
-}
-
-impl Reference {
-    /// What an `auth` of a spec refers to, whether or not the rest of it is right.
-    pub fn of(auth: &api::Auth) -> Option<Self> {
-        let account = auth.service_account.as_ref().and_then(|account| match &account.from_target_namespace {
-            Some(name) => Some(AccountScope { namespace: None, name: name.as_str().into() }),
-            None => Some(AccountScope {
-                namespace: Some(account.namespace.as_deref()?.into()),
-                name: account.name.as_deref()?.into(),
-            }),
-        });
-        let keys = auth.secret_ref.as_ref();
-        let keys =
-            keys.map(|keys| KeysScope { namespace: keys.namespace.as_str().into(), name: keys.name.as_str().into() });
-        account.map(Self::Account).or(keys.map(Self::Keys))
     }
 }
 

@@ -1,11 +1,13 @@
 //! What should be true: the spec as checked values, without a client, a clock or a token.
 
 pub mod auth;
+pub mod namespaces;
 pub mod outputs;
 pub mod references;
 pub mod refresh;
 mod registries;
 pub mod schedule;
+pub mod scopes;
 pub mod targets;
 
 use std::collections::BTreeSet;
@@ -17,9 +19,11 @@ use crate::api::registry::{AccountId, Host, NameError, Region};
 use crate::api::status::Reason;
 use crate::api::{self, ConflictPolicy, DeletionPolicy, EcrCredentialSpec, HostVariant};
 use auth::Auth;
-use outputs::{IncludeScope, OutputScope, SecretPlan};
+use namespaces::{NamespaceMatcher, SelectionError};
+use outputs::SecretPlan;
 use references::AllowedIdentities;
-use targets::{NamespaceMatcher, SelectionError, SelectorIndex};
+use scopes::{IncludeScope, OutputScope};
+use targets::SelectorIndex;
 
 pub use auth::Identity;
 pub use registries::host_taken;
@@ -73,6 +77,14 @@ pub struct TokenKey {
 }
 
 impl Service {
+    /// The name of the API, in metrics, log lines and reports.
+    pub const fn api(&self) -> &'static str {
+        match self {
+            Self::Private { .. } => "ecr",
+            Self::Public => "ecr-public",
+        }
+    }
+
     /// The region whose API issues the token.
     pub fn region(&self) -> Region {
         match self {

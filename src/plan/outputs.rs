@@ -1,40 +1,14 @@
 //! The Secrets that an `EcrCredential` asks for: the pull secret and the outputs, checked against what the installation allows.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 
-use super::targets::NamespaceMatcher;
+use super::namespaces::NamespaceMatcher;
+use super::scopes::{IncludeScope, OutputScope};
 use super::{Hosts, Limits, RegistryPlan, SpecError};
 use crate::api::registry::Host;
 use crate::api::status::Reason;
 use crate::api::{EcrCredentialSpec, LoginFields, Output, OutputFormat};
-
-/// An output that `EcrCredentials` may ask for, from the command line.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OutputScope {
-    /// The namespace; none for every target namespace.
-    pub namespace: Option<Arc<str>>,
-    /// The Secret's name.
-    pub name: Arc<str>,
-    /// The format.
-    pub format: OutputFormat,
-}
-
-/// A Secret whose docker config may be merged into ours, from the command line.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IncludeScope {
-    /// The namespace.
-    pub namespace: Arc<str>,
-    /// The name.
-    pub name: Arc<str>,
-}
-
-impl fmt::Display for IncludeScope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
 
 /// One Secret that each of its target namespaces should hold.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,14 +1,13 @@
 //! What identities refer to, as the watches show it: ServiceAccounts and Secrets with static keys, by their metadata.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
 use super::SpecError;
-use super::auth::Reference;
-use super::targets::NamespaceUid;
+use super::namespaces::NamespaceUid;
+use super::scopes::{AccountScope, KeysScope, Reference};
 use crate::api::status::Reason;
 use crate::encoding::{Digest, Fields};
 
@@ -17,24 +16,6 @@ pub const ROLE_ANNOTATION: &str = "eks.amazonaws.com/role-arn";
 
 /// The annotation of a ServiceAccount that names the audience of its tokens.
 pub const AUDIENCE_ANNOTATION: &str = "eks.amazonaws.com/audience";
-
-/// ServiceAccounts of one name, in one namespace or in any.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AccountScope {
-    /// The namespace; none for any.
-    pub namespace: Option<Arc<str>>,
-    /// The name.
-    pub name: Arc<str>,
-}
-
-/// A Secret with static keys.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeysScope {
-    /// The namespace.
-    pub namespace: Arc<str>,
-    /// The name.
-    pub name: Arc<str>,
-}
 
 /// What is known of a ServiceAccount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -285,16 +266,4 @@ fn refused_by_rbac(resource: &str, which: String, value: &str) -> SpecError {
         "the operator lacks permission to get, list and watch {resource} {which}: the chart grants it for the entries of {value}"
     );
     SpecError { reason: Reason::Forbidden, message }
-}
-
-impl fmt::Display for AccountScope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace.as_deref().unwrap_or("*"), self.name)
-    }
-}
-
-impl fmt::Display for KeysScope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
 }

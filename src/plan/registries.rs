@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use super::auth::{Auth, Reference};
-use super::references::{AccountScope, account_not_allowed, keys_not_allowed};
+use super::auth::Auth;
+use super::references::{account_not_allowed, keys_not_allowed};
+use super::scopes::{AccountScope, Reference};
 use super::{Hosts, Limits, RegistryPlan, Service, SpecError, TokenSpec};
 use crate::api::registry::{AccountId, Host, NameError, Region};
 use crate::api::status::Reason;

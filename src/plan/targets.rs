@@ -1,149 +1,19 @@
 //! Which namespaces are whose: selectors over namespaces as an index, so that an event touches only what it concerns.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
-use kube::core::{Expression, Selector, SelectorExt};
+use kube::core::SelectorExt;
 use wildmatch::WildMatch;
 
 use super::Uid;
-use super::auth::Reference;
+use super::namespaces::{Labels, NamespaceUid, Unselected, label_line};
 use super::outputs::WantedSecret;
-use crate::api::{LabelRequirement, NamespaceSelection, OutputFormat, SelectorOperator};
-use crate::encoding::{Digest, Fields};
-
-/// Labels as Kubernetes has them.
-pub type Labels = BTreeMap<String, String>;
-
-/// Why a namespace selection cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SelectionError {
-    /// Neither names nor selector.
-    #[error("spec.namespaces needs names or a selector; to select all namespaces, write names: [\"*\"]")]
-    Empty,
-    /// `In` or `NotIn` without values.
-    #[error("the requirement on {0:?} needs values")]
-    NoValues(String),
-}
-
-/// `spec.namespaces`, ready to match.
-#[derive(Clone, Debug)]
-pub struct NamespaceMatcher {
-    names: Vec<WildMatch>,
-    /// The names as they are written, in the same order.
-    patterns: Vec<String>,
-    exclude: Vec<WildMatch>,
-    selector: Option<Selector>,
-    anchor: String,
-}
-
-/// What parts of `spec.namespaces` select nothing, and why.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unselected {
-    /// Names of namespaces in which the operator may not write.
-    pub not_allowed: Vec<String>,
-    /// Names of namespaces that do not exist, or are being deleted.
-    pub missing: Vec<String>,
-    /// Patterns that no namespace's name matches.
-    pub unmatched: Vec<String>,
-    /// Whether the selector matches the labels of no namespace.
-    pub selector: bool,
-}
-
-/// So many names are told of each kind.
-const MOST_TOLD: usize = 5;
-
-impl Unselected {
-    /// What was not found, as a text that follows a colon; none where everything selects something.
-    pub fn not_found(&self) -> Option<String> {
-        let mut parts = Vec::new();
-        if !self.missing.is_empty() {
-            parts.push(format!("there is no namespace {}", some_of(&self.missing)));
-        }
-        if !self.unmatched.is_empty() {
-            parts.push(format!("no namespace matches {}", some_of(&self.unmatched)));
-        }
-        if self.selector {
-            parts.push("no namespace matches the labels of spec.namespaces.selector".to_owned());
-        }
-        (!parts.is_empty()).then(|| parts.join(", "))
-    }
-
-    /// Which namespaces are out of reach, and what to do; none where all may be written.
-    pub fn out_of_reach(&self) -> Option<String> {
-        (!self.not_allowed.is_empty()).then(|| {
-            format!(
-                "the operator is not allowed to write in namespace {}: remove it from spec.namespaces.names, or add it to the chart's namespaces (flag --namespace)",
-                some_of(&self.not_allowed)
-            )
-        })
-    }
-}
-
-fn some_of(names: &[String]) -> String {
-    let told = names.iter().take(MOST_TOLD).map(String::as_str).collect::<Vec<_>>().join(", ");
-    match names.len().checked_sub(MOST_TOLD).filter(|more| *more > 0) {
-        Some(more) => format!("{told} and {more} more"),
-        None => told,
-    }
-}
-
-impl NamespaceMatcher {
-    /// Prepares the globs and the selector.
-    ///
-    /// # Errors
-    /// [`SelectionError`] for a selection that the CRD's rules refuse as well.
-    pub fn parse(spec: &NamespaceSelection) -> Result<Self, SelectionError> {
-        let selector = match &spec.selector {
-            None => None,
-            Some(s) if s.match_labels.is_empty() && s.match_expressions.is_empty() => {
-                return Err(SelectionError::Empty);
-            }
-            Some(s) => {
-                let labels = s.match_labels.iter().map(|(k, v)| Expression::Equal(k.clone(), v.clone()));
-                let mut expressions: Vec<Expression> = labels.collect();
-                for requirement in &s.match_expressions {
-                    expressions.push(expression(requirement)?);
-                }
-                Some(expressions.into_iter().collect())
-            }
-        };
-        if spec.names.is_empty() && selector.is_none() {
-            return Err(SelectionError::Empty);
-        }
-        let globs = |patterns: &[String]| patterns.iter().map(|p| WildMatch::new(p)).collect();
-        let first = spec.selector.iter().flat_map(|s| &s.match_labels).next();
-        let anchor = first.filter(|_| spec.names.is_empty()).map(|(key, value)| label_line(key, value));
-        let anchor = anchor.unwrap_or_default();
-        let (names, patterns, exclude) = (globs(&spec.names), spec.names.clone(), globs(&spec.exclude));
-        Ok(Self { names, patterns, exclude, selector, anchor })
-    }
-
-    /// Whether a namespace is selected.
-    pub fn matches(&self, name: &str, labels: &Labels) -> bool {
-        let wanted = self.names.iter().any(|glob| glob.matches(name))
-            || self.selector.as_ref().is_some_and(|selector| selector.matches(labels));
-        wanted && !self.exclude.iter().any(|glob| glob.matches(name))
-    }
-}
-
-fn expression(requirement: &LabelRequirement) -> Result<Expression, SelectionError> {
-    let key = requirement.key.clone();
-    let values = || {
-        let values: BTreeSet<String> = requirement.values.iter().cloned().collect();
-        if values.is_empty() { Err(SelectionError::NoValues(requirement.key.clone())) } else { Ok(values) }
-    };
-    Ok(match requirement.operator {
-        SelectorOperator::In => Expression::In(key, values()?),
-        SelectorOperator::NotIn => Expression::NotIn(key, values()?),
-        SelectorOperator::Exists => Expression::Exists(key),
-        SelectorOperator::DoesNotExist => Expression::DoesNotExist(key),
-    })
-}
+use super::scopes::Reference;
+use crate::api::OutputFormat;
 
 /// Whether an `EcrCredential` makes use of its claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -235,39 +105,6 @@ struct Targets {
     denied: BTreeSet<Arc<str>>,
 }
 
-/// Which of the namespaces that had a name: one that is deleted and made again is another.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NamespaceUid {
-    /// A hash of its uid.
-    uid: u64,
-    /// When it was created, in seconds since 1970.
-    created: i64,
-}
-
-impl NamespaceUid {
-    /// That of a namespace with this uid and time of creation.
-    pub fn of(uid: &str, created: Option<Timestamp>) -> Self {
-        let uid = Digest::of(uid.as_bytes()).short();
-        Self { uid, created: created.map(Timestamp::as_second).unwrap_or_default() }
-    }
-
-    /// It as fields of an identity, which outlives the process.
-    pub fn encode(&self, fields: Fields) -> Fields {
-        fields.number(self.uid.cast_signed()).number(self.created)
-    }
-
-    /// That of a namespace with this metadata.
-    pub fn of_namespace(metadata: &ObjectMeta) -> Self {
-        let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
-        Self::of(metadata.uid.as_deref().unwrap_or_default(), created)
-    }
-
-    /// Whether something in a namespace of this name that was created then was in a predecessor.
-    pub fn is_after(&self, created: Timestamp) -> bool {
-        created.as_second() < self.created
-    }
-}
-
 #[derive(Debug, PartialEq, Eq)]
 struct Namespace {
     incarnation: NamespaceUid,
@@ -279,10 +116,6 @@ struct Namespace {
 /// breaks in them.
 #[derive(Debug, PartialEq, Eq)]
 struct PackedLabels(Box<str>);
-
-fn label_line(key: &str, value: &str) -> String {
-    format!("{key}={value}")
-}
 
 impl PackedLabels {
     fn pack(labels: &Labels) -> Self {
@@ -720,17 +553,11 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::NamespaceSelector;
+    use crate::api::{LabelRequirement, NamespaceSelection, NamespaceSelector, SelectorOperator};
+    use crate::plan::namespaces::NamespaceMatcher;
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
-    }
-
-    #[test]
-    fn an_incarnation_is_the_same_in_every_build() {
-        let of = |uid, created| NamespaceUid::of(uid, Timestamp::from_second(created).ok());
-        let digest = of("3b6cbb5c-1f5e-4f0f-8f7b-111122223333", 1_767_225_600).encode(Fields::new("t1")).finish();
-        assert_eq!(digest.to_string(), "96cd8b210b6fd49e4dc5d1804d1c25fdcbc722f976624bd8bd969b5b3ec97f22");
     }
 
     fn selection(names: &[&str], selector: Option<NamespaceSelector>, exclude: &[&str]) -> NamespaceSelection {
@@ -798,33 +625,6 @@ mod tests {
         assert!(of(&index).0.unwrap().contains("n0, n1, n2, n3, n4 and 4 more:"));
         index.remove_claimant(&me);
         assert_eq!(of(&index), (None, None));
-    }
-
-    #[test]
-    fn a_namespace_is_selected_by_name_or_label_unless_excluded() {
-        let spec = selection(&["payments", "team-*", "a?c"], by_label("pull", "ecr"), &["kube-*", "team-secret"]);
-        let selection = NamespaceMatcher::parse(&spec).unwrap();
-        let table = [
-            ("payments", labels(&[]), true),
-            ("payments2", labels(&[]), false),
-            ("team-a", labels(&[]), true),
-            ("team-secret", labels(&[("pull", "ecr")]), false),
-            ("abc", labels(&[]), true),
-            ("abbc", labels(&[]), false),
-            ("other", labels(&[("pull", "ecr")]), true),
-            ("other", labels(&[("pull", "no")]), false),
-            ("kube-system", labels(&[("pull", "ecr")]), false),
-        ];
-        for (name, labels, expected) in table {
-            assert_eq!(selection.matches(name, &labels), expected, "{name} {labels:?}");
-        }
-    }
-
-    #[test]
-    fn an_empty_selection_selects_nothing_and_says_so() {
-        for spec in [selection(&[], None, &[]), selection(&[], Some(NamespaceSelector::default()), &[])] {
-            assert_eq!(NamespaceMatcher::parse(&spec).unwrap_err(), SelectionError::Empty);
-        }
     }
 
     #[test]

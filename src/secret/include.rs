@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::docker_config::Entries;
+use crate::api::registry::Host;
 use crate::encoding::{Digest, Fields};
 
 /// The largest docker config of others that is merged, in bytes: our own must still fit into the Secret.
@@ -82,7 +82,7 @@ pub struct Included {
 
 impl Included {
     /// The entries that stand beside ours: our hosts win, then the earlier entry.
-    pub fn beside(&self, ours: &Entries) -> BTreeMap<&str, &SecretString> {
+    pub fn beside<T>(&self, ours: &BTreeMap<Host, T>) -> BTreeMap<&str, &SecretString> {
         let mut all = BTreeMap::new();
         let is_ours = |key: &str| ours.keys().any(|host| host.as_str().eq_ignore_ascii_case(host_of(key)));
         let entries = self.configs.iter().flat_map(|config| &config.entries);
@@ -108,7 +108,7 @@ fn host_of(key: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::registry::Host;
+    use crate::secret::docker_config::Entries;
     use crate::token::Auth;
     use secrecy::ExposeSecret;
 

@@ -4,6 +4,7 @@ pub mod docker_config;
 pub mod formats;
 pub mod include;
 pub mod metadata;
+pub mod observed;
 pub mod ownership;
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,9 +18,9 @@ use crate::api::registry::{AccountId, Host};
 use crate::api::status::Reason;
 use crate::api::{ConflictPolicy, DeletionPolicy};
 use crate::encoding::Fields;
+use crate::plan::namespaces::NamespaceUid;
 use crate::plan::outputs::SecretPlan;
 use crate::plan::schedule::{Life, until};
-use crate::plan::targets::NamespaceUid;
 use crate::plan::{Hosts, HostsError, Plan, RegistryPlan, SpecError, TokenSpec, Uid, host_taken};
 use crate::token::{Auth, AuthorizationToken, Token};
 use docker_config::{DockerConfig, Entries};

@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::*;
 use crate::api::{EcrCredentialSpec, OutputFormat};
+use crate::plan::namespaces::NamespaceUid;
 use crate::plan::schedule::Life;
-use crate::plan::targets::NamespaceUid;
 use crate::plan::{Identity, Limits, plan};
 
 const NOW: i64 = 1_000_000;

@@ -9,7 +9,7 @@ use aws_sdk_sts::types::Tag;
 
 use super::TokenError;
 use super::errors::{Call, classify};
-use super::web_identity::{credentials, provided};
+use super::provider::{credentials, provided};
 use crate::plan::auth::RoleStep;
 
 /// The credentials of one role, asked for with the identity before it. The SDK's own provider knows neither transitive tag

@@ -18,8 +18,10 @@ use parking_lot::Mutex;
 
 use super::TokenError;
 use super::errors::{NO_WORKLOAD_IDENTITY, of_source};
-use super::identity::{AwsSettings, Endpoints, Origin, sts, time_of, timeouts};
-use super::web_identity::{TokenFrom, WebIdentity, provided};
+use super::provider::provided;
+use super::sdk::{sts, time_of, timeouts};
+use super::settings::{AwsSettings, Endpoints, Origin};
+use super::web_identity::{TokenFrom, WebIdentity};
 
 /// The ways out.
 pub(super) struct Clients {

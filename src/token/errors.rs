@@ -9,7 +9,7 @@ use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIden
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::dates::REQUEST_ID;
-use super::identity::Origin;
+use super::settings::Origin;
 use super::{Refusal, TokenError};
 
 /// The error codes by which ECR and STS ask to slow down; the SDK knows only some of them.

@@ -7,9 +7,11 @@ mod dates;
 pub mod ecr;
 mod errors;
 pub mod identity;
-mod lasting;
 mod limiter;
+mod provider;
+mod sdk;
 mod session;
+pub mod settings;
 mod static_keys;
 mod web_identity;
 
@@ -26,8 +28,9 @@ use crate::api::registry::AccountId;
 use crate::api::status::Reason;
 use crate::encoding::Fields;
 use crate::plan::auth::{Account, KeyMaterial, Keys};
-use crate::plan::references::{KeysRecord, KeysScope};
+use crate::plan::references::KeysRecord;
 use crate::plan::schedule::{Life, later, whole_seconds};
+use crate::plan::scopes::KeysScope;
 use crate::plan::{Identity, Service, TokenKey};
 
 /// The user name in every ECR token (ECR API Reference, AuthorizationData).

@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 
 use super::Cluster;
 use super::assume_role::AssumedRole;
-use super::identity::{OperatorIdentity, anew, sts, with_credentials};
+use super::identity::OperatorIdentity;
+use super::sdk::{anew, sts, with_credentials};
 use super::static_keys::StoredKeys;
 use super::web_identity::{TokenFrom, WebIdentity};
 use crate::api::HostVariant;
@@ -159,7 +160,7 @@ mod tests {
     use aws_smithy_runtime_api::client::http::http_client_fn;
 
     use super::*;
-    use crate::token::identity::Endpoints;
+    use crate::token::settings::Endpoints;
 
     #[test]
     fn clients_of_regions_that_come_and_go_are_not_all_kept() {

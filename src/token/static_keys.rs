@@ -7,7 +7,7 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use secrecy::ExposeSecret;
 
-use super::web_identity::provided;
+use super::provider::provided;
 use super::{Cluster, TokenError};
 use crate::plan::auth::{KeyMaterial, Keys};
 

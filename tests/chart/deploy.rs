@@ -5,8 +5,8 @@ use std::process::Command;
 
 use ecr_credential_operator::api::EcrCredentialSpec;
 use ecr_credential_operator::api::registry::Region;
-use ecr_credential_operator::plan::auth::Reference;
 use ecr_credential_operator::plan::references::AllowedIdentities;
+use ecr_credential_operator::plan::scopes::Reference;
 use ecr_credential_operator::plan::{Limits, RegistryPlan, plan};
 use serde_json::{Value, json};
 use testbed::bed::PATIENCE;

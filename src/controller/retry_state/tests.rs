@@ -5,7 +5,7 @@ use serde_json::json;
 use super::super::stage::{self, ACCOUNT, NOW, Stage, at, grant, uid};
 use super::*;
 use crate::plan::Identity;
-use crate::plan::targets::NamespaceUid;
+use crate::plan::namespaces::NamespaceUid;
 use crate::secret::ownership::{Ownership, SecretRecord};
 
 const RETRY: RetryPolicy = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(300) };

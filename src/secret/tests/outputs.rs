@@ -2,7 +2,7 @@
 
 use super::include::IncludedConfig;
 use super::*;
-use crate::plan::outputs::OutputScope;
+use crate::plan::scopes::OutputScope;
 
 /// Two registries and an output of each of these forms, with its host.
 fn with_outputs(outputs: &[(&str, &str, Option<&str>)]) -> EcrCredentialSpec {

@@ -13,9 +13,10 @@ use ecr_credential_operator::api::{
     LabelRequirement, LoginFields, NamespaceSelection, NamespaceSelector, Output, OutputFormat, PrivateRegistry,
     PublicRegistry, Refresh, Registry, SecretTemplate, SelectorOperator, ServiceAccountAuth,
 };
-use ecr_credential_operator::plan::references::{AccountScope, AllowedIdentities, KeysScope};
+use ecr_credential_operator::plan::namespaces::Labels;
+use ecr_credential_operator::plan::references::AllowedIdentities;
 use ecr_credential_operator::plan::schedule::{Life, whole_seconds};
-use ecr_credential_operator::plan::targets::Labels;
+use ecr_credential_operator::plan::scopes::{AccountScope, KeysScope};
 use ecr_credential_operator::plan::{Identity, Limits, Service, TokenSpec};
 use ecr_credential_operator::token::{Auth, AuthorizationToken, Token};
 use k8s_openapi::jiff::Timestamp;

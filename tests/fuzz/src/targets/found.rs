@@ -11,7 +11,7 @@ use ecr_credential_operator::api::registry::{AccountId, Host};
 use ecr_credential_operator::controller::recover::{own_hosts, tokens};
 use ecr_credential_operator::plan::{Hosts, Plan, RegistryPlan, Uid, plan};
 use ecr_credential_operator::secret::docker_config::{Entries, parse};
-use ecr_credential_operator::secret::metadata::SecretMetadata;
+use ecr_credential_operator::secret::observed::SecretMetadata;
 use ecr_credential_operator::secret::ownership::{Ownership, SecretRecord, lost_fields};
 use ecr_credential_operator::secret::{
     Desired, FIELD_MANAGER, Owner, Published, SecretAction, SecretTarget, Selection, action, as_found, bundle,

@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use arbitrary::{Result, Unstructured};
 use ecr_credential_operator::api::registry::{AccountId, Host, Region};
 use ecr_credential_operator::api::{EcrCredentialSpec, PrivateRegistry, Registry};
-use ecr_credential_operator::plan::auth::Reference;
-use ecr_credential_operator::plan::references::AccountScope;
+use ecr_credential_operator::plan::scopes::{AccountScope, Reference};
 use ecr_credential_operator::plan::{Hosts, Limits, Plan, RegistryPlan, Service, TokenSpec, plan};
 
 use crate::material::{self, ACCOUNTS, account};

@@ -10,10 +10,10 @@ use ecr_credential_operator::api::{
 };
 use ecr_credential_operator::controller::cluster_state::ClusterState;
 use ecr_credential_operator::controller::watches;
-use ecr_credential_operator::plan::auth::Reference;
-use ecr_credential_operator::plan::outputs::{IncludeScope, OutputScope};
+use ecr_credential_operator::plan::scopes::{IncludeScope, OutputScope, Reference};
 use ecr_credential_operator::plan::references::References;
-use ecr_credential_operator::plan::targets::{Activity, CredentialRef, Labels, NamespaceMatcher, NamespaceUid};
+use ecr_credential_operator::plan::targets::{Activity, CredentialRef};
+use ecr_credential_operator::plan::namespaces::{Labels, NamespaceMatcher, NamespaceUid};
 use ecr_credential_operator::plan::{self, Limits, SpecError, Uid};
 use ecr_credential_operator::secret::Selection;
 use ecr_credential_operator::secret::include::IncludedConfig;

@@ -8,11 +8,10 @@ use std::time::Instant;
 use ecr_credential_operator::api::{NamespaceSelection, NamespaceSelector, OutputFormat};
 use ecr_credential_operator::controller::cluster_state::ClusterState;
 use ecr_credential_operator::plan::Uid;
+use ecr_credential_operator::plan::namespaces::{Labels, NamespaceMatcher, NamespaceUid};
 use ecr_credential_operator::plan::outputs::WantedSecret;
 use ecr_credential_operator::plan::references::References;
-use ecr_credential_operator::plan::targets::{
-    Activity, CredentialRef, Labels, NamespaceMatcher, NamespaceUid, SelectorIndex,
-};
+use ecr_credential_operator::plan::targets::{Activity, CredentialRef, SelectorIndex};
 use ecr_credential_operator::secret::ownership::{ManagedFieldsDigest, SecretRecord};
 use k8s_openapi::jiff::Timestamp;
 
