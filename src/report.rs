@@ -16,7 +16,7 @@ use crate::process::telemetry::{
     ResultLabels, SourceLabels, StateLabels, TokenLabels, WriteLabels,
 };
 use crate::secret::SecretAction;
-use crate::token::cache::{Fetched, Tokens};
+use crate::token::cache::{Fetched, TokenCache};
 use crate::token::identity::HttpRequest;
 use crate::token::settings::Origin;
 use k8s_openapi::jiff::Timestamp;
@@ -90,7 +90,7 @@ pub fn requested(metrics: &Metrics, request: &HttpRequest) {
 }
 
 /// Sets the gauges of the tokens that somebody uses; those of others go.
-pub fn tokens_now(metrics: &Metrics, tokens: &Tokens) {
+pub fn tokens_now(metrics: &Metrics, tokens: &TokenCache) {
     let mut newest: BTreeMap<(&'static str, String, &'static str), (Timestamp, Timestamp)> = BTreeMap::new();
     tokens.each_life(|key, Life { issued_at, expires_at }| {
         let place = (key.service.api(), key.service.region().to_string(), key.identity.kind());

@@ -38,7 +38,7 @@ use crate::process::lease::{self, Leadership, LeaseSettings};
 use crate::process::retries::Retries;
 use crate::process::telemetry::{self, Exposition, Metrics};
 use crate::report::{self, Reporter};
-use crate::token::cache::{CacheSettings, Tokens};
+use crate::token::cache::{CacheSettings, TokenCache};
 use crate::token::ecr::Ecr;
 use crate::token::identity::{self, HttpRequest};
 
@@ -354,7 +354,7 @@ impl Process {
             CacheSettings { retry, min_life: args.minimum_token_life, rate: args.aws_rate, clock: clock.clone() };
         let seen = reporter.clone();
         let source = Arc::new(Ecr::new(identity, self.cluster(client)));
-        let tokens = Arc::new(Tokens::new(source, cache, send.clone(), move |f| seen.fetched(f)));
+        let tokens = Arc::new(TokenCache::new(source, cache, send.clone(), move |f| seen.fetched(f)));
         let memories = Memories::default();
         let observer = Watched { reporter: reporter.clone(), memories: memories.clone(), tokens: tokens.clone() };
         let world = ClusterState::new(limits.index(), References::new(limits.lent.clone()));
@@ -406,7 +406,7 @@ impl Process {
 struct Watched {
     reporter: Arc<Reporter>,
     memories: Memories,
-    tokens: Arc<Tokens>,
+    tokens: Arc<TokenCache>,
 }
 
 impl WatchObserver for Watched {

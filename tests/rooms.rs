@@ -33,7 +33,7 @@ const ROOMS: [(&str, &[&str]); 19] = [
 ];
 
 /// What `token` gives to the pure rooms: values, nothing that talks to AWS.
-const TOKEN_VALUES: [&str; 5] = ["Auth", "AuthorizationToken", "Token", "TokenError", "TokenHash"];
+const TOKEN_VALUES: [&str; 5] = ["AuthorizationToken", "DockerAuth", "Token", "TokenError", "TokenHash"];
 
 const PURE: [&str; 7] = ["api", "attach", "encoding", "lenient", "plan", "secret", "outcome"];
 
@@ -126,7 +126,7 @@ fn a_circle_of_files_is_found_and_described() {
     let table: [Case; 8] = [
         (
             "two files",
-            &[("plan/auth", "use super::targets::Uid;"), ("plan/targets", "use super::auth::{Auth, Base};")],
+            &[("plan/auth", "use super::targets::Uid;"), ("plan/targets", "use super::auth::{AuthPlan, Base};")],
             &["plan/auth uses plan/targets; plan/targets uses plan/auth"],
         ),
         (
@@ -156,7 +156,7 @@ fn a_circle_of_files_is_found_and_described() {
         ("a chain", &[("a", "use crate::b::B;"), ("b", "use crate::c::C;"), ("c", "")], &[]),
         (
             "a module's own file gathers what its files have",
-            &[("plan/mod", "mod auth;\nuse auth::Auth;"), ("plan/auth", "use super::Uid;")],
+            &[("plan/mod", "mod auth;\nuse auth::AuthPlan;"), ("plan/auth", "use super::Uid;")],
             &[],
         ),
         (
@@ -183,7 +183,11 @@ fn breaking_any_rule_is_noticed() {
         ("api/mod", "use crate::plan::Uid;", "api/mod uses plan"),
         ("plan/refresh", "use crate::{api, secret::Desired};", "plan/refresh uses secret"),
         ("plan/mod", "fn f(n: super::token::Token) {}", "plan/mod uses token"),
-        ("secret/mod", "use crate::token::{Auth, cache::Tokens};", "secret/mod uses token::cache, which is no value"),
+        (
+            "secret/mod",
+            "use crate::token::{DockerAuth, cache::TokenCache};",
+            "secret/mod uses token::cache, which is no value",
+        ),
         ("outcome", "use crate::apply::Written;", "outcome uses apply"),
         ("process/lease", "use crate::api::EcrCredential;", "process/lease uses api"),
         ("newroom", "", "newroom is in no room"),
@@ -208,7 +212,7 @@ fn breaking_any_rule_is_noticed() {
         ("plan/mod", "// use crate::secret::Desired;\nlet text = \"crate::apply tokio Instant\";"),
         ("plan/mod", "use crate::api::Reason;\n#[cfg(test)]\nmod tests { use crate::apply::Writer; }"),
         ("plan/targets", "use super::Uid; mod inner { use super::super::Uid; }"),
-        ("secret/mod", "use crate::token::{Auth, AuthorizationToken};"),
+        ("secret/mod", "use crate::token::{AuthorizationToken, DockerAuth};"),
     ] {
         assert_eq!(complaints(file, text), Vec::<String>::new(), "{text}");
     }

@@ -12,7 +12,7 @@ use crate::plan::schedule::Life;
 use crate::plan::{Identity, Limits, Uid, plan};
 use crate::secret::Published;
 use crate::secret::ownership::Ownership;
-use crate::token::{Auth, AuthorizationToken, Token};
+use crate::token::{AuthorizationToken, DockerAuth, Token};
 
 /// One request: its method, its path with the query, and its body.
 type Sent = (Method, String, Value);
@@ -66,7 +66,7 @@ fn desired() -> Desired {
     }))
     .unwrap();
     let plan = plan(&spec, &Limits::default()).unwrap();
-    let auth = Auth::parse(STANDARD.encode(format!("AWS:{PASSWORD}"))).unwrap();
+    let auth = DockerAuth::parse(STANDARD.encode(format!("AWS:{PASSWORD}"))).unwrap();
     let life = Life { issued_at: Timestamp::UNIX_EPOCH, expires_at: Timestamp::MAX };
     let grant =
         AuthorizationToken { tokens: vec![Token { auth, account: None }], life, identity: Identity::operator() };

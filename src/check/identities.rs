@@ -6,7 +6,7 @@ use kube::ResourceExt;
 
 use super::facts::{Answers, Facts, MOST_TENANTS, Resolved};
 use super::report::{Finding, IdentityReport, TokenReport};
-use crate::plan::auth::Source;
+use crate::plan::auth::IdentitySource;
 use crate::plan::{Identity, SpecError, TokenKey};
 use crate::token::TokenError;
 
@@ -35,15 +35,15 @@ struct Users {
 
 fn describe(facts: &Facts, identity: &Identity, users: Users) -> IdentityReport {
     let (service_account, secret, first) = match identity.source() {
-        Source::Operator | Source::Former => (None, None, None),
-        Source::Account(account) => {
+        IdentitySource::Operator | IdentitySource::Unresolved => (None, None, None),
+        IdentitySource::Account(account) => {
             (Some(format!("{}/{}", account.namespace, account.name)), None, Some(account.role.to_string()))
         }
-        Source::Keys { keys, .. } => (None, Some(format!("{}/{}", keys.namespace, keys.name)), None),
+        IdentitySource::Keys { keys, .. } => (None, Some(format!("{}/{}", keys.namespace, keys.name)), None),
     };
     let roles = first.into_iter().chain(identity.roles().iter().map(|step| step.role.to_string())).collect();
     let aws = facts.aws.as_ref();
-    let origin = aws.and_then(|aws| aws.origin).filter(|_| *identity.source() == Source::Operator);
+    let origin = aws.and_then(|aws| aws.origin).filter(|_| *identity.source() == IdentitySource::Operator);
     let mut report = IdentityReport {
         identity: identity.to_string(),
         kind: identity.kind(),
@@ -107,7 +107,7 @@ fn tell(facts: &Facts, identity: &Identity, error: &TokenError, report: &mut Ide
 /// identity, its rights in the cluster and its ways to AWS and to the API server are not at hand.
 pub(super) fn is_problem(facts: &Facts, identity: &Identity, error: &TokenError) -> bool {
     let of_this_place = matches!(error, TokenError::Forbidden(_) | TokenError::Unavailable(_) | TokenError::Cluster(_));
-    facts.inside || (*identity.source() != Source::Operator && !of_this_place)
+    facts.inside || (*identity.source() != IdentitySource::Operator && !of_this_place)
 }
 
 /// Why a token cannot be had: what it needs is not there, or AWS has refused it.

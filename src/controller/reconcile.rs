@@ -368,7 +368,8 @@ impl Reconciliation<'_> {
         let complete = grants.len() == registry.needs.len() && left_out.is_none() && !entries.is_empty();
         let life = complete.then(|| Life::earliest(grants.iter().map(|grant| grant.life))).flatten();
         let identity = life.and_then(|_| Some(&grants.first()?.identity));
-        let hash = identity.filter(|identity| !identity.is_former()).map(|identity| self.ctx.hash(identity, &entries));
+        let hash =
+            identity.filter(|identity| !identity.is_unresolved()).map(|identity| self.ctx.hash(identity, &entries));
         let auth_hash = life.and_then(|_| Some(auth_hash(registry.needs.first()?, &entries)));
         let failure = registry.needs.iter().find_map(|need| tokens.shared.failure(self.ctx, need));
         let problem = registry.problem.clone();

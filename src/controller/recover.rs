@@ -20,7 +20,7 @@ use crate::secret::docker_config::Entries;
 use crate::secret::formats;
 use crate::secret::ownership::SecretRecord;
 use crate::secret::{self, Published, registry_entries};
-use crate::token::{Auth, AuthorizationToken, Token, TokenHash};
+use crate::token::{AuthorizationToken, DockerAuth, Token, TokenHash};
 
 /// How many Secrets are read at most. All of them should be alike, and the first should do.
 const MOST_READS: usize = 6;
@@ -153,7 +153,7 @@ fn take(
         }
         for need in &registry.needs {
             let key = keys.get(need);
-            let identity = key.map_or_else(Identity::former, |key| key.identity.clone());
+            let identity = key.map_or_else(Identity::unresolved, |key| key.identity.clone());
             if let Some(tokens) = tokens(registry, need, &hosts, entries) {
                 let grant = Arc::new(AuthorizationToken { tokens, life, identity });
                 // Without the caller's account it would not serve an EcrCredential that needs it for its hosts.
@@ -174,7 +174,7 @@ fn is_vouched(
     need: &TokenSpec,
     keys: &Resolved,
     vouched: &RegistryStatus,
-    logins: &[(Host, &Auth)],
+    logins: &[(Host, &DockerAuth)],
 ) -> bool {
     let (hash, told) = match keys.get(need) {
         Some(key) => (ctx.hash(&key.identity, logins), &vouched.token_hash),
@@ -184,7 +184,7 @@ fn is_vouched(
 }
 
 /// By what a status vouches for the logins of a registry while nobody can tell who has fetched them.
-pub(super) fn auth_hash(need: &TokenSpec, logins: &[(Host, &Auth)]) -> TokenHash {
+pub(super) fn auth_hash(need: &TokenSpec, logins: &[(Host, &DockerAuth)]) -> TokenHash {
     TokenHash::of(&format!("auth/{}", need.auth.digest()), logins.iter().map(|(host, auth)| (host.as_str(), *auth)))
 }
 

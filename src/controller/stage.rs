@@ -35,8 +35,8 @@ use crate::plan::targets::SelectorIndex;
 use crate::plan::{Identity, Limits, Plan, TokenKey, Uid, plan};
 use crate::secret::ownership::{ManagedFieldsDigest, SecretRecord};
 use crate::secret::{Desired, Owner, SecretAction};
-use crate::token::cache::{CacheSettings, Tokens};
-use crate::token::{Auth, AuthorizationToken, RawToken, Token, TokenError, TokenSource};
+use crate::token::cache::{CacheSettings, TokenCache};
+use crate::token::{AuthorizationToken, DockerAuth, RawToken, Token, TokenError, TokenSource};
 
 /// The time of every test.
 pub(super) const NOW: i64 = 1_800_000_000;
@@ -61,7 +61,7 @@ pub(super) fn uid(text: &str) -> Uid {
 
 /// A token of [`ACCOUNT`] that was issued an hour ago.
 pub(super) fn grant(password: &str, expires: i64, identity: &Identity) -> Arc<AuthorizationToken> {
-    let auth = Auth::parse(STANDARD.encode(format!("AWS:{password}"))).unwrap();
+    let auth = DockerAuth::parse(STANDARD.encode(format!("AWS:{password}"))).unwrap();
     let life = Life { issued_at: at(NOW - HOUR), expires_at: at(expires) };
     let account = AccountId::parse(ACCOUNT).ok();
     Arc::new(AuthorizationToken { tokens: vec![Token { auth, account }], life, identity: identity.clone() })
@@ -186,7 +186,7 @@ impl Stage {
         let cache = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock: clock.clone() };
         let ctx = Context {
             shared: Arc::new(Shared::new(world, limits.clone(), send.clone(), Nobody)),
-            tokens: Arc::new(Tokens::new(Arc::new(Silent), cache, send, |_| ())),
+            tokens: Arc::new(TokenCache::new(Arc::new(Silent), cache, send, |_| ())),
             writer: Writer::new(server.client(), 4, Duration::from_secs(65)),
             events: Events::new(server.client(), "test", "test"),
             limits,

@@ -161,16 +161,16 @@ mod tests {
     use super::*;
     use crate::api::HostVariant;
     use crate::api::registry::Region;
-    use crate::plan::auth::Auth;
+    use crate::plan::auth::AuthPlan;
     use crate::plan::schedule::Life;
     use crate::plan::{Identity, Service};
 
     /// The `auth` that assumes a role.
-    fn role(name: &str) -> Arc<Auth> {
+    fn role(name: &str) -> Arc<AuthPlan> {
         let json =
             serde_json::json!({ "assumeRoles": [{ "roleArn": format!("arn:aws:iam::111111111111:role/{name}") }] });
         let spec: crate::api::Auth = serde_json::from_value(json).unwrap();
-        Arc::new(Auth::parse(Some(&spec), &Region::parse("eu-west-1").unwrap(), None).unwrap())
+        Arc::new(AuthPlan::parse(Some(&spec), &Region::parse("eu-west-1").unwrap(), None).unwrap())
     }
 
     fn need(auth: &str, region: &str) -> TokenSpec {

@@ -22,7 +22,7 @@ const STS_AUDIENCE: &str = "sts.amazonaws.com";
 
 /// `auth` of a spec, checked; its references are not followed yet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Auth {
+pub struct AuthPlan {
     base: Base,
     roles: Arc<[RoleStep]>,
     /// The region whose STS is asked; none when no session is made.
@@ -34,13 +34,13 @@ pub struct Auth {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Base {
     Operator,
-    Account { of: Accounts, role: Option<RoleArn>, audiences: Vec<String> },
+    Account { of: AccountSelector, role: Option<RoleArn>, audiences: Vec<String> },
     Keys(Keys),
 }
 
 /// Which ServiceAccount.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Accounts {
+enum AccountSelector {
     One {
         namespace: Arc<str>,
         name: Arc<str>,
@@ -109,14 +109,14 @@ pub struct Identity(Arc<Parts>);
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Parts {
-    base: Source,
+    base: IdentitySource,
     roles: Arc<[RoleStep]>,
     sts: Option<Region>,
 }
 
 /// Where an identity begins.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Source {
+pub enum IdentitySource {
     /// The operator's own, found by the AWS SDK's chain.
     Operator,
     /// A ServiceAccount's web identity.
@@ -129,7 +129,7 @@ pub enum Source {
         material: KeyMaterial,
     },
     /// Of a token that was found again while `auth` came to no identity. Nothing is ever fetched with it.
-    Former,
+    Unresolved,
 }
 
 /// A ServiceAccount with the role that its token is exchanged for.
@@ -153,21 +153,21 @@ pub struct Account {
 impl Identity {
     /// The operator's own.
     pub fn operator() -> Self {
-        Self(Arc::new(Parts { base: Source::Operator, roles: Arc::new([]), sts: None }))
+        Self(Arc::new(Parts { base: IdentitySource::Operator, roles: Arc::new([]), sts: None }))
     }
 
     /// Whoever fetched a token that was found again while `auth` came to no identity.
-    pub fn former() -> Self {
-        Self(Arc::new(Parts { base: Source::Former, roles: Arc::new([]), sts: None }))
+    pub fn unresolved() -> Self {
+        Self(Arc::new(Parts { base: IdentitySource::Unresolved, roles: Arc::new([]), sts: None }))
     }
 
     /// Whether it is not known.
-    pub fn is_former(&self) -> bool {
-        self.0.base == Source::Former
+    pub fn is_unresolved(&self) -> bool {
+        self.0.base == IdentitySource::Unresolved
     }
 
     /// Where it begins.
-    pub fn source(&self) -> &Source {
+    pub fn source(&self) -> &IdentitySource {
         &self.0.base
     }
 
@@ -183,19 +183,19 @@ impl Identity {
 
     /// Whether it is the operator's own, without any role assumed from it.
     pub fn is_operators_own(&self) -> bool {
-        self.0.base == Source::Operator && self.0.roles.is_empty()
+        self.0.base == IdentitySource::Operator && self.0.roles.is_empty()
     }
 
     /// A bounded word for metric labels and logs.
     pub fn kind(&self) -> &'static str {
         match (&self.0.base, self.0.roles.is_empty()) {
-            (Source::Operator, true) => "operator",
-            (Source::Operator, false) => "operator_role",
-            (Source::Account(_), true) => "service_account",
-            (Source::Account(_), false) => "service_account_role",
-            (Source::Keys { .. }, true) => "secret",
-            (Source::Keys { .. }, false) => "secret_role",
-            (Source::Former, _) => "former",
+            (IdentitySource::Operator, true) => "operator",
+            (IdentitySource::Operator, false) => "operator_role",
+            (IdentitySource::Account(_), true) => "service_account",
+            (IdentitySource::Account(_), false) => "service_account_role",
+            (IdentitySource::Keys { .. }, true) => "secret",
+            (IdentitySource::Keys { .. }, false) => "secret_role",
+            (IdentitySource::Unresolved, _) => "former",
         }
     }
 
@@ -219,7 +219,7 @@ impl Identity {
     }
 }
 
-impl Source {
+impl IdentitySource {
     fn encode(&self, fields: Fields, extent: Extent) -> Fields {
         match self {
             Self::Operator => fields.text("operator"),
@@ -232,7 +232,7 @@ impl Source {
                 // No secret, and enough to tell whose keys they are.
                 Extent::Principal => material.access_key_id,
             }),
-            Self::Former => fields.text("former"),
+            Self::Unresolved => fields.text("former"),
         }
     }
 }
@@ -279,13 +279,13 @@ impl RoleStep {
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.base {
-            Source::Operator => f.write_str("the operator's own identity")?,
-            Source::Account(account) => write!(f, "ServiceAccount {}/{}", account.namespace, account.name)?,
-            Source::Keys { keys, .. } => write!(f, "the keys in Secret {}/{}", keys.namespace, keys.name)?,
-            Source::Former => f.write_str("a former identity")?,
+            IdentitySource::Operator => f.write_str("the operator's own identity")?,
+            IdentitySource::Account(account) => write!(f, "ServiceAccount {}/{}", account.namespace, account.name)?,
+            IdentitySource::Keys { keys, .. } => write!(f, "the keys in Secret {}/{}", keys.namespace, keys.name)?,
+            IdentitySource::Unresolved => f.write_str("a former identity")?,
         }
         let first = match &self.0.base {
-            Source::Account(account) => Some(&account.role),
+            IdentitySource::Account(account) => Some(&account.role),
             _ => None,
         };
         for role in first.into_iter().chain(self.0.roles.iter().map(|step| &step.role)) {
@@ -301,7 +301,7 @@ impl fmt::Debug for Identity {
     }
 }
 
-impl Auth {
+impl AuthPlan {
     /// The operator's own identity.
     pub fn operator() -> Self {
         Self { base: Base::Operator, roles: Arc::new([]), sts: None, refused: None }
@@ -344,11 +344,11 @@ impl Auth {
         let fields = Fields::new("auth/v1");
         let fields = match &self.base {
             Base::Operator => fields.text("operator"),
-            Base::Account { of: Accounts::One { namespace, name }, role, audiences } => {
+            Base::Account { of: AccountSelector::One { namespace, name }, role, audiences } => {
                 let fields = fields.text("account").text(namespace).text(name);
                 fields.optional(role.as_ref().map(RoleArn::as_str)).texts(audiences)
             }
-            Base::Account { of: Accounts::OfTarget { name }, role, audiences } => {
+            Base::Account { of: AccountSelector::OfTarget { name }, role, audiences } => {
                 let fields = fields.text("account of each target").text(name);
                 fields.optional(role.as_ref().map(RoleArn::as_str)).texts(audiences)
             }
@@ -360,17 +360,17 @@ impl Auth {
 
     /// Whether each target namespace has an identity of its own. What is refused is refused for all of them alike.
     pub fn is_each_targets(&self) -> bool {
-        self.refused.is_none() && matches!(self.base, Base::Account { of: Accounts::OfTarget { .. }, .. })
+        self.refused.is_none() && matches!(self.base, Base::Account { of: AccountSelector::OfTarget { .. }, .. })
     }
 
     /// Which ServiceAccounts or Secret it refers to.
     pub fn reference(&self) -> Option<Reference> {
         match &self.base {
             Base::Operator => None,
-            Base::Account { of: Accounts::One { namespace, name }, .. } => {
+            Base::Account { of: AccountSelector::One { namespace, name }, .. } => {
                 Some(Reference::Account(AccountScope { namespace: Some(namespace.clone()), name: name.clone() }))
             }
-            Base::Account { of: Accounts::OfTarget { name }, .. } => {
+            Base::Account { of: AccountSelector::OfTarget { name }, .. } => {
                 Some(Reference::Account(AccountScope { namespace: None, name: name.clone() }))
             }
             Base::Keys(keys) => {
@@ -402,22 +402,22 @@ impl Auth {
             return Err(why.clone());
         }
         let base = match &self.base {
-            Base::Operator => Source::Operator,
+            Base::Operator => IdentitySource::Operator,
             Base::Account { of, role, audiences } => {
                 let (namespace, name, incarnation) = match of {
-                    Accounts::One { namespace, name } => (namespace.clone(), name, NamespaceUid::default()),
-                    Accounts::OfTarget { name } => {
+                    AccountSelector::One { namespace, name } => (namespace.clone(), name, NamespaceUid::default()),
+                    AccountSelector::OfTarget { name } => {
                         let (namespace, incarnation) = target.unwrap_or_default();
                         (namespace.into(), name, incarnation)
                     }
                 };
                 let account = self.account(namespace, name, role.as_ref(), audiences, references)?;
-                Source::Account(Account { incarnation, ..account })
+                IdentitySource::Account(Account { incarnation, ..account })
             }
             Base::Keys(keys) => {
                 let scope = KeysScope { namespace: keys.namespace.clone(), name: keys.name.clone() };
                 let found = references.keys(&scope)?;
-                Source::Keys { keys: keys.clone(), material: keys.material(found)? }
+                IdentitySource::Keys { keys: keys.clone(), material: keys.material(found)? }
             }
         };
         Ok(Identity(Arc::new(Parts { base, roles: self.roles.clone(), sts: self.sts.clone() })))
@@ -461,9 +461,9 @@ impl Auth {
 
 fn account_base(account: &ServiceAccountAuth, region: &Region) -> Result<Base, SpecError> {
     let of = match (&account.from_target_namespace, &account.namespace, &account.name) {
-        (Some(name), None, None) => Accounts::OfTarget { name: name.as_str().into() },
+        (Some(name), None, None) => AccountSelector::OfTarget { name: name.as_str().into() },
         (None, Some(namespace), Some(name)) => {
-            Accounts::One { namespace: namespace.as_str().into(), name: name.as_str().into() }
+            AccountSelector::One { namespace: namespace.as_str().into(), name: name.as_str().into() }
         }
         _ => {
             let message = "auth.serviceAccount takes either namespace and name, or fromTargetNamespace alone";
@@ -521,10 +521,10 @@ mod tests {
     use serde_json::{Value, json};
     use std::collections::BTreeSet;
 
-    fn parsed(auth: Value) -> Auth {
+    fn parsed(auth: Value) -> AuthPlan {
         let region = Region::parse("eu-west-1").unwrap();
         let auth: Option<api::Auth> = serde_json::from_value(auth).unwrap();
-        Auth::parse(auth.as_ref(), &region, None).unwrap()
+        AuthPlan::parse(auth.as_ref(), &region, None).unwrap()
     }
 
     fn references() -> References {
@@ -544,7 +544,7 @@ mod tests {
         references
     }
 
-    fn identity(auth: &Auth) -> Identity {
+    fn identity(auth: &AuthPlan) -> Identity {
         let incarnation = NamespaceUid::of("uid-of-the-namespace", Timestamp::from_second(1_767_225_600).ok());
         auth.resolve(Some(("ops", incarnation)), &references()).unwrap()
     }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::api::registry::{AccountId, Host, NameError, Region};
 use crate::api::status::Reason;
 use crate::api::{self, ConflictPolicy, DeletionPolicy, EcrCredentialSpec, HostVariant};
-use auth::Auth;
+use auth::AuthPlan;
 use namespaces::{NamespaceMatcher, SelectionError};
 use outputs::SecretPlan;
 use references::AllowedIdentities;
@@ -62,7 +62,7 @@ pub enum Service {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TokenSpec {
     /// Whose identity fetches it.
-    pub auth: Arc<Auth>,
+    pub auth: Arc<AuthPlan>,
     /// Which API issues it.
     pub service: Service,
 }

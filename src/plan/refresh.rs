@@ -151,7 +151,7 @@ mod tests {
     use crate::api::HostVariant;
     use crate::api::registry::Region;
     use crate::plan::Service;
-    use crate::plan::auth::Auth;
+    use crate::plan::auth::AuthPlan;
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -169,7 +169,7 @@ mod tests {
     fn key(region: &str) -> TokenSpec {
         let region = Region::parse(region).unwrap();
         let service = Service::Private { region, endpoint: HostVariant::Standard, registry_ids: Vec::new() };
-        TokenSpec { auth: Arc::new(Auth::operator()), service }
+        TokenSpec { auth: Arc::new(AuthPlan::operator()), service }
     }
 
     fn decide(now: i64, demand: Option<Demand>, held: &[(&str, Held)]) -> Step {

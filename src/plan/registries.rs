@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use super::auth::Auth;
+use super::auth::AuthPlan;
 use super::references::{account_not_allowed, keys_not_allowed};
 use super::scopes::{AccountScope, Reference};
 use super::{Hosts, Limits, RegistryPlan, Service, SpecError, TokenSpec};
@@ -84,10 +84,10 @@ fn registry_plan(number: usize, registry: &Registry, auth: Option<&api::Auth>, l
 }
 
 /// Checks an `auth`, also against what the installation lets the operator use.
-fn checked_auth(auth: Option<&api::Auth>, region: &Region, limits: &Limits) -> Arc<Auth> {
-    let auth = match Auth::parse(auth, region, limits.region.as_ref()) {
+fn checked_auth(auth: Option<&api::Auth>, region: &Region, limits: &Limits) -> Arc<AuthPlan> {
+    let auth = match AuthPlan::parse(auth, region, limits.region.as_ref()) {
         Ok(auth) => auth,
-        Err(why) => return Arc::new(Auth::operator().refused(why)),
+        Err(why) => return Arc::new(AuthPlan::operator().refused(why)),
     };
     Arc::new(match not_lent(&auth, limits) {
         Some(why) => auth.refused(why),
@@ -96,7 +96,7 @@ fn checked_auth(auth: Option<&api::Auth>, region: &Region, limits: &Limits) -> A
 }
 
 /// What the installation says against an `auth`.
-fn not_lent(auth: &Auth, limits: &Limits) -> Option<SpecError> {
+fn not_lent(auth: &AuthPlan, limits: &Limits) -> Option<SpecError> {
     match auth.reference()? {
         Reference::Account(AccountScope { namespace, name }) => {
             let lent = limits.lent.has_account(namespace.as_deref(), &name);

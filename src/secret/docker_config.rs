@@ -13,13 +13,13 @@ use super::include::Included;
 use crate::api::LoginFields;
 use crate::api::registry::Host;
 use crate::encoding::{Digest, Fields};
-use crate::token::Auth;
+use crate::token::DockerAuth;
 
 /// The key in the Secret's data, which its type demands.
 pub const DATA_KEY: &str = ".dockerconfigjson";
 
 /// Logins by host. Keys are bare hosts: kubelet would strip a scheme, docker and helm would not find it.
-pub type Entries = BTreeMap<Host, Auth>;
+pub type Entries = BTreeMap<Host, DockerAuth>;
 
 #[derive(Serialize)]
 struct Config<'a> {
@@ -121,7 +121,7 @@ impl DockerConfig {
 pub const EMPTY_BYTES: usize = r#"{"auths":{}}"#.len();
 
 /// The most that a login adds to that, with the comma before the next: a password is no longer than what it is encoded in.
-pub fn entry_bytes(host: &Host, auth: &Auth, fields: LoginFields) -> usize {
+pub fn entry_bytes(host: &Host, auth: &DockerAuth, fields: LoginFields) -> usize {
     let encoded = auth.expose().len();
     let plain = match fields {
         LoginFields::Auth => 0,
@@ -173,7 +173,7 @@ pub fn parse(json: &[u8]) -> Entries {
     let login = |(host, entry): (String, Value)| {
         let Value::Object(mut entry) = entry else { return None };
         let Some(Value::String(auth)) = entry.remove("auth") else { return None };
-        Some((Host::parse(&host).ok()?, Auth::parse(auth).ok()?))
+        Some((Host::parse(&host).ok()?, DockerAuth::parse(auth).ok()?))
     };
     let Ok(Value::Object(mut config)) = serde_json::from_slice(json) else { return Entries::new() };
     let Some(Value::Object(auths)) = config.remove("auths") else { return Entries::new() };
@@ -186,8 +186,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn auth(password: &str) -> Auth {
-        Auth::parse(STANDARD.encode(format!("AWS:{password}"))).unwrap()
+    fn auth(password: &str) -> DockerAuth {
+        DockerAuth::parse(STANDARD.encode(format!("AWS:{password}"))).unwrap()
     }
 
     fn entries(hosts: &[(&str, &str)]) -> Entries {

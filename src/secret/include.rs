@@ -109,7 +109,7 @@ fn host_of(key: &str) -> &str {
 mod tests {
     use super::*;
     use crate::secret::docker_config::Entries;
-    use crate::token::Auth;
+    use crate::token::DockerAuth;
     use secrecy::ExposeSecret;
 
     fn config(json: &str) -> Arc<IncludedConfig> {
@@ -117,7 +117,7 @@ mod tests {
     }
 
     fn ours(hosts: &[&str]) -> Entries {
-        let auth = Auth::parse("QVdTOnA=".to_owned()).unwrap();
+        let auth = DockerAuth::parse("QVdTOnA=".to_owned()).unwrap();
         hosts.iter().map(|host| (Host::parse(host).unwrap(), auth.clone())).collect()
     }
 

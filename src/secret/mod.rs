@@ -22,7 +22,7 @@ use crate::plan::namespaces::NamespaceUid;
 use crate::plan::outputs::SecretPlan;
 use crate::plan::schedule::{Life, until};
 use crate::plan::{Hosts, HostsError, Plan, RegistryPlan, SpecError, TokenSpec, Uid, host_taken};
-use crate::token::{Auth, AuthorizationToken, Token};
+use crate::token::{AuthorizationToken, DockerAuth, Token};
 use docker_config::{DockerConfig, Entries};
 use formats::{Content, Payload, form};
 use include::Included;
@@ -112,7 +112,7 @@ pub enum DesiredError {
 pub fn registry_entries<'a>(
     registry: &RegistryPlan,
     published: &'a Published,
-) -> Result<Vec<(Host, &'a Auth)>, HostsError> {
+) -> Result<Vec<(Host, &'a DockerAuth)>, HostsError> {
     let grants: Vec<&Arc<AuthorizationToken>> = registry.needs.iter().filter_map(|need| published.get(need)).collect();
     if grants.len() != registry.needs.len() {
         return Ok(Vec::new());
@@ -278,13 +278,14 @@ impl<'a> Logins<'a> {
                 continue;
             }
             // Hosts that cannot be told are reported with the registry; the others go on.
-            let mut entries: BTreeMap<Host, &Auth> =
+            let mut entries: BTreeMap<Host, &DockerAuth> =
                 registry_entries(registry, published).unwrap_or_default().into_iter().collect();
             entries.retain(|host, _| !taken.iter().any(|taken| taken.later == number && taken.host == *host));
             entries.retain(|each, _| secret.host.as_ref().is_none_or(|host| each == host));
             // Of a registry before it that has the same token.
             entries.retain(|host, _| !logins.entries.contains_key(host));
-            let size = |(host, auth): (&Host, &&Auth)| docker_config::entry_bytes(host, auth, secret.login_fields);
+            let size =
+                |(host, auth): (&Host, &&DockerAuth)| docker_config::entry_bytes(host, auth, secret.login_fields);
             let bytes = entries.iter().map(size).sum();
             logins.bytes = logins.bytes.saturating_add(bytes);
             match room.checked_sub(bytes) {

@@ -476,7 +476,7 @@ mod tests {
         assert_ne!(forged.footprint, as_written);
         assert_eq!(forged.format, OutputFormat::DockerConfigJson, "the annotation is not ours");
         assert_eq!(*forged.extra_keys, ["password".to_owned(), "username".to_owned()]);
-        let auth = crate::token::Auth::parse("QVdTOnA=".to_owned()).unwrap();
+        let auth = crate::token::DockerAuth::parse("QVdTOnA=".to_owned()).unwrap();
         let host = crate::api::registry::Host::parse("a.example").unwrap();
         let crate::secret::formats::Content::Login(texts) = form(OutputFormat::BasicAuth).content else { panic!() };
         let desired = Payload::login(form(OutputFormat::BasicAuth), texts, &host, &auth).unwrap();

@@ -175,7 +175,7 @@ pub struct CacheSettings {
 }
 
 /// All tokens. Fetches run on tasks of their own: nobody waits for AWS, who asked is told when it answered.
-pub struct Tokens {
+pub struct TokenCache {
     source: Arc<dyn TokenSource>,
     settings: CacheSettings,
     slots: Mutex<Slots>,
@@ -186,7 +186,7 @@ pub struct Tokens {
     observer: Box<dyn Fn(&Fetched) + Send + Sync>,
 }
 
-impl Tokens {
+impl TokenCache {
     /// An empty cache. `finished` gets everyone who asked for a token once it was fetched or failed; `observer` sees each
     /// fetch once.
     pub fn new(
@@ -419,7 +419,7 @@ fn refuse_shorter(
 
 /// Ends a fetch exactly once, also when its task dies.
 struct Landing {
-    tokens: Arc<Tokens>,
+    tokens: Arc<TokenCache>,
     key: TokenKey,
     landed: bool,
 }
@@ -488,11 +488,11 @@ mod tests {
         TokenKey { identity: Identity::operator(), service: Service::Public }
     }
 
-    fn tokens(answers: Vec<Result<i64, TokenError>>) -> (Arc<Tokens>, UnboundedReceiver<Uid>) {
+    fn tokens(answers: Vec<Result<i64, TokenError>>) -> (Arc<TokenCache>, UnboundedReceiver<Uid>) {
         tokens_from(Script::new(answers))
     }
 
-    fn tokens_from(script: Arc<Script>) -> (Arc<Tokens>, UnboundedReceiver<Uid>) {
+    fn tokens_from(script: Arc<Script>) -> (Arc<TokenCache>, UnboundedReceiver<Uid>) {
         let (sender, receiver) = unbounded_channel();
         let settings = CacheSettings {
             retry: RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) },
@@ -500,10 +500,10 @@ mod tests {
             rate: 10,
             clock: clock(),
         };
-        (Arc::new(Tokens::new(script, settings, sender, |_| ())), receiver)
+        (Arc::new(TokenCache::new(script, settings, sender, |_| ())), receiver)
     }
 
-    fn ask(tokens: &Arc<Tokens>, who: &str) {
+    fn ask(tokens: &Arc<TokenCache>, who: &str) {
         tokens.want(&uid(who), BTreeSet::from([key()]));
         tokens.request(&key(), &uid(who), Dispatch::Immediate);
     }
@@ -571,7 +571,7 @@ mod tests {
         let retry = RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) };
         let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock };
         let down = Script::new([Err(TokenError::Unavailable("down".to_owned()))]);
-        let tokens = Arc::new(Tokens::new(down, settings, sender, |_| ()));
+        let tokens = Arc::new(TokenCache::new(down, settings, sender, |_| ()));
         ask(&tokens, "a");
         told.recv().await.unwrap();
         let wait = || tokens.look(&key()).failure.unwrap().retry_at.duration_since(now());
@@ -727,7 +727,7 @@ mod tests {
         let retry = RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) };
         let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock: clock() };
         let order = Arc::new(Order::default());
-        let tokens = Arc::new(Tokens::new(order.clone(), settings, sender, |_| ()));
+        let tokens = Arc::new(TokenCache::new(order.clone(), settings, sender, |_| ()));
         let grant = held();
         let renewed: BTreeSet<TokenKey> = (0..2000).map(numbered).collect();
         tokens.want(&uid("old"), renewed.clone());
@@ -774,7 +774,7 @@ mod tests {
         let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock };
         let healthy = numbered(9999);
         let source = Arc::new(Fails::default());
-        let tokens = Arc::new(Tokens::new(source.clone(), settings, sender, |_| ()));
+        let tokens = Arc::new(TokenCache::new(source.clone(), settings, sender, |_| ()));
         let mut keys: BTreeSet<TokenKey> = (0..1000).map(numbered).collect();
         keys.insert(healthy.clone());
         tokens.want(&uid("x"), keys.clone());

@@ -45,9 +45,9 @@ const LONGEST_LIFE: Duration = Duration::from_secs(12 * 3600);
 
 /// A registry login as it stands in `auth`: base64 of `AWS:<password>`. Its `Debug` shows nothing of it.
 #[derive(Clone, Debug)]
-pub struct Auth(SecretString);
+pub struct DockerAuth(SecretString);
 
-impl Auth {
+impl DockerAuth {
     /// Checks that a text is base64 of `AWS:` and a password.
     ///
     /// # Errors
@@ -81,7 +81,7 @@ impl Auth {
 #[derive(Clone, Debug)]
 pub struct Token {
     /// The login.
-    pub auth: Auth,
+    pub auth: DockerAuth,
     /// The account of `proxyEndpoint`; none for ECR Public, or when AWS did not say.
     pub account: Option<AccountId>,
 }
@@ -139,7 +139,7 @@ pub fn check(
         let text = entry.token.ok_or(InvalidToken::Missing("authorizationToken"))?;
         let expiry = entry.expires_at.ok_or(InvalidToken::Missing("expiresAt"))?;
         expires_at = Some(expires_at.map_or(expiry, |old| old.min(expiry)));
-        tokens.push(Token { auth: Auth::parse(text.expose_secret().to_owned())?, account: entry.account });
+        tokens.push(Token { auth: DockerAuth::parse(text.expose_secret().to_owned())?, account: entry.account });
     }
     let expires_at = whole_seconds(expires_at.ok_or(InvalidToken::Empty)?.min(later(now, LONGEST_LIFE)));
     let life = Life { issued_at: whole_seconds(now), expires_at };
@@ -357,8 +357,8 @@ pub struct TokenHash(String);
 
 impl TokenHash {
     /// Hashes the logins in the order of their hosts.
-    pub fn of<'a>(fingerprint: &str, auths: impl Iterator<Item = (&'a str, &'a Auth)>) -> Self {
-        let login = |fields: Fields, (host, auth): (&str, &Auth)| fields.text(host).text(auth.expose());
+    pub fn of<'a>(fingerprint: &str, auths: impl Iterator<Item = (&'a str, &'a DockerAuth)>) -> Self {
+        let login = |fields: Fields, (host, auth): (&str, &DockerAuth)| fields.text(host).text(auth.expose());
         Self(format!("sha256:{}", Fields::new("token/v1").text(fingerprint).list(auths, login).finish()))
     }
 
@@ -433,7 +433,7 @@ mod tests {
 
     #[test]
     fn the_hash_of_a_token_is_the_same_in_every_build() {
-        let auths = ["AWS:p", "AWS:q"].map(|text| Auth::parse(encode(text.as_bytes())).unwrap());
+        let auths = ["AWS:p", "AWS:q"].map(|text| DockerAuth::parse(encode(text.as_bytes())).unwrap());
         let hosts = ["111122223333.dkr.ecr.eu-west-1.amazonaws.com", "public.ecr.aws"];
         let hash = TokenHash::of("fingerprint", hosts.into_iter().zip(&auths));
         assert_eq!(hash.as_str(), "sha256:b74d43fd57dbe6ab3f1a8e2f4f65b8f7e70e82c3c52a56d4e06a77bf9628d192");
@@ -479,13 +479,13 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_the_parser_panic(text in ".*") {
-            let _ = Auth::parse(text);
+            let _ = DockerAuth::parse(text);
         }
 
         #[test]
         fn every_password_survives(password in ".{1,200}") {
             let text = encode(format!("AWS:{password}").as_bytes());
-            let auth = Auth::parse(text.clone()).unwrap();
+            let auth = DockerAuth::parse(text.clone()).unwrap();
             prop_assert_eq!(auth.expose(), text);
         }
     }

@@ -15,7 +15,7 @@ use super::web_identity::{TokenFrom, WebIdentity};
 use crate::api::HostVariant;
 use crate::api::registry::{PUBLIC_REGION, Region};
 use crate::plan::Identity;
-use crate::plan::auth::Source;
+use crate::plan::auth::IdentitySource;
 
 /// At most so many clients of ECR are kept for an identity. The operator's own lives as long as the process, while regions come and go
 /// with specs. To make a client costs no call.
@@ -63,7 +63,7 @@ impl Sessions {
     /// end: the next try begins with new ones. The wait after a failure is what keeps these few.
     pub(super) fn refused(&self, identity: &Identity) {
         self.forget(identity);
-        if *identity.source() == Source::Operator {
+        if *identity.source() == IdentitySource::Operator {
             {
                 let mut own = self.own.lock();
                 *own = anew(&own, self.operator.timeout);
@@ -79,15 +79,15 @@ impl Sessions {
         let region = identity.sts_region().map(|region| SdkRegion::new(region.as_str().to_owned()));
         let mut calls = 1;
         let mut config = match identity.source() {
-            Source::Operator => own(),
+            IdentitySource::Operator => own(),
             // No token is asked for in its name, and least of all with the operator's own keys.
-            Source::Former => unsigned(config),
-            Source::Account(account) => {
+            IdentitySource::Unresolved => unsigned(config),
+            IdentitySource::Account(account) => {
                 let from = TokenFrom::Cluster { cluster: self.cluster.clone(), account: account.clone() };
                 let sts = sts(&unsigned(config), region.clone(), endpoints);
                 with_credentials(config, WebIdentity { sts, from }, *timeout, calls)
             }
-            Source::Keys { keys, material } => {
+            IdentitySource::Keys { keys, material } => {
                 let (cluster, keys) = (self.cluster.clone(), keys.clone());
                 let stored = StoredKeys { cluster, keys, material: *material };
                 with_credentials(config, stored, *timeout, calls)

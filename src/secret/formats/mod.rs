@@ -20,7 +20,7 @@ use super::docker_config::{self, DockerConfig, Entries, Quotes};
 use crate::api::OutputFormat;
 use crate::api::registry::Host;
 use crate::encoding::Fields;
-use crate::token::Auth;
+use crate::token::DockerAuth;
 
 /// The type of a Secret whose keys Kubernetes does not check.
 const OPAQUE: &str = "Opaque";
@@ -123,7 +123,7 @@ impl Payload {
         form: &'static Form,
         texts: fn(&Login<'_>) -> Vec<(&'static str, Text)>,
         host: &Host,
-        auth: &Auth,
+        auth: &DockerAuth,
     ) -> Option<Self> {
         let decoded = Zeroizing::new(STANDARD.decode(auth.expose()).ok()?);
         let (username, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
@@ -194,7 +194,7 @@ pub fn parse(data: &BTreeMap<String, Zeroizing<Vec<u8>>>, host: Option<&Host>) -
     let login = || {
         let value = |key: &str| std::str::from_utf8(data.get(key)?).ok();
         let login = Zeroizing::new(format!("{}:{}", value(USERNAME)?, value(PASSWORD)?));
-        Some((host?.clone(), Auth::parse(STANDARD.encode(login.as_bytes())).ok()?))
+        Some((host?.clone(), DockerAuth::parse(STANDARD.encode(login.as_bytes())).ok()?))
     };
     login().into_iter().collect()
 }
@@ -211,8 +211,8 @@ mod tests {
         Host::parse(HOST).unwrap()
     }
 
-    fn auth() -> Auth {
-        Auth::parse(STANDARD.encode(format!("AWS:{LOGIN}"))).unwrap()
+    fn auth() -> DockerAuth {
+        DockerAuth::parse(STANDARD.encode(format!("AWS:{LOGIN}"))).unwrap()
     }
 
     fn payload(format: OutputFormat) -> Payload {

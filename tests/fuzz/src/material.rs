@@ -18,7 +18,7 @@ use ecr_credential_operator::plan::references::AllowedIdentities;
 use ecr_credential_operator::plan::schedule::{Life, whole_seconds};
 use ecr_credential_operator::plan::scopes::{AccountScope, KeysScope};
 use ecr_credential_operator::plan::{Identity, Limits, Service, TokenSpec};
-use ecr_credential_operator::token::{Auth, AuthorizationToken, Token};
+use ecr_credential_operator::token::{AuthorizationToken, DockerAuth, Token};
 use k8s_openapi::jiff::Timestamp;
 
 /// The time around which most happens, in seconds since 1970.
@@ -306,8 +306,8 @@ pub fn limits(u: &mut Unstructured<'_>) -> Result<Limits> {
     })
 }
 
-pub fn login(password: &str) -> Auth {
-    Auth::parse(STANDARD.encode(format!("AWS:{password}"))).expect("a password")
+pub fn login(password: &str) -> DockerAuth {
+    DockerAuth::parse(STANDARD.encode(format!("AWS:{password}"))).expect("a password")
 }
 
 pub fn account(id: &str) -> AccountId {
