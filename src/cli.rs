@@ -309,7 +309,7 @@ impl ScopeArgs {
     }
 
     /// Whose identities may be used besides the operator's own.
-    pub fn lent(&self) -> AllowedIdentities {
+    pub fn allowed_identities(&self) -> AllowedIdentities {
         AllowedIdentities {
             accounts: self.service_accounts.iter().cloned().collect(),
             keys: self.credentials_secrets.iter().cloned().collect(),

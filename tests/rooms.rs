@@ -39,7 +39,7 @@ const PURE: [&str; 7] = ["api", "attach", "encoding", "lenient", "plan", "secret
 
 /// Files of other rooms that are as pure.
 const PURE_FILES: [&str; 7] =
-    ["check/facts", "check/identities", "check/judge", "check/places", "check/report", "check/rights", "check/text"];
+    ["check/facts", "check/identities", "check/judge", "check/targets", "check/report", "check/rights", "check/text"];
 
 /// Names of input and output, of clocks and of tasks: a pure room gets `now` as an argument.
 const IMPURE: [&str; 13] = [
@@ -384,21 +384,25 @@ fn full_paths(code: &str, module: &str) -> Vec<Vec<String>> {
 
 /// The groups of files that use each other, directly or through others.
 fn circles(uses: &BTreeMap<String, BTreeSet<String>>) -> Vec<Vec<String>> {
-    let reached = |from: &String| {
-        let mut reached = BTreeSet::new();
-        let mut next = vec![from];
-        while let Some(file) = next.pop() {
-            next.extend(uses.get(file).into_iter().flatten().filter(|used| reached.insert(*used)));
+    let mut circles = BTreeSet::new();
+    for file in uses.keys() {
+        let mutual = |other: &&String| used_by(other, uses).contains(file);
+        let circle: Vec<String> = used_by(file, uses).into_iter().filter(mutual).cloned().collect();
+        circles.extend((!circle.is_empty()).then_some(circle));
+    }
+    circles.into_iter().collect()
+}
+
+/// All files that a file uses, directly or through others.
+fn used_by<'a>(file: &str, uses: &'a BTreeMap<String, BTreeSet<String>>) -> BTreeSet<&'a String> {
+    let mut used = BTreeSet::new();
+    let mut next: Vec<&String> = uses.get(file).into_iter().flatten().collect();
+    while let Some(file) = next.pop() {
+        if used.insert(file) {
+            next.extend(uses.get(file).into_iter().flatten());
         }
-        reached
-    };
-    let reached: BTreeMap<&String, BTreeSet<&String>> = uses.keys().map(|file| (file, reached(file))).collect();
-    let in_circle = reached.iter().filter(|(file, reached)| reached.contains(*file));
-    let circle = |(file, others): (&&String, &BTreeSet<&String>)| {
-        let back = others.iter().filter(|other| reached.get(**other).is_some_and(|reached| reached.contains(*file)));
-        back.map(|other| (*other).clone()).collect::<Vec<String>>()
-    };
-    in_circle.map(circle).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+    used
 }
 
 fn described(circle: &[String], uses: &BTreeMap<String, BTreeSet<String>>) -> String {

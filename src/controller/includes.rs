@@ -167,7 +167,7 @@ mod tests {
         let mut includes = Includes::default();
         let seen = |includes: &Includes| {
             let (included, failure) = includes.of(std::slice::from_ref(&hub), &allowed);
-            (included.configs.len(), included.incomplete, failure.map(|halt| halt.message))
+            (included.configs.len(), included.incomplete, failure.map(|error| error.message))
         };
         assert!(includes.set(&hub, Err(failure("missing"))));
         assert!(!includes.set(&hub, Err(failure("missing"))));
@@ -181,6 +181,6 @@ mod tests {
         assert!(includes.set(&hub, Ok(config("b"))));
         let (included, why) = includes.of(&[hub.clone(), scope("other")], &allowed);
         assert_eq!((included.configs.len(), included.incomplete), (1, true));
-        assert!(why.is_some_and(|halt| halt.message.contains("include.secrets")));
+        assert!(why.is_some_and(|error| error.message.contains("include.secrets")));
     }
 }

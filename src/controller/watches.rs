@@ -160,7 +160,7 @@ fn report(object: &Unreadable, reported: &mut HashMap<Option<String>, String>) {
 }
 
 /// What targets depend on of an `EcrCredential`. One whose selection is unusable still lives, and wants nothing.
-pub fn claimant(object: &EcrCredential, limits: &Limits) -> CredentialRef {
+pub fn credential_ref(object: &EcrCredential, limits: &Limits) -> CredentialRef {
     let plan = plan::plan(&object.spec, limits);
     let idle = object.spec.suspend || plan.is_err();
     let mut secrets = wanted_secrets(&object.spec, limits);

@@ -36,7 +36,7 @@ pub struct NamespaceMatcher {
     pub(super) anchor: String,
 }
 
-/// What parts of `spec.namespaces` select nothing, and why.
+/// The parts of `spec.namespaces` that select nothing, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unselected {
     /// Names of namespaces in which the operator may not write.
@@ -49,11 +49,11 @@ pub struct Unselected {
     pub selector: bool,
 }
 
-/// So many names are told of each kind.
+/// The most names of each kind in a message.
 const MOST_TOLD: usize = 5;
 
 impl Unselected {
-    /// What was not found, as a text that follows a colon; none where everything selects something.
+    /// The parts that select nothing, as text after a colon; none if each part selects something.
     pub fn not_found(&self) -> Option<String> {
         let mut parts = Vec::new();
         if !self.missing.is_empty() {
@@ -68,7 +68,7 @@ impl Unselected {
         (!parts.is_empty()).then(|| parts.join(", "))
     }
 
-    /// Which namespaces are out of reach, and what to do; none where all may be written.
+    /// The namespaces that may not be written, and what to do; none if all may be.
     pub fn out_of_reach(&self) -> Option<String> {
         (!self.not_allowed.is_empty()).then(|| {
             format!(
@@ -88,7 +88,7 @@ fn some_of(names: &[String]) -> String {
 }
 
 impl NamespaceMatcher {
-    /// Prepares the globs and the selector.
+    /// Parses the globs and the selector.
     ///
     /// # Errors
     /// [`SelectionError`] for a selection that the CRD's rules refuse as well.
@@ -145,7 +145,7 @@ pub(super) fn label_line(key: &str, value: &str) -> String {
     format!("{key}={value}")
 }
 
-/// Which of the namespaces that had a name: one that is deleted and made again is another.
+/// The identity of a namespace: a recreated namespace of the same name has another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NamespaceUid {
     /// A hash of its uid.
@@ -155,24 +155,24 @@ pub struct NamespaceUid {
 }
 
 impl NamespaceUid {
-    /// That of a namespace with this uid and time of creation.
+    /// The identity of a namespace with this uid and creation time.
     pub fn of(uid: &str, created: Option<Timestamp>) -> Self {
         let uid = Digest::of(uid.as_bytes()).short();
         Self { uid, created: created.map(Timestamp::as_second).unwrap_or_default() }
     }
 
-    /// It as fields of an identity, which outlives the process.
+    /// Encodes it for a digest that outlives the process.
     pub fn encode(&self, fields: Fields) -> Fields {
         fields.number(self.uid.cast_signed()).number(self.created)
     }
 
-    /// That of a namespace with this metadata.
+    /// The identity of a namespace with this metadata.
     pub fn of_namespace(metadata: &ObjectMeta) -> Self {
         let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
         Self::of(metadata.uid.as_deref().unwrap_or_default(), created)
     }
 
-    /// Whether something in a namespace of this name that was created then was in a predecessor.
+    /// Whether an object created at this time was in an earlier namespace of the same name.
     pub fn is_after(&self, created: Timestamp) -> bool {
         created.as_second() < self.created
     }
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn an_incarnation_is_the_same_in_every_build() {
+    fn a_namespace_uid_is_the_same_in_every_build() {
         let of = |uid, created| NamespaceUid::of(uid, Timestamp::from_second(created).ok());
         let digest = of("3b6cbb5c-1f5e-4f0f-8f7b-111122223333", 1_767_225_600).encode(Fields::new("t1")).finish();
         assert_eq!(digest.to_string(), "96cd8b210b6fd49e4dc5d1804d1c25fdcbc722f976624bd8bd969b5b3ec97f22");

@@ -34,7 +34,7 @@ pub struct OutputScope {
     pub format: OutputFormat,
 }
 
-/// A Secret whose docker config may be merged into ours, from the command line.
+/// A Secret whose docker config may be included, from the command line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IncludeScope {
     /// The namespace.
@@ -61,19 +61,19 @@ impl fmt::Display for KeysScope {
     }
 }
 
-/// What a spec refers to.
+/// A reference from a spec to objects in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reference {
     /// ServiceAccounts.
     Account(AccountScope),
     /// A Secret with static keys.
     Keys(KeysScope),
-    /// A docker config of others.
+    /// An included docker config.
     Include(IncludeScope),
 }
 
 impl Reference {
-    /// What an `auth` of a spec refers to, whether or not the rest of it is right.
+    /// The reference in an `auth` of a spec, whether or not the rest of it is valid.
     pub fn of(auth: &api::Auth) -> Option<Self> {
         let account = auth.service_account.as_ref().and_then(|account| match &account.from_target_namespace {
             Some(name) => Some(AccountScope { namespace: None, name: name.as_str().into() }),
@@ -89,7 +89,7 @@ impl Reference {
     }
 }
 
-/// What a spec refers to, for people.
+/// The kind and the name, for people.
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,5 +1,5 @@
-//! A Secret's metadata as the API server sends it, read as far as we look at it and without copies: `managedFields` alone would
-//! otherwise become dozens of small pieces in memory, for each answer and each watch event.
+//! A Secret's metadata as the API server sends it, parsed without copies and only as far as it is used: `managedFields` alone would
+//! otherwise take dozens of allocations for each response and each watch event.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, ObjectMeta, OwnerReference};
 use serde::Deserialize;
@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use crate::lenient::{Items, Members, Object, Pairs, Text, lenient, read};
 use crate::plan::namespaces::Labels;
 
-/// How deep a set of fields is read: to single labels. What lies deeper is skipped, since an object may nest it without end.
+/// How deep a set of fields is parsed: to single labels. Deeper levels are skipped, since an object may nest them without limit.
 const DEPTH: usize = 3;
 
 /// A set of fields as `managedFields` writes it (`FieldsV1`): names with the fields below them.
@@ -50,7 +50,7 @@ fn fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Fields<'d
     Ok(Some(Fields::read(raw, DEPTH)))
 }
 
-/// An entry of `managedFields`: who owns what.
+/// An entry of `managedFields`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct FieldsEntry<'a> {
@@ -120,7 +120,7 @@ impl<'a> OwnerRef<'a> {
     }
 }
 
-/// What we look at of a Secret's metadata.
+/// The metadata of a Secret that is used.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Metadata<'a> {
@@ -160,7 +160,7 @@ impl<'a> From<&'a ObjectMeta> for Metadata<'a> {
             annotations: pairs(&metadata.annotations),
             owner_references: Items(metadata.owner_references.iter().flatten().map(OwnerRef::of).collect()),
             managed_fields: Items(metadata.managed_fields.iter().flatten().map(FieldsEntry::of).collect()),
-            // Only that there is one matters.
+            // Only its presence matters.
             deletion_timestamp: metadata.deletion_timestamp.as_ref().map(|_| "".into()),
             finalizers: Items(metadata.finalizers.iter().flatten().map(|name| name.as_str().into()).collect()),
         }
@@ -172,12 +172,12 @@ impl<'a> Metadata<'a> {
         Object::of(object).metadata.and_then(read).unwrap_or_default()
     }
 
-    /// What a watch needs.
+    /// The fields that a watch needs.
     pub(super) fn head(&self) -> ObjectMeta {
         ObjectMeta {
             name: string(self.name.as_ref()),
             namespace: string(self.namespace.as_ref()),
-            // A watch goes on from here.
+            // A watch resumes from here.
             resource_version: string(self.resource_version.as_ref()),
             ..ObjectMeta::default()
         }

@@ -33,10 +33,10 @@ impl SecretMetadata {
     }
 }
 
-/// The same with all of the metadata that we look at, to tell people of it.
+/// The same with all metadata that is used, for reports.
 pub type SecretDetails = Observed<Secret, Details>;
 
-/// Says that all of the metadata that we look at is kept.
+/// Keeps all metadata that is used.
 #[derive(Clone, Debug)]
 pub struct Details;
 

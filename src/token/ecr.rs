@@ -23,12 +23,12 @@ pub struct Ecr {
 }
 
 impl Ecr {
-    /// Sessions and clients are made when first needed.
+    /// Sessions and clients are created on demand.
     pub fn new(operator: OperatorIdentity, cluster: Arc<dyn Cluster>) -> Self {
         Self { sessions: Sessions::new(operator, cluster) }
     }
 
-    /// Who AWS takes an identity for: the ARN that STS tells.
+    /// The ARN of an identity, by GetCallerIdentity.
     ///
     /// # Errors
     /// [`TokenError`].
@@ -63,8 +63,8 @@ async fn private(
 
 async fn public(session: &Session) -> Result<Vec<RawToken>, TokenError> {
     let call = session.public().get_authorization_token();
-    let place = format!("ECR Public in {PUBLIC_REGION}");
-    let answer = call.send().await.map_err(|e| classify(&e, Call::EcrPublic, &place))?;
+    let endpoint = format!("ECR Public in {PUBLIC_REGION}");
+    let answer = call.send().await.map_err(|e| classify(&e, Call::EcrPublic, &endpoint))?;
     let entry = answer.authorization_data.map(|entry| RawToken {
         token: entry.authorization_token.map(SecretString::from),
         expires_at: entry.expires_at.and_then(|at| Timestamp::from_second(at.secs()).ok()),
@@ -100,7 +100,7 @@ impl TokenSource for Ecr {
     }
 }
 
-/// See [`TokenSource::fingerprint`]. `operator` is that of the operator's own identity, which roles may begin with.
+/// See [`TokenSource::fingerprint`]. `operator` is the fingerprint of the operator's own identity.
 fn fingerprint(identity: &Identity, operator: &str) -> String {
     let own = (*identity.source() == IdentitySource::Operator).then_some(operator);
     Fields::new("fingerprint/v1").digest(identity.digest()).optional(own).finish().to_string()

@@ -26,18 +26,18 @@ pub struct OperatorIdentity {
     pub config: SdkConfig,
     /// See [`super::TokenSource::fingerprint`].
     pub fingerprint: String,
-    /// [`AwsSettings::endpoints`], and what the SDK's own settings say where these say nothing.
+    /// [`AwsSettings::endpoints`], completed by the SDK's own settings.
     pub endpoints: Endpoints,
     /// See [`AwsSettings::timeout`].
     pub timeout: Duration,
 }
 
-/// Prepares the operator's identity: environment, profile, web identity (IRSA), container (EKS Pod Identity), and the node's
-/// role; the first that is there, of those that are allowed. `clock` hears AWS's time, `found` where the identity was found,
-/// whenever that changes, and `requested` of each HTTP request.
+/// Loads the operator's identity: the first that is available and allowed of environment, profile, web identity (IRSA), container
+/// (EKS Pod Identity), and the node's role. `clock` is corrected by AWS's time, `found` is called whenever the origin of the identity
+/// changes, and `requested` for each HTTP request.
 ///
 /// # Errors
-/// There is no HTTP client to be had; the text says why.
+/// The HTTP client cannot be built; the text says why.
 pub async fn load(
     settings: &AwsSettings,
     clock: &Clock,
@@ -50,11 +50,11 @@ pub async fn load(
     let near = http_client(None, ProxyConfig::disabled())?;
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .http_client(http.clone())
-        // The clock hears AWS's time from every answer. A client that corrected it once more would sign with another.
+        // The clock is corrected by every response. A client that corrected it once more would sign with another time.
         .time_source(AwsTime(clock.clone()))
         .disable_clock_skew_correction(true)
         .timeout_config(timeouts(settings.timeout, 1))
-        // One place decides when to try again, with a wait that is known and shown: token::cache.
+        // token::cache alone decides when to retry, and the status shows it.
         .retry_config(RetryConfig::disabled())
         .no_credentials();
     if let Some(region) = &settings.region {
@@ -68,11 +68,11 @@ pub async fn load(
     Ok(OperatorIdentity { config, fingerprint, endpoints, timeout: settings.timeout })
 }
 
-/// An HTTP client that goes through a proxy and trusts the given certificates as well as those of the
-/// system. The SDK's own takes no certificates, and a pool for each client.
+/// An HTTP client with a proxy, which trusts the given certificates as well as those of the system. The SDK's own client supports
+/// neither extra certificates nor a shared connection pool.
 ///
 /// # Errors
-/// The text says why there is none.
+/// The client cannot be built; the text says why.
 fn http_client(ca_bundle: Option<Vec<u8>>, proxy: ProxyConfig) -> Result<SharedHttpClient, String> {
     let mut trusted = TrustStore::default();
     if let Some(pem) = ca_bundle {

@@ -1,4 +1,4 @@
-//! What all sources of AWS credentials have in common: their errors, and the shortest life of a session.
+//! What all credential providers have in common: their errors, and the minimum remaining life of a session.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,12 +10,11 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::TokenError;
 
-/// A session with less life than this is refused: it would end on its way, and the refusal would be taken for AWS's.
+/// A session with less remaining life is refused: it would expire in transit, which looks like a refusal by AWS.
 const SHORTEST_SESSION: Duration = Duration::from_secs(30);
 
-/// Another source without the sessions that are nearly over, which the SDK hands on as they are. The life that the SDK gives
-/// to the node's role past its end, while the metadata service has no newer one, cannot be told from a true one: that such a
-/// session has ended, ECR says.
+/// A provider that refuses sessions that are about to expire, which the SDK would use. It cannot detect the extended expiry that
+/// the SDK sets on an expired session of the node's role: in that case ECR reports the expiry.
 #[derive(Debug)]
 pub(super) struct MinRemainingLife<P> {
     pub(super) source: P,
@@ -47,7 +46,7 @@ impl<P: ProvideCredentials> ProvideCredentials for MinRemainingLife<P> {
     }
 }
 
-/// The credentials in an answer of STS.
+/// The credentials in a response of STS.
 pub(super) fn credentials(
     answer: Option<aws_sdk_sts::types::Credentials>,
     provider: &'static str,
@@ -64,7 +63,7 @@ pub(super) fn credentials(
     ))
 }
 
-/// Our error as one of the SDK, which carries it to the caller.
+/// Wraps our error in one of the SDK, which carries it to the caller.
 pub(super) fn provided(result: Result<Credentials, TokenError>) -> provider::Result {
     result.map_err(CredentialsError::provider_error)
 }

@@ -12,11 +12,11 @@ use aws_smithy_runtime_api::client::identity::SharedIdentityCache;
 use super::provider::MinRemainingLife;
 use super::settings::Endpoints;
 
-/// Sessions are renewed this long before they end, less up to a half at random. What is given with less life than that is used
-/// once, if [`MinRemainingLife`] takes it.
+/// Sessions are refreshed this long before they expire, less up to half at random. A session with less remaining life is used
+/// once, if [`MinRemainingLife`] accepts it.
 const SESSION_BUFFER: Duration = Duration::from_secs(300);
 
-/// The same configuration with other credentials, and sessions of its own. `calls` is how many calls of STS one session takes.
+/// The same configuration with other credentials and its own session cache. `calls` is the number of STS calls for one session.
 pub(super) fn with_credentials(
     base: &SdkConfig,
     provider: impl ProvideCredentials + 'static,
@@ -33,23 +33,23 @@ pub(super) fn with_credentials(
         .build()
 }
 
-/// The same configuration of the operator without the session that it has.
+/// The operator's configuration with an empty session cache.
 pub(super) fn anew(own: &SdkConfig, timeout: Duration) -> SdkConfig {
     own.to_builder().identity_cache(no_session_yet(timeout, 1)).build()
 }
 
-/// The time by which a configuration signs.
+/// The time source of a configuration.
 pub(super) fn time_of(config: &SdkConfig) -> SharedTimeSource {
     config.time_source().unwrap_or_default()
 }
 
 fn no_session_yet(timeout: Duration, calls: u32) -> SharedIdentityCache {
-    // Shorter than the whole call's, of which it is a part, so that the error says which of the two was late.
+    // Shorter than the timeout of the whole call, so that the error says which of the two timed out.
     let session = timeout.mul_f64(0.8) * calls.max(1);
     IdentityCache::lazy().buffer_time(SESSION_BUFFER).load_timeout(session).build()
 }
 
-/// The timeouts of one operation that makes so many calls.
+/// The timeouts of an operation that makes this number of calls.
 pub(super) fn timeouts(timeout: Duration, calls: u32) -> TimeoutConfig {
     TimeoutConfig::builder()
         .connect_timeout(timeout.min(Duration::from_secs(5)))
@@ -63,7 +63,7 @@ pub(super) fn sts(config: &SdkConfig, region: Option<Region>, endpoints: &Endpoi
     let mut builder = aws_sdk_sts::config::Builder::from(config);
     builder.set_region(region.or_else(|| config.region().cloned()));
     if let Some(url) = &endpoints.sts {
-        // The URL is the choice of a host. The SDK makes no call when it is told of a URL and of a kind of host.
+        // The SDK rejects a URL in combination with FIPS or dual stack.
         builder = builder.endpoint_url(url).use_fips(false).use_dual_stack(false);
     }
     aws_sdk_sts::Client::from_conf(builder.build())

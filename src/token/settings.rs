@@ -13,21 +13,21 @@ pub struct AwsSettings {
     pub region: Option<String>,
     /// The longest that one call may take. The SDK has no limit of its own.
     pub timeout: Duration,
-    /// What chooses the identity in the SDK's chain (role, profile, key id, container endpoint); it is only hashed.
+    /// The variables that select the identity in the SDK's chain (role, profile, key id, container endpoint); they are only hashed.
     pub identity_hints: Vec<String>,
     /// The profile that is used of the shared configuration files, if one is named.
     pub profile: Option<String>,
     /// The operator's web identity, if it has one.
     pub web_identity: Option<WebIdentityFile>,
-    /// Whether the operator uses no identity but that of its workload: a web identity, or that of its container.
+    /// Whether the operator only uses the identity of its workload: a web identity, or that of its container.
     pub workload_identity_only: bool,
-    /// Hosts that are called instead of AWS's own.
+    /// Endpoints that are called instead of AWS's own.
     pub endpoints: Endpoints,
     /// Certificates in PEM that are trusted besides those of public authorities.
     pub ca_bundle: Option<Vec<u8>>,
 }
 
-/// Hosts that are called instead of AWS's own, as URLs.
+/// Endpoint URLs that are called instead of AWS's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints {
     /// For ECR.
@@ -39,15 +39,15 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
-    /// With what AWS_ENDPOINT_URL and the profile say, where nothing else is said.
+    /// Fills in AWS_ENDPOINT_URL and the endpoints of the profile where no endpoint is set.
     pub(super) fn or_configured(self, config: &SdkConfig) -> Self {
-        // The names by which the SDK's clients look themselves up.
+        // The service ids of the SDK's clients.
         let or = |given: Option<String>, service| given.or_else(|| configured(config, service));
         Self { ecr: or(self.ecr, "ECR"), ecr_public: or(self.ecr_public, "ECR PUBLIC"), sts: or(self.sts, "STS") }
     }
 }
 
-/// The URL that the SDK would call for a service, if it is told one.
+/// The endpoint that is configured for a service, if any.
 fn configured(config: &SdkConfig, service: &str) -> Option<String> {
     let key = ServiceConfigKey::builder().service_id(service).env("AWS_ENDPOINT_URL").profile("endpoint_url");
     let own = key.build().ok().and_then(|key| config.service_config()?.load_config(key));
@@ -70,15 +70,15 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// Every one.
+    /// All origins.
     pub const ALL: [Self; 5] = [Self::Environment, Self::Profile, Self::WebIdentity, Self::Container, Self::Node];
 
-    /// Whether it is an identity of this workload alone, which nobody has to hand over and which ends by itself.
+    /// Whether it is an identity of this workload alone, with short-lived credentials that nobody has to distribute.
     pub const fn is_workloads(self) -> bool {
         matches!(self, Self::WebIdentity | Self::Container)
     }
 
-    /// A word for metric labels and logs.
+    /// The value in metric labels and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Environment => "environment",
@@ -90,10 +90,10 @@ impl Origin {
     }
 }
 
-/// The operator's own web identity (IRSA): what the EKS webhook puts into its environment.
+/// The operator's own web identity (IRSA), from the variables that the EKS webhook sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebIdentityFile {
-    /// `AWS_WEB_IDENTITY_TOKEN_FILE`. It is rotated, and read for each session.
+    /// `AWS_WEB_IDENTITY_TOKEN_FILE`. The file is rotated, and read for each session.
     pub token_file: PathBuf,
     /// `AWS_ROLE_ARN`.
     pub role_arn: String,

@@ -14,13 +14,13 @@ use super::settings::WebIdentityFile;
 use super::{Cluster, TokenError};
 use crate::plan::auth::{Account, SESSION_NAME};
 
-/// Where the token comes from.
+/// The source of the web identity token.
 pub(super) enum TokenFrom {
     File(WebIdentityFile),
     Cluster { cluster: Arc<dyn Cluster>, account: Account },
 }
 
-/// The credentials of one role.
+/// The credentials of a role, in exchange for a web identity token.
 pub(super) struct WebIdentity {
     pub(super) sts: Client,
     pub(super) from: TokenFrom,

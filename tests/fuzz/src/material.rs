@@ -299,7 +299,7 @@ pub fn limits(u: &mut Unstructured<'_>) -> Result<Limits> {
         outputs: None,
         includes: BTreeSet::new(),
         namespaces: None,
-        lent: AllowedIdentities { accounts: accounts.into_iter().collect(), keys: keys.into_iter().collect() },
+        identities: AllowedIdentities { accounts: accounts.into_iter().collect(), keys: keys.into_iter().collect() },
         attach_pods: false,
         attach_service_accounts: BTreeSet::new(),
         fixed_api: u.ratio(1, 8)?,

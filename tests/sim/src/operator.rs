@@ -172,7 +172,8 @@ async fn work(
     let source = Source { aws, process: number, identity: settings.identity.clone(), clock: time.clone() };
     let tokens = Arc::new(TokenCache::new(Arc::new(source), cache, send.clone(), |_| ()));
     let memories = Memories::default();
-    let world = ClusterState::new(SelectorIndex::new(limits.namespaces.clone()), References::new(limits.lent.clone()));
+    let world =
+        ClusterState::new(SelectorIndex::new(limits.namespaces.clone()), References::new(limits.identities.clone()));
     let observer = Watched { memories: memories.clone(), tokens: tokens.clone() };
     let shared = Arc::new(Shared::new(world, limits.clone(), send, observer));
     let concurrency = usize::from(settings.concurrency);

@@ -49,7 +49,7 @@ fn expected(bytes: &[u8]) -> Vec<(String, String)> {
 fn round_trip(entries: &Entries) {
     let config = DockerConfig::render(entries).expect("strings");
     let json = STANDARD.decode(config.expose_base64()).expect("base64");
-    assert_eq!(config.len(), json.len());
+    assert_eq!(config.size(), json.len());
     assert_eq!(plain(&parse(&json)), plain(entries), "what is written is read back");
     let again = DockerConfig::render(&parse(&json)).expect("strings");
     assert_eq!((again.hash(), again.expose_base64()), (config.hash(), config.expose_base64()));

@@ -53,15 +53,15 @@ pub(super) fn measure(credentials: usize, namespaces: usize) {
 
 impl Crowd {
     fn namespace(&mut self, n: usize) -> BTreeSet<Uid> {
-        let incarnation = NamespaceUid::of(&format!("uid-of-n{n}"), None);
-        self.world.set_namespace(&format!("n{n}"), incarnation, &self.labels, false)
+        let namespace_uid = NamespaceUid::of(&format!("uid-of-n{n}"), None);
+        self.world.set_namespace(&format!("n{n}"), namespace_uid, &self.labels, false)
     }
 
     fn claim(&mut self) {
         let selector = NamespaceSelector { match_labels: self.labels.clone(), match_expressions: Vec::new() };
         let spec = NamespaceSelection { names: Vec::new(), selector: Some(selector), exclude: Vec::new() };
         for (uid, secret_name) in &self.credentials {
-            let claimant = CredentialRef {
+            let credential = CredentialRef {
                 name: uid.0.clone(),
                 created: Timestamp::UNIX_EPOCH,
                 activity: Activity::Active,
@@ -70,7 +70,7 @@ impl Crowd {
                 references: BTreeSet::new(),
                 attach: Vec::new(),
             };
-            self.world.index.set_claimant(uid, claimant);
+            self.world.index.set_credential(uid, credential);
         }
     }
 
@@ -82,7 +82,7 @@ impl Crowd {
                     resource_version: format!("{}", 1_000_000 + n).into(),
                     // As a watch brings it: a text of its own.
                     owner: Some(Uid(uid.0.as_ref().into())),
-                    footprint: ManagedFieldsDigest::desired(&Default::default()),
+                    digest: ManagedFieldsDigest::desired(&Default::default()),
                     expires_at: Some(Timestamp::UNIX_EPOCH),
                     hosts: Some(1),
                     identity: Some(1),
