@@ -126,7 +126,7 @@ impl Task<'_> {
         history: &RetryState,
         earliest: Timestamp,
     ) -> bool {
-        let format = old.standing.record().map(|record| record.format);
+        let format = old.ownership.record().map(|record| record.format);
         let alike = self.plan.secrets().filter(|secret| Some(secret.format) == format);
         let places = alike.filter_map(|secret| self.place_at(world, &(secret.name.clone(), old.namespace.clone())));
         places.into_iter().any(|place| {

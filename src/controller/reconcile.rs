@@ -138,12 +138,12 @@ impl Reconciliation<'_> {
             Ok(plan) => plan,
             Err(halt) => {
                 self.ctx.tokens.want(self.uid, BTreeSet::new());
-                return Ok(ReconcileOutcome::Report(Observation::Halted(halt)));
+                return Ok(ReconcileOutcome::Report(Observation::Stalled(halt)));
             }
         };
-        let needs = plan.needs().into_iter().filter(|need| !need.auth.is_each_targets()).collect();
-        let shared = TokenGroup { needs: &needs, target: None, policy: &plan.refresh, seed: &self.uid.0 };
-        recover(self.ctx, self.uid, &plan, &needs, self.status, memory, self.ctx.clock.earliest()).await?;
+        let token_specs = plan.token_specs().into_iter().filter(|need| !need.auth.is_each_targets()).collect();
+        let shared = TokenGroup { token_specs: &token_specs, target: None, policy: &plan.refresh, seed: &self.uid.0 };
+        recover(self.ctx, self.uid, &plan, &token_specs, self.status, memory, self.ctx.clock.earliest()).await?;
         let owner = Owner { name: self.object.name_any(), uid: self.uid.clone() };
         let tokens = self.tokens(&plan, &shared, &owner, memory).await;
         if let Some(left) = self.first_wait(&tokens.shared, memory) {
@@ -151,7 +151,7 @@ impl Reconciliation<'_> {
         }
         let content = match self.content(&plan, &owner, &tokens.census, memory) {
             Ok(content) => content,
-            Err(halt) => return Ok(ReconcileOutcome::Report(Observation::Halted(halt))),
+            Err(halt) => return Ok(ReconcileOutcome::Report(Observation::Stalled(halt))),
         };
         let task = Task { plan: &plan, owner: &owner, generation: self.object.meta().generation };
         match writes::write(self.ctx, &task, &content, &mut memory.retries).await {
@@ -189,7 +189,7 @@ impl Reconciliation<'_> {
         if std::mem::replace(&mut memory.included, merged) != merged {
             memory.tenants.shared_changed();
         }
-        let keys = keys(self.ctx, group.needs, group.target);
+        let keys = keys(self.ctx, group.token_specs, group.target);
         let in_use = each.values().chain([&keys]).flat_map(BTreeMap::values).flatten().cloned().collect();
         self.ctx.tokens.want(self.uid, in_use);
         let demand = self.demand(memory, now);
@@ -364,13 +364,14 @@ impl Reconciliation<'_> {
             let (region, problem) = (registry.region.clone(), registry.problem.clone());
             return RegistryReport { region, hosts, life, hash, auth_hash, problem, failure, each_targets };
         }
-        let grants: Vec<_> = registry.needs.iter().filter_map(|need| memory.published.get(need)).collect();
-        let complete = grants.len() == registry.needs.len() && left_out.is_none() && !entries.is_empty();
+        let grants: Vec<_> = registry.token_specs.iter().filter_map(|need| memory.published.get(need)).collect();
+        let complete = grants.len() == registry.token_specs.len() && left_out.is_none() && !entries.is_empty();
         let life = complete.then(|| Life::earliest(grants.iter().map(|grant| grant.life))).flatten();
         let identity = life.and_then(|_| Some(&grants.first()?.identity));
-        let hash = identity.filter(|identity| !identity.is_former()).map(|identity| self.ctx.hash(identity, &entries));
-        let auth_hash = life.and_then(|_| Some(auth_hash(registry.needs.first()?, &entries)));
-        let failure = registry.needs.iter().find_map(|need| tokens.shared.failure(self.ctx, need));
+        let hash =
+            identity.filter(|identity| !identity.is_unresolved()).map(|identity| self.ctx.hash(identity, &entries));
+        let auth_hash = life.and_then(|_| Some(auth_hash(registry.token_specs.first()?, &entries)));
+        let failure = registry.token_specs.iter().find_map(|need| tokens.shared.failure(self.ctx, need));
         let problem = registry.problem.clone();
         let problem = problem
             .or_else(|| taken.first().map(|taken| SpecError::from(*taken)))
@@ -448,6 +449,6 @@ fn report_output(plan: &Plan, output: &SecretPlan, counts: &SyncCounts, memory: 
 /// A token found again without its account is of no use where the account names the hosts.
 fn forget_without_caller(plan: &Plan, memory: &mut CredentialState) {
     let callers = plan.registries.iter().filter(|r| matches!(r.hosts, Hosts::Callers { .. }));
-    let needs: BTreeSet<&TokenSpec> = callers.flat_map(|registry| &registry.needs).collect();
-    memory.published.retain(|need, grant| !needs.contains(need) || grant.caller().is_some());
+    let token_specs: BTreeSet<&TokenSpec> = callers.flat_map(|registry| &registry.token_specs).collect();
+    memory.published.retain(|need, grant| !token_specs.contains(need) || grant.caller().is_some());
 }

@@ -56,18 +56,18 @@ type Footprints = BTreeMap<Arc<str>, ManagedFieldsDigest>;
 
 impl Expected {
     fn of(content: &DesiredSecrets) -> Self {
-        let footprints = |bundle: &Bundle| bundle.iter().map(|(name, d)| (name.clone(), d.footprint)).collect();
+        let digests = |bundle: &Bundle| bundle.iter().map(|(name, d)| (name.clone(), d.digest)).collect();
         match content {
-            DesiredSecrets::Alike(bundle) => Self { alike: footprints(bundle), ..Self::default() },
+            DesiredSecrets::Alike(bundle) => Self { alike: digests(bundle), ..Self::default() },
             DesiredSecrets::Each(shares) => {
-                let each = shares.iter().map(|(namespace, share)| (namespace.clone(), footprints(&share.desired)));
+                let each = shares.iter().map(|(namespace, share)| (namespace.clone(), digests(&share.desired)));
                 Self { each: each.collect(), ..Self::default() }
             }
         }
     }
 
     fn at(&self, (name, namespace): &SecretKey) -> Option<ManagedFieldsDigest> {
-        let own = self.each.get(namespace).and_then(|footprints| footprints.get(name));
+        let own = self.each.get(namespace).and_then(|digests| digests.get(name));
         own.or_else(|| self.alike.get(name)).copied()
     }
 }
@@ -202,10 +202,10 @@ impl RetryState {
         content: &DesiredSecrets,
     ) {
         let wanted = matches!(
-            place.claim,
+            place.selection,
             secret::Selection::Selected | secret::Selection::Conflict(_) | secret::Selection::Blocked(_)
         );
-        let share = content.share(place).filter(|_| place.claim == secret::Selection::Selected);
+        let share = content.share(place).filter(|_| place.selection == secret::Selection::Selected);
         let mut synced = false;
         let shown = match action {
             // Good now, and not for long: whoever writes it as well has not stopped.
@@ -254,7 +254,7 @@ impl RetryState {
         let Ended { place, action, result, .. } = ended;
         let desired = content.at(place).map(AsRef::as_ref);
         // What became of an older content says nothing of this one.
-        if ended.desired.as_deref().map(|d| d.footprint) != desired.map(|d| d.footprint) {
+        if ended.desired.as_deref().map(|d| d.digest) != desired.map(|d| d.digest) {
             return;
         }
         let spot = spot(place);
@@ -277,7 +277,7 @@ impl RetryState {
                 (Some((*reason, message.clone())), retry.delay(count, 1, &place.namespace))
             }
         };
-        let failing = Failing { count, since: now, wait, shown, seen: place.standing.version() };
+        let failing = Failing { count, since: now, wait, shown, seen: place.ownership.version() };
         self.failing.insert(spot, failing);
     }
 
@@ -297,8 +297,8 @@ impl RetryState {
             repairs.last = now;
         }
         let Written::Stored(record) = written else { return };
-        if desired.is_some_and(|d| d.footprint != record.footprint) {
-            self.accepted.insert(spot.clone(), record.footprint);
+        if desired.is_some_and(|d| d.digest != record.digest) {
+            self.accepted.insert(spot.clone(), record.digest);
         } else {
             self.accepted.remove(&spot);
         }
@@ -317,7 +317,7 @@ impl Failing {
 
     /// Whether to try again: the wait is over, the Secret there has changed since, or the clock has been set back.
     fn may_retry(&self, place: &SecretTarget, now: Timestamp) -> bool {
-        self.retry_at() <= now || now < self.since || self.seen != place.standing.version()
+        self.retry_at() <= now || now < self.since || self.seen != place.ownership.version()
     }
 }
 

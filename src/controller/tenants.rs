@@ -11,9 +11,9 @@ use super::recover::recover_tenant;
 use super::tokens::{Keys, Progress, TokenGroup, keys};
 use super::writes::{DesiredSecrets, NamespaceSecrets};
 use crate::api::status::Reason;
+use crate::plan::namespaces::NamespaceUid;
 use crate::plan::refresh::Demand;
 use crate::plan::schedule::Life;
-use crate::plan::targets::NamespaceUid;
 use crate::plan::{Plan, RegistryPlan, SpecError, TokenSpec, Uid};
 use crate::secret::include::Included;
 use crate::secret::{self, Bundle, DesiredError, Owner, Published};
@@ -25,7 +25,7 @@ const READS: usize = 16;
 #[derive(Default)]
 pub(super) struct Tenant {
     /// Which of the namespaces that had this name.
-    pub(super) incarnation: NamespaceUid,
+    pub(super) namespace_uid: NamespaceUid,
     pub(super) published: Published,
     pub(super) recovered: bool,
     made: Option<Made>,
@@ -93,15 +93,15 @@ impl Tenants {
         let TenantContext { ctx, uid, plan, .. } = estate;
         let targets = ctx.shared.state.lock().own_targets(uid);
         // A namespace that was deleted and made again is another tenant.
-        self.each.retain(|namespace, tenant| targets.get(namespace) == Some(&tenant.incarnation));
-        for (namespace, incarnation) in &targets {
-            let tenant = || Tenant { incarnation: *incarnation, ..Tenant::default() };
+        self.each.retain(|namespace, tenant| targets.get(namespace) == Some(&tenant.namespace_uid));
+        for (namespace, namespace_uid) in &targets {
+            let tenant = || Tenant { namespace_uid: *namespace_uid, ..Tenant::default() };
             self.each.entry(namespace.clone()).or_insert_with(tenant);
         }
         self.recover(estate, now).await;
-        let needs = own_needs(plan);
+        let token_specs = own_needs(plan);
         let keys = |(namespace, tenant): (&Arc<str>, &Tenant)| {
-            (namespace.clone(), keys(ctx, &needs, Some((&**namespace, tenant.incarnation))))
+            (namespace.clone(), keys(ctx, &token_specs, Some((&**namespace, tenant.namespace_uid))))
         };
         self.each.iter().map(keys).collect()
     }
@@ -115,13 +115,13 @@ impl Tenants {
         now: Timestamp,
     ) -> TenantsProgress {
         let TenantContext { ctx, uid, plan, .. } = estate;
-        let needs = own_needs(plan);
+        let token_specs = own_needs(plan);
         let mut census = TenantsProgress::default();
         for (namespace, tenant) in &mut self.each {
             let Some(keys) = keys.remove(namespace) else { continue };
             let seed = seed(uid, namespace);
-            let target = Some((&**namespace, tenant.incarnation));
-            let group = TokenGroup { needs: &needs, target, policy: &plan.refresh, seed: &seed };
+            let target = Some((&**namespace, tenant.namespace_uid));
+            let group = TokenGroup { token_specs: &token_specs, target, policy: &plan.refresh, seed: &seed };
             let progress = group.advance(ctx, uid, keys, demand, &mut tenant.published, now);
             if progress.changed {
                 tenant.made = None;
@@ -157,15 +157,16 @@ impl Tenants {
                 })
             });
             let current = progress.is_some_and(|progress| tenant.is_current(progress));
-            let (incarnation, lacks) = (tenant.incarnation, wrong.or(lacks));
-            shares.insert(namespace.clone(), NamespaceSecrets { incarnation, desired, current, lacks, failure });
+            let (namespace_uid, lacks) = (tenant.namespace_uid, wrong.or(lacks));
+            shares.insert(namespace.clone(), NamespaceSecrets { namespace_uid, desired, current, lacks, failure });
         }
         DesiredSecrets::Each(shares)
     }
 
     /// The earliest life of any namespace's token for a registry.
     pub(super) fn life(&self, registry: &RegistryPlan) -> Option<Life> {
-        let lives = self.each.values().flat_map(|tenant| registry.needs.iter().filter_map(|n| tenant.published.get(n)));
+        let lives =
+            self.each.values().flat_map(|tenant| registry.token_specs.iter().filter_map(|n| tenant.published.get(n)));
         Life::earliest(lives.map(|grant| grant.life))
     }
 
@@ -185,7 +186,7 @@ impl TenantsProgress {
     /// Why a registry's token is not new in the first namespace where it is not.
     pub(super) fn failure(&self, ctx: &Context, registry: &RegistryPlan) -> Option<SpecError> {
         self.each.iter().find_map(|(namespace, progress)| {
-            let halt = registry.needs.iter().find_map(|need| progress.failure(ctx, need))?;
+            let halt = registry.token_specs.iter().find_map(|need| progress.failure(ctx, need))?;
             Some(SpecError { reason: halt.reason, message: format!("in namespace {namespace}: {}", halt.message) })
         })
     }
@@ -232,7 +233,7 @@ impl Tenant {
 
 /// What each namespace needs for itself.
 pub(super) fn own_needs(plan: &Plan) -> BTreeSet<&TokenSpec> {
-    plan.needs().into_iter().filter(|need| need.auth.is_each_targets()).collect()
+    plan.token_specs().into_iter().filter(|need| need.auth.is_each_targets()).collect()
 }
 
 /// Refreshes of many namespaces spread over the jitter.

@@ -10,7 +10,7 @@ use super::Context;
 use super::diff::{Task, WorkQueue};
 use super::retry_state::{RetryState, SyncCounts};
 use crate::plan::SpecError;
-use crate::plan::targets::NamespaceUid;
+use crate::plan::namespaces::NamespaceUid;
 use crate::secret::{self, Bundle, Desired, SecretAction, SecretTarget};
 
 /// How long a round waits for writes of which none ends.
@@ -27,7 +27,7 @@ pub(super) enum DesiredSecrets {
 /// What one namespace should hold.
 pub(super) struct NamespaceSecrets {
     /// Which of the namespaces that had this name it is for.
-    pub(super) incarnation: NamespaceUid,
+    pub(super) namespace_uid: NamespaceUid,
     pub(super) desired: Bundle,
     /// Whether the identities behind it are those of now. While they are not, a Secret that is there stays, but none is made:
     /// the namespace may be another by now, and its end not heard of.
@@ -42,7 +42,9 @@ impl DesiredSecrets {
     pub(super) fn share(&self, place: &SecretTarget) -> Option<&NamespaceSecrets> {
         match self {
             Self::Alike(_) => None,
-            Self::Each(shares) => shares.get(&place.namespace).filter(|share| share.incarnation == place.incarnation),
+            Self::Each(shares) => {
+                shares.get(&place.namespace).filter(|share| share.namespace_uid == place.namespace_uid)
+            }
         }
     }
 
@@ -57,7 +59,7 @@ impl DesiredSecrets {
     pub(super) fn covers(&self, place: &SecretTarget) -> bool {
         match self {
             Self::Alike(_) => true,
-            Self::Each(_) => place.claim != secret::Selection::Selected || self.share(place).is_some(),
+            Self::Each(_) => place.selection != secret::Selection::Selected || self.share(place).is_some(),
         }
     }
 }

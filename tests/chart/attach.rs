@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ecr_credential_operator::api::NamespaceSelection;
-use ecr_credential_operator::plan::targets::NamespaceMatcher;
+use ecr_credential_operator::plan::namespaces::NamespaceMatcher;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};

@@ -5,24 +5,24 @@ use serde_json::json;
 use super::super::stage::{self, ACCOUNT, NOW, Stage, at, grant, uid};
 use super::*;
 use crate::plan::Identity;
-use crate::plan::targets::NamespaceUid;
+use crate::plan::namespaces::NamespaceUid;
 use crate::secret::ownership::{Ownership, SecretRecord};
 
 const RETRY: RetryPolicy = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(300) };
 
 fn desired(password: &str) -> Arc<Desired> {
     let stage = Stage::new(json!([{ "private": { "accountIds": [ACCOUNT] } }]));
-    let need = stage.plan.registries[0].needs[0].clone();
+    let need = stage.plan.registries[0].token_specs[0].clone();
     Arc::new(stage.desired(&[(need, grant(password, NOW + 3600, &Identity::operator()))].into()))
 }
 
 fn record(version: &str, desired: &Desired) -> Arc<SecretRecord> {
-    Arc::new(stage::record(Some(uid("x")), version, desired.footprint))
+    Arc::new(stage::record(Some(uid("x")), version, desired.digest))
 }
 
-fn place(standing: Ownership) -> SecretTarget {
-    let (namespace, name, incarnation) = ("a".into(), "pull".into(), NamespaceUid::default());
-    SecretTarget { namespace, incarnation, name, standing, claim: secret::Selection::Selected }
+fn place(ownership: Ownership) -> SecretTarget {
+    let (namespace, name, namespace_uid) = ("a".into(), "pull".into(), NamespaceUid::default());
+    SecretTarget { namespace, namespace_uid, name, ownership, selection: secret::Selection::Selected }
 }
 
 /// A history whose content is this.
@@ -159,7 +159,7 @@ async fn what_is_told_of_a_namespace_that_is_not_selected_counts_as_no_failure()
     let desired = desired("p");
     let (mut history, content) = history(&desired);
     let mine = record("7", &desired);
-    let left = SecretTarget { claim: secret::Selection::Deselected, ..place(Ownership::Owned(mine.clone())) };
+    let left = SecretTarget { selection: secret::Selection::Deselected, ..place(Ownership::Owned(mine.clone())) };
     let action = SecretAction::Delete(mine);
     history.note(&ended(&left, &desired, action.clone(), Err(refused())), &content, &RETRY, at(NOW));
     let mut counts = count(&history, &content, &left, &action);
@@ -220,7 +220,7 @@ async fn what_is_new_of_one_secret_says_nothing_of_another_and_each_counts_for_i
     );
     history.expect(&with(&new));
     assert!(history.may_write(&pull, at(NOW)), "it is another content");
-    assert_eq!(history.accepted(&out), Some(mutated.footprint));
+    assert_eq!(history.accepted(&out), Some(mutated.digest));
     let mut counts = SyncCounts::default();
     history.count(&mut counts, &out, &SecretAction::Keep, &with(&new));
     counts.deny(&"out".into(), &"b".into(), &SpecError { reason: Reason::OutputNotAllowed, message: "no".to_owned() });
