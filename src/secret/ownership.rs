@@ -371,7 +371,7 @@ mod tests {
     #[test]
     fn every_edit_of_ours_changes_the_footprint_and_none_of_others() {
         type Edit = fn(&mut ObjectMeta);
-        let edits: [(&str, Edit, bool); 8] = [
+        let edits: [(&str, Edit, bool); 9] = [
             (
                 "data taken over",
                 |m| {
@@ -402,6 +402,13 @@ mod tests {
             ),
             ("owner removed", |m| m.owner_references = None, true),
             ("entry gone", |m| m.managed_fields = None, true),
+            (
+                "applied by another",
+                |m| {
+                    m.managed_fields.as_mut().unwrap()[0].manager = Some("kubectl".to_owned());
+                },
+                true,
+            ),
             (
                 "their label",
                 |m| {
