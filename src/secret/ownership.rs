@@ -501,7 +501,7 @@ mod tests {
             labels.extend(value.map(|value| (label.to_owned(), value.to_owned())));
             fields(metadata)["f:metadata"]["f:labels"].as_object_mut().unwrap().remove(&format!("f:{label}"));
         }
-        let table: [(&str, Edit, bool); 10] = [
+        let table: [(&str, Edit, bool); 11] = [
             ("labels stripped", |m| m.labels = None, true),
             ("reference stripped", |m| m.owner_references = None, true),
             (
@@ -521,6 +521,15 @@ mod tests {
                 |m| {
                     lose(m, CREDENTIAL_UID, Some("v"));
                     lose(m, MANAGED_BY, Some("helm"));
+                },
+                false,
+            ),
+            (
+                "no reference, both overwritten, another label of ours left",
+                |m| {
+                    lose(m, CREDENTIAL_UID, Some("v"));
+                    lose(m, MANAGED_BY, Some("helm"));
+                    fields(m)["f:metadata"]["f:labels"]["f:team"] = json!({});
                 },
                 false,
             ),

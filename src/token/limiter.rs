@@ -274,8 +274,12 @@ mod tests {
         let denied: Vec<_> = (0..2000).map(|_| fails_always(&limiter, Priority::RetriedFirst, "x")).collect();
         settle().await;
         for priority in PRIORITIES.into_iter().filter(|priority| *priority != Priority::RetriedFirst) {
-            let waited = wait(&limiter, priority, "x", 1).await.unwrap();
-            assert!(waited <= 300, "{priority:?} after {waited} ms");
+            // Whoever was served once is not last for ever.
+            for _ in 0..3 {
+                let served = tokio::time::timeout(Duration::from_secs(60), wait(&limiter, priority, "x", 1));
+                let waited = served.await.expect("it is starved").unwrap();
+                assert!(waited <= 300, "{priority:?} after {waited} ms");
+            }
         }
         denied.into_iter().for_each(|task| task.abort());
     }
