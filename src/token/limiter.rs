@@ -314,7 +314,7 @@ mod tests {
         settle().await;
         gone.into_iter().for_each(|task| task.abort());
         settle().await;
-        let waited = wait(&limiter, Priority::First, "here", 1).await.unwrap();
+        let waited = wait(&limiter, Priority::First, "gone", 1).await.unwrap();
         assert!(waited <= 6000, "{waited} ms");
     }
 
