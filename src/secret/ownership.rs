@@ -370,7 +370,7 @@ mod tests {
     #[test]
     fn every_edit_of_ours_changes_the_digest_and_none_of_others() {
         type Edit = fn(&mut ObjectMeta);
-        let edits: [(&str, Edit, bool); 8] = [
+        let edits: [(&str, Edit, bool); 9] = [
             (
                 "data taken over",
                 |m| {
@@ -401,6 +401,13 @@ mod tests {
             ),
             ("owner removed", |m| m.owner_references = None, true),
             ("entry gone", |m| m.managed_fields = None, true),
+            (
+                "applied by another",
+                |m| {
+                    m.managed_fields.as_mut().unwrap()[0].manager = Some("kubectl".to_owned());
+                },
+                true,
+            ),
             (
                 "their label",
                 |m| {
@@ -490,7 +497,7 @@ mod tests {
             labels.extend(value.map(|value| (label.to_owned(), value.to_owned())));
             fields(metadata)["f:metadata"]["f:labels"].as_object_mut().unwrap().remove(&format!("f:{label}"));
         }
-        let table: [(&str, Edit, bool); 10] = [
+        let table: [(&str, Edit, bool); 11] = [
             ("labels stripped", |m| m.labels = None, true),
             ("reference stripped", |m| m.owner_references = None, true),
             (
@@ -510,6 +517,15 @@ mod tests {
                 |m| {
                     lose(m, CREDENTIAL_UID, Some("v"));
                     lose(m, MANAGED_BY, Some("helm"));
+                },
+                false,
+            ),
+            (
+                "no reference, both overwritten, another label of ours left",
+                |m| {
+                    lose(m, CREDENTIAL_UID, Some("v"));
+                    lose(m, MANAGED_BY, Some("helm"));
+                    fields(m)["f:metadata"]["f:labels"]["f:team"] = json!({});
                 },
                 false,
             ),
