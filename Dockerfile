@@ -16,6 +16,7 @@ COPY Cargo.toml Cargo.lock build.rs ./
 # Cargo reads the manifests of all workspace members. Their source is not needed.
 COPY tests/fuzz/Cargo.toml tests/fuzz/Cargo.toml
 COPY tests/hostile/Cargo.toml tests/hostile/Cargo.toml
+COPY tests/judge/Cargo.toml tests/judge/Cargo.toml
 COPY tests/sim/Cargo.toml tests/sim/Cargo.toml
 COPY tests/testbed/Cargo.toml tests/testbed/Cargo.toml
 COPY src src
@@ -34,7 +35,8 @@ LABEL org.opencontainers.image.title=ecr-credential-operator \
       org.opencontainers.image.revision=$REVISION \
       org.opencontainers.image.source=$SOURCE \
       org.opencontainers.image.licenses=Apache-2.0
-COPY LICENSE THIRD_PARTY_NOTICES.txt /
+# The permissions of a checkout depend on the umask.
+COPY --chmod=0644 LICENSE THIRD_PARTY_NOTICES.txt /
 COPY --from=build /out/ecr-credential-operator /usr/local/bin/ecr-credential-operator
 USER 65532:65532
 EXPOSE 8080

@@ -1,4 +1,4 @@
-//! The only writer to the API server, the lease and events apart: Secrets by guarded server-side apply, and the status.
+//! The only writer to the API server, except for the lease and Events: Secrets by guarded server-side apply, and the status.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,25 +22,25 @@ use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::attach::Operation;
 use crate::lenient::Observed;
-use crate::plan::targets::{Labels, NamespaceUid};
+use crate::plan::namespaces::{Labels, NamespaceUid};
 use crate::secret::formats::Payload;
-use crate::secret::metadata::SecretMetadata;
+use crate::secret::observed::SecretMetadata;
 use crate::secret::ownership::SecretRecord;
 use crate::secret::{Desired, FIELD_MANAGER, REFRESHED_AT, SecretAction, SecretTarget};
 
-/// A write that takes longer than this gives its slot to others: a namespace whose admission webhook hangs must not hold up
-/// the rest.
+/// A write that takes longer releases its slot: a namespace whose admission webhook hangs must not delay the
+/// others.
 pub const SLOW: Duration = Duration::from_secs(2);
 
 /// How many writes may be under way for each that may be under way and not slow.
 pub const SLOW_FACTOR: usize = 8;
 
-/// What became of a place.
+/// The result of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Written {
-    /// The Secret was written and is now this.
+    /// The Secret was written; this is its new record.
     Stored(Arc<SecretRecord>),
-    /// The Secret was deleted, or had gone already.
+    /// The Secret was deleted, or did not exist.
     Deleted,
     /// The Secret is being deleted, and stays until its finalizers are removed.
     Deleting(Arc<SecretRecord>),
@@ -49,9 +49,9 @@ pub enum Written {
 /// Why a write did not happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteError {
-    /// The Secret is not as we last saw it. A watch event will say how it is, or has just done so.
+    /// The Secret has changed since we saw it. A watch event brings its current state.
     Stale,
-    /// The namespace is going or gone: nothing is owed to it.
+    /// The namespace is being deleted or does not exist.
     NamespaceGone,
     /// The Secret cannot be changed in place (its type is wrong, or it is immutable).
     Unchangeable(Reason, String),
@@ -60,7 +60,7 @@ pub enum WriteError {
 }
 
 impl WriteError {
-    /// Takes out a message that quotes what was to be written: an admission policy may say what it refuses.
+    /// Removes a message that quotes the payload: an admission policy may quote what it refuses.
     fn without(self, desired: Option<&Desired>) -> Self {
         match self {
             Self::Refused(reason, message) if desired.is_some_and(|d| d.payload.is_quoted_in(&message)) => {
@@ -77,16 +77,16 @@ pub struct Found {
     pub type_: String,
     /// The data.
     pub data: BTreeMap<String, Zeroizing<Vec<u8>>>,
-    /// When the youngest of its logins was issued, as its annotation says.
+    /// When its newest token was issued, by its annotation.
     pub refreshed_at: Option<Timestamp>,
 }
 
 /// What is written over an existing Secret.
 #[derive(Clone, Copy)]
 enum Overwrite<'a> {
-    /// Everything, and what others have added is taken out.
+    /// Everything, and additions by others are removed.
     All(&'a Desired),
-    /// What others have added is taken out, no more.
+    /// Additions by others are removed, nothing else.
     Additions(Option<&'a Desired>),
 }
 
@@ -99,7 +99,7 @@ impl Overwrite<'_> {
     }
 }
 
-/// Writes Secrets and statuses, so many at a time.
+/// Writes Secrets and statuses, with limited concurrency.
 #[derive(Clone)]
 pub struct Writer {
     client: Client,
@@ -119,29 +119,29 @@ impl Writer {
         Self { client, all, slots: slots(concurrency), timeout }
     }
 
-    /// Does what a action says, when its turn comes and `begin` says so. A action that says to do nothing is answered with
-    /// [`WriteError::Stale`], which asks for a fresh look.
+    /// Performs an action once there is a free slot and `begin` allows it. An action without a write returns [`WriteError::Stale`], so
+    /// that the Secret is compared again.
     pub async fn perform(
         &self,
-        place: &SecretTarget,
+        target: &SecretTarget,
         action: &SecretAction,
         desired: Option<&Desired>,
         begin: impl FnOnce() -> bool,
     ) -> Result<Written, WriteError> {
         let work = async {
             match (action, desired) {
-                (SecretAction::Create, Some(desired)) => self.apply(place, desired, None).await,
+                (SecretAction::Create, Some(desired)) => self.apply(target, desired, None).await,
                 (SecretAction::Update(record), Some(desired)) => {
-                    self.update(place, Overwrite::All(desired), record).await
+                    self.update(target, Overwrite::All(desired), record).await
                 }
                 (SecretAction::Strip(record), desired) => {
-                    self.update(place, Overwrite::Additions(desired), record).await
+                    self.update(target, Overwrite::Additions(desired), record).await
                 }
-                (SecretAction::Delete(record), _) => self.delete(place, record).await,
+                (SecretAction::Delete(record), _) => self.delete(target, record).await,
                 _ => Err(WriteError::Stale),
             }
         };
-        // Semaphores that are never closed.
+        // The semaphores are never closed.
         let _place = self.all.acquire().await.ok();
         let slot = self.slots.acquire().await.ok();
         if !begin() {
@@ -160,15 +160,15 @@ impl Writer {
         result.map_err(|error| error.without(desired))
     }
 
-    /// Whether the namespace of a place still is the one that it was: no precondition of an apply can say so.
+    /// Checks that the namespace of a target was not recreated, which no precondition of an apply can express.
     ///
     /// # Errors
-    /// It is another one by now, or gone; or the API server refused or failed.
-    pub async fn expect_namespace(&self, place: &SecretTarget) -> Result<(), WriteError> {
+    /// It was recreated or deleted, or the API server refused or failed.
+    pub async fn expect_namespace(&self, target: &SecretTarget) -> Result<(), WriteError> {
         let api: Api<Observed<Namespace>> = Api::all(self.client.clone());
-        let found = self.in_time(api.get(&place.namespace)).await.map_err(classify)?;
+        let found = self.in_time(api.get(&target.namespace)).await.map_err(classify)?;
         let now = NamespaceUid::of_namespace(found.meta());
-        if now == place.incarnation { Ok(()) } else { Err(WriteError::NamespaceGone) }
+        if now == target.namespace_uid { Ok(()) } else { Err(WriteError::NamespaceGone) }
     }
 
     /// A Secret with its data, to find tokens again after a restart, or to merge it into ours; none when it is gone.
@@ -251,27 +251,27 @@ impl Writer {
 
     async fn update(
         &self,
-        place: &SecretTarget,
+        target: &SecretTarget,
         write: Overwrite<'_>,
         record: &Arc<SecretRecord>,
     ) -> Result<Written, WriteError> {
-        let mine = matches!(place.standing, crate::secret::ownership::Ownership::Owned(_));
+        let mine = matches!(target.ownership, crate::secret::ownership::Ownership::Owned(_));
         let (last, written) = match write {
-            Overwrite::All(desired) => match self.apply(place, desired, Some(record)).await {
+            Overwrite::All(desired) => match self.apply(target, desired, Some(record)).await {
                 Ok(Written::Stored(stored)) if stored.has_additions(write.payload()) => {
-                    let stripped = self.strip(place, &stored, write.payload()).await;
+                    let stripped = self.strip(target, &stored, write.payload()).await;
                     (stored, stripped)
                 }
                 applied => (record.clone(), applied),
             },
-            Overwrite::Additions(_) => (record.clone(), self.strip(place, record, write.payload()).await),
+            Overwrite::Additions(_) => (record.clone(), self.strip(target, record, write.payload()).await),
         };
         match written {
             // It was deleted before, and is still there: to delete it again would change nothing.
             Err(WriteError::Unchangeable(reason, _)) if mine && last.held_by.is_some() => Err(held(reason, &last)),
             // Ours, and wrong in a way that nobody can repair in place: such a Secret never worked, or cannot be refreshed.
             // Once it is gone, the watch brings us back to create it.
-            Err(WriteError::Unchangeable(reason, _)) if mine => match self.delete(place, &last).await {
+            Err(WriteError::Unchangeable(reason, _)) if mine => match self.delete(target, &last).await {
                 Ok(Written::Deleting(record)) => Err(held(reason, &record)),
                 deleted => deleted,
             },
@@ -283,24 +283,24 @@ impl Writer {
     /// since is a conflict; what we believe present is applied with force on that very uid and resourceVersion.
     async fn apply(
         &self,
-        place: &SecretTarget,
+        target: &SecretTarget,
         desired: &Desired,
         over: Option<&SecretRecord>,
     ) -> Result<Written, WriteError> {
-        let manifest = Manifest::new(place, desired, over);
+        let manifest = Manifest::new(target, desired, over);
         let params = PatchParams {
             force: over.is_some(),
             // docs/decisions/2026-11-22-no-field-validation.md says what this spares the API server.
             field_validation: Some(ValidationDirective::Ignore),
             ..PatchParams::apply(FIELD_MANAGER)
         };
-        stored(self.secrets(&place.namespace).patch(&place.name, &params, &Patch::Apply(&manifest)).await)
+        stored(self.secrets(&target.namespace).patch(&target.name, &params, &Patch::Apply(&manifest)).await)
     }
 
     /// Takes keys out of the data that are not ours, and `immutable`: an apply leaves other people's fields as they are.
     async fn strip(
         &self,
-        place: &SecretTarget,
+        target: &SecretTarget,
         record: &SecretRecord,
         desired: Option<&Payload>,
     ) -> Result<Written, WriteError> {
@@ -309,17 +309,17 @@ impl Writer {
         let version = &record.resource_version;
         let patch = json!({ "metadata": { "resourceVersion": version }, "data": keys, "immutable": null });
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        stored(self.secrets(&place.namespace).patch(&place.name, &params, &Patch::Merge(&patch)).await)
+        stored(self.secrets(&target.namespace).patch(&target.name, &params, &Patch::Merge(&patch)).await)
     }
 
-    async fn delete(&self, place: &SecretTarget, record: &SecretRecord) -> Result<Written, WriteError> {
+    async fn delete(&self, target: &SecretTarget, record: &SecretRecord) -> Result<Written, WriteError> {
         let guard = Preconditions {
             uid: Some(record.uid.to_string()),
             resource_version: Some(record.resource_version.to_string()),
         };
         let params = DeleteParams::default().preconditions(guard);
         // As text: the answer is the whole Secret where a finalizer keeps it, and may contain anything.
-        let request = Request::new(Secret::url_path(&(), Some(&place.namespace))).delete(&place.name, &params);
+        let request = Request::new(Secret::url_path(&(), Some(&target.namespace))).delete(&target.name, &params);
         let answer = match request {
             Ok(request) => self.client.request_text(request).await.map(Zeroizing::new),
             Err(error) => Err(kube::Error::BuildRequest(error)),
@@ -402,10 +402,10 @@ impl fmt::Debug for Manifest<'_> {
 }
 
 impl<'a> Manifest<'a> {
-    fn new(place: &'a SecretTarget, desired: &'a Desired, over: Option<&'a SecretRecord>) -> Self {
+    fn new(target: &'a SecretTarget, desired: &'a Desired, over: Option<&'a SecretRecord>) -> Self {
         Self {
             metadata: ManifestMeta {
-                name: &place.name,
+                name: &target.name,
                 uid: over.map(|record| &*record.uid),
                 resource_version: over.map(|record| &*record.resource_version),
                 labels: desired.metadata.labels.as_ref(),

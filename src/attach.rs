@@ -49,7 +49,7 @@ pub struct Unattached {
     pub message: String,
 }
 
-/// Whether a Secret is attached as `attach_to` asks; none when it asks for nothing. `unattached` are the ServiceAccounts of its target
+/// Whether a Secret is attached as `attach_to` requests; none if it requests nothing. `unattached` are the ServiceAccounts of its target
 /// namespaces that do not name it, in order.
 pub fn attachment(attach_to: Option<&AttachTo>, allowed: Allowed<'_>, unattached: &[Unattached]) -> Option<Attachment> {
     let attach_to = attach_to?;
@@ -94,7 +94,7 @@ pub fn attachment(attach_to: Option<&AttachTo>, allowed: Allowed<'_>, unattached
     Some(Attachment { holds: true, reason: Reason::Attached, message: format!("the Secret is attached to {to}") })
 }
 
-/// What is kept of a ServiceAccount.
+/// The record of a ServiceAccount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceAccountRecord {
     /// Its uid.
@@ -143,7 +143,7 @@ pub fn patch(account: &ServiceAccountRecord, desired: &BTreeSet<Arc<str>>) -> Op
     let marks: BTreeSet<&str> = kept.chain(added.iter().copied()).collect();
 
     let mut changes = Vec::new();
-    // From the end, so that the indexes before it stay right.
+    // From the end, so that earlier indexes stay valid.
     for (index, _) in account.names().rev().filter(|(_, name)| marked.contains(name) && !wanted(name)) {
         changes.push(remove(format!("/imagePullSecrets/{index}")));
     }
@@ -157,7 +157,7 @@ pub fn patch(account: &ServiceAccountRecord, desired: &BTreeSet<Arc<str>>) -> Op
     if changes.is_empty() {
         return None;
     }
-    // An object that was deleted and made again has another resourceVersion, too.
+    // A recreated object has another resourceVersion as well.
     let guard = Operation {
         op: "test",
         path: "/metadata/resourceVersion".to_owned(),
@@ -167,7 +167,7 @@ pub fn patch(account: &ServiceAccountRecord, desired: &BTreeSet<Arc<str>>) -> Op
     Some(changes)
 }
 
-/// Brings the annotation up to date.
+/// Updates the annotation.
 fn mark(account: &ServiceAccountRecord, marks: &BTreeSet<&str>) -> Option<Operation> {
     let path = format!("/metadata/annotations/{}", ATTACHED.replace('/', "~1"));
     if marks.is_empty() {

@@ -11,11 +11,11 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use crate::api::{DEFAULT_SECRET_NAME, OutputFormat};
-use crate::plan::outputs::{IncludeScope, OutputScope};
-use crate::plan::references::{AccountScope, AllowedIdentities, KeysScope};
+use crate::plan::references::AllowedIdentities;
 use crate::plan::schedule;
+use crate::plan::scopes::{AccountScope, IncludeScope, KeysScope, OutputScope};
 use crate::process::telemetry::LogFormat;
-use crate::token::identity::{AwsSettings, Endpoints, WebIdentityFile};
+use crate::token::settings::{AwsSettings, Endpoints, WebIdentityFile};
 
 /// Keeps Kubernetes pull secrets for Amazon ECR up to date in every namespace that needs them.
 #[derive(Parser, Debug)]
@@ -309,7 +309,7 @@ impl ScopeArgs {
     }
 
     /// Whose identities may be used besides the operator's own.
-    pub fn lent(&self) -> AllowedIdentities {
+    pub fn allowed_identities(&self) -> AllowedIdentities {
         AllowedIdentities {
             accounts: self.service_accounts.iter().cloned().collect(),
             keys: self.credentials_secrets.iter().cloned().collect(),

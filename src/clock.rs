@@ -1,4 +1,4 @@
-//! The time by which expiry is judged: the node's clock, corrected by the `Date` of the servers that answer.
+//! The clock that decides about expiry: the node's clock, corrected by the `Date` header of responses.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,16 +13,16 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use tower::{Layer, Service};
 
-/// A clock that differs from a server's `Date` by no more than this is right: `Date` has whole seconds only.
+/// The tolerated difference between a clock and a server's `Date`, which has whole seconds only.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
 
-/// The longest round trip after which a `Date` is believed. In a longer one the process, or its machine, may have stood still.
+/// The longest round trip after which a `Date` is used. In a longer one, the process or its machine may have been suspended.
 const LONGEST_TRIP: Duration = Duration::from_secs(60);
 
 /// From this difference on, the node's clock is reported as wrong.
 const WORTH_A_WARNING: SignedDuration = SignedDuration::from_secs(60);
 
-/// Whose time a `Date` is.
+/// The source of a `Date`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
     /// AWS, which issues the tokens and decides when they expire.
@@ -31,7 +31,7 @@ pub enum Server {
     Kubernetes,
 }
 
-/// The clock of the process; clones are the same one. As a layer of the API client it reads the `Date` of its answers.
+/// The clock of the process; clones share their state. As a layer of the API client, it reads the `Date` of responses.
 #[derive(Clone, Debug)]
 pub struct Clock(Arc<Inner>);
 
@@ -61,7 +61,7 @@ impl Clock {
         self.0.heard.lock().now(self.read())
     }
 
-    /// The time that has passed by every clock. What is good is dropped only when it has expired by this time.
+    /// The earliest time of all clocks. A token is dropped only if it has expired by this time.
     pub fn earliest(&self) -> Timestamp {
         self.0.heard.lock().earliest(self.read())
     }
@@ -139,7 +139,7 @@ impl Heard {
     fn hear(&mut self, server: Server, date: Timestamp, trip: Duration, at: Readings) -> Option<bool> {
         let difference = at.wall.duration_since(date);
         let tolerance = TOLERANCE.saturating_add(signed(trip));
-        // The node's own clock has fractions of a second.
+        // The node's clock has fractions of a second.
         let time = if difference.abs() <= tolerance { at.wall } else { date };
         match server {
             Server::Kubernetes => {
@@ -247,7 +247,7 @@ where
         async move {
             let answer = answer.await?;
             let headers = answer.headers();
-            // An answer with an age comes of a cache.
+            // A response with an age comes from a cache.
             if let Some(date) = headers.get(DATE).filter(|_| !headers.contains_key(AGE)).and_then(|d| d.to_str().ok()) {
                 clock.hear(Server::Kubernetes, date, sent);
             }

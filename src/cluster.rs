@@ -1,4 +1,4 @@
-//! What identities borrow from the cluster: web identity tokens of ServiceAccounts, and static keys in Secrets.
+//! The credentials of identities in the cluster: web identity tokens of ServiceAccounts, and static keys in Secrets.
 
 use std::time::Duration;
 
@@ -16,13 +16,14 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::plan::auth::{Account, KeyMaterial, Keys};
-use crate::plan::references::{KeysRecord, KeysScope};
+use crate::plan::references::KeysRecord;
+use crate::plan::scopes::KeysScope;
 use crate::token::{Cluster, StaticKeys, TokenError};
 
-/// How long a web identity token lives, in seconds: the least that the API server gives. It is used once, at once.
+/// The life of a web identity token in seconds: the shortest that the API server issues. It is used once, immediately.
 const TOKEN_SECONDS: i64 = 600;
 
-/// Asks the API server.
+/// Reads from the API server.
 pub struct ApiServer {
     client: Client,
     timeout: Duration,
@@ -34,7 +35,7 @@ impl ApiServer {
         Self { client, timeout }
     }
 
-    /// As text: when an answer cannot be read as an object, kube logs all of it.
+    /// As text: kube logs the whole body of a response that it cannot parse.
     async fn text(&self, request: http::Request<Vec<u8>>) -> Result<Zeroizing<String>, kube::Error> {
         let late = || kube::Error::Service("the API server did not answer in time".into());
         let call = tokio::time::timeout(self.timeout, self.client.request_text(request));
@@ -50,7 +51,7 @@ impl ApiServer {
             bound_object_ref: None,
         };
         let mut body = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
-        // Of one that was deleted and made again the API server says so, and the watch brings us its new identity.
+        // If the ServiceAccount was recreated, the API server rejects the uid with 409, and the watch brings the new one.
         body.metadata.uid = Some(uid.to_string());
         let body = serde_json::to_vec(&body).map_err(|_| unreadable(&what))?;
         let request = Request::new(ServiceAccount::url_path(&(), Some(namespace)))
@@ -135,13 +136,13 @@ struct Stored {
 }
 
 impl Stored {
-    /// What is known of it once its texts are forgotten.
+    /// Its record, without the values.
     fn record(&self) -> KeysRecord {
         let values: Vec<_> = self.data.keys().filter_map(|key| Some((key, self.value(key)?))).collect();
         KeysRecord::of(values.iter().map(|(key, value)| (key.as_str(), value.expose_secret())))
     }
 
-    /// A value without the white space around it, which editors and pipes leave there; none when nothing else is.
+    /// A value without surrounding white space, as editors and pipes leave it; none if it is empty.
     fn value(&self, key: &str) -> Option<SecretString> {
         let bytes = Zeroizing::new(STANDARD.decode(self.data.get(key)?.expose_secret()).ok()?);
         let text = std::str::from_utf8(&bytes).ok()?.trim();
@@ -149,10 +150,10 @@ impl Stored {
     }
 }
 
-/// Sorts an error of the API server. `right` is what the operator needs, `value` where the chart grants it.
+/// Maps an error of the API server. `right` is the permission that is needed, `value` the chart value that grants it.
 fn refused(error: &kube::Error, what: &str, right: &str, value: &str) -> TokenError {
     match error {
-        // Of RBAC; what an admission policy says, it says for people.
+        // By RBAC. The message of an admission policy is meant for people.
         kube::Error::Api(status) if status.is_forbidden() && status.message.contains("cannot ") => {
             TokenError::Forbidden(format!(
                 "the operator lacks permission to {right}: the chart grants it for the entries of {value}"

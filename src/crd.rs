@@ -12,7 +12,7 @@ use crate::run::RunError;
 /// # Errors
 /// Only if serde fails.
 pub fn yaml() -> Result<String, RunError> {
-    // A line of a text stays a line, so that a change of a word changes no other line.
+    // Keeps lines of text as lines, for small diffs.
     let options = serde_saphyr::ser_options! { folded_wrap_chars: 100_000 };
     serde_saphyr::to_string_with_options(&EcrCredential::crd(), options)
         .map_err(|error| RunError::Crd(error.to_string()))

@@ -2,8 +2,8 @@
 //!
 //! Hashes in annotations and in the status are compared with those of the next process, which may be a newer build. They
 //! must depend on values alone, never on names in the code, on the order of declarations or on the standard library. Each
-//! name, such as `identity/v1`, stands for a fixed sequence of fields. Who changes the sequence changes the version, and
-//! every refresh and every Secret pays for it once.
+//! name, such as `identity/v1`, stands for a fixed sequence of fields. A change of the sequence needs a new version, and causes
+//! one refresh and one write of every Secret.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,7 +20,7 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The first 8 bytes, for comparisons where nobody gains by a collision.
+    /// The first 8 bytes, for comparisons where a collision is harmless.
     pub fn short(&self) -> u64 {
         self.0.iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte))
     }

@@ -1,7 +1,7 @@
-//! Objects of the API server, read tolerantly: a value of another kind than expected counts as absent, and nothing else is lost.
+//! Objects of the API server, parsed tolerantly: a value of an unexpected type counts as absent, and nothing else is lost.
 //!
-//! Whoever may create an object decides what it contains, and one object that cannot be read would fail the whole list that it is in.
-//! So each value is first taken as raw JSON, which `serde_json` skips without a limit of depth, and then read on its own.
+//! Anyone who may create an object decides what it contains, and one object that cannot be parsed would fail its whole list. So each
+//! value is first kept as raw JSON, which `serde_json` skips without a depth limit, and then parsed on its own.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -88,7 +88,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
-/// The members of a JSON object that can be read, sorted by key. Looking one up takes few steps however many there are.
+/// The members of a JSON object that can be parsed, sorted by key for binary search.
 #[derive(Clone, Debug)]
 pub struct Pairs<'a, V>(Vec<(Text<'a>, V)>);
 
@@ -101,7 +101,7 @@ impl<V> Default for Pairs<'_, V> {
 impl<'a, V> FromIterator<(Text<'a>, V)> for Pairs<'a, V> {
     fn from_iter<I: IntoIterator<Item = (Text<'a>, V)>>(pairs: I) -> Self {
         let mut pairs: Vec<_> = pairs.into_iter().collect();
-        // The API server sends them in order.
+        // The API server sends them sorted.
         if !pairs.is_sorted_by(|(a, _), (b, _)| a < b) {
             pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
             pairs.dedup_by(|(a, _), (b, _)| a == b);
@@ -170,7 +170,7 @@ pub struct Object<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// Takes an object apart. Anything but an object has no parts.
+    /// Splits an object into its parts. Any other value has none.
     pub fn of(object: &'a RawValue) -> Self {
         read(object).unwrap_or_default()
     }
@@ -190,7 +190,7 @@ struct Head<'a> {
     namespace: Option<String>,
     #[serde(deserialize_with = "lenient")]
     uid: Option<String>,
-    /// A watch goes on from here.
+    /// A watch resumes from here.
     #[serde(deserialize_with = "lenient")]
     resource_version: Option<String>,
     #[serde(deserialize_with = "lenient")]
@@ -211,7 +211,7 @@ impl From<Head<'_>> for ObjectMeta {
             let pairs = pairs.into_iter().map(|(key, value)| (key.into(), value));
             Some(pairs.collect()).filter(|map: &std::collections::BTreeMap<String, String>| !map.is_empty())
         };
-        // An object that is being deleted is that, whatever the time.
+        // Only the presence of a deletion time matters.
         let deletion = |raw: &RawValue| read(raw).unwrap_or(Time(Timestamp::UNIX_EPOCH));
         Self {
             name: head.name,

@@ -1,9 +1,9 @@
 //! A Kubernetes operator that keeps Amazon ECR pull Secrets fresh.
 //!
-//! Data flows one way: [`api`] (what users write) → [`plan`] (what should be true) → [`token`] (where authorization tokens come from)
-//! → [`secret`] (what each Secret should look like) → [`apply`] (the only writer) → [`outcome`] (status, Events, when to
-//! come back). [`controller`] runs these for each `EcrCredential`, [`process`] is the machine room, [`run`] wires them up.
-//! `ARCHITECTURE.md` says which room may use which; `tests/rooms.rs` checks it.
+//! Data flows one way: [`api`] (the custom resource) → [`plan`] (the validated spec) → [`token`] (authorization tokens) → [`secret`]
+//! (the desired Secrets) → [`apply`] (the only writer) → [`outcome`] (status, Events, requeue time). [`controller`] runs these for each
+//! `EcrCredential`, [`process`] has the lease, logs and metrics, and [`run`] wires them up. `ARCHITECTURE.md` says which module may
+//! use which; `tests/rooms.rs` checks it.
 
 pub mod api;
 pub mod apply;

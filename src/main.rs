@@ -1,5 +1,7 @@
-//! The binary: reads the command line, runs what it asks for, and turns the result into an exit code.
+//! The binary: parses the command line, runs the command, and maps the result to an exit code.
 
+use std::fmt::Display;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -20,21 +22,27 @@ fn main() -> ExitCode {
             if tracing::enabled!(tracing::Level::ERROR) {
                 tracing::error!("{error}");
             } else {
-                run::say(&error);
+                print(&error);
             }
             ExitCode::FAILURE
         }
     }
 }
 
-/// Scripts tell problems found from a check that could not be made; clap ends with 2 for wrong arguments, too.
-fn checked(result: &Result<check::Verdict, check::CheckError>) -> ExitCode {
+/// The exit code of `check`: 1 if problems were found, 2 if the check failed, as clap exits for invalid arguments.
+fn checked(result: &Result<check::CheckResult, check::CheckError>) -> ExitCode {
     match result {
-        Ok(check::Verdict::Well) => ExitCode::SUCCESS,
-        Ok(check::Verdict::Problems) => ExitCode::from(1),
+        Ok(check::CheckResult::Well) => ExitCode::SUCCESS,
+        Ok(check::CheckResult::Problems) => ExitCode::from(1),
         Err(error) => {
-            check::say(error);
+            print(error);
             ExitCode::from(2)
         }
     }
+}
+
+/// Writes an error to standard error for people, where logging may not have started.
+fn print(error: &impl Display) {
+    // Ignored if standard error is closed.
+    let _ = writeln!(std::io::stderr(), "ecr-credential-operator: {error}");
 }

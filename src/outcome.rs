@@ -1,4 +1,4 @@
-//! From results to what is said about them: the status, the Events, and when to come back.
+//! The results of a reconciliation as a status, Events, and the time of the next one.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,23 +15,23 @@ use crate::api::status::{
 };
 use crate::attach::Attachment;
 use crate::plan::SpecError;
+use crate::plan::namespaces::Unselected;
 use crate::plan::schedule::{Life, until, whole_seconds};
-use crate::plan::targets::Unselected;
 use crate::token::TokenHash;
 
-/// The longest time without a look at the clock. Timers stand still while a machine sleeps; tokens do not.
+/// The longest time until the next reconciliation. Timers stop while a machine sleeps; tokens expire nevertheless.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// A wait is never shorter, so that a clock that stands still cannot make a hot loop.
+/// The shortest wait, so that a stopped clock cannot cause a hot loop.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
-/// What a status may have as JSON, in bytes. The hosts in it are bounded by the plan.
+/// The largest status as JSON, in bytes. Its hosts are bounded by the plan.
 const LARGEST_STATUS: usize = 60 * 1024;
 
-/// The text of an Event is cut to so many bytes: the API server refuses one of more than 1024.
+/// The longest text of an Event in bytes: the API server rejects more than 1024.
 const LONGEST_NOTE: usize = 1000;
 
-/// To so many bytes messages are cut, step by step, in a status that is larger.
+/// The lengths in bytes to which messages of a larger status are truncated, step by step.
 const CUTS: [usize; 3] = [400, 200, 60];
 
 /// One registry after a reconciliation.
@@ -47,22 +47,22 @@ pub struct RegistryReport {
     pub hash: Option<TokenHash>,
     /// The hash of the token and what `auth` says, where all namespaces share it.
     pub auth_hash: Option<TokenHash>,
-    /// What is wrong with the entry, so that not all that it asks for is done.
+    /// What is wrong with the entry. The valid rest of it is refreshed.
     pub problem: Option<SpecError>,
     /// Why the last fetch failed, if it did.
     pub failure: Option<SpecError>,
-    /// Whether each namespace has a token of its own, so that what is missing is told with the namespace.
+    /// Whether each namespace has its own token, so that a missing one is reported with the namespace.
     pub each_targets: bool,
 }
 
 impl RegistryReport {
-    /// What is to be said of it, if anything hinders it.
-    fn halt(&self) -> Option<&SpecError> {
+    /// The error to report, if there is one.
+    fn error(&self) -> Option<&SpecError> {
         self.problem.as_ref().or(self.failure.as_ref())
     }
 
-    /// How messages begin that are about it.
-    fn place(&self) -> String {
+    /// The subject of messages about it.
+    fn label(&self) -> String {
         self.region.as_ref().map_or_else(|| "a registry".to_owned(), |region| format!("registry in {region}"))
     }
 }
@@ -74,11 +74,11 @@ pub struct NamespaceReport {
     pub selected: usize,
     /// How many hold the Secret as desired.
     pub synced: usize,
-    /// How many others something is to be said of.
+    /// How many others have a failure.
     pub failed: usize,
-    /// Those of which something is to be said.
+    /// The failures.
     pub failures: Vec<NamespaceFailure>,
-    /// What parts of the selection select nothing.
+    /// The parts of the selection that select nothing.
     pub unselected: Unselected,
 }
 
@@ -93,36 +93,36 @@ pub struct OutputReport {
     pub selected: usize,
     /// How many hold the Secret as desired.
     pub synced: usize,
-    /// How many others something is to be said of.
+    /// How many others have a failure.
     pub failed: usize,
-    /// Why it is written nowhere, if it is not.
+    /// Why it is not written, if it is refused.
     pub refusal: Option<SpecError>,
 }
 
-/// What happened to one `EcrCredential`.
+/// The result of one reconciliation.
 #[derive(Clone, Debug)]
 #[expect(
     clippy::large_enum_variant,
     reason = "there is one in each round, nearly always the large one, and it is moved twice"
 )]
 pub enum Observation {
-    /// Nothing is done until someone changes something.
-    Halted(SpecError),
-    /// Nothing is done because the spec says so.
+    /// Nothing is done until the spec or the installation changes.
+    Stalled(SpecError),
+    /// Nothing is done because `spec.suspend` is set.
     Suspended,
-    /// The normal course.
+    /// The `EcrCredential` was reconciled.
     Ran {
         /// One for each registry of the spec.
         registries: Vec<RegistryReport>,
-        /// The namespaces of the pull secret, and what is to be said of those of all Secrets.
+        /// The namespaces of the pull secret, and the failures of all Secrets.
         namespaces: NamespaceReport,
         /// One for each output of the spec.
         outputs: Vec<OutputReport>,
-        /// Why a docker config of others is missing, or not current.
+        /// Why an include is missing, or not current.
         include_failure: Option<SpecError>,
-        /// When the tokens are next replaced.
+        /// When the tokens are refreshed next.
         next_refresh_at: Option<Timestamp>,
-        /// When time alone changes something.
+        /// When the result changes by time alone.
         look_again: Option<Timestamp>,
         /// The refresh request that is now served.
         handled_refresh_request: Option<String>,
@@ -140,11 +140,11 @@ pub struct ReportedEvent {
     pub reason: String,
     /// What happened.
     pub message: String,
-    /// The target namespace that it is about, which is told there; none for one about the `EcrCredential`.
+    /// The target namespace that it is about, and in which it is created; none for one about the `EcrCredential`.
     pub namespace: Option<String>,
 }
 
-/// What is said, and when to come back.
+/// The status, the Events, and the time of the next reconciliation.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The new status.
@@ -153,12 +153,12 @@ pub struct Outcome {
     pub notes: Vec<ReportedEvent>,
     /// How long to wait if nothing else happens.
     pub requeue_after: Duration,
-    /// Whether namespaces have tokens of their own, whose times move all the while.
+    /// Whether namespaces have their own tokens, whose times change all the time.
     each_targets: bool,
 }
 
 impl Outcome {
-    /// Whether it differs from a status in nothing but times that move all the while.
+    /// Whether it differs from a status only in times that change all the time.
     pub fn is_progress_alone(&self, status: &EcrCredentialStatus) -> bool {
         let still = EcrCredentialStatus {
             expires_at: status.expires_at,
@@ -187,26 +187,26 @@ struct Judgement {
     stalled: Option<(Reason, String)>,
 }
 
-/// Draws the conclusion.
+/// Makes the outcome of an observation.
 pub fn conclude(
-    course: Observation,
+    observation: Observation,
     previous: &EcrCredentialStatus,
     generation: Option<i64>,
     now: Timestamp,
 ) -> Outcome {
-    let judgement = judge(&course, now);
+    let judgement = judge(&observation, now);
     let mut status = EcrCredentialStatus { observed_generation: generation, ..previous.clone() };
     let mut look_again = None;
     let mut each_targets = false;
     let mut attached = None;
     let mut place_notes = Vec::new();
-    if let Observation::Suspended = course {
-        // Nobody looks at the namespaces. The tokens stay and are told of: they expire all the same.
+    if let Observation::Suspended = observation {
+        // The namespaces are not checked. The tokens stay in the status, since they still expire.
         status.namespaces = None;
         status.outputs.clear();
         status.failures.clear();
     }
-    // Unless it takes its course, nothing is refreshed.
+    // Nothing is refreshed unless it was reconciled.
     status.next_refresh_at = None;
     if let Observation::Ran {
         registries,
@@ -217,7 +217,7 @@ pub fn conclude(
         look_again: at,
         handled_refresh_request,
         attached: seen,
-    } = course
+    } = observation
     {
         attached = seen;
         look_again = at;
@@ -249,7 +249,7 @@ pub fn conclude(
     Outcome { status, notes, requeue_after: wait.clamp(SHORTEST_WAIT, LONGEST_WAIT), each_targets }
 }
 
-/// Cuts messages until the status is small enough: they quote others, who may say much.
+/// Truncates messages until the status is small enough: they quote errors of any length.
 fn fit(status: &mut EcrCredentialStatus) {
     for longest in CUTS {
         if serde_json::to_vec(status).is_ok_and(|json| json.len() <= LARGEST_STATUS) {
@@ -270,12 +270,12 @@ fn cut(message: &mut String, longest: usize) {
     }
 }
 
-fn judge(course: &Observation, now: Timestamp) -> Judgement {
-    match course {
-        Observation::Halted(halt) => Judgement {
-            ready: (false, halt.reason, halt.message.clone()),
+fn judge(observation: &Observation, now: Timestamp) -> Judgement {
+    match observation {
+        Observation::Stalled(error) => Judgement {
+            ready: (false, error.reason, error.message.clone()),
             reconciling: None,
-            stalled: Some((halt.reason, halt.message.clone())),
+            stalled: Some((error.reason, error.message.clone())),
         },
         Observation::Suspended => Judgement {
             ready: (false, Reason::Suspended, "spec.suspend is true: nothing is refreshed".to_owned()),
@@ -285,9 +285,9 @@ fn judge(course: &Observation, now: Timestamp) -> Judgement {
         Observation::Ran { registries, namespaces, outputs, include_failure, .. } => {
             let judgement = ran(registries, namespaces, outputs, now);
             match include_failure {
-                Some(halt) if judgement.reconciling.is_none() => {
+                Some(error) if judgement.reconciling.is_none() => {
                     let reconciling =
-                        Some((halt.reason, format!("an included docker config is out of date: {}", halt.message)));
+                        Some((error.reason, format!("an included docker config is out of date: {}", error.message)));
                     Judgement { reconciling, ..judgement }
                 }
                 _ => judgement,
@@ -305,7 +305,7 @@ fn ran(
     let shared = || registries.iter().filter(|r| !r.each_targets);
     let dead = shared().find(|r| r.problem.is_none() && !r.life.is_some_and(|life| life.is_valid(now)));
     let broken = registries.iter().find_map(|r| r.problem.as_ref());
-    let failing = registries.iter().find_map(|r| r.halt().map(|halt| (r, halt)));
+    let failing = registries.iter().find_map(|r| r.error().map(|error| (r, error)));
     let missing = namespaces.selected.saturating_sub(namespaces.synced);
     let not_found = namespaces.unselected.not_found();
     let out_of_reach = namespaces.unselected.out_of_reach();
@@ -313,16 +313,16 @@ fn ran(
     let lacking = outputs.iter().find(|output| output.synced < output.selected);
     let ready = if let Some(registry) = dead {
         let (reason, why) = match (&registry.failure, registry.life) {
-            (Some(halt), _) => (halt.reason, halt.message.clone()),
-            // Whichever clock is right, this is true.
+            (Some(error), _) => (error.reason, error.message.clone()),
+            // True whichever clock is right.
             (None, Some(life)) => (Reason::TokenExpired, format!("its token was valid until {}", life.expires_at)),
             (None, None) => (Reason::FetchingToken, "its first token is being requested".to_owned()),
         };
-        (false, reason, format!("{}: {why}", registry.place()))
-    } else if let Some(halt) = broken {
-        (false, halt.reason, halt.message.clone())
-    } else if let (0, Some(halt)) = (missing, refused) {
-        (false, halt.reason, halt.message.clone())
+        (false, reason, format!("{}: {why}", registry.label()))
+    } else if let Some(error) = broken {
+        (false, error.reason, error.message.clone())
+    } else if let (0, Some(error)) = (missing, refused) {
+        (false, error.reason, error.message.clone())
     } else if missing > 0 && namespaces.failures.is_empty() && registries.iter().any(|r| r.each_targets) {
         let message = format!("{missing} of {} namespaces wait for their first token", namespaces.selected);
         (false, Reason::FetchingToken, message)
@@ -345,16 +345,18 @@ fn ran(
     };
     let stalled = out_of_reach.filter(|_| namespaces.selected == 0).map(|why| (Reason::NamespaceNotAllowed, why));
     let reconciling = match failing {
-        Some((_, halt)) if halt.reason == Reason::IdentityUnstable => Some((halt.reason, halt.message.clone())),
-        Some((_, halt)) if halt.reason.is_passing() => Some((halt.reason, format!("retrying: {}", halt.message))),
-        Some((registry, halt)) => Some((halt.reason, format!("{} needs a change: {}", registry.place(), halt.message))),
+        Some((_, error)) if error.reason == Reason::IdentityUnstable => Some((error.reason, error.message.clone())),
+        Some((_, error)) if error.reason.is_passing() => Some((error.reason, format!("retrying: {}", error.message))),
+        Some((registry, error)) => {
+            Some((error.reason, format!("{} needs a change: {}", registry.label(), error.message)))
+        }
         None if !ready.0 && stalled.is_none() => Some((ready.1, ready.2.clone())),
         None => None,
     };
     Judgement { ready, reconciling, stalled }
 }
 
-/// The first failure of the pull secret, or of an output, by namespace; nothing where there is none.
+/// The first failure of the pull secret, or of an output, by namespace; empty if there is none.
 fn first_failure(namespaces: &NamespaceReport, output: Option<&str>) -> String {
     let failures = namespaces.failures.iter().filter(|failure| failure.secret.as_deref() == output);
     let first = failures.min_by(|a, b| a.namespace.cmp(&b.namespace));
@@ -368,8 +370,8 @@ fn output_status(report: OutputReport) -> OutputStatus {
         selected: number(report.selected),
         synced: number(report.synced),
         failed: number(report.failed),
-        reason: report.refusal.as_ref().map(|halt| halt.reason.as_str().to_owned()),
-        message: report.refusal.map(|halt| halt.message),
+        reason: report.refusal.as_ref().map(|error| error.reason.as_str().to_owned()),
+        message: report.refusal.map(|error| error.message),
     }
 }
 
@@ -380,8 +382,8 @@ fn number(n: usize) -> u32 {
 fn registry_status(report: RegistryReport) -> RegistryStatus {
     let life = report.life;
     let text = |hash: Option<TokenHash>| hash.map(|hash| hash.as_str().to_owned());
-    let (reason, message) = match (report.halt(), &life) {
-        (Some(halt), _) => (halt.reason, Some(halt.message.clone())),
+    let (reason, message) = match (report.error(), &life) {
+        (Some(error), _) => (error.reason, Some(error.message.clone())),
         (None, Some(_)) => (Reason::Synced, None),
         (None, None) => (Reason::FetchingToken, None),
     };
@@ -413,7 +415,7 @@ fn conditions(
     now: Timestamp,
 ) -> Vec<Condition> {
     let (ready, reason, message) = &judgement.ready;
-    // What does not hold has the reason for what does.
+    // A condition that is false has the reason of `Ready`.
     let optional = |type_: &'static str, state: &Option<(Reason, String)>| {
         let (reason, message) = state.clone().unwrap_or((*reason, String::new()));
         (type_, state.is_some(), reason, message)
@@ -426,7 +428,7 @@ fn conditions(
     wanted.into_iter().map(|c| with_transition(c, previous, generation, now)).collect()
 }
 
-/// The transition time moves with the status alone, as the API conventions say.
+/// The transition time changes only with the status, by the API conventions.
 fn with_transition(
     (type_, holds, reason, message): (&str, bool, Reason, String),
     previous: &[Condition],
@@ -454,21 +456,20 @@ fn attachment_note(attached: Attachment, previous: &[Condition]) -> Option<Repor
     is_news.then(|| ReportedEvent { warning: !holds, reason: reason.as_str().to_owned(), message, namespace: None })
 }
 
-/// Events in target namespaces, whose owners may not see the `EcrCredential`: when its Secret there begins to fail or fails in another
-/// way, and when nothing is to be said of it any more. As few as the failures in a status.
+/// Events in target namespaces, whose owners may not see the `EcrCredential`: when its Secret there begins to fail or fails for another
+/// reason, and when it no longer fails. They are limited like the failures in a status.
 fn notes_for_namespaces(before: &[NamespaceFailure], now: &[NamespaceFailure]) -> Vec<ReportedEvent> {
-    let place = |failure: &NamespaceFailure| (failure.namespace.clone(), failure.secret.clone());
-    let told = |failure: &&NamespaceFailure| {
-        before.iter().any(|old| place(old) == place(failure) && old.reason == failure.reason)
-    };
+    let key = |failure: &NamespaceFailure| (failure.namespace.clone(), failure.secret.clone());
+    let told =
+        |failure: &&NamespaceFailure| before.iter().any(|old| key(old) == key(failure) && old.reason == failure.reason);
     let begun = now.iter().take(MAX_FAILURES).filter(|failure| !told(failure)).map(|failure| ReportedEvent {
         warning: true,
         reason: failure.reason.clone(),
         message: failure.message.clone(),
         namespace: Some(failure.namespace.clone()),
     });
-    let failing: BTreeSet<_> = now.iter().map(place).collect();
-    let over = before.iter().filter(|failure| !failing.contains(&place(failure))).map(|failure| ReportedEvent {
+    let failing: BTreeSet<_> = now.iter().map(key).collect();
+    let over = before.iter().filter(|failure| !failing.contains(&key(failure))).map(|failure| ReportedEvent {
         warning: false,
         reason: Reason::Synced.as_str().to_owned(),
         message: match &failure.secret {
@@ -480,8 +481,8 @@ fn notes_for_namespaces(before: &[NamespaceFailure], now: &[NamespaceFailure]) -
     begun.chain(over).collect()
 }
 
-/// Events tell changes, not states: one when the tokens are new, one when the readiness or what hinders it changes.
-/// Where each namespace has tokens of its own, new ones come all the time and are no event.
+/// Events report changes: one when tokens were refreshed, one when the readiness or its reason changes. If each namespace has its own
+/// token, refreshes are too frequent for Events.
 fn notes(
     judgement: &Judgement,
     previous: &EcrCredentialStatus,

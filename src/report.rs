@@ -1,4 +1,4 @@
-//! What happened, as metrics and log lines: the one place that turns results into words with bounded labels.
+//! Results as metrics with bounded labels, and as log lines.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -8,20 +8,21 @@ use crate::api::{EcrCredentialStatus, OutputFormat};
 use crate::apply::{WriteError, Written};
 use crate::controller::Observer;
 use crate::controller::error::Error;
+use crate::plan::Uid;
 use crate::plan::references::AllowedIdentities;
 use crate::plan::schedule::Life;
-use crate::plan::{Service, TokenKey, Uid};
 use crate::process::telemetry::{
     CallLabels, CredentialLabels, KindLabels, MOST_NAMES, Metrics, OutputLabels, ReadyLabels, RequestLabels,
     ResultLabels, SourceLabels, StateLabels, TokenLabels, WriteLabels,
 };
 use crate::secret::SecretAction;
-use crate::token::cache::{Fetched, Tokens};
-use crate::token::identity::{HttpRequest, Origin};
+use crate::token::cache::{Fetched, TokenCache};
+use crate::token::identity::HttpRequest;
+use crate::token::settings::Origin;
 use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
 
-/// Why a fetch may fail. Each has a counter from the start, or its first failure would be no increase.
+/// The reasons for which a fetch may fail. Each has a counter from the start, so that its first failure is an increase.
 const FETCH_FAILURES: [Reason; 10] = [
     Reason::NoCredentials,
     Reason::IdentityNotFound,
@@ -35,7 +36,7 @@ const FETCH_FAILURES: [Reason; 10] = [
     Reason::InvalidToken,
 ];
 
-/// Why a write may fail, besides `stale` and `namespace_gone`.
+/// The reasons for which a write may fail, besides `stale` and `namespace_gone`.
 const WRITE_FAILURES: [Reason; 8] = [
     Reason::AdmissionRefused,
     Reason::QuotaExceeded,
@@ -49,13 +50,13 @@ const WRITE_FAILURES: [Reason; 8] = [
 
 const SUCCESS: &str = "success";
 
-/// Makes every counter whose labels are known before, with the value 0. `lent` says which kinds of identities there may be.
-pub fn start_counters(metrics: &Metrics, lent: &AllowedIdentities) {
+/// Creates all counters whose labels are known in advance, with the value 0. `allowed` limits the kinds of identities.
+pub fn start_counters(metrics: &Metrics, allowed: &AllowedIdentities) {
     let mut identities = vec!["operator", "operator_role"];
-    if !lent.accounts.is_empty() {
+    if !allowed.accounts.is_empty() {
         identities.extend(["service_account", "service_account_role"]);
     }
-    if !lent.keys.is_empty() {
+    if !allowed.keys.is_empty() {
         identities.extend(["secret", "secret_role"]);
     }
     for identity in identities {
@@ -88,12 +89,12 @@ pub fn requested(metrics: &Metrics, request: &HttpRequest) {
     metrics.aws_http_requests.get_or_create(&labels).observe(took.as_secs_f64());
 }
 
-/// Sets the gauges of the tokens that somebody uses; those of others go.
-pub fn tokens_now(metrics: &Metrics, tokens: &Tokens) {
+/// Sets the gauges of the tokens in use, and removes the others.
+pub fn tokens_now(metrics: &Metrics, tokens: &TokenCache) {
     let mut newest: BTreeMap<(&'static str, String, &'static str), (Timestamp, Timestamp)> = BTreeMap::new();
     tokens.each_life(|key, Life { issued_at, expires_at }| {
-        let place = (api(key), key.service.region().to_string(), key.identity.kind());
-        let (issued, expires) = newest.entry(place).or_insert((issued_at, expires_at));
+        let labels = (key.service.api(), key.service.region().to_string(), key.identity.kind());
+        let (issued, expires) = newest.entry(labels).or_insert((issued_at, expires_at));
         *issued = issued_at.max(*issued);
         *expires = expires_at.max(*expires);
     });
@@ -106,7 +107,7 @@ pub fn tokens_now(metrics: &Metrics, tokens: &Tokens) {
     }
 }
 
-/// The operator's own AWS identity was found, or is found elsewhere now.
+/// The origin of the operator's own AWS identity was found, or has changed.
 pub fn found_identity(metrics: &Metrics, origin: Origin) {
     tracing::info!(source = origin.as_str(), "found the operator's AWS identity");
     for each in Origin::ALL {
@@ -115,7 +116,7 @@ pub fn found_identity(metrics: &Metrics, origin: Origin) {
     }
 }
 
-/// Keeps the metrics.
+/// Updates the metrics.
 pub struct Reporter {
     metrics: Metrics,
     statuses: Mutex<HashMap<Uid, Summary>>,
@@ -124,7 +125,7 @@ pub struct Reporter {
 /// Namespaces that are selected, synced, and failed.
 type Counts = [i64; 3];
 
-/// What the metrics need of a status.
+/// The part of a status that the metrics use.
 #[derive(Clone, Debug, Default)]
 struct Summary {
     name: String,
@@ -159,7 +160,7 @@ impl Summary {
             reason,
             ..Self::default()
         };
-        // What is suspended may fail and expire: that is what suspending means.
+        // A suspended EcrCredential is expected to expire.
         if !suspended {
             let counts = status.namespaces.clone().unwrap_or_default();
             summary.selected = i64::from(counts.selected);
@@ -191,7 +192,7 @@ impl Reporter {
 
     /// A call of GetAuthorizationToken has ended.
     pub fn fetched(&self, fetched: &Fetched) {
-        let (api, region) = (api(&fetched.key), fetched.key.service.region());
+        let (api, region) = (fetched.key.service.api(), fetched.key.service.region());
         let identity = fetched.key.identity.kind();
         let result = match &fetched.result {
             Ok(Life { expires_at, .. }) => {
@@ -212,7 +213,7 @@ impl Reporter {
         self.statuses.lock().remove(uid);
     }
 
-    /// An `EcrCredential` cannot be read. Its Secrets are there and expire: what was last said of them still counts.
+    /// An `EcrCredential` cannot be read. Its Secrets still exist and expire, so the counts of its last status stay.
     pub fn unreadable(&self, uid: &Uid, name: &str, status: Option<&EcrCredentialStatus>) {
         let said = status.map(|status| Summary::of(name, status)).unwrap_or_default();
         let (name, reason) = (name.to_owned(), "Unreadable".to_owned());
@@ -221,12 +222,12 @@ impl Reporter {
         self.statuses.lock().insert(uid.clone(), summary);
     }
 
-    /// So many objects of a kind cannot be read at all, and are skipped.
+    /// The number of objects of a kind that cannot be read and are skipped.
     pub fn skipped(&self, kind: &'static str, count: usize) {
         self.metrics.unreadable.get_or_create(&KindLabels { kind }).set(count_of(count));
     }
 
-    /// Sets the gauges by what was last said. Under the lock, so that they are all of one moment.
+    /// Sets the gauges by the last statuses, under the lock, so that they are consistent.
     pub fn publish(&self) {
         let statuses = self.statuses.lock();
         let sum = |number: fn(&Summary) -> i64| statuses.values().map(number).sum::<i64>();
@@ -287,7 +288,7 @@ impl Reporter {
         }
     }
 
-    /// So many ServiceAccounts do not name the Secret that they should.
+    /// The number of ServiceAccounts that do not name the Secret that they should.
     pub fn unattached(&self, count: usize) {
         self.metrics.unattached.set(count_of(count));
     }
@@ -321,14 +322,6 @@ impl Observer for Reporter {
 
     fn concluded(&self, uid: &Uid, name: &str, status: &EcrCredentialStatus) {
         self.statuses.lock().insert(uid.clone(), Summary::of(name, status));
-    }
-}
-
-/// The API that a token is of; `service` is what Prometheus itself calls a target.
-fn api(key: &TokenKey) -> &'static str {
-    match key.service {
-        Service::Private { .. } => "ecr",
-        Service::Public => "ecr-public",
     }
 }
 
@@ -485,16 +478,16 @@ mod tests {
     fn counters_are_there_before_the_first_failure() {
         let mut registry = Registry::default();
         let all = Metrics::register(&mut registry);
-        let mut lent = AllowedIdentities::default();
-        start_counters(&all, &lent);
+        let mut allowed = AllowedIdentities::default();
+        start_counters(&all, &allowed);
         let known = |name: &str, labels: &str| metrics(&registry, name).contains(&format!("{labels} 0"));
         assert!(known("aws_requests_total", "{api=\"ecr\",identity=\"operator\",result=\"AccessDenied\"}"));
         assert!(known("secret_writes_total", "{operation=\"create\",result=\"QuotaExceeded\"}"));
         assert!(known("reconcile_duration_seconds_count", "{result=\"status\"}"));
         let tenants = "{api=\"ecr\",identity=\"service_account\",result=\"success\"}";
         assert!(!known("aws_requests_total", tenants), "no ServiceAccount may be used");
-        lent.accounts.insert(crate::plan::references::AccountScope { namespace: None, name: "puller".into() });
-        start_counters(&all, &lent);
+        allowed.accounts.insert(crate::plan::scopes::AccountScope { namespace: None, name: "puller".into() });
+        start_counters(&all, &allowed);
         assert!(known("aws_requests_total", tenants));
         let count = metrics(&registry, "aws_requests_total").len();
         assert!(count < 100, "{count} series");

@@ -1,7 +1,6 @@
-//! The wiring of `run`: which part gets what, in which order they start, and how they end.
+//! The command `run`: wires the modules together, starts them in order, and shuts them down.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +37,7 @@ use crate::process::lease::{self, Leadership, LeaseSettings};
 use crate::process::retries::Retries;
 use crate::process::telemetry::{self, Exposition, Metrics};
 use crate::report::{self, Reporter};
-use crate::token::cache::{CacheSettings, Tokens};
+use crate::token::cache::{CacheSettings, TokenCache};
 use crate::token::ecr::Ecr;
 use crate::token::identity::{self, HttpRequest};
 
@@ -50,7 +49,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(65);
 /// thread more would only be memory.
 const MOST_WORKERS: usize = 4;
 
-/// Why the process ends other than by request. Each message says what to do.
+/// Why the process fails. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The runtime could not be started.
@@ -87,19 +86,13 @@ pub enum RunError {
     Crd(String),
 }
 
-/// Writes an error to standard error for people, where logging may not have started.
-pub fn say(error: &RunError) {
-    // Nothing is left to be done when standard error is closed.
-    let _ = writeln!(std::io::stderr(), "ecr-credential-operator: {error}");
-}
-
 /// Runs the controller until SIGTERM, SIGINT, or the loss of the lease.
 ///
 /// # Errors
 /// [`RunError`].
 pub fn run(args: RunArgs) -> Result<(), RunError> {
     telemetry::start_logs(&args.log, args.log_format).map_err(RunError::Logs)?;
-    // One provider for the process: with two in the binary rustls would panic instead of choosing.
+    // With two providers in the binary, rustls panics unless one is installed as default.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
@@ -124,18 +117,18 @@ impl Process {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         metrics.process.started.set(Timestamp::now().as_duration().as_secs_f64());
-        report::start_counters(&metrics, &args.scope.lent());
+        report::start_counters(&metrics, &args.scope.allowed_identities());
         let exposition = Arc::new(Exposition::new(registry));
         let process = metrics.process.clone();
         exposition.before_each(move || process.refresh());
         let mut config = Config::infer().await.map_err(|error| RunError::NoCluster(error.to_string()))?;
-        // A proxy in the environment is the way to AWS. kube takes it for the API server too, past NO_PROXY.
+        // A proxy in the environment is for AWS only. kube would use it for the API server as well, and ignores NO_PROXY.
         if config.proxy_url.as_ref().is_some_and(|url| is_proxy_of_environment(&url.to_string())) {
             config.proxy_url = None;
         }
-        // Longer than the silence of a watch, which the library ends after 290 seconds.
+        // Longer than an idle watch, which the library ends after 290 seconds.
         config.read_timeout = Some(Duration::from_secs(300));
-        // Ours are the same for what is only put off: see `Retries`.
+        // Replaced by our own: see `Retries`.
         config.default_retry = false;
         let readiness = Readiness::default();
         let listener =
@@ -145,7 +138,7 @@ impl Process {
         let process = Self { args, stop: stop.clone(), readiness, metrics, exposition };
         let result = process.work(config).await;
         stop.cancel();
-        // A client that holds half a request must not hold us.
+        // An incomplete request must not delay the shutdown.
         let _ = tokio::time::timeout(Duration::from_secs(1), http).await;
         result
     }
@@ -154,7 +147,7 @@ impl Process {
         let namespace = self.args.lease.lease_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let fence = if self.args.lease.no_leader_election { Fence::open() } else { Fence::default() };
         let cluster = |error: kube::Error| RunError::NoCluster(error.to_string());
-        // The lease itself must be written before we hold it; all else goes through the fence.
+        // The lease must be written before we hold it; all other writes pass the fence.
         let clock = Clock::default();
         let builder = |config| {
             let base = kube::client::ClientBuilder::try_from(config).map_err(cluster)?;
@@ -172,7 +165,7 @@ impl Process {
         result
     }
 
-    /// Works until stopped or deposed; then ends what is under way within the grace period, and gives the lease back.
+    /// Runs until it is stopped or loses the lease; then completes writes in flight within the grace period, and releases the lease.
     async fn serve(
         &self,
         client: &Client,
@@ -209,7 +202,7 @@ impl Process {
         Ok(())
     }
 
-    /// Waits for the lists, then works off the queue.
+    /// Waits for the initial lists, then runs the controller.
     async fn reconcile(
         &self,
         ctx: Arc<Context>,
@@ -218,8 +211,8 @@ impl Process {
     ) {
         let mut listed = ctx.shared.listed();
         let scopes = self.scopes().len();
-        let lent = self.args.scope.lent();
-        let references = lent.accounts.len() + lent.keys.len() + self.args.scope.allowed_includes().len();
+        let allowed = self.args.scope.allowed_identities();
+        let references = allowed.accounts.len() + allowed.keys.len() + self.args.scope.allowed_includes().len();
         tokio::select! {
             _ = listed.wait_for(|listed| listed.is_complete(scopes, references)) => {}
             () = self.stop.cancelled() => return,
@@ -251,7 +244,7 @@ impl Process {
             };
             tokio::select! {
                 () = work => {}
-                // The other watches go on until the process ends.
+                // The other watches run until the process ends.
                 () = stop.cancelled() => std::future::pending().await,
             }
         }
@@ -269,7 +262,7 @@ impl Process {
             .collect()
     }
 
-    /// Waits for the lease; none when the process is stopped before. A replica that stands by is ready to.
+    /// Waits for the lease; none if the process is stopped before. A standby replica is ready as well.
     async fn lead(&self, client: Client, namespace: String, fence: Fence) -> Option<Option<Leadership>> {
         if self.args.lease.no_leader_election {
             return Some(None);
@@ -279,7 +272,7 @@ impl Process {
         let settings = LeaseSettings {
             namespace,
             name: self.args.lease.lease_name.clone(),
-            // A restarted container is another process: it must not take the lease of its predecessor for its own.
+            // A restarted container is a different process: it must not take its predecessor's lease for its own.
             identity: format!("{replica}_{}_{nanos}", std::process::id()),
             duration: self.args.lease_duration,
         };
@@ -291,8 +284,8 @@ impl Process {
         Some(Some(leadership))
     }
 
-    /// Starts the watches. Only the leader has them, and only from the moment that it is: what they list is never older than
-    /// the lease, so that nothing a predecessor wrote is taken for absent.
+    /// Starts the watches. Only the leader has them: their lists are never older than the lease, so that nothing a predecessor wrote
+    /// counts as absent.
     fn watch(
         &self,
         client: &Client,
@@ -306,11 +299,11 @@ impl Process {
         for scope in self.scopes() {
             watches.spawn(watches::secrets(client.clone(), scope, shared.clone()));
         }
-        let (lent, interval) = (self.args.scope.lent(), self.args.retry_max);
-        for scope in lent.accounts {
+        let (allowed, interval) = (self.args.scope.allowed_identities(), self.args.retry_max);
+        for scope in allowed.accounts {
             watches.spawn(references::accounts(client.clone(), scope, shared.clone(), interval));
         }
-        for scope in lent.keys {
+        for scope in allowed.keys {
             watches.spawn(references::keys(client.clone(), self.cluster(client), scope, shared.clone(), interval));
         }
         for scope in self.args.scope.allowed_includes() {
@@ -320,7 +313,7 @@ impl Process {
         watches
     }
 
-    /// Makes the parts.
+    /// Creates the parts.
     async fn assemble(&self, client: &Client, clock: Clock) -> Result<Parts, RunError> {
         let args = &self.args;
         let settings = args.aws.settings().map_err(RunError::Settings)?;
@@ -342,7 +335,7 @@ impl Process {
             outputs: Some(args.scope.allowed_outputs()),
             includes: args.scope.allowed_includes(),
             namespaces: args.scope.allowed_namespaces(),
-            lent: args.scope.lent(),
+            identities: args.scope.allowed_identities(),
             attach_pods: args.scope.attach_pods,
             attach_service_accounts: args.scope.attachable(),
             fixed_api: identity.endpoints.ecr.is_some(),
@@ -354,11 +347,11 @@ impl Process {
             CacheSettings { retry, min_life: args.minimum_token_life, rate: args.aws_rate, clock: clock.clone() };
         let seen = reporter.clone();
         let source = Arc::new(Ecr::new(identity, self.cluster(client)));
-        let tokens = Arc::new(Tokens::new(source, cache, send.clone(), move |f| seen.fetched(f)));
+        let tokens = Arc::new(TokenCache::new(source, cache, send.clone(), move |f| seen.fetched(f)));
         let memories = Memories::default();
         let observer = Watched { reporter: reporter.clone(), memories: memories.clone(), tokens: tokens.clone() };
-        let world = ClusterState::new(limits.index(), References::new(limits.lent.clone()));
-        let shared = Arc::new(Shared::new(world, limits.clone(), send, observer));
+        let state = ClusterState::new(limits.index(), References::new(limits.identities.clone()));
+        let shared = Arc::new(Shared::new(state, limits.clone(), send, observer));
         let ctx = Arc::new(Context {
             shared: shared.clone(),
             tokens,
@@ -389,12 +382,12 @@ impl Process {
         Ok(Parts { ctx, store, writer, queue })
     }
 
-    /// What identities borrow from the cluster.
+    /// The credentials of identities in the cluster.
     fn cluster(&self, client: &Client) -> Arc<ApiServer> {
         Arc::new(ApiServer::new(client.clone(), self.args.aws.aws_timeout.mul_f64(0.7)))
     }
 
-    /// One watch of Secrets for each name that may be written, in each namespace where it may be: no wider than the rights.
+    /// One watch of Secrets for each name that may be written, in each allowed namespace: no wider than the permissions.
     fn scopes(&self) -> Vec<SecretScope> {
         let scope = &self.args.scope;
         let outputs = Some(scope.allowed_outputs());
@@ -402,11 +395,11 @@ impl Process {
     }
 }
 
-/// Passes on what the watches see.
+/// Sends uids from the watches to the queue.
 struct Watched {
     reporter: Arc<Reporter>,
     memories: Memories,
-    tokens: Arc<Tokens>,
+    tokens: Arc<TokenCache>,
 }
 
 impl WatchObserver for Watched {
@@ -425,7 +418,7 @@ impl WatchObserver for Watched {
     }
 }
 
-/// What the work is done with.
+/// The parts of the controller.
 struct Parts {
     ctx: Arc<Context>,
     store: reflector::Store<EcrCredential>,
@@ -433,8 +426,8 @@ struct Parts {
     queue: UnboundedReceiver<Uid>,
 }
 
-/// Keeps the lease on a task of its own, which no long round of work can hold up. It ends with the reason for its loss, or
-/// with the lease when told to.
+/// Renews the lease on a task of its own, so that long reconciliations cannot delay it. It ends with the reason for the loss, or with the
+/// lease when it is stopped.
 fn keep(mut leadership: Leadership, until: CancellationToken) -> JoinHandle<Result<Leadership, String>> {
     tokio::spawn(async move {
         let why = tokio::select! {
@@ -452,7 +445,7 @@ fn deposed(ended: Result<Result<Leadership, String>, tokio::task::JoinError>) ->
     let why = match ended {
         Ok(Err(why)) => why,
         Ok(Ok(_)) => "it was given back".to_owned(),
-        // Its own words would quote the panic's message.
+        // The error would quote the message of the panic.
         Err(_) => "the task that renews the lease has died".to_owned(),
     };
     RunError::LeaseLost(why)

@@ -6,7 +6,7 @@
     reason = "a test ends with the first thing that goes wrong"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms whose names it may use.
@@ -33,13 +33,13 @@ const ROOMS: [(&str, &[&str]); 19] = [
 ];
 
 /// What `token` gives to the pure rooms: values, nothing that talks to AWS.
-const TOKEN_VALUES: [&str; 5] = ["Auth", "AuthorizationToken", "Token", "TokenError", "TokenHash"];
+const TOKEN_VALUES: [&str; 5] = ["AuthorizationToken", "DockerAuth", "Token", "TokenError", "TokenHash"];
 
 const PURE: [&str; 7] = ["api", "attach", "encoding", "lenient", "plan", "secret", "outcome"];
 
 /// Files of other rooms that are as pure.
 const PURE_FILES: [&str; 7] =
-    ["check/facts", "check/identities", "check/judge", "check/places", "check/report", "check/rights", "check/text"];
+    ["check/facts", "check/identities", "check/judge", "check/targets", "check/report", "check/rights", "check/text"];
 
 /// Names of input and output, of clocks and of tasks: a pure room gets `now` as an argument.
 const IMPURE: [&str; 13] = [
@@ -92,6 +92,12 @@ const RESERVED: [(&str, &[&str]); 20] = [
     ("process::exit", &[]),
 ];
 
+const KNOWN_CIRCLES: &[&[&str]] = &[
+    &["controller/cluster_state", "controller/expectations"],
+    &["controller/diff", "controller/retry_state", "controller/writes"],
+    &["controller/recover", "controller/tenants"],
+];
+
 #[test]
 fn every_room_uses_only_what_it_may() {
     let complaints: Vec<String> = sources().iter().flat_map(|(file, text)| complaints(file, text)).collect();
@@ -107,12 +113,81 @@ fn every_file_begins_with_the_sentence_that_is_its_job() {
 }
 
 #[test]
+fn files_form_no_circle() {
+    let uses = uses(&sources());
+    let circles = circles(&uses);
+    let told: Vec<String> = circles.iter().map(|circle| described(circle, &uses)).collect();
+    assert_eq!(circles, KNOWN_CIRCLES, "circles of files, other than the known ones:\n{}", told.join("\n"));
+}
+
+#[test]
+fn a_circle_of_files_is_found_and_described() {
+    type Case = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
+    let table: [Case; 8] = [
+        (
+            "two files",
+            &[("plan/auth", "use super::targets::Uid;"), ("plan/targets", "use super::auth::{AuthPlan, Base};")],
+            &["plan/auth uses plan/targets; plan/targets uses plan/auth"],
+        ),
+        (
+            "three files, one of which is used in a tree, and one by its path in code",
+            &[
+                ("token/a", "use crate::{api, token::{b::{C, D}, errors}};"),
+                ("token/b", "fn f() -> super::c::Value {}"),
+                ("token/c", "use super::super::token::a::A;"),
+            ],
+            &["token/a uses token/b; token/b uses token/c; token/c uses token/a"],
+        ),
+        (
+            "files of two modules",
+            &[("plan/mod", "use crate::api::auth::Auth;"), ("api/auth", "use crate::plan::Uid;")],
+            &["api/auth uses plan; plan uses api/auth"],
+        ),
+        (
+            "two circles",
+            &[
+                ("a", "use crate::b::B;"),
+                ("b", "use crate::a::A;"),
+                ("c", "use crate::{d, a};"),
+                ("d", "use super::c::C;"),
+            ],
+            &["a uses b; b uses a", "c uses d; d uses c"],
+        ),
+        ("a chain", &[("a", "use crate::b::B;"), ("b", "use crate::c::C;"), ("c", "")], &[]),
+        (
+            "a module's own file gathers what its files have",
+            &[("plan/mod", "mod auth;\nuse auth::AuthPlan;"), ("plan/auth", "use super::Uid;")],
+            &[],
+        ),
+        (
+            "comments, texts and tests",
+            &[
+                ("a", "use crate::b::B;"),
+                ("b", "// use crate::a::A;\nlet x = \"crate::a\";\n#[cfg(test)]\nmod tests {\n    use crate::a::A;\n}"),
+            ],
+            &[],
+        ),
+        ("a file that uses itself", &[("a", "use crate::a::A;"), ("b/c", "use super::c::C;")], &[]),
+    ];
+    for (name, files, expected) in table {
+        let files: Vec<_> = files.iter().map(|(file, text)| ((*file).to_owned(), (*text).to_owned())).collect();
+        let uses = uses(&files);
+        let told: Vec<String> = circles(&uses).iter().map(|circle| described(circle, &uses)).collect();
+        assert_eq!(told, expected, "{name}");
+    }
+}
+
+#[test]
 fn breaking_any_rule_is_noticed() {
     for (file, text, says) in [
         ("api/mod", "use crate::plan::Uid;", "api/mod uses plan"),
         ("plan/refresh", "use crate::{api, secret::Desired};", "plan/refresh uses secret"),
         ("plan/mod", "fn f(n: super::token::Token) {}", "plan/mod uses token"),
-        ("secret/mod", "use crate::token::{Auth, cache::Tokens};", "secret/mod uses token::cache, which is no value"),
+        (
+            "secret/mod",
+            "use crate::token::{DockerAuth, cache::TokenCache};",
+            "secret/mod uses token::cache, which is no value",
+        ),
         ("outcome", "use crate::apply::Written;", "outcome uses apply"),
         ("process/lease", "use crate::api::EcrCredential;", "process/lease uses api"),
         ("newroom", "", "newroom is in no room"),
@@ -137,7 +212,7 @@ fn breaking_any_rule_is_noticed() {
         ("plan/mod", "// use crate::secret::Desired;\nlet text = \"crate::apply tokio Instant\";"),
         ("plan/mod", "use crate::api::Reason;\n#[cfg(test)]\nmod tests { use crate::apply::Writer; }"),
         ("plan/targets", "use super::Uid; mod inner { use super::super::Uid; }"),
-        ("secret/mod", "use crate::token::{Auth, AuthorizationToken};"),
+        ("secret/mod", "use crate::token::{AuthorizationToken, DockerAuth};"),
     ] {
         assert_eq!(complaints(file, text), Vec::<String>::new(), "{text}");
     }
@@ -266,6 +341,74 @@ fn unfold<'a>(mut text: &'a str, prefix: &mut Vec<String>, found: &mut Vec<Vec<S
     prefix.truncate(depth);
     // `as name` is no path.
     text.strip_prefix(" as ").map_or(text, |rest| rest.trim_start_matches(is_name_character))
+}
+
+/// The files that each file uses by a path from the root of the crate or with `super`. A module's own file is named as the module; that
+/// it uses the files of its module by their plain names does not count.
+fn uses(sources: &[(String, String)]) -> BTreeMap<String, BTreeSet<String>> {
+    let module = |file: &str| file.strip_suffix("/mod").unwrap_or(file).to_owned();
+    let modules: BTreeSet<String> = sources.iter().map(|(file, _)| module(file)).collect();
+    let used = |own: &str, path: Vec<String>| {
+        let file = (1..=path.len()).rev().map(|length| path[..length].join("/")).find(|file| modules.contains(file));
+        file.filter(|file| file != own)
+    };
+    let of = |(file, text): &(String, String)| {
+        let own = module(file);
+        let found = full_paths(&code(text), &own).into_iter().filter_map(|path| used(&own, path)).collect();
+        (own, found)
+    };
+    sources.iter().map(of).collect()
+}
+
+/// Every path in the code of a module that begins at the root of the crate or with `super`, in full.
+fn full_paths(code: &str, module: &str) -> Vec<Vec<String>> {
+    let mut full = vec![];
+    for first in ["crate::", "super::"] {
+        for (at, _) in code.match_indices(first) {
+            if ends_with_name_character(&code[..at]) || code[..at].ends_with(':') {
+                continue;
+            }
+            let mut found = vec![];
+            unfold(&code[at + first.len()..], &mut vec![], &mut found);
+            for path in found {
+                let ups = path.iter().take_while(|name| *name == "super").count();
+                let from: Vec<&str> = module.split('/').collect();
+                let base = if first == "crate::" { 0 } else { from.len().saturating_sub(ups + 1) };
+                let below = path[ups..].iter().map(String::as_str);
+                full.push(from[..base].iter().copied().chain(below).map(str::to_owned).collect());
+            }
+        }
+    }
+    full
+}
+
+/// The groups of files that use each other, directly or through others.
+fn circles(uses: &BTreeMap<String, BTreeSet<String>>) -> Vec<Vec<String>> {
+    let mut circles = BTreeSet::new();
+    for file in uses.keys() {
+        let mutual = |other: &&String| used_by(other, uses).contains(file);
+        let circle: Vec<String> = used_by(file, uses).into_iter().filter(mutual).cloned().collect();
+        circles.extend((!circle.is_empty()).then_some(circle));
+    }
+    circles.into_iter().collect()
+}
+
+/// All files that a file uses, directly or through others.
+fn used_by<'a>(file: &str, uses: &'a BTreeMap<String, BTreeSet<String>>) -> BTreeSet<&'a String> {
+    let mut used = BTreeSet::new();
+    let mut next: Vec<&String> = uses.get(file).into_iter().flatten().collect();
+    while let Some(file) = next.pop() {
+        if used.insert(file) {
+            next.extend(uses.get(file).into_iter().flatten());
+        }
+    }
+    used
+}
+
+fn described(circle: &[String], uses: &BTreeMap<String, BTreeSet<String>>) -> String {
+    let links = circle.iter().flat_map(|file| circle.iter().map(move |other| (file, other)));
+    let links = links.filter(|(file, other)| uses.get(*file).is_some_and(|used| used.contains(*other)));
+    links.map(|(file, other)| format!("{file} uses {other}")).collect::<Vec<_>>().join("; ")
 }
 
 /// Whether code says a name as a whole word.

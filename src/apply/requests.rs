@@ -12,7 +12,7 @@ use crate::plan::schedule::Life;
 use crate::plan::{Identity, Limits, Uid, plan};
 use crate::secret::Published;
 use crate::secret::ownership::Ownership;
-use crate::token::{Auth, AuthorizationToken, Token};
+use crate::token::{AuthorizationToken, DockerAuth, Token};
 
 /// One request: its method, its path with the query, and its body.
 type Sent = (Method, String, Value);
@@ -66,11 +66,11 @@ fn desired() -> Desired {
     }))
     .unwrap();
     let plan = plan(&spec, &Limits::default()).unwrap();
-    let auth = Auth::parse(STANDARD.encode(format!("AWS:{PASSWORD}"))).unwrap();
+    let auth = DockerAuth::parse(STANDARD.encode(format!("AWS:{PASSWORD}"))).unwrap();
     let life = Life { issued_at: Timestamp::UNIX_EPOCH, expires_at: Timestamp::MAX };
-    let grant =
+    let token =
         AuthorizationToken { tokens: vec![Token { auth, account: None }], life, identity: Identity::operator() };
-    let published: Published = [(plan.registries[0].needs[0].clone(), Arc::new(grant))].into();
+    let published: Published = [(plan.registries[0].token_specs[0].clone(), Arc::new(token))].into();
     let owner = crate::secret::Owner { name: "platform".to_owned(), uid: Uid("me".into()) };
     let now = Timestamp::UNIX_EPOCH;
     let mut bundle = crate::secret::bundle(&plan, &owner, &published, &Default::default(), now).unwrap();
@@ -101,13 +101,13 @@ fn record(more: Value) -> Arc<SecretRecord> {
     Arc::new(SecretRecord { owner: Some(Uid("me".into())), ..(**found.record().unwrap()).clone() })
 }
 
-fn place(standing: Ownership) -> SecretTarget {
-    let (namespace, name, incarnation) = ("a".into(), "pull".into(), NamespaceUid::default());
-    SecretTarget { namespace, incarnation, name, standing, claim: crate::secret::Selection::Selected }
+fn target(ownership: Ownership) -> SecretTarget {
+    let (namespace, name, namespace_uid) = ("a".into(), "pull".into(), NamespaceUid::default());
+    SecretTarget { namespace, namespace_uid, name, ownership, selection: crate::secret::Selection::Selected }
 }
 
-async fn perform(server: &Server, standing: Ownership, action: SecretAction) -> Result<Written, WriteError> {
-    server.writer().perform(&place(standing), &action, Some(&desired()), || true).await
+async fn perform(server: &Server, ownership: Ownership, action: SecretAction) -> Result<Written, WriteError> {
+    server.writer().perform(&target(ownership), &action, Some(&desired()), || true).await
 }
 
 #[tokio::test]
@@ -195,11 +195,11 @@ async fn a_slow_write_gives_its_slot_to_the_next() {
     let writer = slow.writer();
     let quick = Writer { client: Server::answering(&[(0, 201, secret("8", json!({})))]).client(), ..writer.clone() };
     let hangs = tokio::spawn(async move {
-        let _ = writer.perform(&place(Ownership::Absent), &SecretAction::Create, Some(&desired()), || true).await;
+        let _ = writer.perform(&target(Ownership::Absent), &SecretAction::Create, Some(&desired()), || true).await;
     });
     tokio::task::yield_now().await;
     let begun = tokio::time::Instant::now();
-    let written = quick.perform(&place(Ownership::Absent), &SecretAction::Create, Some(&desired()), || true).await;
+    let written = quick.perform(&target(Ownership::Absent), &SecretAction::Create, Some(&desired()), || true).await;
     assert!(written.is_ok() && begun.elapsed() <= SLOW, "{written:?} after {:?}", begun.elapsed());
     hangs.abort();
 }
@@ -208,7 +208,7 @@ async fn a_slow_write_gives_its_slot_to_the_next() {
 async fn a_process_that_is_ending_begins_no_write() {
     let server = Server::default();
     let written =
-        server.writer().perform(&place(Ownership::Absent), &SecretAction::Create, Some(&desired()), || false).await;
+        server.writer().perform(&target(Ownership::Absent), &SecretAction::Create, Some(&desired()), || false).await;
     assert_eq!((written, server.sent().len()), (Err(WriteError::Stale), 0));
 }
 

@@ -1,4 +1,4 @@
-//! The questions to AWS: who each identity is, and whether it is given tokens, which are thrown away at once.
+//! The calls to AWS: the caller behind each identity, and whether tokens are issued, which are discarded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,23 +15,24 @@ use crate::clock::Clock;
 use crate::cluster::ApiServer;
 use crate::plan::{Identity, TokenKey};
 use crate::token::ecr::Ecr;
-use crate::token::identity::{self, AwsSettings, OperatorIdentity, Origin};
+use crate::token::identity::{self, OperatorIdentity};
+use crate::token::settings::{AwsSettings, Origin};
 use crate::token::{TokenError, TokenSource, check};
 
-/// How many identities are asked about at a time.
+/// How many identities are checked at a time.
 const AT_A_TIME: usize = 4;
 
-/// The longest that one request to the API server may take.
+/// The timeout of one request to the API server.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The identity of this process, and where it was found once it has been used.
+/// The identity of this process, and its origin once it has been used.
 pub(super) struct Own {
     pub(super) identity: OperatorIdentity,
     clock: Clock,
     origin: Arc<Mutex<Option<Origin>>>,
 }
 
-/// Prepares the identity of this process.
+/// Loads the identity of this process.
 pub(super) async fn own(settings: &AwsSettings, clock: Clock) -> Result<Own, CheckError> {
     let origin = Arc::new(Mutex::new(None));
     let found = origin.clone();
@@ -39,7 +40,7 @@ pub(super) async fn own(settings: &AwsSettings, clock: Clock) -> Result<Own, Che
     Ok(Own { identity: identity.map_err(CheckError::Settings)?, clock, origin })
 }
 
-/// Asks AWS for each of these tokens, and for the caller behind each identity.
+/// Requests each of these tokens from AWS, and the caller behind each identity.
 pub(super) async fn ask(own: Own, client: Client, wanted: BTreeSet<TokenKey>) -> Answers {
     let ecr = Ecr::new(own.identity, Arc::new(ApiServer::new(client, TIMEOUT)));
     let mut by_identity: BTreeMap<Identity, Vec<TokenKey>> = BTreeMap::new();
@@ -65,7 +66,7 @@ async fn one(ecr: &Ecr, clock: &Clock, identity: Identity, keys: Vec<TokenKey>) 
     for key in keys {
         let expires_at = match ecr.fetch(&key).await {
             Ok(raw) => check(raw, &key, clock.now(), Duration::ZERO)
-                .map(|grant| grant.life.expires_at)
+                .map(|token| token.life.expires_at)
                 .map_err(TokenError::from),
             Err(error) => Err(error),
         };

@@ -1,4 +1,4 @@
-//! What a check has read, before anything is judged.
+//! The facts that a check reads before it makes its report.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use crate::controller::watches::SecretScope;
 use crate::plan::{self, Identity, Limits, Plan, SpecError, TokenKey, TokenSpec, Uid};
 use crate::token::TokenError;
 
-/// How many namespaces with an identity of their own AWS is asked about for one `EcrCredential`.
+/// For how many namespaces with an identity of their own AWS is called, for each `EcrCredential`.
 pub(super) const MOST_TENANTS: usize = 20;
 
-/// Everything that was read.
+/// The facts.
 pub(super) struct Facts {
-    /// Whether this runs in the operator's own pod, with its rights and its identity.
+    /// Whether this runs in the operator's own pod, with its permissions and its identity.
     pub(super) inside: bool,
-    /// Whether the limits are not those of the operator but whatever the `EcrCredentials` ask for.
+    /// Whether the limits are assumed from the `EcrCredentials`, because those of the operator are unknown.
     pub(super) assumed: bool,
-    /// What the operator may do.
+    /// The limits of the operator.
     pub(super) limits: Limits,
     /// Namespaces, all `EcrCredentials`, the metadata of their Secrets, and what identities refer to.
     pub(super) state: ClusterState,
@@ -36,11 +36,11 @@ pub(super) struct Facts {
     pub(super) metadata: HashMap<SecretKey, ObjectMeta>,
     /// Where Secrets may not be listed, and what the API server says.
     pub(super) refused: Vec<(SecretScope, String)>,
-    /// What the operator needs, and whether it has it; none outside of its pod.
+    /// The permissions of the operator, and whether they are granted; none outside of its pod.
     pub(super) rights: Option<Vec<(Right, bool)>>,
     /// The policy that attaches Secrets to pods; none where no `EcrCredential` asks for it.
     pub(super) attach_policy: Option<AttachPolicy>,
-    /// What AWS said; none when it was not asked.
+    /// The responses of AWS; none if it was not called.
     pub(super) aws: Option<Answers>,
 }
 
@@ -59,7 +59,7 @@ pub(super) enum AttachPolicy {
     Hidden(String),
 }
 
-/// What AWS said. The tokens themselves were dropped as soon as they had been looked at.
+/// The responses of AWS. The tokens themselves are discarded.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     /// Where the operator's own identity was found.
@@ -70,22 +70,22 @@ pub(super) struct Answers {
     pub(super) tokens: BTreeMap<TokenKey, Result<Timestamp, TokenError>>,
 }
 
-/// One `EcrCredential` with what its spec comes to.
+/// One `EcrCredential` with its validated spec.
 pub(super) struct Subject<'a> {
     pub(super) object: &'a EcrCredential,
     pub(super) uid: Uid,
     pub(super) plan: Result<Plan, SpecError>,
 }
 
-/// What one need comes to, in the namespace where each has its own identity.
+/// One token, resolved to its key; in this namespace, if each has its own identity.
 pub(super) struct Resolved<'a> {
-    pub(super) need: &'a TokenSpec,
+    pub(super) spec: &'a TokenSpec,
     pub(super) namespace: Option<Arc<str>>,
     pub(super) key: Result<TokenKey, SpecError>,
 }
 
 impl Facts {
-    /// The `EcrCredentials` with what their specs come to.
+    /// The `EcrCredentials` with their validated specs.
     pub(super) fn subjects(&self) -> impl Iterator<Item = Subject<'_>> {
         self.credentials.iter().filter_map(|object| {
             let uid = Uid(object.uid()?.into());
@@ -93,7 +93,7 @@ impl Facts {
         })
     }
 
-    /// The tokens that AWS is to be asked for.
+    /// The tokens to request from AWS.
     pub(super) fn wanted(&self) -> BTreeSet<TokenKey> {
         let mut wanted = BTreeSet::new();
         for subject in self.subjects().filter(|subject| !subject.object.spec.suspend) {
@@ -109,21 +109,21 @@ impl Facts {
         wanted
     }
 
-    /// What each need of a plan comes to: once, or once for each target namespace.
+    /// Resolves each token of a plan: once, or once for each target namespace.
     pub(super) fn resolve<'p>(&self, uid: &Uid, plan: &'p Plan) -> Vec<Resolved<'p>> {
         let targets = self.state.own_targets(uid);
-        let resolve = |need: &'p TokenSpec, namespace: Option<Arc<str>>| {
-            let target = namespace.as_deref().map(|name| (name, self.state.index.incarnation(name)));
-            let identity = need.auth.resolve(target, &self.state.references);
-            let key = identity.map(|identity| TokenKey { identity, service: need.service.clone() });
-            Resolved { need, namespace, key }
+        let resolve = |spec: &'p TokenSpec, namespace: Option<Arc<str>>| {
+            let target = namespace.as_deref().map(|name| (name, self.state.index.namespace_uid(name)));
+            let identity = spec.auth.resolve(target, &self.state.references);
+            let key = identity.map(|identity| TokenKey { identity, service: spec.service.clone() });
+            Resolved { spec, namespace, key }
         };
         let mut all = Vec::new();
-        for need in plan.needs() {
-            if need.auth.is_each_targets() {
-                all.extend(targets.keys().map(|namespace| resolve(need, Some(namespace.clone()))));
+        for spec in plan.token_specs() {
+            if spec.auth.is_each_targets() {
+                all.extend(targets.keys().map(|namespace| resolve(spec, Some(namespace.clone()))));
             } else {
-                all.push(resolve(need, None));
+                all.push(resolve(spec, None));
             }
         }
         all

@@ -1,4 +1,4 @@
-//! The reads from the cluster: one list of each kind, by metadata where that is enough. Nothing is written.
+//! Reads from the cluster: one list of each kind, of metadata only where that is enough.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -23,14 +23,13 @@ use crate::cluster::ApiServer;
 use crate::controller::cluster_state::ClusterState;
 use crate::controller::references::account_record;
 use crate::controller::secret_key::SecretKey;
-use crate::controller::watches::{SecretScope, claimant, references as asked, secret_scopes, unreadable};
+use crate::controller::watches::{SecretScope, credential_ref, references as asked, secret_scopes, unreadable};
 use crate::lenient::Observed;
-use crate::plan::auth::Reference;
-use crate::plan::outputs::{IncludeScope, OutputScope};
-use crate::plan::references::{AccountScope, AllowedIdentities, KeysScope};
-use crate::plan::targets::NamespaceUid;
+use crate::plan::namespaces::NamespaceUid;
+use crate::plan::references::AllowedIdentities;
+use crate::plan::scopes::{AccountScope, IncludeScope, KeysScope, OutputScope, Reference};
 use crate::plan::{Limits, SpecError, Uid, includes};
-use crate::secret::metadata::SecretDetails;
+use crate::secret::observed::SecretDetails;
 use crate::secret::ownership::SecretRecord;
 use crate::token::Cluster as _;
 
@@ -40,7 +39,7 @@ const ADMISSION: &str = "admissionregistration.k8s.io";
 /// How many objects are listed in one request.
 const PAGE: u32 = 500;
 
-/// How many rights are asked for at a time.
+/// How many permissions are reviewed at a time.
 const QUESTIONS: usize = 8;
 
 /// Reads from one cluster.
@@ -51,7 +50,7 @@ pub(super) struct Cluster {
 /// All `EcrCredentials`: those that can be read, and the others.
 pub(super) type Credentials = (Vec<EcrCredential>, Vec<Unreadable>);
 
-/// The metadata of Secrets by place, and where they may not be listed.
+/// The metadata of Secrets by key, and the scopes that may not be listed.
 pub(super) type Secrets = (HashMap<SecretKey, ObjectMeta>, Vec<(SecretScope, String)>);
 
 impl Cluster {
@@ -75,23 +74,23 @@ impl Cluster {
         Ok((good, bad))
     }
 
-    /// Puts all namespaces into the world.
-    pub(super) async fn namespaces(&self, world: &mut ClusterState) -> Result<(), CheckError> {
+    /// Reads all namespaces into the state.
+    pub(super) async fn namespaces(&self, state: &mut ClusterState) -> Result<(), CheckError> {
         let api: Api<Observed<Namespace>> = Api::all(self.client.clone());
         let listed = pages(ListParams::default(), async |params| api.list(&params).await).await;
         for object in listed.map_err(|error| CheckError::of(error, "namespaces"))? {
             let terminating = object.meta().deletion_timestamp.is_some();
-            let incarnation = NamespaceUid::of_namespace(object.meta());
-            world.index.set_namespace(&object.name_any(), incarnation, object.labels(), terminating);
+            let namespace_uid = NamespaceUid::of_namespace(object.meta());
+            state.index.set_namespace(&object.name_any(), namespace_uid, object.labels(), terminating);
         }
         Ok(())
     }
 
-    /// Puts the Secrets of all scopes into the world. A scope that may not be listed does not hide the others.
+    /// Reads the Secrets of all scopes into the state. A scope that may not be listed does not hide the others.
     pub(super) async fn secrets(
         &self,
         scopes: &[SecretScope],
-        world: &mut ClusterState,
+        state: &mut ClusterState,
     ) -> Result<Secrets, CheckError> {
         let (mut metadata, mut refused) = (HashMap::new(), Vec::new());
         for scope in scopes {
@@ -102,7 +101,7 @@ impl Cluster {
                     for object in found {
                         let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
                         if let Some(record) = SecretRecord::read(object.meta()) {
-                            world.set_secret(&name, &namespace, Arc::new(record));
+                            state.set_secret(&name, &namespace, Arc::new(record));
                             metadata.insert((name.into(), namespace.into()), object.meta().clone());
                         }
                     }
@@ -121,47 +120,47 @@ impl Cluster {
         pages(params, async |params| api.list(&params).await).await
     }
 
-    /// Puts what identities may refer to into the world.
+    /// Reads the objects that identities may refer to into the state.
     pub(super) async fn references(
         &self,
-        lent: &AllowedIdentities,
-        world: &mut ClusterState,
+        allowed: &AllowedIdentities,
+        state: &mut ClusterState,
     ) -> Result<(), CheckError> {
-        for scope in &lent.accounts {
-            self.accounts(scope, world).await?;
+        for scope in &allowed.accounts {
+            self.accounts(scope, state).await?;
         }
-        for scope in &lent.keys {
-            self.keys(scope, world).await;
+        for scope in &allowed.keys {
+            self.keys(scope, state).await;
         }
         Ok(())
     }
 
-    async fn accounts(&self, scope: &AccountScope, world: &mut ClusterState) -> Result<(), CheckError> {
+    async fn accounts(&self, scope: &AccountScope, state: &mut ClusterState) -> Result<(), CheckError> {
         let api: Api<Observed<ServiceAccount>> = match &scope.namespace {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };
         match pages(named(&scope.name), async |params| api.list(&params).await).await {
             Err(kube::Error::Api(status)) if status.is_forbidden() => {
-                world.references.set_accounts_refused(scope, true);
+                state.references.set_accounts_refused(scope, true);
             }
             Err(error) => return Err(CheckError::of(error, "ServiceAccounts")),
             Ok(found) => {
                 for object in found {
                     let namespace = object.namespace().unwrap_or_default();
-                    world.references.set_account(&namespace, &object.name_any(), account_record(object.meta()));
+                    state.references.set_account(&namespace, &object.name_any(), account_record(object.meta()));
                 }
             }
         }
         Ok(())
     }
 
-    async fn keys(&self, scope: &KeysScope, world: &mut ClusterState) {
+    async fn keys(&self, scope: &KeysScope, state: &mut ClusterState) {
         match ApiServer::new(self.client.clone(), TIMEOUT).keys_record(scope).await {
-            Ok(record) => world.references.set_keys(scope, record),
+            Ok(record) => state.references.set_keys(scope, record),
             Err(error) => {
                 let why = SpecError { reason: error.reason(), message: error.to_string() };
-                world.references.set_keys_unread(scope, why)
+                state.references.set_keys_unread(scope, why)
             }
         };
     }
@@ -206,7 +205,7 @@ impl Cluster {
         pages(ListParams::default(), async |params| api.list(&params).await).await
     }
 
-    /// Which of the rights that the operator needs this process has.
+    /// Which of the permissions of the operator this process has.
     pub(super) async fn rights(&self, needed: Vec<Right>) -> Result<Vec<(Right, bool)>, CheckError> {
         let api: Api<SelfSubjectAccessReview> = Api::all(self.client.clone());
         let ask = async |right: Right| {
@@ -218,7 +217,7 @@ impl Cluster {
     }
 }
 
-/// Whether one of these policies has `EcrCredentials` as parameters, and one of these bindings is its.
+/// Whether one of these policies has `EcrCredentials` as parameters, and one of these bindings binds it.
 pub(super) fn attach_policy(policies: &[DynamicObject], bindings: &[DynamicObject]) -> AttachPolicy {
     let text =
         |object: &DynamicObject, path: &str| object.data.pointer(path).and_then(Value::as_str).map(str::to_owned);
@@ -275,18 +274,18 @@ fn question(right: &Right) -> SelfSubjectAccessReview {
     SelfSubjectAccessReview { spec, ..Default::default() }
 }
 
-/// Puts all `EcrCredentials` into the world, those that cannot be read as well.
-pub(super) fn set_claimants(world: &mut ClusterState, (good, bad): &Credentials, limits: &Limits) {
-    let good = good.iter().map(|object| (object.meta(), claimant(object, limits)));
+/// Reads all `EcrCredentials` into the state, including those that cannot be parsed.
+pub(super) fn set_credentials(state: &mut ClusterState, (good, bad): &Credentials, limits: &Limits) {
+    let good = good.iter().map(|object| (object.meta(), credential_ref(object, limits)));
     let bad = bad.iter().map(|object| (&object.metadata, unreadable(object)));
-    for (metadata, claimant) in good.chain(bad).filter(|(metadata, _)| metadata.deletion_timestamp.is_none()) {
+    for (metadata, credential) in good.chain(bad).filter(|(metadata, _)| metadata.deletion_timestamp.is_none()) {
         if let Some(uid) = metadata.uid.as_deref() {
-            world.set_claimant(&Uid(uid.into()), claimant);
+            state.set_credential(&Uid(uid.into()), credential);
         }
     }
 }
 
-/// The lists of Secrets that show every place that the operator may write.
+/// The scopes of Secrets that cover everything the operator may write.
 pub(super) fn scopes(any_name: bool, limits: &Limits, credentials: &[EcrCredential]) -> Vec<SecretScope> {
     let names: BTreeSet<Option<Arc<str>>> = match &limits.secret_names {
         Some(names) => names.iter().cloned().map(Some).collect(),
@@ -300,7 +299,7 @@ pub(super) fn scopes(any_name: bool, limits: &Limits, credentials: &[EcrCredenti
     secret_scopes((!any).then_some(&names), limits.namespaces.as_ref(), outputs)
 }
 
-/// Whatever outputs the `EcrCredentials` ask for.
+/// The outputs of all `EcrCredentials`.
 fn outputs_as_asked(credentials: &[EcrCredential]) -> BTreeSet<OutputScope> {
     let outputs = credentials.iter().flat_map(|object| &object.spec.outputs);
     let scope =
@@ -308,12 +307,12 @@ fn outputs_as_asked(credentials: &[EcrCredential]) -> BTreeSet<OutputScope> {
     outputs.map(scope).collect()
 }
 
-/// Whatever docker configs of others the `EcrCredentials` ask for.
+/// The includes of all `EcrCredentials`.
 pub(super) fn includes_as_asked(credentials: &[EcrCredential]) -> BTreeSet<IncludeScope> {
     credentials.iter().flat_map(|object| includes(&object.spec)).collect()
 }
 
-/// The operator's own region, as its statuses tell it: that of a registry whose spec names none.
+/// The operator's own region by its statuses: that of a registry whose spec names none.
 pub(super) fn region_as_told(credentials: &[EcrCredential]) -> Option<Region> {
     credentials.iter().find_map(|object| {
         let status =
@@ -326,15 +325,15 @@ pub(super) fn region_as_told(credentials: &[EcrCredential]) -> Option<Region> {
     })
 }
 
-/// Whatever identities the `EcrCredentials` ask for.
-pub(super) fn lent_as_asked(credentials: &[EcrCredential]) -> AllowedIdentities {
-    let mut lent = AllowedIdentities::default();
+/// The identities of all `EcrCredentials`.
+pub(super) fn identities_as_asked(credentials: &[EcrCredential]) -> AllowedIdentities {
+    let mut allowed = AllowedIdentities::default();
     for reference in credentials.iter().flat_map(|object| asked(&object.spec)) {
         match reference {
-            Reference::Account(scope) => lent.accounts.insert(scope),
-            Reference::Keys(scope) => lent.keys.insert(scope),
+            Reference::Account(scope) => allowed.accounts.insert(scope),
+            Reference::Keys(scope) => allowed.keys.insert(scope),
             Reference::Include(_) => false,
         };
     }
-    lent
+    allowed
 }

@@ -1,17 +1,16 @@
-//! What is said about AWS identities: what each is, who uses it, and what AWS made of it.
+//! The report on AWS identities: what each is, which EcrCredentials use it, and how AWS responded.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 
 use super::facts::{Answers, Facts, MOST_TENANTS, Resolved};
-use super::judge::service;
 use super::report::{Finding, IdentityReport, TokenReport};
-use crate::plan::auth::Source;
+use crate::plan::auth::IdentitySource;
 use crate::plan::{Identity, SpecError, TokenKey};
 use crate::token::TokenError;
 
-/// Every identity that is used, with what AWS said.
+/// All identities in use, with the responses of AWS.
 pub(super) fn report(facts: &Facts) -> Vec<IdentityReport> {
     let mut users: BTreeMap<Identity, Users> = BTreeMap::new();
     for subject in facts.subjects() {
@@ -36,15 +35,15 @@ struct Users {
 
 fn describe(facts: &Facts, identity: &Identity, users: Users) -> IdentityReport {
     let (service_account, secret, first) = match identity.source() {
-        Source::Operator | Source::Former => (None, None, None),
-        Source::Account(account) => {
+        IdentitySource::Operator | IdentitySource::Unresolved => (None, None, None),
+        IdentitySource::Account(account) => {
             (Some(format!("{}/{}", account.namespace, account.name)), None, Some(account.role.to_string()))
         }
-        Source::Keys { keys, .. } => (None, Some(format!("{}/{}", keys.namespace, keys.name)), None),
+        IdentitySource::Keys { keys, .. } => (None, Some(format!("{}/{}", keys.namespace, keys.name)), None),
     };
     let roles = first.into_iter().chain(identity.roles().iter().map(|step| step.role.to_string())).collect();
     let aws = facts.aws.as_ref();
-    let origin = aws.and_then(|aws| aws.origin).filter(|_| *identity.source() == Source::Operator);
+    let origin = aws.and_then(|aws| aws.origin).filter(|_| *identity.source() == IdentitySource::Operator);
     let mut report = IdentityReport {
         identity: identity.to_string(),
         kind: identity.kind(),
@@ -61,7 +60,7 @@ fn describe(facts: &Facts, identity: &Identity, users: Users) -> IdentityReport 
     if let Some(aws) = aws {
         answers(facts, aws, identity, &users.keys, &mut report);
         if users.own_for_a_namespace {
-            // Told with the namespace, which fails alone.
+            // Reported with the namespace, which fails alone.
             let problems = std::mem::take(&mut report.problems);
             report.notes.extend(problems);
         }
@@ -79,13 +78,13 @@ fn answers(facts: &Facts, aws: &Answers, identity: &Identity, keys: &BTreeSet<To
         let Some(answer) = aws.tokens.get(key) else { continue };
         let region = key.service.region().to_string();
         if let Err(error) = answer {
-            // The same identity fails in the same way for each of its tokens where it cannot even be assumed.
+            // If an identity cannot be assumed, all its tokens fail with the same error.
             if told.insert(error.to_string()) {
                 tell(facts, identity, error, report);
             }
         }
         let expires_at = answer.as_ref().ok().copied();
-        report.tokens.push(TokenReport { service: service(Some(&key.service)), region, expires_at });
+        report.tokens.push(TokenReport { service: key.service.api(), region, expires_at });
     }
     if let Some(Err(error)) = aws.callers.get(identity)
         && told.is_empty()
@@ -104,21 +103,21 @@ fn tell(facts: &Facts, identity: &Identity, error: &TokenError, report: &mut Ide
     }
 }
 
-/// Whether what AWS says of an identity here, it would say to the operator too. Elsewhere than in the operator's pod, its own
-/// identity, its rights in the cluster and its ways to AWS and to the API server are not at hand.
+/// Whether the operator would get the same response for an identity. Outside its pod, its own identity, its permissions and its
+/// network are not available.
 pub(super) fn is_problem(facts: &Facts, identity: &Identity, error: &TokenError) -> bool {
     let of_this_place = matches!(error, TokenError::Forbidden(_) | TokenError::Unavailable(_) | TokenError::Cluster(_));
-    facts.inside || (*identity.source() != Source::Operator && !of_this_place)
+    facts.inside || (*identity.source() != IdentitySource::Operator && !of_this_place)
 }
 
-/// Why a token cannot be had: what it needs is not there, or AWS has refused it.
+/// Why a token cannot be fetched: a reference is missing, or AWS has denied it.
 pub(super) fn failure(facts: &Facts, resolved: &Resolved<'_>) -> Option<SpecError> {
     match &resolved.key {
-        Err(halt) => Some(halt.clone()),
+        Err(error) => Some(error.clone()),
         Ok(key) => {
             let error = facts.aws.as_ref()?.tokens.get(key)?.as_ref().err()?;
-            let halt = SpecError { reason: error.reason(), message: error.to_string() };
-            is_problem(facts, &key.identity, error).then_some(halt)
+            let told = SpecError { reason: error.reason(), message: error.to_string() };
+            is_problem(facts, &key.identity, error).then_some(told)
         }
     }
 }

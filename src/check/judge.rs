@@ -1,4 +1,4 @@
-//! From what was read to what is said about it: a pure function, with the time as an argument.
+//! The report on the facts: a pure function, with the time as an argument.
 
 use std::time::Duration;
 
@@ -7,31 +7,31 @@ use kube::ResourceExt;
 
 use super::facts::{AttachPolicy, Facts, Resolved, Subject};
 use super::identities;
-use super::places::Bench;
 use super::report::{
     Condition, CredentialReport, Finding, NamespaceReport, Namespaces, RegistryReport, Report, Rights, State,
 };
+use super::targets::TargetCheck;
 use crate::api::registry::Region;
 use crate::api::status::{Reason, RegistryStatus, condition};
 use crate::api::{AttachPods, EcrCredentialStatus};
 use crate::controller::watches::SecretScope;
 use crate::plan::outputs::{SecretPlan, include_not_allowed, output_not_allowed};
 use crate::plan::schedule::later;
-use crate::plan::{Plan, RegistryPlan, Service, SpecError};
+use crate::plan::{Plan, RegistryPlan, SpecError};
 use crate::secret::{Owner, SecretTarget, Selection};
 use crate::token::TokenError;
 
 /// How long after its time a refresh is overdue.
 const OVERDUE: Duration = Duration::from_secs(600);
 
-/// Draws the conclusion.
+/// Makes the report.
 pub(super) fn judge(facts: &Facts, now: Timestamp) -> Report {
     let rights = facts.rights.as_ref().map(|rights| Rights {
         asked: rights.len(),
         missing: rights.iter().filter(|(_, granted)| !granted).map(|(right, _)| right.clone()).collect(),
     });
     let mut problems: Vec<Finding> = facts.unreadable.iter().map(unreadable).collect();
-    // What a missing right hides is told with the right.
+    // A missing permission is reported as such.
     if facts.rights.is_none() {
         problems.extend(facts.refused.iter().map(refused));
     }
@@ -90,8 +90,8 @@ fn credential(facts: &Facts, subject: &Subject<'_>, now: Timestamp) -> Credentia
         namespaces: Namespaces { selected: selected(facts, subject), ..Namespaces::default() },
     };
     match &subject.plan {
-        Err(halt) if is_mine(facts, halt) => report.problems.push(finding(halt)),
-        Err(halt) => report.notes.push(finding(halt)),
+        Err(error) if is_mine(facts, error) => report.problems.push(finding(error)),
+        Err(error) => report.notes.push(finding(error)),
         Ok(plan) => {
             let resolved = facts.resolve(&subject.uid, plan);
             report.registries = registries(plan, &resolved, &status);
@@ -102,9 +102,9 @@ fn credential(facts: &Facts, subject: &Subject<'_>, now: Timestamp) -> Credentia
             }
             let problems = plan.registries.iter().filter_map(|registry| registry.problem.as_ref());
             let shared = resolved.iter().filter(|r| r.namespace.is_none());
-            for halt in problems.chain(shared.filter_map(|r| r.key.as_ref().err())) {
-                let list = if is_mine(facts, halt) { &mut report.problems } else { &mut report.notes };
-                list.extend((!list.contains(&finding(halt))).then(|| finding(halt)));
+            for error in problems.chain(shared.filter_map(|r| r.key.as_ref().err())) {
+                let list = if is_mine(facts, error) { &mut report.problems } else { &mut report.notes };
+                list.extend((!list.contains(&finding(error))).then(|| finding(error)));
             }
             report.problems.extend(plan.outputs.iter().filter_map(|output| output.refusal.as_ref()).map(finding));
             let included = plan.includes.iter().filter(|scope| !facts.limits.includes.contains(scope));
@@ -172,14 +172,14 @@ fn selected(facts: &Facts, subject: &Subject<'_>) -> usize {
     facts.state.index.targets(&subject.uid).filter(|(name, _)| ***name == *pull_secret).count()
 }
 
-/// Whether something is to be blamed on the operator's surroundings; elsewhere a right that is missing is somebody else's, and
-/// so is a region.
-fn is_mine(facts: &Facts, halt: &SpecError) -> bool {
-    facts.inside || !matches!(halt.reason, Reason::Forbidden | Reason::NoRegion)
+/// Whether an error applies to the operator: outside its pod, a missing permission or region is that of this
+/// process.
+fn is_mine(facts: &Facts, error: &SpecError) -> bool {
+    facts.inside || !matches!(error.reason, Reason::Forbidden | Reason::NoRegion)
 }
 
-fn finding(halt: &SpecError) -> Finding {
-    Finding::new(halt.reason.as_str(), halt.message.clone())
+fn finding(error: &SpecError) -> Finding {
+    Finding::new(error.reason.as_str(), error.message.clone())
 }
 
 fn ready(status: &EcrCredentialStatus) -> Option<Condition> {
@@ -187,7 +187,7 @@ fn ready(status: &EcrCredentialStatus) -> Option<Condition> {
     Some(Condition { status: found.status.clone(), reason: found.reason.clone(), message: found.message.clone() })
 }
 
-/// What the operator itself says, where nothing else was found that would explain it.
+/// What the operator reports itself, if no other finding explains it.
 fn observed(object: &crate::api::EcrCredential, status: &EcrCredentialStatus, report: &mut CredentialReport) {
     if status.observed_generation != object.metadata.generation {
         let text = "the operator has not observed the current spec: check that it is running, and that its --credential-selector matches this EcrCredential";
@@ -223,10 +223,10 @@ fn registries(plan: &Plan, resolved: &[Resolved<'_>], status: &EcrCredentialStat
         let told = told(status, number, registry);
         let identity = resolved
             .iter()
-            .filter(|resolved| resolved.namespace.is_none() && registry.needs.contains(resolved.need))
+            .filter(|resolved| resolved.namespace.is_none() && registry.token_specs.contains(resolved.spec))
             .find_map(|resolved| Some(resolved.key.as_ref().ok()?.identity.to_string()));
         RegistryReport {
-            service: service(registry.needs.first().map(|need| &need.service)),
+            service: registry.token_specs.first().map_or("ecr", |spec| spec.service.api()),
             region: registry.region.as_ref().map(ToString::to_string),
             identity,
             own_for_each_namespace: registry.is_each_targets(),
@@ -238,21 +238,13 @@ fn registries(plan: &Plan, resolved: &[Resolved<'_>], status: &EcrCredentialStat
     plan.registries.iter().enumerate().map(describe).collect()
 }
 
-/// What the status says of a registry.
+/// The registries, by the status.
 fn told<'a>(status: &'a EcrCredentialStatus, number: usize, registry: &RegistryPlan) -> Option<&'a RegistryStatus> {
     let region = registry.region.as_ref().map(Region::as_str);
     status.registries.get(number).filter(|told| told.region.as_deref() == region)
 }
 
-/// As in the metrics.
-pub(super) fn service(service: Option<&Service>) -> &'static str {
-    match service {
-        Some(Service::Public) => "ecr-public",
-        _ => "ecr",
-    }
-}
-
-/// What is wrong with the tokens, as the operator tells it. What AWS has just said itself is told with the identity.
+/// Problems of the tokens that the operator reports. What AWS just responded is reported with the identity.
 fn tokens(
     facts: &Facts,
     plan: &Plan,
@@ -264,15 +256,19 @@ fn tokens(
     for (number, registry) in plan.registries.iter().enumerate() {
         let Some(told) = told(status, number, registry) else { continue };
         let region = registry.region.as_ref().map(|region| format!(" in {region}"));
-        let place = format!("registry{}", region.unwrap_or_default());
+        let registry_name = format!("registry{}", region.unwrap_or_default());
         if let Some(at) = told.expires_at.filter(|at| *at <= now) {
-            problems.push(Finding::new(Reason::TokenExpired.as_str(), format!("{place}: its token expired at {at}")));
+            problems.push(Finding::new(
+                Reason::TokenExpired.as_str(),
+                format!("{registry_name}: its token expired at {at}"),
+            ));
         }
         let failed = [Reason::Synced, Reason::FetchingToken].map(Reason::as_str);
         let failing = told.reason.as_deref().filter(|reason| !failed.contains(reason));
         if let Some(reason) = failing.filter(|reason| !is_told(facts, registry, resolved, reason)) {
             let message = told.message.clone().unwrap_or_default();
-            problems.push(Finding::new(reason, format!("{place}: the operator's last attempt failed: {message}")));
+            problems
+                .push(Finding::new(reason, format!("{registry_name}: the operator's last attempt failed: {message}")));
         }
     }
     if let Some(at) = status.next_refresh_at.filter(|at| problems.is_empty() && later(*at, OVERDUE) < now) {
@@ -282,15 +278,15 @@ fn tokens(
     problems
 }
 
-/// Whether what the operator says of a registry is told already: with the entry, or as what AWS has just said.
+/// Whether the operator's report on a registry is covered: with the entry, or by what AWS just responded.
 fn is_told(facts: &Facts, registry: &RegistryPlan, resolved: &[Resolved<'_>], reason: &str) -> bool {
     if registry.problem.as_ref().is_some_and(|problem| problem.reason.as_str() == reason) {
         return true;
     }
-    let halted = |resolved: &&Resolved<'_>| registry.needs.contains(resolved.need);
+    let same_token = |resolved: &&Resolved<'_>| registry.token_specs.contains(resolved.spec);
     let same = |error: &TokenError| error.reason().as_str() == reason;
-    resolved.iter().filter(halted).any(|resolved| match &resolved.key {
-        Err(halt) => halt.reason.as_str() == reason,
+    resolved.iter().filter(same_token).any(|resolved| match &resolved.key {
+        Err(error) => error.reason.as_str() == reason,
         Ok(key) => {
             let answer = facts.aws.as_ref().and_then(|aws| aws.tokens.get(key)?.as_ref().err());
             answer.is_some_and(|error| same(error) && identities::is_problem(facts, &key.identity, error))
@@ -308,31 +304,32 @@ fn namespaces(
     let object = subject.object;
     let owner = Owner { name: object.name_any(), uid: subject.uid.clone() };
     let status = object.status.clone().unwrap_or_default();
-    let bench = Bench { plan, owner: &owner, status: &status, now };
-    let places = facts.state.places(&subject.uid, object.metadata.generation);
-    let mut places: Vec<SecretTarget> = places.into_iter().flatten().collect();
-    places.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    let check = TargetCheck { plan, owner: &owner, status: &status, now };
+    let targets = facts.state.places(&subject.uid, object.metadata.generation);
+    let mut targets: Vec<SecretTarget> = targets.into_iter().flatten().collect();
+    targets.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     let mut all = Namespaces::default();
-    for place in &places {
-        let found = facts.metadata.get(&(place.name.clone(), place.namespace.clone()));
-        let report = if is_hidden(facts, place) { Some(hidden(place)) } else { bench.judge(place, found) };
-        let report = with_identity(facts, place, resolved, report);
-        // The outputs have namespaces of their own, which are told of only where something is wrong.
+    for target in &targets {
+        let found = facts.metadata.get(&(target.name.clone(), target.namespace.clone()));
+        let report = if is_hidden(facts, target) { Some(hidden(target)) } else { check.judge(target, found) };
+        let report = with_identity(facts, target, resolved, report);
+        // The namespaces of outputs are reported only if they have a problem.
         let selected =
-            matches!(place.claim, Selection::Selected | Selection::Conflict(_)) && place.name == plan.secret.name;
+            matches!(target.selection, Selection::Selected | Selection::Conflict(_)) && target.name == plan.secret.name;
         all.selected += usize::from(selected);
         match report {
             Some(report) => all.failing.push(report),
             None if selected => {
                 all.good += 1;
-                let expires_at = facts.state.record(&place.name, &place.namespace).and_then(|record| record.expires_at);
+                let expires_at =
+                    facts.state.record(&target.name, &target.namespace).and_then(|record| record.expires_at);
                 all.earliest_expiry = all.earliest_expiry.into_iter().chain(expires_at).min();
             }
             None => {}
         }
     }
     for (name, namespace) in facts.state.index.denied(&subject.uid) {
-        // One that may be written nowhere is told of as a whole.
+        // An output that may not be written anywhere is reported as a whole.
         let denied = plan.secret_named(name).filter(|secret| secret.refusal.is_none());
         all.failing.extend(denied.map(|secret| not_allowed(secret, namespace)));
     }
@@ -341,65 +338,65 @@ fn namespaces(
 
 /// An output that may not be written in a namespace.
 fn not_allowed(secret: &SecretPlan, namespace: &str) -> NamespaceReport {
-    let halt = output_not_allowed(&secret.name, secret.format, Some(namespace), "");
+    let error = output_not_allowed(&secret.name, secret.format, Some(namespace), "");
     NamespaceReport {
         namespace: namespace.to_owned(),
         secret: secret.name.to_string(),
         state: State::Missing,
-        reason: halt.reason.as_str().to_owned(),
-        message: halt.message,
+        reason: error.reason.as_str().to_owned(),
+        message: error.message,
         issued_at: None,
         expires_at: None,
     }
 }
 
-/// Whether Secrets could not be listed in a place.
-fn is_hidden(facts: &Facts, place: &SecretTarget) -> bool {
+/// Whether the Secret of a target could not be listed.
+fn is_hidden(facts: &Facts, target: &SecretTarget) -> bool {
     facts.refused.iter().any(|(scope, _)| {
-        scope.name.as_ref().is_none_or(|name| *name == place.name)
-            && scope.namespace.as_ref().is_none_or(|namespace| *namespace == place.namespace)
+        scope.name.as_ref().is_none_or(|name| *name == target.name)
+            && scope.namespace.as_ref().is_none_or(|namespace| *namespace == target.namespace)
     })
 }
 
-fn hidden(place: &SecretTarget) -> NamespaceReport {
+fn hidden(target: &SecretTarget) -> NamespaceReport {
     NamespaceReport {
-        namespace: place.namespace.to_string(),
-        secret: place.name.to_string(),
+        namespace: target.namespace.to_string(),
+        secret: target.name.to_string(),
         state: State::Unknown,
         reason: Reason::Forbidden.as_str().to_owned(),
-        message: format!("listing Secrets named {} is not allowed here", place.name),
+        message: format!("listing Secrets named {} is not allowed here", target.name),
         issued_at: None,
         expires_at: None,
     }
 }
 
-/// Adds that a namespace's own identity fails: the Secret cannot be renewed, or it is the reason why there is no good one.
+/// Adds that a namespace's own identity fails: the Secret cannot be refreshed, or there is no valid one because of it.
 fn with_identity(
     facts: &Facts,
-    place: &SecretTarget,
+    target: &SecretTarget,
     resolved: &[Resolved<'_>],
     report: Option<NamespaceReport>,
 ) -> Option<NamespaceReport> {
-    let mine = resolved.iter().filter(|resolved| resolved.namespace.as_deref() == Some(&*place.namespace));
+    let mine = resolved.iter().filter(|resolved| resolved.namespace.as_deref() == Some(&*target.namespace));
     let mut failures = mine.filter_map(|resolved| identities::failure(facts, resolved));
-    let failure = failures.find(|halt| is_mine(facts, halt)).filter(|_| place.claim == Selection::Selected);
-    let (Some(halt), unexplained) = (failure, report.as_ref().is_none_or(is_unexplained)) else { return report };
+    let failure = failures.find(|error| is_mine(facts, error)).filter(|_| target.selection == Selection::Selected);
+    let (Some(error), unexplained) = (failure, report.as_ref().is_none_or(is_unexplained)) else { return report };
     if !unexplained {
         return report;
     }
-    let record = facts.state.record(&place.name, &place.namespace);
+    let record = facts.state.record(&target.name, &target.namespace);
     Some(NamespaceReport {
-        namespace: place.namespace.to_string(),
-        secret: place.name.to_string(),
+        namespace: target.namespace.to_string(),
+        secret: target.name.to_string(),
         state: report.as_ref().map_or(State::NotRenewable, |report| report.state),
-        reason: halt.reason.as_str().to_owned(),
-        message: halt.message,
+        reason: error.reason.as_str().to_owned(),
+        message: error.message,
         issued_at: report.and_then(|report| report.issued_at),
         expires_at: record.and_then(|record| record.expires_at),
     })
 }
 
-/// Whether a namespace lacks good passwords and nothing says why.
+/// Whether a namespace lacks valid tokens for no known reason.
 fn is_unexplained(report: &NamespaceReport) -> bool {
     matches!(report.state, State::Missing | State::Expired | State::Stale)
         && report.reason == format!("{:?}", report.state)

@@ -1,13 +1,13 @@
-//! `check`: what is wrong, for people and for programs. It reads the cluster, asks AWS, judges, and writes nothing.
+//! The command `check`: reads the cluster, calls AWS, reports problems for people and programs, and changes nothing.
 
 mod ask;
 mod facts;
 mod gather;
 mod identities;
 mod judge;
-mod places;
 mod report;
 mod rights;
+mod targets;
 mod text;
 
 use std::io::Write;
@@ -22,18 +22,18 @@ use crate::clock::Clock;
 use crate::controller::cluster_state::ClusterState;
 use crate::plan::Limits;
 use crate::plan::references::References;
-use crate::token::identity::AwsSettings;
+use crate::token::settings::AwsSettings;
 use facts::Facts;
 use gather::{Cluster, Credentials};
 use rights::LeaseScope;
 
-/// The longest silence of the API server that is waited for.
+/// The read timeout of requests to the API server.
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// How the check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// All is well.
+pub enum CheckResult {
+    /// No problem was found.
     Well,
     /// Problems were found.
     Problems,
@@ -54,10 +54,10 @@ pub enum CheckError {
     /// The CRD is not there.
     #[error("the CRD ecrcredentials.pullsecrets.dev is not installed: install the chart, or apply what `crd` prints")]
     NoCrd,
-    /// Something may not be listed.
+    /// A resource may not be listed.
     #[error("{what} cannot be listed: {message}")]
     Refused {
-        /// What.
+        /// The resource.
         what: &'static str,
         /// The API server's message.
         message: String,
@@ -85,7 +85,7 @@ impl CheckError {
     }
 }
 
-/// An error with its causes, which say more than it does itself.
+/// An error with its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -99,18 +99,12 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Writes an error to standard error for people.
-pub fn say(error: &CheckError) {
-    // Nothing is left to be done when standard error is closed.
-    let _ = writeln!(std::io::stderr(), "ecr-credential-operator: {error}");
-}
-
-/// Checks, and prints what it has found.
+/// Checks, and prints the report.
 ///
 /// # Errors
 /// [`CheckError`] when nothing could be checked.
-pub fn run(args: &CheckArgs) -> Result<Verdict, CheckError> {
-    // One provider for the process: with two in the binary rustls would panic instead of choosing.
+pub fn run(args: &CheckArgs) -> Result<CheckResult, CheckError> {
+    // With two providers in the binary, rustls panics unless one is installed as default.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CheckError::Runtime)?;
     let clock = Clock::default();
@@ -122,14 +116,14 @@ pub fn run(args: &CheckArgs) -> Result<Verdict, CheckError> {
         Output::Json => serde_json::to_string_pretty(&report).map(|text| text + "\n").unwrap_or_default(),
     };
     std::io::stdout().write_all(text.as_bytes()).map_err(CheckError::Output)?;
-    Ok(if report.problem_count == 0 { Verdict::Well } else { Verdict::Problems })
+    Ok(if report.problem_count == 0 { CheckResult::Well } else { CheckResult::Problems })
 }
 
-/// Reads everything.
+/// Reads the facts.
 async fn facts(args: &CheckArgs, clock: &Clock) -> Result<Facts, CheckError> {
     let settings = args.aws.settings().map_err(CheckError::Settings)?;
     let mut config = Config::infer().await.map_err(|error| CheckError::NoCluster(error.to_string()))?;
-    // A proxy in the environment is the way to AWS; see `run`.
+    // A proxy in the environment is for AWS only; see `run`.
     if config.proxy_url.as_ref().is_some_and(|url| is_proxy_of_environment(&url.to_string())) {
         config.proxy_url = None;
     }
@@ -149,7 +143,7 @@ async fn facts(args: &CheckArgs, clock: &Clock) -> Result<Facts, CheckError> {
     Ok(facts)
 }
 
-/// The Lease on which the operator needs rights, as `run` finds it.
+/// The Lease on which the operator needs permissions, as in `run`.
 fn lease(args: &LeaseArgs, own_namespace: String) -> Option<LeaseScope> {
     let namespace = args.lease_namespace.clone().unwrap_or(own_namespace).into();
     (!args.no_leader_election).then(|| LeaseScope { name: args.lease_name.as_str().into(), namespace })
@@ -163,15 +157,15 @@ async fn cluster_facts(
     all: Credentials,
 ) -> Result<Facts, CheckError> {
     let inside = args.is_in_operator_pod();
-    let mut world = ClusterState::new(limits.index(), References::new(limits.lent.clone()));
-    gather::set_claimants(&mut world, &all, &limits);
-    cluster.namespaces(&mut world).await?;
+    let mut state = ClusterState::new(limits.index(), References::new(limits.identities.clone()));
+    gather::set_credentials(&mut state, &all, &limits);
+    cluster.namespaces(&mut state).await?;
     let scopes = gather::scopes(args.scope.all_secret_names, &limits, &all.0);
-    let (metadata, refused) = cluster.secrets(&scopes, &mut world).await?;
+    let (metadata, refused) = cluster.secrets(&scopes, &mut state).await?;
     if let Some((_, message)) = refused.first().filter(|_| !inside) {
         return Err(CheckError::Refused { what: "Secrets", message: message.clone() });
     }
-    cluster.references(&limits.lent, &mut world).await?;
+    cluster.references(&limits.identities, &mut state).await?;
     let mut needed = rights::needed(&scopes, &limits, lease.as_ref());
     needed.extend(rights::for_attaching(&limits.attach_service_accounts, limits.namespaces.as_ref()));
     if args.scope.namespace_events {
@@ -185,7 +179,7 @@ async fn cluster_facts(
         inside,
         assumed,
         limits,
-        state: world,
+        state,
         credentials,
         unreadable,
         metadata,
@@ -214,7 +208,7 @@ fn chosen(name: Option<&str>, (mut good, bad): Credentials) -> Result<Chosen, Ch
     Ok((good, bad))
 }
 
-/// Whether nobody has said what the operator may do.
+/// Whether no flag limits what the operator may do.
 fn is_assumed(args: &CheckArgs) -> bool {
     !args.is_in_operator_pod() && args.scope.is_default()
 }
@@ -225,7 +219,7 @@ fn limits(
     own: Option<&ask::Own>,
     all: &Credentials,
 ) -> Result<Limits, CheckError> {
-    // Elsewhere than in its pod the operator's region is not that of this process.
+    // Outside the operator's pod, the region of this process is not that of the operator.
     let told = if args.is_in_operator_pod() { None } else { gather::region_as_told(&all.0) };
     let here = || match own {
         Some(own) => own.identity.config.region().map(|region| region.as_ref().to_owned()),
@@ -244,7 +238,7 @@ fn limits(
         namespaces: args.scope.allowed_namespaces(),
         attach_pods: args.scope.attach_pods,
         attach_service_accounts: args.scope.attachable(),
-        lent: if assumed { gather::lent_as_asked(&all.0) } else { args.scope.lent() },
+        identities: if assumed { gather::identities_as_asked(&all.0) } else { args.scope.allowed_identities() },
         fixed_api: own.map_or(&settings.endpoints, |own| &own.identity.endpoints).ecr.is_some(),
     })
 }

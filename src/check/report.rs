@@ -1,38 +1,38 @@
-//! What a check has found, as values that are also the fields of `--output json`. Fields may be added; none changes its meaning.
+//! The report, as values that are also the fields of `--output json`. Fields may be added; none changes its meaning.
 
 use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 
 use super::rights::Right;
 
-/// The whole of it.
+/// The report.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Report {
     /// When the check was made.
     pub(super) checked_at: Timestamp,
-    /// Whether it ran in the operator's own pod, with its rights and its AWS identity. Elsewhere rights are not asked for, and
-    /// what AWS says of "the operator's own identity" is said of the identity of this process.
+    /// Whether it ran in the operator's own pod, with its permissions and its AWS identity. Elsewhere permissions are not reviewed,
+    /// and "the operator's own identity" is that of this process.
     pub(super) in_operator_pod: bool,
     /// How many problems there are in all; the exit status is 0 for none and 1 for any.
     pub(super) problem_count: usize,
     /// Problems of the installation.
     pub(super) problems: Vec<Finding>,
-    /// What is worth knowing and no problem.
+    /// Findings that are no problems.
     pub(super) notes: Vec<Finding>,
     /// Each `EcrCredential`, by name.
     pub(super) credentials: Vec<CredentialReport>,
     /// Each AWS identity that is used.
     pub(super) identities: Vec<IdentityReport>,
-    /// The rights permissions that the operator needs in the cluster and lacks; none when they were not asked for.
+    /// The permissions that the operator lacks; none if they were not reviewed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rights: Option<Rights>,
 }
 
-/// Something found: a constant, and a sentence that says what to do.
+/// A finding: a reason, and a message that says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Finding {
-    /// A constant; where the status of an `EcrCredential` has a reason for the same, that one.
+    /// The reason, the same as in the status of an `EcrCredential` if it has one.
     pub(super) reason: String,
     /// A sentence.
     pub(super) message: String,
@@ -50,7 +50,7 @@ impl Finding {
 pub(super) struct CredentialReport {
     /// Its name.
     pub(super) name: String,
-    /// The operator's last word: the condition `Ready` of the status.
+    /// The condition `Ready` of the status.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) operator_says: Option<Condition>,
     /// What is wrong with it as a whole.
@@ -82,17 +82,17 @@ pub(super) struct Condition {
 pub(super) struct RegistryReport {
     /// `ecr` or `ecr-public`.
     pub(super) service: &'static str,
-    /// The region whose API issues the password; none where it is not known.
+    /// The region whose API issues the token; none if it is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) region: Option<String>,
-    /// Whose identity fetches it; none when it could not be found out, or where each namespace has its own.
+    /// The identity that fetches it; none if it is unknown, or if each namespace has its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) identity: Option<String>,
-    /// Whether each target namespace has an identity and a password of its own.
+    /// Whether each target namespace has its own identity and token.
     pub(super) own_for_each_namespace: bool,
     /// The hosts that were written, by the status.
     pub(super) hosts: Vec<String>,
-    /// When the password was issued, by the status.
+    /// When the token was issued, by the status.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) issued_at: Option<Timestamp>,
     /// When it expires, by the status; of several the one that expires first.
@@ -129,22 +129,22 @@ pub(super) struct NamespaceReport {
     pub(super) reason: String,
     /// A sentence with what to do.
     pub(super) message: String,
-    /// When the youngest password in the Secret was issued, by its annotation.
+    /// When the newest token in the Secret was issued, by its annotation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) issued_at: Option<Timestamp>,
-    /// When the first password in the Secret expires, by its annotation.
+    /// When the first token in the Secret expires, by its annotation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) expires_at: Option<Timestamp>,
 }
 
-/// What is in a namespace instead of the Secret as it should be.
+/// The problem of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) enum State {
     /// There is no Secret.
     Missing,
-    /// The passwords in the Secret have expired.
+    /// The tokens in the Secret have expired.
     Expired,
-    /// The Secret has older passwords, or other hosts, than the operator has published.
+    /// The Secret has older tokens, or other hosts, than the operator has published.
     Stale,
     /// Somebody has changed the Secret since the operator wrote it.
     Changed,
@@ -154,8 +154,8 @@ pub(super) enum State {
     AnotherCredential,
     /// The namespace is not selected any more, and the Secret is still there.
     Leftover,
-    /// The Secret is as it should be as far as its metadata tell, but cannot be renewed: the namespace's own identity fails, or
-    /// the operator tells of another failure there.
+    /// The metadata of the Secret is as desired, but it cannot be refreshed: the namespace's own identity fails, or the operator
+    /// reports another failure.
     NotRenewable,
     /// Secrets may not be listed there.
     Unknown,
@@ -180,12 +180,12 @@ pub(super) struct IdentityReport {
     pub(super) source: Option<&'static str>,
     /// The ARNs of the roles, in the order in which they are assumed.
     pub(super) roles: Vec<String>,
-    /// Who AWS takes it for; none when AWS was not asked or did not say.
+    /// The ARN by GetCallerIdentity; none if AWS was not called or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) caller: Option<String>,
     /// The `EcrCredentials` that use it.
     pub(super) used_by: Vec<String>,
-    /// What came of asking for tokens, which were thrown away at once; empty when AWS was not asked.
+    /// The results of the token calls, whose tokens are discarded; empty if AWS was not called.
     pub(super) tokens: Vec<TokenReport>,
     /// What is wrong with it.
     pub(super) problems: Vec<Finding>,
@@ -201,15 +201,15 @@ pub(super) struct TokenReport {
     pub(super) service: &'static str,
     /// The region whose API was called.
     pub(super) region: String,
-    /// When the token that was given would expire; none when none was given.
+    /// When the issued token would expire; none if no token was issued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) expires_at: Option<Timestamp>,
 }
 
-/// The operator's rights in the cluster.
+/// The operator's permissions in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Rights {
-    /// How many were asked for.
+    /// How many were reviewed.
     pub(super) asked: usize,
     /// Those that it lacks.
     pub(super) missing: Vec<Right>,

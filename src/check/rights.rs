@@ -1,4 +1,4 @@
-//! The rights permissions that the operator needs in the cluster, by what it was told that it may do.
+//! The permissions that the operator needs in the cluster, by its flags.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,10 +8,9 @@ use serde::Serialize;
 
 use crate::controller::watches::SecretScope;
 use crate::plan::Limits;
-use crate::plan::outputs::IncludeScope;
-use crate::plan::references::{AccountScope, KeysScope};
+use crate::plan::scopes::{AccountScope, IncludeScope, KeysScope};
 
-/// One right, as RBAC has it.
+/// One permission, as in RBAC.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Right {
@@ -31,7 +30,7 @@ pub(super) struct Right {
     pub(super) chart_value: &'static str,
 }
 
-/// The Lease by which replicas agree on the one that works.
+/// The Lease for leader election.
 #[derive(Clone, Debug)]
 pub(super) struct LeaseScope {
     /// Its name.
@@ -40,9 +39,9 @@ pub(super) struct LeaseScope {
     pub(super) namespace: Arc<str>,
 }
 
-/// Every right that is needed; those on the Lease only where there is one.
+/// All permissions that are needed; those on the Lease only if there is one.
 pub(super) fn needed(scopes: &[SecretScope], limits: &Limits, lease: Option<&LeaseScope>) -> Vec<Right> {
-    let lent = &limits.lent;
+    let allowed = &limits.identities;
     let mut rights = vec![
         right("list", "pullsecrets.dev", "ecrcredentials"),
         right("watch", "pullsecrets.dev", "ecrcredentials"),
@@ -50,13 +49,13 @@ pub(super) fn needed(scopes: &[SecretScope], limits: &Limits, lease: Option<&Lea
         right("list", "", "namespaces"),
         right("watch", "", "namespaces"),
     ];
-    // Events about objects without a namespace are kept there.
+    // Events about cluster-scoped objects are stored there.
     let events =
         ["create", "patch"].map(|verb| right(verb, "events.k8s.io", "events").at(Some(&"default".into()), None));
     rights.extend(events);
     if let Some(LeaseScope { name, namespace }) = lease {
         let lease = |verb: &'static str| right(verb, "coordination.k8s.io", "leases");
-        // A create is not authorised by name.
+        // RBAC cannot limit create by name.
         rights.push(lease("create").at(Some(namespace), None));
         rights.extend(["get", "update"].map(|verb| lease(verb).at(Some(namespace), Some(name))));
     }
@@ -70,16 +69,16 @@ pub(super) fn needed(scopes: &[SecretScope], limits: &Limits, lease: Option<&Lea
         let secrets = |verb| right(verb, "", "secrets").at(namespace.as_ref(), name.as_ref()).by(value);
         rights.extend(verbs.map(secrets));
     }
-    for AccountScope { namespace, name } in &lent.accounts {
+    for AccountScope { namespace, name } in &allowed.accounts {
         let asked = [("list", "serviceaccounts"), ("watch", "serviceaccounts"), ("create", "serviceaccounts/token")];
         let account = |(verb, resource)| right(verb, "", resource).at(namespace.as_ref(), Some(name));
         rights.extend(asked.map(account).map(|right| right.by("auth.serviceAccounts")));
     }
-    if !lent.accounts.is_empty() {
-        // Before a namespace gets tokens of its own, it is read once more: it may be another of the same name.
+    if !allowed.accounts.is_empty() {
+        // A namespace is read again before it gets tokens of its own: it may have been recreated.
         rights.push(right("get", "", "namespaces"));
     }
-    for KeysScope { namespace, name } in &lent.keys {
+    for KeysScope { namespace, name } in &allowed.keys {
         let keys = |verb| right(verb, "", "secrets").at(Some(namespace), Some(name)).by("auth.secrets");
         rights.extend(["get", "list", "watch"].map(keys));
     }
@@ -90,7 +89,7 @@ pub(super) fn needed(scopes: &[SecretScope], limits: &Limits, lease: Option<&Lea
     rights
 }
 
-/// What attaching to ServiceAccounts of some names needs, in some namespaces or in all.
+/// The permissions to attach Secrets to ServiceAccounts of these names, in some namespaces or in all.
 pub(super) fn for_attaching(names: &BTreeSet<Arc<str>>, namespaces: Option<&BTreeSet<Arc<str>>>) -> Vec<Right> {
     let rights = in_each(namespaces).into_iter().flat_map(|namespace| {
         let named = move |name| ["list", "watch", "patch"].map(|verb| (verb, name, namespace));
@@ -100,7 +99,7 @@ pub(super) fn for_attaching(names: &BTreeSet<Arc<str>>, namespaces: Option<&BTre
     rights.map(account).map(|right| right.by("attach.serviceAccounts")).collect()
 }
 
-/// What Events in target namespaces need, in some namespaces or in all.
+/// The permissions for Events in target namespaces, in some namespaces or in all.
 pub(super) fn for_namespace_events(namespaces: Option<&BTreeSet<Arc<str>>>) -> Vec<Right> {
     let verbs = |namespace| ["create", "patch"].map(|verb| right(verb, "events.k8s.io", "events").at(namespace, None));
     in_each(namespaces).into_iter().flat_map(verbs).map(|right| right.by("rbac.namespaceEvents")).collect()
@@ -110,7 +109,7 @@ fn in_each(namespaces: Option<&BTreeSet<Arc<str>>>) -> Vec<Option<&Arc<str>>> {
     namespaces.map_or_else(|| vec![None], |all| all.iter().map(Some).collect())
 }
 
-/// A right on all objects of a kind, which the chart grants in any case.
+/// A permission on all objects of a kind, which the chart always grants.
 fn right(verb: &'static str, group: &'static str, resource: &'static str) -> Right {
     Right { verb, group, resource, namespace: None, name: None, chart_value: "rbac.create" }
 }

@@ -15,10 +15,11 @@ use super::rights::LeaseScope;
 use super::{gather, rights, text};
 use crate::api::EcrCredential;
 use crate::controller::cluster_state::ClusterState;
-use crate::controller::watches::{SecretScope, claimant};
-use crate::plan::outputs::IncludeScope;
-use crate::plan::references::{AccountRecord, AccountScope, AllowedIdentities, References};
-use crate::plan::targets::{NamespaceUid, SelectorIndex};
+use crate::controller::watches::{SecretScope, credential_ref};
+use crate::plan::namespaces::NamespaceUid;
+use crate::plan::references::{AccountRecord, AllowedIdentities, References};
+use crate::plan::scopes::{AccountScope, IncludeScope};
+use crate::plan::targets::SelectorIndex;
 use crate::plan::{Identity, Limits, Uid, plan};
 use crate::secret::ownership::SecretRecord;
 use crate::secret::{self, CONTENT_HASH, EXPIRES_AT, HOSTS_HASH, Owner, REFRESHED_AT, docker_config};
@@ -119,23 +120,23 @@ fn annotate(metadata: &mut ObjectMeta, key: &str, value: &str) {
 
 /// What was read of these EcrCredentials, in the namespaces a and b, and of a Secret in each of some.
 fn facts(credentials: Vec<EcrCredential>, secrets: &[(&str, ObjectMeta)]) -> Facts {
-    let mut world = ClusterState::new(SelectorIndex::default(), References::new(AllowedIdentities::default()));
+    let mut state = ClusterState::new(SelectorIndex::default(), References::new(AllowedIdentities::default()));
     for name in ["a", "b"] {
-        world.index.set_namespace(name, NamespaceUid::of(name, None), &Default::default(), false);
+        state.index.set_namespace(name, NamespaceUid::of(name, None), &Default::default(), false);
     }
     for object in &credentials {
-        world.index.set_claimant(&Uid(object.uid().unwrap().into()), claimant(object, &limits()));
+        state.index.set_credential(&Uid(object.uid().unwrap().into()), credential_ref(object, &limits()));
     }
     let mut metadata = HashMap::new();
     for (namespace, found) in secrets {
-        world.set_secret("pull", namespace, Arc::new(SecretRecord::read(found).unwrap()));
+        state.set_secret("pull", namespace, Arc::new(SecretRecord::read(found).unwrap()));
         metadata.insert(("pull".into(), (*namespace).into()), found.clone());
     }
     Facts {
         inside: true,
         assumed: false,
         limits: limits(),
-        state: world,
+        state,
         credentials: credentials.into_iter().filter(|object| object.name_any() == "x").collect(),
         unreadable: Vec::new(),
         metadata,
@@ -348,8 +349,8 @@ fn asked(inside: bool, account: bool, error: &TokenError) -> Report {
     let found = written(&credential(|_| {}));
     let mut facts = facts(vec![object], &[("a", found)]);
     let scope = AccountScope { namespace: Some("a".into()), name: "puller".into() };
-    facts.limits.lent.accounts.insert(scope);
-    facts.state.references = References::new(facts.limits.lent.clone());
+    facts.limits.identities.accounts.insert(scope);
+    facts.state.references = References::new(facts.limits.identities.clone());
     let record =
         AccountRecord { uid: "sa".into(), created: Timestamp::UNIX_EPOCH, role: Some(role.to_owned()), audience: None };
     facts.state.references.set_account("a", "puller", Some(record));
@@ -394,8 +395,8 @@ fn an_identity_of_each_namespace_fails_there_and_counts_once() {
         object["spec"]["auth"] = json!({ "serviceAccount": { "fromTargetNamespace": "puller" } });
     });
     let mut facts = facts(vec![object], &[]);
-    facts.limits.lent.accounts.insert(AccountScope { namespace: None, name: "puller".into() });
-    facts.state.references = References::new(facts.limits.lent.clone());
+    facts.limits.identities.accounts.insert(AccountScope { namespace: None, name: "puller".into() });
+    facts.state.references = References::new(facts.limits.identities.clone());
     let report = judge(&facts, at(NOW));
     let (namespace, state, reason, message) = failing(&report).unwrap();
     assert_eq!((namespace, state, reason), ("a", State::Missing, "IdentityNotFound"));
@@ -502,8 +503,8 @@ fn with_own_login(change: impl FnOnce(&mut Value), hosts: &[&str]) -> Report {
     let mut found = written(&object);
     annotate(&mut found, HOSTS_HASH, &format!("{:016x}", docker_config::hash_of(hosts.iter().copied())));
     let mut facts = facts(vec![object], &[("a", found)]);
-    facts.limits.lent.accounts.insert(AccountScope { namespace: None, name: "puller".into() });
-    facts.state.references = References::new(facts.limits.lent.clone());
+    facts.limits.identities.accounts.insert(AccountScope { namespace: None, name: "puller".into() });
+    facts.state.references = References::new(facts.limits.identities.clone());
     let role = Some("arn:aws:iam::222222222222:role/pull".to_owned());
     let record = AccountRecord { uid: "sa".into(), created: Timestamp::UNIX_EPOCH, role, audience: None };
     facts.state.references.set_account("a", "puller", Some(record));
@@ -546,7 +547,7 @@ fn the_rights_follow_what_the_operator_may_do() {
     assert_eq!(added, [&format!("create {leases} in namespace ops"), &named("get"), &named("update")]);
     assert!(few.contains(&"patch secrets named pull in all namespaces".to_owned()), "{few:#?}");
     assert!(few.contains(&"patch ecrcredentials/status.pullsecrets.dev".to_owned()), "{few:#?}");
-    limits.lent.accounts.insert(AccountScope { namespace: Some("a".into()), name: "puller".into() });
+    limits.identities.accounts.insert(AccountScope { namespace: Some("a".into()), name: "puller".into() });
     let more = texts(&limits);
     assert_eq!(more.len(), few.len() + 4);
     assert!(!few.contains(&"get namespaces".to_owned()) && more.contains(&"get namespaces".to_owned()), "{more:#?}");
@@ -582,12 +583,12 @@ fn what_the_selection_does_not_reach_is_said() {
     let note = &report.credentials[0].notes[0];
     assert_eq!((note.reason.as_str(), note.message.as_str()), ("NamespacesNotFound", "there is no namespace typo"));
     let mut facts = facts(vec![object(json!(["a", "b"]))], &[("a", stored)]);
-    let mut world = ClusterState::new(SelectorIndex::new(Some(["a".into()].into())), References::default());
+    let mut state = ClusterState::new(SelectorIndex::new(Some(["a".into()].into())), References::default());
     for name in ["a", "b"] {
-        world.index.set_namespace(name, NamespaceUid::of(name, None), &Default::default(), false);
+        state.index.set_namespace(name, NamespaceUid::of(name, None), &Default::default(), false);
     }
-    world.index.set_claimant(&Uid("ux".into()), claimant(&facts.credentials[0], &limits()));
-    facts.state = world;
+    state.index.set_credential(&Uid("ux".into()), credential_ref(&facts.credentials[0], &limits()));
+    facts.state = state;
     let report = judge(&facts, at(NOW));
     assert!(reasons(&report).contains(&"NamespaceNotAllowed"), "{:?}", report.credentials[0].problems);
 }
@@ -713,7 +714,7 @@ fn an_output_that_is_missing_or_refused_and_an_include_that_is_not_current_are_p
     for (what, object, limits, problems, lacks) in table {
         let found = written(&object);
         let mut facts = Facts { limits: limits.clone(), ..facts(vec![object], &[("a", found)]) };
-        facts.state.index.set_claimant(&Uid("ux".into()), claimant(&facts.credentials[0], &limits));
+        facts.state.index.set_credential(&Uid("ux".into()), credential_ref(&facts.credentials[0], &limits));
         let report = judge(&facts, at(NOW));
         assert_eq!(reasons(&report), problems, "{what}: {:?}", report.credentials[0].problems);
         match (failing(&report), lacks) {

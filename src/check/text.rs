@@ -1,4 +1,4 @@
-//! A report as text for people: what is wrong first, then who, which passwords, until when.
+//! The report as text for people: problems first.
 
 use std::fmt::Write;
 
@@ -126,10 +126,10 @@ impl Page {
             self.line("caller", caller);
         }
         for token in &identity.tokens {
-            let place = format!("{} in {}", token.service, token.region);
+            let api = format!("{} in {}", token.service, token.region);
             match token.expires_at {
-                Some(at) => self.line("allowed", &format!("{place}: a token until {at} ({})", distance(now, at))),
-                None => self.line("denied", &place),
+                Some(at) => self.line("allowed", &format!("{api}: a token until {at} ({})", distance(now, at))),
+                None => self.line("denied", &api),
             }
         }
         self.line("used by", &identity.used_by.join(", "));

@@ -65,8 +65,8 @@ fn allowed_names_and_namespaces_are_those_of_the_flags() {
     let names: Vec<String> = args.scope.allowed_names().unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(names, ["a", "b"]);
     assert_eq!(args.scope.allowed_namespaces().unwrap().len(), 2);
-    let lent = args.scope.lent();
-    assert!(lent.keys.is_empty() && lent.accounts.iter().all(|scope| scope.namespace.is_none()));
+    let allowed = args.scope.allowed_identities();
+    assert!(allowed.keys.is_empty() && allowed.accounts.iter().all(|scope| scope.namespace.is_none()));
     assert!(run(&["--all-secret-names"]).scope.allowed_names().is_none());
 }
 

@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Shared;
 use super::change_limit::ChangeLimit;
-use crate::plan::auth::Reference;
-use crate::plan::references::{AccountRecord, AccountScope};
+use crate::plan::references::AccountRecord;
+use crate::plan::scopes::{AccountScope, Reference};
 
 /// From so many on, limits that say nothing any more are dropped.
 const FEW: usize = 64;

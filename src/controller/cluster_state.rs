@@ -10,8 +10,9 @@ use crate::api::OutputFormat;
 use crate::api::status::Reason;
 use crate::attach::Unattached;
 use crate::plan::Uid;
+use crate::plan::namespaces::{Labels, NamespaceUid};
 use crate::plan::references::References;
-use crate::plan::targets::{CredentialRef, Labels, NamespaceUid, SelectorIndex};
+use crate::plan::targets::{CredentialRef, SelectorIndex};
 use crate::secret::ownership::{Ownership, SecretRecord};
 use crate::secret::{Records, SecretTarget, Selection};
 
@@ -190,8 +191,8 @@ impl ClusterState {
 
     fn concern(&self, me: &Uid, name: &Arc<str>, namespace: &Arc<str>) -> Option<SecretTarget> {
         let winner = self.index.winner(name, namespace);
-        let name_of = |uid: &Uid| self.index.claimant_name(uid).unwrap_or_else(|| "unknown".into());
-        let claim = match winner {
+        let name_of = |uid: &Uid| self.index.credential_name(uid).unwrap_or_else(|| "unknown".into());
+        let selection = match winner {
             Some(winner) if winner == me => match self.blocker(me, name, namespace) {
                 Some(blocker) => Selection::Blocked(name_of(blocker)),
                 None => Selection::Selected,
@@ -215,9 +216,9 @@ impl ClusterState {
                 }
             }
         };
-        let standing = Ownership::of(self.record(name, namespace), me, |uid| self.index.is_alive(uid));
-        let incarnation = self.index.incarnation(namespace);
-        Some(SecretTarget { namespace: namespace.clone(), incarnation, name: name.clone(), standing, claim })
+        let ownership = Ownership::of(self.record(name, namespace), me, |uid| self.index.is_alive(uid));
+        let namespace_uid = self.index.namespace_uid(namespace);
+        Some(SecretTarget { namespace: namespace.clone(), namespace_uid, name: name.clone(), ownership, selection })
     }
 
     /// Whether pods may name a Secret that goes by another name now.
@@ -251,8 +252,8 @@ impl ClusterState {
     /// The namespaces in which an `EcrCredential` selects some Secret and is entitled to it.
     pub fn own_targets(&self, me: &Uid) -> BTreeMap<Arc<str>, NamespaceUid> {
         let mine = |(name, namespace): &(&Arc<str>, &Arc<str>)| self.index.winner(name, namespace) == Some(me);
-        let incarnation = |(_, namespace): (_, &Arc<str>)| (namespace.clone(), self.index.incarnation(namespace));
-        self.index.targets(me).filter(mine).map(incarnation).collect()
+        let namespace_uid = |(_, namespace): (_, &Arc<str>)| (namespace.clone(), self.index.namespace_uid(namespace));
+        self.index.targets(me).filter(mine).map(namespace_uid).collect()
     }
 
     /// What events have touched since the last call.
@@ -288,16 +289,16 @@ impl ClusterState {
     pub fn set_namespace(
         &mut self,
         name: &str,
-        incarnation: NamespaceUid,
+        namespace_uid: NamespaceUid,
         labels: &Labels,
         terminating: bool,
     ) -> BTreeSet<Uid> {
-        if self.index.incarnation(name) != incarnation {
-            self.references.bury(name, incarnation);
+        if self.index.namespace_uid(name) != namespace_uid {
+            self.references.remove_predecessors_accounts(name, namespace_uid);
         }
         let known = self.index.namespace(name);
-        let mut concerned = self.index.set_namespace(name, incarnation, labels, terminating);
-        if known != Some((incarnation, terminating)) || !concerned.is_empty() {
+        let mut concerned = self.index.set_namespace(name, namespace_uid, labels, terminating);
+        if known != Some((namespace_uid, terminating)) || !concerned.is_empty() {
             concerned.extend(self.owners_in(name));
         }
         if let Some(name) = self.index.namespace_name(name) {
@@ -323,18 +324,18 @@ impl ClusterState {
     }
 
     /// Takes an `EcrCredential` as it is now; returns whom it concerns.
-    pub fn set_claimant(&mut self, uid: &Uid, claimant: CredentialRef) -> BTreeSet<Uid> {
+    pub fn set_credential(&mut self, uid: &Uid, credential: CredentialRef) -> BTreeSet<Uid> {
         let mut concerned = self.beside(uid);
-        concerned.extend(self.index.set_claimant(uid, claimant));
+        concerned.extend(self.index.set_credential(uid, credential));
         concerned.extend(self.beside(uid));
         self.touch_all(&concerned);
         concerned
     }
 
     /// Forgets an `EcrCredential` that is gone.
-    pub fn remove_claimant(&mut self, uid: &Uid) -> BTreeSet<Uid> {
+    pub fn remove_credential(&mut self, uid: &Uid) -> BTreeSet<Uid> {
         let mut concerned = self.beside(uid);
-        concerned.extend(self.index.remove_claimant(uid));
+        concerned.extend(self.index.remove_credential(uid));
         concerned.remove(uid);
         self.touched.remove(uid);
         self.touch_all(&concerned);
@@ -408,9 +409,11 @@ mod tests {
     use super::super::stage::{self, cpu_time};
     use super::*;
     use crate::api::NamespaceSelection;
+    use crate::plan::namespaces::NamespaceMatcher;
     use crate::plan::outputs::WantedSecret;
-    use crate::plan::references::{AccountRecord, AccountScope};
-    use crate::plan::targets::{Activity, NamespaceMatcher};
+    use crate::plan::references::AccountRecord;
+    use crate::plan::scopes::AccountScope;
+    use crate::plan::targets::Activity;
     use crate::secret::ownership::ManagedFieldsDigest;
 
     const NOBODY: Option<&str> = None;
@@ -419,7 +422,7 @@ mod tests {
         Uid(text.into())
     }
 
-    fn claimant(name: &str, age: i64, activity: Activity, namespaces: &[&str]) -> CredentialRef {
+    fn credential(name: &str, age: i64, activity: Activity, namespaces: &[&str]) -> CredentialRef {
         let names = namespaces.iter().map(|name| (*name).to_owned()).collect();
         let selection = NamespaceSelection { names, ..NamespaceSelection::default() };
         CredentialRef {
@@ -444,10 +447,10 @@ mod tests {
     }
 
     /// What an `EcrCredential` may do about the Secret in the namespace a.
-    fn claim(world: &ClusterState, me: &str) -> Option<Selection> {
+    fn selection(world: &ClusterState, me: &str) -> Option<Selection> {
         let spot = ("pull".into(), "a".into());
         let generation = world.index.generation(&uid(me));
-        world.place_at(&uid(me), generation, &spot).map(|place| place.claim)
+        world.place_at(&uid(me), generation, &spot).map(|place| place.selection)
     }
 
     #[test]
@@ -479,12 +482,16 @@ mod tests {
                 let mut world = world();
                 for step in [order % 3, (order + 1 + order / 3) % 3, (order + 2 - order / 3) % 3] {
                     match step {
-                        0 => drop(world.set_claimant(&uid("old"), claimant("old", 20, activity, namespaces))),
-                        1 => drop(world.set_claimant(&uid("young"), claimant("young", 10, Active, &["a"]))),
+                        0 => drop(world.set_credential(&uid("old"), credential("old", 20, activity, namespaces))),
+                        1 => drop(world.set_credential(&uid("young"), credential("young", 10, Active, &["a"]))),
                         _ => drop(owner.map(|owner| world.set_secret("pull", "a", record(Some(owner))))),
                     }
                 }
-                assert_eq!((claim(&world, "old"), claim(&world, "young")), (older.clone(), younger.clone()), "{name}");
+                assert_eq!(
+                    (selection(&world, "old"), selection(&world, "young")),
+                    (older.clone(), younger.clone()),
+                    "{name}"
+                );
             }
         }
     }
@@ -493,22 +500,27 @@ mod tests {
     fn a_claim_that_moves_is_told_to_both_and_comes_back() {
         let both = BTreeSet::from([uid("old"), uid("young")]);
         let mut world = world();
-        let set =
-            |world: &mut ClusterState, activity| world.set_claimant(&uid("old"), claimant("old", 20, activity, &["a"]));
+        let set = |world: &mut ClusterState, activity| {
+            world.set_credential(&uid("old"), credential("old", 20, activity, &["a"]))
+        };
         set(&mut world, Activity::Active);
-        world.set_claimant(&uid("young"), claimant("young", 10, Activity::Active, &["a"]));
+        world.set_credential(&uid("young"), credential("young", 10, Activity::Active, &["a"]));
         for activity in [Activity::Idle, Activity::Active, Activity::Unreadable, Activity::Idle, Activity::Active] {
             assert_eq!(set(&mut world, activity), both, "{activity:?}");
-            assert_eq!(claim(&world, "young") == Some(Selection::Selected), activity == Activity::Idle, "{activity:?}");
+            assert_eq!(
+                selection(&world, "young") == Some(Selection::Selected),
+                activity == Activity::Idle,
+                "{activity:?}"
+            );
         }
         // A Secret that one has, of which nothing else says that it wants it.
         world.set_secret("pull", "a", record(Some("old")));
         for activity in [Activity::Unreadable, Activity::Active, Activity::Unreadable] {
-            let concerned = world.set_claimant(&uid("old"), claimant("old", 20, activity, &[]));
+            let concerned = world.set_credential(&uid("old"), credential("old", 20, activity, &[]));
             assert!(concerned.contains(&uid("young")), "{activity:?}: {concerned:?}");
         }
-        assert_eq!(world.remove_claimant(&uid("old")), BTreeSet::from([uid("young")]));
-        assert_eq!(claim(&world, "young"), Some(Selection::Selected));
+        assert_eq!(world.remove_credential(&uid("old")), BTreeSet::from([uid("young")]));
+        assert_eq!(selection(&world, "young"), Some(Selection::Selected));
     }
 
     #[test]
@@ -518,11 +530,11 @@ mod tests {
             let (me, namespace, secret) = (format!("u{round}"), format!("n{round}"), format!("secret-{round}"));
             let account = AccountScope { namespace: Some(namespace.as_str().into()), name: "puller".into() };
             let labels = [("team".to_owned(), format!("t{round}"))].into();
-            let mut claimant = claimant(&me, round, Activity::Active, &[&namespace]);
-            claimant.secrets[0].name = secret.as_str().into();
-            claimant.references = [crate::plan::auth::Reference::Account(account)].into();
-            claimant.attach = vec![wildmatch::WildMatch::new("default")];
-            world.set_claimant(&uid(&me), claimant);
+            let mut credential = credential(&me, round, Activity::Active, &[&namespace]);
+            credential.secrets[0].name = secret.as_str().into();
+            credential.references = [crate::plan::scopes::Reference::Account(account)].into();
+            credential.attach = vec![wildmatch::WildMatch::new("default")];
+            world.set_credential(&uid(&me), credential);
             world.set_namespace(&namespace, NamespaceUid::default(), &labels, false);
             let spot = (secret.as_str().into(), namespace.as_str().into());
             world.awaited.begin((Arc::clone(&spot.0), Arc::clone(&spot.1)));
@@ -535,13 +547,13 @@ mod tests {
             let (me, namespace, secret) = (format!("u{round}"), format!("n{round}"), format!("secret-{round}"));
             // In one order or the other.
             if round % 2 == 0 {
-                world.remove_claimant(&uid(&me));
+                world.remove_credential(&uid(&me));
             }
             world.remove_secret(&secret, &namespace, None);
             world.references.set_account(&namespace, "puller", None);
             world.remove_namespace(&namespace);
             if round % 2 == 1 {
-                world.remove_claimant(&uid(&me));
+                world.remove_credential(&uid(&me));
             }
         }
         assert!(world.index.is_empty(), "{:?}", world.index);
@@ -561,8 +573,8 @@ mod tests {
             world.references.set_account(&format!("n{number}"), "puller", Some(record.clone()));
         }
         for number in 0..MANY {
-            let incarnation = NamespaceUid::of("u", Some(Timestamp::from_second(1).unwrap()));
-            world.set_namespace(&format!("n{number}"), incarnation, &Labels::new(), false);
+            let namespace_uid = NamespaceUid::of("u", Some(Timestamp::from_second(1).unwrap()));
+            world.set_namespace(&format!("n{number}"), namespace_uid, &Labels::new(), false);
         }
         // A look at all ServiceAccounts for each namespace would take many times as long.
         let took = cpu_time().saturating_sub(begun);

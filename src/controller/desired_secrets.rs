@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::plan::SpecError;
-use crate::plan::targets::NamespaceUid;
+use crate::plan::namespaces::NamespaceUid;
 use crate::secret::{Bundle, Desired, SecretTarget, Selection};
 
 /// What the target namespaces should hold.
@@ -18,7 +18,7 @@ pub(super) enum DesiredSecrets {
 /// What one namespace should hold.
 pub(super) struct NamespaceSecrets {
     /// Which of the namespaces that had this name it is for.
-    pub(super) incarnation: NamespaceUid,
+    pub(super) namespace_uid: NamespaceUid,
     pub(super) desired: Bundle,
     /// Whether the current identities fetched its tokens. While they did not, an existing Secret stays and none is created: the
     /// namespace may have been recreated without our having seen that yet.
@@ -34,7 +34,7 @@ impl DesiredSecrets {
     pub(super) fn share(&self, target: &SecretTarget) -> Option<&NamespaceSecrets> {
         match self {
             Self::Alike(_) => None,
-            Self::Each(shares) => shares.get(&target.namespace).filter(|share| share.incarnation == target.incarnation),
+            Self::Each(shares) => shares.get(&target.namespace).filter(|share| share.namespace_uid == target.namespace_uid),
         }
     }
 
@@ -50,7 +50,7 @@ impl DesiredSecrets {
     pub(super) fn covers(&self, target: &SecretTarget) -> bool {
         match self {
             Self::Alike(_) => true,
-            Self::Each(_) => target.claim != Selection::Selected || self.share(target).is_some(),
+            Self::Each(_) => target.selection != Selection::Selected || self.share(target).is_some(),
         }
     }
 }

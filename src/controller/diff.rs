@@ -179,11 +179,11 @@ impl Diff<'_> {
 
     /// Whether a Secret that is not as desired is left as it is: its tokens are still good, and that ends.
     fn is_kept_for_now(&self, target: &SecretTarget, action: &SecretAction, retries: &RetryState) -> bool {
-        let Some(record) = target.standing.record() else { return false };
-        let as_desired = || self.desired.at(target).is_some_and(|desired| desired.footprint == record.footprint);
+        let Some(record) = target.ownership.record() else { return false };
+        let as_desired = || self.desired.at(target).is_some_and(|desired| desired.digest == record.digest);
         matches!(action, SecretAction::Keep | SecretAction::Wait)
             && !as_desired()
-            && retries.accepted(target) != Some(record.footprint)
+            && retries.accepted(target) != Some(record.digest)
     }
 
     /// How a Secret counts whose namespace is selected and in which it may not be written.
@@ -197,7 +197,7 @@ impl Diff<'_> {
 
     /// Whether an old Secret has to stay, because a new one of its format is not yet there in its namespace.
     fn is_unmet(&self, state: &ClusterState, old: &SecretTarget, retries: &RetryState, times: Times) -> bool {
-        let format = old.standing.record().map(|record| record.format);
+        let format = old.ownership.record().map(|record| record.format);
         let alike = self.plan.secrets().filter(|secret| Some(secret.format) == format);
         let mut keys = alike.map(|secret| (secret.name.clone(), old.namespace.clone()));
         keys.any(|key| {

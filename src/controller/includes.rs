@@ -12,8 +12,8 @@ use super::reader::Watched;
 use crate::api::status::Reason;
 use crate::apply::{Found, Writer};
 use crate::plan::SpecError;
-use crate::plan::auth::Reference;
-use crate::plan::outputs::{IncludeScope, include_not_allowed, include_not_readable};
+use crate::plan::outputs::{include_not_allowed, include_not_readable};
+use crate::plan::scopes::{IncludeScope, Reference};
 use crate::secret::docker_config::DATA_KEY;
 use crate::secret::include::{IncludeError, Included, IncludedConfig};
 
@@ -167,7 +167,7 @@ mod tests {
         let mut includes = Includes::default();
         let seen = |includes: &Includes| {
             let (included, failure) = includes.of(std::slice::from_ref(&hub), &allowed);
-            (included.configs.len(), included.incomplete, failure.map(|halt| halt.message))
+            (included.configs.len(), included.incomplete, failure.map(|error| error.message))
         };
         assert!(includes.set(&hub, Err(failure("missing"))));
         assert!(!includes.set(&hub, Err(failure("missing"))));
@@ -181,6 +181,6 @@ mod tests {
         assert!(includes.set(&hub, Ok(config("b"))));
         let (included, why) = includes.of(&[hub.clone(), scope("other")], &allowed);
         assert_eq!((included.configs.len(), included.incomplete), (1, true));
-        assert!(why.is_some_and(|halt| halt.message.contains("include.secrets")));
+        assert!(why.is_some_and(|error| error.message.contains("include.secrets")));
     }
 }

@@ -10,8 +10,8 @@ use futures::future::BoxFuture;
 use super::Shared;
 use super::reader::{Reader, Watched};
 use crate::plan::SpecError;
-use crate::plan::auth::Reference;
-use crate::plan::references::{KeysRecord, KeysScope};
+use crate::plan::references::KeysRecord;
+use crate::plan::scopes::{KeysScope, Reference};
 use crate::token::{Cluster, TokenError};
 
 /// One Secret with static keys.
@@ -106,8 +106,8 @@ mod tests {
     impl Setting {
         fn new(answers: impl Into<VecDeque<Answer>>) -> Self {
             let scope = KeysScope { namespace: "ops".into(), name: "keys".into() };
-            let lent = AllowedIdentities { keys: BTreeSet::from([scope.clone()]), ..AllowedIdentities::default() };
-            let shared = super::super::tests::shared(lent);
+            let allowed = AllowedIdentities { keys: BTreeSet::from([scope.clone()]), ..AllowedIdentities::default() };
+            let shared = super::super::tests::shared(allowed);
             // All other watches have listed.
             shared.credentials_listed(&CredentialList::default());
             shared.namespaces_listed(&HashSet::new());
@@ -126,7 +126,7 @@ mod tests {
         }
 
         fn known(&self) -> Result<KeysRecord, Reason> {
-            self.shared.state.lock().references.keys(&self.scope).cloned().map_err(|halt| halt.reason)
+            self.shared.state.lock().references.keys(&self.scope).cloned().map_err(|error| error.reason)
         }
 
         /// Whether the work may begin.

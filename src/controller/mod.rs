@@ -49,8 +49,8 @@ use crate::clock::Clock;
 use crate::plan::schedule::RetryPolicy;
 use crate::plan::{Identity, Limits, Uid};
 use crate::secret::{Published, SecretAction};
-use crate::token::cache::Tokens;
-use crate::token::{Auth, TokenHash};
+use crate::token::cache::TokenCache;
+use crate::token::{DockerAuth, TokenHash};
 use error::Error;
 use events::Events;
 pub use shared::{Shared, WatchObserver};
@@ -76,7 +76,7 @@ pub struct Context {
     /// The world and the queue.
     pub shared: Arc<Shared>,
     /// The tokens.
-    pub tokens: Arc<Tokens>,
+    pub tokens: Arc<TokenCache>,
     /// The writer.
     pub writer: Writer,
     /// The Events.
@@ -128,7 +128,7 @@ impl Context {
     }
 
     /// By what a status vouches for the logins of a registry, which this identity fetched.
-    fn hash(&self, identity: &Identity, logins: &[(Host, &Auth)]) -> TokenHash {
+    fn hash(&self, identity: &Identity, logins: &[(Host, &DockerAuth)]) -> TokenHash {
         TokenHash::of(&self.tokens.fingerprint(identity), logins.iter().map(|(host, auth)| (host.as_str(), *auth)))
     }
 }
@@ -165,7 +165,7 @@ struct Requested {
 pub async fn run(ctx: Arc<Context>, store: Store<EcrCredential>, queue: impl Stream<Item = Uid> + Send + 'static) {
     let shared = ctx.shared.clone();
     let requests = queue.filter_map(move |uid| {
-        let name = shared.state.lock().index.claimant_name(&uid);
+        let name = shared.state.lock().index.credential_name(&uid);
         let request = name.map(|name| controller::ReconcileRequest::from(ObjectRef::<EcrCredential>::new(&name)));
         std::future::ready(request.map(Ok::<_, std::convert::Infallible>))
     });

@@ -140,12 +140,12 @@ impl Reconciliation<'_> {
             Ok(plan) => plan,
             Err(error) => {
                 self.ctx.tokens.want(self.uid, BTreeSet::new());
-                return Ok(ReconcileOutcome::Report(Observation::Halted(error)));
+                return Ok(ReconcileOutcome::Report(Observation::Stalled(error)));
             }
         };
-        let needs = plan.needs().into_iter().filter(|need| !need.auth.is_each_targets()).collect();
-        let shared = TokenGroup { needs: &needs, target: None, policy: &plan.refresh, seed: &self.uid.0 };
-        recover(self.ctx, self.uid, &plan, &needs, self.status, state, self.ctx.clock.earliest()).await?;
+        let token_specs = plan.token_specs().into_iter().filter(|need| !need.auth.is_each_targets()).collect();
+        let shared = TokenGroup { token_specs: &token_specs, target: None, policy: &plan.refresh, seed: &self.uid.0 };
+        recover(self.ctx, self.uid, &plan, &token_specs, self.status, state, self.ctx.clock.earliest()).await?;
         let owner = Owner { name: self.object.name_any(), uid: self.uid.clone() };
         let tokens = self.tokens(&plan, &shared, &owner, state).await;
         if let Some(left) = self.first_wait(&tokens.shared, state) {
@@ -153,7 +153,7 @@ impl Reconciliation<'_> {
         }
         let desired = match self.desired(&plan, &owner, &tokens.tenants, state) {
             Ok(desired) => desired,
-            Err(error) => return Ok(ReconcileOutcome::Report(Observation::Halted(error))),
+            Err(error) => return Ok(ReconcileOutcome::Report(Observation::Stalled(error))),
         };
         let diff = Diff {
             state: &self.ctx.shared.state,
@@ -198,7 +198,7 @@ impl Reconciliation<'_> {
         if std::mem::replace(&mut state.included, merged) != merged {
             state.tenants.shared_changed();
         }
-        let keys = keys(self.ctx, group.needs, group.target);
+        let keys = keys(self.ctx, group.token_specs, group.target);
         let in_use = each.values().chain([&keys]).flat_map(BTreeMap::values).flatten().cloned().collect();
         self.ctx.tokens.want(self.uid, in_use);
         let demand = self.demand(state, now);
@@ -373,13 +373,14 @@ impl Reconciliation<'_> {
             let (region, problem) = (registry.region.clone(), registry.problem.clone());
             return RegistryReport { region, hosts, life, hash, auth_hash, problem, failure, each_targets };
         }
-        let grants: Vec<_> = registry.needs.iter().filter_map(|need| state.published.get(need)).collect();
-        let complete = grants.len() == registry.needs.len() && left_out.is_none() && !entries.is_empty();
+        let grants: Vec<_> = registry.token_specs.iter().filter_map(|need| state.published.get(need)).collect();
+        let complete = grants.len() == registry.token_specs.len() && left_out.is_none() && !entries.is_empty();
         let life = complete.then(|| Life::earliest(grants.iter().map(|grant| grant.life))).flatten();
         let identity = life.and_then(|_| Some(&grants.first()?.identity));
-        let hash = identity.filter(|identity| !identity.is_former()).map(|identity| self.ctx.hash(identity, &entries));
-        let auth_hash = life.and_then(|_| Some(auth_hash(registry.needs.first()?, &entries)));
-        let failure = registry.needs.iter().find_map(|need| tokens.shared.failure(self.ctx, need));
+        let hash =
+            identity.filter(|identity| !identity.is_unresolved()).map(|identity| self.ctx.hash(identity, &entries));
+        let auth_hash = life.and_then(|_| Some(auth_hash(registry.token_specs.first()?, &entries)));
+        let failure = registry.token_specs.iter().find_map(|need| tokens.shared.failure(self.ctx, need));
         let problem = registry.problem.clone();
         let problem = problem
             .or_else(|| taken.first().map(|taken| SpecError::from(*taken)))
@@ -457,6 +458,6 @@ fn report_output(plan: &Plan, output: &SecretPlan, counts: &SyncCounts, state: &
 /// A recovered token without its account is of no use where the account determines the hosts.
 fn forget_without_caller(plan: &Plan, state: &mut CredentialState) {
     let callers = plan.registries.iter().filter(|r| matches!(r.hosts, Hosts::Callers { .. }));
-    let needs: BTreeSet<&TokenSpec> = callers.flat_map(|registry| &registry.needs).collect();
-    state.published.retain(|need, grant| !needs.contains(need) || grant.caller().is_some());
+    let token_specs: BTreeSet<&TokenSpec> = callers.flat_map(|registry| &registry.token_specs).collect();
+    state.published.retain(|need, grant| !token_specs.contains(need) || grant.caller().is_some());
 }

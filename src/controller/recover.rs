@@ -20,7 +20,7 @@ use crate::secret::docker_config::Entries;
 use crate::secret::formats;
 use crate::secret::ownership::SecretRecord;
 use crate::secret::{self, Published, registry_entries};
-use crate::token::{Auth, AuthorizationToken, Token, TokenHash};
+use crate::token::{AuthorizationToken, DockerAuth, Token, TokenHash};
 
 /// How many Secrets are read at most. All of them should be alike, and the first should do.
 const MOST_READS: usize = 6;
@@ -34,7 +34,7 @@ pub(super) async fn recover(
     ctx: &Context,
     uid: &Uid,
     plan: &Plan,
-    needs: &BTreeSet<&TokenSpec>,
+    token_specs: &BTreeSet<&TokenSpec>,
     status: &EcrCredentialStatus,
     memory: &mut CredentialState,
     now: Timestamp,
@@ -42,13 +42,13 @@ pub(super) async fn recover(
     if memory.recovered {
         return Ok(());
     }
-    let keys = Resolved(keys(ctx, needs, None));
+    let keys = Resolved(keys(ctx, token_specs, None));
     let vouches = |r: &RegistryStatus| r.token_hash.is_some() || r.auth_hash.is_some();
     let wanted = |r: &&RegistryStatus| vouches(r) && life(r).is_some_and(|life| life.is_valid(now));
     for vouched in status.registries.iter().filter(wanted) {
         take_known(ctx, plan, &keys, vouched, memory);
     }
-    let complete = |memory: &CredentialState| needs.iter().all(|need| memory.published.contains_key(*need));
+    let complete = |memory: &CredentialState| token_specs.iter().all(|need| memory.published.contains_key(*need));
     if status.registries.iter().any(|r| wanted(&r)) && !complete(memory) {
         let owned = ctx.shared.state.lock().owned_by(uid);
         let mut entries = Entries::new();
@@ -86,7 +86,7 @@ fn host_of<'a>(plan: &'a Plan, secret_name: &str) -> Option<&'a Host> {
 fn candidates(owned: Vec<(SecretKey, Arc<SecretRecord>)>) -> impl Iterator<Item = SecretKey> {
     let mut kinds: HashMap<_, Vec<SecretKey>> = HashMap::new();
     for (spot, record) in owned {
-        kinds.entry((!is_of_one_host(record.format), record.footprint)).or_default().push(spot);
+        kinds.entry((!is_of_one_host(record.format), record.digest)).or_default().push(spot);
     }
     let mut kinds: Vec<(bool, Vec<SecretKey>)> = kinds.into_iter().map(|((whole, _), spots)| (whole, spots)).collect();
     kinds.sort_by(|(a_whole, a), (b_whole, b)| (b_whole, b.len(), b).cmp(&(a_whole, a.len(), a)));
@@ -112,8 +112,8 @@ fn take_known(ctx: &Context, plan: &Plan, keys: &Resolved, vouched: &RegistrySta
     for registry in
         plan.registries.iter().filter(|r| r.region.as_ref().map(Region::as_str) == vouched.region.as_deref())
     {
-        let known = |need: &TokenSpec| Some((need.clone(), ctx.tokens.look(keys.get(need)?).grant?));
-        let published: Published = registry.needs.iter().filter_map(known).collect();
+        let known = |need: &TokenSpec| Some((need.clone(), ctx.tokens.look(keys.get(need)?).token?));
+        let published: Published = registry.token_specs.iter().filter_map(known).collect();
         let logins = registry_entries(registry, &published).unwrap_or_default();
         let Some(identity) = published.values().next().map(|grant| &grant.identity) else { continue };
         let hash = ctx.hash(identity, &logins);
@@ -144,16 +144,16 @@ fn take(
             Hosts::Named(named) => {
                 !hosts.is_empty() && hosts.iter().all(|host| named.iter().any(|(named, _)| named == host))
             }
-            Hosts::Callers { .. } => !matches!(registry.needs.first()?.service, Service::Public),
+            Hosts::Callers { .. } => !matches!(registry.token_specs.first()?.service, Service::Public),
         };
-        let Some(first) = registry.needs.first() else { continue };
+        let Some(first) = registry.token_specs.first() else { continue };
         let logins: Vec<_> = hosts.iter().filter_map(|host| Some((host.clone(), entries.get(host)?))).collect();
         if !same || !is_vouched(ctx, first, keys, vouched, &logins) {
             continue;
         }
-        for need in &registry.needs {
+        for need in &registry.token_specs {
             let key = keys.get(need);
-            let identity = key.map_or_else(Identity::former, |key| key.identity.clone());
+            let identity = key.map_or_else(Identity::unresolved, |key| key.identity.clone());
             if let Some(tokens) = tokens(registry, need, &hosts, entries) {
                 let grant = Arc::new(AuthorizationToken { tokens, life, identity });
                 // Without the caller's account it would not serve an EcrCredential that needs it for its hosts.
@@ -174,7 +174,7 @@ fn is_vouched(
     need: &TokenSpec,
     keys: &Resolved,
     vouched: &RegistryStatus,
-    logins: &[(Host, &Auth)],
+    logins: &[(Host, &DockerAuth)],
 ) -> bool {
     let (hash, told) = match keys.get(need) {
         Some(key) => (ctx.hash(&key.identity, logins), &vouched.token_hash),
@@ -184,7 +184,7 @@ fn is_vouched(
 }
 
 /// By what a status vouches for the logins of a registry while nobody can tell who has fetched them.
-pub(super) fn auth_hash(need: &TokenSpec, logins: &[(Host, &Auth)]) -> TokenHash {
+pub(super) fn auth_hash(need: &TokenSpec, logins: &[(Host, &DockerAuth)]) -> TokenHash {
     TokenHash::of(&format!("auth/{}", need.auth.digest()), logins.iter().map(|(host, auth)| (host.as_str(), *auth)))
 }
 
@@ -197,11 +197,11 @@ pub(super) async fn recover_tenant(
     now: Timestamp,
 ) {
     tenant.recovered = true;
-    let needs = own_needs(estate.plan);
+    let token_specs = own_needs(estate.plan);
     // A Secret of one host says of its token alone how old it is, one of several hosts of all of them together.
     let (single, several): (Vec<_>, Vec<_>) = estate.plan.secrets().partition(|secret| secret.host.is_some());
     for secret in single.into_iter().chain(several) {
-        if needs.iter().all(|need| tenant.published.contains_key(*need)) {
+        if token_specs.iter().all(|need| tenant.published.contains_key(*need)) {
             return;
         }
         recover_from(estate, secret, namespace, tenant, now).await;
@@ -229,11 +229,11 @@ async fn recover_from(
     };
     let Some(issued_at) = found.refreshed_at else { return };
     let entries = formats::parse(&found.data, secret.host.as_ref());
-    let keys = Resolved(keys(ctx, &own_needs(plan), Some((&**namespace, tenant.incarnation))));
+    let keys = Resolved(keys(ctx, &own_needs(plan), Some((&**namespace, tenant.namespace_uid))));
     let before = tenant.published.clone();
     for registry in plan.registries.iter().filter(|registry| registry.is_each_targets()) {
         let hosts = own_hosts(registry, &entries);
-        for need in registry.needs.iter().filter(|need| !before.contains_key(*need)) {
+        for need in registry.token_specs.iter().filter(|need| !before.contains_key(*need)) {
             let grant = tokens(registry, need, &hosts, &entries).zip(keys.get(need)).map(|(tokens, key)| {
                 Arc::new(AuthorizationToken {
                     tokens,
@@ -247,8 +247,8 @@ async fn recover_from(
         }
     }
     let as_found = secret::bundle(plan, estate.owner, &tenant.with(estate.shared), estate.included, now);
-    let expected = as_found.ok().and_then(|bundle| bundle.get(&secret.name).map(|desired| desired.footprint));
-    if expected != Some(record.footprint) {
+    let expected = as_found.ok().and_then(|bundle| bundle.get(&secret.name).map(|desired| desired.digest));
+    if expected != Some(record.digest) {
         tenant.published = before;
     }
 }

@@ -20,9 +20,8 @@ use super::keys::KeysReader;
 use super::reader::{Reader, Watched};
 use crate::apply::Writer;
 use crate::lenient::Observed;
-use crate::plan::auth::Reference;
-use crate::plan::outputs::IncludeScope;
-use crate::plan::references::{AUDIENCE_ANNOTATION, AccountRecord, AccountScope, KeysScope, ROLE_ANNOTATION};
+use crate::plan::references::{AUDIENCE_ANNOTATION, AccountRecord, ROLE_ANNOTATION};
+use crate::plan::scopes::{AccountScope, IncludeScope, KeysScope, Reference};
 use crate::token::Cluster;
 
 /// An annotation that is longer than any role or audience is cut: it is wrong, and there is one for each of thousands of namespaces.

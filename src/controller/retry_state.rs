@@ -92,7 +92,7 @@ type Appearances = BTreeMap<Arc<str>, (ManagedFieldsDigest, bool)>;
 impl Expected {
     fn of(desired: &DesiredSecrets) -> Self {
         let appearances = |bundle: &Bundle| {
-            bundle.iter().map(|(name, desired)| (name.clone(), (desired.footprint, desired.incomplete))).collect()
+            bundle.iter().map(|(name, desired)| (name.clone(), (desired.digest, desired.incomplete))).collect()
         };
         match desired {
             DesiredSecrets::Alike(bundle) => Self { alike: appearances(bundle), ..Self::default() },
@@ -224,8 +224,8 @@ impl RetryState {
         desired: &DesiredSecrets,
         now: Timestamp,
     ) -> SyncState {
-        let selected = matches!(target.claim, Selection::Selected | Selection::Conflict(_) | Selection::Blocked(_));
-        let share = desired.share(target).filter(|_| target.claim == Selection::Selected);
+        let selected = matches!(target.selection, Selection::Selected | Selection::Conflict(_) | Selection::Blocked(_));
+        let share = desired.share(target).filter(|_| target.selection == Selection::Selected);
         let key = key_of(target);
         let mut synced = false;
         let problem = match action {
@@ -268,7 +268,7 @@ impl RetryState {
         self.unexamined.insert(change_of(key_of(target)));
         let desired = desired.at(target).map(AsRef::as_ref);
         // The result of an older content says nothing about this one.
-        if ended.desired.as_deref().map(|d| d.footprint) != desired.map(|d| d.footprint) {
+        if ended.desired.as_deref().map(|d| d.digest) != desired.map(|d| d.digest) {
             return;
         }
         let key = key_of(target);
@@ -288,7 +288,7 @@ impl RetryState {
                 (Some((*reason, message.clone())), retry.delay(count, 1, &target.namespace))
             }
         };
-        let failing = Failing { count, since: now, wait, problem, seen: target.standing.version() };
+        let failing = Failing { count, since: now, wait, problem, seen: target.ownership.version() };
         self.timers.insert((failing.retry_at(), key.clone()));
         self.failing.insert(key, failing);
     }
@@ -305,8 +305,8 @@ impl RetryState {
             self.count_repair(&key, *action == SecretAction::Create, now);
         }
         let Written::Stored(record) = written else { return };
-        if desired.is_some_and(|d| d.footprint != record.footprint) {
-            self.accepted.insert(key, record.footprint);
+        if desired.is_some_and(|d| d.digest != record.digest) {
+            self.accepted.insert(key, record.digest);
         } else {
             self.accepted.remove(&key);
         }
@@ -340,7 +340,7 @@ impl Failing {
 
     /// Whether to try again: the wait is over, the Secret has changed since, or the clock has been set back.
     fn may_retry(&self, target: &SecretTarget, now: Timestamp) -> bool {
-        self.retry_at() <= now || now < self.since || self.seen != target.standing.version()
+        self.retry_at() <= now || now < self.since || self.seen != target.ownership.version()
     }
 }
 

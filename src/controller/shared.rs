@@ -14,15 +14,15 @@ use tokio::sync::{Notify, watch};
 use super::cluster_state::ClusterState;
 use super::includes::Includes;
 use super::secret_key::SecretKey;
-use super::watches::{CredentialList, SecretScope, claimant, unreadable};
+use super::watches::{CredentialList, SecretScope, credential_ref, unreadable};
 use crate::api::observed::Unreadable;
 use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
 use crate::lenient::Observed;
-use crate::plan::auth::Reference;
-use crate::plan::outputs::{IncludeScope, include_not_readable};
-use crate::plan::references::{AccountRecord, AccountScope, KeysRecord, KeysScope};
-use crate::plan::targets::NamespaceUid;
+use crate::plan::namespaces::NamespaceUid;
+use crate::plan::outputs::include_not_readable;
+use crate::plan::references::{AccountRecord, KeysRecord};
+use crate::plan::scopes::{AccountScope, IncludeScope, KeysScope, Reference};
 use crate::plan::{Limits, SpecError, Uid};
 use crate::secret::include::IncludedConfig;
 use crate::secret::ownership::SecretRecord;
@@ -147,7 +147,7 @@ impl Shared {
         if self.versions.lock().insert(uid.clone(), version.clone()) == Some(version) {
             return;
         }
-        self.change_targets(|state| state.set_claimant(&uid, claimant(object, &self.limits)));
+        self.change_targets(|state| state.set_credential(&uid, credential_ref(object, &self.limits)));
     }
 
     pub(super) fn credential_gone(&self, metadata: &ObjectMeta) {
@@ -163,14 +163,14 @@ impl Shared {
             return;
         }
         self.versions.lock().remove(&uid);
-        self.change_targets(|state| state.set_claimant(&uid, unreadable(object)));
+        self.change_targets(|state| state.set_credential(&uid, unreadable(object)));
         let name = object.metadata.name.as_deref().unwrap_or_default();
         self.observer.unreadable(&uid, name, object.status.as_ref());
     }
 
     fn credential_removed(&self, uid: &Uid) {
         self.versions.lock().remove(uid);
-        self.change_targets(|state| state.remove_claimant(uid));
+        self.change_targets(|state| state.remove_credential(uid));
         self.observer.gone(uid);
     }
 
@@ -179,7 +179,7 @@ impl Shared {
         let good = list.good.iter().map(EcrCredential::meta);
         let uids = good.chain(list.unreadable.iter().map(|object| &object.metadata)).filter_map(|m| m.uid.as_deref());
         let seen: HashSet<Uid> = uids.map(|uid| Uid(uid.into())).collect();
-        let known = self.state.lock().index.claimants();
+        let known = self.state.lock().index.credentials();
         for uid in known.iter().filter(|uid| !seen.contains(uid)) {
             self.credential_removed(uid);
         }
@@ -207,8 +207,8 @@ impl Shared {
 
     pub(super) fn namespace_seen(&self, object: &Observed<Namespace>) {
         let terminating = object.meta().deletion_timestamp.is_some();
-        let (name, incarnation) = (object.name_any(), NamespaceUid::of_namespace(object.meta()));
-        self.change_targets(|state| state.set_namespace(&name, incarnation, object.labels(), terminating));
+        let (name, namespace_uid) = (object.name_any(), NamespaceUid::of_namespace(object.meta()));
+        self.change_targets(|state| state.set_namespace(&name, namespace_uid, object.labels(), terminating));
     }
 
     pub(super) fn namespace_gone(&self, name: &str) {
@@ -261,8 +261,8 @@ impl Shared {
     pub(super) fn account_seen(&self, namespace: &str, name: &str, record: Option<AccountRecord>) {
         self.change(|state| {
             // One of a namespace that was deleted and made again, whose end is not heard of yet.
-            let incarnation = state.index.incarnation(namespace);
-            let record = record.filter(|record| !incarnation.is_after(record.created));
+            let namespace_uid = state.index.namespace_uid(namespace);
+            let record = record.filter(|record| !namespace_uid.is_after(record.created));
             if !state.references.set_account(namespace, name, record) {
                 return BTreeSet::new();
             }

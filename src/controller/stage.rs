@@ -21,20 +21,22 @@ use tokio_util::task::TaskTracker;
 use super::cluster_state::ClusterState;
 use super::error::Error;
 use super::events::Events;
-use super::watches::claimant;
+use super::watches::credential_ref;
 use super::{Context, Memories, Observer, Shared, WatchObserver};
 use crate::api::registry::{AccountId, Region};
 use crate::api::{EcrCredential, EcrCredentialStatus, OutputFormat};
 use crate::apply::{WriteError, Writer, Written};
 use crate::clock::Clock;
-use crate::plan::references::{AccountRecord, AccountScope, AllowedIdentities, References};
+use crate::plan::namespaces::NamespaceUid;
+use crate::plan::references::{AccountRecord, AllowedIdentities, References};
 use crate::plan::schedule::{Life, RetryPolicy};
-use crate::plan::targets::{NamespaceUid, SelectorIndex};
+use crate::plan::scopes::AccountScope;
+use crate::plan::targets::SelectorIndex;
 use crate::plan::{Identity, Limits, Plan, TokenKey, Uid, plan};
 use crate::secret::ownership::{ManagedFieldsDigest, SecretRecord};
 use crate::secret::{Desired, Owner, SecretAction};
-use crate::token::cache::{CacheSettings, Tokens};
-use crate::token::{Auth, AuthorizationToken, RawToken, Token, TokenError, TokenSource};
+use crate::token::cache::{CacheSettings, TokenCache};
+use crate::token::{AuthorizationToken, DockerAuth, RawToken, Token, TokenError, TokenSource};
 
 /// The time of every test.
 pub(super) const NOW: i64 = 1_800_000_000;
@@ -59,7 +61,7 @@ pub(super) fn uid(text: &str) -> Uid {
 
 /// A token of [`ACCOUNT`] that was issued an hour ago.
 pub(super) fn grant(password: &str, expires: i64, identity: &Identity) -> Arc<AuthorizationToken> {
-    let auth = Auth::parse(STANDARD.encode(format!("AWS:{password}"))).unwrap();
+    let auth = DockerAuth::parse(STANDARD.encode(format!("AWS:{password}"))).unwrap();
     let life = Life { issued_at: at(NOW - HOUR), expires_at: at(expires) };
     let account = AccountId::parse(ACCOUNT).ok();
     Arc::new(AuthorizationToken { tokens: vec![Token { auth, account }], life, identity: identity.clone() })
@@ -158,25 +160,26 @@ pub(super) const NAMESPACES: [&str; 4] = ["a", "b", "c", "d"];
 impl Stage {
     /// With these registries.
     pub(super) fn new(registries: Value) -> Self {
-        let lent = AllowedIdentities {
+        let allowed = AllowedIdentities {
             accounts: BTreeSet::from([AccountScope { namespace: None, name: "puller".into() }]),
             ..AllowedIdentities::default()
         };
-        let limits = Limits { region: Region::parse("eu-west-1").ok(), lent: lent.clone(), ..Limits::default() };
+        let limits =
+            Limits { region: Region::parse("eu-west-1").ok(), identities: allowed.clone(), ..Limits::default() };
         let object: EcrCredential = serde_json::from_value(json!({
             "apiVersion": "pullsecrets.dev/v1alpha1", "kind": "EcrCredential",
             "metadata": { "name": "x", "uid": "x", "generation": 1 },
             "spec": { "registries": registries, "namespaces": { "names": NAMESPACES }, "secret": { "name": "pull" } },
         }))
         .unwrap();
-        let mut world = ClusterState::new(SelectorIndex::default(), References::new(lent));
+        let mut world = ClusterState::new(SelectorIndex::default(), References::new(allowed));
         for namespace in NAMESPACES {
             world.set_namespace(namespace, NamespaceUid::of(namespace, None), &BTreeMap::new(), false);
             let role = Some(format!("arn:aws:iam::{ACCOUNT}:role/{namespace}"));
             let record = AccountRecord { uid: namespace.into(), created: at(NOW), role, audience: None };
             world.references.set_account(namespace, "puller", Some(record));
         }
-        world.set_claimant(&uid("x"), claimant(&object, &limits));
+        world.set_credential(&uid("x"), credential_ref(&object, &limits));
         let (send, queue) = unbounded_channel();
         let server = Server::default();
         let clock = Clock::new(|| at(NOW), Duration::default);
@@ -184,7 +187,7 @@ impl Stage {
         let cache = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock: clock.clone() };
         let ctx = Context {
             shared: Arc::new(Shared::new(world, limits.clone(), send.clone(), Nobody)),
-            tokens: Arc::new(Tokens::new(Arc::new(Silent), cache, send, |_| ())),
+            tokens: Arc::new(TokenCache::new(Arc::new(Silent), cache, send, |_| ())),
             writer: Writer::new(server.client(), 4, Duration::from_secs(65)),
             events: Events::new(server.client(), "test", "test"),
             limits,
@@ -208,20 +211,20 @@ impl Stage {
     }
 
     /// The watch shows a Secret of ours in a namespace.
-    pub(super) fn sees(&self, namespace: &str, footprint: ManagedFieldsDigest, expires: i64) {
+    pub(super) fn sees(&self, namespace: &str, digest: ManagedFieldsDigest, expires: i64) {
         let (uid, expires_at) = (namespace.into(), Some(at(expires)));
-        let record = SecretRecord { uid, expires_at, ..record(Some(self.uid.clone()), "1", footprint) };
+        let record = SecretRecord { uid, expires_at, ..record(Some(self.uid.clone()), "1", digest) };
         self.ctx.shared.secret_seen("pull", namespace, Arc::new(record));
     }
 }
 
 /// A Secret as a watch shows it.
-pub(super) fn record(owner: Option<Uid>, version: &str, footprint: ManagedFieldsDigest) -> SecretRecord {
+pub(super) fn record(owner: Option<Uid>, version: &str, digest: ManagedFieldsDigest) -> SecretRecord {
     SecretRecord {
         uid: "s".into(),
         resource_version: version.into(),
         owner,
-        footprint,
+        digest,
         expires_at: None,
         hosts: None,
         identity: None,

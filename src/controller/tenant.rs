@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::Context;
 use super::tokens::Progress;
-use crate::plan::targets::NamespaceUid;
+use crate::plan::namespaces::NamespaceUid;
 use crate::plan::{Plan, SpecError, TokenSpec, Uid};
 use crate::secret::include::Included;
 use crate::secret::{self, Bundle, DesiredError, Owner, Published};
@@ -27,7 +27,7 @@ pub(super) struct TenantContext<'a> {
 #[derive(Default)]
 pub(super) struct Tenant {
     /// Which of the namespaces that had this name.
-    pub(super) incarnation: NamespaceUid,
+    pub(super) namespace_uid: NamespaceUid,
     pub(super) published: Published,
     pub(super) recovered: bool,
     pub(super) made: Option<Made>,
@@ -79,5 +79,5 @@ impl Tenant {
 
 /// What each namespace needs for itself.
 pub(super) fn own_needs(plan: &Plan) -> BTreeSet<&TokenSpec> {
-    plan.needs().into_iter().filter(|need| need.auth.is_each_targets()).collect()
+    plan.token_specs().into_iter().filter(|need| need.auth.is_each_targets()).collect()
 }

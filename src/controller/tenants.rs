@@ -59,15 +59,15 @@ impl Tenants {
         let TenantContext { ctx, uid, plan, .. } = estate;
         let targets = ctx.shared.state.lock().own_targets(uid);
         // A namespace that was deleted and made again is another tenant.
-        self.each.retain(|namespace, tenant| targets.get(namespace) == Some(&tenant.incarnation));
-        for (namespace, incarnation) in &targets {
-            let tenant = || Tenant { incarnation: *incarnation, ..Tenant::default() };
+        self.each.retain(|namespace, tenant| targets.get(namespace) == Some(&tenant.namespace_uid));
+        for (namespace, namespace_uid) in &targets {
+            let tenant = || Tenant { namespace_uid: *namespace_uid, ..Tenant::default() };
             self.each.entry(namespace.clone()).or_insert_with(tenant);
         }
         self.recover(estate, now).await;
-        let needs = own_needs(plan);
+        let token_specs = own_needs(plan);
         let keys = |(namespace, tenant): (&Arc<str>, &Tenant)| {
-            (namespace.clone(), keys(ctx, &needs, Some((&**namespace, tenant.incarnation))))
+            (namespace.clone(), keys(ctx, &token_specs, Some((&**namespace, tenant.namespace_uid))))
         };
         self.each.iter().map(keys).collect()
     }
@@ -81,13 +81,13 @@ impl Tenants {
         now: Timestamp,
     ) -> TenantsProgress {
         let TenantContext { ctx, uid, plan, .. } = estate;
-        let needs = own_needs(plan);
+        let token_specs = own_needs(plan);
         let mut census = TenantsProgress::default();
         for (namespace, tenant) in &mut self.each {
             let Some(keys) = keys.remove(namespace) else { continue };
             let seed = seed(uid, namespace);
-            let target = Some((&**namespace, tenant.incarnation));
-            let group = TokenGroup { needs: &needs, target, policy: &plan.refresh, seed: &seed };
+            let target = Some((&**namespace, tenant.namespace_uid));
+            let group = TokenGroup { token_specs: &token_specs, target, policy: &plan.refresh, seed: &seed };
             let progress = group.advance(ctx, uid, keys, demand, &mut tenant.published, now);
             if progress.changed {
                 tenant.made = None;
@@ -123,15 +123,16 @@ impl Tenants {
                 })
             });
             let current = progress.is_some_and(|progress| tenant.is_current(progress));
-            let (incarnation, lacks) = (tenant.incarnation, wrong.or(lacks));
-            shares.insert(namespace.clone(), NamespaceSecrets { incarnation, desired, current, lacks, failure });
+            let (namespace_uid, lacks) = (tenant.namespace_uid, wrong.or(lacks));
+            shares.insert(namespace.clone(), NamespaceSecrets { namespace_uid, desired, current, lacks, failure });
         }
         DesiredSecrets::Each(shares)
     }
 
     /// The earliest life of any namespace's token for a registry.
     pub(super) fn life(&self, registry: &RegistryPlan) -> Option<Life> {
-        let lives = self.each.values().flat_map(|tenant| registry.needs.iter().filter_map(|n| tenant.published.get(n)));
+        let lives =
+            self.each.values().flat_map(|tenant| registry.token_specs.iter().filter_map(|n| tenant.published.get(n)));
         Life::earliest(lives.map(|grant| grant.life))
     }
 
@@ -151,7 +152,7 @@ impl TenantsProgress {
     /// Why a registry's token is not new in the first namespace where it is not.
     pub(super) fn failure(&self, ctx: &Context, registry: &RegistryPlan) -> Option<SpecError> {
         self.each.iter().find_map(|(namespace, progress)| {
-            let halt = registry.needs.iter().find_map(|need| progress.failure(ctx, need))?;
+            let halt = registry.token_specs.iter().find_map(|need| progress.failure(ctx, need))?;
             Some(SpecError { reason: halt.reason, message: format!("in namespace {namespace}: {}", halt.message) })
         })
     }

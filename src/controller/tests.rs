@@ -15,7 +15,7 @@ use super::references::account_record;
 use super::service_accounts::PullSecretsOf;
 use super::shared::{Shared, WatchObserver};
 use super::stage::cpu_time;
-use super::watches::{claimant, unreadable};
+use super::watches::{credential_ref, unreadable};
 use crate::api::EcrCredentialStatus;
 use crate::api::observed::{ObservedCredential, Reading};
 use crate::lenient::Observed;
@@ -23,7 +23,7 @@ use crate::plan::references::{AllowedIdentities, References};
 use crate::plan::targets::SelectorIndex;
 use crate::plan::{Limits, Uid};
 use crate::secret::docker_config::Quotes;
-use crate::secret::metadata::{SecretDetails, SecretMetadata};
+use crate::secret::observed::{SecretDetails, SecretMetadata};
 
 /// Nobody who is told of what the watches see.
 struct Nobody;
@@ -35,9 +35,9 @@ impl WatchObserver for Nobody {
 }
 
 /// An empty world, whose queue nobody works off.
-pub(super) fn shared(lent: AllowedIdentities) -> Arc<Shared> {
+pub(super) fn shared(allowed: AllowedIdentities) -> Arc<Shared> {
     let (queue, _) = tokio::sync::mpsc::unbounded_channel();
-    let world = ClusterState::new(SelectorIndex::default(), References::new(lent));
+    let world = ClusterState::new(SelectorIndex::default(), References::new(allowed));
     Arc::new(Shared::new(world, Limits::default(), queue, Nobody))
 }
 
@@ -175,15 +175,15 @@ fn odd_credentials_are_alive_and_keep_what_they_want() {
     let limits = Limits::default();
     read_all(Kind::EcrCredential, |odd, object: &ObservedCredential| {
         let Reading(reading) = &object.content;
-        let claimant = match reading {
-            Ok(object) => claimant(object, &limits),
+        let credential = match reading {
+            Ok(object) => credential_ref(object, &limits),
             Err(object) => unreadable(object),
         };
         if !odd.what.contains("at \"/spec") && !odd.what.ends_with("at \"\"") {
             assert!(reading.is_ok(), "{}", odd.what);
         }
         if odd.what.contains("at \"/spec/registries") {
-            let secret = &claimant.secrets[0];
+            let secret = &credential.secrets[0];
             assert_eq!((&*secret.name, secret.selection.is_some()), ("pull", true), "{}", odd.what);
         }
     });

@@ -8,10 +8,10 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::Context;
 use crate::api::status::Reason;
-use crate::plan::auth::Reference;
+use crate::plan::namespaces::NamespaceUid;
 use crate::plan::refresh::{Demand, Held, Step, step};
 use crate::plan::schedule::RefreshPolicy;
-use crate::plan::targets::NamespaceUid;
+use crate::plan::scopes::Reference;
 use crate::plan::{SpecError, TokenKey, TokenSpec, Uid};
 use crate::secret::Published;
 use crate::token::AuthorizationToken;
@@ -20,7 +20,7 @@ use crate::token::cache::{Dispatch, Snapshot};
 /// One group.
 pub(super) struct TokenGroup<'a> {
     /// What its registries need.
-    pub(super) needs: &'a BTreeSet<&'a TokenSpec>,
+    pub(super) token_specs: &'a BTreeSet<&'a TokenSpec>,
     /// The namespace that they are for, where each has its own.
     pub(super) target: Option<(&'a str, NamespaceUid)>,
     /// When its tokens are replaced.
@@ -64,13 +64,13 @@ impl Progress {
 }
 
 /// What each need comes to, in a namespace where each has its own.
-pub(super) fn keys(ctx: &Context, needs: &BTreeSet<&TokenSpec>, target: Option<(&str, NamespaceUid)>) -> Keys {
+pub(super) fn keys(ctx: &Context, token_specs: &BTreeSet<&TokenSpec>, target: Option<(&str, NamespaceUid)>) -> Keys {
     let world = ctx.shared.state.lock();
     let key = |need: &TokenSpec| {
         let identity = need.auth.resolve(target, &world.references)?;
         Ok(TokenKey { identity, service: need.service.clone() })
     };
-    needs.iter().map(|need| ((*need).clone(), key(need))).collect()
+    token_specs.iter().map(|need| ((*need).clone(), key(need))).collect()
 }
 
 impl TokenGroup<'_> {
@@ -107,7 +107,7 @@ impl TokenGroup<'_> {
         }
         let mut changed = false;
         for need in &step.publish {
-            if let Some(grant) = known.get(need).and_then(|known| known.grant.clone()) {
+            if let Some(grant) = known.get(need).and_then(|known| known.token.clone()) {
                 published.insert(need.clone(), grant);
                 changed = true;
             }
@@ -124,7 +124,7 @@ impl TokenGroup<'_> {
         }
         let namespace = self.target.map(|(namespace, _)| namespace);
         let reference = |need: &TokenSpec| need.auth.reference_in(namespace).filter(|of| references.is_limited(of));
-        self.needs.iter().filter_map(|need| Some(((*need).clone(), reference(need)?))).collect()
+        self.token_specs.iter().filter_map(|need| Some(((*need).clone(), reference(need)?))).collect()
     }
 }
 
@@ -149,7 +149,7 @@ fn held(known: &Snapshot, key: Option<&TokenKey>, published: Option<&Arc<Authori
     Held {
         published: published.map(|grant| grant.life),
         outdated: published.zip(key).is_some_and(|(grant, key)| grant.identity != key.identity),
-        cached: known.grant.as_ref().map(|grant| grant.life),
+        cached: known.token.as_ref().map(|grant| grant.life),
         in_flight: known.in_flight,
         retry_at: known.failure.as_ref().map(|failure| failure.retry_at),
         blocked: key.is_none(),
@@ -161,16 +161,16 @@ mod tests {
     use super::*;
     use crate::api::HostVariant;
     use crate::api::registry::Region;
-    use crate::plan::auth::Auth;
+    use crate::plan::auth::AuthPlan;
     use crate::plan::schedule::Life;
     use crate::plan::{Identity, Service};
 
     /// The `auth` that assumes a role.
-    fn role(name: &str) -> Arc<Auth> {
+    fn role(name: &str) -> Arc<AuthPlan> {
         let json =
             serde_json::json!({ "assumeRoles": [{ "roleArn": format!("arn:aws:iam::111111111111:role/{name}") }] });
         let spec: crate::api::Auth = serde_json::from_value(json).unwrap();
-        Arc::new(Auth::parse(Some(&spec), &Region::parse("eu-west-1").unwrap(), None).unwrap())
+        Arc::new(AuthPlan::parse(Some(&spec), &Region::parse("eu-west-1").unwrap(), None).unwrap())
     }
 
     fn need(auth: &str, region: &str) -> TokenSpec {
@@ -203,16 +203,21 @@ mod tests {
             ("one that is blocked for two", &[("a", EU), ("b", EU)], &[], &[("c", EU)], &[]),
         ];
         for (what, before, allowed, blocked, after) in table {
-            let needs = |list: Needs| list.iter().map(|(auth, region)| need(auth, region)).collect::<BTreeSet<_>>();
-            let mut published: Published = needs(before).into_iter().map(|need| (need, grant.clone())).collect();
+            let token_specs =
+                |list: Needs| list.iter().map(|(auth, region)| need(auth, region)).collect::<BTreeSet<_>>();
+            let mut published: Published = token_specs(before).into_iter().map(|need| (need, grant.clone())).collect();
             let key = |need: TokenSpec| {
                 let key = TokenKey { identity: Identity::operator(), service: need.service.clone() };
                 (need, Ok(key))
             };
             let refused = |need| (need, Err(SpecError { reason: Reason::AuthNotAllowed, message: String::new() }));
-            let keys = needs(allowed).into_iter().map(key).chain(needs(blocked).into_iter().map(refused)).collect();
+            let keys = token_specs(allowed)
+                .into_iter()
+                .map(key)
+                .chain(token_specs(blocked).into_iter().map(refused))
+                .collect();
             carry_over(&mut published, &keys);
-            assert_eq!(published.into_keys().collect::<BTreeSet<_>>(), needs(after), "{what}");
+            assert_eq!(published.into_keys().collect::<BTreeSet<_>>(), token_specs(after), "{what}");
         }
     }
 }

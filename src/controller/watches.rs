@@ -19,11 +19,12 @@ use super::follow::{Subject, follow};
 use crate::api::observed::{ObservedCredential, Unreadable};
 use crate::api::{Auth, EcrCredential, EcrCredentialSpec, NamespaceSelection};
 use crate::lenient::Observed;
-use crate::plan::auth::Reference;
-use crate::plan::outputs::{OutputScope, WantedSecret, wanted_secrets};
-use crate::plan::targets::{Activity, CredentialRef, NamespaceMatcher};
+use crate::plan::namespaces::NamespaceMatcher;
+use crate::plan::outputs::{WantedSecret, wanted_secrets};
+use crate::plan::scopes::{OutputScope, Reference};
+use crate::plan::targets::{Activity, CredentialRef};
 use crate::plan::{self, Limits};
-use crate::secret::metadata::SecretMetadata;
+use crate::secret::observed::SecretMetadata;
 
 /// One watch of Secrets, as narrow as the rights allow.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -159,7 +160,7 @@ fn report(object: &Unreadable, reported: &mut HashMap<Option<String>, String>) {
 }
 
 /// What targets depend on of an `EcrCredential`. One whose selection is unusable still lives, and wants nothing.
-pub fn claimant(object: &EcrCredential, limits: &Limits) -> CredentialRef {
+pub fn credential_ref(object: &EcrCredential, limits: &Limits) -> CredentialRef {
     let plan = plan::plan(&object.spec, limits);
     let idle = object.spec.suspend || plan.is_err();
     let mut secrets = wanted_secrets(&object.spec, limits);

@@ -10,11 +10,11 @@ fn failure(namespace: &str, reason: &str) -> NamespaceFailure {
 /// With one registry that has a good token.
 fn ran(namespaces: NamespaceReport, failure: Option<SpecError>) -> Observation {
     let registry = RegistryReport { failure, ..tests::registry(Some(NOW + HOUR), None) };
-    let mut course = tests::ran(vec![registry], namespaces, None);
-    if let Observation::Ran { next_refresh_at, .. } = &mut course {
+    let mut observation = tests::ran(vec![registry], namespaces, None);
+    if let Observation::Ran { next_refresh_at, .. } = &mut observation {
         *next_refresh_at = Some(at(NOW + 1800));
     }
-    course
+    observation
 }
 
 /// Of `selected` namespaces all are synced but those that fail.
@@ -22,8 +22,8 @@ fn namespaces(selected: usize, failures: Vec<NamespaceFailure>) -> NamespaceRepo
     tests::namespaces(selected, selected - failures.len(), failures)
 }
 
-fn concluded(course: Observation, previous: &EcrCredentialStatus) -> Outcome {
-    told(course, previous, NOW)
+fn concluded(observation: Observation, previous: &EcrCredentialStatus) -> Outcome {
+    told(observation, previous, NOW)
 }
 
 /// Each condition as `Type=Status Reason`.
@@ -34,8 +34,8 @@ fn conditions_of(outcome: &Outcome) -> Vec<String> {
 
 #[test]
 fn no_condition_says_that_all_is_well_while_it_is_not_ready() {
-    let halt = |reason| SpecError { reason, message: String::new() };
-    let invalid = Observation::Halted(halt(Reason::InvalidSpec));
+    let error = |reason| SpecError { reason, message: String::new() };
+    let invalid = Observation::Stalled(error(Reason::InvalidSpec));
     let failing = ran(namespaces(2, vec![failure("a", "QuotaExceeded")]), None);
     let table = [
         (ran(namespaces(1, vec![]), None), ["Ready=True Synced", "Reconciling=False Synced", "Stalled=False Synced"]),
@@ -50,26 +50,26 @@ fn no_condition_says_that_all_is_well_while_it_is_not_ready() {
             ["Ready=False NamespacesFailed", "Reconciling=True NamespacesFailed", "Stalled=False NamespacesFailed"],
         ),
         (
-            ran(namespaces(1, vec![]), Some(halt(Reason::AccessDenied))),
+            ran(namespaces(1, vec![]), Some(error(Reason::AccessDenied))),
             ["Ready=True Synced", "Reconciling=True AccessDenied", "Stalled=False Synced"],
         ),
     ];
-    for (course, expected) in table {
-        assert_eq!(conditions_of(&concluded(course, &EcrCredentialStatus::default())), expected);
+    for (observation, expected) in table {
+        assert_eq!(conditions_of(&concluded(observation, &EcrCredentialStatus::default())), expected);
     }
 }
 
 #[test]
-fn whoever_is_suspended_or_halted_tells_of_no_next_refresh_and_the_suspended_of_no_namespaces() {
+fn whoever_is_suspended_or_stalled_tells_of_no_next_refresh_and_the_suspended_of_no_namespaces() {
     let failing = concluded(ran(namespaces(2, vec![failure("a", "QuotaExceeded")]), None), &Default::default()).status;
     assert!(failing.next_refresh_at.is_some() && failing.namespaces.is_some() && failing.failures.len() == 1);
     let suspended = concluded(Observation::Suspended, &failing).status;
     assert_eq!((suspended.next_refresh_at, suspended.namespaces, suspended.failures.len()), (None, None, 0));
     // By the hashes there the tokens are known again, and they do expire.
     assert_eq!((suspended.registries, suspended.expires_at), (failing.registries.clone(), failing.expires_at));
-    let halt = SpecError { reason: Reason::InvalidSpec, message: String::new() };
-    let halted = concluded(Observation::Halted(halt), &failing).status;
-    assert_eq!((halted.next_refresh_at, halted.namespaces), (None, failing.namespaces.clone()));
+    let error = SpecError { reason: Reason::InvalidSpec, message: String::new() };
+    let stalled = concluded(Observation::Stalled(error), &failing).status;
+    assert_eq!((stalled.next_refresh_at, stalled.namespaces), (None, failing.namespaces.clone()));
 }
 
 #[test]

@@ -50,8 +50,8 @@ pub(super) fn ran(
     }
 }
 
-pub(super) fn told(course: Observation, previous: &EcrCredentialStatus, now: i64) -> Outcome {
-    conclude(course, previous, Some(1), at(now))
+pub(super) fn told(observation: Observation, previous: &EcrCredentialStatus, now: i64) -> Outcome {
+    conclude(observation, previous, Some(1), at(now))
 }
 
 fn condition(status: &EcrCredentialStatus, type_: &str) -> (String, String, i64) {
@@ -63,7 +63,7 @@ fn condition(status: &EcrCredentialStatus, type_: &str) -> (String, String, i64)
 fn ready_says_that_every_target_namespace_has_a_valid_token() {
     let good = || registry(Some(NOW + HOUR), None);
     let dead = || registry(Some(NOW - 1), Some(Reason::AwsUnavailable));
-    for (what, course, ready, reason) in [
+    for (what, observation, ready, reason) in [
         ("all is well", ran(vec![good()], namespaces(2, 2, vec![]), None), "True", "Synced"),
         ("none is selected", ran(vec![good()], namespaces(0, 0, vec![]), None), "True", "NoNamespaces"),
         ("one fails", ran(vec![good()], namespaces(2, 1, vec![failure("a", "no")]), None), "False", "NamespacesFailed"),
@@ -83,7 +83,7 @@ fn ready_says_that_every_target_namespace_has_a_valid_token() {
             "Synced",
         ),
     ] {
-        let outcome = told(course, &EcrCredentialStatus::default(), NOW);
+        let outcome = told(observation, &EcrCredentialStatus::default(), NOW);
         let (status, because, _) = condition(&outcome.status, condition::READY);
         assert_eq!((&*status, &*because), (ready, reason), "{what}");
     }
@@ -91,13 +91,13 @@ fn ready_says_that_every_target_namespace_has_a_valid_token() {
 
 #[test]
 fn the_time_of_a_transition_moves_with_the_status_alone() {
-    let course = |synced, why: &str| {
+    let observation = |synced, why: &str| {
         let failures = if synced == 2 { vec![] } else { vec![failure("a", why)] };
         ran(vec![registry(Some(NOW + HOUR), None)], namespaces(2, synced, failures), None)
     };
-    let first = told(course(2, ""), &EcrCredentialStatus::default(), NOW).status;
-    let second = told(course(1, "no"), &first, NOW + 10).status;
-    let third = told(course(1, "still no"), &second, NOW + 20).status;
+    let first = told(observation(2, ""), &EcrCredentialStatus::default(), NOW).status;
+    let second = told(observation(1, "no"), &first, NOW + 10).status;
+    let third = told(observation(1, "still no"), &second, NOW + 20).status;
     let times = [&first, &second, &third].map(|status| condition(status, condition::READY).2);
     assert_eq!(times, [NOW, NOW + 10, NOW + 10]);
     assert_eq!(condition(&third, condition::STALLED).2, NOW);
@@ -110,8 +110,10 @@ fn an_event_tells_a_change_and_no_state() {
     let reasons = |outcome: &Outcome| outcome.notes.iter().map(|note| note.reason.clone()).collect::<Vec<_>>();
     assert_eq!(reasons(&first), ["Refreshed", "NamespacesFailed", "AdmissionRefused"]);
     assert!(reasons(&told(failing(), &first.status, NOW + 1)).is_empty());
-    let well = ran(vec![registry(Some(NOW + HOUR), None)], namespaces(1, 1, vec![]), None);
-    assert_eq!(reasons(&told(well, &first.status, NOW + 2)), ["Synced", "Synced"]);
+    let well = || ran(vec![registry(Some(NOW + HOUR), None)], namespaces(1, 1, vec![]), None);
+    let second = told(well(), &first.status, NOW + 2);
+    assert_eq!(reasons(&second), ["Synced", "Synced"]);
+    assert!(reasons(&told(well(), &second.status, NOW + 3)).is_empty());
 }
 
 #[test]
@@ -130,8 +132,8 @@ fn a_status_stays_small_whatever_others_say() {
 #[test]
 fn the_next_look_is_when_something_is_due_and_within_a_minute() {
     for (due, seconds) in [(None, 60.0), (Some(NOW + 5), 5.0), (Some(NOW + HOUR), 60.0), (Some(NOW - 5), 0.1)] {
-        let course = ran(vec![registry(Some(NOW + HOUR), None)], namespaces(1, 1, vec![]), due);
-        let outcome = told(course, &EcrCredentialStatus::default(), NOW);
+        let observation = ran(vec![registry(Some(NOW + HOUR), None)], namespaces(1, 1, vec![]), due);
+        let outcome = told(observation, &EcrCredentialStatus::default(), NOW);
         assert!((outcome.requeue_after.as_secs_f64() - seconds).abs() < 0.001, "{due:?}: {:?}", outcome.requeue_after);
     }
 }
@@ -174,9 +176,9 @@ fn ready_says_that_every_output_is_there_as_well_and_what_one_lacks() {
         ),
     ];
     for (what, namespaces, output, (status, reason), says) in table {
-        let course = ran(vec![registry(Some(NOW + HOUR), None)], namespaces, None);
-        let Observation::Ran { registries, namespaces, .. } = course else { panic!("{what}") };
-        let course = Observation::Ran {
+        let observation = ran(vec![registry(Some(NOW + HOUR), None)], namespaces, None);
+        let Observation::Ran { registries, namespaces, .. } = observation else { panic!("{what}") };
+        let observation = Observation::Ran {
             registries,
             namespaces,
             outputs: vec![output.clone()],
@@ -186,19 +188,19 @@ fn ready_says_that_every_output_is_there_as_well_and_what_one_lacks() {
             handled_refresh_request: None,
             attached: None,
         };
-        let told = told(course, &EcrCredentialStatus::default(), NOW).status;
+        let told = told(observation, &EcrCredentialStatus::default(), NOW).status;
         let found = condition(&told, "Ready");
         assert_eq!((found.0.as_str(), found.1.as_str()), (status, reason), "{what}");
         let message = &told.conditions[0].message;
         assert!(message.contains(says), "{what}: {message}");
-        assert_eq!(told.outputs[0].reason.as_deref(), output.refusal.map(|halt| halt.reason.as_str()), "{what}");
+        assert_eq!(told.outputs[0].reason.as_deref(), output.refusal.map(|error| error.reason.as_str()), "{what}");
         assert_eq!((told.outputs[0].format.as_str(), told.outputs[0].synced), ("ArgoCDHelm", output.synced as u32));
     }
 }
 
 #[test]
 fn an_include_that_is_not_current_is_told_of_and_takes_no_readiness() {
-    let course = Observation::Ran {
+    let observation = Observation::Ran {
         registries: vec![registry(Some(NOW + HOUR), None)],
         namespaces: namespaces(1, 1, vec![]),
         outputs: Vec::new(),
@@ -211,7 +213,7 @@ fn an_include_that_is_not_current_is_told_of_and_takes_no_readiness() {
         handled_refresh_request: None,
         attached: None,
     };
-    let outcome = told(course, &EcrCredentialStatus::default(), NOW);
+    let outcome = told(observation, &EcrCredentialStatus::default(), NOW);
     let holds = |type_: &str| condition(&outcome.status, type_);
     assert_eq!((holds("Ready").0, holds("Reconciling").0), ("True".to_owned(), "True".to_owned()));
     assert_eq!(holds("Reconciling").1, "IncludeFailed");

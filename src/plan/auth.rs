@@ -1,13 +1,13 @@
-//! Whose AWS identity fetches a token: as the spec says it, and what that comes to once its references are followed.
+//! `spec.auth` as validated values, and how it resolves to an AWS identity.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use super::SpecError;
-use super::outputs::IncludeScope;
-use super::references::{AccountScope, KeysRecord, KeysScope, References};
-use super::targets::NamespaceUid;
+use super::namespaces::NamespaceUid;
+use super::references::{KeysRecord, References};
+use super::scopes::{AccountScope, KeysScope, Reference};
 use crate::api::arn::RoleArn;
 use crate::api::registry::Region;
 use crate::api::status::Reason;
@@ -20,35 +20,27 @@ pub const SESSION_NAME: &str = "ecr-credential-operator";
 /// The audience of web identity tokens for STS, in every partition.
 const STS_AUDIENCE: &str = "sts.amazonaws.com";
 
-/// `auth` of a spec, checked; its references are not followed yet.
+/// `auth` of a spec, validated. Its references are not resolved yet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Auth {
+pub struct AuthPlan {
     base: Base,
     roles: Arc<[RoleStep]>,
-    /// The region whose STS is asked; none when no session is made.
+    /// The region whose STS is called; none if no role is assumed.
     sts: Option<Region>,
-    /// Why it comes to no identity, whatever it refers to.
+    /// Why it cannot resolve to an identity, whatever its references are.
     refused: Option<SpecError>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Base {
     Operator,
-    Account { of: Accounts, role: Option<RoleArn>, audiences: Vec<String> },
+    /// Without a namespace, the ServiceAccount of this name in each target namespace.
+    Account {
+        of: AccountScope,
+        role: Option<RoleArn>,
+        audiences: Vec<String>,
+    },
     Keys(Keys),
-}
-
-/// Which ServiceAccount.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Accounts {
-    One {
-        namespace: Arc<str>,
-        name: Arc<str>,
-    },
-    /// That of each target namespace for itself.
-    OfTarget {
-        name: Arc<str>,
-    },
 }
 
 /// Static keys in a Secret.
@@ -66,19 +58,19 @@ pub struct Keys {
     pub session_token: Option<String>,
 }
 
-/// What static keys are, without the keys. AWS makes them at random, so they cannot be guessed from it.
+/// Digests that identify static keys. AWS generates keys at random, so they cannot be guessed from a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyMaterial {
     access_key_id: Digest,
     whole: Digest,
 }
 
-/// How much of an identity a digest covers.
+/// Which fields of an identity a digest covers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Extent {
-    /// Everything that distinguishes it.
+    /// All fields.
     Whole,
-    /// What decides what its tokens may do.
+    /// The fields that decide what its tokens may do.
     Principal,
 }
 
@@ -95,7 +87,7 @@ pub struct RoleStep {
     pub seconds: Option<i32>,
     /// Session tags.
     pub tags: BTreeMap<String, String>,
-    /// Which of them are handed on.
+    /// The keys of the tags that pass to the next session in the chain.
     pub transitive_tag_keys: Vec<String>,
     /// The source identity.
     pub source_identity: Option<String>,
@@ -103,33 +95,33 @@ pub struct RoleStep {
     pub policy: Option<String>,
 }
 
-/// An AWS identity with everything that distinguishes it from another: two that are equal may share sessions and tokens.
+/// A resolved AWS identity. Equal identities share sessions and tokens.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity(Arc<Parts>);
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Parts {
-    base: Source,
+    base: IdentitySource,
     roles: Arc<[RoleStep]>,
     sts: Option<Region>,
 }
 
-/// Where an identity begins.
+/// The credentials that an identity starts from, before any role is assumed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Source {
-    /// The operator's own, found by the AWS SDK's chain.
+pub enum IdentitySource {
+    /// The operator's own, found by the credential chain of the AWS SDK.
     Operator,
     /// A ServiceAccount's web identity.
     Account(Account),
     /// Static keys.
     Keys {
-        /// Where they are.
+        /// The Secret that holds them.
         keys: Keys,
-        /// What they are: rotated keys are another identity.
+        /// Their digests: rotated keys are a different identity.
         material: KeyMaterial,
     },
-    /// Of a token that was found again while `auth` came to no identity. Nothing is ever fetched with it.
-    Former,
+    /// The unknown identity behind a token that was recovered while `auth` did not resolve. Nothing is fetched with it.
+    Unresolved,
 }
 
 /// A ServiceAccount with the role that its token is exchanged for.
@@ -139,11 +131,11 @@ pub struct Account {
     pub namespace: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
-    /// Its uid: one that was deleted and made again is another identity.
+    /// Its uid: a recreated ServiceAccount is a different identity.
     pub uid: Arc<str>,
-    /// Where each target namespace has its own, which namespace of that name: the end of a ServiceAccount may be heard of
-    /// after that of its namespace, and nothing fetched for the one must serve the next.
-    pub incarnation: NamespaceUid,
+    /// The uid of the target namespace, if each has its own ServiceAccount. The deletion of a ServiceAccount may be observed
+    /// after its namespace was recreated, and a token of the old namespace must not be used in the new one.
+    pub namespace_uid: NamespaceUid,
     /// The role.
     pub role: RoleArn,
     /// The audiences of its token.
@@ -153,21 +145,21 @@ pub struct Account {
 impl Identity {
     /// The operator's own.
     pub fn operator() -> Self {
-        Self(Arc::new(Parts { base: Source::Operator, roles: Arc::new([]), sts: None }))
+        Self(Arc::new(Parts { base: IdentitySource::Operator, roles: Arc::new([]), sts: None }))
     }
 
-    /// Whoever fetched a token that was found again while `auth` came to no identity.
-    pub fn former() -> Self {
-        Self(Arc::new(Parts { base: Source::Former, roles: Arc::new([]), sts: None }))
+    /// The unknown identity behind a token that was recovered while `auth` did not resolve.
+    pub fn unresolved() -> Self {
+        Self(Arc::new(Parts { base: IdentitySource::Unresolved, roles: Arc::new([]), sts: None }))
     }
 
-    /// Whether it is not known.
-    pub fn is_former(&self) -> bool {
-        self.0.base == Source::Former
+    /// Whether the identity is unknown.
+    pub fn is_unresolved(&self) -> bool {
+        self.0.base == IdentitySource::Unresolved
     }
 
-    /// Where it begins.
-    pub fn source(&self) -> &Source {
+    /// The credentials that it starts from.
+    pub fn source(&self) -> &IdentitySource {
         &self.0.base
     }
 
@@ -176,37 +168,37 @@ impl Identity {
         &self.0.roles
     }
 
-    /// The region whose STS is asked; none when no session is made.
+    /// The region whose STS is called; none if no role is assumed.
     pub fn sts_region(&self) -> Option<&Region> {
         self.0.sts.as_ref()
     }
 
     /// Whether it is the operator's own, without any role assumed from it.
     pub fn is_operators_own(&self) -> bool {
-        self.0.base == Source::Operator && self.0.roles.is_empty()
+        self.0.base == IdentitySource::Operator && self.0.roles.is_empty()
     }
 
-    /// A bounded word for metric labels and logs.
+    /// A bounded value for metric labels and logs.
     pub fn kind(&self) -> &'static str {
         match (&self.0.base, self.0.roles.is_empty()) {
-            (Source::Operator, true) => "operator",
-            (Source::Operator, false) => "operator_role",
-            (Source::Account(_), true) => "service_account",
-            (Source::Account(_), false) => "service_account_role",
-            (Source::Keys { .. }, true) => "secret",
-            (Source::Keys { .. }, false) => "secret_role",
-            (Source::Former, _) => "former",
+            (IdentitySource::Operator, true) => "operator",
+            (IdentitySource::Operator, false) => "operator_role",
+            (IdentitySource::Account(_), true) => "service_account",
+            (IdentitySource::Account(_), false) => "service_account_role",
+            (IdentitySource::Keys { .. }, true) => "secret",
+            (IdentitySource::Keys { .. }, false) => "secret_role",
+            (IdentitySource::Unresolved, _) => "former",
         }
     }
 
-    /// A digest over everything that distinguishes it. An external id could be guessed from it, so it is published only
-    /// together with a token, and where only those read it who can read the spec.
+    /// A digest over all fields. An external id could be guessed from it, so it is published only together with a token, and
+    /// only where its readers can read the spec as well.
     pub fn digest(&self) -> Digest {
         self.encode("identity/v1", Extent::Whole)
     }
 
-    /// A digest over what decides what its tokens may do, for annotations that tenants read. External ids are left out:
-    /// they decide only whether a role may be assumed, and somebody could find them out by trying.
+    /// A digest over the fields that decide what its tokens may do, for annotations that tenants can read. External ids are
+    /// left out: they only decide whether a role may be assumed, and could be guessed from the digest.
     pub fn principal(&self) -> Digest {
         self.encode("principal/v1", Extent::Principal)
     }
@@ -219,26 +211,31 @@ impl Identity {
     }
 }
 
-impl Source {
+impl IdentitySource {
     fn encode(&self, fields: Fields, extent: Extent) -> Fields {
         match self {
             Self::Operator => fields.text("operator"),
-            Self::Account(Account { namespace, name, uid, incarnation, role, audiences }) => {
+            Self::Account(Account { namespace, name, uid, namespace_uid, role, audiences }) => {
                 let fields = fields.text("account").text(namespace).text(name).text(uid);
-                incarnation.encode(fields).text(role.as_str()).texts(audiences)
+                namespace_uid.encode(fields).text(role.as_str()).texts(audiences)
             }
             Self::Keys { keys, material } => keys.encode(fields.text("keys")).digest(match extent {
                 Extent::Whole => material.whole,
-                // No secret, and enough to tell whose keys they are.
+                // Not secret, and enough to distinguish the keys.
                 Extent::Principal => material.access_key_id,
             }),
-            Self::Former => fields.text("former"),
+            Self::Unresolved => fields.text("former"),
         }
     }
 }
 
 impl Keys {
-    /// What the keys are, from what is known of their Secret.
+    /// The Secret that holds them.
+    pub fn scope(&self) -> KeysScope {
+        KeysScope { namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+
+    /// The digests of the keys, from the record of their Secret.
     ///
     /// # Errors
     /// The Secret lacks one of them.
@@ -246,8 +243,8 @@ impl Keys {
         let Self { namespace, name, .. } = self;
         let digest = |key: &str| {
             let lacks = || format!("Secret {namespace}/{name} has no text under the key {key:?}");
-            let halt = || SpecError { reason: Reason::IdentityNotFound, message: lacks() };
-            found.texts.get(key).copied().ok_or_else(halt)
+            let error = || SpecError { reason: Reason::IdentityNotFound, message: lacks() };
+            found.texts.get(key).copied().ok_or_else(error)
         };
         let access_key_id = digest(&self.access_key_id)?;
         let fields = Fields::new("keys/v1").digest(access_key_id).digest(digest(&self.secret_access_key)?);
@@ -275,17 +272,17 @@ impl RoleStep {
     }
 }
 
-/// For people: where it begins and the last role.
+/// For people: the source, then the roles.
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.base {
-            Source::Operator => f.write_str("the operator's own identity")?,
-            Source::Account(account) => write!(f, "ServiceAccount {}/{}", account.namespace, account.name)?,
-            Source::Keys { keys, .. } => write!(f, "the keys in Secret {}/{}", keys.namespace, keys.name)?,
-            Source::Former => f.write_str("a former identity")?,
+            IdentitySource::Operator => f.write_str("the operator's own identity")?,
+            IdentitySource::Account(account) => write!(f, "ServiceAccount {}/{}", account.namespace, account.name)?,
+            IdentitySource::Keys { keys, .. } => write!(f, "the keys in Secret {}/{}", keys.namespace, keys.name)?,
+            IdentitySource::Unresolved => f.write_str("a former identity")?,
         }
         let first = match &self.0.base {
-            Source::Account(account) => Some(&account.role),
+            IdentitySource::Account(account) => Some(&account.role),
             _ => None,
         };
         for role in first.into_iter().chain(self.0.roles.iter().map(|step| &step.role)) {
@@ -301,23 +298,23 @@ impl fmt::Debug for Identity {
     }
 }
 
-impl Auth {
+impl AuthPlan {
     /// The operator's own identity.
     pub fn operator() -> Self {
         Self { base: Base::Operator, roles: Arc::new([]), sts: None, refused: None }
     }
 
-    /// One that comes to no identity: the registry that has it is not renewed, and the others are.
+    /// The same `auth`, refused: a registry that uses it is not refreshed, and the others are.
     pub fn refused(self, why: SpecError) -> Self {
         Self { refused: Some(why), ..self }
     }
 
-    /// Why it comes to no identity before anything that it refers to is looked at.
+    /// Why it is refused, if that is known without its references.
     pub fn refusal(&self) -> Option<&SpecError> {
         self.refused.as_ref()
     }
 
-    /// Checks `auth` for the tokens of one region. `own` is the operator's region, whose STS is asked when it is in the same
+    /// Validates `auth` for the tokens of one region. `own` is the operator's region, whose STS is called if it is in the same
     /// partition.
     ///
     /// # Errors
@@ -338,19 +335,18 @@ impl Auth {
         Ok(Self { base, roles: roles.into(), sts: Some(near.unwrap_or(region).clone()), refused: None })
     }
 
-    /// A digest over what it says, whether or not that may be used. As with [`Identity::digest`], an external id could be
+    /// A digest over all fields, whether or not they are allowed. As with [`Identity::digest`], an external id could be
     /// guessed from it alone.
     pub fn digest(&self) -> Digest {
         let fields = Fields::new("auth/v1");
         let fields = match &self.base {
             Base::Operator => fields.text("operator"),
-            Base::Account { of: Accounts::One { namespace, name }, role, audiences } => {
-                let fields = fields.text("account").text(namespace).text(name);
-                fields.optional(role.as_ref().map(RoleArn::as_str)).texts(audiences)
-            }
-            Base::Account { of: Accounts::OfTarget { name }, role, audiences } => {
-                let fields = fields.text("account of each target").text(name);
-                fields.optional(role.as_ref().map(RoleArn::as_str)).texts(audiences)
+            Base::Account { of: AccountScope { namespace, name }, role, audiences } => {
+                let fields = match namespace {
+                    Some(namespace) => fields.text("account").text(namespace),
+                    None => fields.text("account of each target"),
+                };
+                fields.text(name).optional(role.as_ref().map(RoleArn::as_str)).texts(audiences)
             }
             Base::Keys(keys) => keys.encode(fields.text("keys")),
         };
@@ -358,28 +354,21 @@ impl Auth {
         fields.optional(self.sts.as_ref().map(Region::as_str)).finish()
     }
 
-    /// Whether each target namespace has an identity of its own. What is refused is refused for all of them alike.
+    /// Whether each target namespace has an identity of its own. A refusal applies to all namespaces.
     pub fn is_each_targets(&self) -> bool {
-        self.refused.is_none() && matches!(self.base, Base::Account { of: Accounts::OfTarget { .. }, .. })
+        self.refused.is_none() && matches!(self.base, Base::Account { of: AccountScope { namespace: None, .. }, .. })
     }
 
-    /// Which ServiceAccounts or Secret it refers to.
+    /// The ServiceAccounts or the Secret that it refers to.
     pub fn reference(&self) -> Option<Reference> {
         match &self.base {
             Base::Operator => None,
-            Base::Account { of: Accounts::One { namespace, name }, .. } => {
-                Some(Reference::Account(AccountScope { namespace: Some(namespace.clone()), name: name.clone() }))
-            }
-            Base::Account { of: Accounts::OfTarget { name }, .. } => {
-                Some(Reference::Account(AccountScope { namespace: None, name: name.clone() }))
-            }
-            Base::Keys(keys) => {
-                Some(Reference::Keys(KeysScope { namespace: keys.namespace.clone(), name: keys.name.clone() }))
-            }
+            Base::Account { of, .. } => Some(Reference::Account(of.clone())),
+            Base::Keys(keys) => Some(Reference::Keys(keys.scope())),
         }
     }
 
-    /// The one ServiceAccount or Secret that it refers to, in the target namespace where each has its own.
+    /// The ServiceAccount or Secret that it refers to; in this target namespace, if each has its own.
     pub fn reference_in(&self, target: Option<&str>) -> Option<Reference> {
         Some(match self.reference()? {
             Reference::Account(AccountScope { namespace, name }) => {
@@ -389,10 +378,10 @@ impl Auth {
         })
     }
 
-    /// The identity that it comes to, in the target namespace where each has its own.
+    /// Resolves the identity; in this target namespace, if each has its own.
     ///
     /// # Errors
-    /// Something that it refers to is missing, or may not be used; the message says what to do.
+    /// A reference is missing or not allowed. The message says what to do.
     pub fn resolve(
         &self,
         target: Option<(&str, NamespaceUid)>,
@@ -402,22 +391,18 @@ impl Auth {
             return Err(why.clone());
         }
         let base = match &self.base {
-            Base::Operator => Source::Operator,
+            Base::Operator => IdentitySource::Operator,
             Base::Account { of, role, audiences } => {
-                let (namespace, name, incarnation) = match of {
-                    Accounts::One { namespace, name } => (namespace.clone(), name, NamespaceUid::default()),
-                    Accounts::OfTarget { name } => {
-                        let (namespace, incarnation) = target.unwrap_or_default();
-                        (namespace.into(), name, incarnation)
-                    }
+                let (namespace, namespace_uid) = match &of.namespace {
+                    Some(namespace) => (namespace.clone(), NamespaceUid::default()),
+                    None => target.map(|(namespace, uid)| (namespace.into(), uid)).unwrap_or_default(),
                 };
-                let account = self.account(namespace, name, role.as_ref(), audiences, references)?;
-                Source::Account(Account { incarnation, ..account })
+                let account = self.account(namespace, &of.name, role.as_ref(), audiences, references)?;
+                IdentitySource::Account(Account { namespace_uid, ..account })
             }
             Base::Keys(keys) => {
-                let scope = KeysScope { namespace: keys.namespace.clone(), name: keys.name.clone() };
-                let found = references.keys(&scope)?;
-                Source::Keys { keys: keys.clone(), material: keys.material(found)? }
+                let found = references.keys(&keys.scope())?;
+                IdentitySource::Keys { keys: keys.clone(), material: keys.material(found)? }
             }
         };
         Ok(Identity(Arc::new(Parts { base, roles: self.roles.clone(), sts: self.sts.clone() })))
@@ -454,55 +439,16 @@ impl Auth {
             ([], None) => vec![STS_AUDIENCE.to_owned()],
             (given, _) => given.to_vec(),
         };
-        let incarnation = NamespaceUid::default();
-        Ok(Account { namespace, name: name.clone(), uid: found.uid.clone(), incarnation, role, audiences })
-    }
-}
-
-/// What a spec refers to, for people.
-impl fmt::Display for Reference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Account(scope) => write!(f, "ServiceAccount {scope}"),
-            Self::Keys(scope) => write!(f, "Secret {scope}"),
-            Self::Include(scope) => write!(f, "Secret {scope}"),
-        }
-    }
-}
-
-/// What a spec refers to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reference {
-    /// ServiceAccounts.
-    Account(AccountScope),
-    /// A Secret with static keys.
-    Keys(KeysScope),
-    /// A docker config of others.
-    Include(IncludeScope),
-}
-
-impl Reference {
-    /// What an `auth` of a spec refers to, whether or not the rest of it is right.
-    pub fn of(auth: &api::Auth) -> Option<Self> {
-        let account = auth.service_account.as_ref().and_then(|account| match &account.from_target_namespace {
-            Some(name) => Some(AccountScope { namespace: None, name: name.as_str().into() }),
-            None => Some(AccountScope {
-                namespace: Some(account.namespace.as_deref()?.into()),
-                name: account.name.as_deref()?.into(),
-            }),
-        });
-        let keys = auth.secret_ref.as_ref();
-        let keys =
-            keys.map(|keys| KeysScope { namespace: keys.namespace.as_str().into(), name: keys.name.as_str().into() });
-        account.map(Self::Account).or(keys.map(Self::Keys))
+        let namespace_uid = NamespaceUid::default();
+        Ok(Account { namespace, name: name.clone(), uid: found.uid.clone(), namespace_uid, role, audiences })
     }
 }
 
 fn account_base(account: &ServiceAccountAuth, region: &Region) -> Result<Base, SpecError> {
     let of = match (&account.from_target_namespace, &account.namespace, &account.name) {
-        (Some(name), None, None) => Accounts::OfTarget { name: name.as_str().into() },
+        (Some(name), None, None) => AccountScope { namespace: None, name: name.as_str().into() },
         (None, Some(namespace), Some(name)) => {
-            Accounts::One { namespace: namespace.as_str().into(), name: name.as_str().into() }
+            AccountScope { namespace: Some(namespace.as_str().into()), name: name.as_str().into() }
         }
         _ => {
             let message = "auth.serviceAccount takes either namespace and name, or fromTargetNamespace alone";
@@ -560,10 +506,10 @@ mod tests {
     use serde_json::{Value, json};
     use std::collections::BTreeSet;
 
-    fn parsed(auth: Value) -> Auth {
+    fn parsed(auth: Value) -> AuthPlan {
         let region = Region::parse("eu-west-1").unwrap();
         let auth: Option<api::Auth> = serde_json::from_value(auth).unwrap();
-        Auth::parse(auth.as_ref(), &region, None).unwrap()
+        AuthPlan::parse(auth.as_ref(), &region, None).unwrap()
     }
 
     fn references() -> References {
@@ -583,9 +529,9 @@ mod tests {
         references
     }
 
-    fn identity(auth: &Auth) -> Identity {
-        let incarnation = NamespaceUid::of("uid-of-the-namespace", Timestamp::from_second(1_767_225_600).ok());
-        auth.resolve(Some(("ops", incarnation)), &references()).unwrap()
+    fn identity(auth: &AuthPlan) -> Identity {
+        let namespace_uid = NamespaceUid::of("uid-of-the-namespace", Timestamp::from_second(1_767_225_600).ok());
+        auth.resolve(Some(("ops", namespace_uid)), &references()).unwrap()
     }
 
     /// What stands in statuses and annotations: with other values, an upgrade fetches and writes everything anew.

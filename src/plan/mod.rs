@@ -1,11 +1,13 @@
-//! What should be true: the spec as checked values, without a client, a clock or a token.
+//! The spec as validated values, without a client, a clock or a token.
 
 pub mod auth;
+pub mod namespaces;
 pub mod outputs;
 pub mod references;
 pub mod refresh;
 mod registries;
 pub mod schedule;
+pub mod scopes;
 pub mod targets;
 
 use std::collections::BTreeSet;
@@ -16,10 +18,12 @@ use std::time::Duration;
 use crate::api::registry::{AccountId, Host, NameError, Region};
 use crate::api::status::Reason;
 use crate::api::{self, ConflictPolicy, DeletionPolicy, EcrCredentialSpec, HostVariant};
-use auth::Auth;
-use outputs::{IncludeScope, OutputScope, SecretPlan};
+use auth::AuthPlan;
+use namespaces::{NamespaceMatcher, SelectionError};
+use outputs::SecretPlan;
 use references::AllowedIdentities;
-use targets::{NamespaceMatcher, SelectionError, SelectorIndex};
+use scopes::{IncludeScope, OutputScope};
+use targets::SelectorIndex;
 
 pub use auth::Identity;
 pub use registries::host_taken;
@@ -54,16 +58,16 @@ pub enum Service {
     Public,
 }
 
-/// What a registry needs: a token, by what the spec says of it. It stays the same when the identity behind it changes.
+/// A token as the spec describes it. It stays the same when the identity to which `auth` resolves changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TokenSpec {
     /// Whose identity fetches it.
-    pub auth: Arc<Auth>,
+    pub auth: Arc<AuthPlan>,
     /// Which API issues it.
     pub service: Service,
 }
 
-/// Everything that distinguishes one token from another; the key of the token cache.
+/// A token by the resolved identity: the key of the token cache.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TokenKey {
     /// Whose identity fetches it.
@@ -73,6 +77,14 @@ pub struct TokenKey {
 }
 
 impl Service {
+    /// The name of the API, in metrics, log lines and reports.
+    pub const fn api(&self) -> &'static str {
+        match self {
+            Self::Private { .. } => "ecr",
+            Self::Public => "ecr-public",
+        }
+    }
+
     /// The region whose API issues the token.
     pub fn region(&self) -> Region {
         match self {
@@ -85,9 +97,9 @@ impl Service {
 /// The hosts that one registry entry writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hosts {
-    /// Known beforehand: each host with the account that it belongs to, if it is an account's own.
+    /// Known from the spec: each host, with its account if it belongs to one.
     Named(Vec<(Host, Option<AccountId>)>),
-    /// The caller's own account, known only from the API's answer.
+    /// Those of the caller's own account, which only the response of ECR names.
     Callers {
         /// The region of the hosts.
         region: Region,
@@ -99,7 +111,7 @@ pub enum Hosts {
 }
 
 impl Hosts {
-    /// The hosts, given the account that the API's answer names.
+    /// The hosts, given the account that the response of ECR names.
     ///
     /// # Errors
     /// The partition lacks a variant; the account is needed and unknown.
@@ -119,7 +131,7 @@ impl Hosts {
     }
 }
 
-/// Why the hosts of a registry cannot be told.
+/// Why the hosts of a registry are unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostsError {
     /// The answer had no `proxyEndpoint` of an ECR registry.
@@ -130,37 +142,37 @@ pub enum HostsError {
     Name(#[from] NameError),
 }
 
-/// One registry entry of the spec, checked.
+/// One registry entry of the spec, validated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryPlan {
     /// The region whose API issues its tokens, if it is known.
     pub region: Option<Region>,
-    /// The tokens it needs: one, or one for each ten account ids when these are sent; none where nothing can be done for it.
-    pub needs: Vec<TokenSpec>,
+    /// Its tokens: one, or one for each ten account ids if these are sent; none if the entry is invalid as a whole.
+    pub token_specs: Vec<TokenSpec>,
     /// The hosts it writes.
     pub hosts: Hosts,
     /// Whether its entries are removed once expired: an expired entry breaks pulls that work anonymously.
     pub anonymous_works: bool,
-    /// What is wrong with the entry. Whatever else it asks for is done.
+    /// What is wrong with the entry. The valid rest of it is refreshed.
     pub problem: Option<SpecError>,
-    /// Whether it may have hosts that are not in `hosts`, because of the problem: an existing Secret may have their logins.
+    /// Whether hosts may be missing from `hosts` because of the problem. An existing Secret may have their entries.
     pub lacks_hosts: bool,
 }
 
 impl RegistryPlan {
     /// Whether each target namespace has a token of its own for it.
     pub fn is_each_targets(&self) -> bool {
-        self.needs.iter().any(|need| need.auth.is_each_targets())
+        self.token_specs.iter().any(|spec| spec.auth.is_each_targets())
     }
 
-    /// Why no token is fetched for it, if that is plain from the spec and the installation.
+    /// Why no token is fetched for it, if the spec or the installation forbids it.
     pub fn refusal(&self) -> Option<&SpecError> {
-        let problem = self.problem.as_ref().filter(|_| self.needs.is_empty());
-        problem.or_else(|| self.needs.iter().find_map(|need| need.auth.refusal()))
+        let problem = self.problem.as_ref().filter(|_| self.token_specs.is_empty());
+        problem.or_else(|| self.token_specs.iter().find_map(|spec| spec.auth.refusal()))
     }
 }
 
-/// The spec as checked values.
+/// The spec as validated values.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// One for each of `spec.registries`, in the same order.
@@ -169,20 +181,20 @@ pub struct Plan {
     pub secret: SecretPlan,
     /// One for each of `spec.outputs`, in the same order.
     pub outputs: Vec<SecretPlan>,
-    /// The docker configs of others that are merged into ours, in order.
+    /// The docker configs that are included, in order.
     pub includes: Vec<IncludeScope>,
     /// What happens to Secrets that are not ours.
     pub conflict_policy: ConflictPolicy,
     /// Whether the garbage collector removes the Secrets with the `EcrCredential`.
     pub deletion_policy: DeletionPolicy,
-    /// When passwords are replaced.
+    /// When tokens are refreshed.
     pub refresh: schedule::RefreshPolicy,
 }
 
 impl Plan {
-    /// The tokens that all registries need, each once.
-    pub fn needs(&self) -> BTreeSet<&TokenSpec> {
-        self.registries.iter().flat_map(|r| &r.needs).collect()
+    /// The tokens of all registries, each once.
+    pub fn token_specs(&self) -> BTreeSet<&TokenSpec> {
+        self.registries.iter().flat_map(|r| &r.token_specs).collect()
     }
 
     /// Every Secret: the pull secret, then the outputs.
@@ -201,7 +213,7 @@ impl Plan {
     }
 }
 
-/// What the operator was started with, as far as plans depend on it.
+/// The settings of the operator that plans depend on.
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
     /// The operator's own region, for entries without one.
@@ -210,12 +222,12 @@ pub struct Limits {
     pub secret_names: Option<BTreeSet<Arc<str>>>,
     /// The outputs that may be written; `None` for any.
     pub outputs: Option<BTreeSet<OutputScope>>,
-    /// The docker configs of others that may be read.
+    /// The docker configs that may be included.
     pub includes: BTreeSet<IncludeScope>,
     /// The namespaces that may be written; `None` for any.
     pub namespaces: Option<BTreeSet<Arc<str>>>,
-    /// Whose identities may be used besides the operator's own.
-    pub lent: AllowedIdentities,
+    /// The identities that may be used besides the operator's own.
+    pub identities: AllowedIdentities,
     /// Whether the policy that attaches Secrets to pods is installed.
     pub attach_pods: bool,
     /// The names of ServiceAccounts to which Secrets may be attached.
@@ -233,7 +245,7 @@ impl Limits {
     }
 }
 
-/// Why nothing is done for an `EcrCredential`, or for one of its registries, until somebody changes it or the installation.
+/// Why an `EcrCredential`, or one of its registries, is stalled until the spec or the installation changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpecError {
     /// The reason for the conditions.
@@ -260,13 +272,13 @@ impl From<SelectionError> for SpecError {
     }
 }
 
-/// Checks a spec against what the operator may do.
+/// Validates a spec against the settings of the operator.
 ///
-/// A registry that is wrong or not allowed is reported with that registry, and the others are refreshed.
+/// A registry that is invalid or not allowed has its own error, and the others are refreshed.
 ///
 /// # Errors
-/// A [`SpecError`] whose message says what to change. The CRD's rules refuse nearly all of these before they get here; an
-/// object stored under older rules, or a limit of the installation, does not pass through them.
+/// A [`SpecError`] whose message says what to change. The CRD's validation rejects nearly all of these earlier. It does not cover
+/// objects that were stored under older rules, and limits of the installation.
 pub fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Plan, SpecError> {
     if let Some(allowed) = &limits.secret_names
         && !allowed.contains(spec.secret.name.as_str())
@@ -301,7 +313,7 @@ pub fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Plan, SpecError
     })
 }
 
-/// The docker configs of others that a spec names, in order.
+/// The docker configs that a spec includes, in order.
 pub fn includes(spec: &EcrCredentialSpec) -> Vec<IncludeScope> {
     let scope = |include: &api::Include| IncludeScope {
         namespace: include.secret_ref.namespace.as_str().into(),
@@ -310,7 +322,7 @@ pub fn includes(spec: &EcrCredentialSpec) -> Vec<IncludeScope> {
     spec.include.iter().map(scope).collect()
 }
 
-/// An account that stands for one that is not known yet.
+/// A placeholder for an account that is not known yet.
 fn placeholder_account() -> Option<AccountId> {
     AccountId::parse("000000000000").ok()
 }

@@ -1,40 +1,14 @@
 //! The Secrets that an `EcrCredential` asks for: the pull secret and the outputs, checked against what the installation allows.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 
-use super::targets::NamespaceMatcher;
+use super::namespaces::NamespaceMatcher;
+use super::scopes::{IncludeScope, OutputScope};
 use super::{Hosts, Limits, RegistryPlan, SpecError};
 use crate::api::registry::Host;
 use crate::api::status::Reason;
 use crate::api::{EcrCredentialSpec, LoginFields, Output, OutputFormat};
-
-/// An output that `EcrCredentials` may ask for, from the command line.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OutputScope {
-    /// The namespace; none for every target namespace.
-    pub namespace: Option<Arc<str>>,
-    /// The Secret's name.
-    pub name: Arc<str>,
-    /// The format.
-    pub format: OutputFormat,
-}
-
-/// A Secret whose docker config may be merged into ours, from the command line.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IncludeScope {
-    /// The namespace.
-    pub namespace: Arc<str>,
-    /// The name.
-    pub name: Arc<str>,
-}
-
-impl fmt::Display for IncludeScope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
 
 /// One Secret that each of its target namespaces should hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,9 +17,9 @@ pub struct SecretPlan {
     pub name: Arc<str>,
     /// Whether it is one of `spec.outputs`.
     pub is_output: bool,
-    /// Its form.
+    /// Its format.
     pub format: OutputFormat,
-    /// The one host whose token it holds; none where it holds all of them.
+    /// The host whose token it holds; none if it holds all hosts.
     pub host: Option<Host>,
     /// Which fields each entry of a docker config has.
     pub login_fields: LoginFields,
@@ -53,7 +27,7 @@ pub struct SecretPlan {
     pub labels: BTreeMap<String, String>,
     /// Annotations besides the operator's own.
     pub annotations: BTreeMap<String, String>,
-    /// Why it is written nowhere, if that is plain from the spec and the installation.
+    /// Why it is not written, if the spec or the installation forbids it.
     pub refusal: Option<SpecError>,
 }
 
@@ -73,7 +47,7 @@ impl SecretPlan {
         }
     }
 
-    /// An output of a spec. What is wrong with it stays with it: no other Secret is affected.
+    /// An output of a spec. If it is invalid, no other Secret is affected.
     pub(super) fn output(output: &Output, registries: &[RegistryPlan], limits: &Limits) -> Self {
         let host = output.host.as_deref().map(Host::parse).transpose();
         let refusal = match &host {
@@ -93,19 +67,19 @@ impl SecretPlan {
     }
 }
 
-/// Whether a Secret of this form holds the token of one host.
+/// Whether a Secret of this format holds the token of one host.
 pub const fn is_of_one_host(format: OutputFormat) -> bool {
     !matches!(format, OutputFormat::DockerConfigJson | OutputFormat::DockerConfigFile)
 }
 
-/// What is wrong with an output as it stands in the spec.
+/// Why an output is invalid, by the spec alone.
 fn unfit(output: &Output, host: Option<&Host>, registries: &[RegistryPlan]) -> Option<SpecError> {
     let (name, format) = (&output.name, output.format.as_str());
     let Some(host) = host else {
         return is_of_one_host(output.format)
             .then(|| SpecError::invalid(format!("spec.outputs: {name}: the format {format} needs a host")));
     };
-    // The caller's own account is known only with its token.
+    // The caller's own account is known only once there is a token.
     let may_write = |registry: &RegistryPlan| match &registry.hosts {
         Hosts::Named(hosts) => hosts.iter().any(|(named, _)| named == host),
         Hosts::Callers { .. } => host
@@ -121,7 +95,7 @@ fn unfit(output: &Output, host: Option<&Host>, registries: &[RegistryPlan]) -> O
     })
 }
 
-/// What the installation says against an output wherever it is.
+/// Why the installation does not allow an output in any namespace.
 fn not_allowed(output: &Output, limits: &Limits) -> Option<SpecError> {
     let allowed = limits.outputs.as_ref()?;
     let fits = |scope: &&OutputScope| *scope.name == *output.name && scope.format == output.format;
@@ -146,7 +120,7 @@ pub fn output_not_allowed(name: &str, format: OutputFormat, namespace: Option<&s
     SpecError { reason: Reason::OutputNotAllowed, message }
 }
 
-/// The installation does not let the operator read a docker config of others.
+/// The installation does not let the operator read an included docker config.
 pub fn include_not_allowed(scope: &IncludeScope) -> SpecError {
     let IncludeScope { namespace, name } = scope;
     let message = format!(
@@ -155,7 +129,7 @@ pub fn include_not_allowed(scope: &IncludeScope) -> SpecError {
     SpecError { reason: Reason::IncludeNotAllowed, message }
 }
 
-/// RBAC does not let the operator read a docker config of others.
+/// RBAC does not let the operator read an included docker config.
 pub fn include_not_readable(scope: &IncludeScope) -> SpecError {
     let message = format!(
         "the operator lacks permission to get, list and watch the Secret {scope}: the chart grants it for the entries of include.secrets"
@@ -168,7 +142,7 @@ pub fn include_not_readable(scope: &IncludeScope) -> SpecError {
 pub struct WantedSecret {
     /// Its name.
     pub name: Arc<str>,
-    /// Its form.
+    /// Its format.
     pub format: OutputFormat,
     /// The namespaces that should hold it; `None` when the spec is not usable, so that none does.
     pub selection: Option<NamespaceMatcher>,
@@ -193,7 +167,7 @@ pub fn wanted_secrets(spec: &EcrCredentialSpec, limits: &Limits) -> Vec<WantedSe
     let all = NamespaceMatcher::parse(&spec.namespaces).ok();
     let mut wanted = vec![WantedSecret::anywhere(&spec.secret.name, all.clone())];
     for output in &spec.outputs {
-        // Of two with one name the first counts, and the spec is not usable.
+        // If two have the same name, the first counts, and the spec is invalid.
         if wanted.iter().any(|other| *other.name == *output.name) {
             continue;
         }
@@ -269,7 +243,7 @@ mod tests {
             let plan = plan(&spec(registries.clone(), output.clone()), &limits(&outputs)).unwrap();
             assert_eq!(plan.secret.refusal, None, "{what}");
             let refusal = plan.outputs[0].refusal.as_ref();
-            assert_eq!(refusal.map(|halt| halt.reason), says.map(|_| Reason::OutputNotAllowed), "{what}");
+            assert_eq!(refusal.map(|error| error.reason), says.map(|_| Reason::OutputNotAllowed), "{what}");
             assert!(says.is_none_or(|says| refusal.unwrap().message.contains(says)), "{what}: {refusal:?}");
         }
     }
@@ -295,7 +269,7 @@ mod tests {
             let plan = plan(&spec(registries.clone(), output), &Limits::default()).unwrap();
             let refusal = plan.outputs[0].refusal.as_ref();
             assert_eq!(refusal.is_none(), fits, "{what}: {refusal:?}");
-            assert!(refusal.is_none_or(|halt| halt.reason == Reason::InvalidSpec && halt.message.contains(host)));
+            assert!(refusal.is_none_or(|error| error.reason == Reason::InvalidSpec && error.message.contains(host)));
         }
         let without = json!([{ "name": "out", "format": "Jenkins" }]);
         let plan = plan(&spec(named, without), &Limits::default()).unwrap();

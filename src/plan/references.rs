@@ -1,14 +1,13 @@
-//! What identities refer to, as the watches show it: ServiceAccounts and Secrets with static keys, by their metadata.
+//! The ServiceAccounts and Secrets with static keys that identities refer to, as the watches have seen them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 
 use super::SpecError;
-use super::auth::Reference;
-use super::targets::NamespaceUid;
+use super::namespaces::NamespaceUid;
+use super::scopes::{AccountScope, KeysScope, Reference};
 use crate::api::status::Reason;
 use crate::encoding::{Digest, Fields};
 
@@ -17,24 +16,6 @@ pub const ROLE_ANNOTATION: &str = "eks.amazonaws.com/role-arn";
 
 /// The annotation of a ServiceAccount that names the audience of its tokens.
 pub const AUDIENCE_ANNOTATION: &str = "eks.amazonaws.com/audience";
-
-/// ServiceAccounts of one name, in one namespace or in any.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AccountScope {
-    /// The namespace; none for any.
-    pub namespace: Option<Arc<str>>,
-    /// The name.
-    pub name: Arc<str>,
-}
-
-/// A Secret with static keys.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeysScope {
-    /// The namespace.
-    pub namespace: Arc<str>,
-    /// The name.
-    pub name: Arc<str>,
-}
 
 /// What is known of a ServiceAccount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,22 +30,22 @@ pub struct AccountRecord {
     pub audience: Option<String>,
 }
 
-/// What is known of a Secret with static keys. Whatever else changes of it, the same texts are the same keys.
+/// What is known of a Secret with static keys. Equal digests are the same keys, whatever else changes in the Secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeysRecord {
-    /// A digest of each text in its data, by the text's key. The texts themselves are kept nowhere.
+    /// A digest of each value in its data, by key. The values themselves are not kept.
     pub texts: BTreeMap<String, Digest>,
 }
 
 impl KeysRecord {
-    /// What is kept of texts by key.
+    /// The record of values by key.
     pub fn of<'a>(texts: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let digest = |text: &str| Fields::new("key/v1").text(text).finish();
         Self { texts: texts.into_iter().map(|(key, text)| (key.to_owned(), digest(text))).collect() }
     }
 }
 
-/// What the operator may use as other identities than its own, from its command line.
+/// The identities that the operator may use besides its own, from its command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowedIdentities {
     /// ServiceAccounts.
@@ -73,17 +54,17 @@ pub struct AllowedIdentities {
     pub keys: BTreeSet<KeysScope>,
 }
 
-/// Everything that identities refer to.
+/// All objects that identities refer to.
 #[derive(Clone, Debug, Default)]
 pub struct References {
-    lent: AllowedIdentities,
-    /// By namespace, then by name: a namespace that comes and goes must not cost a look at those of all others.
+    allowed: AllowedIdentities,
+    /// By namespace, then by name: adding or removing a namespace must not scan those of all others.
     accounts: HashMap<Arc<str>, BTreeMap<Arc<str>, AccountRecord>>,
     keys: BTreeMap<KeysScope, KeysRecord>,
     refused_accounts: BTreeSet<AccountScope>,
     refused_keys: BTreeSet<KeysScope>,
     unread_keys: BTreeMap<KeysScope, SpecError>,
-    /// What has changed so often that its changes wait.
+    /// The references whose changes are held back because there were too many.
     limited: BTreeSet<Reference>,
 }
 
@@ -100,11 +81,11 @@ impl AllowedIdentities {
 
 impl References {
     /// Nothing seen yet.
-    pub fn new(lent: AllowedIdentities) -> Self {
-        Self { lent, ..Self::default() }
+    pub fn new(allowed: AllowedIdentities) -> Self {
+        Self { allowed, ..Self::default() }
     }
 
-    /// Takes a ServiceAccount as it is now, or that it is gone; returns whether that is news.
+    /// Stores a ServiceAccount, or removes it; returns whether that is a change.
     pub fn set_account(&mut self, namespace: &str, name: &str, record: Option<AccountRecord>) -> bool {
         let Some(record) = record else { return self.remove_account(namespace, name) };
         if !self.accounts.contains_key(namespace) {
@@ -127,7 +108,7 @@ impl References {
         removed
     }
 
-    /// Takes a Secret with static keys as it is now, or that it is gone; returns whether that is news.
+    /// Stores a Secret with static keys, or removes it; returns whether that is a change.
     pub fn set_keys(&mut self, scope: &KeysScope, record: Option<KeysRecord>) -> bool {
         let was_unread = self.unread_keys.remove(scope).is_some();
         was_unread
@@ -141,8 +122,8 @@ impl References {
             }
     }
 
-    /// Notes that a Secret with static keys is there and could not be read, and why; returns whether that is news. What was
-    /// read of it before stays.
+    /// Records why a Secret with static keys could not be read; returns whether that is a change. A record from before is
+    /// kept.
     pub fn set_keys_unread(&mut self, scope: &KeysScope, why: SpecError) -> bool {
         let is_news = !self.keys.contains_key(scope) && self.unread_keys.get(scope) != Some(&why);
         if is_news {
@@ -160,27 +141,27 @@ impl References {
         }
     }
 
-    /// Notes whether ServiceAccounts of a scope may be watched; returns whether that is news.
+    /// Records whether ServiceAccounts of a scope may be watched; returns whether that is a change.
     pub fn set_accounts_refused(&mut self, scope: &AccountScope, refused: bool) -> bool {
         if refused { self.refused_accounts.insert(scope.clone()) } else { self.refused_accounts.remove(scope) }
     }
 
-    /// Notes whether a Secret with static keys may be watched; returns whether that is news.
+    /// Records whether a Secret with static keys may be watched; returns whether that is a change.
     pub fn set_keys_refused(&mut self, scope: &KeysScope, refused: bool) -> bool {
         if refused { self.refused_keys.insert(scope.clone()) } else { self.refused_keys.remove(scope) }
     }
 
-    /// Notes whether changes of something wait because there were too many; returns whether that is news.
+    /// Records whether changes of an object are held back because there were too many; returns whether that is a change.
     pub fn set_limited(&mut self, reference: &Reference, limited: bool) -> bool {
         if limited { self.limited.insert(reference.clone()) } else { self.limited.remove(reference) }
     }
 
-    /// Whether changes of something wait because there were too many.
+    /// Whether changes of an object are held back.
     pub fn is_limited(&self, reference: &Reference) -> bool {
         self.limited.contains(reference)
     }
 
-    /// Whether changes of anything wait.
+    /// Whether changes of any object are held back.
     pub fn has_limited(&self) -> bool {
         !self.limited.is_empty()
     }
@@ -190,17 +171,17 @@ impl References {
         self.accounts.get(namespace)?.get(name)
     }
 
-    /// Drops what is known of ServiceAccounts that were in a predecessor of a namespace: their end is not heard of yet.
-    pub fn bury(&mut self, namespace: &str, incarnation: NamespaceUid) {
+    /// Removes ServiceAccounts of an earlier namespace of the same name, whose deletion was not observed yet.
+    pub fn remove_predecessors_accounts(&mut self, namespace: &str, namespace_uid: NamespaceUid) {
         if let Some(accounts) = self.accounts.get_mut(namespace) {
-            accounts.retain(|_, record| !incarnation.is_after(record.created));
+            accounts.retain(|_, record| !namespace_uid.is_after(record.created));
             if accounts.is_empty() {
                 self.accounts.remove(namespace);
             }
         }
     }
 
-    /// Whether nothing is known, so that nothing takes memory.
+    /// Whether nothing is stored.
     pub fn is_empty(&self) -> bool {
         self.accounts.is_empty()
             && self.keys.is_empty()
@@ -209,12 +190,12 @@ impl References {
             && self.limited.is_empty()
     }
 
-    /// A ServiceAccount that an identity begins with.
+    /// The record of a ServiceAccount that an identity starts from.
     ///
     /// # Errors
     /// It is missing, may not be used, or may not be watched.
     pub fn account(&self, namespace: &Arc<str>, name: &Arc<str>) -> Result<&AccountRecord, SpecError> {
-        if !self.lent.has_account(Some(namespace), name) {
+        if !self.allowed.has_account(Some(namespace), name) {
             return Err(account_not_allowed(Some(namespace), name));
         }
         if let Some(found) = self.accounts.get(namespace).and_then(|accounts| accounts.get(name)) {
@@ -233,12 +214,12 @@ impl References {
         })
     }
 
-    /// The Secret with static keys that an identity begins with.
+    /// The record of a Secret with static keys that an identity starts from.
     ///
     /// # Errors
     /// It is missing, may not be used, or may not be watched.
     pub fn keys(&self, scope: &KeysScope) -> Result<&KeysRecord, SpecError> {
-        if !self.lent.keys.contains(scope) {
+        if !self.allowed.keys.contains(scope) {
             return Err(keys_not_allowed(scope));
         }
         if let Some(found) = self.keys.get(scope) {
@@ -285,16 +266,4 @@ fn refused_by_rbac(resource: &str, which: String, value: &str) -> SpecError {
         "the operator lacks permission to get, list and watch {resource} {which}: the chart grants it for the entries of {value}"
     );
     SpecError { reason: Reason::Forbidden, message }
-}
-
-impl fmt::Display for AccountScope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace.as_deref().unwrap_or("*"), self.name)
-    }
-}
-
-impl fmt::Display for KeysScope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
 }

@@ -1,4 +1,4 @@
-//! Which tokens to fetch now, when to publish what was fetched, and when to look again.
+//! Which tokens to fetch now, when to publish a fetched token, and when to check again.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,15 @@ use k8s_openapi::jiff::Timestamp;
 use super::TokenSpec;
 use super::schedule::{Life, RefreshPolicy};
 
-/// A cached token this young counts as new, though another may live longer, in seconds.
+/// A cached token younger than this counts as new, even if another would live longer, in seconds.
 const JUST_FETCHED: i64 = 60;
 
-/// What is held for one token.
+/// The state of one token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     /// The life of the token in our Secrets.
     pub published: Option<Life>,
-    /// Whether another identity has fetched that one than the spec now comes to.
+    /// Whether that token was fetched by another identity than the one to which the spec resolves now.
     pub outdated: bool,
     /// The life of the newest token in memory, perhaps fetched for another `EcrCredential`.
     pub cached: Option<Life>,
@@ -41,16 +41,16 @@ pub struct Demand {
 pub struct Step {
     /// Tokens to fetch now.
     pub fetch: Vec<TokenSpec>,
-    /// Tokens whose cached form replaces the published one. Empty while another one is fetched for the first time, so that
-    /// tokens renewed together reach each Secret in one write; none waits for one that has failed before.
+    /// Tokens whose cached version replaces the published one. Empty while another token is fetched for the first time, so that
+    /// tokens that are refreshed together reach each Secret in one write. No token waits for one whose fetch has failed.
     pub publish: Vec<TokenSpec>,
     /// A token that no Secret holds yet is being fetched.
     pub incomplete: bool,
-    /// Every token is as new as it should be.
+    /// Every token is up to date.
     pub fresh: bool,
-    /// Every token is as new as it should be, or has just failed to be renewed, or cannot be fetched at all.
+    /// Every token is up to date, or its last fetch failed, or it cannot be fetched at all.
     pub settled: bool,
-    /// When time alone changes the answer.
+    /// When the result changes by time alone.
     pub look_again: Option<Timestamp>,
 }
 
@@ -119,8 +119,8 @@ pub fn step(
         step.fresh = false;
         step.settled = false;
     }
-    // A login that has expired is replaced without waiting for others.
-    let urgent = |need: &TokenSpec| held.get(need).and_then(|h| h.published).is_some_and(|life| !life.is_valid(now));
+    // An expired token is replaced without waiting for others.
+    let urgent = |spec: &TokenSpec| held.get(spec).and_then(|h| h.published).is_some_and(|life| !life.is_valid(now));
     if awaited && !step.publish.iter().any(urgent) {
         step.publish.clear();
     }
@@ -151,7 +151,7 @@ mod tests {
     use crate::api::HostVariant;
     use crate::api::registry::Region;
     use crate::plan::Service;
-    use crate::plan::auth::Auth;
+    use crate::plan::auth::AuthPlan;
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -169,7 +169,7 @@ mod tests {
     fn key(region: &str) -> TokenSpec {
         let region = Region::parse(region).unwrap();
         let service = Service::Private { region, endpoint: HostVariant::Standard, registry_ids: Vec::new() };
-        TokenSpec { auth: Arc::new(Auth::operator()), service }
+        TokenSpec { auth: Arc::new(AuthPlan::operator()), service }
     }
 
     fn decide(now: i64, demand: Option<Demand>, held: &[(&str, Held)]) -> Step {

@@ -1,11 +1,12 @@
-//! The entries of `spec.registries` as checked values: what is wrong with one of them is that entry's own problem.
+//! The entries of `spec.registries` as validated values. An invalid entry does not affect the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use super::auth::{Auth, Reference};
-use super::references::{AccountScope, account_not_allowed, keys_not_allowed};
+use super::auth::AuthPlan;
+use super::references::{account_not_allowed, keys_not_allowed};
+use super::scopes::{AccountScope, Reference};
 use super::{Hosts, Limits, RegistryPlan, Service, SpecError, TokenSpec};
 use crate::api::registry::{AccountId, Host, NameError, Region};
 use crate::api::status::Reason;
@@ -17,7 +18,7 @@ const REGISTRY_IDS_PER_CALL: usize = 10;
 /// The most that the hosts of all registries may take in a status, in bytes.
 const MOST_HOST_BYTES: usize = 32 * 1024;
 
-/// Checks all entries.
+/// Validates all entries.
 ///
 /// # Errors
 /// There is none, or nothing can be done for any of them.
@@ -36,11 +37,11 @@ pub(super) fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Vec<Regi
 }
 
 impl RegistryPlan {
-    /// An entry for which nothing can be done.
+    /// An entry that is not refreshed at all.
     fn impossible(region: Option<Region>, problem: SpecError) -> Self {
         Self {
             region,
-            needs: Vec::new(),
+            token_specs: Vec::new(),
             hosts: Hosts::Named(Vec::new()),
             anonymous_works: false,
             problem: Some(problem),
@@ -53,7 +54,7 @@ impl RegistryPlan {
     }
 }
 
-/// Says which entry something is wrong with.
+/// Names the entry in the message of an error.
 fn wrong(number: usize, problem: impl fmt::Display) -> SpecError {
     SpecError::invalid(format!("spec.registries[{number}]: {problem}"))
 }
@@ -68,7 +69,7 @@ fn registry_plan(number: usize, registry: &Registry, auth: Option<&api::Auth>, l
             let hosts = Hosts::Named(hosts.map(|host| (host, None)).collect());
             RegistryPlan {
                 region: Some(Region::public()),
-                needs: vec![TokenSpec {
+                token_specs: vec![TokenSpec {
                     auth: checked_auth(auth, &Region::public(), limits),
                     service: Service::Public,
                 }],
@@ -82,27 +83,27 @@ fn registry_plan(number: usize, registry: &Registry, auth: Option<&api::Auth>, l
     }
 }
 
-/// Checks an `auth`, also against what the installation lets the operator use.
-fn checked_auth(auth: Option<&api::Auth>, region: &Region, limits: &Limits) -> Arc<Auth> {
-    let auth = match Auth::parse(auth, region, limits.region.as_ref()) {
+/// Validates an `auth`, also against the identities that the installation allows.
+fn checked_auth(auth: Option<&api::Auth>, region: &Region, limits: &Limits) -> Arc<AuthPlan> {
+    let auth = match AuthPlan::parse(auth, region, limits.region.as_ref()) {
         Ok(auth) => auth,
-        Err(why) => return Arc::new(Auth::operator().refused(why)),
+        Err(why) => return Arc::new(AuthPlan::operator().refused(why)),
     };
-    Arc::new(match not_lent(&auth, limits) {
+    Arc::new(match not_allowed(&auth, limits) {
         Some(why) => auth.refused(why),
         None => auth,
     })
 }
 
-/// What the installation says against an `auth`.
-fn not_lent(auth: &Auth, limits: &Limits) -> Option<SpecError> {
+/// Why the installation does not allow an `auth`.
+fn not_allowed(auth: &AuthPlan, limits: &Limits) -> Option<SpecError> {
     match auth.reference()? {
         Reference::Account(AccountScope { namespace, name }) => {
-            let lent = limits.lent.has_account(namespace.as_deref(), &name);
-            (!lent).then(|| account_not_allowed(namespace.as_deref(), &name))
+            let allowed = limits.identities.has_account(namespace.as_deref(), &name);
+            (!allowed).then(|| account_not_allowed(namespace.as_deref(), &name))
         }
-        Reference::Keys(scope) => (!limits.lent.keys.contains(&scope)).then(|| keys_not_allowed(&scope)),
-        // No identity begins with one.
+        Reference::Keys(scope) => (!limits.identities.keys.contains(&scope)).then(|| keys_not_allowed(&scope)),
+        // No `auth` has an include.
         Reference::Include(_) => None,
     }
 }
@@ -143,7 +144,7 @@ fn private_plan(number: usize, private: &PrivateRegistry, auth: Option<&api::Aut
         Hosts::Named(hosts)
     };
     let mut registry = RegistryPlan {
-        needs: needs(private, &region, &accounts, auth, limits),
+        token_specs: token_specs(private, &region, &accounts, auth, limits),
         region: Some(region),
         hosts,
         anonymous_works: false,
@@ -158,7 +159,7 @@ fn private_plan(number: usize, private: &PrivateRegistry, auth: Option<&api::Aut
 }
 
 /// The tokens that a private registry needs.
-fn needs(
+fn token_specs(
     private: &PrivateRegistry,
     region: &Region,
     accounts: &[AccountId],
@@ -184,7 +185,7 @@ fn needs(
     chunks.into_iter().map(|ids| TokenSpec { auth: auth.clone(), service: service(ids) }).collect()
 }
 
-/// What could be read of an entry, and what could not.
+/// The valid parts of an entry, and the problems of the others.
 #[derive(Default)]
 struct Parsed {
     problems: Vec<NameError>,
@@ -240,7 +241,7 @@ impl Hosts {
         }
     }
 
-    /// What they take in a status, in bytes.
+    /// Their size in a status, in bytes.
     fn bytes(&self) -> usize {
         // All accounts have ids of the same length.
         let anyone = AccountId::parse("000000000000").ok();
@@ -249,24 +250,26 @@ impl Hosts {
     }
 }
 
-/// The problem of two entries that would fill one host with tokens of different identities, of which the first has it.
+/// The error for a host that two entries would write with different tokens. The first entry has it.
 pub fn host_taken(host: &Host, earlier: usize, later: usize) -> SpecError {
     SpecError::invalid(format!(
         "spec.registries[{earlier}] and spec.registries[{later}] both have the host {host} with different identities, so the first one gets it: use other accountIds or extraHosts in one of them, or remove it"
     ))
 }
 
-/// A host that two entries would fill with different tokens is the first one's. The later one keeps its other hosts.
+/// Gives a host that two entries would write with different tokens to the first. The later entry keeps its other hosts.
 fn give_each_host_to_the_first(registries: &mut [RegistryPlan]) {
     let mut owners: BTreeMap<Host, (usize, Vec<TokenSpec>)> = BTreeMap::new();
     for (number, registry) in registries.iter_mut().enumerate() {
         let mut lost: Vec<(Host, usize)> = Vec::new();
         for host in registry.hosts.named() {
             match owners.get(host) {
-                Some((earlier, needs)) if *needs != registry.needs => lost.push((host.clone(), *earlier)),
+                Some((earlier, token_specs)) if *token_specs != registry.token_specs => {
+                    lost.push((host.clone(), *earlier))
+                }
                 Some(_) => {}
                 None => {
-                    owners.insert(host.clone(), (number, registry.needs.clone()));
+                    owners.insert(host.clone(), (number, registry.token_specs.clone()));
                 }
             }
         }
@@ -333,7 +336,7 @@ mod tests {
         for (what, auth, reason) in table {
             let bad = json!({ "private": { "accountIds": [ACCOUNT] }, "auth": auth });
             let plan = planned(&json!([{ "public": {} }, bad])).unwrap();
-            let refusals: Vec<_> = plan.registries.iter().map(|r| r.refusal().map(|halt| halt.reason)).collect();
+            let refusals: Vec<_> = plan.registries.iter().map(|r| r.refusal().map(|error| error.reason)).collect();
             assert_eq!(refusals, [None, Some(reason)], "{what}");
             assert!(!plan.has_tenants(), "{what}: refused for all namespaces alike");
             assert_eq!(planned(&json!([bad])).unwrap_err().reason, reason, "{what}: no registry is left");
@@ -422,11 +425,11 @@ mod tests {
         ];
         let first = json!({ "private": { "accountIds": [ACCOUNT], "extraHosts": ["mirror.example.com"] } });
         for (what, second, left) in table {
-            let plan = planned(&json!([first, second])).unwrap_or_else(|halt| panic!("{what}: {halt:?}"));
+            let plan = planned(&json!([first, second])).unwrap_or_else(|error| panic!("{what}: {error:?}"));
             let [one, two] = plan.registries.as_slice() else { panic!("{what}") };
             assert_eq!((hosts(one).len(), &one.problem, one.lacks_hosts), (2, &None, false), "{what}");
             assert_eq!(hosts(two), left.hosts, "{what}");
-            assert_eq!(two.needs.is_empty(), left.hosts.is_empty(), "{what}: nothing is fetched for nothing");
+            assert_eq!(two.token_specs.is_empty(), left.hosts.is_empty(), "{what}: nothing is fetched for nothing");
             assert_eq!(two.lacks_hosts, left.lacks_hosts, "{what}");
             let problem = two.problem.as_ref().unwrap_or_else(|| panic!("{what}"));
             assert_eq!(problem.reason, Reason::InvalidSpec, "{what}");
@@ -440,8 +443,8 @@ mod tests {
     #[test]
     fn what_concerns_the_whole_spec_halts_it() {
         assert!(planned(&json!([])).unwrap_err().message.contains("at least one registry"));
-        let halt = planned_in(None, &json!([{ "private": {} }, { "private": {} }])).unwrap_err();
-        assert_eq!(halt.reason, Reason::NoRegion);
+        let error = planned_in(None, &json!([{ "private": {} }, { "private": {} }])).unwrap_err();
+        assert_eq!(error.reason, Reason::NoRegion);
     }
 
     #[test]
@@ -449,9 +452,9 @@ mod tests {
         let plan =
             planned_in(None, &json!([{ "private": {} }, { "private": { "region": "eu-west-1" } }, { "public": {} }]));
         let plan = plan.unwrap();
-        let reasons: Vec<_> = plan.registries.iter().map(|r| r.problem.as_ref().map(|halt| halt.reason)).collect();
+        let reasons: Vec<_> = plan.registries.iter().map(|r| r.problem.as_ref().map(|error| error.reason)).collect();
         assert_eq!(reasons, [Some(Reason::NoRegion), None, None]);
-        assert_eq!(plan.needs().len(), 2);
+        assert_eq!(plan.token_specs().len(), 2);
     }
 
     #[test]

@@ -5,15 +5,15 @@ use std::time::Duration;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 
-/// How much earlier than it must a token is refreshed at the most, in percent of its age then. Never later: the greatest age
-/// is kept, and the tokens that it holds for are spread as well.
+/// The largest jitter, in percent of the age at refresh. Jitter only makes a refresh earlier: `maxAge` is never exceeded, and
+/// refreshes at `maxAge` are spread as well.
 const JITTER_PERCENT: f64 = 5.0;
 
-/// How close to its own refresh time a token is refreshed along with another that is due, as a part of its age at refresh.
-/// Tokens of one Secret that drift apart by less are renewed in one write.
+/// From which part of its age at refresh a token is refreshed together with another that is due. The tokens of one Secret are then
+/// refreshed in one write.
 const TOGETHER: f64 = 0.75;
 
-/// When passwords are replaced, from the spec.
+/// When tokens are refreshed, from the spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefreshPolicy {
     /// At which part of a token's life, 10 to 70 percent.
@@ -39,8 +39,8 @@ impl Life {
 }
 
 impl Life {
-    /// The one that ends first, and of those the one that began first: by whole seconds, as Secrets and statuses tell them,
-    /// so that a restarted process finds the same.
+    /// The life that ends first; of several, the one that began first. It compares whole seconds, as Secrets and statuses record
+    /// them, so that a restarted process gets the same result.
     pub fn earliest(lives: impl Iterator<Item = Self>) -> Option<Self> {
         lives.min_by_key(|life| (life.expires_at.as_second(), life.issued_at.as_second()))
     }
@@ -53,7 +53,7 @@ impl RefreshPolicy {
         later(life.issued_at, self.age_at_refresh(life, seed))
     }
 
-    /// Whether a token is near enough to its own refresh to be renewed together with another that is due now.
+    /// Whether a token is close enough to its refresh time to be refreshed together with another that is due now.
     pub fn due_together(&self, life: Life, seed: &str, now: Timestamp) -> bool {
         now >= later(life.issued_at, self.age_at_refresh(life, seed).mul_f64(TOGETHER))
     }
@@ -75,8 +75,8 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// The wait after `failures` failures in a row (1 or more), `scale` times longer for errors that time alone seldom
-    /// mends, less up to a half by jitter from `seed`.
+    /// The wait after `failures` failures in a row (1 or more). It is `scale` times longer for errors that rarely resolve by
+    /// themselves, and shorter by up to half by jitter from `seed`.
     pub fn delay(&self, failures: u32, scale: u32, seed: &str) -> Duration {
         let doubling = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
         let full = self.initial.saturating_mul(scale.max(1)).saturating_mul(doubling.max(1)).min(self.max);

@@ -1,159 +1,29 @@
-//! Which namespaces are whose: selectors over namespaces as an index, so that an event touches only what it concerns.
+//! The index of selectors and namespaces: which EcrCredential is entitled to which Secret, updated for each event.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
-use kube::core::{Expression, Selector, SelectorExt};
+use kube::core::SelectorExt;
 use wildmatch::WildMatch;
 
 use super::Uid;
-use super::auth::Reference;
+use super::namespaces::{Labels, NamespaceUid, Unselected, label_line};
 use super::outputs::WantedSecret;
-use crate::api::{LabelRequirement, NamespaceSelection, OutputFormat, SelectorOperator};
-use crate::encoding::{Digest, Fields};
+use super::scopes::Reference;
+use crate::api::OutputFormat;
 
-/// Labels as Kubernetes has them.
-pub type Labels = BTreeMap<String, String>;
-
-/// Why a namespace selection cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SelectionError {
-    /// Neither names nor selector.
-    #[error("spec.namespaces needs names or a selector; to select all namespaces, write names: [\"*\"]")]
-    Empty,
-    /// `In` or `NotIn` without values.
-    #[error("the requirement on {0:?} needs values")]
-    NoValues(String),
-}
-
-/// `spec.namespaces`, ready to match.
-#[derive(Clone, Debug)]
-pub struct NamespaceMatcher {
-    names: Vec<WildMatch>,
-    /// The names as they are written, in the same order.
-    patterns: Vec<String>,
-    exclude: Vec<WildMatch>,
-    selector: Option<Selector>,
-    anchor: String,
-}
-
-/// What parts of `spec.namespaces` select nothing, and why.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unselected {
-    /// Names of namespaces in which the operator may not write.
-    pub not_allowed: Vec<String>,
-    /// Names of namespaces that do not exist, or are being deleted.
-    pub missing: Vec<String>,
-    /// Patterns that no namespace's name matches.
-    pub unmatched: Vec<String>,
-    /// Whether the selector matches the labels of no namespace.
-    pub selector: bool,
-}
-
-/// So many names are told of each kind.
-const MOST_TOLD: usize = 5;
-
-impl Unselected {
-    /// What was not found, as a text that follows a colon; none where everything selects something.
-    pub fn not_found(&self) -> Option<String> {
-        let mut parts = Vec::new();
-        if !self.missing.is_empty() {
-            parts.push(format!("there is no namespace {}", some_of(&self.missing)));
-        }
-        if !self.unmatched.is_empty() {
-            parts.push(format!("no namespace matches {}", some_of(&self.unmatched)));
-        }
-        if self.selector {
-            parts.push("no namespace matches the labels of spec.namespaces.selector".to_owned());
-        }
-        (!parts.is_empty()).then(|| parts.join(", "))
-    }
-
-    /// Which namespaces are out of reach, and what to do; none where all may be written.
-    pub fn out_of_reach(&self) -> Option<String> {
-        (!self.not_allowed.is_empty()).then(|| {
-            format!(
-                "the operator is not allowed to write in namespace {}: remove it from spec.namespaces.names, or add it to the chart's namespaces (flag --namespace)",
-                some_of(&self.not_allowed)
-            )
-        })
-    }
-}
-
-fn some_of(names: &[String]) -> String {
-    let told = names.iter().take(MOST_TOLD).map(String::as_str).collect::<Vec<_>>().join(", ");
-    match names.len().checked_sub(MOST_TOLD).filter(|more| *more > 0) {
-        Some(more) => format!("{told} and {more} more"),
-        None => told,
-    }
-}
-
-impl NamespaceMatcher {
-    /// Prepares the globs and the selector.
-    ///
-    /// # Errors
-    /// [`SelectionError`] for a selection that the CRD's rules refuse as well.
-    pub fn parse(spec: &NamespaceSelection) -> Result<Self, SelectionError> {
-        let selector = match &spec.selector {
-            None => None,
-            Some(s) if s.match_labels.is_empty() && s.match_expressions.is_empty() => {
-                return Err(SelectionError::Empty);
-            }
-            Some(s) => {
-                let labels = s.match_labels.iter().map(|(k, v)| Expression::Equal(k.clone(), v.clone()));
-                let mut expressions: Vec<Expression> = labels.collect();
-                for requirement in &s.match_expressions {
-                    expressions.push(expression(requirement)?);
-                }
-                Some(expressions.into_iter().collect())
-            }
-        };
-        if spec.names.is_empty() && selector.is_none() {
-            return Err(SelectionError::Empty);
-        }
-        let globs = |patterns: &[String]| patterns.iter().map(|p| WildMatch::new(p)).collect();
-        let first = spec.selector.iter().flat_map(|s| &s.match_labels).next();
-        let anchor = first.filter(|_| spec.names.is_empty()).map(|(key, value)| label_line(key, value));
-        let anchor = anchor.unwrap_or_default();
-        let (names, patterns, exclude) = (globs(&spec.names), spec.names.clone(), globs(&spec.exclude));
-        Ok(Self { names, patterns, exclude, selector, anchor })
-    }
-
-    /// Whether a namespace is selected.
-    pub fn matches(&self, name: &str, labels: &Labels) -> bool {
-        let wanted = self.names.iter().any(|glob| glob.matches(name))
-            || self.selector.as_ref().is_some_and(|selector| selector.matches(labels));
-        wanted && !self.exclude.iter().any(|glob| glob.matches(name))
-    }
-}
-
-fn expression(requirement: &LabelRequirement) -> Result<Expression, SelectionError> {
-    let key = requirement.key.clone();
-    let values = || {
-        let values: BTreeSet<String> = requirement.values.iter().cloned().collect();
-        if values.is_empty() { Err(SelectionError::NoValues(requirement.key.clone())) } else { Ok(values) }
-    };
-    Ok(match requirement.operator {
-        SelectorOperator::In => Expression::In(key, values()?),
-        SelectorOperator::NotIn => Expression::NotIn(key, values()?),
-        SelectorOperator::Exists => Expression::Exists(key),
-        SelectorOperator::DoesNotExist => Expression::DoesNotExist(key),
-    })
-}
-
-/// Whether an `EcrCredential` makes use of its claims.
+/// Whether an `EcrCredential` is refreshed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Activity {
     /// It is refreshed.
     Active,
-    /// It is not refreshed until it is changed: it is suspended, or its spec is not usable. Its claims rank behind those of all
-    /// others, so that no Secret expires for it.
+    /// It is suspended, or its spec is not usable. Its claims rank behind those of all others, so that no Secret expires
+    /// because of it.
     Idle,
-    /// It cannot be read, so that what it asks for is unknown. It keeps its claims.
+    /// It cannot be read, so its spec is unknown. It keeps its claims.
     Unreadable,
 }
 
@@ -162,22 +32,22 @@ pub enum Activity {
 pub struct CredentialRef {
     /// Its name.
     pub name: Arc<str>,
-    /// When it was created: of two that want the same Secret the older wins.
+    /// When it was created: if two select the same Secret, the older one wins.
     pub created: Timestamp,
-    /// Whether it makes use of its claims.
+    /// Whether it is refreshed.
     pub activity: Activity,
-    /// The Secrets it wants, each of another name: the pull secret, then the outputs.
+    /// Its Secrets, each with a name of its own: the pull secret, then the outputs.
     pub secrets: Vec<WantedSecret>,
     /// The generation of its spec.
     pub generation: Option<i64>,
-    /// What its identities, and its docker config, refer to.
+    /// The references of its identities and its includes.
     pub references: BTreeSet<Reference>,
-    /// To which ServiceAccounts of its namespaces its pull secret is attached, by name.
+    /// The names of the ServiceAccounts to which its pull secret is attached.
     pub attach: Vec<WildMatch>,
 }
 
 impl CredentialRef {
-    /// The order of those who want the same Secret.
+    /// The order among those that select the same Secret.
     fn precedence(&self) -> impl Ord + use<'_> {
         (self.activity == Activity::Idle, self.created, &self.name)
     }
@@ -191,11 +61,11 @@ impl CredentialRef {
         self.secrets.first().map_or("", |secret| &secret.name)
     }
 
-    /// Labels without which it wants a Secret in no namespace; the empty text where it may want one without a certain label.
+    /// Labels of which a namespace must have one to be selected; the empty text if it can be selected without any of them.
     fn anchors(&self) -> BTreeSet<&str> {
         let anchors: BTreeSet<&str> =
             self.secrets.iter().filter_map(|s| Some(s.selection.as_ref()?.anchor.as_str())).collect();
-        // One that wants nothing stands somewhere as well.
+        // One that selects nothing is in the index as well.
         if anchors.is_empty() { BTreeSet::from([""]) } else { anchors }
     }
 
@@ -218,59 +88,26 @@ enum Want {
 }
 
 #[derive(Debug)]
-struct Entry {
-    claimant: CredentialRef,
+struct IndexEntry {
+    credential: CredentialRef,
     /// For each of its Secrets.
     targets: Vec<Targets>,
-    /// What selects nothing, once that was asked for and until it may have changed.
+    /// The cached result of [`SelectorIndex::unselected`], until it may have changed.
     unselected: OnceCell<Unselected>,
 }
 
 /// The namespaces of one Secret.
 #[derive(Debug, Default)]
 struct Targets {
-    /// Those that should hold it.
+    /// The target namespaces.
     selected: BTreeSet<Arc<str>>,
-    /// Those that are selected and in which it may not be written.
+    /// The namespaces that are selected and in which it may not be written.
     denied: BTreeSet<Arc<str>>,
-}
-
-/// Which of the namespaces that had a name: one that is deleted and made again is another.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NamespaceUid {
-    /// A hash of its uid.
-    uid: u64,
-    /// When it was created, in seconds since 1970.
-    created: i64,
-}
-
-impl NamespaceUid {
-    /// That of a namespace with this uid and time of creation.
-    pub fn of(uid: &str, created: Option<Timestamp>) -> Self {
-        let uid = Digest::of(uid.as_bytes()).short();
-        Self { uid, created: created.map(Timestamp::as_second).unwrap_or_default() }
-    }
-
-    /// It as fields of an identity, which outlives the process.
-    pub fn encode(&self, fields: Fields) -> Fields {
-        fields.number(self.uid.cast_signed()).number(self.created)
-    }
-
-    /// That of a namespace with this metadata.
-    pub fn of_namespace(metadata: &ObjectMeta) -> Self {
-        let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
-        Self::of(metadata.uid.as_deref().unwrap_or_default(), created)
-    }
-
-    /// Whether something in a namespace of this name that was created then was in a predecessor.
-    pub fn is_after(&self, created: Timestamp) -> bool {
-        created.as_second() < self.created
-    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct Namespace {
-    incarnation: NamespaceUid,
+    namespace_uid: NamespaceUid,
     labels: PackedLabels,
     terminating: bool,
 }
@@ -279,10 +116,6 @@ struct Namespace {
 /// breaks in them.
 #[derive(Debug, PartialEq, Eq)]
 struct PackedLabels(Box<str>);
-
-fn label_line(key: &str, value: &str) -> String {
-    format!("{key}={value}")
-}
 
 impl PackedLabels {
     fn pack(labels: &Labels) -> Self {
@@ -294,7 +127,7 @@ impl PackedLabels {
         self.0.lines()
     }
 
-    /// Whether a claimant's anchor is among them.
+    /// Whether they contain an anchor of an `EcrCredential`.
     fn have(&self, anchor: &str) -> bool {
         anchor.is_empty() || self.lines().any(|line| line == anchor)
     }
@@ -305,8 +138,8 @@ impl PackedLabels {
     }
 }
 
-/// By namespace: who wants a Secret there, the first in rank first: those that make use of their claims before the others, then the
-/// oldest; of two that were created in the same second, the first by name.
+/// By namespace: the `EcrCredentials` that select a Secret there, in order of precedence: those that are refreshed before idle ones,
+/// then the oldest, then by name.
 type Claims = HashMap<Arc<str>, Vec<Uid>>;
 
 /// All namespaces and all `EcrCredentials`, with the targets of each kept up to date.
@@ -316,12 +149,12 @@ pub struct SelectorIndex {
     /// Names and namespaces of outputs that are allowed wherever they are.
     allowed_outputs: BTreeSet<(Arc<str>, Arc<str>)>,
     namespaces: HashMap<Arc<str>, Namespace>,
-    claimants: HashMap<Uid, Entry>,
-    /// By a label that they need: whom a namespace may concern. Those that need no certain one stand under the empty text.
+    credentials: HashMap<Uid, IndexEntry>,
+    /// `EcrCredentials` by the label that they require; those that require no label are under the empty text.
     anchored: HashMap<String, BTreeSet<Uid>>,
-    /// By Secret name and namespace: everyone who wants that Secret, the first in rank first.
+    /// By Secret name and namespace: the `EcrCredentials` that select it, in order of precedence.
     claims: HashMap<Arc<str>, Claims>,
-    /// Who refers to what.
+    /// The `EcrCredentials` by their references.
     referring: HashMap<Reference, BTreeSet<Uid>>,
     /// Those that attach their Secret to ServiceAccounts.
     attaching: BTreeSet<Uid>,
@@ -338,27 +171,27 @@ impl SelectorIndex {
         Self { allowed_outputs, ..self }
     }
 
-    /// Takes a namespace as it is now; returns the claimants whose targets, or rank in them, changed.
+    /// Stores a namespace; returns the `EcrCredentials` whose targets, or rank in them, changed.
     pub fn set_namespace(
         &mut self,
         name: &str,
-        incarnation: NamespaceUid,
+        namespace_uid: NamespaceUid,
         labels: &Labels,
         terminating: bool,
     ) -> BTreeSet<Uid> {
         let name: Arc<str> = self.namespaces.get_key_value(name).map_or_else(|| name.into(), |(k, _)| k.clone());
-        let namespace = Namespace { incarnation, labels: PackedLabels::pack(labels), terminating };
+        let namespace = Namespace { namespace_uid, labels: PackedLabels::pack(labels), terminating };
         if self.namespaces.get(&name) == Some(&namespace) {
             return BTreeSet::new();
         }
         let candidates = self.candidates(self.namespaces.get(&name), &namespace);
-        let reborn = self.namespaces.get(&name).is_some_and(|old| old.incarnation != incarnation);
+        let recreated = self.namespaces.get(&name).is_some_and(|old| old.namespace_uid != namespace_uid);
         self.namespaces.insert(name.clone(), namespace);
         let (mut gained, mut lost, mut affected) = (Vec::new(), Vec::new(), BTreeSet::new());
         for uid in candidates {
-            let Some(entry) = self.claimants.get_mut(&uid) else { continue };
+            let Some(entry) = self.credentials.get_mut(&uid) else { continue };
             entry.unselected.take();
-            for (number, (secret, targets)) in entry.claimant.secrets.iter().zip(&mut entry.targets).enumerate() {
+            for (number, (secret, targets)) in entry.credential.secrets.iter().zip(&mut entry.targets).enumerate() {
                 let want = match terminating {
                     true => Want::Nothing,
                     false => want(self.allowed.as_ref(), &self.allowed_outputs, (number, secret), &name, labels),
@@ -375,7 +208,7 @@ impl SelectorIndex {
                 match (want == Want::Target, targets.selected.contains(&name)) {
                     (true, false) => gained.push((uid.clone(), number)),
                     (false, true) => lost.push((uid.clone(), number)),
-                    (true, true) if reborn => {
+                    (true, true) if recreated => {
                         affected.insert(uid.clone());
                     }
                     _ => {}
@@ -391,13 +224,13 @@ impl SelectorIndex {
         affected
     }
 
-    /// Whom a namespace may concern, or may have concerned with its old labels.
+    /// The `EcrCredentials` that may select a namespace, or may have selected it with its old labels.
     fn candidates(&self, old: Option<&Namespace>, new: &Namespace) -> BTreeSet<Uid> {
         let labels = old.into_iter().chain([new]).flat_map(|namespace| namespace.labels.lines());
         labels.chain([""]).filter_map(|anchor| self.anchored.get(anchor)).flatten().cloned().collect()
     }
 
-    /// Forgets a namespace that is gone.
+    /// Removes a namespace that is gone.
     pub fn remove_namespace(&mut self, name: &str) -> BTreeSet<Uid> {
         let affected = self.set_namespace(name, NamespaceUid::default(), &Labels::new(), true);
         self.namespaces.remove(name);
@@ -416,26 +249,26 @@ impl SelectorIndex {
 
     /// Which of the namespaces that had this name is there now, and whether it is terminating; none when there is none.
     pub fn namespace(&self, name: &str) -> Option<(NamespaceUid, bool)> {
-        self.namespaces.get(name).map(|namespace| (namespace.incarnation, namespace.terminating))
+        self.namespaces.get(name).map(|namespace| (namespace.namespace_uid, namespace.terminating))
     }
 
-    /// Which of the namespaces that had this name is there now.
-    pub fn incarnation(&self, namespace: &str) -> NamespaceUid {
-        self.namespaces.get(namespace).map(|n| n.incarnation).unwrap_or_default()
+    /// The identity of the namespace that has this name now.
+    pub fn namespace_uid(&self, namespace: &str) -> NamespaceUid {
+        self.namespaces.get(namespace).map(|n| n.namespace_uid).unwrap_or_default()
     }
 
-    /// Takes an `EcrCredential` as it is now; returns the claimants whose targets, or rank in them, changed.
-    pub fn set_claimant(&mut self, uid: &Uid, claimant: CredentialRef) -> BTreeSet<Uid> {
-        let mut affected = self.remove_claimant(uid);
-        let reads_labels = claimant.reads_labels();
-        let anchors: BTreeSet<String> = claimant.anchors().into_iter().map(str::to_owned).collect();
-        let mut targets: Vec<Targets> = claimant.secrets.iter().map(|_| Targets::default()).collect();
+    /// Stores an `EcrCredential`; returns those whose targets, or rank in them, changed.
+    pub fn set_credential(&mut self, uid: &Uid, credential: CredentialRef) -> BTreeSet<Uid> {
+        let mut affected = self.remove_credential(uid);
+        let reads_labels = credential.reads_labels();
+        let anchors: BTreeSet<String> = credential.anchors().into_iter().map(str::to_owned).collect();
+        let mut targets: Vec<Targets> = credential.secrets.iter().map(|_| Targets::default()).collect();
         let mut gained = Vec::new();
         let open = self.namespaces.iter().filter(|(_, namespace)| !namespace.terminating);
         for (name, namespace) in open.filter(|(_, n)| anchors.iter().any(|anchor| n.labels.have(anchor))) {
-            // To unpack the labels of all namespaces, for nothing, would be the most that an EcrCredential costs.
+            // Unpacking the labels of all namespaces would dominate the cost of an EcrCredential.
             let labels = if reads_labels { namespace.labels.unpack() } else { Labels::new() };
-            for (number, (secret, targets)) in claimant.secrets.iter().zip(&mut targets).enumerate() {
+            for (number, (secret, targets)) in credential.secrets.iter().zip(&mut targets).enumerate() {
                 match want(self.allowed.as_ref(), &self.allowed_outputs, (number, secret), name, &labels) {
                     Want::Target => gained.push((number, name.clone())),
                     Want::Denied => drop(targets.denied.insert(name.clone())),
@@ -446,13 +279,13 @@ impl SelectorIndex {
         for anchor in anchors {
             self.anchored.entry(anchor).or_default().insert(uid.clone());
         }
-        if !claimant.attach.is_empty() {
+        if !credential.attach.is_empty() {
             self.attaching.insert(uid.clone());
         }
-        for reference in &claimant.references {
+        for reference in &credential.references {
             self.referring.entry(reference.clone()).or_default().insert(uid.clone());
         }
-        self.claimants.insert(uid.clone(), Entry { claimant, targets, unselected: OnceCell::new() });
+        self.credentials.insert(uid.clone(), IndexEntry { credential, targets, unselected: OnceCell::new() });
         for (number, name) in gained {
             self.add_claim(uid, number, &name, &mut affected);
         }
@@ -460,10 +293,10 @@ impl SelectorIndex {
         affected
     }
 
-    /// Forgets an `EcrCredential` that is gone or going.
-    pub fn remove_claimant(&mut self, uid: &Uid) -> BTreeSet<Uid> {
+    /// Removes an `EcrCredential` that is deleted or being deleted.
+    pub fn remove_credential(&mut self, uid: &Uid) -> BTreeSet<Uid> {
         let mut affected = BTreeSet::new();
-        let targets = self.claimants.get(uid).into_iter().flat_map(|entry| entry.targets.iter().enumerate());
+        let targets = self.credentials.get(uid).into_iter().flat_map(|entry| entry.targets.iter().enumerate());
         let targets: Vec<(usize, BTreeSet<Arc<str>>)> =
             targets.map(|(number, targets)| (number, targets.selected.clone())).collect();
         for (number, names) in targets {
@@ -472,11 +305,11 @@ impl SelectorIndex {
             }
         }
         self.attaching.remove(uid);
-        if let Some(entry) = self.claimants.remove(uid) {
-            for anchor in entry.claimant.anchors() {
+        if let Some(entry) = self.credentials.remove(uid) {
+            for anchor in entry.credential.anchors() {
                 remove_from(&mut self.anchored, anchor, uid);
             }
-            for reference in &entry.claimant.references {
+            for reference in &entry.credential.references {
                 remove_from(&mut self.referring, reference, uid);
             }
         }
@@ -486,12 +319,12 @@ impl SelectorIndex {
 
     /// Whether an `EcrCredential` with this uid exists.
     pub fn is_alive(&self, uid: &Uid) -> bool {
-        self.claimants.contains_key(uid)
+        self.credentials.contains_key(uid)
     }
 
     /// Whether what an `EcrCredential` asks for is known.
     pub fn is_readable(&self, uid: &Uid) -> bool {
-        self.claimants.get(uid).is_some_and(|entry| entry.claimant.activity != Activity::Unreadable)
+        self.credentials.get(uid).is_some_and(|entry| entry.credential.activity != Activity::Unreadable)
     }
 
     /// Whether one `EcrCredential` ranks before another where both want the same Secret.
@@ -500,22 +333,22 @@ impl SelectorIndex {
     }
 
     fn rank<'a>(&'a self, uid: &'a Uid) -> impl Ord + use<'a> {
-        (self.claimants.get(uid).map(|entry| entry.claimant.precedence()), uid)
+        (self.credentials.get(uid).map(|entry| entry.credential.precedence()), uid)
     }
 
     /// The name of an `EcrCredential`.
-    pub fn claimant_name(&self, uid: &Uid) -> Option<Arc<str>> {
-        self.claimants.get(uid).map(|entry| entry.claimant.name.clone())
+    pub fn credential_name(&self, uid: &Uid) -> Option<Arc<str>> {
+        self.credentials.get(uid).map(|entry| entry.credential.name.clone())
     }
 
     /// The generation of an `EcrCredential`'s spec.
     pub fn generation(&self, uid: &Uid) -> Option<i64> {
-        self.claimants.get(uid).and_then(|entry| entry.claimant.generation)
+        self.credentials.get(uid).and_then(|entry| entry.credential.generation)
     }
 
     /// The uids of all `EcrCredentials`.
-    pub fn claimants(&self) -> Vec<Uid> {
-        self.claimants.keys().cloned().collect()
+    pub fn credentials(&self) -> Vec<Uid> {
+        self.credentials.keys().cloned().collect()
     }
 
     /// The uids of the `EcrCredentials` that refer to something.
@@ -523,77 +356,83 @@ impl SelectorIndex {
         self.referring.get(reference).cloned().unwrap_or_default()
     }
 
+    /// The `EcrCredentials` whose pull secret a ServiceAccount should name.
+    fn attaching_to(&self, namespace: &str, service_account: &str) -> impl Iterator<Item = (&Uid, &CredentialRef)> {
+        let attaching = self.attaching.iter().filter_map(|uid| Some((uid, &self.credentials.get(uid)?.credential)));
+        attaching.filter(move |(uid, credential)| {
+            credential.attaches_to(service_account) && self.winner(credential.pull_secret(), namespace) == Some(*uid)
+        })
+    }
+
+    /// The Secrets of an `EcrCredential`, with the namespaces of each.
+    fn secrets_with_targets<'a>(
+        &'a self,
+        uid: &Uid,
+    ) -> impl Iterator<Item = (&'a WantedSecret, &'a Targets)> + use<'a> {
+        let entry = self.credentials.get(uid).into_iter();
+        entry.flat_map(|entry| entry.credential.secrets.iter().zip(&entry.targets))
+    }
+
     /// The Secrets that a ServiceAccount should name in its `imagePullSecrets`.
     pub fn attached(&self, namespace: &str, service_account: &str) -> BTreeSet<Arc<str>> {
-        let attaching = self.attaching.iter().filter_map(|uid| Some((uid, &self.claimants.get(uid)?.claimant)));
-        attaching
-            .filter(|(_, claimant)| claimant.attaches_to(service_account))
-            .filter(|(uid, claimant)| self.winner(claimant.pull_secret(), namespace) == Some(uid))
-            .filter_map(|(_, claimant)| Some(claimant.secrets.first()?.name.clone()))
-            .collect()
+        let attaching = self.attaching_to(namespace, service_account);
+        attaching.filter_map(|(_, credential)| Some(credential.secrets.first()?.name.clone())).collect()
     }
 
     /// The uids of the `EcrCredentials` whose Secret a ServiceAccount should name.
     pub fn attached_by(&self, namespace: &str, service_account: &str) -> BTreeSet<Uid> {
-        let attaches = |uid: &&Uid| {
-            let claimant = self.claimants.get(*uid).map(|entry| &entry.claimant);
-            claimant.is_some_and(|claimant| {
-                claimant.attaches_to(service_account) && self.winner(claimant.pull_secret(), namespace) == Some(*uid)
-            })
-        };
-        self.attaching.iter().filter(attaches).cloned().collect()
+        self.attaching_to(namespace, service_account).map(|(uid, _)| uid.clone()).collect()
     }
 
     /// The names of the Secrets that an `EcrCredential` asks for, each with how many namespaces it selects.
     pub fn secrets<'a>(&'a self, uid: &Uid) -> impl Iterator<Item = (&'a Arc<str>, usize)> + use<'a> {
-        let entry = self.claimants.get(uid).into_iter();
-        let secrets = entry.flat_map(|entry| entry.claimant.secrets.iter().zip(&entry.targets));
-        secrets.map(|(secret, targets)| (&secret.name, targets.selected.len().saturating_add(targets.denied.len())))
+        let count = |targets: &Targets| targets.selected.len().saturating_add(targets.denied.len());
+        self.secrets_with_targets(uid).map(move |(secret, targets)| (&secret.name, count(targets)))
     }
 
     /// The Secrets that an `EcrCredential` wants, by name and namespace: those of one name together, their namespaces in order.
     pub fn targets<'a>(&'a self, uid: &Uid) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)> + use<'a> {
-        let entry = self.claimants.get(uid).into_iter();
-        let secrets = entry.flat_map(|entry| entry.claimant.secrets.iter().zip(&entry.targets));
-        secrets.flat_map(|(secret, targets)| targets.selected.iter().map(|namespace| (&secret.name, namespace)))
+        let of = |(secret, targets): (&'a WantedSecret, &'a Targets)| {
+            targets.selected.iter().map(move |namespace| (&secret.name, namespace))
+        };
+        self.secrets_with_targets(uid).flat_map(of)
     }
 
     /// The namespaces that an `EcrCredential` selects for a Secret that it may not write there, by name and namespace.
     pub fn denied<'a>(&'a self, uid: &Uid) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)> + use<'a> {
-        let entry = self.claimants.get(uid).into_iter();
-        let secrets = entry.flat_map(|entry| entry.claimant.secrets.iter().zip(&entry.targets));
-        secrets.flat_map(|(secret, targets)| targets.denied.iter().map(|namespace| (&secret.name, namespace)))
+        let of = |(secret, targets): (&'a WantedSecret, &'a Targets)| {
+            targets.denied.iter().map(move |namespace| (&secret.name, namespace))
+        };
+        self.secrets_with_targets(uid).flat_map(of)
     }
 
     /// Whether an `EcrCredential` wants some Secret of a format in a namespace.
     pub fn wants_format(&self, uid: &Uid, format: OutputFormat, namespace: &str) -> bool {
-        let Some(entry) = self.claimants.get(uid) else { return false };
-        let mut secrets = entry.claimant.secrets.iter().zip(&entry.targets);
-        secrets.any(|(secret, targets)| secret.format == format && targets.selected.contains(namespace))
+        self.secrets_with_targets(uid)
+            .any(|(secret, targets)| secret.format == format && targets.selected.contains(namespace))
     }
 
     /// Whether an `EcrCredential` selects a namespace for a Secret that it may not write there.
     pub fn is_denied(&self, uid: &Uid, secret_name: &str, namespace: &str) -> bool {
-        let Some(entry) = self.claimants.get(uid) else { return false };
-        let mut secrets = entry.claimant.secrets.iter().zip(&entry.targets);
-        secrets.any(|(secret, targets)| *secret.name == *secret_name && targets.denied.contains(namespace))
+        self.secrets_with_targets(uid)
+            .any(|(secret, targets)| *secret.name == *secret_name && targets.denied.contains(namespace))
     }
 
-    /// What an `EcrCredential` selects by name, pattern or label and does not get.
+    /// The parts of an `EcrCredential`'s selection that select nothing.
     pub fn unselected(&self, uid: &Uid) -> Unselected {
-        let Some(entry) = self.claimants.get(uid) else { return Unselected::default() };
+        let Some(entry) = self.credentials.get(uid) else { return Unselected::default() };
         entry.unselected.get_or_init(|| self.find_unselected(entry)).clone()
     }
 
-    fn find_unselected(&self, Entry { claimant, targets, .. }: &Entry) -> Unselected {
+    fn find_unselected(&self, IndexEntry { credential, targets, .. }: &IndexEntry) -> Unselected {
         let mut unselected = Unselected::default();
-        // Of an output it is told in which namespaces it may not be written.
-        let pull_secret = claimant.secrets.first().zip(targets.first());
+        // For outputs, the namespaces in which they may not be written are reported instead.
+        let pull_secret = credential.secrets.first().zip(targets.first());
         let Some((secret, Targets { selected, .. })) = pull_secret else { return unselected };
         let Some(selection) = &secret.selection else { return unselected };
         for (pattern, glob) in selection.patterns.iter().zip(&selection.names) {
             let list = if pattern.contains(['*', '?']) {
-                // Almost always the first target will do.
+                // Almost always the first target matches.
                 let found = selected.iter().any(|name| glob.matches(name));
                 (!found).then_some(&mut unselected.unmatched)
             } else if !is_allowed(self.allowed.as_ref(), &self.allowed_outputs, &secret.name, pattern) {
@@ -613,18 +452,18 @@ impl SelectorIndex {
         unselected
     }
 
-    /// Whether an `EcrCredential` wants a Secret, be it entitled to it or not.
+    /// Whether an `EcrCredential` selects a Secret, whether or not it is entitled to it.
     pub fn wants(&self, uid: &Uid, secret_name: &str, namespace: &str) -> bool {
         let claims = self.claims.get(secret_name).and_then(|by_namespace| by_namespace.get(namespace));
         claims.is_some_and(|claims| claims.contains(uid))
     }
 
-    /// Who is entitled to a Secret: the oldest `EcrCredential` that wants it and is refreshed, or the oldest if none is.
+    /// The `EcrCredential` that is entitled to a Secret: the oldest that selects it and is refreshed, or the oldest if none is.
     pub fn winner(&self, secret_name: &str, namespace: &str) -> Option<&Uid> {
         self.claims.get(secret_name)?.get(namespace)?.first()
     }
 
-    /// Everyone who wants a Secret, the first in rank first.
+    /// All `EcrCredentials` that select a Secret, in order of precedence.
     pub fn claims(&self, secret_name: &str, namespace: &str) -> Vec<Uid> {
         let claims = self.claims.get(secret_name).and_then(|by_namespace| by_namespace.get(namespace));
         claims.cloned().unwrap_or_default()
@@ -637,16 +476,16 @@ impl SelectorIndex {
     }
 
     fn add_claim(&mut self, uid: &Uid, number: usize, namespace: &Arc<str>, affected: &mut BTreeSet<Uid>) {
-        let Some((shared, entry)) = self.claimants.get_key_value(uid) else { return };
-        let Some(secret) = entry.claimant.secrets.get(number) else { return };
+        let Some((shared, entry)) = self.credentials.get_key_value(uid) else { return };
+        let Some(secret) = entry.credential.secrets.get(number) else { return };
         let by_namespace = self.claims.entry(secret.name.clone()).or_default();
-        // Almost always there is one, and room for four would be the greatest thing kept of a namespace.
+        // Almost always there is one. The default capacity of four would take more memory than all else kept of a namespace.
         let claims = by_namespace.entry(namespace.clone()).or_insert_with(|| Vec::with_capacity(1));
         claims.push(shared.clone());
-        let rank = |uid: &Uid| (self.claimants.get(uid).map(|entry| entry.claimant.precedence()), uid.clone());
+        let rank = |uid: &Uid| (self.credentials.get(uid).map(|entry| entry.credential.precedence()), uid.clone());
         claims.sort_by(|a, b| rank(a).cmp(&rank(b)));
         affected.extend(claims.iter().cloned());
-        let Some(entry) = self.claimants.get_mut(uid) else { return };
+        let Some(entry) = self.credentials.get_mut(uid) else { return };
         entry.unselected.take();
         if let Some(targets) = entry.targets.get_mut(number) {
             targets.selected.insert(namespace.clone());
@@ -655,8 +494,9 @@ impl SelectorIndex {
 
     fn remove_claim(&mut self, uid: &Uid, number: usize, namespace: &Arc<str>, affected: &mut BTreeSet<Uid>) {
         affected.insert(uid.clone());
-        let Some(entry) = self.claimants.get_mut(uid) else { return };
-        let (Some(secret), Some(targets)) = (entry.claimant.secrets.get(number), entry.targets.get_mut(number)) else {
+        let Some(entry) = self.credentials.get_mut(uid) else { return };
+        let (Some(secret), Some(targets)) = (entry.credential.secrets.get(number), entry.targets.get_mut(number))
+        else {
             return;
         };
         targets.selected.remove(namespace);
@@ -673,10 +513,10 @@ impl SelectorIndex {
         }
     }
 
-    /// Whether nothing is known, so that nothing takes memory.
+    /// Whether the index is empty.
     pub fn is_empty(&self) -> bool {
         self.namespaces.is_empty()
-            && self.claimants.is_empty()
+            && self.credentials.is_empty()
             && self.anchored.is_empty()
             && self.claims.is_empty()
             && self.referring.is_empty()
@@ -732,17 +572,11 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::NamespaceSelector;
+    use crate::api::{LabelRequirement, NamespaceSelection, NamespaceSelector, SelectorOperator};
+    use crate::plan::namespaces::NamespaceMatcher;
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
-    }
-
-    #[test]
-    fn an_incarnation_is_the_same_in_every_build() {
-        let of = |uid, created| NamespaceUid::of(uid, Timestamp::from_second(created).ok());
-        let digest = of("3b6cbb5c-1f5e-4f0f-8f7b-111122223333", 1_767_225_600).encode(Fields::new("t1")).finish();
-        assert_eq!(digest.to_string(), "96cd8b210b6fd49e4dc5d1804d1c25fdcbc722f976624bd8bd969b5b3ec97f22");
     }
 
     fn selection(names: &[&str], selector: Option<NamespaceSelector>, exclude: &[&str]) -> NamespaceSelection {
@@ -754,7 +588,7 @@ mod tests {
         Some(NamespaceSelector { match_labels: labels(&[(key, value)]), match_expressions: Vec::new() })
     }
 
-    fn claimant(second: i64, spec: &NamespaceSelection) -> CredentialRef {
+    fn credential(second: i64, spec: &NamespaceSelection) -> CredentialRef {
         CredentialRef {
             name: format!("c{second}").into(),
             created: Timestamp::from_second(second).unwrap(),
@@ -781,10 +615,10 @@ mod tests {
             (unselected.out_of_reach(), unselected.not_found())
         };
         let spec = selection(&["a", "*"], None, &[]);
-        index.set_claimant(&me, claimant(1, &spec));
+        index.set_credential(&me, credential(1, &spec));
         assert_eq!(of(&index), (None, None), "whoever asks for all is content with what there is");
         let spec = selection(&["a", "b", "gone", "team-*", "not"], by_label("pull", "ecr"), &["not"]);
-        index.set_claimant(&me, claimant(1, &spec));
+        index.set_credential(&me, credential(1, &spec));
         let (reach, found) = of(&index);
         assert!(reach.unwrap().contains("not allowed to write in namespace b:"));
         assert_eq!(
@@ -806,37 +640,10 @@ mod tests {
         assert!(of(&index).1.unwrap().contains("team-*"));
         let many: Vec<String> = (0..9).map(|n| format!("n{n}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        index.set_claimant(&me, claimant(1, &selection(&many, None, &[])));
+        index.set_credential(&me, credential(1, &selection(&many, None, &[])));
         assert!(of(&index).0.unwrap().contains("n0, n1, n2, n3, n4 and 4 more:"));
-        index.remove_claimant(&me);
+        index.remove_credential(&me);
         assert_eq!(of(&index), (None, None));
-    }
-
-    #[test]
-    fn a_namespace_is_selected_by_name_or_label_unless_excluded() {
-        let spec = selection(&["payments", "team-*", "a?c"], by_label("pull", "ecr"), &["kube-*", "team-secret"]);
-        let selection = NamespaceMatcher::parse(&spec).unwrap();
-        let table = [
-            ("payments", labels(&[]), true),
-            ("payments2", labels(&[]), false),
-            ("team-a", labels(&[]), true),
-            ("team-secret", labels(&[("pull", "ecr")]), false),
-            ("abc", labels(&[]), true),
-            ("abbc", labels(&[]), false),
-            ("other", labels(&[("pull", "ecr")]), true),
-            ("other", labels(&[("pull", "no")]), false),
-            ("kube-system", labels(&[("pull", "ecr")]), false),
-        ];
-        for (name, labels, expected) in table {
-            assert_eq!(selection.matches(name, &labels), expected, "{name} {labels:?}");
-        }
-    }
-
-    #[test]
-    fn an_empty_selection_selects_nothing_and_says_so() {
-        for spec in [selection(&[], None, &[]), selection(&[], Some(NamespaceSelector::default()), &[])] {
-            assert_eq!(NamespaceMatcher::parse(&spec).unwrap_err(), SelectionError::Empty);
-        }
     }
 
     #[test]
@@ -844,20 +651,20 @@ mod tests {
         let mut index = SelectorIndex::default();
         index.set_namespace("a", NamespaceUid::default(), &labels(&[]), false);
         let spec = selection(&["*"], None, &[]);
-        index.set_claimant(&uid("young"), claimant(20, &spec));
+        index.set_credential(&uid("young"), credential(20, &spec));
         assert_eq!(index.winner("pull", "a"), Some(&uid("young")));
-        let affected = index.set_claimant(&uid("old"), claimant(10, &spec));
+        let affected = index.set_credential(&uid("old"), credential(10, &spec));
         assert_eq!(affected, BTreeSet::from([uid("old"), uid("young")]));
         assert_eq!(index.winner("pull", "a"), Some(&uid("old")));
-        assert_eq!(index.remove_claimant(&uid("old")), BTreeSet::from([uid("young")]));
+        assert_eq!(index.remove_credential(&uid("old")), BTreeSet::from([uid("young")]));
         assert_eq!(index.winner("pull", "a"), Some(&uid("young")));
     }
 
     #[test]
     fn labels_gained_and_lost_move_the_target_and_nothing_else() {
         let mut index = SelectorIndex::default();
-        index.set_claimant(&uid("x"), claimant(1, &selection(&[], by_label("pull", "ecr"), &[])));
-        index.set_claimant(&uid("y"), claimant(2, &selection(&["other"], None, &[])));
+        index.set_credential(&uid("x"), credential(1, &selection(&[], by_label("pull", "ecr"), &[])));
+        index.set_credential(&uid("y"), credential(2, &selection(&["other"], None, &[])));
         assert!(index.set_namespace("a", NamespaceUid::default(), &labels(&[]), false).is_empty());
         assert_eq!(
             index.set_namespace("a", NamespaceUid::default(), &labels(&[("pull", "ecr")]), false),
@@ -879,8 +686,8 @@ mod tests {
     #[test]
     fn a_label_that_no_selection_reads_is_no_news() {
         let mut index = SelectorIndex::default();
-        index.set_claimant(&uid("by label"), claimant(1, &selection(&[], by_label("pull", "ecr"), &[])));
-        index.set_claimant(&uid("by name"), claimant(2, &selection(&["*"], None, &[])));
+        index.set_credential(&uid("by label"), credential(1, &selection(&[], by_label("pull", "ecr"), &[])));
+        index.set_credential(&uid("by name"), credential(2, &selection(&["*"], None, &[])));
         let all = [("pull", "ecr"), ("team", "a"), ("note", "1")];
         assert!(!index.set_namespace("a", NamespaceUid::default(), &labels(&all[..1]), false).is_empty());
         for some in [&all[..2], &all[..3], &all[..1]] {
@@ -925,7 +732,7 @@ mod tests {
                     index.set_namespace(name, NamespaceUid::default(), labels, false);
                 }
                 for (second, (name, spec)) in (1..).zip(&specs) {
-                    index.set_claimant(&uid(name), claimant(second, spec));
+                    index.set_credential(&uid(name), credential(second, spec));
                 }
                 index.set_namespace(name, NamespaceUid::default(), labels, false);
                 let wanting = specs.iter().map(|(name, _)| *name).filter(|who| index.targets(&uid(who)).count() == 1);
@@ -946,7 +753,7 @@ mod tests {
     #[test]
     fn only_allowed_namespaces_are_targets() {
         let mut index = SelectorIndex::new(Some(BTreeSet::from(["a".into()])));
-        index.set_claimant(&uid("x"), claimant(1, &selection(&["*"], None, &[])));
+        index.set_credential(&uid("x"), credential(1, &selection(&["*"], None, &[])));
         index.set_namespace("a", NamespaceUid::default(), &labels(&[]), false);
         index.set_namespace("b", NamespaceUid::default(), &labels(&[]), false);
         assert_eq!(index.targets(&uid("x")).map(|(_, namespace)| &**namespace).collect::<Vec<&str>>(), ["a"]);
@@ -959,11 +766,11 @@ mod tests {
 
     #[test]
     fn each_secret_has_namespaces_of_its_own() {
-        let mut one = claimant(1, &selection(&["a", "b"], None, &[]));
+        let mut one = credential(1, &selection(&["a", "b"], None, &[]));
         let by_label = NamespaceMatcher::parse(&selection(&[], by_label("pull", "ecr"), &[])).ok();
         one.secrets.push(WantedSecret::anywhere("out", by_label));
         let mut index = SelectorIndex::default();
-        index.set_claimant(&uid("x"), one.clone());
+        index.set_credential(&uid("x"), one.clone());
         index.set_namespace("a", NamespaceUid::default(), &labels(&[]), false);
         assert_eq!(pairs(index.targets(&uid("x"))), ["pull/a"]);
         let gained = index.set_namespace("a", NamespaceUid::default(), &labels(&[("pull", "ecr")]), false);
@@ -972,11 +779,13 @@ mod tests {
         assert_eq!(pairs(index.targets(&uid("x"))), ["pull/a", "out/a", "out/c"]);
         assert_eq!(index.winner("out", "c"), Some(&uid("x")));
         // A younger one may have the Secret that the older one does not ask for.
-        index
-            .set_claimant(&uid("y"), CredentialRef { name: "c2".into(), ..claimant(2, &selection(&["c"], None, &[])) });
+        index.set_credential(
+            &uid("y"),
+            CredentialRef { name: "c2".into(), ..credential(2, &selection(&["c"], None, &[])) },
+        );
         assert_eq!(index.winner("pull", "c"), Some(&uid("y")));
         one.secrets.pop();
-        index.set_claimant(&uid("x"), one);
+        index.set_credential(&uid("x"), one);
         assert_eq!(pairs(index.targets(&uid("x"))), ["pull/a"]);
         assert!(!index.wants(&uid("x"), "out", "a"));
         assert_eq!(index.winner("out", "a"), None);
@@ -984,7 +793,7 @@ mod tests {
 
     #[test]
     fn an_output_is_denied_where_it_may_not_be_written_and_claims_nothing_there() {
-        let mut one = claimant(1, &selection(&["*"], None, &[]));
+        let mut one = credential(1, &selection(&["*"], None, &[]));
         let everywhere = NamespaceMatcher::parse(&selection(&["*"], None, &[])).ok();
         let allowed = Some(BTreeSet::from(["b".into()]));
         one.secrets.push(WantedSecret { allowed, ..WantedSecret::anywhere("out", everywhere.clone()) });
@@ -993,13 +802,13 @@ mod tests {
             let outputs = BTreeSet::from([("out".into(), "b".into())]);
             let mut index = SelectorIndex::new(Some(BTreeSet::from(["a".into()]))).with_outputs(outputs);
             if !namespace_first {
-                index.set_claimant(&uid("x"), one.clone());
+                index.set_credential(&uid("x"), one.clone());
             }
             for namespace in ["a", "b"] {
                 index.set_namespace(namespace, NamespaceUid::default(), &labels(&[]), false);
             }
             if namespace_first {
-                index.set_claimant(&uid("x"), one.clone());
+                index.set_credential(&uid("x"), one.clone());
             }
             assert_eq!(pairs(index.targets(&uid("x"))), ["pull/a", "out/b", "free/a"]);
             assert_eq!(pairs(index.denied(&uid("x"))), ["out/a", "free/b"]);

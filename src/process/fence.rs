@@ -1,4 +1,4 @@
-//! A layer of the API client that lets no request change anything once our lease has run out.
+//! A layer of the API client that stops all writes once our lease has expired.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,10 +11,10 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tower::{BoxError, Layer, Service};
 
-/// How long a read may wait for the beginning of its answer.
+/// How long a read may wait for the headers of its response.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Until when this process may change things. Shared by the lease, which moves it, and the client, which obeys it.
+/// The time until which this process may write. The lease extends it, and the client checks it.
 #[derive(Clone, Debug)]
 pub struct Fence {
     end: Arc<Mutex<Option<Deadline>>>,
@@ -27,15 +27,15 @@ impl Default for Fence {
     }
 }
 
-/// The end by two clocks, of which the first to reach it counts: the monotonic one stands still while the machine sleeps,
-/// the other one may be set.
+/// The end by two clocks; the first to reach it counts: the monotonic clock stops while the machine sleeps, and the other may be
+/// set.
 #[derive(Clone, Copy, Debug)]
 struct Deadline {
     monotonic: Instant,
     wall: SystemTime,
 }
 
-/// The request was not sent, or was given up, because our lease has run out.
+/// The request was not sent, or was aborted, because our lease has expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this process is not the leader")]
 pub struct NotLeader;
@@ -47,7 +47,7 @@ impl Deadline {
 }
 
 impl Fence {
-    /// A closed fence that reads this clock besides the monotonic one.
+    /// A closed fence with this clock besides the monotonic one.
     pub fn with_clock(wall: fn() -> SystemTime) -> Self {
         Self { end: Arc::default(), wall }
     }
@@ -59,18 +59,18 @@ impl Fence {
         fence
     }
 
-    /// Lets writes pass for a time that began at `since`.
+    /// Allows writes for a duration that began at `since`.
     pub fn hold_for(&self, since: Instant, time: Duration) {
         let left = (since + time).saturating_duration_since(Instant::now());
         *self.end.lock() = Some(Deadline { monotonic: since + time, wall: (self.wall)() + left });
     }
 
-    /// Forbids everything from now on.
+    /// Rejects all requests from now on.
     pub fn close(&self) {
         *self.end.lock() = None;
     }
 
-    /// Until when writes may pass; none when they may not.
+    /// Until when writes are allowed; none if they are not.
     pub fn deadline(&self) -> Option<Instant> {
         self.end().map(|end| end.monotonic)
     }
@@ -113,7 +113,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         if request.method() == Method::GET {
             let call = self.inner.call(request);
-            // Until the headers: the body of a watch goes on. A server that accepts and says nothing must not stop us.
+            // Only until the headers: the body of a watch is endless. A server that accepts a connection and does not respond must not block us.
             return async move {
                 match tokio::time::timeout(READ_TIMEOUT, call).await {
                     Ok(result) => result.map_err(Into::into),
@@ -126,14 +126,14 @@ where
             return std::future::ready(Err(NotLeader.into())).boxed();
         };
         let fence = self.fence.clone();
-        // The client below tries again by itself: that must end with the lease, too.
+        // The client below retries by itself, which must end with the lease as well.
         let call = self.inner.call(request);
         async move {
             let mut call = std::pin::pin!(call);
             let mut end = std::pin::pin!(tokio::time::sleep_until(deadline));
             std::future::poll_fn(move |cx| {
-                // Looked at before each step: a process that was stopped for a while must not go on where it was, nor one
-                // whose machine was asleep. A lease that was renewed meanwhile gives a slow request more time.
+                // Checked before each step: a process that was suspended, or whose machine was asleep, must not continue. A renewal
+                // of the lease meanwhile gives a slow request more time.
                 while let Some(deadline) = fence.deadline() {
                     if deadline > end.deadline() {
                         end.as_mut().reset(deadline);

@@ -1,7 +1,7 @@
-//! The HTTP side: liveness, readiness, metrics.
+//! The HTTP server: liveness, readiness, metrics.
 //!
-//! Every pod of a cluster may connect, and a probe must be answered all the same. So a connection serves one request, within bounded
-//! time and memory, and there are only so many at a time.
+//! Any pod of the cluster may connect, and probes must be answered nevertheless. So a connection serves one request within bounded time
+//! and memory, and the number of connections is limited.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -27,8 +27,8 @@ use super::telemetry::{Exposition, Form};
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// How many connections are open at a time. The oldest makes room for a new one: who waits in the queue may be a probe, and who is
-/// served takes milliseconds.
+/// How many connections are open at a time. A new one replaces the oldest: the new one may be a probe, and a request takes
+/// milliseconds.
 const MOST_CONNECTIONS: usize = 128;
 
 /// How long a client may take for the head of its request.
@@ -37,31 +37,31 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may last in all.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many bytes are read of a request, and written of an answer, at a time: a head that is longer is refused (431).
+/// The size of the read and write buffers in bytes: a longer request head is rejected (431).
 const BUFFER: usize = 16 * 1024;
 
-/// The wait after a connection could not be accepted, such as for want of file descriptors.
+/// The wait after a connection could not be accepted, for example without free file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Whether this process is ready; false until somebody says so.
+/// Whether this process is ready; false at first.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<AtomicBool>);
 
 impl Readiness {
-    /// Says whether it is.
+    /// Sets whether it is ready.
     pub fn set(&self, ready: bool) {
         self.0.store(ready, Ordering::Release);
     }
 }
 
-/// What the pages show.
+/// The content of the pages.
 #[derive(Clone)]
 struct Pages {
     readiness: Readiness,
     exposition: Arc<Exposition>,
 }
 
-/// Serves `/livez`, `/readyz` and `/metrics` until `stop` ends, and then ends the connections that are open.
+/// Serves `/livez`, `/readyz` and `/metrics` until `stop` ends, then closes open connections.
 pub async fn serve(
     listener: TcpListener,
     readiness: Readiness,
@@ -91,7 +91,7 @@ pub async fn serve(
         oldest.push_back(connections.spawn(connection(stream, pages.clone())));
     }
     drop(listener);
-    // Who is being answered gets the answer.
+    // Requests in progress are completed.
     while connections.join_next().await.is_some() {}
 }
 
@@ -106,7 +106,7 @@ async fn connection(stream: TcpStream, pages: Pages) {
         .max_buf_size(BUFFER)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), answer);
-    // However it ends, the client sees it.
+    // The client sees how it ends.
     let _ = tokio::time::timeout(CONNECTION_TIMEOUT, serving).await;
 }
 
@@ -141,8 +141,8 @@ impl Pages {
     }
 }
 
-/// Opens the listener. One for all addresses of IPv6 serves those of IPv4 too, whatever the system's default, and where there is no
-/// IPv6 those alone.
+/// Opens the listener. One for all IPv6 addresses serves IPv4 as well, whatever the system's default, and only IPv4 on a system
+/// without IPv6.
 ///
 /// # Errors
 /// The address is in use, or not ours.
@@ -153,7 +153,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 fn or_ipv4_alone<T>(address: SocketAddr, open: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
     let is_all = address.is_ipv6() && address.ip().is_unspecified();
     open(address).or_else(|error| match error.kind() {
-        // Another has one of the two: what it does not have would be half a service.
+        // Another process has one of the two families: the other alone would be incomplete.
         io::ErrorKind::AddrInUse => Err(error),
         _ if is_all => open((Ipv4Addr::UNSPECIFIED, address.port()).into()),
         _ => Err(error),
@@ -165,7 +165,7 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
-    // A successor need not wait until the connections of its predecessor are forgotten.
+    // A restarted process can bind at once, while old connections are in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

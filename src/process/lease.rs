@@ -1,8 +1,8 @@
 //! Leader election on a `coordination.k8s.io` Lease: only the holder writes, and it knows when it no longer may.
 //!
-//! The rules are those of client-go's leaderelection: the lease of another is over when it has not changed for its whole
-//! duration by our own monotonic clock (clocks of different machines are never compared), and the holder gives up before
-//! others may take over.
+//! The rules are those of client-go's leaderelection: another's lease has expired if it has not changed for its whole duration by our
+//! own monotonic clock (clocks of different machines are never compared), and the holder stops before others may take
+//! over.
 
 use std::time::Duration;
 
@@ -25,9 +25,9 @@ pub struct LeaseSettings {
     pub namespace: String,
     /// The Lease's name.
     pub name: String,
-    /// Who we are; unique to this process.
+    /// Our identity; unique to this process.
     pub identity: String,
-    /// How long others wait without a sign of life before they take over. The holder stops writing after two thirds.
+    /// How long others wait without a renewal before they take over. The holder stops writing after two thirds.
     pub duration: Duration,
 }
 
@@ -37,7 +37,7 @@ impl LeaseSettings {
         self.duration.mul_f64(2.0 / 3.0)
     }
 
-    /// The time between renewals, and between looks at another's lease.
+    /// The time between renewals, and between checks of another's lease.
     fn period(&self) -> Duration {
         self.duration.mul_f64(2.0 / 15.0)
     }
@@ -49,11 +49,11 @@ pub struct Leadership {
     settings: LeaseSettings,
     fence: Fence,
     lease: Lease,
-    /// When the request was sent that renewed it last.
+    /// When the request of the last renewal was sent.
     sent: Instant,
 }
 
-/// What was seen of the Lease: when it last changed by our clock, who holds it, and until when if nothing more changes.
+/// The last observation of the Lease: when it changed by our clock, its holder, and its end if it does not change again.
 struct Observed {
     version: Option<String>,
     since: Instant,
@@ -61,8 +61,8 @@ struct Observed {
     over_at: Instant,
 }
 
-/// Waits until the lease is ours; `standing_by` hears each time that it is another's. Never fails: what hinders it is logged
-/// when it changes.
+/// Waits until the lease is ours. `standing_by` is called each time it is another's. It never fails: obstacles are logged when they
+/// change.
 pub async fn acquire(client: Client, settings: LeaseSettings, fence: Fence, standing_by: impl Fn()) -> Leadership {
     let api: Api<StoredLease> = Api::namespaced(client, &settings.namespace);
     let start = Instant::now();
@@ -92,14 +92,14 @@ pub async fn acquire(client: Client, settings: LeaseSettings, fence: Fence, stan
                 }
             }
         }
-        // Who looks at the very moment at which the lease runs out comes before one that has only just been started.
+        // Checking exactly when the lease expires comes before a process that was just started.
         let next = Instant::now() + settings.period();
         let over_at = observed.over_at;
         tokio::time::sleep_until(if over_at > Instant::now() { next.min(over_at) } else { next }).await;
     }
 }
 
-/// Takes the lease if it is free; returns it, and when the request was sent that took it.
+/// Acquires the lease if it is free; returns it, and when the request was sent.
 async fn try_acquire(
     api: &Api<StoredLease>,
     settings: &LeaseSettings,
@@ -143,7 +143,7 @@ fn lost_race(result: Result<StoredLease, kube::Error>, sent: Instant) -> Result<
     }
 }
 
-/// As slow as a sound API server may be. Nothing but the lease itself says when an answer comes too late.
+/// A slow but healthy API server. Only the lease itself decides when a response is too late.
 async fn limited<T>(
     settings: &LeaseSettings,
     call: impl Future<Output = Result<T, kube::Error>>,
@@ -173,10 +173,10 @@ fn claim(settings: &LeaseSettings, previous: Option<&LeaseSpec>, now: Timestamp)
 }
 
 impl Leadership {
-    /// Renews the lease until it is lost: taken by another, or not renewed in time. Returns why.
+    /// Renews the lease until it is lost: taken by another, or not renewed in time. Returns the reason.
     pub async fn keep(&mut self) -> String {
         loop {
-            // From one request to the next: where each answer takes seconds, none may be lost between them.
+            // Measured between requests: slow responses must not delay the next renewal.
             tokio::time::sleep_until(self.sent + self.settings.period()).await;
             let Some(deadline) = self.fence.deadline() else {
                 self.fence.close();
@@ -200,8 +200,8 @@ impl Leadership {
         }
     }
 
-    /// Renews the lease once; returns it, and when the request was sent that has renewed it. An answer may take until `deadline`. When
-    /// half of that time is over, the request is sent once more beside the first one: a connection may be dead without a sign of it.
+    /// Renews the lease once; returns it, and when the request was sent. A response may take until `deadline`. After half of that time, the
+    /// request is sent again in parallel: a connection may be dead without notice.
     async fn renew(&self, deadline: Instant) -> Result<(Lease, Instant), kube::Error> {
         let mut next = self.lease.clone();
         next.spec = Some(claim(&self.settings, self.lease.spec.as_ref(), Timestamp::now()));
@@ -217,8 +217,8 @@ impl Leadership {
             tokio::select! {
                 Some(answer) = requests.next() => match answer {
                     Err(error) if !requests.is_empty() && !is_conflict(&error) => {}
-                    // Of two requests for one version of the Lease the API server refuses the later one. The earlier one was carried
-                    // out then, and its answer may never come.
+                    // The API server rejects the second of two requests for one version of the Lease. The first one was successful then,
+                    // and its response may never arrive.
                     answer => return answer,
                 },
                 () = tokio::time::sleep_until(half), if again => {
@@ -230,7 +230,7 @@ impl Leadership {
         }
     }
 
-    /// After a conflict: somebody else holds the lease, or only changed something about it. Returns why it is lost.
+    /// After a conflict: another process holds the lease, or only changed its metadata. Returns why it is lost.
     async fn look(&mut self) -> Option<String> {
         match limited(&self.settings, self.api.get_opt(&self.settings.name)).await {
             Ok(Some(lease)) => {
@@ -247,10 +247,10 @@ impl Leadership {
         }
     }
 
-    /// Gives the lease back, so that the next leader need not wait for it to run out. Nothing is written after it.
+    /// Releases the lease, so that the next leader need not wait for its expiry. Nothing is written afterwards.
     pub async fn release(mut self) {
         self.fence.close();
-        // A renewal that was under way may have changed the Lease unseen: then it is read and given back once more.
+        // A renewal in flight may have changed the Lease: then it is read and released again.
         for _ in 0..2 {
             match self.try_release().await {
                 Ok(()) => return tracing::info!("the lease was released"),

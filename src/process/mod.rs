@@ -1,4 +1,4 @@
-//! The machine room: lease, HTTP, logs, panics and metrics. It knows nothing of ECR.
+//! The process: lease, fence, HTTP, logs, panics and metrics. Nothing here is specific to ECR.
 
 pub mod fence;
 pub mod http;

@@ -1,14 +1,14 @@
-//! What is told of a panic: where it was, and why only if the program text says that word by word.
+//! Reports panics: the location, and the message only if it is a literal of the source code.
 
 use std::any::Any;
 use std::io::Write;
 use std::panic::PanicHookInfo;
 
-/// A message that is put together while the program runs may quote what it had at hand: the library tells the text that it could
-/// not cut, and an error that nobody expected is shown with all that it holds.
+/// A message that is formatted at run time may quote secret data: a failed slice quotes its text, and an unexpected error is shown
+/// with all its fields.
 const WITHHELD: &str = "(the message is not shown because it may contain a token)";
 
-/// From now on panics are told so, in the log or, where that tells no errors, on standard error.
+/// Installs the hook. It writes to the log or, if that shows no errors, to standard error.
 pub fn tell_without_data() {
     std::panic::set_hook(Box::new(tell));
 }
@@ -19,12 +19,12 @@ fn tell(info: &PanicHookInfo<'_>) {
     if tracing::enabled!(tracing::Level::ERROR) {
         tracing::error!(%place, why, "panicked");
     } else {
-        // Nothing is left to be done when standard error is closed.
+        // Ignored if standard error is closed.
         let _ = writeln!(std::io::stderr(), "ecr-credential-operator: panicked at {place}: {why}");
     }
 }
 
-/// A message that stands in the program text; one that was put together is a `String`.
+/// The message, if it is a literal; a formatted message is a `String`.
 fn literal(payload: &(dyn Any + Send)) -> Option<&'static str> {
     payload.downcast_ref::<&'static str>().copied()
 }

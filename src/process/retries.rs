@@ -1,4 +1,4 @@
-//! A layer of the API client that tries again what a busy API server puts off, and takes a refusal for one.
+//! A layer of the API client that retries requests that a busy API server postpones, but not requests that were refused.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,13 +15,13 @@ use tokio::time::Instant;
 use tower::retry::Policy;
 use tower::{BoxError, Layer, Service};
 
-/// The longest time that one request is put off. After that the last refusal is the answer, with the reason that it gives.
+/// The longest time for which one request is retried. After that, the last response is returned.
 const LONGEST: Duration = Duration::from_secs(45);
 
 /// Retries as kube's client does, with two exceptions.
 ///
-/// An admission webhook may refuse with any status code, 429 and 503 as well. kube's client would send such a write fifteen times
-/// within minutes, and nobody would see why it was refused. The API server itself sets `Retry-After` where it means "later".
+/// An admission webhook may refuse with any status code, including 429 and 503. kube's client would send such a write fifteen times
+/// within minutes, and nobody would see the reason. The API server itself sets `Retry-After` if a request should be retried.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Retries;
 
@@ -60,7 +60,7 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let inner = self.0.clone();
-        // The service was polled until it was ready for this one.
+        // The service was polled ready for this request.
         let mut next = Policy::<_, Response<R>, _>::clone_request(&mut RetryPolicy::server_retry(), &request);
         let is_read = request.method() == Method::GET;
         let first = inner.lock().call(request);
@@ -88,7 +88,7 @@ where
     }
 }
 
-/// Whether an answer to a write says why it was refused, and not when to come back.
+/// Whether the response to a write is a refusal, and not a request to retry.
 fn is_final<R>(answer: &Response<R>) -> bool {
     let is_json = answer.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/"));
     is_json && !answer.headers().contains_key(RETRY_AFTER)

@@ -1,5 +1,5 @@
-//! The Lease as the API server sends it, read tolerantly: a field that cannot be read is replaced by the next write, and what others
-//! have added stays.
+//! The Lease as the API server sends it, parsed tolerantly: an invalid field is replaced by the next write, and additions by others
+//! stay.
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};

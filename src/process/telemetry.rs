@@ -27,12 +27,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// Whether a line may be printed, whatever the filter says: the finer levels of libraries print requests and answers,
-/// tokens included.
+/// Whether a line may be printed, whatever the filter: debug levels of libraries print requests and responses, including
+/// tokens.
 fn is_harmless(line: &Metadata<'_>) -> bool {
     let target = line.target();
-    // kube prints an answer that it cannot read as a warning, whole. It also repeats each failure of a watch, which the controller
-    // logs once.
+    // kube logs a response that it cannot parse as a warning, with its whole body. It also repeats each failure of a watch, which the
+    // controller logs once.
     if KUBE.iter().any(|library| is_within(target, library)) && !is_within(target, KUBE_TLS) {
         return *line.level() <= Level::ERROR;
     }
@@ -42,7 +42,7 @@ fn is_harmless(line: &Metadata<'_>) -> bool {
 /// The parts of kube.
 const KUBE: [&str; 4] = ["kube", "kube_client", "kube_core", "kube_runtime"];
 
-/// It warns of certificates that cannot be read, by their path.
+/// It warns about certificates that cannot be read, by their path.
 const KUBE_TLS: &str = "kube_client::client::tls";
 
 fn is_within(target: &str, module: &str) -> bool {
@@ -72,7 +72,7 @@ where
     }
 }
 
-/// Reads a filter. One for spans and fields would need an engine for regular expressions, a twentieth of the binary.
+/// Parses a filter. Filters on spans and fields would need a regex engine, a twentieth of the binary.
 fn targets(filter: &str) -> Result<Targets, String> {
     if filter.contains(['[', ']', '{', '}']) {
         return Err("it is a list of LEVEL or TARGET=LEVEL, without spans and fields".to_owned());
@@ -80,7 +80,7 @@ fn targets(filter: &str) -> Result<Targets, String> {
     filter.parse::<Targets>().map_err(|error| error.to_string())
 }
 
-/// The form in which metrics are served.
+/// The format in which metrics are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// OpenMetrics 1.0.
@@ -90,7 +90,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// The form that a client prefers, by its `Accept` header: OpenMetrics only where it is named.
+    /// The format that a client prefers, by its `Accept` header: OpenMetrics only if it is named.
     pub fn preferred(accept: Option<&str>) -> Self {
         let quality = |types: &[&str]| {
             let ranges = accept.unwrap_or_default().split(',').filter_map(|range| {
@@ -114,10 +114,10 @@ impl Form {
     }
 }
 
-/// What brings gauges up to date.
+/// A function that updates gauges.
 type Refresh = Box<dyn Fn() + Send>;
 
-/// What `/metrics` serves.
+/// The content of `/metrics`.
 #[derive(Default)]
 pub struct Exposition {
     registry: Registry,
@@ -130,7 +130,7 @@ impl Exposition {
         Self { registry, refresh: Mutex::default() }
     }
 
-    /// Before each answer `refresh` is called, one call at a time: gauges that are set there are all of one moment.
+    /// Calls `refresh` before each response, one call at a time, so that its gauges are consistent.
     pub fn before_each(&self, refresh: impl Fn() + Send + 'static) {
         self.refresh.lock().push(Box::new(refresh));
     }
@@ -152,7 +152,7 @@ impl Exposition {
     }
 }
 
-/// OpenMetrics as the text format of Prometheus, which names counters with their suffix and knows neither infos nor units.
+/// Converts OpenMetrics to the text format of Prometheus, which names counters with their suffix and has neither infos nor units.
 fn plain(open: &str) -> String {
     let (mut text, mut help) = (String::with_capacity(open.len()), "");
     let mut line = |parts: &[&str]| {
@@ -273,7 +273,7 @@ pub struct ResultLabels {
     pub result: &'static str,
 }
 
-/// Every metric. Two have the name of an object as a label, and only of so many `EcrCredentials` as [`MOST_NAMES`].
+/// All metrics. Two have the name of an object as a label, for at most [`MOST_NAMES`] `EcrCredentials`.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     /// When the newest token expires, in seconds since 1970.
@@ -304,7 +304,7 @@ pub struct Metrics {
     pub unreadable: Family<KindLabels, Gauge>,
     /// The earliest expiry in any Secret, in seconds since 1970; 0 when there is none.
     pub earliest_expiry: Gauge,
-    /// When the token that expires first was issued, in seconds since 1970; 0 when there is none.
+    /// When the token that expires first was issued, in seconds since 1970; 0 if there is none.
     pub earliest_issue: Gauge,
     /// How long reconciliations took.
     pub reconciles: Family<ResultLabels, Histogram>,
@@ -312,11 +312,11 @@ pub struct Metrics {
     pub identity: Family<SourceLabels, Gauge>,
     /// 1 while this process is the leader.
     pub leader: Gauge,
-    /// What every process tells of itself.
+    /// The metrics of the process.
     pub process: ProcessMetrics,
 }
 
-/// The metrics of the process, by the names that all Prometheus clients use.
+/// The metrics of the process, with the standard names of Prometheus clients.
 #[derive(Clone, Debug, Default)]
 pub struct ProcessMetrics {
     /// The time that the process started, in seconds since 1970.
@@ -333,15 +333,15 @@ pub struct ProcessMetrics {
     pub max_fds: Gauge,
 }
 
-/// At most so many `EcrCredentials` have metrics with their name.
+/// The most `EcrCredentials` that have metrics with their name.
 pub const MOST_NAMES: usize = 500;
 
 impl Metrics {
-    /// Makes and registers every metric.
+    /// Registers all metrics.
     pub fn register(registry: &mut Registry) -> Self {
         // From 1 ms to about 1 min: a round without writes takes 1 ms, one over 10,000 namespaces some 20 s.
         let buckets = || Histogram::new(exponential_buckets(0.001, 3.0, 11));
-        // From 10 ms to about 20 s: a request waits 10 s at most (--aws-timeout), or as long as it is told.
+        // From 10 ms to about 20 s: a request takes at most 10 s, unless --aws-timeout is set.
         let seconds = || Histogram::new(exponential_buckets(0.01, 2.0, 12));
         let metrics = Self {
             token_expiry: Family::default(),
@@ -439,7 +439,7 @@ impl Metrics {
 }
 
 impl ProcessMetrics {
-    /// Reads them anew; what this system does not tell stays as it was.
+    /// Updates the metrics; those that the system does not provide stay unchanged.
     pub fn refresh(&self) {
         let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
         #[allow(clippy::cast_precision_loss, reason = "after 2^53 seconds")]

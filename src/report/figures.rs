@@ -11,8 +11,8 @@ use crate::api::HostVariant;
 use crate::api::registry::{AccountId, Region};
 use crate::api::status::{NamespaceCounts, RegistryStatus};
 use crate::clock::Clock;
-use crate::plan::Identity;
 use crate::plan::schedule::RetryPolicy;
+use crate::plan::{Identity, Service, TokenKey};
 use crate::token::cache::CacheSettings;
 use crate::token::{RawToken, TokenError, TokenSource, check};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -135,7 +135,7 @@ fn the_gauges_of_tokens_are_those_of_the_tokens_in_use() {
         rate: 10,
         clock: Clock::new(|| at(1_000), Duration::default),
     };
-    let tokens = Tokens::new(Arc::new(Silent), settings, tokio::sync::mpsc::unbounded_channel().0, |_| ());
+    let tokens = TokenCache::new(Arc::new(Silent), settings, tokio::sync::mpsc::unbounded_channel().0, |_| ());
     let key = |region: &str| {
         let (region, endpoint) = (Region::parse(region).unwrap(), HostVariant::Standard);
         let service = Service::Private { region, endpoint, registry_ids: Vec::new() };

@@ -35,7 +35,7 @@ async fn what_is_gone_is_forgotten_by_everyone() {
     let (send, _queue) = unbounded_channel();
     let source = Arc::new(Source::default());
     let reporter = Arc::new(Reporter::new(metrics));
-    let tokens = Arc::new(Tokens::new(source.clone(), cache, send, |_| ()));
+    let tokens = Arc::new(TokenCache::new(source.clone(), cache, send, |_| ()));
     let memories = Memories::default();
     let watched = Watched { reporter: reporter.clone(), memories: memories.clone(), tokens: tokens.clone() };
     let uid = Uid("x".into());

@@ -13,36 +13,36 @@ use super::include::Included;
 use crate::api::LoginFields;
 use crate::api::registry::Host;
 use crate::encoding::{Digest, Fields};
-use crate::token::Auth;
+use crate::token::DockerAuth;
 
 /// The key in the Secret's data, which its type demands.
 pub const DATA_KEY: &str = ".dockerconfigjson";
 
-/// Logins by host. Keys are bare hosts: kubelet would strip a scheme, docker and helm would not find it.
-pub type Entries = BTreeMap<Host, Auth>;
+/// Entries by host. Keys are bare hosts: kubelet would strip a scheme, docker and helm would not find the entry.
+pub type Entries = BTreeMap<Host, DockerAuth>;
 
 #[derive(Serialize)]
 struct Config<'a> {
-    auths: BTreeMap<&'a str, Entry<'a>>,
+    auths: BTreeMap<&'a str, ConfigEntry<'a>>,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Entry<'a> {
+enum ConfigEntry<'a> {
     Auth {
         auth: &'a str,
     },
-    /// The same with what it decodes to.
+    /// The same with user name and password as well.
     Login {
         auth: &'a str,
         password: &'a str,
         username: &'a str,
     },
-    /// One of others, as it is.
+    /// An included entry, unchanged.
     Included(&'a RawValue),
 }
 
-/// A rendered docker config. Its `Debug` shows nothing of it.
+/// A rendered docker config. Its `Debug` output is redacted.
 #[derive(Clone, Debug)]
 pub struct DockerConfig {
     pub(super) base64: SecretString,
@@ -60,7 +60,7 @@ impl DockerConfig {
         Self::render_with(entries, LoginFields::Auth, &Included::default())
     }
 
-    /// The same with these fields in each entry, and with entries of others beside them.
+    /// Renders entries with these fields, and the included ones.
     ///
     /// # Errors
     /// Only if serde fails, which strings do not make it do.
@@ -75,14 +75,14 @@ impl DockerConfig {
         let hosts = hash_of(entries.keys().map(Host::as_str).chain(beside.keys().copied()));
         let mut auths = BTreeMap::new();
         for (key, entry) in beside {
-            auths.insert(key, Entry::Included(serde_json::from_str(entry.expose_secret())?));
+            auths.insert(key, ConfigEntry::Included(serde_json::from_str(entry.expose_secret())?));
         }
         for (number, (host, auth)) in entries.iter().enumerate() {
             let login = decoded.get(number).and_then(|login| std::str::from_utf8(login).ok()?.split_once(':'));
             let auth = auth.expose();
             let entry = match login {
-                Some((username, password)) => Entry::Login { auth, password, username },
-                None => Entry::Auth { auth },
+                Some((username, password)) => ConfigEntry::Login { auth, password, username },
+                None => ConfigEntry::Auth { auth },
             };
             auths.insert(host.as_str(), entry);
         }
@@ -96,32 +96,27 @@ impl DockerConfig {
         self.base64.expose_secret()
     }
 
-    /// `sha256:` and 64 hexadecimal digits over the JSON. The passwords are far too long to be guessed back from it.
+    /// `sha256:` and 64 hexadecimal digits over the JSON. Tokens are too long to be guessed from it.
     pub fn hash(&self) -> &str {
         &self.hash
     }
 
-    /// A hash over the hosts alone: two with the same differ in their passwords at most.
+    /// A hash over the hosts: configs with the same hash differ only in their tokens.
     pub const fn hosts(&self) -> u64 {
         self.hosts
     }
 
     /// The size of the JSON in bytes; a Secret can hold 1 MiB.
-    pub const fn len(&self) -> usize {
+    pub const fn size(&self) -> usize {
         self.bytes
-    }
-
-    /// Whether it has no bytes, which never happens.
-    pub const fn is_empty(&self) -> bool {
-        self.bytes == 0
     }
 }
 
 /// The size of a config without logins, in bytes.
 pub const EMPTY_BYTES: usize = r#"{"auths":{}}"#.len();
 
-/// The most that a login adds to that, with the comma before the next: a password is no longer than what it is encoded in.
-pub fn entry_bytes(host: &Host, auth: &Auth, fields: LoginFields) -> usize {
+/// An upper bound of the size of one entry, with its comma: a password is no longer than its encoding.
+pub fn entry_bytes(host: &Host, auth: &DockerAuth, fields: LoginFields) -> usize {
     let encoded = auth.expose().len();
     let plain = match fields {
         LoginFields::Auth => 0,
@@ -131,7 +126,7 @@ pub fn entry_bytes(host: &Host, auth: &Auth, fields: LoginFields) -> usize {
     r#""":{"auth":""},"#.len() + host.as_str().len() + encoded + plain
 }
 
-/// A text in which secrets are looked for: the text is short and the data may have a MiB, so each place of the data is looked up
+/// The windows of a short text, to find out whether it quotes secret data. The data may have 1 MiB, so each of its windows is looked up
 /// once.
 pub struct Quotes<'a>(HashSet<&'a [u8]>);
 
@@ -148,7 +143,7 @@ impl<'a> Quotes<'a> {
         !self.0.is_empty() && data.windows(Self::WINDOW).any(|window| self.0.contains(window))
     }
 
-    /// The same of a login in a docker config: of every text in its entries, and of what that decodes to.
+    /// Whether the text quotes an entry of a docker config: any string in it, or its decoded form.
     pub fn hold_a_login_of(&self, json: &[u8]) -> bool {
         let Ok(Value::Object(mut config)) = serde_json::from_slice(json) else { return false };
         let Some(Value::Object(auths)) = config.remove("auths") else { return false };
@@ -167,13 +162,12 @@ pub fn hash_of<'a>(hosts: impl IntoIterator<Item = &'a str>) -> u64 {
     Fields::new("hosts/v1").list(hosts, Fields::text).finish().short()
 }
 
-/// Reads the logins back from the bytes of a Secret; hosts and logins that are not ours by form are left out, and hide none of
-/// the others.
+/// Parses the entries in the bytes of a Secret. Hosts and entries that are not valid for ECR are skipped.
 pub fn parse(json: &[u8]) -> Entries {
     let login = |(host, entry): (String, Value)| {
         let Value::Object(mut entry) = entry else { return None };
         let Some(Value::String(auth)) = entry.remove("auth") else { return None };
-        Some((Host::parse(&host).ok()?, Auth::parse(auth).ok()?))
+        Some((Host::parse(&host).ok()?, DockerAuth::parse(auth).ok()?))
     };
     let Ok(Value::Object(mut config)) = serde_json::from_slice(json) else { return Entries::new() };
     let Some(Value::Object(auths)) = config.remove("auths") else { return Entries::new() };
@@ -186,8 +180,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn auth(password: &str) -> Auth {
-        Auth::parse(STANDARD.encode(format!("AWS:{password}"))).unwrap()
+    fn auth(password: &str) -> DockerAuth {
+        DockerAuth::parse(STANDARD.encode(format!("AWS:{password}"))).unwrap()
     }
 
     fn entries(hosts: &[(&str, &str)]) -> Entries {
@@ -205,7 +199,7 @@ mod tests {
             json(&config),
             r#"{"auths":{"a.example":{"auth":"QVdTOnE="},"public.ecr.aws":{"auth":"QVdTOnA="}}}"#
         );
-        assert_eq!(config.len(), json(&config).len());
+        assert_eq!(config.size(), json(&config).len());
     }
 
     #[test]
@@ -215,7 +209,7 @@ mod tests {
             let expected = entries.iter().map(|(host, auth)| entry_bytes(host, auth, LoginFields::Auth)).sum::<usize>()
                 + EMPTY_BYTES;
             let last_comma = usize::from(!entries.is_empty());
-            assert_eq!(DockerConfig::render(&entries).unwrap().len(), expected - last_comma);
+            assert_eq!(DockerConfig::render(&entries).unwrap().size(), expected - last_comma);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Docker configs of others, such as those of Docker Hub, whose entries are merged into ours.
+//! Included docker configs, such as those of Docker Hub, whose entries are merged into ours.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,16 +7,16 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::docker_config::Entries;
+use crate::api::registry::Host;
 use crate::encoding::{Digest, Fields};
 
-/// The largest docker config of others that is merged, in bytes: our own must still fit into the Secret.
+/// The largest docker config that is included, in bytes: our own entries must fit into the Secret as well.
 pub const LARGEST: usize = 256 * 1024;
 
-/// The type of the Secrets that are read.
+/// The type that an included Secret must have.
 const TYPE: &str = "kubernetes.io/dockerconfigjson";
 
-/// The entries of a docker config, by host as it is written there. Its `Debug` shows nothing of them.
+/// The entries of a docker config, by host as it is written there. Its `Debug` output is redacted.
 #[derive(Clone, Debug)]
 pub struct IncludedConfig {
     /// Each entry as JSON.
@@ -24,7 +24,7 @@ pub struct IncludedConfig {
     digest: Digest,
 }
 
-/// Why a Secret cannot be merged.
+/// Why a Secret cannot be included.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IncludeError {
     /// Another type.
@@ -42,7 +42,7 @@ impl IncludedConfig {
     /// Reads the docker config of a Secret of this type.
     ///
     /// # Errors
-    /// [`IncludeError`], which names what is wrong and nothing of the data.
+    /// [`IncludeError`], which never quotes the data.
     pub fn parse(type_: &str, json: &[u8]) -> Result<Self, IncludeError> {
         #[derive(Deserialize)]
         struct Config {
@@ -74,15 +74,15 @@ impl IncludedConfig {
 /// The docker configs that are merged into ours, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Included {
-    /// Those that are known.
+    /// Those that were read.
     pub configs: Vec<Arc<IncludedConfig>>,
-    /// Whether one is not known, so that its entries are missing here though an existing Secret may have them.
+    /// Whether one could not be read. An existing Secret may have its entries.
     pub incomplete: bool,
 }
 
 impl Included {
-    /// The entries that stand beside ours: our hosts win, then the earlier entry.
-    pub fn beside(&self, ours: &Entries) -> BTreeMap<&str, &SecretString> {
+    /// The included entries beside ours: our hosts win, then the earlier include.
+    pub fn beside<T>(&self, ours: &BTreeMap<Host, T>) -> BTreeMap<&str, &SecretString> {
         let mut all = BTreeMap::new();
         let is_ours = |key: &str| ours.keys().any(|host| host.as_str().eq_ignore_ascii_case(host_of(key)));
         let entries = self.configs.iter().flat_map(|config| &config.entries);
@@ -108,8 +108,8 @@ fn host_of(key: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::registry::Host;
-    use crate::token::Auth;
+    use crate::secret::docker_config::Entries;
+    use crate::token::DockerAuth;
     use secrecy::ExposeSecret;
 
     fn config(json: &str) -> Arc<IncludedConfig> {
@@ -117,7 +117,7 @@ mod tests {
     }
 
     fn ours(hosts: &[&str]) -> Entries {
-        let auth = Auth::parse("QVdTOnA=".to_owned()).unwrap();
+        let auth = DockerAuth::parse("QVdTOnA=".to_owned()).unwrap();
         hosts.iter().map(|host| (Host::parse(host).unwrap(), auth.clone())).collect()
     }
 

@@ -1,9 +1,10 @@
-//! What each Secret should look like, and what has to change in each namespace for that.
+//! The desired Secrets, and the action that each namespace needs.
 
 pub mod docker_config;
 pub mod formats;
 pub mod include;
 pub mod metadata;
+pub mod observed;
 pub mod ownership;
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,11 +18,11 @@ use crate::api::registry::{AccountId, Host};
 use crate::api::status::Reason;
 use crate::api::{ConflictPolicy, DeletionPolicy};
 use crate::encoding::Fields;
+use crate::plan::namespaces::NamespaceUid;
 use crate::plan::outputs::SecretPlan;
 use crate::plan::schedule::{Life, until};
-use crate::plan::targets::NamespaceUid;
 use crate::plan::{Hosts, HostsError, Plan, RegistryPlan, SpecError, TokenSpec, Uid, host_taken};
-use crate::token::{Auth, AuthorizationToken, Token};
+use crate::token::{AuthorizationToken, DockerAuth, Token};
 use docker_config::{DockerConfig, Entries};
 use formats::{Content, Payload, form};
 use include::Included;
@@ -37,7 +38,7 @@ pub const CREDENTIAL: &str = "pullsecrets.dev/credential";
 pub const CREDENTIAL_UID: &str = "pullsecrets.dev/credential-uid";
 /// The annotation with the earliest expiry in the Secret, RFC 3339.
 pub const EXPIRES_AT: &str = "pullsecrets.dev/expires-at";
-/// The annotation with the time of the youngest password in the Secret, RFC 3339.
+/// The annotation with the time at which the newest token in the Secret was issued, RFC 3339.
 pub const REFRESHED_AT: &str = "pullsecrets.dev/refreshed-at";
 /// The annotation with a SHA-256 over the data.
 pub const CONTENT_HASH: &str = "pullsecrets.dev/content-hash";
@@ -51,7 +52,7 @@ pub const IDENTITY_HASH: &str = "pullsecrets.dev/identity-hash";
 /// The annotation with the format of an output; a pull secret has none.
 pub const OUTPUT: &str = "pullsecrets.dev/output";
 
-/// The greatest data of a Secret in bytes (k8s.io/api/core/v1, MaxSecretSize).
+/// The largest data of a Secret in bytes (k8s.io/api/core/v1, MaxSecretSize).
 const MAX_SECRET_BYTES: usize = 1024 * 1024;
 
 /// The tokens published by one `EcrCredential`.
@@ -69,32 +70,32 @@ pub struct Owner {
 /// The Secrets that one namespace should hold, by name.
 pub type Bundle = BTreeMap<Arc<str>, Arc<Desired>>;
 
-/// One Secret as it should be, alike in every namespace.
+/// One desired Secret, the same in every namespace.
 #[derive(Clone, Debug)]
 pub struct Desired {
     /// Labels, annotations and owner reference; no name.
     pub metadata: ObjectMeta,
     /// The type and the data.
     pub payload: Payload,
-    /// How a Secret written so looks in its metadata.
-    pub footprint: ManagedFieldsDigest,
+    /// The digest of the fields that we own once it is applied.
+    pub digest: ManagedFieldsDigest,
     /// The expiry recorded on it.
     pub expires_at: Timestamp,
     /// The hash over the identities that fetched its logins, recorded on it.
     pub identity: u64,
-    /// Whether a registry of the spec has no token in memory, or hosts that are left out, so that its login is missing here
-    /// though an existing Secret may have a good one.
+    /// Whether entries are missing because a registry has no token in memory or its hosts are left out. An existing Secret may
+    /// have valid ones.
     pub incomplete: bool,
-    /// Whether it holds a login that is meant for one namespace alone.
+    /// Whether it contains a token that belongs to one namespace.
     pub of_one_namespace: bool,
-    /// Whether it has any login: one without is written over an old one, but never created.
+    /// Whether it has any entry. One without entries replaces an existing Secret, but is never created.
     pub has_entries: bool,
 }
 
 /// Why there is no desired Secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DesiredError {
-    /// More than Kubernetes takes.
+    /// Larger than Kubernetes allows.
     #[error(
         "the Secret would have {0} bytes, and Kubernetes allows 1048576: split the accounts and host variants over several EcrCredentials with Secrets of their own"
     )]
@@ -104,23 +105,24 @@ pub enum DesiredError {
     Render,
 }
 
-/// The logins of one registry, from the tokens published for it.
+/// The docker config entries of one registry, from its published tokens.
 ///
 /// # Errors
-/// The hosts cannot be told.
+/// The hosts are unknown.
 pub fn registry_entries<'a>(
     registry: &RegistryPlan,
     published: &'a Published,
-) -> Result<Vec<(Host, &'a Auth)>, HostsError> {
-    let grants: Vec<&Arc<AuthorizationToken>> = registry.needs.iter().filter_map(|need| published.get(need)).collect();
-    if grants.len() != registry.needs.len() {
+) -> Result<Vec<(Host, &'a DockerAuth)>, HostsError> {
+    let tokens: Vec<&Arc<AuthorizationToken>> =
+        registry.token_specs.iter().filter_map(|spec| published.get(spec)).collect();
+    if tokens.len() != registry.token_specs.len() {
         return Ok(Vec::new());
     }
-    let hosts = registry.hosts.resolve(grants.first().and_then(|g| g.caller()))?;
-    Ok(hosts.into_iter().filter_map(|(host, account)| Some((host, &login(&grants, account.as_ref())?.auth))).collect())
+    let hosts = registry.hosts.resolve(tokens.first().and_then(|g| g.caller()))?;
+    Ok(hosts.into_iter().filter_map(|(host, account)| Some((host, &login(&tokens, account.as_ref())?.auth))).collect())
 }
 
-/// A host that two registries would fill with different passwords. The earlier one has it.
+/// A host that two registries would write with different tokens. The earlier one has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TakenHost {
     /// The host.
@@ -131,7 +133,7 @@ pub struct TakenHost {
     pub later: usize,
 }
 
-/// Every host that two registries would fill with different passwords. Hosts named in the spec are compared by the plan;
+/// All hosts that two registries would write with different tokens. Hosts named in the spec are compared by the plan;
 /// those of the caller's own account are known only with its token.
 pub fn taken_hosts(plan: &Plan, published: &Published) -> Vec<TakenHost> {
     let mut taken = Vec::new();
@@ -142,7 +144,7 @@ pub fn taken_hosts(plan: &Plan, published: &Published) -> Vec<TakenHost> {
     for (later, registry) in plan.registries.iter().enumerate() {
         for (host, _) in registry_entries(registry, published).unwrap_or_default() {
             let earlier = *owners.entry(host.clone()).or_insert(later);
-            if plan.registries.get(earlier).is_some_and(|other| other.needs != registry.needs) {
+            if plan.registries.get(earlier).is_some_and(|other| other.token_specs != registry.token_specs) {
                 taken.push(TakenHost { host, earlier, later });
             }
         }
@@ -156,12 +158,12 @@ impl From<&TakenHost> for SpecError {
     }
 }
 
-/// A registry whose logins do not fit into the Secret beside those of the registries before it.
+/// A registry whose entries do not fit into the Secret after those of the registries before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
     /// The number of the registry.
     pub number: usize,
-    /// How large the Secret would be with the logins of all, in bytes.
+    /// The size of the Secret with the entries of all registries, in bytes.
     pub bytes: usize,
 }
 
@@ -172,27 +174,27 @@ impl From<&LeftOut> for SpecError {
     }
 }
 
-/// Every registry whose logins do not fit into the pull secret. `taken` is what [`taken_hosts`] says.
+/// All registries whose entries do not fit into the pull secret. `taken` is the result of [`taken_hosts`].
 pub fn left_out(plan: &Plan, published: &Published, taken: &[TakenHost], now: Timestamp) -> Vec<LeftOut> {
     let logins = Logins::of(plan, published, taken, &plan.secret, now);
     let bytes = logins.bytes;
     logins.left_out.into_iter().map(|number| LeftOut { number, bytes }).collect()
 }
 
-/// The token for a host: among several answers the one for the host's account, which each chunk of ids has for its own.
-fn login<'a>(grants: &[&'a Arc<AuthorizationToken>], account: Option<&AccountId>) -> Option<&'a Token> {
-    let several = grants.len() > 1;
-    grants.iter().find_map(|grant| {
-        let token = grant.token_for(account)?;
+/// The token for a host of an account. With several tokens, each is valid for the accounts of its own chunk of registry ids.
+fn login<'a>(tokens: &[&'a Arc<AuthorizationToken>], account: Option<&AccountId>) -> Option<&'a Token> {
+    let several = tokens.len() > 1;
+    tokens.iter().find_map(|issued| {
+        let token = issued.token_for(account)?;
         (!several || account.is_none() || token.account.as_ref() == account).then_some(token)
     })
 }
 
-/// Every Secret that all target namespaces should hold, as far as there are valid tokens to write. What an output that is refused
-/// should hold is not known.
+/// The desired Secrets of all target namespaces, as far as there are valid tokens. A refused output has no desired
+/// Secret.
 ///
 /// # Errors
-/// [`DesiredError`] when one cannot be.
+/// [`DesiredError`] if one cannot be rendered.
 pub fn bundle(
     plan: &Plan,
     owner: &Owner,
@@ -211,10 +213,10 @@ pub fn bundle(
     Ok(bundle)
 }
 
-/// Why an output has no host, where that is known only with the tokens: the spec leaves the account to the caller.
+/// Why the host of an output is not written, if that is known only with the tokens: the spec does not name the account.
 pub fn lacks_host(plan: &Plan, secret: &SecretPlan, published: &Published) -> Option<SpecError> {
     let host = secret.host.as_ref().filter(|_| secret.refusal.is_none())?;
-    let complete = plan.registries.iter().all(|r| r.needs.iter().all(|need| published.contains_key(need)));
+    let complete = plan.registries.iter().all(|r| r.token_specs.iter().all(|spec| published.contains_key(spec)));
     let writes = |registry: &RegistryPlan| hosts_of(registry, published).contains(host);
     (complete && !plan.registries.iter().any(writes)).then(|| SpecError {
         reason: Reason::InvalidSpec,
@@ -227,12 +229,12 @@ pub fn lacks_host(plan: &Plan, secret: &SecretPlan, published: &Published) -> Op
 
 /// The hosts of a registry, as far as they are known.
 fn hosts_of(registry: &RegistryPlan, published: &Published) -> Vec<Host> {
-    let caller = registry.needs.first().and_then(|need| published.get(need)).and_then(|grant| grant.caller());
+    let caller = registry.token_specs.first().and_then(|spec| published.get(spec)).and_then(|token| token.caller());
     let hosts = registry.hosts.resolve(caller).unwrap_or_default();
     hosts.into_iter().map(|(host, _)| host).collect()
 }
 
-/// What Secrets are made of.
+/// The inputs of the desired Secrets.
 struct Source<'a> {
     plan: &'a Plan,
     owner: &'a Owner,
@@ -241,26 +243,26 @@ struct Source<'a> {
     taken: &'a [TakenHost],
 }
 
-/// The logins that stand in a Secret.
+/// The entries of a Secret.
 #[derive(Default)]
 struct Logins<'a> {
     entries: Entries,
-    /// The lives of their tokens.
+    /// The lives of the tokens of the entries.
     alive: Vec<Life>,
-    /// The lives of all tokens that there is room for, also of those that have expired.
+    /// The lives of all tokens that fit, including expired ones.
     all: Vec<Life>,
-    /// What the Secret needs.
-    needs: Vec<&'a TokenSpec>,
-    /// Whether a host cannot be told though the spec names it.
+    /// The tokens of the Secret.
+    token_specs: Vec<&'a TokenSpec>,
+    /// Whether hosts of the spec are unknown.
     lacks_hosts: bool,
-    /// The registries whose logins there is no room for.
+    /// The registries whose entries do not fit.
     left_out: Vec<usize>,
-    /// How large the Secret would be with those of all.
+    /// The size with the entries of all registries.
     bytes: usize,
 }
 
 impl<'a> Logins<'a> {
-    /// Takes the logins of the registries in their order, as long as there is room; of one host alone where the Secret is for one.
+    /// Collects the entries of the registries in order, as long as they fit; only those of one host if the Secret is for one.
     fn of(plan: &'a Plan, published: &Published, taken: &[TakenHost], secret: &SecretPlan, now: Timestamp) -> Self {
         let mut logins = Self { bytes: docker_config::EMPTY_BYTES, ..Self::default() };
         let mut room = MAX_SECRET_BYTES.saturating_sub(logins.bytes);
@@ -268,22 +270,23 @@ impl<'a> Logins<'a> {
             if secret.host.as_ref().is_some_and(|host| !hosts_of(registry, published).contains(host)) {
                 continue;
             }
-            logins.needs.extend(&registry.needs);
+            logins.token_specs.extend(&registry.token_specs);
             logins.lacks_hosts |= registry.lacks_hosts;
-            let grants = registry.needs.iter().filter_map(|need| published.get(need));
-            let lives: Vec<Life> = grants.map(|grant| grant.life).collect();
+            let tokens = registry.token_specs.iter().filter_map(|spec| published.get(spec));
+            let lives: Vec<Life> = tokens.map(|token| token.life).collect();
             if lives.iter().any(|life| !life.is_valid(now)) {
                 logins.all.extend(lives);
                 continue;
             }
-            // Hosts that cannot be told are reported with the registry; the others go on.
-            let mut entries: BTreeMap<Host, &Auth> =
+            // Unknown hosts are reported with the registry and do not affect the others.
+            let mut entries: BTreeMap<Host, &DockerAuth> =
                 registry_entries(registry, published).unwrap_or_default().into_iter().collect();
             entries.retain(|host, _| !taken.iter().any(|taken| taken.later == number && taken.host == *host));
             entries.retain(|each, _| secret.host.as_ref().is_none_or(|host| each == host));
-            // Of a registry before it that has the same token.
+            // An earlier registry with the same token has written it.
             entries.retain(|host, _| !logins.entries.contains_key(host));
-            let size = |(host, auth): (&Host, &&Auth)| docker_config::entry_bytes(host, auth, secret.login_fields);
+            let size =
+                |(host, auth): (&Host, &&DockerAuth)| docker_config::entry_bytes(host, auth, secret.login_fields);
             let bytes = entries.iter().map(size).sum();
             logins.bytes = logins.bytes.saturating_add(bytes);
             match room.checked_sub(bytes) {
@@ -304,9 +307,9 @@ impl<'a> Logins<'a> {
 }
 
 impl Source<'_> {
-    /// The Secret that all target namespaces should hold, or `None` while there is no valid token to write.
+    /// The desired Secret of all target namespaces, or `None` while there is no valid token.
     fn desired(&self, secret: &SecretPlan, now: Timestamp) -> Result<Option<Desired>, DesiredError> {
-        let Logins { entries, alive, all, needs, lacks_hosts, left_out, bytes } =
+        let Logins { entries, alive, all, token_specs, lacks_hosts, left_out, bytes } =
             Logins::of(self.plan, self.published, self.taken, secret, now);
         if entries.is_empty() && !left_out.is_empty() {
             return Err(DesiredError::TooLarge(bytes));
@@ -319,7 +322,7 @@ impl Source<'_> {
         let expires_at = alive.iter().map(|l| l.expires_at).min().or_else(|| all.iter().map(|l| l.expires_at).max());
         let refreshed_at = all.iter().map(|l| l.issued_at).max();
         let (Some(expires_at), Some(refreshed_at)) = (expires_at, refreshed_at) else { return Ok(None) };
-        let unfetched = needs.iter().any(|need| !self.published.contains_key(*need));
+        let unfetched = token_specs.iter().any(|spec| !self.published.contains_key(*spec));
         let mut incomplete = unfetched || !left_out.is_empty() || lacks_hosts;
         let (payload, included) = match form.content {
             Content::DockerConfig => {
@@ -333,7 +336,7 @@ impl Source<'_> {
             }
         };
         let Some(payload) = payload else { return Ok(None) };
-        let identity = identity_hash(self.published, &needs, &included);
+        let identity = identity_hash(self.published, &token_specs, &included);
         let mut metadata = frame(self.plan, self.owner, secret);
         let annotations = metadata.annotations.get_or_insert_default();
         annotations.insert(EXPIRES_AT.to_owned(), expires_at.to_string());
@@ -341,23 +344,23 @@ impl Source<'_> {
         annotations.insert(CONTENT_HASH.to_owned(), payload.hash().to_owned());
         annotations.insert(HOSTS_HASH.to_owned(), format!("{:016x}", payload.hosts()));
         annotations.insert(IDENTITY_HASH.to_owned(), format!("{identity:016x}"));
-        let footprint = ManagedFieldsDigest::desired(&metadata);
+        let digest = ManagedFieldsDigest::desired(&metadata);
         let has_entries = !entries.is_empty();
-        let is_tenants = |need: &&TokenSpec| need.auth.is_each_targets() && self.published.contains_key(*need);
-        let of_one_namespace = needs.iter().any(is_tenants);
+        let is_tenants = |spec: &&TokenSpec| spec.auth.is_each_targets() && self.published.contains_key(*spec);
+        let of_one_namespace = token_specs.iter().any(is_tenants);
         let desired =
-            Desired { metadata, payload, footprint, expires_at, identity, of_one_namespace, has_entries, incomplete };
+            Desired { metadata, payload, digest, expires_at, identity, of_one_namespace, has_entries, incomplete };
         Ok(Some(desired))
     }
 
-    /// The docker config, with those of others as far as they fit.
+    /// The docker config, with the includes as far as they fit.
     fn docker_config(&self, secret: &SecretPlan, entries: &Entries) -> Result<(DockerConfig, Included), DesiredError> {
         let mut included = self.included.clone();
         loop {
             let config = DockerConfig::render_with(entries, secret.login_fields, &included);
             let config = config.map_err(|_| DesiredError::Render)?;
-            // Our own come first, and fit.
-            if config.len() <= MAX_SECRET_BYTES || included.configs.pop().is_none() {
+            // Our own entries come first, and fit.
+            if config.size() <= MAX_SECRET_BYTES || included.configs.pop().is_none() {
                 return Ok((config, included));
             }
             included.incomplete = true;
@@ -365,19 +368,19 @@ impl Source<'_> {
     }
 }
 
-/// A hash over the identities that fetched the logins, so that those of another are not taken for them. Their order is that
-/// of their digests: that of the needs may change with the next build. What is merged beside them counts as well.
-fn identity_hash(published: &Published, needs: &[&TokenSpec], included: &Included) -> u64 {
-    let grants = published.iter().filter(|(need, _)| needs.contains(need)).map(|(_, grant)| grant);
-    let principals = grants.map(|grant| grant.identity.principal()).collect();
+/// A hash over the identities that fetched the tokens, and over the includes, to detect Secrets with tokens of other identities. It is
+/// sorted by digest: the order of the token specs may change between builds.
+fn identity_hash(published: &Published, token_specs: &[&TokenSpec], included: &Included) -> u64 {
+    let tokens = published.iter().filter(|(spec, _)| token_specs.contains(spec)).map(|(_, token)| token);
+    let principals = tokens.map(|token| token.identity.principal()).collect();
     match included.digest() {
         None => Fields::new("identities/v1").digests(&principals).finish().short(),
         Some(digest) => Fields::new("identities+included/v1").digests(&principals).digest(digest).finish().short(),
     }
 }
 
-/// The metadata that a Secret should have, with what it says itself of its content: of a Secret as we wrote it, nothing but
-/// the passwords can differ.
+/// The desired metadata, including the annotations about the content: of two Secrets with equal metadata that we wrote, only the tokens
+/// can differ.
 pub fn as_found(plan: &Plan, owner: &Owner, secret: &SecretPlan, found: &ObjectMeta) -> ObjectMeta {
     let mut metadata = frame(plan, owner, secret);
     let annotations = metadata.annotations.get_or_insert_default();
@@ -388,7 +391,7 @@ pub fn as_found(plan: &Plan, owner: &Owner, secret: &SecretPlan, found: &ObjectM
     metadata
 }
 
-/// The metadata without what it says of the content.
+/// The metadata without the annotations about the content.
 fn frame(plan: &Plan, owner: &Owner, secret: &SecretPlan) -> ObjectMeta {
     let form = form(secret.format);
     let (mut labels, mut annotations) = (secret.labels.clone(), secret.annotations.clone());
@@ -419,72 +422,72 @@ fn frame(plan: &Plan, owner: &Owner, secret: &SecretPlan) -> ObjectMeta {
     }
 }
 
-/// A place where a Secret of ours should be, or is.
+/// A Secret that should exist in a namespace, or does.
 #[derive(Clone, Debug)]
 pub struct SecretTarget {
     /// The namespace.
     pub namespace: Arc<str>,
-    /// Which of the namespaces that had this name.
-    pub incarnation: NamespaceUid,
+    /// The identity of the namespace.
+    pub namespace_uid: NamespaceUid,
     /// The Secret's name.
     pub name: Arc<str>,
-    /// Whose the Secret there is.
-    pub standing: Ownership,
-    /// What this `EcrCredential` may do there.
-    pub claim: Selection,
+    /// The ownership of the existing Secret.
+    pub ownership: Ownership,
+    /// Whether this `EcrCredential` selects it and is entitled to it.
+    pub selection: Selection,
 }
 
-/// What an `EcrCredential` may do in a place.
+/// Whether an `EcrCredential` selects a Secret and is entitled to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// The place is a target and this `EcrCredential` is entitled to it.
+    /// It is a target, and this `EcrCredential` is entitled to it.
     Selected,
-    /// The place is a target, but the older `EcrCredential` of this name is entitled to it.
+    /// It is a target, but the older `EcrCredential` of this name is entitled to it.
     Conflict(Arc<str>),
-    /// The place is a target, but an `EcrCredential` that cannot be read has the Secret, and its wishes are unknown.
+    /// It is a target, but the Secret belongs to an `EcrCredential` that cannot be read, so its spec is unknown.
     Blocked(Arc<str>),
-    /// The place is no target any more, and nobody else's.
+    /// It is no longer a target of any `EcrCredential`.
     Deselected,
-    /// The place is a target, but the spec names the Secret otherwise now.
+    /// The namespace is still selected, but the spec now gives the Secret another name.
     Renamed,
-    /// The place is no target any more; another `EcrCredential` is entitled to it and will take the Secret over.
+    /// It is no longer a target; another `EcrCredential` is entitled to it and takes the Secret over.
     Superseded,
 }
 
-/// What is to be done in a place.
+/// What to do about a Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretAction {
-    /// The Secret is as desired, or better left as it is.
+    /// Keep it: it is as desired, or must not be replaced now.
     Keep,
-    /// There is nothing to write yet.
+    /// Wait: there is nothing to write yet.
     Wait,
-    /// Create it, unless one has appeared.
+    /// Create it, unless one exists by now.
     Create,
-    /// Write over this very state of it, and take out what others added to it.
+    /// Update exactly this version of it, and remove additions by others.
     Update(Arc<SecretRecord>),
-    /// Take out of this very state of it what others have added to the data; the rest is as it should be.
+    /// Remove additions by others from exactly this version of it; the rest is as desired.
     Strip(Arc<SecretRecord>),
-    /// Delete this very state of it.
+    /// Delete exactly this version of it.
     Delete(Arc<SecretRecord>),
-    /// Leave it alone and report it.
+    /// Leave it unchanged and report it.
     Refuse(Reason, String),
 }
 
-/// Judges one place. `accepted` is the footprint that the API server made of the desired one there (an admission webhook
-/// that adds to our fields): it counts as written, since writing again would give the same.
+/// Decides about one Secret. `accepted` is the digest that the Secret had after it was last applied, if an admission webhook changed
+/// our fields: it counts as desired, since applying again would give the same.
 pub fn action(
-    place: &SecretTarget,
+    target: &SecretTarget,
     desired: Option<&Desired>,
     policy: ConflictPolicy,
     accepted: Option<ManagedFieldsDigest>,
     now: Timestamp,
 ) -> SecretAction {
-    match (&place.claim, &place.standing) {
-        // Pods name it, so it stays as long as its tokens are valid. It says itself how long that is, also after a restart.
+    match (&target.selection, &target.ownership) {
+        // Pods still use it, so it stays as long as its tokens are valid: until the expiry in its annotation, also after a restart.
         (Selection::Renamed, Ownership::Owned(record)) if record.expires_at.is_some_and(|at| at > now) => {
             SecretAction::Keep
         }
-        // A Secret that is being deleted needs no second deletion, and a copy belongs to whoever made it.
+        // A Secret that is being deleted is not deleted again, and a copy belongs to whoever made it.
         (Selection::Deselected | Selection::Renamed, Ownership::Owned(record))
             if record.held_by.is_none() && record.applied =>
         {
@@ -495,44 +498,44 @@ pub fn action(
             Reason::Conflict,
             format!(
                 "EcrCredential {name}, which takes precedence, writes the Secret {} here: use another secret name, or exclude the namespace",
-                place.name
+                target.name
             ),
         ),
         (Selection::Blocked(name), _) => SecretAction::Refuse(
             Reason::Conflict,
             format!(
                 "EcrCredential {name} owns the Secret {} here, but this version of the operator cannot read it, so the Secret is not refreshed: upgrade the operator, correct or delete {name}, or use another secret name",
-                place.name
+                target.name
             ),
         ),
         (Selection::Selected, Ownership::Unmanaged(_)) if policy == ConflictPolicy::Fail => SecretAction::Refuse(
             Reason::SecretNotOwned,
             format!(
                 "a Secret {} exists that the operator does not own: delete it, use another secret name, or set conflictPolicy: Adopt",
-                place.name
+                target.name
             ),
         ),
-        (Selection::Selected, standing) => wanted(standing, desired, accepted, now),
+        (Selection::Selected, ownership) => wanted(ownership, desired, accepted, now),
     }
 }
 
 fn wanted(
-    standing: &Ownership,
+    ownership: &Ownership,
     desired: Option<&Desired>,
     accepted: Option<ManagedFieldsDigest>,
     now: Timestamp,
 ) -> SecretAction {
-    match (standing, desired) {
+    match (ownership, desired) {
         (Ownership::Absent, Some(desired)) if desired.has_entries => SecretAction::Create,
         (Ownership::Absent, _) => SecretAction::Wait,
-        // Without a token nothing is changed: what is there may still be good.
+        // Without a token nothing is changed: the existing Secret may still be valid.
         (Ownership::Owned(record), None) if record.expires_at.is_some_and(|at| at > now) => SecretAction::Keep,
         (_, None) => SecretAction::Wait,
         (Ownership::Owned(record), Some(desired)) => {
-            let written = record.footprint == desired.footprint || accepted == Some(record.footprint);
-            // A later expiry for the same hosts was written by a process that died before it could say so; it is good until
-            // then. With other hosts it says nothing: a host that was added may have an older token. With another identity
-            // it is not what is wanted.
+            let written = record.digest == desired.digest || accepted == Some(record.digest);
+            // A later expiry for the same hosts was written by a process that crashed before it updated the status, and is valid
+            // until then. With other hosts this does not hold: an added host may have an older token. With another identity the
+            // Secret is not the desired one.
             let newer = record.hosts == Some(desired.payload.hosts())
                 && record.identity == Some(desired.identity)
                 && record.expires_at.is_some_and(|at| at > desired.expires_at && at > now);
@@ -561,12 +564,12 @@ fn wanted(
     }
 }
 
-/// How long before the first token in a Secret expires it is written without those that are missing, at the latest: time enough
-/// to write thousands of Secrets.
+/// How long before the first token in a Secret expires it is replaced by an incomplete one, at the latest: enough time to write
+/// thousands of Secrets.
 const LAST_CALL: Duration = Duration::from_secs(600);
 
-/// Whether a Secret has other hosts than the incomplete desired one and is still good. It stays complete until its first token
-/// is about to expire: what is missing may come until then.
+/// Whether a Secret has other hosts than the incomplete desired one and is still valid. It is kept until its first token is about to
+/// expire: the missing token may be fetched until then.
 fn has_more(record: &SecretRecord, desired: &Desired, now: Timestamp) -> bool {
     let gain = until(now, desired.expires_at);
     let left = record.expires_at.map_or(Duration::ZERO, |at| until(now, at));

@@ -1,4 +1,4 @@
-//! Whose a Secret is and whether it is as we wrote it, told from its metadata alone.
+//! The ownership of a Secret, and whether it is as we applied it, by its metadata alone.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,21 +14,20 @@ use super::{CREDENTIAL_UID, EXPIRES_AT, FIELD_MANAGER, HOSTS_HASH, IDENTITY_HASH
 use crate::api::{GROUP, OutputFormat};
 use crate::plan::Uid;
 
-/// An owner reference may name any text as a uid. One that is longer is nobody's, and must not be kept.
+/// The longest uid that is kept of an owner reference, which may contain any text.
 const LONGEST_UID: usize = 64;
 
-/// At most so many keys of others are kept of a Secret.
+/// The most keys of others that are kept of a Secret.
 const MOST_EXTRA_KEYS: usize = 16;
 
-/// What a Secret's fields say about who wrote them, in 16 bytes: two Secrets that we wrote alike have the same.
+/// A digest of the fields of a Secret that we own, in 16 bytes: Secrets that we applied with equal metadata have the same digest.
 ///
-/// It covers the fields that our server-side apply owns (`managedFields`), and the values of those in the metadata. When
-/// anyone changes such a field, the API server takes it out of our entry, so the footprint changes with it, though the data
-/// itself is never read.
+/// It covers the fields that our server-side apply owns (`managedFields`), and their values in the metadata. If anyone else changes such a
+/// field, the API server removes it from our entry, so the digest changes, although the data itself is never read.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ManagedFieldsDigest([u8; 16]);
 
-/// A field of a Secret that an apply of ours owns, with its value where the metadata tells it.
+/// A field of a Secret that our apply owns, with its value if it is in the metadata.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Line<'a> {
     Data,
@@ -51,7 +50,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The field's name, as it is told of.
+/// The field's name in messages.
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [kind, name, _] = self.parts();
@@ -73,13 +72,13 @@ impl ManagedFieldsDigest {
         Self(short)
     }
 
-    /// The footprint that a Secret has after we applied this metadata.
+    /// The digest of a Secret after this metadata was applied.
     pub fn desired(metadata: &ObjectMeta) -> Self {
         Self::of(&lines_desired(metadata))
     }
 }
 
-/// The fields that a Secret has after we applied this metadata.
+/// The fields that we own after this metadata was applied.
 fn lines_desired(metadata: &ObjectMeta) -> BTreeSet<Line<'_>> {
     let labels = metadata.labels.iter().flatten().map(|(key, value)| Line::Label(key, value));
     let annotations = metadata.annotations.iter().flatten().map(|(key, value)| Line::Annotation(key, value));
@@ -87,7 +86,7 @@ fn lines_desired(metadata: &ObjectMeta) -> BTreeSet<Line<'_>> {
     [Line::Data, Line::Type].into_iter().chain(labels).chain(annotations).chain(owners).collect()
 }
 
-/// The fields of a Secret that are ours.
+/// The fields of a Secret that we own.
 fn lines_observed<'a>(metadata: &'a Metadata<'_>, ours: Option<&'a Fields<'_>>) -> BTreeSet<Line<'a>> {
     let Some(fields) = ours else { return BTreeSet::new() };
     let names = |path: &[&str]| fields.find(path).into_iter().flat_map(Fields::names);
@@ -104,7 +103,7 @@ fn lines_observed<'a>(metadata: &'a Metadata<'_>, ours: Option<&'a Fields<'_>>) 
     data.into_iter().chain(type_).chain(labels).chain(annotations).chain(owners).collect()
 }
 
-/// The fields that we would write with this metadata, and that are not ours in a Secret as it was found, or have other values.
+/// The fields of this metadata that we do not own in the existing Secret, or that have other values there.
 pub fn lost_fields(desired: &ObjectMeta, found: &ObjectMeta) -> Vec<String> {
     let found = Metadata::from(found);
     let there = lines_observed(&found, our_fields(&found));
@@ -112,7 +111,7 @@ pub fn lost_fields(desired: &ObjectMeta, found: &ObjectMeta) -> Vec<String> {
     lost.map(|line| line.to_string().trim_end().to_owned()).collect()
 }
 
-/// What the API server says that our apply owns.
+/// The fields that our apply owns, by `managedFields`.
 fn our_fields<'a, 'b>(metadata: &'a Metadata<'b>) -> Option<&'a Fields<'b>> {
     metadata.managed_fields.0.iter().find(|entry| is_our_apply(entry))?.fields_v1.as_ref()
 }
@@ -123,18 +122,18 @@ impl fmt::Debug for ManagedFieldsDigest {
     }
 }
 
-/// Whether all keys of a format are ours.
+/// Whether we own all keys of a format.
 fn owns_data(fields: &Fields<'_>, format: OutputFormat) -> bool {
     form(format).keys.iter().all(|key| fields.find(&["f:data", &format!("f:{key}")]).is_some())
 }
 
-/// The format in which we wrote a Secret, as its annotation says.
+/// The format in which we wrote a Secret, by its annotation.
 fn format(metadata: &Metadata<'_>, ours: Option<&Fields<'_>>) -> OutputFormat {
     let told = ours.and_then(|fields| own_value(metadata, fields, OUTPUT));
     told.and_then(OutputFormat::parse).unwrap_or_default()
 }
 
-/// What an annotation says of the data, if both are as we wrote them.
+/// An annotation about the data, if both are as we wrote them.
 fn own_annotation<'a>(metadata: &'a Metadata<'_>, ours: Option<&Fields<'_>>, key: &str) -> Option<&'a str> {
     let fields = ours.filter(|fields| owns_data(fields, format(metadata, ours)))?;
     own_value(metadata, fields, key)
@@ -146,18 +145,18 @@ fn own_value<'a>(metadata: &'a Metadata<'_>, ours: &Fields<'_>, key: &str) -> Op
     metadata.annotations.get(key).map(|value| &**value)
 }
 
-/// What we keep of a Secret: a few dozen bytes, and nothing of its data.
+/// What is kept of a Secret: a few dozen bytes, and nothing of its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretRecord {
     /// Its uid.
     pub uid: Box<str>,
     /// Its resourceVersion, by which writes are guarded.
     pub resource_version: Box<str>,
-    /// The uid of the `EcrCredential` that it is marked as belonging to.
+    /// The uid of the `EcrCredential` that owns it.
     pub owner: Option<Uid>,
     /// See [`ManagedFieldsDigest`].
-    pub footprint: ManagedFieldsDigest,
-    /// The expiry recorded on it, unless somebody else wrote it or the data.
+    pub digest: ManagedFieldsDigest,
+    /// The recorded expiry, unless somebody else wrote it or the data.
     pub expires_at: Option<Timestamp>,
     /// The hash over its hosts, unless somebody else wrote it or the data.
     pub hosts: Option<u64>,
@@ -165,14 +164,14 @@ pub struct SecretRecord {
     pub identity: Option<u64>,
     /// The format in which we wrote it.
     pub format: OutputFormat,
-    /// Keys in its data besides those of its format; of many the first, so that no Secret takes much memory.
+    /// Keys in its data besides those of its format. Only the first are kept, to limit memory.
     pub extra_keys: Box<[String]>,
-    /// Whether somebody has said if it is immutable. An immutable one could not be refreshed.
+    /// Whether somebody has set `immutable`. An immutable Secret cannot be refreshed.
     pub sets_immutable: bool,
-    /// Whether `managedFields` shows an apply of ours, or shows nothing at all. A copy that somebody made elsewhere of one of our
-    /// Secrets has our owner reference and no apply of ours.
+    /// Whether `managedFields` has an entry of our apply, or is empty. A copy of one of our Secrets has our owner reference, but no
+    /// entry of our apply.
     pub applied: bool,
-    /// The first finalizer of a Secret that is being deleted, which stays until its finalizers are gone; empty when there is none.
+    /// The first finalizer of a Secret that is being deleted; empty if there is none. The Secret exists until its finalizers are removed.
     pub held_by: Option<Box<str>>,
 }
 
@@ -182,7 +181,7 @@ impl SecretRecord {
         Self::of(&Metadata::from(metadata))
     }
 
-    /// The same of metadata as the API server has sent it.
+    /// Reads the metadata as the API server sent it.
     pub fn of(metadata: &Metadata<'_>) -> Option<Self> {
         let ours = our_fields(metadata);
         let mut extra_keys: BTreeSet<&str> = BTreeSet::new();
@@ -197,7 +196,7 @@ impl SecretRecord {
             uid: metadata.uid.as_deref()?.into(),
             resource_version: metadata.resource_version.as_deref()?.into(),
             owner: owner(metadata, ours),
-            footprint: ManagedFieldsDigest::of(&lines_observed(metadata, ours)),
+            digest: ManagedFieldsDigest::of(&lines_observed(metadata, ours)),
             expires_at: own_annotation(metadata, ours, EXPIRES_AT).and_then(|at| at.parse().ok()),
             hosts: own_annotation(metadata, ours, HOSTS_HASH).and_then(number),
             identity: own_annotation(metadata, ours, IDENTITY_HASH).and_then(number),
@@ -214,18 +213,18 @@ impl SecretRecord {
         })
     }
 
-    /// Whether somebody added something to it that an apply does not take away, and that must not stay.
+    /// Whether somebody made additions that an apply does not remove and that must be removed.
     pub fn has_additions(&self, desired: Option<&Payload>) -> bool {
         self.sets_immutable || self.added_keys(desired).next().is_some()
     }
 
-    /// Keys in its data that somebody added. Those that it should have are never among them: its annotation may be another's, so
-    /// that its format is not known.
+    /// Keys in its data that somebody added, without those of the desired payload: the format may be unknown because somebody
+    /// else wrote its annotation.
     pub fn added_keys(&self, desired: Option<&Payload>) -> impl Iterator<Item = &String> {
         self.extra_keys.iter().filter(move |key| !desired.is_some_and(|desired| desired.has_key(key)))
     }
 
-    /// Whether `other` is a later state of the same Secret. The API server's versions are numbers that grow.
+    /// Whether `other` is a later version of the same Secret. The API server's resourceVersions are increasing numbers.
     pub fn is_older_than(&self, other: &Self) -> bool {
         match (self.resource_version.parse::<u64>(), other.resource_version.parse::<u64>()) {
             (Ok(mine), Ok(other)) => mine < other,
@@ -247,12 +246,12 @@ fn is_our_apply(entry: &FieldsEntry<'_>) -> bool {
 /// The longest finalizer that is kept, in bytes.
 const LONGEST_FINALIZER: usize = 100;
 
-/// The owner of a Secret that we wrote and whose label with its owner somebody has overwritten: an `EcrCredential` that is not known.
+/// The owner of a Secret of ours whose owner label was overwritten: an unknown `EcrCredential`.
 const UNKNOWN_OWNER: &str = "";
 
-/// The mark of ownership: our owner reference, or, where it is missing (Retain, or stripped), one of our labels.
-/// The labels count only where our apply wrote them: a copy that somebody made of a Secret with its labels is theirs. One of the two
-/// is enough, so that whoever overwrites the other makes no Secret foreign, which would let it expire.
+/// The owner by our owner reference or, if that is missing (Retain, or removed), by one of our labels. Labels count only if our apply owns
+/// them: a copy of a Secret with its labels belongs to whoever made it. One of the two labels is enough, so that overwriting the other
+/// does not make the Secret unmanaged, which would let it expire.
 fn owner(metadata: &Metadata<'_>, ours: Option<&Fields<'_>>) -> Option<Uid> {
     let is_of_our_group = |version: &str| version.strip_prefix(GROUP).is_some_and(|rest| rest.starts_with('/'));
     let by_reference = metadata
@@ -271,23 +270,23 @@ fn owner(metadata: &Metadata<'_>, ours: Option<&Fields<'_>>) -> Option<Uid> {
     by_reference.or_else(by_label)
 }
 
-/// Whose the Secret in one place is, seen from one `EcrCredential`.
+/// The ownership of a Secret, from the point of view of one `EcrCredential`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ownership {
     /// There is no Secret.
     Absent,
-    /// It is this `EcrCredential`'s.
+    /// It belongs to this `EcrCredential`.
     Owned(Arc<SecretRecord>),
-    /// It is ours, and its `EcrCredential` is gone: kept by Retain, or not yet garbage collected.
+    /// It is ours, but its `EcrCredential` does not exist: kept by Retain, or not yet garbage collected.
     Orphaned(Arc<SecretRecord>),
-    /// It is another living `EcrCredential`'s.
+    /// It belongs to another existing `EcrCredential`.
     OwnedByOther(Arc<SecretRecord>),
     /// It is not ours.
     Unmanaged(Arc<SecretRecord>),
 }
 
 impl Ownership {
-    /// Judges a record. `is_alive` tells whether an `EcrCredential` with a uid exists.
+    /// The ownership by a record. `is_alive` says whether an `EcrCredential` with a uid exists.
     pub fn of(record: Option<&Arc<SecretRecord>>, me: &Uid, is_alive: impl Fn(&Uid) -> bool) -> Self {
         let Some(record) = record else { return Self::Absent };
         let record = record.clone();
@@ -361,17 +360,17 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_as_we_wrote_it_has_the_desired_footprint() {
+    fn a_secret_as_we_wrote_it_has_the_desired_digest() {
         let record = SecretRecord::read(&applied()).unwrap();
-        assert_eq!(record.footprint, ManagedFieldsDigest::desired(&applied()));
+        assert_eq!(record.digest, ManagedFieldsDigest::desired(&applied()));
         assert_eq!(record.owner, Some(Uid("u".into())));
         assert_eq!(record.expires_at.unwrap().to_string(), "2026-01-01T12:00:00Z");
     }
 
     #[test]
-    fn every_edit_of_ours_changes_the_footprint_and_none_of_others() {
+    fn every_edit_of_ours_changes_the_digest_and_none_of_others() {
         type Edit = fn(&mut ObjectMeta);
-        let edits: [(&str, Edit, bool); 8] = [
+        let edits: [(&str, Edit, bool); 9] = [
             (
                 "data taken over",
                 |m| {
@@ -403,6 +402,13 @@ mod tests {
             ("owner removed", |m| m.owner_references = None, true),
             ("entry gone", |m| m.managed_fields = None, true),
             (
+                "applied by another",
+                |m| {
+                    m.managed_fields.as_mut().unwrap()[0].manager = Some("kubectl".to_owned());
+                },
+                true,
+            ),
+            (
                 "their label",
                 |m| {
                     m.labels.as_mut().unwrap().insert("team".to_owned(), "a".to_owned());
@@ -420,7 +426,7 @@ mod tests {
         for (name, edit, changes) in edits {
             let mut metadata = applied();
             edit(&mut metadata);
-            let changed = SecretRecord::read(&metadata).unwrap().footprint != ManagedFieldsDigest::desired(&applied());
+            let changed = SecretRecord::read(&metadata).unwrap().digest != ManagedFieldsDigest::desired(&applied());
             assert_eq!(changed, changes, "{name}");
         }
     }
@@ -462,21 +468,18 @@ mod tests {
         };
         let as_written = ManagedFieldsDigest::desired(&applied_output());
         let good = read(|_| {});
-        assert_eq!(
-            (good.format, good.footprint, good.has_additions(None)),
-            (OutputFormat::BasicAuth, as_written, false)
-        );
+        assert_eq!((good.format, good.digest, good.has_additions(None)), (OutputFormat::BasicAuth, as_written, false));
         assert!(good.expires_at.is_some());
         let taken = read(|m| drop(fields(m)["f:data"].as_object_mut().unwrap().remove("f:password")));
-        assert_ne!(taken.footprint, as_written, "somebody else has written the password");
+        assert_ne!(taken.digest, as_written, "somebody else has written the password");
         assert_eq!(taken.expires_at, None, "what its annotations say is not of that password");
         let forged = read(|m| {
             fields(m)["f:metadata"]["f:annotations"].as_object_mut().unwrap().remove(&format!("f:{OUTPUT}"));
         });
-        assert_ne!(forged.footprint, as_written);
+        assert_ne!(forged.digest, as_written);
         assert_eq!(forged.format, OutputFormat::DockerConfigJson, "the annotation is not ours");
         assert_eq!(*forged.extra_keys, ["password".to_owned(), "username".to_owned()]);
-        let auth = crate::token::Auth::parse("QVdTOnA=".to_owned()).unwrap();
+        let auth = crate::token::DockerAuth::parse("QVdTOnA=".to_owned()).unwrap();
         let host = crate::api::registry::Host::parse("a.example").unwrap();
         let crate::secret::formats::Content::Login(texts) = form(OutputFormat::BasicAuth).content else { panic!() };
         let desired = Payload::login(form(OutputFormat::BasicAuth), texts, &host, &auth).unwrap();
@@ -494,7 +497,7 @@ mod tests {
             labels.extend(value.map(|value| (label.to_owned(), value.to_owned())));
             fields(metadata)["f:metadata"]["f:labels"].as_object_mut().unwrap().remove(&format!("f:{label}"));
         }
-        let table: [(&str, Edit, bool); 10] = [
+        let table: [(&str, Edit, bool); 11] = [
             ("labels stripped", |m| m.labels = None, true),
             ("reference stripped", |m| m.owner_references = None, true),
             (
@@ -514,6 +517,15 @@ mod tests {
                 |m| {
                     lose(m, CREDENTIAL_UID, Some("v"));
                     lose(m, MANAGED_BY, Some("helm"));
+                },
+                false,
+            ),
+            (
+                "no reference, both overwritten, another label of ours left",
+                |m| {
+                    lose(m, CREDENTIAL_UID, Some("v"));
+                    lose(m, MANAGED_BY, Some("helm"));
+                    fields(m)["f:metadata"]["f:labels"]["f:team"] = json!({});
                 },
                 false,
             ),

@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::*;
 use crate::api::{EcrCredentialSpec, OutputFormat};
+use crate::plan::namespaces::NamespaceUid;
 use crate::plan::schedule::Life;
-use crate::plan::targets::NamespaceUid;
 use crate::plan::{Identity, Limits, plan};
 
 const NOW: i64 = 1_000_000;
@@ -34,8 +34,8 @@ fn planned(spec: &EcrCredentialSpec) -> Plan {
     plan(spec, &Limits::default()).unwrap()
 }
 
-fn grant(password: &str, account: Option<&str>, issued: i64, expires: i64) -> Arc<AuthorizationToken> {
-    let auth = Auth::parse(STANDARD.encode(format!("AWS:{password}"))).unwrap();
+fn token(password: &str, account: Option<&str>, issued: i64, expires: i64) -> Arc<AuthorizationToken> {
+    let auth = DockerAuth::parse(STANDARD.encode(format!("AWS:{password}"))).unwrap();
     let account = account.map(|id| AccountId::parse(id).unwrap());
     let life = Life { issued_at: at(issued), expires_at: at(expires) };
     Arc::new(AuthorizationToken { tokens: vec![Token { auth, account }], life, identity: Identity::operator() })
@@ -67,9 +67,10 @@ fn published(spec: &EcrCredentialSpec, private_expires: i64, public_expires: Opt
     let plan = planned(spec);
     let mut published = Published::new();
     let issued = NOW - 6 * HOUR;
-    published.insert(plan.registries[0].needs[0].clone(), grant("p", Some("111122223333"), issued, private_expires));
+    published
+        .insert(plan.registries[0].token_specs[0].clone(), token("p", Some("111122223333"), issued, private_expires));
     if let Some(expires) = public_expires {
-        published.insert(plan.registries[1].needs[0].clone(), grant("q", None, issued, expires));
+        published.insert(plan.registries[1].token_specs[0].clone(), token("q", None, issued, expires));
     }
     published
 }
@@ -112,8 +113,8 @@ fn a_host_that_two_identities_would_fill_is_the_first_ones() {
         let plan = planned(&spec);
         let mut all = Published::new();
         for (number, registry) in plan.registries.iter().enumerate() {
-            let grant = grant(&number.to_string(), Some("111122223333"), NOW, NOW + HOUR);
-            all.entry(registry.needs[0].clone()).or_insert(grant);
+            let token = token(&number.to_string(), Some("111122223333"), NOW, NOW + HOUR);
+            all.entry(registry.token_specs[0].clone()).or_insert(token);
         }
         let found = taken_hosts(&plan, &all);
         let seen: Vec<_> = found.iter().map(|taken| (taken.host.as_str(), taken.earlier, taken.later)).collect();
@@ -145,12 +146,12 @@ fn each_token_of_a_registry_id_goes_to_its_own_host() {
         "namespaces": { "names": ["a"] },
     }));
     let plan = planned(&spec);
-    assert_eq!(plan.registries[0].needs.len(), 2, "ten ids in one call, one in the other");
+    assert_eq!(plan.registries[0].token_specs.len(), 2, "ten ids in one call, one in the other");
     let mut all = Published::new();
-    for key in &plan.registries[0].needs {
+    for key in &plan.registries[0].token_specs {
         let crate::plan::Service::Private { registry_ids, .. } = &key.service else { panic!("private") };
         let tokens = registry_ids.iter().map(|id| Token {
-            auth: Auth::parse(STANDARD.encode(format!("AWS:{id}"))).unwrap(),
+            auth: DockerAuth::parse(STANDARD.encode(format!("AWS:{id}"))).unwrap(),
             account: Some(id.clone()),
         });
         let life = Life { issued_at: at(NOW), expires_at: at(NOW + HOUR) };
@@ -179,8 +180,10 @@ fn a_secret_beyond_the_limit_of_kubernetes_is_refused_with_the_way_out() {
     }));
     let plan = planned(&spec);
     let long = "x".repeat(4000);
-    let published =
-        Published::from([(plan.registries[0].needs[0].clone(), grant(&long, Some("111122223333"), NOW, NOW + HOUR))]);
+    let published = Published::from([(
+        plan.registries[0].token_specs[0].clone(),
+        token(&long, Some("111122223333"), NOW, NOW + HOUR),
+    )]);
     let error = bundle(&plan, &owner(), &published, &Included::default(), at(NOW)).unwrap_err();
     assert!(matches!(error, DesiredError::TooLarge(n) if n > MAX_SECRET_BYTES) && error.to_string().contains("split"));
 }
@@ -199,13 +202,13 @@ fn a_registry_that_does_not_fit_is_left_out_and_the_others_are_written() {
         let mut published = Published::new();
         for (n, registry) in plan.registries.iter().enumerate() {
             let (password, issued) = if n == number { (long.as_str(), NOW) } else { ("p", NOW - HOUR) };
-            published.insert(registry.needs[0].clone(), grant(password, None, issued, issued + 2 * HOUR));
+            published.insert(registry.token_specs[0].clone(), token(password, None, issued, issued + 2 * HOUR));
         }
         let taken = taken_hosts(&plan, &published);
         let left: Vec<_> = left_out(&plan, &published, &taken, at(NOW)).iter().map(|left| left.number).collect();
         assert_eq!(left, [number]);
-        let halt = SpecError::from(&left_out(&plan, &published, &taken, at(NOW))[0]);
-        assert!(halt.message.starts_with(&format!("spec.registries[{number}]: ")) && halt.message.contains("split"));
+        let error = SpecError::from(&left_out(&plan, &published, &taken, at(NOW))[0]);
+        assert!(error.message.starts_with(&format!("spec.registries[{number}]: ")) && error.message.contains("split"));
         let desired = build(&spec, &published).unwrap();
         assert_eq!(hosts(&desired).len(), 1);
         assert!(desired.incomplete, "an existing Secret may have the others");
@@ -223,14 +226,14 @@ fn hosts_that_cannot_be_told_make_no_secret_poorer_before_its_time() {
     let published = published(&spec, NOW + 10 * HOUR, None);
     let good = build(&spec, &published).unwrap();
     let other_hosts = |expires| {
-        place(
+        target(
             Ownership::Owned(record(ManagedFieldsDigest::desired(&ObjectMeta::default()), Some(expires))),
             Selection::Selected,
         )
     };
     assert_eq!(judge(&other_hosts(NOW + 5 * HOUR), Some(&good), ConflictPolicy::Fail), "wait");
     assert_eq!(judge(&other_hosts(NOW + 60), Some(&good), ConflictPolicy::Fail), "update");
-    assert_eq!(judge(&place(Ownership::Absent, Selection::Selected), Some(&good), ConflictPolicy::Fail), "create");
+    assert_eq!(judge(&target(Ownership::Absent, Selection::Selected), Some(&good), ConflictPolicy::Fail), "create");
 }
 
 #[test]
@@ -243,12 +246,12 @@ fn retain_has_no_owner_reference_and_delete_does_not_block() {
     assert_eq!(build(&spec, &published).unwrap().metadata.owner_references, None);
 }
 
-fn record(footprint: ManagedFieldsDigest, expires: Option<i64>) -> Arc<SecretRecord> {
+fn record(digest: ManagedFieldsDigest, expires: Option<i64>) -> Arc<SecretRecord> {
     Arc::new(SecretRecord {
         uid: "s".into(),
         resource_version: "7".into(),
         owner: Some(Uid("me".into())),
-        footprint,
+        digest,
         expires_at: expires.map(at),
         hosts: None,
         identity: None,
@@ -260,12 +263,18 @@ fn record(footprint: ManagedFieldsDigest, expires: Option<i64>) -> Arc<SecretRec
     })
 }
 
-fn place(standing: Ownership, claim: Selection) -> SecretTarget {
-    SecretTarget { namespace: "a".into(), incarnation: NamespaceUid::default(), name: "pull".into(), standing, claim }
+fn target(ownership: Ownership, selection: Selection) -> SecretTarget {
+    SecretTarget {
+        namespace: "a".into(),
+        namespace_uid: NamespaceUid::default(),
+        name: "pull".into(),
+        ownership,
+        selection,
+    }
 }
 
-fn judge(place: &SecretTarget, desired: Option<&Desired>, policy: ConflictPolicy) -> &'static str {
-    match action(place, desired, policy, None, at(NOW)) {
+fn judge(target: &SecretTarget, desired: Option<&Desired>, policy: ConflictPolicy) -> &'static str {
+    match action(target, desired, policy, None, at(NOW)) {
         SecretAction::Keep => "keep",
         SecretAction::Wait => "wait",
         SecretAction::Create => "create",
@@ -277,23 +286,23 @@ fn judge(place: &SecretTarget, desired: Option<&Desired>, policy: ConflictPolicy
 }
 
 #[test]
-fn every_place_has_its_verdict() {
+fn every_target_has_its_action() {
     use ConflictPolicy::{Adopt, Fail};
     let spec = two_registries();
     let good = build(&spec, &published(&spec, NOW + HOUR, Some(NOW + HOUR))).unwrap();
     let one_missing = build(&spec, &published(&spec, NOW + HOUR, None)).unwrap();
     let empty = build(&spec, &published(&spec, NOW - 1, Some(NOW - 1))).unwrap();
-    let written = record(good.footprint, Some(NOW + HOUR));
-    let edited = record(empty.footprint, None);
-    let older = record(empty.footprint, Some(NOW + 10));
-    let other_hosts = record(empty.footprint, Some(NOW + 9 * HOUR));
+    let written = record(good.digest, Some(NOW + HOUR));
+    let edited = record(empty.digest, None);
+    let older = record(empty.digest, Some(NOW + 10));
+    let other_hosts = record(empty.digest, Some(NOW + 9 * HOUR));
     let of_another = Arc::new(SecretRecord { hosts: Some(good.payload.hosts()), ..(*other_hosts).clone() });
     let newer = Arc::new(SecretRecord { identity: Some(good.identity), ..(*of_another).clone() });
     let newer_and_more = Arc::new(SecretRecord { extra_keys: Box::new(["x".to_owned()]), ..(*newer).clone() });
-    let dead = record(empty.footprint, Some(NOW - 10));
+    let dead = record(empty.digest, Some(NOW - 10));
     let stuffed = Arc::new(SecretRecord { extra_keys: Box::new(["x".to_owned()]), ..(*written).clone() });
-    let nearer_its_end = record(empty.footprint, Some(NOW + 11 * 60));
-    let near_its_end = record(empty.footprint, Some(NOW + 10 * 60));
+    let nearer_its_end = record(empty.digest, Some(NOW + 11 * 60));
+    let near_its_end = record(empty.digest, Some(NOW + 10 * 60));
     let expired = dead.clone();
     let expired_copy = Arc::new(SecretRecord { applied: false, ..(*dead).clone() });
     let copy = Arc::new(SecretRecord { applied: false, ..(*older).clone() });
@@ -386,8 +395,8 @@ fn every_place_has_its_verdict() {
         ("left to another", Ownership::Owned(older.clone()), Selection::Superseded, some, Fail, "keep"),
         ("deselected, foreign", Ownership::Unmanaged(older), Selection::Deselected, some, Adopt, "keep"),
     ];
-    for (name, standing, claim, desired, policy, expected) in table {
-        assert_eq!(judge(&place(standing, claim), desired, policy), expected, "{name}");
+    for (name, ownership, selection, desired, policy, expected) in table {
+        assert_eq!(judge(&target(ownership, selection), desired, policy), expected, "{name}");
     }
 }
 
@@ -395,7 +404,7 @@ fn every_place_has_its_verdict() {
 fn what_admission_makes_of_a_write_counts_as_written() {
     let spec = two_registries();
     let desired = build(&spec, &published(&spec, NOW + HOUR, None)).unwrap();
-    let other = build(&spec, &published(&spec, NOW - 1, Some(NOW - 1))).unwrap().footprint;
-    let place = place(Ownership::Owned(record(other, None)), Selection::Selected);
-    assert_eq!(action(&place, Some(&desired), ConflictPolicy::Fail, Some(other), at(NOW)), SecretAction::Keep);
+    let other = build(&spec, &published(&spec, NOW - 1, Some(NOW - 1))).unwrap().digest;
+    let target = target(Ownership::Owned(record(other, None)), Selection::Selected);
+    assert_eq!(action(&target, Some(&desired), ConflictPolicy::Fail, Some(other), at(NOW)), SecretAction::Keep);
 }

@@ -9,11 +9,11 @@ use aws_sdk_sts::types::Tag;
 
 use super::TokenError;
 use super::errors::{Call, classify};
-use super::web_identity::{credentials, provided};
+use super::provider::{credentials, provided};
 use crate::plan::auth::RoleStep;
 
-/// The credentials of one role, asked for with the identity before it. The SDK's own provider knows neither transitive tag
-/// keys nor a source identity.
+/// The credentials of one role, assumed with the identity before it. The SDK's own provider supports neither transitive tag keys
+/// nor a source identity.
 pub(super) struct AssumedRole {
     /// A client with the identity before it.
     pub(super) sts: Client,
@@ -41,8 +41,8 @@ impl AssumedRole {
             .set_transitive_tag_keys((!keys.is_empty()).then(|| keys.clone()))
             .set_source_identity(step.source_identity.clone())
             .set_policy(step.policy.clone());
-        let place = format!("STS for {}", step.role);
-        let answer = request.send().await.map_err(|error| classify(&error, Call::AssumeRole, &place))?;
+        let endpoint = format!("STS for {}", step.role);
+        let answer = request.send().await.map_err(|error| classify(&error, Call::AssumeRole, &endpoint))?;
         credentials(answer.credentials, "AssumeRole")
     }
 }

@@ -1,4 +1,4 @@
-//! The tokens in memory: one for each key, one fetch under way for each key, and the wait after a failure.
+//! The cache of tokens: one token, at most one fetch in flight, and the backoff for each key.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -16,24 +16,24 @@ use crate::clock::Clock;
 use crate::plan::schedule::{Life, RetryPolicy, later};
 use crate::plan::{Identity, TokenKey, Uid};
 
-/// However soon a token is wanted again after a good answer, AWS is not asked sooner than this.
+/// The shortest time between two successful fetches of a key.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A token that serves one namespace is kept for so long after it was fetched, also when nobody wants it any more: a namespace whose
-/// label is added and removed in a loop costs one call in this time, and not one for each time.
+/// How long a token for one namespace is kept after its fetch, even without users: a namespace whose label is added and removed in a
+/// loop costs one call in this time, and not one for each change.
 const KEPT: Duration = Duration::from_secs(300);
 
-/// How long tokens that serve one namespace each are collected before those who wait are told.
-const CROWD: Duration = Duration::from_millis(300);
+/// How long the results for single namespaces are collected before their waiters are notified.
+const BATCH: Duration = Duration::from_millis(300);
 
-/// What is known of a token right now.
+/// The state of a key.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// The newest good token; it may have expired.
-    pub grant: Option<Arc<AuthorizationToken>>,
-    /// The last failure, if it is newer than the grant.
+    /// The newest valid response; the token may have expired since.
+    pub token: Option<Arc<AuthorizationToken>>,
+    /// The last failure, if it is newer than the token.
     pub failure: Option<Failure>,
-    /// Whether a fetch is under way.
+    /// Whether a fetch is in flight.
     pub in_flight: bool,
 }
 
@@ -52,23 +52,23 @@ pub struct Failure {
 struct Slot {
     state: Snapshot,
     succeeded: Option<Instant>,
-    /// Until when its token stays without users.
+    /// Until when its token is kept without users.
     kept_until: Option<Instant>,
     waiters: BTreeSet<Uid>,
-    /// Until when the wait after the last failure lasts, by the clock's uptime, which never jumps.
+    /// The end of the backoff, by the clock's uptime, which never jumps.
     wait_until: Duration,
-    /// Whose Secrets hold it, or are to.
+    /// The `EcrCredentials` that use it.
     users: BTreeSet<Uid>,
-    /// What the fetch is for that is under way.
+    /// The dispatch of the fetch in flight.
     turn: Option<Dispatch>,
-    /// While a fetch waits for its turn: ends the wait when nobody wants the token any more.
+    /// Cancels the fetch while it is queued, once nobody uses the token any more.
     waiting: Option<DropGuard>,
 }
 
 impl Slot {
-    /// What a fetch is for now.
+    /// The priority of a fetch.
     fn priority(&self, turn: Dispatch, now: Timestamp) -> Priority {
-        let held = self.state.grant.as_ref().is_some_and(|grant| grant.life.is_valid(now));
+        let held = self.state.token.as_ref().is_some_and(|token| token.life.is_valid(now));
         match (turn, held, self.state.failure.is_some()) {
             (Dispatch::Immediate, ..) => Priority::Shared,
             (Dispatch::Queued, false, false) => Priority::First,
@@ -78,8 +78,8 @@ impl Slot {
         }
     }
 
-    /// Whether it can be forgotten. A wait after a failure is kept until it is over, and a new token for a while, so that going
-    /// and coming back does not get round it.
+    /// Whether it can be dropped. A backoff is kept until its end, and a new token for a while, so that removing and adding a namespace
+    /// or an `EcrCredential` does not bypass them.
     fn is_idle(&self, uptime: Duration) -> bool {
         let fetching = self.state.in_flight && self.waiting.is_none();
         let failed = self.state.failure.is_some() && self.wait_until > uptime;
@@ -88,14 +88,14 @@ impl Slot {
     }
 }
 
-/// All slots, and who wants which.
+/// All slots, and the keys that each `EcrCredential` uses.
 #[derive(Debug, Default)]
 struct Slots {
     by_key: HashMap<TokenKey, Slot>,
     wanted: HashMap<Uid, BTreeSet<TokenKey>>,
-    /// How many slots with users each identity has.
+    /// The number of slots with users for each identity.
     identities: HashMap<Identity, usize>,
-    /// When all slots were looked at last for those that are idle.
+    /// When idle slots were dropped last.
     swept: Option<Instant>,
 }
 
@@ -113,8 +113,8 @@ impl Slots {
         }
     }
 
-    /// Returns the identity if this was the last user of any of its slots. A wait after a failure outlasts that, a session
-    /// does not.
+    /// Returns the identity if this was the last user of all its slots. Its session is then dropped, while a backoff
+    /// stays.
     fn remove_user(&mut self, key: &TokenKey, who: &Uid) -> Option<Identity> {
         let slot = self.by_key.get_mut(key)?;
         slot.waiters.remove(who);
@@ -131,24 +131,24 @@ impl Slots {
         (!self.identities.contains_key(identity)).then(|| identity.clone())
     }
 
-    /// Whether another token of this identity is being fetched, or is to be: it can use the same session.
+    /// Whether another fetch of this identity is queued or in flight: it can use the same session.
     fn is_busy(&self, identity: &Identity) -> bool {
         self.by_key.iter().any(|(key, slot)| slot.state.in_flight && key.identity == *identity)
     }
 
-    /// Forgets what is idle.
+    /// Drops idle slots.
     fn sweep(&mut self, uptime: Duration) {
         self.swept = Some(Instant::now());
         self.by_key.retain(|_, slot| !slot.is_idle(uptime));
     }
 }
 
-/// How many namespaces a token serves. The limit on calls to AWS holds for both.
+/// How the waiters of a fetch are notified. The rate limit applies to both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dispatch {
-    /// All of them: whoever waits is told at once.
+    /// At once: the token is shared by all namespaces.
     Immediate,
-    /// One of perhaps thousands: those who wait are told of several together.
+    /// In batches: the token is for one of perhaps thousands of namespaces.
     Queued,
 }
 
@@ -161,34 +161,34 @@ pub struct Fetched {
     pub result: Result<Life, TokenError>,
 }
 
-/// What the cache is told at start.
+/// The settings of the cache.
 #[derive(Clone, Debug)]
 pub struct CacheSettings {
     /// How long to wait after failures.
     pub retry: RetryPolicy,
-    /// A token that lives less than this is refused.
+    /// A token with less remaining life is refused.
     pub min_life: Duration,
-    /// How many calls of each service there may be in a second.
+    /// The most calls of each service in a second.
     pub rate: u16,
     /// The clock.
     pub clock: Clock,
 }
 
-/// All tokens. Fetches run on tasks of their own: nobody waits for AWS, who asked is told when it answered.
-pub struct Tokens {
+/// The cache of tokens. Fetches run on tasks of their own: requests return at once, and waiters are notified at the end.
+pub struct TokenCache {
     source: Arc<dyn TokenSource>,
     settings: CacheSettings,
     slots: Mutex<Slots>,
     limiter: Arc<FairRateLimiter>,
-    /// Who is to be told soon: tokens that serve one namespace each come in crowds.
+    /// The waiters of the next batch of notifications.
     later: Mutex<BTreeSet<Uid>>,
     finished: UnboundedSender<Uid>,
     observer: Box<dyn Fn(&Fetched) + Send + Sync>,
 }
 
-impl Tokens {
-    /// An empty cache. `finished` gets everyone who asked for a token once it was fetched or failed; `observer` sees each
-    /// fetch once.
+impl TokenCache {
+    /// An empty cache. `finished` gets each waiter once its token was fetched or has failed; `observer` is called once for
+    /// each fetch.
     pub fn new(
         source: Arc<dyn TokenSource>,
         settings: CacheSettings,
@@ -200,8 +200,8 @@ impl Tokens {
         Self { source, settings, slots, limiter, later, finished, observer: Box::new(observer) }
     }
 
-    /// Notes which tokens an `EcrCredential` wants from now on, before it asks for any. What nobody wants any more is
-    /// forgotten, and so are the sessions of identities that nobody uses any more.
+    /// Sets the keys that an `EcrCredential` uses from now on, before it requests any. Unused tokens, and sessions of unused
+    /// identities, are dropped.
     pub fn want(&self, who: &Uid, keys: BTreeSet<TokenKey>) {
         let gone = {
             let mut slots = self.slots.lock();
@@ -224,13 +224,13 @@ impl Tokens {
         }
     }
 
-    /// What is known of a token.
+    /// The state of a key now.
     pub fn look(&self, key: &TokenKey) -> Snapshot {
         let slots = self.slots.lock();
         let Some(slot) = slots.by_key.get(key) else { return Snapshot::default() };
         let mut known = slot.state.clone();
         if let Some(failure) = &mut known.failure {
-            // The time may have been corrected since. A wait that is over is so whoever looks at the clock a moment earlier.
+            // The clock may have been corrected since. A backoff that is over must not start again for a reader with an earlier time.
             let clock = &self.settings.clock;
             let left = slot.wait_until.saturating_sub(clock.uptime());
             failure.retry_at = if left.is_zero() { Timestamp::MIN } else { later(clock.now(), left) };
@@ -238,21 +238,21 @@ impl Tokens {
         known
     }
 
-    /// Shows the life of each token that somebody uses.
+    /// Visits the life of each token in use.
     pub fn each_life(&self, mut see: impl FnMut(&TokenKey, Life)) {
         for (key, slot) in &self.slots.lock().by_key {
-            if let Some(grant) = slot.state.grant.as_ref().filter(|_| !slot.users.is_empty()) {
-                see(key, grant.life);
+            if let Some(token) = slot.state.token.as_ref().filter(|_| !slot.users.is_empty()) {
+                see(key, token.life);
             }
         }
     }
 
-    /// Takes a token that was found again in a Secret, unless a newer one is there.
-    pub fn seed(&self, key: &TokenKey, grant: &Arc<AuthorizationToken>) {
+    /// Stores a token that was recovered from a Secret, unless a newer one is cached.
+    pub fn seed(&self, key: &TokenKey, token: &Arc<AuthorizationToken>) {
         let mut slots = self.slots.lock();
         let slot = slots.slot(key);
-        if slot.state.grant.as_ref().is_none_or(|held| held.life.issued_at < grant.life.issued_at) {
-            slot.state.grant = Some(grant.clone());
+        if slot.state.token.as_ref().is_none_or(|held| held.life.issued_at < token.life.issued_at) {
+            slot.state.token = Some(token.clone());
         }
     }
 
@@ -261,12 +261,12 @@ impl Tokens {
         self.source.fingerprint(identity)
     }
 
-    /// Asks for a new token, for `who`. Joins the fetch that is under way, if any.
+    /// Requests a new token, for `who`. Joins the fetch in flight, if any.
     pub fn request(self: &Arc<Self>, key: &TokenKey, who: &Uid, turn: Dispatch) {
         let waiting = CancellationToken::new();
         let (not_before, priority) = {
             let mut slots = self.slots.lock();
-            // What was kept without users is forgotten in the end, though nothing is dropped any more.
+            // Tokens that are kept without users are dropped eventually, even if no use ends.
             if slots.swept.is_some_and(|at| at.elapsed() >= KEPT) {
                 slots.sweep(self.settings.clock.uptime());
             }
@@ -293,14 +293,14 @@ impl Tokens {
             if !tokens.begin(&key, &waiting) {
                 return;
             }
-            // A panic in a dependency must not leave the key in flight for good.
-            let landing = Landing { tokens: tokens.clone(), key: key.clone(), landed: false };
+            // A panic in a dependency must not leave the key in flight forever.
+            let guard = FetchGuard { tokens: tokens.clone(), key: key.clone(), ended: false };
             let result = tokens.source.fetch(&key).await;
-            landing.land(result);
+            guard.end(result);
         });
     }
 
-    /// Ends the wait of a fetch; false when nobody wants it any more.
+    /// Starts a queued fetch; false if it was cancelled.
     fn begin(&self, key: &TokenKey, waiting: &CancellationToken) -> bool {
         let mut slots = self.slots.lock();
         if waiting.is_cancelled() {
@@ -312,24 +312,24 @@ impl Tokens {
         true
     }
 
-    /// Joins a fetch that is under way, so as to be told when it is done. One that has just ended is told of at once.
+    /// Adds a waiter to the fetch in flight. If it has just ended, the waiter is notified at once.
     pub fn join(&self, key: &TokenKey, who: &Uid) {
         let mut slots = self.slots.lock();
         match slots.by_key.get_mut(key).filter(|slot| slot.state.in_flight) {
             Some(slot) => {
                 slot.waiters.insert(who.clone());
             }
-            None => self.tell(who.clone()),
+            None => self.notify(who.clone()),
         }
     }
 
-    fn tell(&self, who: Uid) {
-        // The receiver ends with the process alone.
+    fn notify(&self, who: Uid) {
+        // The receiver lives as long as the process.
         let _ = self.finished.send(who);
     }
 
-    /// Tells them once for all tokens that come within a moment.
-    fn tell_later(self: &Arc<Self>, whom: BTreeSet<Uid>) {
+    /// Notifies these with the next batch.
+    fn notify_later(self: &Arc<Self>, whom: BTreeSet<Uid>) {
         let mut later = self.later.lock();
         let first = later.is_empty();
         later.extend(whom);
@@ -338,9 +338,9 @@ impl Tokens {
         }
         let tokens = self.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(CROWD).await;
+            tokio::time::sleep(BATCH).await;
             for who in std::mem::take(&mut *tokens.later.lock()) {
-                tokens.tell(who);
+                tokens.notify(who);
             }
         });
     }
@@ -352,11 +352,11 @@ impl Tokens {
             let slot = slots.slot(key);
             slot.state.in_flight = false;
             let turn = slot.turn.take();
-            let result = result.and_then(|grant| refuse_shorter(grant, slot.state.grant.as_deref(), now));
+            let result = result.and_then(|token| refuse_shorter(token, slot.state.token.as_deref(), now));
             let result = match result {
-                Ok(grant) => {
-                    let life = grant.life;
-                    slot.state.grant = Some(Arc::new(grant));
+                Ok(token) => {
+                    let life = token.life;
+                    slot.state.token = Some(Arc::new(token));
                     slot.state.failure = None;
                     slot.succeeded = Some(Instant::now());
                     slot.kept_until = (turn == Some(Dispatch::Queued)).then(|| Instant::now() + KEPT);
@@ -366,7 +366,7 @@ impl Tokens {
                     let count = slot.state.failure.as_ref().map_or(1, |f| f.count.saturating_add(1));
                     let wait = self.settings.retry.delay(count, error.retry_scale(), &format!("{key:?}"));
                     slot.wait_until = self.settings.clock.uptime().saturating_add(wait);
-                    // The same refusal keeps its first request id, so that a status is not written for each try.
+                    // An equal refusal keeps its first request id, so that a status is not written for each attempt.
                     let before = slot.state.failure.take().map(|failure| failure.error).filter(|old| *old == error);
                     let told = before.unwrap_or_else(|| error.clone());
                     slot.state.failure = Some(Failure { error: told, count, retry_at: later(now, wait) });
@@ -378,7 +378,7 @@ impl Tokens {
             if slot.is_idle(uptime) {
                 slots.sweep(uptime);
             }
-            // It was used by this fetch after its last user had gone.
+            // This fetch outlived the last user of the identity.
             let gone = slots.without_users(&key.identity);
             (waiters, turn, Fetched { key: key.clone(), result }, gone, slots.is_busy(&key.identity))
         };
@@ -388,54 +388,54 @@ impl Tokens {
         }
         if turn == Some(Dispatch::Queued) {
             if !busy {
-                // Its session would lie idle until the next refresh, for each of perhaps thousands.
+                // Its session would be idle until the next refresh, for each of perhaps thousands of namespaces.
                 self.source.forget(&key.identity);
             }
-            self.tell_later(waiters);
+            self.notify_later(waiters);
         } else {
-            waiters.into_iter().for_each(|who| self.tell(who));
+            waiters.into_iter().for_each(|who| self.notify(who));
         }
     }
 }
 
-/// The most calls of one service that a token takes: of STS for a ServiceAccount, then for each role.
+/// The most calls of one service that a fetch makes: of STS for a ServiceAccount, then for each role.
 fn calls(key: &TokenKey) -> u32 {
     u32::try_from(key.identity.roles().len()).unwrap_or(u32::MAX).saturating_add(1)
 }
 
-/// A Secret's expiry never goes back: a token that expires before the valid one held is not taken.
+/// Refuses a token that expires before the valid one in the cache: the expiry of a Secret never moves back.
 fn refuse_shorter(
-    grant: AuthorizationToken,
+    token: AuthorizationToken,
     held: Option<&AuthorizationToken>,
     now: Timestamp,
 ) -> Result<AuthorizationToken, TokenError> {
     match held {
-        Some(held) if held.life.is_valid(now) && grant.life.expires_at < held.life.expires_at => {
-            Err(InvalidToken::ShorterThanHeld(grant.life.expires_at).into())
+        Some(held) if held.life.is_valid(now) && token.life.expires_at < held.life.expires_at => {
+            Err(InvalidToken::ShorterThanHeld(token.life.expires_at).into())
         }
-        _ => Ok(grant),
+        _ => Ok(token),
     }
 }
 
-/// Ends a fetch exactly once, also when its task dies.
-struct Landing {
-    tokens: Arc<Tokens>,
+/// Ends a fetch exactly once, even if its task panics.
+struct FetchGuard {
+    tokens: Arc<TokenCache>,
     key: TokenKey,
-    landed: bool,
+    ended: bool,
 }
 
-impl Landing {
-    fn land(mut self, result: Result<Vec<RawToken>, TokenError>) {
+impl FetchGuard {
+    fn end(mut self, result: Result<Vec<RawToken>, TokenError>) {
         let settings = &self.tokens.settings;
         let result = result.and_then(|raw| Ok(check(raw, &self.key, settings.clock.now(), settings.min_life)?));
-        self.landed = true;
+        self.ended = true;
         self.tokens.finish(&self.key, result);
     }
 }
 
-impl Drop for Landing {
+impl Drop for FetchGuard {
     fn drop(&mut self) {
-        if !self.landed {
+        if !self.ended {
             self.tokens.finish(&self.key, Err(TokenError::Unavailable("the fetch was interrupted".to_owned())));
         }
     }
@@ -488,11 +488,11 @@ mod tests {
         TokenKey { identity: Identity::operator(), service: Service::Public }
     }
 
-    fn tokens(answers: Vec<Result<i64, TokenError>>) -> (Arc<Tokens>, UnboundedReceiver<Uid>) {
+    fn tokens(answers: Vec<Result<i64, TokenError>>) -> (Arc<TokenCache>, UnboundedReceiver<Uid>) {
         tokens_from(Script::new(answers))
     }
 
-    fn tokens_from(script: Arc<Script>) -> (Arc<Tokens>, UnboundedReceiver<Uid>) {
+    fn tokens_from(script: Arc<Script>) -> (Arc<TokenCache>, UnboundedReceiver<Uid>) {
         let (sender, receiver) = unbounded_channel();
         let settings = CacheSettings {
             retry: RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) },
@@ -500,10 +500,10 @@ mod tests {
             rate: 10,
             clock: clock(),
         };
-        (Arc::new(Tokens::new(script, settings, sender, |_| ())), receiver)
+        (Arc::new(TokenCache::new(script, settings, sender, |_| ())), receiver)
     }
 
-    fn ask(tokens: &Arc<Tokens>, who: &str) {
+    fn ask(tokens: &Arc<TokenCache>, who: &str) {
         tokens.want(&uid(who), BTreeSet::from([key()]));
         tokens.request(&key(), &uid(who), Dispatch::Immediate);
     }
@@ -528,7 +528,7 @@ mod tests {
             names.insert(told.recv().await.unwrap());
         }
         assert_eq!(names, BTreeSet::from([uid("a"), uid("b"), uid("c")]));
-        assert!(tokens.look(&key()).grant.is_some() && !tokens.look(&key()).in_flight);
+        assert!(tokens.look(&key()).token.is_some() && !tokens.look(&key()).in_flight);
     }
 
     #[tokio::test]
@@ -540,7 +540,7 @@ mod tests {
             ask(&tokens, "a");
             told.recv().await.unwrap();
             let known = tokens.look(&key());
-            assert!(known.grant.is_some());
+            assert!(known.token.is_some());
             waits.push(known.failure.map(|f| f.retry_at.as_second() - NOW));
         }
         assert!(waits[0].is_none() && waits[1] < waits[2], "{waits:?}");
@@ -557,7 +557,7 @@ mod tests {
             told.recv().await.unwrap();
         }
         let known = tokens.look(&key());
-        assert_eq!(known.grant.unwrap().life.expires_at.as_second(), NOW + 2 * HOUR);
+        assert_eq!(known.token.unwrap().life.expires_at.as_second(), NOW + 2 * HOUR);
         assert!(matches!(known.failure.unwrap().error, TokenError::Invalid(InvalidToken::ShorterThanHeld(_))));
     }
 
@@ -571,7 +571,7 @@ mod tests {
         let retry = RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) };
         let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock };
         let down = Script::new([Err(TokenError::Unavailable("down".to_owned()))]);
-        let tokens = Arc::new(Tokens::new(down, settings, sender, |_| ()));
+        let tokens = Arc::new(TokenCache::new(down, settings, sender, |_| ()));
         ask(&tokens, "a");
         told.recv().await.unwrap();
         let wait = || tokens.look(&key()).failure.unwrap().retry_at.duration_since(now());
@@ -608,7 +608,7 @@ mod tests {
         ask(&tokens, "b");
         tokens.want(&uid("a"), BTreeSet::new());
         assert_eq!(told.recv().await, Some(uid("b")));
-        assert!(tokens.look(&key()).grant.is_some());
+        assert!(tokens.look(&key()).token.is_some());
     }
 
     #[tokio::test]
@@ -632,7 +632,7 @@ mod tests {
         // Its label is removed and added every ten seconds for a quarter of an hour.
         while begun.elapsed() < Duration::from_secs(900) {
             tokens.want(&uid("a"), BTreeSet::from([key()]));
-            if tokens.look(&key()).grant.is_none() {
+            if tokens.look(&key()).token.is_none() {
                 tokens.request(&key(), &uid("a"), Dispatch::Queued);
                 told.recv().await.unwrap();
                 calls.push(begun.elapsed().as_secs());
@@ -652,7 +652,7 @@ mod tests {
         ask(&tokens, "c");
         while told.recv().await.unwrap() != uid("c") {}
         tokens.want(&uid("c"), BTreeSet::new());
-        assert!(tokens.look(&key()).grant.is_none());
+        assert!(tokens.look(&key()).token.is_none());
     }
 
     #[tokio::test]
@@ -727,12 +727,12 @@ mod tests {
         let retry = RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) };
         let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock: clock() };
         let order = Arc::new(Order::default());
-        let tokens = Arc::new(Tokens::new(order.clone(), settings, sender, |_| ()));
-        let grant = held();
+        let tokens = Arc::new(TokenCache::new(order.clone(), settings, sender, |_| ()));
+        let token = held();
         let renewed: BTreeSet<TokenKey> = (0..2000).map(numbered).collect();
         tokens.want(&uid("old"), renewed.clone());
         for key in &renewed {
-            tokens.seed(key, &grant);
+            tokens.seed(key, &token);
             tokens.request(key, &uid("old"), Dispatch::Queued);
         }
         tokio::time::sleep(Duration::from_secs(5)).await;
@@ -774,7 +774,7 @@ mod tests {
         let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock };
         let healthy = numbered(9999);
         let source = Arc::new(Fails::default());
-        let tokens = Arc::new(Tokens::new(source.clone(), settings, sender, |_| ()));
+        let tokens = Arc::new(TokenCache::new(source.clone(), settings, sender, |_| ()));
         let mut keys: BTreeSet<TokenKey> = (0..1000).map(numbered).collect();
         keys.insert(healthy.clone());
         tokens.want(&uid("x"), keys.clone());

@@ -1,4 +1,4 @@
-//! Where the operator's own identity is looked for: one source after the other.
+//! The credential chain of the operator's own identity: one provider after the other.
 
 use std::fmt;
 
@@ -18,21 +18,23 @@ use parking_lot::Mutex;
 
 use super::TokenError;
 use super::errors::{NO_WORKLOAD_IDENTITY, of_source};
-use super::identity::{AwsSettings, Endpoints, Origin, sts, time_of, timeouts};
-use super::web_identity::{TokenFrom, WebIdentity, provided};
+use super::provider::provided;
+use super::sdk::{sts, time_of, timeouts};
+use super::settings::{AwsSettings, Endpoints, Origin};
+use super::web_identity::{TokenFrom, WebIdentity};
 
-/// The ways out.
+/// The HTTP clients of the chain.
 pub(super) struct Clients {
     /// To AWS.
     pub(super) http: SharedHttpClient,
-    /// To the node and its agents, which are asked directly: they give credentials away.
+    /// To the node and its agents, without a proxy: their responses contain credentials.
     pub(super) near: SharedHttpClient,
 }
 
-/// Hears where the identity was found.
+/// Called when the origin of the identity changes.
 type Found = Box<dyn Fn(Origin) + Send + Sync>;
 
-/// Tries each source in turn.
+/// Tries each provider in turn.
 pub(super) struct ProviderChain {
     sources: Vec<(Origin, SharedCredentialsProvider)>,
     workload_only: bool,
@@ -112,7 +114,7 @@ impl fmt::Debug for ProviderChain {
     }
 }
 
-/// The region whose STS is asked where no region is set: it knows every role of its partition.
+/// The region whose STS is called if no region is set: it serves every role of its partition.
 fn first_region(role: &str) -> &'static str {
     match role.split(':').nth(1) {
         Some("aws-cn") => "cn-north-1",
@@ -136,8 +138,8 @@ struct Profile {
 }
 
 impl Profile {
-    /// The SDK's provider reads the files once, and tells once what is wrong with them: each session has one of its own, so
-    /// that what is mended is seen.
+    /// The SDK's provider reads the files once. Each session has a provider of its own, so that corrected files are
+    /// noticed.
     async fn credentials(&self) -> provider::Result {
         let provider = ProfileFileCredentialsProvider::builder()
             .configure(&self.config)
@@ -163,8 +165,8 @@ impl fmt::Debug for Profile {
     }
 }
 
-/// The usual files. The provider of profiles takes the URL of STS from the environment and from the profile, of which this
-/// adds a part: a profile that says no more than that has no credentials, as one that is not there.
+/// The usual files. The SDK's provider takes the endpoint of STS from the environment and the profile, so this adds it to the profile.
+/// A profile with nothing else has no credentials, like a missing one.
 #[allow(deprecated, reason = "see above")]
 fn profile_files(profile: Option<&str>, sts: Option<&str>) -> ProfileFiles {
     let files = ProfileFiles::builder().include_default_config_file(true).include_default_credentials_file(true);

@@ -1,4 +1,4 @@
-//! An HTTP client that tells of each request to AWS and reads AWS's time from each answer, and the time by which the SDK signs.
+//! An HTTP client that reports each request to AWS and reads AWS's time from each response, and the time source of the SDK.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 
 use crate::clock::{Clock, Server};
 
-/// The headers in which AWS names a request. Whoever answers with one of them is AWS, and not a proxy with a clock of its own.
+/// The headers with the request id of AWS. A response with one of them comes from AWS, and not from a proxy with another clock.
 pub(super) const REQUEST_ID: [&str; 2] = ["x-amzn-requestid", "x-amz-request-id"];
 
-/// The time by which the SDK signs and judges sessions. It is that of the process: with a skew learned by each client for itself,
-/// the first call of every new client would be refused.
+/// The time source by which the SDK signs and checks sessions: the clock of the process. With a skew correction of its own, the first
+/// call of every new client would be denied.
 #[derive(Debug)]
 pub(super) struct AwsTime(pub(super) Clock);
 
@@ -40,7 +40,7 @@ pub struct HttpRequest {
     pub took: Duration,
 }
 
-/// Hears of each request.
+/// Called for each request.
 #[derive(Clone)]
 pub(super) struct Requests(pub(super) Arc<dyn Fn(&HttpRequest) + Send + Sync>);
 
@@ -50,7 +50,7 @@ impl fmt::Debug for Requests {
     }
 }
 
-/// A request under way. It is told of also when nobody waits for its answer any more.
+/// A request in flight. It is reported even if it is dropped before its response.
 struct InFlight {
     request: HttpRequest,
     clock: Clock,
@@ -65,7 +65,7 @@ impl Drop for InFlight {
     }
 }
 
-/// Another HTTP client, whose requests are told of and whose answers tell the clock the time of AWS.
+/// An HTTP client whose requests are reported and whose responses correct the clock.
 #[derive(Debug)]
 pub(super) struct Listening<C> {
     pub(super) inner: C,
@@ -118,7 +118,7 @@ impl HttpConnector for Listening<SharedHttpConnector> {
                 };
             }
             let headers = answer.headers();
-            // An answer with an age comes of a cache.
+            // A response with an age comes from a cache.
             let fresh = REQUEST_ID.iter().any(|name| headers.contains_key(*name)) && !headers.contains_key("age");
             if let Some(date) = headers.get("date").filter(|_| fresh) {
                 clock.hear(Server::Aws, date, sent);

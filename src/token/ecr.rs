@@ -14,7 +14,7 @@ use super::{Cluster, RawToken, TokenError, TokenSource};
 use crate::api::HostVariant;
 use crate::api::registry::{AccountId, PUBLIC_REGION, Region};
 use crate::encoding::Fields;
-use crate::plan::auth::Source;
+use crate::plan::auth::IdentitySource;
 use crate::plan::{Identity, Service, TokenKey};
 
 /// Fetches tokens from AWS.
@@ -23,12 +23,12 @@ pub struct Ecr {
 }
 
 impl Ecr {
-    /// Sessions and clients are made when first needed.
+    /// Sessions and clients are created on demand.
     pub fn new(operator: OperatorIdentity, cluster: Arc<dyn Cluster>) -> Self {
         Self { sessions: Sessions::new(operator, cluster) }
     }
 
-    /// Who AWS takes an identity for: the ARN that STS tells.
+    /// The ARN of an identity, by GetCallerIdentity.
     ///
     /// # Errors
     /// [`TokenError`].
@@ -63,8 +63,8 @@ async fn private(
 
 async fn public(session: &Session) -> Result<Vec<RawToken>, TokenError> {
     let call = session.public().get_authorization_token();
-    let place = format!("ECR Public in {PUBLIC_REGION}");
-    let answer = call.send().await.map_err(|e| classify(&e, Call::EcrPublic, &place))?;
+    let endpoint = format!("ECR Public in {PUBLIC_REGION}");
+    let answer = call.send().await.map_err(|e| classify(&e, Call::EcrPublic, &endpoint))?;
     let entry = answer.authorization_data.map(|entry| RawToken {
         token: entry.authorization_token.map(SecretString::from),
         expires_at: entry.expires_at.and_then(|at| Timestamp::from_second(at.secs()).ok()),
@@ -100,9 +100,9 @@ impl TokenSource for Ecr {
     }
 }
 
-/// See [`TokenSource::fingerprint`]. `operator` is that of the operator's own identity, which roles may begin with.
+/// See [`TokenSource::fingerprint`]. `operator` is the fingerprint of the operator's own identity.
 fn fingerprint(identity: &Identity, operator: &str) -> String {
-    let own = (*identity.source() == Source::Operator).then_some(operator);
+    let own = (*identity.source() == IdentitySource::Operator).then_some(operator);
     Fields::new("fingerprint/v1").digest(identity.digest()).optional(own).finish().to_string()
 }
 
@@ -115,14 +115,14 @@ pub fn account_of(endpoint: &str) -> Option<AccountId> {
 mod tests {
     use super::*;
     use crate::api;
-    use crate::plan::auth::Auth;
+    use crate::plan::auth::AuthPlan;
     use crate::plan::references::References;
 
     #[test]
     fn the_fingerprints_of_identities_are_the_same_in_every_build() {
         let role = r#"{ "assumeRoles": [{ "roleArn": "arn:aws:iam::111122223333:role/1" }] }"#;
         let role: api::Auth = serde_json::from_str(role).unwrap();
-        let role = Auth::parse(Some(&role), &Region::parse("eu-west-1").unwrap(), None).unwrap();
+        let role = AuthPlan::parse(Some(&role), &Region::parse("eu-west-1").unwrap(), None).unwrap();
         let role = role.resolve(None, &References::default()).unwrap();
         let table = [
             (
@@ -133,7 +133,7 @@ mod tests {
             ("a role that it assumes", role, "7404e674f2e70d454b8f4f4d3097a210195a5ebe94fc96449fa5a4e38bb7dd3c"),
             (
                 "one that does not begin with it",
-                Identity::former(),
+                Identity::unresolved(),
                 "da7095b2746edac8eb32f2ea3db025b1fec79184eadc0aa8af38d0160b5c5f30",
             ),
         ];
@@ -141,6 +141,6 @@ mod tests {
             assert_eq!(fingerprint(&identity, "own"), expected, "{name}");
         }
         assert_ne!(fingerprint(&Identity::operator(), "own"), fingerprint(&Identity::operator(), "other"));
-        assert_eq!(fingerprint(&Identity::former(), "own"), fingerprint(&Identity::former(), "other"));
+        assert_eq!(fingerprint(&Identity::unresolved(), "own"), fingerprint(&Identity::unresolved(), "other"));
     }
 }

@@ -1,4 +1,4 @@
-//! What the errors of AWS and of its SDK mean, and what to do about each.
+//! The errors of AWS and its SDK, by category, and what to do about each.
 
 use std::error::Error as StdError;
 
@@ -9,7 +9,7 @@ use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIden
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::dates::REQUEST_ID;
-use super::identity::Origin;
+use super::settings::Origin;
 use super::{Refusal, TokenError};
 
 /// The error codes by which ECR and STS ask to slow down; the SDK knows only some of them.
@@ -25,14 +25,14 @@ const THROTTLING: [&str; 6] = [
 /// The error codes of a signature that is not accepted.
 const BAD_SIGNATURE: [&str; 3] = ["InvalidSignatureException", "SignatureDoesNotMatch", "RequestTimeTooSkewed"];
 
-/// The longest error code that is told, in characters. AWS's own have 20 to 40.
+/// The longest error code in a message, in characters. AWS's own have 20 to 40.
 const LONGEST_CODE: usize = 64;
 
-/// The longest text of AWS that is told, in bytes. A refusal with two ARNs has about 400.
+/// The longest quote of AWS in a message, in bytes. A refusal with two ARNs has about 400.
 const LONGEST_TEXT: usize = 600;
 
-/// A word with more letters and digits in a row than this is not told: no name in an ARN has so many, and every session or web
-/// identity token has.
+/// A word with more letters and digits in a row is not quoted: no name in an ARN has so many, and every session or web identity
+/// token has.
 const LONGEST_NAME: usize = 64;
 
 /// How the identity cache's own error begins, whose type is not public (aws-smithy-runtime, identity/cache/lazy.rs).
@@ -43,7 +43,7 @@ const LATE_CREDENTIALS: &str =
 
 const NO_IDENTITY: &str = "no AWS identity was found: annotate the ServiceAccount with eks.amazonaws.com/role-arn (IRSA), create an EKS Pod Identity association, or, outside EKS, set the chart's aws.webIdentity or aws.existingSecret";
 
-/// The same where only a workload's identity may be used.
+/// The same if only the identity of the workload may be used.
 pub(super) const NO_WORKLOAD_IDENTITY: &str = "no AWS identity was found: annotate the ServiceAccount with eks.amazonaws.com/role-arn (IRSA), create an EKS Pod Identity association, or, outside EKS, set the chart's aws.webIdentity or aws.existingSecret; keys in the environment, AWS profiles and the role of the node are not used with --require-workload-identity (chart: auth.requireWorkloadIdentity)";
 
 /// Which call has failed.
@@ -63,9 +63,9 @@ pub(super) enum Call {
     CallerIdentity,
 }
 
-/// Sorts an SDK error into our classes. The SDK's own text is not used: it can hold the whole answer. `place` is the API
-/// with its region, or with the role that is asked for, for people.
-pub(super) fn classify<E>(error: &SdkError<E, HttpResponse>, call: Call, place: &str) -> TokenError
+/// Maps an SDK error to our categories. The SDK's own text is not used: it can contain the whole response. `endpoint` is the API
+/// with its region or the role, for people.
+pub(super) fn classify<E>(error: &SdkError<E, HttpResponse>, call: Call, endpoint: &str) -> TokenError
 where
     E: StdError + ProvideErrorMetadata + Send + Sync + 'static,
 {
@@ -73,39 +73,39 @@ where
     match error {
         SdkError::ServiceError(context) => {
             let (code, message) = (context.err().code(), context.err().message().unwrap_or_default());
-            tracing::debug!(place, code, message, "AWS answered with an error");
+            tracing::debug!(endpoint, code, message, "AWS answered with an error");
             let request_id = error.raw_response().and_then(request_id);
-            by_code(code, message, status, call, place).with(request_id)
+            by_code(code, message, status, call, endpoint).with(request_id)
         }
-        SdkError::TimeoutError(_) => TokenError::Unavailable(format!("{place} did not answer in time")),
+        SdkError::TimeoutError(_) => TokenError::Unavailable(format!("{endpoint} did not answer in time")),
         SdkError::ResponseError(_) => match status {
             Some(429) => TokenError::Throttled("HTTP status 429".to_owned()),
-            Some(status) if status >= 500 => TokenError::Unavailable(format!("{place}: HTTP status {status}")),
-            _ => TokenError::Unreadable(format!("the response of {place} does not follow the protocol")),
+            Some(status) if status >= 500 => TokenError::Unavailable(format!("{endpoint}: HTTP status {status}")),
+            _ => TokenError::Unreadable(format!("the response of {endpoint} does not follow the protocol")),
         },
         _ => from_identity(error).unwrap_or_else(|| {
             TokenError::Unavailable(format!(
-                "no connection to {place}: check that this region exists and has it, and DNS, proxies, NetworkPolicies and VPC endpoints"
+                "no connection to {endpoint}: check that this region exists and has it, and DNS, proxies, NetworkPolicies and VPC endpoints"
             ))
         }),
     }
 }
 
-fn by_code(code: Option<&str>, message: &str, status: Option<u16>, call: Call, place: &str) -> TokenError {
+fn by_code(code: Option<&str>, message: &str, status: Option<u16>, call: Call, endpoint: &str) -> TokenError {
     let status = status.unwrap_or_default();
     let code = code.map(shown).filter(|code| !code.is_empty());
     match code.as_deref() {
-        Some(code) if THROTTLING.contains(&code) => TokenError::Throttled(format!("{code} from {place}")),
-        _ if status == 429 => TokenError::Throttled(format!("HTTP status 429 from {place}")),
+        Some(code) if THROTTLING.contains(&code) => TokenError::Throttled(format!("{code} from {endpoint}")),
+        _ if status == 429 => TokenError::Throttled(format!("HTTP status 429 from {endpoint}")),
         _ if status >= 500 => {
-            TokenError::Unavailable(format!("{place}: {}", code.unwrap_or_else(|| format!("HTTP status {status}"))))
+            TokenError::Unavailable(format!("{endpoint}: {}", code.unwrap_or_else(|| format!("HTTP status {status}"))))
         }
-        // The provider of web identities is away, which passes.
+        // The OIDC issuer is unavailable, which is transient.
         Some("IDPCommunicationError") => {
-            TokenError::Unavailable(format!("{place} could not reach the cluster's OIDC issuer"))
+            TokenError::Unavailable(format!("{endpoint} could not reach the cluster's OIDC issuer"))
         }
         Some(code) => {
-            let mut told = format!("{code} from {place}: {}", advice(code, message, call));
+            let mut told = format!("{code} from {endpoint}: {}", advice(code, message, call));
             if BAD_SIGNATURE.contains(&code) {
                 return TokenError::BadSignature(told.into());
             }
@@ -114,18 +114,20 @@ fn by_code(code: Option<&str>, message: &str, status: Option<u16>, call: Call, p
             }
             TokenError::Denied(told.into())
         }
-        None if status < 400 => TokenError::Unreadable(format!("the response of {place} does not follow the protocol")),
-        None => TokenError::Unreadable(format!("HTTP status {status} from {place} without an error code")),
+        None if status < 400 => {
+            TokenError::Unreadable(format!("the response of {endpoint} does not follow the protocol"))
+        }
+        None => TokenError::Unreadable(format!("HTTP status {status} from {endpoint} without an error code")),
     }
 }
 
-/// An error code as it may stand in a status: whoever answers in AWS's place can send anything for one.
+/// An error code, sanitized for a status: a proxy in front of AWS can send any text.
 fn shown(code: &str) -> String {
     code.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')).take(LONGEST_CODE).collect()
 }
 
-/// AWS's own text, where it names who may not do what to which resource. Other texts are not told: some repeat what was sent, such
-/// as a web identity token that is malformed, or the headers that were signed.
+/// AWS's own text, if it names who may not do what to which resource. Other texts are not quoted: some repeat the request, such
+/// as a malformed web identity token, or the headers that were signed.
 fn quoted(code: &str, message: &str) -> Option<String> {
     let told = matches!(code, "AccessDeniedException" | "AccessDenied" | "InvalidIdentityToken");
     let words = message.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
@@ -139,14 +141,14 @@ fn quoted(code: &str, message: &str) -> Option<String> {
     (told && !text.is_empty()).then_some(text)
 }
 
-/// The id of a request as it may stand in a status.
+/// The id of a request, sanitized for a status.
 fn request_id(answer: &HttpResponse) -> Option<String> {
     let id = REQUEST_ID.iter().find_map(|name| answer.headers().get(*name))?;
     Some(shown(id)).filter(|id| !id.is_empty())
 }
 
 impl TokenError {
-    /// The same with the id of the request, where AWS has refused it.
+    /// Adds the request id to a refusal.
     fn with(self, request_id: Option<String>) -> Self {
         match self {
             Self::Denied(refusal) => Self::Denied(Refusal { request_id, ..refusal }),
@@ -156,8 +158,8 @@ impl TokenError {
     }
 }
 
-/// What AWS says of a refusal that the usual policies do not mend, and what to do about each; of two that fit, the first. A
-/// policy that lacks an allowance is told as "no ... policy allows", one that forbids as "an explicit deny in a ... policy"
+/// Parts of AWS's messages about refusals that the usual policies do not solve, with advice; the first match counts. A policy that
+/// lacks an Allow is reported as "no ... policy allows", one with a Deny as "an explicit deny in a ... policy"
 /// (IAM User Guide, Troubleshoot access denied error messages).
 const REFUSED_BY: [(&str, &str); 7] = [
     ("session policy", "the session's policy does not allow it: check sessionPolicy of assumeRoles"),
@@ -242,11 +244,11 @@ fn assume_role_advice(message: &str) -> &'static str {
     }
 }
 
-/// An error of the credentials that were needed before the call could be signed.
+/// The error of the credentials that the call needed for its signature.
 fn from_identity(error: &(dyn StdError + 'static)) -> Option<TokenError> {
     let mut credentials = None;
     for current in sources(error).skip(1) {
-        // Our own sources of credentials say themselves what went wrong.
+        // Our own providers return our own error.
         if let Some(error) = current.downcast_ref::<TokenError>() {
             return Some(error.clone());
         }
@@ -262,8 +264,8 @@ fn from_identity(error: &(dyn StdError + 'static)) -> Option<TokenError> {
     })
 }
 
-/// What the error of a source of the operator's own identity means. The SDK's own text is not told: it can hold what a process
-/// or an agent has printed.
+/// Maps the error of a provider of the operator's own identity. The SDK's own text is not quoted: it can contain the output of a
+/// process or an agent.
 pub(super) fn of_source(origin: Origin, error: &CredentialsError) -> TokenError {
     for current in sources(error) {
         if let Some(error) = current.downcast_ref::<TokenError>() {

@@ -1,4 +1,4 @@
-//! Where passwords come from: the values, the errors, and what makes an answer of AWS a usable token.
+//! Authorization tokens: their values and errors, and the validation of the responses of AWS.
 
 mod assume_role;
 pub mod cache;
@@ -7,9 +7,11 @@ mod dates;
 pub mod ecr;
 mod errors;
 pub mod identity;
-mod lasting;
 mod limiter;
+mod provider;
+mod sdk;
 mod session;
+pub mod settings;
 mod static_keys;
 mod web_identity;
 
@@ -26,8 +28,9 @@ use crate::api::registry::AccountId;
 use crate::api::status::Reason;
 use crate::encoding::Fields;
 use crate::plan::auth::{Account, KeyMaterial, Keys};
-use crate::plan::references::{KeysRecord, KeysScope};
+use crate::plan::references::KeysRecord;
 use crate::plan::schedule::{Life, later, whole_seconds};
+use crate::plan::scopes::KeysScope;
 use crate::plan::{Identity, Service, TokenKey};
 
 /// The user name in every ECR token (ECR API Reference, AuthorizationData).
@@ -40,15 +43,15 @@ const MAX_TOKEN_BYTES: usize = 512 * 1024;
 /// held for ten years would be preferred to every true one that comes after it.
 const LONGEST_LIFE: Duration = Duration::from_secs(12 * 3600);
 
-/// A registry login as it stands in `auth`: base64 of `AWS:<password>`. Its `Debug` shows nothing of it.
+/// An authorization token as docker's `auth` field has it: base64 of `AWS:<password>`. Its `Debug` output is redacted.
 #[derive(Clone, Debug)]
-pub struct Auth(SecretString);
+pub struct DockerAuth(SecretString);
 
-impl Auth {
+impl DockerAuth {
     /// Checks that a text is base64 of `AWS:` and a password.
     ///
     /// # Errors
-    /// [`InvalidToken`], which names what is wrong and nothing of the text.
+    /// [`InvalidToken`], which never quotes the text.
     pub fn parse(text: String) -> Result<Self, InvalidToken> {
         let auth = Self(SecretString::from(text));
         let text = auth.0.expose_secret();
@@ -57,7 +60,7 @@ impl Auth {
         }
         let decoded = Zeroizing::new(STANDARD.decode(text).map_err(|_| InvalidToken::NotBase64)?);
         let decoded = std::str::from_utf8(&decoded).map_err(|_| InvalidToken::NotUtf8)?;
-        // The password is opaque and may itself hold colons.
+        // The password is opaque and may contain colons.
         let (user, password) = decoded.split_once(':').ok_or(InvalidToken::NoColon)?;
         if user != USER {
             return Err(InvalidToken::WrongUser);
@@ -68,29 +71,29 @@ impl Auth {
         Ok(auth)
     }
 
-    /// The base64 text, for the Secret alone.
+    /// The base64 text, for Secrets only.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 }
 
-/// One password, with the account that the API's `proxyEndpoint` names.
+/// One authorization token, with the account that `proxyEndpoint` names.
 #[derive(Clone, Debug)]
 pub struct Token {
-    /// The login.
-    pub auth: Auth,
+    /// The token itself.
+    pub auth: DockerAuth,
     /// The account of `proxyEndpoint`; none for ECR Public, or when AWS did not say.
     pub account: Option<AccountId>,
 }
 
-/// What one call of GetAuthorizationToken gave, checked.
+/// The validated response of one GetAuthorizationToken call.
 #[derive(Clone, Debug)]
 pub struct AuthorizationToken {
     /// One token, or one for each registry id sent.
     pub tokens: Vec<Token>,
     /// From the call to the earliest expiry, in whole seconds.
     pub life: Life,
-    /// Whose identity it was issued to.
+    /// The identity that it was issued to.
     pub identity: Identity,
 }
 
@@ -103,13 +106,13 @@ impl AuthorizationToken {
         }
     }
 
-    /// The caller's own account, as the answer names it.
+    /// The caller's own account, as the response names it.
     pub fn caller(&self) -> Option<&AccountId> {
         self.tokens.first().and_then(|t| t.account.as_ref())
     }
 }
 
-/// One entry of an answer as AWS sent it; the token is wrapped as soon as it is seen.
+/// One entry of a response as AWS sent it. The token is wrapped at once.
 #[derive(Clone, Debug, Default)]
 pub struct RawToken {
     /// `authorizationToken`.
@@ -120,10 +123,10 @@ pub struct RawToken {
     pub account: Option<AccountId>,
 }
 
-/// Turns an answer into a usable grant.
+/// Validates a response.
 ///
 /// # Errors
-/// [`InvalidToken`] when the answer lacks something, cannot be decoded, or lives less than `min_life` beyond `now`.
+/// [`InvalidToken`] if the response is incomplete, cannot be decoded, or expires in less than `min_life`.
 pub fn check(
     raw: Vec<RawToken>,
     key: &TokenKey,
@@ -136,7 +139,7 @@ pub fn check(
         let text = entry.token.ok_or(InvalidToken::Missing("authorizationToken"))?;
         let expiry = entry.expires_at.ok_or(InvalidToken::Missing("expiresAt"))?;
         expires_at = Some(expires_at.map_or(expiry, |old| old.min(expiry)));
-        tokens.push(Token { auth: Auth::parse(text.expose_secret().to_owned())?, account: entry.account });
+        tokens.push(Token { auth: DockerAuth::parse(text.expose_secret().to_owned())?, account: entry.account });
     }
     let expires_at = whole_seconds(expires_at.ok_or(InvalidToken::Empty)?.min(later(now, LONGEST_LIFE)));
     let life = Life { issued_at: whole_seconds(now), expires_at };
@@ -146,26 +149,26 @@ pub fn check(
     if Duration::try_from(expires_at.duration_since(now)).unwrap_or_default() < min_life {
         return Err(InvalidToken::NearlyExpired(expires_at));
     }
-    let mut grant = AuthorizationToken { tokens, life, identity: key.identity.clone() };
+    let mut token = AuthorizationToken { tokens, life, identity: key.identity.clone() };
     if let Service::Private { registry_ids, .. } = &key.service {
         if registry_ids.is_empty() {
-            // Asked for none in particular, the first token serves every account.
-            grant.tokens.truncate(1);
+            // Without registry ids, the first token is valid for every account.
+            token.tokens.truncate(1);
         }
-        if grant.tokens.iter().any(|token| token.account.is_none()) {
+        if token.tokens.iter().any(|token| token.account.is_none()) {
             return Err(InvalidToken::Missing("proxyEndpoint"));
         }
         for account in registry_ids {
-            let own = grant.tokens.iter().any(|t| t.account.as_ref() == Some(account));
+            let own = token.tokens.iter().any(|t| t.account.as_ref() == Some(account));
             if !own {
                 return Err(InvalidToken::NoTokenFor(account.clone()));
             }
         }
     }
-    Ok(grant)
+    Ok(token)
 }
 
-/// Why an answer of AWS is not a usable token. No message holds anything of the token.
+/// Why a response of AWS is not a usable token. No message quotes the token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
     /// `authorizationData` is empty.
@@ -206,32 +209,32 @@ pub enum InvalidToken {
     ShorterThanHeld(Timestamp),
 }
 
-/// Why a token could not be fetched: a bounded class, and a short message.
+/// Why a token could not be fetched: a bounded category, and a short message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// No AWS credentials were found.
     #[error("no AWS credentials: {0}")]
     NoCredentials(String),
-    /// What `auth` refers to is missing or lacks something.
+    /// An object that `auth` refers to is missing or incomplete.
     #[error("{0}")]
     IdentityNotFound(String),
-    /// What `auth` refers to is not as the watch showed it: the fetch goes on with what it is now.
+    /// An object that `auth` refers to has changed since the watch saw it. The next fetch uses its current state.
     #[error("{0}")]
     IdentityChanged(String),
-    /// The API server refused what the identity needs.
+    /// The API server denied access to an object that the identity needs.
     #[error("{0}")]
     Forbidden(String),
     /// The API server failed, or could not be reached.
     #[error("{0}")]
     Cluster(String),
-    /// AWS refused the identity or the call.
+    /// AWS denied the identity or the call.
     #[error("AWS denied the call: {0}")]
     Denied(Refusal),
-    /// AWS did not accept a signature: the keys are wrong, or the time. The clock has heard the time from the answer, so the
-    /// session is kept.
+    /// AWS rejected a signature: the keys or the time are wrong. The clock is corrected by the response, so the session is
+    /// kept.
     #[error("AWS denied the call: {0}")]
     BadSignature(Refusal),
-    /// A source of AWS credentials gave a session that is over, or nearly.
+    /// A credential provider returned a session that has expired or is about to.
     #[error(
         "the AWS session expires at {0}, too soon to be used: if this repeats, check the clock of this node and the source of its AWS identity"
     )]
@@ -242,16 +245,16 @@ pub enum TokenError {
     /// AWS could not be reached, timed out, or failed.
     #[error("AWS is unavailable: {0}")]
     Unavailable(String),
-    /// AWS answered, but not with a usable token.
+    /// AWS responded without a usable token.
     #[error(transparent)]
     Invalid(#[from] InvalidToken),
-    /// AWS answered with something that is not an answer.
+    /// AWS sent a response that cannot be parsed.
     #[error("AWS returned an invalid response: {0}")]
     Unreadable(String),
 }
 
-/// What AWS has refused, with the id of the request, which AWS's support and CloudTrail ask for. Two refusals are equal when they
-/// differ in the id alone: a status keeps the first id, and is not written again with each try.
+/// A refusal by AWS, with the request id for AWS support and CloudTrail. Refusals that differ only in the request id are equal: a
+/// status keeps the first id, and is not written again for each attempt.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     text: String,
@@ -298,8 +301,8 @@ impl TokenError {
         }
     }
 
-    /// How much longer than after a passing fault to wait before the next try. Rights that were just granted take seconds
-    /// to reach every endpoint of AWS, so no error is final.
+    /// The factor by which the wait before the next attempt is longer than after a transient failure. No error is final: new
+    /// permissions take seconds to reach every endpoint of AWS.
     pub const fn retry_scale(&self) -> u32 {
         match self {
             Self::Unavailable(_) | Self::Cluster(_) | Self::IdentityChanged(_) => 1,
@@ -311,17 +314,17 @@ impl TokenError {
 
 /// Fetches tokens. The only implementation outside tests talks to AWS.
 pub trait TokenSource: Send + Sync + 'static {
-    /// One call for one key, without retries of its own.
+    /// Makes one call for one key, without retries.
     fn fetch<'a>(&'a self, key: &'a TokenKey) -> BoxFuture<'a, Result<Vec<RawToken>, TokenError>>;
 
-    /// A text that changes whenever the AWS identity behind one of ours does, and holds nothing secret.
+    /// A text that changes when the AWS identity behind `identity` does. It contains nothing secret.
     fn fingerprint(&self, identity: &Identity) -> String;
 
     /// Ends the session of an identity.
     fn forget(&self, identity: &Identity);
 }
 
-/// What the cluster lends to an identity.
+/// The credentials that an identity takes from the cluster.
 pub trait Cluster: Send + Sync + 'static {
     /// A web identity token of a ServiceAccount, by the TokenRequest API.
     fn web_identity<'a>(&'a self, account: &'a Account) -> BoxFuture<'a, Result<SecretString, TokenError>>;
@@ -348,14 +351,14 @@ pub struct StaticKeys {
     pub session_token: Option<SecretString>,
 }
 
-/// A SHA-256 over logins and the identity that fetched them. ECR's passwords are far too long to be guessed back from it.
+/// A SHA-256 over tokens and the identity that fetched them. ECR's tokens are too long to be guessed from it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TokenHash(String);
 
 impl TokenHash {
     /// Hashes the logins in the order of their hosts.
-    pub fn of<'a>(fingerprint: &str, auths: impl Iterator<Item = (&'a str, &'a Auth)>) -> Self {
-        let login = |fields: Fields, (host, auth): (&str, &Auth)| fields.text(host).text(auth.expose());
+    pub fn of<'a>(fingerprint: &str, auths: impl Iterator<Item = (&'a str, &'a DockerAuth)>) -> Self {
+        let login = |fields: Fields, (host, auth): (&str, &DockerAuth)| fields.text(host).text(auth.expose());
         Self(format!("sha256:{}", Fields::new("token/v1").text(fingerprint).list(auths, login).finish()))
     }
 
@@ -430,7 +433,7 @@ mod tests {
 
     #[test]
     fn the_hash_of_a_token_is_the_same_in_every_build() {
-        let auths = ["AWS:p", "AWS:q"].map(|text| Auth::parse(encode(text.as_bytes())).unwrap());
+        let auths = ["AWS:p", "AWS:q"].map(|text| DockerAuth::parse(encode(text.as_bytes())).unwrap());
         let hosts = ["111122223333.dkr.ecr.eu-west-1.amazonaws.com", "public.ecr.aws"];
         let hash = TokenHash::of("fingerprint", hosts.into_iter().zip(&auths));
         assert_eq!(hash.as_str(), "sha256:b74d43fd57dbe6ab3f1a8e2f4f65b8f7e70e82c3c52a56d4e06a77bf9628d192");
@@ -438,22 +441,22 @@ mod tests {
 
     #[test]
     fn a_password_may_hold_colons_and_the_token_is_kept_verbatim() {
-        let grant = checked(vec![raw(b"AWS:a:b:c", 9000)]).unwrap();
-        assert_eq!(grant.tokens[0].auth.expose(), encode(b"AWS:a:b:c"));
+        let token = checked(vec![raw(b"AWS:a:b:c", 9000)]).unwrap();
+        assert_eq!(token.tokens[0].auth.expose(), encode(b"AWS:a:b:c"));
     }
 
     #[test]
     fn a_claim_of_ten_years_is_taken_for_the_twelve_hours_that_it_can_be() {
-        let grant = checked(vec![raw(b"AWS:x", 10 * 365 * 24 * 3600)]).unwrap();
-        assert_eq!(grant.life.expires_at.as_second(), 1000 + 12 * 3600);
+        let token = checked(vec![raw(b"AWS:x", 10 * 365 * 24 * 3600)]).unwrap();
+        assert_eq!(token.life.expires_at.as_second(), 1000 + 12 * 3600);
     }
 
     #[test]
     fn of_several_tokens_that_nobody_asked_for_the_first_serves_every_account() {
         let other = RawToken { account: AccountId::parse("999999999999").ok(), ..raw(b"AWS:y", 9000) };
-        let grant = checked(vec![raw(b"AWS:x", 9000), other]).unwrap();
+        let token = checked(vec![raw(b"AWS:x", 9000), other]).unwrap();
         let account = AccountId::parse("444455556666").unwrap();
-        assert_eq!(grant.token_for(Some(&account)).unwrap().auth.expose(), encode(b"AWS:x"));
+        assert_eq!(token.token_for(Some(&account)).unwrap().auth.expose(), encode(b"AWS:x"));
     }
 
     #[test]
@@ -465,24 +468,24 @@ mod tests {
 
     #[test]
     fn debug_output_shows_nothing_of_a_token() {
-        let grant = checked(vec![raw(b"AWS:hunter2hunter2", 9000)]).unwrap();
+        let token = checked(vec![raw(b"AWS:hunter2hunter2", 9000)]).unwrap();
         let secret = || SecretString::from("hunter2");
         let (access_key_id, secret_access_key) = (secret(), secret());
         let keys = StaticKeys { access_key_id, secret_access_key, session_token: Some(secret()) };
-        let shown = format!("{grant:?} {:?} {keys:?}", raw(b"AWS:hunter2hunter2", 9000));
+        let shown = format!("{token:?} {:?} {keys:?}", raw(b"AWS:hunter2hunter2", 9000));
         assert!(!shown.contains("hunter2") && !shown.contains(&encode(b"AWS:hunter2hunter2")), "{shown}");
     }
 
     proptest! {
         #[test]
         fn no_text_makes_the_parser_panic(text in ".*") {
-            let _ = Auth::parse(text);
+            let _ = DockerAuth::parse(text);
         }
 
         #[test]
         fn every_password_survives(password in ".{1,200}") {
             let text = encode(format!("AWS:{password}").as_bytes());
-            let auth = Auth::parse(text.clone()).unwrap();
+            let auth = DockerAuth::parse(text.clone()).unwrap();
             prop_assert_eq!(auth.expose(), text);
         }
     }

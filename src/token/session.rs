@@ -1,4 +1,4 @@
-//! The sessions of all identities: each has its own configuration and clients, made when first needed and kept while in use.
+//! The sessions of all identities: each has its own configuration and clients, created on demand and kept while in use.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,22 +8,23 @@ use parking_lot::Mutex;
 
 use super::Cluster;
 use super::assume_role::AssumedRole;
-use super::identity::{OperatorIdentity, anew, sts, with_credentials};
+use super::identity::OperatorIdentity;
+use super::sdk::{anew, sts, with_credentials};
 use super::static_keys::StoredKeys;
 use super::web_identity::{TokenFrom, WebIdentity};
 use crate::api::HostVariant;
 use crate::api::registry::{PUBLIC_REGION, Region};
 use crate::plan::Identity;
-use crate::plan::auth::Source;
+use crate::plan::auth::IdentitySource;
 
-/// At most so many clients of ECR are kept for an identity. The operator's own lives as long as the process, while regions come and go
-/// with specs. To make a client costs no call.
+/// The most ECR clients that are kept for an identity. The operator's own session lives as long as the process, while regions come
+/// and go with specs. Creating a client makes no call.
 const MOST_CLIENTS: usize = 128;
 
 /// All sessions.
 pub(super) struct Sessions {
     pub(super) operator: OperatorIdentity,
-    /// The operator's configuration with its session, on which those of the roles are built that it assumes.
+    /// The operator's configuration with its session, from which its roles are assumed.
     own: Mutex<SdkConfig>,
     cluster: Arc<dyn Cluster>,
     sessions: Mutex<HashMap<Identity, Arc<Session>>>,
@@ -32,7 +33,7 @@ pub(super) struct Sessions {
 /// The clients of one identity.
 pub(super) struct Session {
     config: SdkConfig,
-    /// The region whose STS this identity is of; none for that of the operator.
+    /// The region whose STS is called; none for the operator's own identity.
     sts: Option<Region>,
     operator: OperatorIdentity,
     clients: Mutex<HashMap<(Region, HostVariant), aws_sdk_ecr::Client>>,
@@ -44,7 +45,7 @@ impl Sessions {
         Self { operator, own, cluster, sessions: Mutex::default() }
     }
 
-    /// The session of an identity. Nothing is called before the session is used.
+    /// The session of an identity. No call is made before it is used.
     pub(super) fn of(&self, identity: &Identity) -> Arc<Session> {
         let make = || {
             let (config, operator) = (self.config(identity), self.operator.clone());
@@ -53,16 +54,16 @@ impl Sessions {
         self.sessions.lock().entry(identity.clone()).or_insert_with(make).clone()
     }
 
-    /// Ends the session of an identity. A call that is under way goes on.
+    /// Drops the session of an identity. A call in flight is not interrupted.
     pub(super) fn forget(&self, identity: &Identity) {
         self.sessions.lock().remove(identity);
     }
 
-    /// Ends the session of an identity that AWS has refused. It may have been revoked, which would not be noticed before its
-    /// end: the next try begins with new ones. The wait after a failure is what keeps these few.
+    /// Drops the session of an identity that AWS has denied. It may have been revoked, so the next attempt creates a new
+    /// one. The backoff limits how often that happens.
     pub(super) fn refused(&self, identity: &Identity) {
         self.forget(identity);
-        if *identity.source() == Source::Operator {
+        if *identity.source() == IdentitySource::Operator {
             {
                 let mut own = self.own.lock();
                 *own = anew(&own, self.operator.timeout);
@@ -71,22 +72,22 @@ impl Sessions {
         }
     }
 
-    /// The configuration with which an identity signs: its source, then each role with the one before it.
+    /// The configuration of an identity: its source, then each role assumed with the one before it.
     fn config(&self, identity: &Identity) -> SdkConfig {
         let OperatorIdentity { config, endpoints, timeout, .. } = &self.operator;
         let own = || self.own.lock().clone();
         let region = identity.sts_region().map(|region| SdkRegion::new(region.as_str().to_owned()));
         let mut calls = 1;
         let mut config = match identity.source() {
-            Source::Operator => own(),
-            // No token is asked for in its name, and least of all with the operator's own keys.
-            Source::Former => unsigned(config),
-            Source::Account(account) => {
+            IdentitySource::Operator => own(),
+            // Nothing is fetched with it, and never with the operator's own keys.
+            IdentitySource::Unresolved => unsigned(config),
+            IdentitySource::Account(account) => {
                 let from = TokenFrom::Cluster { cluster: self.cluster.clone(), account: account.clone() };
                 let sts = sts(&unsigned(config), region.clone(), endpoints);
                 with_credentials(config, WebIdentity { sts, from }, *timeout, calls)
             }
-            Source::Keys { keys, material } => {
+            IdentitySource::Keys { keys, material } => {
                 let (cluster, keys) = (self.cluster.clone(), keys.clone());
                 let stored = StoredKeys { cluster, keys, material: *material };
                 with_credentials(config, stored, *timeout, calls)
@@ -101,7 +102,7 @@ impl Sessions {
     }
 }
 
-/// The call that exchanges a web identity token is not signed: no other identity may be asked for.
+/// Without credentials: the call that exchanges a web identity token is not signed.
 fn unsigned(config: &SdkConfig) -> SdkConfig {
     let mut builder = config.to_builder();
     builder.set_credentials_provider(None);
@@ -136,7 +137,7 @@ impl Session {
     pub(super) fn public(&self) -> aws_sdk_ecrpublic::Client {
         let mut builder = aws_sdk_ecrpublic::config::Builder::from(&self.config)
             .region(aws_sdk_ecrpublic::config::Region::from_static(PUBLIC_REGION))
-            // ECR Public has no FIPS endpoint: a FIPS setting meant for the other calls would name a host that is not.
+            // ECR Public has no FIPS endpoint.
             .use_fips(false);
         if let Some(url) = &self.operator.endpoints.ecr_public {
             builder = builder.endpoint_url(url).use_dual_stack(false);
@@ -144,7 +145,7 @@ impl Session {
         aws_sdk_ecrpublic::Client::from_conf(builder.build())
     }
 
-    /// STS, to ask who this is.
+    /// STS, for GetCallerIdentity.
     pub(super) fn sts(&self) -> aws_sdk_sts::Client {
         let region = self.sts.as_ref().map(|region| SdkRegion::new(region.as_str().to_owned()));
         sts(&self.config, region, &self.operator.endpoints)
@@ -159,7 +160,7 @@ mod tests {
     use aws_smithy_runtime_api::client::http::http_client_fn;
 
     use super::*;
-    use crate::token::identity::Endpoints;
+    use crate::token::settings::Endpoints;
 
     #[test]
     fn clients_of_regions_that_come_and_go_are_not_all_kept() {

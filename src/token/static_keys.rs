@@ -7,11 +7,11 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use secrecy::ExposeSecret;
 
-use super::web_identity::provided;
+use super::provider::provided;
 use super::{Cluster, TokenError};
 use crate::plan::auth::{KeyMaterial, Keys};
 
-/// The keys in a Secret, as they are now: when they change, that is another identity.
+/// The keys in a Secret. Changed keys are a different identity.
 pub(super) struct StoredKeys {
     pub(super) cluster: Arc<dyn Cluster>,
     pub(super) keys: Keys,

@@ -1,37 +1,26 @@
 //! Credentials by AssumeRoleWithWebIdentity: a ServiceAccount's token for a role's session.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{self, ProvideCredentials, future};
+use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_sdk_sts::Client;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::errors::{Call, classify};
+use super::provider::{credentials, provided};
+use super::settings::WebIdentityFile;
 use super::{Cluster, TokenError};
 use crate::plan::auth::{Account, SESSION_NAME};
 
-/// The operator's own web identity (IRSA): what the EKS webhook puts into its environment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WebIdentityFile {
-    /// `AWS_WEB_IDENTITY_TOKEN_FILE`. It is rotated, and read for each session.
-    pub token_file: PathBuf,
-    /// `AWS_ROLE_ARN`.
-    pub role_arn: String,
-    /// `AWS_ROLE_SESSION_NAME`.
-    pub session_name: Option<String>,
-}
-
-/// Where the token comes from.
+/// The source of the web identity token.
 pub(super) enum TokenFrom {
     File(WebIdentityFile),
     Cluster { cluster: Arc<dyn Cluster>, account: Account },
 }
 
-/// The credentials of one role.
+/// The credentials of a role, in exchange for a web identity token.
 pub(super) struct WebIdentity {
     pub(super) sts: Client,
     pub(super) from: TokenFrom,
@@ -70,23 +59,6 @@ impl WebIdentity {
     }
 }
 
-/// The credentials in an answer of STS.
-pub(super) fn credentials(
-    answer: Option<aws_sdk_sts::types::Credentials>,
-    provider: &'static str,
-) -> Result<Credentials, TokenError> {
-    let answer = answer.ok_or_else(|| TokenError::Unavailable("STS returned no credentials".to_owned()))?;
-    let expires_at = std::time::SystemTime::try_from(answer.expiration)
-        .map_err(|_| TokenError::Unreadable("STS returned an invalid expiration time".to_owned()))?;
-    Ok(Credentials::new(
-        answer.access_key_id,
-        answer.secret_access_key,
-        Some(answer.session_token),
-        Some(expires_at),
-        provider,
-    ))
-}
-
 impl ProvideCredentials for WebIdentity {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
@@ -94,11 +66,6 @@ impl ProvideCredentials for WebIdentity {
     {
         future::ProvideCredentials::new(async move { provided(self.session().await) })
     }
-}
-
-/// The SDK carries our error to who called it.
-pub(super) fn provided(result: Result<Credentials, TokenError>) -> provider::Result {
-    result.map_err(CredentialsError::provider_error)
 }
 
 impl fmt::Debug for WebIdentity {

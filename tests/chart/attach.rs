@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ecr_credential_operator::api::NamespaceSelection;
-use ecr_credential_operator::plan::targets::NamespaceMatcher;
+use ecr_credential_operator::plan::namespaces::NamespaceMatcher;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -184,6 +184,37 @@ async fn a_pod_gets_the_secret_of_its_images_and_no_other_pod_is_changed() {
     let mirror = with(plain(&format!("{OWN}/app")), "/metadata", "annotations", mirror);
     let mirror = with(mirror, "/spec", "nodeName", json!("node"));
     assert!(!cluster.attached(&namespace, &mirror).await.contains(&own), "a mirror pod");
+}
+
+#[tokio::test]
+async fn entries_of_a_service_account_stay_and_an_existing_pod_is_left_alone() {
+    let Some(cluster) = Cluster::new("accounts-of-pods", json!({})).await else { return };
+    let namespace = cluster.test.clone();
+    let probe = format!("{namespace}-probe");
+    let app = pod("x", &format!("{OWN}/app:1"));
+    let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client.clone(), &namespace);
+    let account = async |account: Value| {
+        accounts.create(&PostParams::default(), &serde_json::from_value(account).unwrap()).await.unwrap();
+    };
+    account(json!({ "metadata": { "name": "pulls" }, "imagePullSecrets": [{ "name": "theirs" }] })).await;
+    let enforce = json!({ "kubernetes.io/enforce-mountable-secrets": "true" });
+    account(json!({ "metadata": { "name": "strict", "annotations": enforce.clone() } })).await;
+    let listed = json!([{ "name": probe }]);
+    account(json!({ "metadata": { "name": "lists", "annotations": enforce }, "imagePullSecrets": listed })).await;
+    let run_by = |account: &str| with(app.clone(), "/spec", "serviceAccountName", json!(account));
+    assert_eq!(cluster.attached(&namespace, &run_by("pulls")).await, ["theirs", &probe]);
+    assert_eq!(cluster.attached(&namespace, &run_by("lists")).await, [probe.as_str()]);
+    let why = cluster.created(&namespace, &run_by("strict")).await.unwrap_err();
+    assert!(why.contains("does not reference that imagePullSecret"), "{why}");
+
+    // An image of a pod may change; its pull secrets may not, so the policy must not see the update.
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &namespace);
+    let other = serde_json::from_value(pod("updated", "registry.example/app:1")).unwrap();
+    pods.create(&PostParams::default(), &other).await.unwrap();
+    let image = json!({ "spec": { "containers": [{ "name": "c", "image": format!("{OWN}/app:1") }] } });
+    let updated = pods.patch("updated", &PatchParams::default(), &Patch::Strategic(image)).await.unwrap().spec.unwrap();
+    assert!(updated.containers[0].image.as_ref().unwrap().starts_with(OWN));
+    assert!(updated.image_pull_secrets.unwrap_or_default().is_empty());
 }
 
 /// A source of numbers that is the same in each run.

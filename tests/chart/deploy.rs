@@ -5,8 +5,8 @@ use std::process::Command;
 
 use ecr_credential_operator::api::EcrCredentialSpec;
 use ecr_credential_operator::api::registry::Region;
-use ecr_credential_operator::plan::auth::Reference;
 use ecr_credential_operator::plan::references::AllowedIdentities;
+use ecr_credential_operator::plan::scopes::Reference;
 use ecr_credential_operator::plan::{Limits, RegistryPlan, plan};
 use serde_json::{Value, json};
 use testbed::bed::PATIENCE;
@@ -35,7 +35,7 @@ async fn every_sample_is_accepted_and_can_be_done() {
         for sample in documents(&read(&file)) {
             let stored = apply(&client, &sample, true).await.unwrap_or_else(|why| panic!("{file}: {why}"));
             let spec: EcrCredentialSpec = serde_json::from_value(stored["spec"].clone()).unwrap();
-            let limits = Limits { lent: lent_to(&spec), ..limits.clone() };
+            let limits = Limits { identities: lent_to(&spec), ..limits.clone() };
             let plan = plan(&spec, &limits).unwrap_or_else(|halt| panic!("{file}: {}", halt.message));
             let refusal = plan.registries.iter().find_map(RegistryPlan::refusal);
             assert!(refusal.is_none(), "{file}: {refusal:?}");
@@ -47,16 +47,16 @@ async fn every_sample_is_accepted_and_can_be_done() {
 /// What the chart must lend for a sample.
 fn lent_to(spec: &EcrCredentialSpec) -> AllowedIdentities {
     let auths = spec.registries.iter().filter_map(|registry| registry.auth.as_ref()).chain(&spec.auth);
-    let mut lent = AllowedIdentities::default();
+    let mut allowed = AllowedIdentities::default();
     for reference in auths.filter_map(Reference::of) {
         match reference {
-            Reference::Account(scope) => lent.accounts.insert(scope),
-            Reference::Keys(scope) => lent.keys.insert(scope),
+            Reference::Account(scope) => allowed.accounts.insert(scope),
+            Reference::Keys(scope) => allowed.keys.insert(scope),
             // An auth refers to none.
             Reference::Include(_) => false,
         };
     }
-    lent
+    allowed
 }
 
 #[test]

@@ -20,6 +20,7 @@ fn instructions(name: &str) -> Vec<Vec<String>> {
 fn what_it_copies_is_there_and_is_a_whole_workspace() {
     let (context, ignored) = (tempfile::tempdir().unwrap(), read(".dockerignore"));
     for words in instructions("COPY").into_iter().filter(|words| !words[0].starts_with("--from")) {
+        let words: Vec<String> = words.into_iter().filter(|word| !word.starts_with("--chmod=")).collect();
         let (to, sources) = words.split_last().unwrap();
         for source in sources {
             assert!(ignored.lines().any(|line| line == format!("!{source}")), ".dockerignore leaves {source} out");
@@ -41,6 +42,17 @@ fn what_it_copies_is_there_and_is_a_whole_workspace() {
     cargo.args(["tree", "--locked", "--workspace", "--quiet"]).current_dir(context.path());
     let output = cargo.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_permissions_of_a_checkout_do_not_reach_the_image() {
+    let dockerfile = read("Dockerfile");
+    let last = dockerfile.rfind("\nFROM ").unwrap();
+    let copies: Vec<&str> = dockerfile[last..].lines().filter(|line| line.starts_with("COPY ")).collect();
+    assert!(!copies.is_empty());
+    // What another stage has made has the permissions that it was given there.
+    let own = copies.iter().filter(|line| !line.starts_with("COPY --from="));
+    assert!(own.clone().all(|line| line.starts_with("COPY --chmod=")), "{:?}", own.collect::<Vec<_>>());
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn the_page_lists_the_reasons_of_normal_events_and_no_other() {
         ran(1, 1, Some(true)),
         ran(0, 0, Some(true)),
         Observation::Suspended,
-        Observation::Halted(refused),
+        Observation::Stalled(refused),
     ];
     for observation in course {
         let Outcome { status: next, notes, .. } = conclude(observation, &status, Some(1), at(2000));

@@ -12,16 +12,18 @@ use super::super::in_flight::Ended;
 use super::super::secret_key::key_of;
 use super::super::stage::{self, ACCOUNT, HOUR, NOW, at, grant, uid};
 use super::super::sync_ledger::Counts;
-use super::super::watches::claimant;
+use super::super::watches::credential_ref;
 use super::*;
 use crate::api::registry::Region;
 use crate::api::status::Reason;
 use crate::api::{EcrCredential, NamespaceSelection, OutputFormat};
 use crate::apply::{WriteError, Written};
-use crate::plan::outputs::{OutputScope, WantedSecret};
+use crate::plan::outputs::WantedSecret;
+use crate::plan::scopes::OutputScope;
 use crate::plan::references::References;
 use crate::plan::schedule::RetryPolicy;
-use crate::plan::targets::{Activity, CredentialRef, Labels, NamespaceMatcher, NamespaceUid};
+use crate::plan::targets::{Activity, CredentialRef};
+use crate::plan::namespaces::{Labels, NamespaceMatcher, NamespaceUid};
 use crate::plan::{Identity, Limits, Uid, plan};
 use crate::secret::ownership::{ManagedFieldsDigest, SecretRecord};
 use crate::secret::{Bundle, Desired, Published, bundle};
@@ -39,7 +41,7 @@ thread_local! {
 enum Step {
     Namespace {
         namespace: usize,
-        incarnation: u8,
+        namespace_uid: u8,
         terminating: bool,
     },
     NamespaceGone(usize),
@@ -76,7 +78,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let name = || 0..NAMES.len();
     let step = prop_oneof![
         2 => (namespace(), 0_u8..2, prop::bool::weighted(0.2))
-            .prop_map(|(namespace, incarnation, terminating)| Step::Namespace { namespace, incarnation, terminating }),
+            .prop_map(|(namespace, namespace_uid, terminating)| Step::Namespace { namespace, namespace_uid, terminating }),
         1 => namespace().prop_map(Step::NamespaceGone),
         4 => (name(), namespace(), 0_usize..4, 0_usize..4, prop::bool::weighted(0.1))
             .prop_map(|(name, namespace, owner, content, held)| Step::Secret { name, namespace, owner, content, held }),
@@ -137,7 +139,7 @@ impl Scene {
         };
         let plan = plan(&object(1, &NAMESPACES).spec, &limits).unwrap();
         let owner = Owner { name: "x".to_owned(), uid: uid("x") };
-        let need = plan.registries[0].needs[0].clone();
+        let need = plan.registries[0].token_specs[0].clone();
         let published = |password: &str, hours: i64| -> Published {
             [(need.clone(), grant(password, NOW + hours * HOUR, &Identity::operator()))].into()
         };
@@ -146,7 +148,7 @@ impl Scene {
             .map(|published| bundle(&plan, &owner, published, &Default::default(), at(NOW)).unwrap())
             .collect();
         let mut state = ClusterState::new(limits.index(), References::default());
-        state.set_claimant(&uid("x"), claimant(&object(1, &NAMESPACES), &limits));
+        state.set_credential(&uid("x"), credential_ref(&object(1, &NAMESPACES), &limits));
         Self {
             limits,
             plan,
@@ -184,21 +186,21 @@ impl Scene {
 
     fn record(&mut self, owner: Option<Uid>, desired: Option<&Desired>, held: bool) -> Arc<SecretRecord> {
         self.version += 1;
-        let footprint = desired.map_or_else(|| ManagedFieldsDigest::desired(&Default::default()), |d| d.footprint);
+        let digest = desired.map_or_else(|| ManagedFieldsDigest::desired(&Default::default()), |d| d.digest);
         Arc::new(SecretRecord {
             expires_at: desired.map(|desired| desired.expires_at),
             hosts: desired.map(|desired| desired.payload.hosts()),
             identity: desired.map(|desired| desired.identity),
             held_by: held.then(|| "finalizer".into()),
-            ..stage::record(owner, &self.version.to_string(), footprint)
+            ..stage::record(owner, &self.version.to_string(), digest)
         })
     }
 
     fn apply(&mut self, step: &Step) {
         match step {
-            Step::Namespace { namespace, incarnation, terminating } => {
-                let incarnation = NamespaceUid::of(&incarnation.to_string(), None);
-                self.state.lock().set_namespace(NAMESPACES[*namespace], incarnation, &Labels::new(), *terminating);
+            Step::Namespace { namespace, namespace_uid, terminating } => {
+                let namespace_uid = NamespaceUid::of(&namespace_uid.to_string(), None);
+                self.state.lock().set_namespace(NAMESPACES[*namespace], namespace_uid, &Labels::new(), *terminating);
             }
             Step::NamespaceGone(namespace) => drop(self.state.lock().remove_namespace(NAMESPACES[*namespace])),
             Step::Secret { name, namespace, owner, content, held } => {
@@ -216,8 +218,8 @@ impl Scene {
                 let chosen: Vec<&str> =
                     (0..NAMESPACES.len()).filter(|n| mask >> n & 1 == 1).map(|n| NAMESPACES[n]).collect();
                 let chosen = if chosen.is_empty() { vec!["nowhere"] } else { chosen };
-                let claimant = claimant(&object(self.generation, &chosen), &self.limits);
-                self.state.lock().set_claimant(&uid("x"), claimant);
+                let credential = credential_ref(&object(self.generation, &chosen), &self.limits);
+                self.state.lock().set_credential(&uid("x"), credential);
             }
             Step::Tokens(tokens) => self.tokens = *tokens,
             Step::Pass(seconds) => TIME.set(TIME.get() + seconds),
@@ -236,7 +238,7 @@ impl Scene {
     fn rival(&mut self, activity: usize, name: &str, namespaces: usize) {
         let mut state = self.state.lock();
         let Some(activity) = [Activity::Active, Activity::Idle, Activity::Unreadable].get(activity) else {
-            state.remove_claimant(&uid("rival"));
+            state.remove_credential(&uid("rival"));
             return;
         };
         let names = NAMESPACES.iter().take(namespaces).map(|name| (*name).to_owned()).collect();
@@ -250,7 +252,7 @@ impl Scene {
             references: BTreeSet::new(),
             attach: Vec::new(),
         };
-        state.set_claimant(&uid("rival"), rival);
+        state.set_credential(&uid("rival"), rival);
     }
 
     /// The first write in flight ends: as it should, changed by admission, or with an error.
@@ -342,14 +344,14 @@ proptest! {
 fn an_event_examines_the_secrets_of_one_namespace_and_no_others() {
     let mut scene = Scene::new();
     for namespace in 0..NAMESPACES.len() {
-        scene.apply(&Step::Namespace { namespace, incarnation: 0, terminating: false });
+        scene.apply(&Step::Namespace { namespace, namespace_uid: 0, terminating: false });
     }
     scene.check().unwrap();
     assert_eq!(scene.resyncs, 1);
     for step in [
         Step::SecretGone { name: 0, namespace: 1 },
         Step::Secret { name: 0, namespace: 1, owner: 1, content: 1, held: false },
-        Step::Namespace { namespace: 2, incarnation: 1, terminating: false },
+        Step::Namespace { namespace: 2, namespace_uid: 1, terminating: false },
         Step::Begin,
         Step::End(0),
         Step::Pass(1),

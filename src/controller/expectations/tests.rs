@@ -17,10 +17,10 @@ async fn an_answer_that_the_watch_has_overtaken_is_no_news() {
         ("a list has come without it", Some(None), false),
     ] {
         let stage = Stage::new(json!([{ "private": { "accountIds": [ACCOUNT] } }]));
-        let need = stage.plan.registries[0].needs[0].clone();
+        let need = stage.plan.registries[0].token_specs[0].clone();
         let desired = stage.desired(&[(need, grant("p", NOW + 3600, &Identity::operator()))].into());
         let shared = &stage.ctx.shared;
-        stage.sees("b", desired.footprint, NOW + 3600);
+        stage.sees("b", desired.digest, NOW + 3600);
         let other = shared.state.lock().record("pull", "b").cloned().unwrap();
         let record = Arc::new(SecretRecord { uid: "s".into(), ..(*other).clone() });
         let write = shared.write_begins(("pull".into(), "a".into()));

@@ -6,24 +6,24 @@ use super::super::stage::{self, ACCOUNT, NOW, Stage, at, grant, uid};
 use super::super::sync_ledger::{Counts, SyncCounts};
 use super::*;
 use crate::plan::Identity;
-use crate::plan::targets::NamespaceUid;
+use crate::plan::namespaces::NamespaceUid;
 use crate::secret::ownership::{Ownership, SecretRecord};
 
 const RETRY: RetryPolicy = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(300) };
 
 fn desired(password: &str) -> Arc<Desired> {
     let stage = Stage::new(json!([{ "private": { "accountIds": [ACCOUNT] } }]));
-    let need = stage.plan.registries[0].needs[0].clone();
+    let need = stage.plan.registries[0].token_specs[0].clone();
     Arc::new(stage.desired(&[(need, grant(password, NOW + 3600, &Identity::operator()))].into()))
 }
 
 fn secret(version: &str, desired: &Desired) -> Arc<SecretRecord> {
-    Arc::new(stage::record(Some(uid("x")), version, desired.footprint))
+    Arc::new(stage::record(Some(uid("x")), version, desired.digest))
 }
 
-fn target(standing: Ownership) -> SecretTarget {
-    let (namespace, name, incarnation) = ("a".into(), "pull".into(), NamespaceUid::default());
-    SecretTarget { namespace, incarnation, name, standing, claim: Selection::Selected }
+fn target(ownership: Ownership) -> SecretTarget {
+    let (namespace, name, namespace_uid) = ("a".into(), "pull".into(), NamespaceUid::default());
+    SecretTarget { namespace, namespace_uid, name, ownership, selection: Selection::Selected }
 }
 
 /// The state of an `EcrCredential` that wants this everywhere.
@@ -53,7 +53,7 @@ fn count(
 ) -> SyncCounts {
     let mut ledger = SyncLedger::default();
     record(&mut ledger, state, content, target, action, now);
-    counts(&ledger, [(&target.name, usize::from(target.claim == Selection::Selected))])
+    counts(&ledger, [(&target.name, usize::from(target.selection == Selection::Selected))])
 }
 
 fn record(
@@ -179,7 +179,7 @@ async fn what_is_told_of_a_namespace_that_is_not_selected_counts_as_no_failure()
     let desired = desired("p");
     let (mut state, content) = state(&desired);
     let mine = secret("7", &desired);
-    let left = SecretTarget { claim: Selection::Deselected, ..target(Ownership::Owned(mine.clone())) };
+    let left = SecretTarget { selection: Selection::Deselected, ..target(Ownership::Owned(mine.clone())) };
     let action = SecretAction::Delete(mine);
     state.record(&ended(&left, &desired, action.clone(), Err(refused())), &content, &RETRY, at(NOW));
     let mut ledger = SyncLedger::default();
@@ -242,7 +242,7 @@ async fn what_is_new_of_one_secret_says_nothing_of_another_and_each_counts_for_i
     );
     state.expect(&with(&new));
     assert!(state.may_write(&pull, at(NOW)), "it is another content");
-    assert_eq!(state.accepted(&out), Some(mutated.footprint));
+    assert_eq!(state.accepted(&out), Some(mutated.digest));
     let mut ledger = SyncLedger::default();
     record(&mut ledger, &state, &with(&new), &out, &SecretAction::Keep, NOW);
     let problem = Some((Reason::OutputNotAllowed, "no".to_owned()));

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::super::stage::{HOUR, NOW, Stage, at, grant};
 use super::*;
 use crate::plan::Identity;
-use crate::plan::targets::NamespaceUid;
+use crate::plan::namespaces::NamespaceUid;
 use crate::secret::include::Included;
 
 fn stage() -> Stage {
@@ -23,8 +23,8 @@ fn estate<'a>(stage: &'a Stage, shared: &'a Published) -> TenantContext<'a> {
 /// The identity of a namespace.
 fn identity(stage: &Stage, namespace: &str) -> Identity {
     let need = (*own_needs(&stage.plan).first().unwrap()).clone();
-    let needs = BTreeSet::from([&need]);
-    let keys = keys(&stage.ctx, &needs, Some((namespace, NamespaceUid::of(namespace, None))));
+    let token_specs = BTreeSet::from([&need]);
+    let keys = keys(&stage.ctx, &token_specs, Some((namespace, NamespaceUid::of(namespace, None))));
     keys[&need].as_ref().unwrap().identity.clone()
 }
 
@@ -32,7 +32,7 @@ fn identity(stage: &Stage, namespace: &str) -> Identity {
 fn tenant(stage: &Stage, namespace: &str, password: &str, expires: i64) -> Tenant {
     let need = (*own_needs(&stage.plan).first().unwrap()).clone();
     let published = [(need, grant(password, expires, &identity(stage, namespace)))].into();
-    Tenant { incarnation: NamespaceUid::of(namespace, None), published, recovered: true, made: None }
+    Tenant { namespace_uid: NamespaceUid::of(namespace, None), published, recovered: true, made: None }
 }
 
 fn hosts(tenant: &mut Tenant, estate: &TenantContext<'_>, version: u64, now: i64) -> Option<usize> {
@@ -48,7 +48,7 @@ fn hosts(tenant: &mut Tenant, estate: &TenantContext<'_>, version: u64, now: i64
 #[tokio::test]
 async fn a_content_is_kept_until_a_login_in_it_expires_or_what_all_share_changes() {
     let stage = stage();
-    let public = stage.plan.registries[1].needs[0].clone();
+    let public = stage.plan.registries[1].token_specs[0].clone();
     let (none, shared) = (Published::new(), [(public, grant("q", NOW + 9 * HOUR, &Identity::operator()))].into());
     let mut tenant = tenant(&stage, "a", "p", NOW + HOUR);
     let (alone, both) = (estate(&stage, &none), estate(&stage, &shared));
@@ -67,7 +67,7 @@ async fn a_namespace_that_was_made_again_is_another_tenant() {
     for namespace in ["a", "b", "gone"] {
         tenants.each.insert(namespace.into(), Tenant { recovered: true, ..tenant(&stage, "a", "p", NOW + HOUR) });
     }
-    // `a` is the one that it was, `b` has another incarnation than its tokens, `gone` is not there any more.
+    // `a` is the one that it was, `b` has another uid than its tokens, `gone` is not there any more.
     let estate = estate(&stage, &none);
     drop(tenants.prepare(&estate, at(NOW)).await);
     let with_tokens: Vec<_> =
@@ -88,19 +88,16 @@ async fn of_a_tenants_secret_only_what_we_would_write_is_taken() {
         let none = Published::new();
         let before = tenant(&stage, "a", "p", NOW + HOUR);
         let desired = stage.desired(&before.published);
-        let footprint = if forged {
-            stage.desired(&tenant(&stage, "a", "q", NOW + HOUR).published).footprint
-        } else {
-            desired.footprint
-        };
+        let digest =
+            if forged { stage.desired(&tenant(&stage, "a", "q", NOW + HOUR).published).digest } else { desired.digest };
         stage.server.has_secret("a", &desired);
-        stage.sees("a", footprint, expires);
+        stage.sees("a", digest, expires);
         let other = Uid("other".into());
         let mut estate = estate(&stage, &none);
         if !owned {
             estate.uid = &other;
         }
-        let mut tenant = Tenant { incarnation: NamespaceUid::of("a", None), ..Tenant::default() };
+        let mut tenant = Tenant { namespace_uid: NamespaceUid::of("a", None), ..Tenant::default() };
         recover_tenant(&estate, &"a".into(), &mut tenant, at(NOW)).await;
         assert_eq!(!tenant.published.is_empty(), taken, "{what}");
         assert!(tenant.recovered, "{what}");
@@ -117,7 +114,7 @@ async fn a_share_says_what_it_lacks_and_whether_its_identity_is_that_of_now() {
     tenants.each.insert("b".into(), tenant(&stage, "b", "p", NOW - 1));
     // Its token was fetched by the identity of another.
     let stolen = tenant(&stage, "a", "p", NOW + HOUR);
-    tenants.each.insert("c".into(), Tenant { incarnation: NamespaceUid::of("c", None), ..stolen });
+    tenants.each.insert("c".into(), Tenant { namespace_uid: NamespaceUid::of("c", None), ..stolen });
     let keys = tenants.prepare(&estate, at(NOW)).await;
     let census = tenants.advance(&estate, keys, None, at(NOW));
     let DesiredSecrets::Each(shares) = tenants.content(&estate, &census) else { panic!("each has its own") };

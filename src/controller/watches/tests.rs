@@ -24,8 +24,8 @@ fn one_that_refreshes_nothing_is_idle() {
         ("suspended", json!({ "suspend": true }), Activity::Idle),
         ("a Secret name that is not allowed", json!({ "secret": { "name": "other" } }), Activity::Idle),
     ] {
-        let claimant = claimant(&object(spec), &limits);
-        assert_eq!(claimant.activity, activity, "{what}");
-        assert_eq!((claimant.generation, claimant.created), (Some(3), Timestamp::MAX), "{what}");
+        let credential = credential_ref(&object(spec), &limits);
+        assert_eq!(credential.activity, activity, "{what}");
+        assert_eq!((credential.generation, credential.created), (Some(3), Timestamp::MAX), "{what}");
     }
 }

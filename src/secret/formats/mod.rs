@@ -1,4 +1,4 @@
-//! The forms that a Secret can have. Each is a value in a file of its own, and one line of [`form`].
+//! The formats of Secrets. Each is a value in a file of its own, and one line of [`form`].
 
 mod argocd_helm;
 mod argocd_oci;
@@ -20,7 +20,7 @@ use super::docker_config::{self, DockerConfig, Entries, Quotes};
 use crate::api::OutputFormat;
 use crate::api::registry::Host;
 use crate::encoding::Fields;
-use crate::token::Auth;
+use crate::token::DockerAuth;
 
 /// The type of a Secret whose keys Kubernetes does not check.
 const OPAQUE: &str = "Opaque";
@@ -49,14 +49,14 @@ pub struct Form {
 pub enum Content {
     /// A docker config with every host, under the only key.
     DockerConfig,
-    /// The login for one host, as texts by key.
+    /// The user name and token for one host, as texts by key.
     Login(fn(&Login<'_>) -> Vec<(&'static str, Text)>),
 }
 
-/// A text that may be secret.
+/// A text that may be a secret.
 pub type Text = Zeroizing<String>;
 
-/// The login for one host.
+/// The user name and token for one host.
 pub struct Login<'a> {
     /// The host.
     pub host: &'a Host,
@@ -94,13 +94,13 @@ pub const fn form(format: OutputFormat) -> &'static Form {
 }
 
 impl Form {
-    /// Whether a Secret of this form holds every host, so that it may be without any.
+    /// Whether a Secret of this format holds all hosts, so that it may have none.
     pub const fn holds_every_host(&self) -> bool {
         matches!(self.content, Content::DockerConfig)
     }
 }
 
-/// The type and the data of a Secret. Its `Debug` shows nothing of the data.
+/// The type and the data of a Secret. Its `Debug` output is redacted.
 #[derive(Clone, Debug)]
 pub struct Payload {
     type_: &'static str,
@@ -111,19 +111,19 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// A docker config, in one of the forms that hold one.
+    /// A docker config, in a format that holds one.
     pub fn docker_config(form: &'static Form, config: DockerConfig) -> Self {
         let key = form.keys.first().copied().unwrap_or(docker_config::DATA_KEY);
         let DockerConfig { base64, hash, hosts, bytes } = config;
         Self { type_: form.type_, data: BTreeMap::from([(key, base64)]), hash, hosts, bytes }
     }
 
-    /// The login for one host, in one of the forms that hold one; none for a login that is not ours by form.
+    /// The token for one host, in a format that holds one; none if it is not a token of ECR.
     pub fn login(
         form: &'static Form,
         texts: fn(&Login<'_>) -> Vec<(&'static str, Text)>,
         host: &Host,
-        auth: &Auth,
+        auth: &DockerAuth,
     ) -> Option<Self> {
         let decoded = Zeroizing::new(STANDARD.decode(auth.expose()).ok()?);
         let (username, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
@@ -151,30 +151,25 @@ impl Payload {
         self.data.contains_key(key)
     }
 
-    /// `sha256:` and 64 hexadecimal digits over the data. The passwords are far too long to be guessed back from it.
+    /// `sha256:` and 64 hexadecimal digits over the data. Tokens are too long to be guessed from it.
     pub fn hash(&self) -> &str {
         &self.hash
     }
 
-    /// A hash over the hosts alone: two with the same differ in their passwords at most.
+    /// A hash over the hosts: Secrets with the same hash differ only in their tokens.
     pub const fn hosts(&self) -> u64 {
         self.hosts
     }
 
     /// The size of the data in bytes; a Secret can hold 1 MiB.
-    pub const fn len(&self) -> usize {
+    pub const fn size(&self) -> usize {
         self.bytes
     }
 
-    /// Whether it has no bytes, which never happens.
-    pub const fn is_empty(&self) -> bool {
-        self.bytes == 0
-    }
-
-    /// Whether a text holds any sixteen characters in a row of what is secret in the data.
+    /// Whether a text quotes sixteen consecutive characters of the secret data.
     pub fn is_quoted_in(&self, text: &str) -> bool {
         let quotes = Quotes::of(text);
-        // What else a login has says nothing that is secret: the host, and what kind of Secret it is.
+        // The other values are not secret: the host, and the kind of the Secret.
         let secret = |key: &str| !matches!(key, USERNAME | "url" | "repoURL" | "repoURLIsRegex" | "type" | "enableOCI");
         self.expose_data().filter(|(key, _)| secret(key)).any(|(key, base64)| {
             let value = Zeroizing::new(STANDARD.decode(base64).unwrap_or_default());
@@ -184,8 +179,8 @@ impl Payload {
     }
 }
 
-/// Reads the logins back from the data of a Secret of any form, given the host of those that hold one. What is not ours by form
-/// is left out.
+/// Parses the tokens in the data of a Secret of any format. `host` is the host of a format that holds one. Values that are not tokens
+/// of ECR are skipped.
 pub fn parse(data: &BTreeMap<String, Zeroizing<Vec<u8>>>, host: Option<&Host>) -> Entries {
     let config = [docker_config_json::FORM.keys, docker_config_file::FORM.keys].concat();
     if let Some(json) = config.iter().find_map(|key| data.get(*key)) {
@@ -194,7 +189,7 @@ pub fn parse(data: &BTreeMap<String, Zeroizing<Vec<u8>>>, host: Option<&Host>) -
     let login = || {
         let value = |key: &str| std::str::from_utf8(data.get(key)?).ok();
         let login = Zeroizing::new(format!("{}:{}", value(USERNAME)?, value(PASSWORD)?));
-        Some((host?.clone(), Auth::parse(STANDARD.encode(login.as_bytes())).ok()?))
+        Some((host?.clone(), DockerAuth::parse(STANDARD.encode(login.as_bytes())).ok()?))
     };
     login().into_iter().collect()
 }
@@ -211,8 +206,8 @@ mod tests {
         Host::parse(HOST).unwrap()
     }
 
-    fn auth() -> Auth {
-        Auth::parse(STANDARD.encode(format!("AWS:{LOGIN}"))).unwrap()
+    fn auth() -> DockerAuth {
+        DockerAuth::parse(STANDARD.encode(format!("AWS:{LOGIN}"))).unwrap()
     }
 
     fn payload(format: OutputFormat) -> Payload {

@@ -2,7 +2,7 @@
 
 use super::include::IncludedConfig;
 use super::*;
-use crate::plan::outputs::OutputScope;
+use crate::plan::scopes::OutputScope;
 
 /// Two registries and an output of each of these forms, with its host.
 fn with_outputs(outputs: &[(&str, &str, Option<&str>)]) -> EcrCredentialSpec {
@@ -52,11 +52,11 @@ fn an_output_of_one_host_speaks_of_its_own_token_alone() {
     // A refresh of the one token is no news to the output of the other.
     let mut renewed = both.clone();
     let plan = planned(&spec);
-    renewed.insert(plan.registries[1].needs[0].clone(), grant("new", None, NOW, NOW + 12 * HOUR));
+    renewed.insert(plan.registries[1].token_specs[0].clone(), token("new", None, NOW, NOW + 12 * HOUR));
     let after = all(&spec, &renewed);
-    assert_eq!(after["own"].footprint, bundle["own"].footprint);
-    assert_ne!(after["public"].footprint, bundle["public"].footprint);
-    assert_ne!(after["ecr-pull-secret"].footprint, bundle["ecr-pull-secret"].footprint);
+    assert_eq!(after["own"].digest, bundle["own"].digest);
+    assert_ne!(after["public"].digest, bundle["public"].digest);
+    assert_ne!(after["ecr-pull-secret"].digest, bundle["ecr-pull-secret"].digest);
 }
 
 #[test]
@@ -137,18 +137,18 @@ fn what_is_included_stands_in_docker_configs_and_changes_them_alone() {
     let after = with(&hub);
     let text = String::from_utf8(value(&after["file"], "config.json")).unwrap();
     assert!(text.contains(r#""ghcr.io":{"auth":"eDp5"}"#) && text.contains(OWN), "{text}");
-    assert_eq!(after["own"].footprint, before["own"].footprint);
+    assert_eq!(after["own"].digest, before["own"].digest);
     for name in ["file", "ecr-pull-secret"] {
-        assert_ne!(after[name].footprint, before[name].footprint, "{name}");
+        assert_ne!(after[name].digest, before[name].digest, "{name}");
         assert_ne!(after[name].identity, before[name].identity, "{name}: an older one of others is not as good");
         assert!(!after[name].incomplete);
     }
     let missing = with(&Included { incomplete: true, ..Included::default() });
     assert!(missing["file"].incomplete && !missing["own"].incomplete);
-    let record = record(after["file"].footprint, Some(NOW + HOUR));
+    let record = record(after["file"].digest, Some(NOW + HOUR));
     let record = Arc::new(SecretRecord { hosts: Some(after["file"].payload.hosts()), ..(*record).clone() });
-    let place = place(Ownership::Owned(record), Selection::Selected);
-    assert_eq!(judge(&place, Some(&missing["file"]), ConflictPolicy::Fail), "wait", "the last good state is left");
+    let target = target(Ownership::Owned(record), Selection::Selected);
+    assert_eq!(judge(&target, Some(&missing["file"]), ConflictPolicy::Fail), "wait", "the last good state is left");
 }
 
 #[test]
@@ -160,11 +160,11 @@ fn an_include_that_does_not_fit_is_left_out() {
         "namespaces": { "names": ["a"] },
     }));
     let long = "x".repeat(7000);
-    let need = planned(&spec).registries[0].needs[0].clone();
-    let published = Published::from([(need, grant(&long, Some("111122223333"), NOW, NOW + HOUR))]);
+    let token_spec = planned(&spec).registries[0].token_specs[0].clone();
+    let published = Published::from([(token_spec, token(&long, Some("111122223333"), NOW, NOW + HOUR))]);
     let huge = included(&format!(r#"{{"auths":{{"ghcr.io":{{"auth":"{}"}}}}}}"#, "x".repeat(200_000)));
     let bundle = bundle(&planned(&spec), &owner(), &published, &huge, at(NOW)).unwrap();
     let desired = &bundle["ecr-pull-secret"];
-    assert!(desired.incomplete && desired.payload.len() <= MAX_SECRET_BYTES);
+    assert!(desired.incomplete && desired.payload.size() <= MAX_SECRET_BYTES);
     assert_eq!(hosts(desired).len(), 100);
 }

@@ -14,11 +14,11 @@ fn through(step: serde_json::Value) -> EcrCredentialSpec {
 /// The annotations of the Secret that a spec leads to, with a token that the identity of the spec fetched.
 fn annotations(spec: &EcrCredentialSpec) -> BTreeMap<String, String> {
     let plan = planned(spec);
-    let need = &plan.registries[0].needs[0];
-    let identity = need.auth.resolve(None, &crate::plan::references::References::default()).unwrap();
-    let token = grant("password", Some("111122223333"), NOW, NOW + HOUR);
+    let token_spec = &plan.registries[0].token_specs[0];
+    let identity = token_spec.auth.resolve(None, &crate::plan::references::References::default()).unwrap();
+    let token = token("password", Some("111122223333"), NOW, NOW + HOUR);
     let fetched = Arc::new(AuthorizationToken { identity, ..(*token).clone() });
-    let published = Published::from([(need.clone(), fetched)]);
+    let published = Published::from([(token_spec.clone(), fetched)]);
     let desired = build(spec, &published).unwrap();
     desired.metadata.annotations.unwrap()
 }
@@ -72,15 +72,15 @@ fn the_identities_of_a_secret_have_no_order() {
     let mut all = published(&spec, NOW + HOUR, Some(NOW + HOUR));
     let role = planned(&through(serde_json::json!({ "roleArn": "arn:aws:iam::111122223333:role/pull" })));
     let other =
-        role.registries[0].needs[0].auth.resolve(None, &crate::plan::references::References::default()).unwrap();
+        role.registries[0].token_specs[0].auth.resolve(None, &crate::plan::references::References::default()).unwrap();
     let hashes: std::collections::BTreeSet<u64> = (0..2)
         .map(|turn| {
-            for (number, grant) in all.values_mut().enumerate() {
+            for (number, token) in all.values_mut().enumerate() {
                 let identity = if number == turn { other.clone() } else { Identity::operator() };
-                *grant = Arc::new(AuthorizationToken { identity, ..(**grant).clone() });
+                *token = Arc::new(AuthorizationToken { identity, ..(**token).clone() });
             }
-            let needs: Vec<TokenSpec> = all.keys().cloned().collect();
-            identity_hash(&all, &needs.iter().collect::<Vec<_>>(), &Included::default())
+            let token_specs: Vec<TokenSpec> = all.keys().cloned().collect();
+            identity_hash(&all, &token_specs.iter().collect::<Vec<_>>(), &Included::default())
         })
         .collect();
     assert_eq!(hashes.len(), 1);

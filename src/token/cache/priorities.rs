@@ -16,13 +16,13 @@ fn each_fetch_waits_in_the_queue_of_what_it_is_for() {
         (Dispatch::Queued, None, true, Priority::RetriedFirst),
         (Dispatch::Queued, Some(past), true, Priority::RetriedFirst),
     ] {
-        let grant = expires.map(|expires_at| {
+        let token = expires.map(|expires_at| {
             let life = Life { issued_at: past, expires_at };
             Arc::new(AuthorizationToken { tokens: Vec::new(), life, identity: Identity::operator() })
         });
         let error = TokenError::Unavailable("down".to_owned());
         let failure = failed.then_some(Failure { error, count: 1, retry_at: now });
-        let slot = Slot { state: Snapshot { grant, failure, in_flight: false }, ..Slot::default() };
+        let slot = Slot { state: Snapshot { token, failure, in_flight: false }, ..Slot::default() };
         assert_eq!(slot.priority(turn, now), priority, "{turn:?} {expires:?} {failed}");
     }
 }

@@ -13,11 +13,12 @@ use ecr_credential_operator::api::{
     LabelRequirement, LoginFields, NamespaceSelection, NamespaceSelector, Output, OutputFormat, PrivateRegistry,
     PublicRegistry, Refresh, Registry, SecretTemplate, SelectorOperator, ServiceAccountAuth,
 };
-use ecr_credential_operator::plan::references::{AccountScope, AllowedIdentities, KeysScope};
+use ecr_credential_operator::plan::namespaces::Labels;
+use ecr_credential_operator::plan::references::AllowedIdentities;
 use ecr_credential_operator::plan::schedule::{Life, whole_seconds};
-use ecr_credential_operator::plan::targets::Labels;
+use ecr_credential_operator::plan::scopes::{AccountScope, KeysScope};
 use ecr_credential_operator::plan::{Identity, Limits, Service, TokenSpec};
-use ecr_credential_operator::token::{Auth, AuthorizationToken, Token};
+use ecr_credential_operator::token::{AuthorizationToken, DockerAuth, Token};
 use k8s_openapi::jiff::Timestamp;
 
 /// The time around which most happens, in seconds since 1970.
@@ -298,15 +299,15 @@ pub fn limits(u: &mut Unstructured<'_>) -> Result<Limits> {
         outputs: None,
         includes: BTreeSet::new(),
         namespaces: None,
-        lent: AllowedIdentities { accounts: accounts.into_iter().collect(), keys: keys.into_iter().collect() },
+        identities: AllowedIdentities { accounts: accounts.into_iter().collect(), keys: keys.into_iter().collect() },
         attach_pods: false,
         attach_service_accounts: BTreeSet::new(),
         fixed_api: u.ratio(1, 8)?,
     })
 }
 
-pub fn login(password: &str) -> Auth {
-    Auth::parse(STANDARD.encode(format!("AWS:{password}"))).expect("a password")
+pub fn login(password: &str) -> DockerAuth {
+    DockerAuth::parse(STANDARD.encode(format!("AWS:{password}"))).expect("a password")
 }
 
 pub fn account(id: &str) -> AccountId {

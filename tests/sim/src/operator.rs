@@ -21,7 +21,7 @@ use ecr_credential_operator::process::fence::Fence;
 use ecr_credential_operator::process::lease::{self, LeaseSettings};
 use ecr_credential_operator::process::retries::Retries;
 use ecr_credential_operator::secret::SecretAction;
-use ecr_credential_operator::token::cache::{CacheSettings, Tokens};
+use ecr_credential_operator::token::cache::{CacheSettings, TokenCache};
 use ecr_credential_operator::token::{RawToken, TokenError, TokenSource};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -170,9 +170,10 @@ async fn work(
     let (send, queue) = unbounded_channel();
     let cache = CacheSettings { retry, min_life: Duration::from_secs(300), rate: 10, clock: time.clone() };
     let source = Source { aws, process: number, identity: settings.identity.clone(), clock: time.clone() };
-    let tokens = Arc::new(Tokens::new(Arc::new(source), cache, send.clone(), |_| ()));
+    let tokens = Arc::new(TokenCache::new(Arc::new(source), cache, send.clone(), |_| ()));
     let memories = Memories::default();
-    let world = ClusterState::new(SelectorIndex::new(limits.namespaces.clone()), References::new(limits.lent.clone()));
+    let world =
+        ClusterState::new(SelectorIndex::new(limits.namespaces.clone()), References::new(limits.identities.clone()));
     let observer = Watched { memories: memories.clone(), tokens: tokens.clone() };
     let shared = Arc::new(Shared::new(world, limits.clone(), send, observer));
     let concurrency = usize::from(settings.concurrency);
@@ -220,7 +221,7 @@ async fn work(
 /// Forgets whoever is gone.
 struct Watched {
     memories: Memories,
-    tokens: Arc<Tokens>,
+    tokens: Arc<TokenCache>,
 }
 
 impl WatchObserver for Watched {

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ecr_credential_operator::api::registry::Host;
 use ecr_credential_operator::secret::docker_config::{DockerConfig, Entries, Quotes, hash_of, parse};
-use ecr_credential_operator::token::Auth;
+use ecr_credential_operator::token::DockerAuth;
 use serde_json::Value;
 
 use crate::material::login;
@@ -38,7 +38,7 @@ fn expected(bytes: &[u8]) -> Vec<(String, String)> {
     let Some(auths) = json.get("auths").and_then(Value::as_object) else { return Vec::new() };
     let good = |(host, entry): (&String, &Value)| {
         let auth = entry.get("auth")?.as_str()?;
-        let login = Host::parse(host).is_ok() && Auth::parse(auth.to_owned()).is_ok();
+        let login = Host::parse(host).is_ok() && DockerAuth::parse(auth.to_owned()).is_ok();
         login.then(|| (host.clone(), auth.to_owned()))
     };
     let mut all: Vec<(String, String)> = auths.iter().filter_map(good).collect();
@@ -49,7 +49,7 @@ fn expected(bytes: &[u8]) -> Vec<(String, String)> {
 fn round_trip(entries: &Entries) {
     let config = DockerConfig::render(entries).expect("strings");
     let json = STANDARD.decode(config.expose_base64()).expect("base64");
-    assert_eq!(config.len(), json.len());
+    assert_eq!(config.size(), json.len());
     assert_eq!(plain(&parse(&json)), plain(entries), "what is written is read back");
     let again = DockerConfig::render(&parse(&json)).expect("strings");
     assert_eq!((again.hash(), again.expose_base64()), (config.hash(), config.expose_base64()));

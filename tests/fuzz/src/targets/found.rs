@@ -11,7 +11,7 @@ use ecr_credential_operator::api::registry::{AccountId, Host};
 use ecr_credential_operator::controller::recover::{own_hosts, tokens};
 use ecr_credential_operator::plan::{Hosts, Plan, RegistryPlan, Uid, plan};
 use ecr_credential_operator::secret::docker_config::{Entries, parse};
-use ecr_credential_operator::secret::metadata::SecretMetadata;
+use ecr_credential_operator::secret::observed::SecretMetadata;
 use ecr_credential_operator::secret::ownership::{Ownership, SecretRecord, lost_fields};
 use ecr_credential_operator::secret::{
     Desired, FIELD_MANAGER, Owner, Published, SecretAction, SecretTarget, Selection, action, as_found, bundle,
@@ -51,7 +51,7 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     }
     let stored = stored(&desired.metadata);
     let record = read(&stored);
-    assert_eq!(record.footprint, desired.footprint);
+    assert_eq!(record.digest, desired.digest);
     assert_eq!((record.expires_at, record.hosts), (Some(desired.expires_at), Some(desired.payload.hosts())));
     assert_eq!((record.identity, record.owner.as_ref()), (Some(desired.identity), Some(&owner.uid)));
     assert!(lost_fields(&as_found(&plan, &owner, &plan.secret, &stored), &stored).is_empty());
@@ -67,7 +67,7 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
 fn published(u: &mut Unstructured<'_>, plan: &Plan) -> Result<Published> {
     let caller = account(ACCOUNTS[1]);
     let mut published = Published::new();
-    for need in plan.needs() {
+    for need in plan.token_specs() {
         if u.ratio(7, 8)? {
             let issued = AROUND - u.int_in_range(0..=8)? * HOUR;
             let life = material::good_life(u, issued)?;
@@ -84,13 +84,13 @@ fn content(plan: &Plan, published: &Published, desired: &Desired, entries: &Entr
     let mut owners: BTreeMap<Host, &RegistryPlan> = BTreeMap::new();
     for registry in &plan.registries {
         let grants: Vec<&Arc<AuthorizationToken>> =
-            registry.needs.iter().filter_map(|need| published.get(need)).collect();
-        if grants.len() < registry.needs.len() {
+            registry.token_specs.iter().filter_map(|need| published.get(need)).collect();
+        if grants.len() < registry.token_specs.len() {
             continue;
         }
         let caller = account(ACCOUNTS[1]);
         let mut hosts = registry.hosts.resolve(Some(&caller)).expect("hosts");
-        hosts.retain(|(host, _)| owners.entry(host.clone()).or_insert(registry).needs == registry.needs);
+        hosts.retain(|(host, _)| owners.entry(host.clone()).or_insert(registry).token_specs == registry.token_specs);
         if grants.iter().all(|grant| grant.life.is_valid(now)) {
             let mut logins = registry_entries(registry, published).expect("hosts");
             logins.retain(|(host, _)| hosts.iter().any(|(one, _)| one == host));
@@ -112,7 +112,7 @@ fn content(plan: &Plan, published: &Published, desired: &Desired, entries: &Entr
 fn own_passwords(registry: &RegistryPlan, own: &[(Host, Option<AccountId>)], entries: &Entries) {
     let Hosts::Named(hosts) = &registry.hosts else { return };
     let asks = |need: &ecr_credential_operator::plan::TokenSpec| matches!(&need.service, ecr_credential_operator::plan::Service::Private { registry_ids, .. } if !registry_ids.is_empty());
-    if !registry.needs.iter().all(asks) {
+    if !registry.token_specs.iter().all(asks) {
         return;
     }
     for (host, owner) in hosts.iter().filter(|named| own.contains(named)) {
@@ -140,7 +140,7 @@ fn found_again(registry: &RegistryPlan, published: &Published, entries: &Entries
         return;
     }
     let mut again = Published::new();
-    for need in &registry.needs {
+    for need in &registry.token_specs {
         let Some(tokens) = tokens(registry, need, &hosts, entries) else { return };
         let old = &published[need];
         again.insert(
@@ -188,9 +188,10 @@ fn read(metadata: &ObjectMeta) -> SecretRecord {
 
 fn judge(found: &ObjectMeta, desired: &Desired, now: Timestamp) -> SecretAction {
     let record = Arc::new(read(found));
-    let standing = Ownership::of(Some(&record), &Uid("me".into()), |_| true);
+    let ownership = Ownership::of(Some(&record), &Uid("me".into()), |_| true);
     let (namespace, name) = ("a".into(), "pull".into());
-    let place = SecretTarget { namespace, incarnation: Default::default(), name, standing, claim: Selection::Selected };
+    let place =
+        SecretTarget { namespace, namespace_uid: Default::default(), name, ownership, selection: Selection::Selected };
     action(&place, Some(desired), Default::default(), None, now)
 }
 
@@ -230,11 +231,11 @@ fn edit(u: &mut Unstructured<'_>, mut found: ObjectMeta) -> Result<ObjectMeta> {
     Ok(found)
 }
 
-/// An edit shows in the footprint, and leads to a repair; a Secret that is not ours any more is left alone.
+/// An edit shows in the digest, and leads to a repair; a Secret that is not ours any more is left alone.
 fn shows(edited: &ObjectMeta, before: &ObjectMeta, desired: &Desired, now: Timestamp) {
     let record = read(edited);
     let taken = edited.managed_fields != before.managed_fields;
-    assert_eq!(record.footprint != desired.footprint, taken, "{edited:?}");
+    assert_eq!(record.digest != desired.digest, taken, "{edited:?}");
     match judge(edited, desired, now) {
         SecretAction::Update(_) => assert!(taken),
         SecretAction::Keep => assert!(!taken),

@@ -10,12 +10,13 @@ use ecr_credential_operator::api::observed::{ObservedCredential, Reading};
 use ecr_credential_operator::controller::cluster_state::ClusterState;
 use ecr_credential_operator::controller::references::account_record;
 use ecr_credential_operator::controller::service_accounts::PullSecretsOf;
-use ecr_credential_operator::controller::watches::{claimant, unreadable};
+use ecr_credential_operator::controller::watches::{credential_ref, unreadable};
 use ecr_credential_operator::lenient::Observed;
+use ecr_credential_operator::plan::namespaces::NamespaceUid;
 use ecr_credential_operator::plan::references::References;
-use ecr_credential_operator::plan::targets::{NamespaceUid, SelectorIndex};
+use ecr_credential_operator::plan::targets::SelectorIndex;
 use ecr_credential_operator::plan::{Limits, Uid};
-use ecr_credential_operator::secret::metadata::{SecretDetails, SecretMetadata};
+use ecr_credential_operator::secret::observed::{SecretDetails, SecretMetadata};
 use ecr_credential_operator::secret::ownership::SecretRecord;
 use hostile::{Kind, Odd, line, page};
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
@@ -147,8 +148,8 @@ fn secret(kept: &SecretMetadata, details: &SecretDetails) {
 /// Whatever an `EcrCredential` contains, it can be put beside the others, and taken away again.
 fn credential(object: &ObservedCredential) {
     let Reading(reading) = &object.content;
-    let claimant = match reading {
-        Ok(object) => claimant(object, &Limits::default()),
+    let credential = match reading {
+        Ok(object) => credential_ref(object, &Limits::default()),
         Err(object) => {
             assert!(object.error.chars().count() <= 200, "{}", object.error);
             unreadable(object)
@@ -157,11 +158,11 @@ fn credential(object: &ObservedCredential) {
     let mut world = ClusterState::new(SelectorIndex::default(), References::default());
     let uid = Uid("u".into());
     world.set_namespace("a", NamespaceUid::default(), &Default::default(), false);
-    world.set_claimant(&uid, claimant.clone());
+    world.set_credential(&uid, credential.clone());
     let generation = world.index.generation(&uid);
-    let secrets = claimant.secrets.len();
+    let secrets = credential.secrets.len();
     assert!(world.places(&uid, generation).is_some_and(|places| places.count() <= secrets));
-    world.remove_claimant(&uid);
+    world.remove_credential(&uid);
     world.index.remove_namespace("a");
     assert!(world.index.is_empty(), "{:?}", world.index);
 }

@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use arbitrary::{Result, Unstructured};
 use ecr_credential_operator::api::registry::{AccountId, Host, Region};
 use ecr_credential_operator::api::{EcrCredentialSpec, PrivateRegistry, Registry};
-use ecr_credential_operator::plan::auth::Reference;
-use ecr_credential_operator::plan::references::AccountScope;
+use ecr_credential_operator::plan::scopes::{AccountScope, Reference};
 use ecr_credential_operator::plan::{Hosts, Limits, Plan, RegistryPlan, Service, TokenSpec, plan};
 
 use crate::material::{self, ACCOUNTS, account};
@@ -66,17 +65,17 @@ fn is_long(spec: &EcrCredentialSpec) -> bool {
 }
 
 fn judge_registry(registry: &RegistryPlan, written: &Registry, limits: &Limits) {
-    for need in registry.needs.iter().filter(|need| need.auth.refusal().is_none()) {
+    for need in registry.token_specs.iter().filter(|need| need.auth.refusal().is_none()) {
         match need.auth.reference() {
             Some(Reference::Account(AccountScope { namespace, name })) => {
-                assert!(limits.lent.has_account(namespace.as_deref(), &name), "{name} was not lent");
+                assert!(limits.identities.has_account(namespace.as_deref(), &name), "{name} was not lent");
             }
-            Some(Reference::Keys(scope)) => assert!(limits.lent.keys.contains(&scope), "{scope} was not lent"),
+            Some(Reference::Keys(scope)) => assert!(limits.identities.keys.contains(&scope), "{scope} was not lent"),
             Some(Reference::Include(scope)) => panic!("no identity begins with {scope}"),
             None => {}
         }
     }
-    if registry.needs.is_empty() {
+    if registry.token_specs.is_empty() {
         assert!(registry.problem.is_some(), "nothing is done for it, and nobody is told why");
         assert_eq!(registry.hosts, Hosts::Named(Vec::new()));
         return;
@@ -84,8 +83,8 @@ fn judge_registry(registry: &RegistryPlan, written: &Registry, limits: &Limits) 
     match (&written.private, &written.public) {
         (Some(private), None) => judge_private(registry, private, limits),
         (None, Some(public)) => {
-            assert!(registry.anonymous_works && registry.needs.len() == 1);
-            assert_eq!(registry.needs[0].service, Service::Public);
+            assert!(registry.anonymous_works && registry.token_specs.len() == 1);
+            assert_eq!(registry.token_specs[0].service, Service::Public);
             let hosts = public.host_variants.iter().filter_map(|variant| Some((Host::public(*variant).ok()?, None)));
             let mut hosts: Vec<_> = hosts.collect();
             let Hosts::Named(mut found) = registry.hosts.clone() else { panic!("hosts of a caller") };
@@ -107,7 +106,7 @@ fn judge_private(registry: &RegistryPlan, private: &PrivateRegistry, limits: &Li
     let valid = private.account_ids.iter().filter_map(|id| AccountId::parse(id).ok());
     let accounts: BTreeSet<AccountId> = valid.collect();
     let mut asked = BTreeSet::new();
-    for need in &registry.needs {
+    for need in &registry.token_specs {
         let Service::Private { region: own, endpoint, registry_ids } = &need.service else { panic!("not private") };
         assert_eq!((own.as_str(), *endpoint), (region, private.api_endpoint));
         assert!(registry_ids.len() <= 10, "ECR takes ten");
@@ -150,11 +149,11 @@ fn hosts_have_one_password(plan: &Plan) {
             Hosts::Callers { extra, .. } => extra.iter().collect(),
         };
         for host in hosts {
-            writers.entry(host).or_default().insert(&registry.needs);
+            writers.entry(host).or_default().insert(&registry.token_specs);
         }
     }
-    for (host, needs) in writers {
-        assert_eq!(needs.len(), 1, "{host} has several passwords");
+    for (host, token_specs) in writers {
+        assert_eq!(token_specs.len(), 1, "{host} has several passwords");
     }
 }
 
@@ -165,5 +164,5 @@ fn order_of_ids_does_not_matter(spec: &EcrCredentialSpec, planned: &Plan, limits
         private.account_ids.reverse();
     }
     let turned = plan(&turned, limits).expect("a spec whose ids stand in another order");
-    assert_eq!(turned.needs(), planned.needs());
+    assert_eq!(turned.token_specs(), planned.token_specs());
 }

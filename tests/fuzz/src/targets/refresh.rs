@@ -7,7 +7,7 @@ use std::time::Duration;
 use arbitrary::{Result, Unstructured};
 use ecr_credential_operator::api::HostVariant;
 use ecr_credential_operator::api::registry::Region;
-use ecr_credential_operator::plan::auth::Auth;
+use ecr_credential_operator::plan::auth::AuthPlan;
 use ecr_credential_operator::plan::refresh::{Demand, Held, Step, step};
 use ecr_credential_operator::plan::schedule::{Life, RefreshPolicy, RetryPolicy, later, until, whole_seconds};
 use ecr_credential_operator::plan::{Service, TokenSpec};
@@ -28,7 +28,7 @@ pub fn policy(u: &mut Unstructured<'_>) -> Result<RefreshPolicy> {
 pub fn need(number: usize) -> TokenSpec {
     let region = Region::parse(REGIONS[number]).expect("a region");
     let service = Service::Private { region, endpoint: HostVariant::Standard, registry_ids: Vec::new() };
-    TokenSpec { auth: Arc::new(Auth::operator()), service }
+    TokenSpec { auth: Arc::new(AuthPlan::operator()), service }
 }
 
 fn parts(u: &mut Unstructured<'_>) -> Result<()> {

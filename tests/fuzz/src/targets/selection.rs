@@ -2,7 +2,7 @@
 
 use arbitrary::{Result, Unstructured};
 use ecr_credential_operator::api::{LabelRequirement, NamespaceSelection, SelectorOperator};
-use ecr_credential_operator::plan::targets::{Labels, NamespaceMatcher, SelectionError};
+use ecr_credential_operator::plan::namespaces::{Labels, NamespaceMatcher, SelectionError};
 
 use crate::material::{self, NAMESPACES};
 

@@ -27,8 +27,8 @@ pub fn run(bytes: &[u8]) {
 
 fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     let now = material::moment(u)?;
-    let first = course(u)?;
-    let second = course(u)?;
+    let first = observation(u)?;
+    let second = observation(u)?;
     let generation = Some(u.int_in_range(1..=3)?);
     let before = conclude(first, &EcrCredentialStatus::default(), generation, now).status;
     let outcome = conclude(second.clone(), &before, generation, now);
@@ -44,9 +44,9 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-fn course(u: &mut Unstructured<'_>) -> Result<Observation> {
+fn observation(u: &mut Unstructured<'_>) -> Result<Observation> {
     Ok(match u.int_in_range(0..=7)? {
-        0 => Observation::Halted(halt(u)?),
+        0 => Observation::Stalled(halt(u)?),
         1 => Observation::Suspended,
         _ => {
             let failures = failures(u)?;
@@ -149,7 +149,7 @@ fn registries(u: &mut Unstructured<'_>) -> Result<Vec<RegistryReport>> {
     Ok(planned.registries.iter().map(report).collect())
 }
 
-fn judge(status: &EcrCredentialStatus, course: &Observation, generation: Option<i64>, now: Timestamp) {
+fn judge(status: &EcrCredentialStatus, observation: &Observation, generation: Option<i64>, now: Timestamp) {
     let size = serde_json::to_vec(status).expect("a status").len();
     assert!(size <= LARGEST, "{size} bytes");
     assert_eq!(status.observed_generation, generation);
@@ -157,8 +157,8 @@ fn judge(status: &EcrCredentialStatus, course: &Observation, generation: Option<
     assert!(status.failures.is_sorted_by(|a, b| a.namespace <= b.namespace));
     let holds = |type_: &str| status.conditions.iter().any(|c| c.type_ == type_ && c.status == "True");
     assert_eq!(status.conditions.len(), 3);
-    assert_eq!(holds(condition::STALLED), matches!(course, Observation::Halted(_)));
-    match course {
+    assert_eq!(holds(condition::STALLED), matches!(observation, Observation::Stalled(_)));
+    match observation {
         Observation::Ran { registries, namespaces, .. } => {
             let counts = status.namespaces.as_ref().expect("counts");
             assert_eq!((counts.selected as usize, counts.synced as usize), (namespaces.selected, namespaces.synced));
@@ -169,6 +169,6 @@ fn judge(status: &EcrCredentialStatus, course: &Observation, generation: Option<
             let hosts = status.registries.iter().map(|registry| registry.hosts.len());
             assert!(hosts.eq(registries.iter().map(|registry| registry.hosts.len())), "hosts are told whole");
         }
-        Observation::Halted(_) | Observation::Suspended => assert!(!holds(condition::READY)),
+        Observation::Stalled(_) | Observation::Suspended => assert!(!holds(condition::READY)),
     }
 }

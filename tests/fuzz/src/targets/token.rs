@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use ecr_credential_operator::token::{Auth, InvalidToken};
+use ecr_credential_operator::token::{DockerAuth, InvalidToken};
 
 /// More is refused: it would not fit into a Secret (in bytes).
 const LARGEST: usize = 512 * 1024;
@@ -17,14 +17,14 @@ pub fn run(bytes: &[u8]) {
 
 /// A text as AWS might send it.
 fn raw(text: &str) {
-    let Ok(auth) = Auth::parse(text.to_owned()) else { return };
+    let Ok(auth) = DockerAuth::parse(text.to_owned()) else { return };
     assert_eq!(auth.expose(), text, "the token is kept as it is");
     assert!(text.len() <= LARGEST);
     let decoded = STANDARD.decode(text).expect("what is accepted is base64");
     assert_eq!(STANDARD.encode(&decoded), text, "one password has one form");
     let decoded = String::from_utf8(decoded).expect("what is accepted is text");
     assert!(decoded.strip_prefix("AWS:").is_some_and(|password| !password.is_empty()), "{decoded:?}");
-    assert_eq!(format!("{auth:?}"), format!("{:?}", Auth::parse("QVdTOng=".to_owned()).expect("AWS:x")));
+    assert_eq!(format!("{auth:?}"), format!("{:?}", DockerAuth::parse("QVdTOng=".to_owned()).expect("AWS:x")));
 }
 
 /// What the base64 of some bytes must be taken for.
@@ -40,5 +40,5 @@ fn decoded(bytes: &[u8]) {
             Some(_) => Err(InvalidToken::WrongUser),
         },
     };
-    assert_eq!(Auth::parse(encoded).map(|auth| auth.expose().to_owned()), expected);
+    assert_eq!(DockerAuth::parse(encoded).map(|auth| auth.expose().to_owned()), expected);
 }

@@ -23,7 +23,7 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     let now = moment(u)?;
     let desired = u.ratio(5, 6)?.then(|| desired(u)).transpose()?;
     let policy = *u.choose(&[ConflictPolicy::Fail, ConflictPolicy::Adopt])?;
-    let accepted = u.ratio(1, 4)?.then(|| footprint(u)).transpose()?;
+    let accepted = u.ratio(1, 4)?.then(|| digest(u)).transpose()?;
     let lost = Selection::Conflict("older".into());
     let claims = [
         Selection::Selected,
@@ -33,13 +33,18 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
         Selection::Superseded,
         Selection::Renamed,
     ];
-    let claim = u.choose(&claims)?.clone();
-    let standing = standing(u)?;
-    let place =
-        SecretTarget { namespace: "a".into(), incarnation: Default::default(), name: "pull".into(), standing, claim };
+    let selection = u.choose(&claims)?.clone();
+    let ownership = ownership(u)?;
+    let place = SecretTarget {
+        namespace: "a".into(),
+        namespace_uid: Default::default(),
+        name: "pull".into(),
+        ownership,
+        selection,
+    };
     let said = action(&place, desired.as_ref(), policy, accepted, now);
     safe(&said, &place, desired.as_ref(), policy, now);
-    if place.claim == Selection::Selected
+    if place.selection == Selection::Selected
         && let Some(desired) = &desired
     {
         useful(&said, &place, desired, policy, now);
@@ -48,7 +53,7 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-fn footprint(u: &mut Unstructured<'_>) -> Result<ManagedFieldsDigest> {
+fn digest(u: &mut Unstructured<'_>) -> Result<ManagedFieldsDigest> {
     let name = Some((*u.choose(&["x", "y", "z"])?).to_owned());
     let annotations = name.map(|name| [(name, String::new())].into());
     Ok(ManagedFieldsDigest::desired(&ObjectMeta { annotations, ..ObjectMeta::default() }))
@@ -66,7 +71,7 @@ fn desired(u: &mut Unstructured<'_>) -> Result<Desired> {
     Ok(Desired {
         metadata: ObjectMeta::default(),
         payload: Payload::docker_config(form(OutputFormat::DockerConfigJson), config),
-        footprint: footprint(u)?,
+        digest: digest(u)?,
         expires_at: moment(u)?,
         identity: u.int_in_range(1..=2)?,
         incomplete: u.arbitrary()?,
@@ -75,14 +80,14 @@ fn desired(u: &mut Unstructured<'_>) -> Result<Desired> {
     })
 }
 
-fn standing(u: &mut Unstructured<'_>) -> Result<Ownership> {
+fn ownership(u: &mut Unstructured<'_>) -> Result<Ownership> {
     let me = Uid("me".into());
     let owner = u.choose(&[Some("me"), Some("me"), Some("other"), None])?.map(|uid| Uid(uid.into()));
     let record = SecretRecord {
         uid: "s".into(),
         resource_version: "7".into(),
         owner,
-        footprint: footprint(u)?,
+        digest: digest(u)?,
         expires_at: u.ratio(5, 6)?.then(|| moment(u)).transpose()?,
         hosts: u.ratio(5, 6)?.then(|| Ok(config(u)?.0.hosts())).transpose()?,
         identity: u.ratio(5, 6)?.then(|| u.int_in_range(1..=2)).transpose()?,
@@ -113,7 +118,7 @@ fn is_better(record: &SecretRecord, desired: &Desired, now: Timestamp) -> bool {
 
 fn safe(said: &SecretAction, place: &SecretTarget, desired: Option<&Desired>, policy: ConflictPolicy, now: Timestamp) {
     if let Some(record) = changed(said) {
-        let seen = match &place.standing {
+        let seen = match &place.ownership {
             Ownership::Absent => panic!("{said:?} of nothing"),
             Ownership::Unmanaged(seen) => {
                 assert_eq!(policy, ConflictPolicy::Adopt, "{said:?} of a Secret that is not ours");
@@ -123,32 +128,32 @@ fn safe(said: &SecretAction, place: &SecretTarget, desired: Option<&Desired>, po
         };
         assert_eq!(record, seen, "the very state that was seen");
     }
-    let wanted = place.claim == Selection::Selected;
+    let wanted = place.selection == Selection::Selected;
     match said {
         SecretAction::Create => {
-            assert!(wanted && place.standing == Ownership::Absent && desired.is_some_and(|d| d.has_entries));
+            assert!(wanted && place.ownership == Ownership::Absent && desired.is_some_and(|d| d.has_entries));
         }
         SecretAction::Update(record) => {
             let desired = desired.expect("something to write");
-            assert!(wanted && (desired.has_entries || matches!(place.standing, Ownership::Owned(_))));
-            let mine = matches!(place.standing, Ownership::Owned(_));
+            assert!(wanted && (desired.has_entries || matches!(place.ownership, Ownership::Owned(_))));
+            let mine = matches!(place.ownership, Ownership::Owned(_));
             assert!(!mine || !is_better(record, desired, now), "{record:?} is good for longer");
         }
         SecretAction::Strip(record) => {
             assert!(
                 wanted
-                    && matches!(place.standing, Ownership::Owned(_))
+                    && matches!(place.ownership, Ownership::Owned(_))
                     && record.has_additions(desired.map(|d| &d.payload))
             );
         }
         SecretAction::Delete(record) => {
             let expired = record.expires_at.is_none_or(|at| at <= now);
-            let left = place.claim == Selection::Deselected || (place.claim == Selection::Renamed && expired);
-            assert!(left && matches!(place.standing, Ownership::Owned(_)));
+            let left = place.selection == Selection::Deselected || (place.selection == Selection::Renamed && expired);
+            assert!(left && matches!(place.ownership, Ownership::Owned(_)));
         }
         SecretAction::Refuse(_, message) => {
-            let foreign = matches!(place.standing, Ownership::Unmanaged(_)) && policy == ConflictPolicy::Fail;
-            assert!((matches!(place.claim, Selection::Conflict(_)) || wanted && foreign) && message.len() < 300);
+            let foreign = matches!(place.ownership, Ownership::Unmanaged(_)) && policy == ConflictPolicy::Fail;
+            assert!((matches!(place.selection, Selection::Conflict(_)) || wanted && foreign) && message.len() < 300);
         }
         SecretAction::Keep | SecretAction::Wait => {}
     }
@@ -159,13 +164,13 @@ fn safe(said: &SecretAction, place: &SecretTarget, desired: Option<&Desired>, po
 
 /// What is wanted and can be done is done.
 fn useful(said: &SecretAction, place: &SecretTarget, desired: &Desired, policy: ConflictPolicy, now: Timestamp) {
-    match &place.standing {
+    match &place.ownership {
         Ownership::Absent => assert_eq!(*said == SecretAction::Create, desired.has_entries),
         Ownership::Owned(record) if record.has_additions(Some(&desired.payload)) => {
             assert!(*said == SecretAction::Wait || changed(said).is_some(), "{said:?} leaves what others added");
         }
         Ownership::Owned(record) => {
-            let old = record.footprint != desired.footprint && record.expires_at.is_none_or(|at| at <= now);
+            let old = record.digest != desired.digest && record.expires_at.is_none_or(|at| at <= now);
             assert!(!old || *said == SecretAction::Keep || changed(said).is_some(), "{said:?} of an expired Secret");
             // With nothing missing, waiting gains nothing.
             assert!(desired.incomplete || *said != SecretAction::Wait);
@@ -184,7 +189,7 @@ fn settled(said: &SecretAction, place: &SecretTarget, desired: &Desired, policy:
         uid: "s".into(),
         resource_version: "8".into(),
         owner: Some(Uid("me".into())),
-        footprint: desired.footprint,
+        digest: desired.digest,
         expires_at: Some(desired.expires_at),
         hosts: Some(desired.payload.hosts()),
         identity: Some(desired.identity),
@@ -194,6 +199,6 @@ fn settled(said: &SecretAction, place: &SecretTarget, desired: &Desired, policy:
         applied: true,
         held_by: None,
     };
-    let place = SecretTarget { standing: Ownership::Owned(Arc::new(written)), ..place.clone() };
+    let place = SecretTarget { ownership: Ownership::Owned(Arc::new(written)), ..place.clone() };
     assert_eq!(action(&place, Some(desired), policy, None, now), SecretAction::Keep);
 }

@@ -10,10 +10,10 @@ use ecr_credential_operator::api::{
 };
 use ecr_credential_operator::controller::cluster_state::ClusterState;
 use ecr_credential_operator::controller::watches;
-use ecr_credential_operator::plan::auth::Reference;
-use ecr_credential_operator::plan::outputs::{IncludeScope, OutputScope};
+use ecr_credential_operator::plan::namespaces::{Labels, NamespaceMatcher, NamespaceUid};
 use ecr_credential_operator::plan::references::References;
-use ecr_credential_operator::plan::targets::{Activity, CredentialRef, Labels, NamespaceMatcher, NamespaceUid};
+use ecr_credential_operator::plan::scopes::{IncludeScope, OutputScope, Reference};
+use ecr_credential_operator::plan::targets::{Activity, CredentialRef};
 use ecr_credential_operator::plan::{self, Limits, SpecError, Uid};
 use ecr_credential_operator::secret::Selection;
 use ecr_credential_operator::secret::include::IncludedConfig;
@@ -148,7 +148,9 @@ fn include_scope((namespace, name): (&str, &str)) -> IncludeScope {
 fn entitled(places: &Places) -> Vec<(&SecretKey, &Treatment)> {
     places
         .iter()
-        .filter(|(_, (claim, _))| matches!(claim, Selection::Selected | Selection::Conflict(_) | Selection::Blocked(_)))
+        .filter(|(_, (selection, _))| {
+            matches!(selection, Selection::Selected | Selection::Conflict(_) | Selection::Blocked(_))
+        })
         .collect()
 }
 
@@ -161,9 +163,9 @@ fn event(u: &mut Unstructured<'_>, world: &mut ClusterState, model: &mut Model) 
     let concerned = match kind {
         0..=2 => {
             let (labels, terminating) = (material::labels(u)?, u.ratio(1, 6)?);
-            let incarnation = NamespaceUid::of(u.choose(&["x", "y"])?, None);
+            let namespace_uid = NamespaceUid::of(u.choose(&["x", "y"])?, None);
             model.namespaces.insert(namespace.to_owned(), (labels.clone(), terminating));
-            world.set_namespace(namespace, incarnation, &labels, terminating)
+            world.set_namespace(namespace, namespace_uid, &labels, terminating)
         }
         3 => {
             model.namespaces.remove(namespace);
@@ -171,13 +173,13 @@ fn event(u: &mut Unstructured<'_>, world: &mut ClusterState, model: &mut Model) 
         }
         4..=5 => {
             let claimant = claimant(u, uid, &model.limits)?;
-            let concerned = world.set_claimant(&Uid(uid.into()), claimant.claimant.clone());
+            let concerned = world.set_credential(&Uid(uid.into()), claimant.claimant.clone());
             model.claimants.insert(uid.to_owned(), claimant);
             concerned
         }
         6 => {
             model.claimants.remove(uid);
-            world.remove_claimant(&Uid(uid.into()))
+            world.remove_credential(&Uid(uid.into()))
         }
         7 => {
             included(u, world, model)?;
@@ -230,7 +232,7 @@ fn claimant(u: &mut Unstructured<'_>, uid: &str, limits: &Limits) -> Result<Clai
     let mut object = EcrCredential::new(&format!("name-{uid}"), spec);
     object.metadata.creation_timestamp = Some(Time(material::second(u.int_in_range(0..=2)?)));
     object.metadata.generation = Some(u.int_in_range(1..=2)?);
-    let mut claimant = watches::claimant(&object, limits);
+    let mut claimant = watches::credential_ref(&object, limits);
     if u.ratio(1, 6)? {
         claimant.activity = Activity::Unreadable;
     }
@@ -302,7 +304,7 @@ fn record(u: &mut Unstructured<'_>) -> Result<SecretRecord> {
         uid: "s".into(),
         resource_version: version.into(),
         owner,
-        footprint: ManagedFieldsDigest::desired(&ObjectMeta::default()),
+        digest: ManagedFieldsDigest::desired(&ObjectMeta::default()),
         expires_at: None,
         hosts: None,
         identity: None,
@@ -419,7 +421,7 @@ impl Model {
             owner.is_some_and(|owner| *owner.0 == *me)
         };
         let owned = self.secrets.keys().filter(|spot| mine(spot)).cloned();
-        let claim = |spot: &SecretKey| {
+        let selection = |spot: &SecretKey| {
             let claims = self.claims(view, spot);
             if claims.first() == Some(&me) {
                 return Some(self.blocker(spot, me).map_or(Selection::Selected, Selection::Blocked));
@@ -442,7 +444,7 @@ impl Model {
         };
         let version = |spot: &SecretKey| self.secrets.get(spot).map(|record| record.resource_version.clone());
         let spots: BTreeSet<SecretKey> = targets.keys().cloned().chain(owned).collect();
-        spots.into_iter().filter_map(|spot| Some((spot.clone(), (claim(&spot)?, version(&spot))))).collect()
+        spots.into_iter().filter_map(|spot| Some((spot.clone(), (selection(&spot)?, version(&spot))))).collect()
     }
 
     /// What is merged for an `EcrCredential`: the docker configs that may be read, in its order; and whether one is not known or
@@ -499,11 +501,11 @@ fn compare(world: &ClusterState, model: &Model, me: &str, view: &View) {
     for place in &places {
         let spot = (place.name.clone(), place.namespace.clone());
         let again = world.place_at(&uid, claimant.generation, &spot).expect("the same place");
-        assert_eq!((again.claim, again.standing), (place.claim.clone(), place.standing.clone()));
+        assert_eq!((again.selection, again.ownership), (place.selection.clone(), place.ownership.clone()));
     }
-    let seen = places
-        .into_iter()
-        .map(|place| ((place.name.to_string(), place.namespace.to_string()), (place.claim, place.standing.version())));
+    let seen = places.into_iter().map(|place| {
+        ((place.name.to_string(), place.namespace.to_string()), (place.selection, place.ownership.version()))
+    });
     assert_eq!(seen.collect::<Places>(), *expected, "the places of {me}");
     assert!(world.places(&uid, Some(99)).is_none(), "of another generation");
 }

@@ -8,11 +8,10 @@ use std::time::Instant;
 use ecr_credential_operator::api::{NamespaceSelection, NamespaceSelector, OutputFormat};
 use ecr_credential_operator::controller::cluster_state::ClusterState;
 use ecr_credential_operator::plan::Uid;
+use ecr_credential_operator::plan::namespaces::{Labels, NamespaceMatcher, NamespaceUid};
 use ecr_credential_operator::plan::outputs::WantedSecret;
 use ecr_credential_operator::plan::references::References;
-use ecr_credential_operator::plan::targets::{
-    Activity, CredentialRef, Labels, NamespaceMatcher, NamespaceUid, SelectorIndex,
-};
+use ecr_credential_operator::plan::targets::{Activity, CredentialRef, SelectorIndex};
 use ecr_credential_operator::secret::ownership::{ManagedFieldsDigest, SecretRecord};
 use k8s_openapi::jiff::Timestamp;
 
@@ -54,15 +53,15 @@ pub(super) fn measure(credentials: usize, namespaces: usize) {
 
 impl Crowd {
     fn namespace(&mut self, n: usize) -> BTreeSet<Uid> {
-        let incarnation = NamespaceUid::of(&format!("uid-of-n{n}"), None);
-        self.world.set_namespace(&format!("n{n}"), incarnation, &self.labels, false)
+        let namespace_uid = NamespaceUid::of(&format!("uid-of-n{n}"), None);
+        self.world.set_namespace(&format!("n{n}"), namespace_uid, &self.labels, false)
     }
 
     fn claim(&mut self) {
         let selector = NamespaceSelector { match_labels: self.labels.clone(), match_expressions: Vec::new() };
         let spec = NamespaceSelection { names: Vec::new(), selector: Some(selector), exclude: Vec::new() };
         for (uid, secret_name) in &self.credentials {
-            let claimant = CredentialRef {
+            let credential = CredentialRef {
                 name: uid.0.clone(),
                 created: Timestamp::UNIX_EPOCH,
                 activity: Activity::Active,
@@ -71,7 +70,7 @@ impl Crowd {
                 references: BTreeSet::new(),
                 attach: Vec::new(),
             };
-            self.world.index.set_claimant(uid, claimant);
+            self.world.index.set_credential(uid, credential);
         }
     }
 
@@ -83,7 +82,7 @@ impl Crowd {
                     resource_version: format!("{}", 1_000_000 + n).into(),
                     // As a watch brings it: a text of its own.
                     owner: Some(Uid(uid.0.as_ref().into())),
-                    footprint: ManagedFieldsDigest::desired(&Default::default()),
+                    digest: ManagedFieldsDigest::desired(&Default::default()),
                     expires_at: Some(Timestamp::UNIX_EPOCH),
                     hosts: Some(1),
                     identity: Some(1),

@@ -56,7 +56,7 @@ fn builder(cluster: &Cluster) -> Result<Pod> {
     let write = |name: &str, text: &str| std::fs::write(dir.join(name), text);
     write("policy.json", r#"{"default":[{"type":"insecureAcceptAnything"}]}"#)?;
     write("registries.conf", &format!("[[registry]]\nlocation = \"{HOST}\"\ninsecure = true\n"))?;
-    write("Dockerfile", &format!("FROM {HOST}/app:base\nRUN [\"sleep\", \"0\"]\nCOPY Dockerfile /Dockerfile\n"))?;
+    write("Dockerfile", &format!("FROM {HOST}/app:base\nRUN [\"busybox\", \"true\"]\nCOPY Dockerfile /Dockerfile\n"))?;
     let buildah = cluster.tools.program("buildah")?.canonicalize()?;
     let common = format!("--root {storage} --runroot {storage}/run --storage-driver vfs", storage = storage.display(),);
     let files =

@@ -1,5 +1,5 @@
-//! What is wrong in one namespace, told from the metadata of the Secret there: the operator's own action, and what it would
-//! find if it had the passwords at hand.
+//! The problem of one target, by the metadata of its Secret: the operator's own action, and what it would find with the tokens in
+//! memory.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
@@ -13,37 +13,37 @@ use crate::plan::{Hosts, Plan};
 use crate::secret::ownership::{Ownership, SecretRecord, lost_fields};
 use crate::secret::{self, Owner, REFRESHED_AT, SecretAction, SecretTarget, Selection, docker_config};
 
-/// What places are judged by.
-pub(super) struct Bench<'a> {
+/// The inputs of the decision.
+pub(super) struct TargetCheck<'a> {
     pub(super) plan: &'a Plan,
     pub(super) owner: &'a Owner,
     pub(super) status: &'a EcrCredentialStatus,
     pub(super) now: Timestamp,
 }
 
-impl Bench<'_> {
-    /// What is wrong in a place, if anything is. `found` is the metadata of the Secret there.
-    pub(super) fn judge(&self, place: &SecretTarget, found: Option<&ObjectMeta>) -> Option<NamespaceReport> {
+impl TargetCheck<'_> {
+    /// The problem of a target, if it has one. `found` is the metadata of its Secret.
+    pub(super) fn judge(&self, target: &SecretTarget, found: Option<&ObjectMeta>) -> Option<NamespaceReport> {
         let name = |failure: &NamespaceFailure| match &failure.secret {
-            Some(output) => **output == *place.name,
-            None => place.name == self.plan.secret.name,
+            Some(output) => **output == *target.name,
+            None => target.name == self.plan.secret.name,
         };
-        let here = |failure: &&NamespaceFailure| *failure.namespace == *place.namespace && name(failure);
+        let here = |failure: &&NamespaceFailure| *failure.namespace == *target.namespace && name(failure);
         let told = self.status.failures.iter().find(here);
-        let (state, reason, message) = match (self.state(place, found), told) {
-            // The operator knows why: it has tried.
+        let (state, reason, message) = match (self.state(target, found), told) {
+            // The operator's own failure explains it.
             (Some((state, ..)), Some(told)) => (state, told.reason.clone(), told.message.clone()),
             (Some(seen), None) => seen,
-            // What a Secret lacks does not show in its metadata.
-            (None, Some(told)) if matches!(place.claim, Selection::Selected) => {
+            // Missing entries do not show in the metadata.
+            (None, Some(told)) if matches!(target.selection, Selection::Selected) => {
                 (State::NotRenewable, told.reason.clone(), told.message.clone())
             }
             (None, _) => return None,
         };
         let time = |key: &str| found?.annotations.as_ref()?.get(key)?.parse().ok();
         Some(NamespaceReport {
-            namespace: place.namespace.to_string(),
-            secret: place.name.to_string(),
+            namespace: target.namespace.to_string(),
+            secret: target.name.to_string(),
             state,
             reason,
             message,
@@ -52,18 +52,19 @@ impl Bench<'_> {
         })
     }
 
-    fn state(&self, place: &SecretTarget, found: Option<&ObjectMeta>) -> Option<(State, String, String)> {
-        let name = &place.name;
-        // The same judgement as in a round of the operator that has no token yet.
-        let action = secret::action(place, None, self.plan.conflict_policy, None, self.now);
+    fn state(&self, target: &SecretTarget, found: Option<&ObjectMeta>) -> Option<(State, String, String)> {
+        let name = &target.name;
+        // The same decision as of an operator that has no token yet.
+        let action = secret::action(target, None, self.plan.conflict_policy, None, self.now);
         let plain = |state: State, message: String| Some((state, format!("{state:?}"), message));
-        match (action, &place.standing) {
+        match (action, &target.ownership) {
             (SecretAction::Refuse(reason, message), _) => {
-                let state = if place.claim == Selection::Selected { State::Foreign } else { State::AnotherCredential };
+                let state =
+                    if target.selection == Selection::Selected { State::Foreign } else { State::AnotherCredential };
                 Some((state, reason.as_str().to_owned(), message))
             }
             (SecretAction::Delete(_), _) => {
-                let why = match place.claim {
+                let why = match target.selection {
                     Selection::Renamed => {
                         "the spec has another secret name, and the tokens of this Secret have expired"
                     }
@@ -71,7 +72,7 @@ impl Bench<'_> {
                 };
                 plain(State::Leftover, format!("{why}, and the operator has not yet deleted the Secret {name}"))
             }
-            (_, _) if matches!(place.claim, Selection::Superseded | Selection::Renamed) => None,
+            (_, _) if matches!(target.selection, Selection::Superseded | Selection::Renamed) => None,
             (_, Ownership::Absent) => plain(
                 State::Missing,
                 format!("the Secret {name} does not exist yet: if this persists, check the operator's log"),
@@ -84,12 +85,12 @@ impl Bench<'_> {
                 State::Foreign,
                 format!("the Secret {name} does not belong to this EcrCredential and has not been adopted yet"),
             ),
-            // What nobody asks for any more is told of above.
+            // Deselected Secrets are handled above.
             (_, Ownership::Owned(record)) => self.own(self.plan.secret_named(name)?, record, found?),
         }
     }
 
-    /// What is wrong with a Secret of ours.
+    /// The problem of a Secret of ours.
     fn own(&self, secret: &SecretPlan, record: &SecretRecord, found: &ObjectMeta) -> Option<(State, String, String)> {
         let expected = secret::as_found(self.plan, self.owner, secret, found);
         let lost = lost_fields(&expected, found);
@@ -119,7 +120,7 @@ impl Bench<'_> {
         }
     }
 
-    /// The same of an output that holds the login of one host.
+    /// The problem of an output that holds the token of one host.
     fn stale_login(
         &self,
         host: &Host,
@@ -141,11 +142,11 @@ impl Bench<'_> {
         Some((State::Stale, "Stale".to_owned(), message))
     }
 
-    /// Whether what the operator says it has published is newer. Where each namespace has its own password it says nothing
-    /// of any one of them, but that each should have logins for the hosts that the spec names.
+    /// Whether the operator has published newer tokens, by the status. If each namespace has its own token, the status has no times,
+    /// and only the hosts are compared.
     fn stale(&self, record: &SecretRecord, expires_at: Timestamp) -> Option<(State, String, String)> {
         let plain = |message: String| Some((State::Stale, "Stale".to_owned(), message));
-        // The hosts of others are known only to the operator.
+        // The included hosts are known only to the operator.
         let included = !self.plan.includes.is_empty();
         if self.plan.has_tenants() {
             let hosts = self.named_hosts().filter(|_| !included).filter(|hosts| record.hosts != Some(*hosts));
@@ -162,8 +163,8 @@ impl Bench<'_> {
         None
     }
 
-    /// A hash over the hosts of a Secret that lacks nothing; none where some are known only by their passwords, or have none
-    /// in any namespace, which is told with the registry.
+    /// A hash over the hosts of a complete Secret; none if some are known only with their tokens, or have no token in any
+    /// namespace, which is reported with the registry.
     fn named_hosts(&self) -> Option<u64> {
         let registries = &self.plan.registries;
         let shared = registries.iter().zip(&self.status.registries).filter(|(plan, _)| !plan.is_each_targets());

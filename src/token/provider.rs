@@ -1,21 +1,20 @@
-//! Sessions that last for the calls that they are needed for.
+//! What all credential providers have in common: their errors, and the minimum remaining life of a session.
 
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{self, ProvideCredentials, future};
 use aws_smithy_async::time::SharedTimeSource;
 use k8s_openapi::jiff::Timestamp;
 
 use super::TokenError;
-use super::web_identity::provided;
 
-/// A session with less life than this is refused: it would end on its way, and the refusal would be taken for AWS's.
+/// A session with less remaining life is refused: it would expire in transit, which looks like a refusal by AWS.
 const SHORTEST_SESSION: Duration = Duration::from_secs(30);
 
-/// Another source without the sessions that are nearly over, which the SDK hands on as they are. The life that the SDK gives
-/// to the node's role past its end, while the metadata service has no newer one, cannot be told from a true one: that such a
-/// session has ended, ECR says.
+/// A provider that refuses sessions that are about to expire, which the SDK would use. It cannot detect the extended expiry that
+/// the SDK sets on an expired session of the node's role: in that case ECR reports the expiry.
 #[derive(Debug)]
 pub(super) struct MinRemainingLife<P> {
     pub(super) source: P,
@@ -45,6 +44,28 @@ impl<P: ProvideCredentials> ProvideCredentials for MinRemainingLife<P> {
     {
         future::ProvideCredentials::new(self.credentials())
     }
+}
+
+/// The credentials in a response of STS.
+pub(super) fn credentials(
+    answer: Option<aws_sdk_sts::types::Credentials>,
+    provider: &'static str,
+) -> Result<Credentials, TokenError> {
+    let answer = answer.ok_or_else(|| TokenError::Unavailable("STS returned no credentials".to_owned()))?;
+    let expires_at = SystemTime::try_from(answer.expiration)
+        .map_err(|_| TokenError::Unreadable("STS returned an invalid expiration time".to_owned()))?;
+    Ok(Credentials::new(
+        answer.access_key_id,
+        answer.secret_access_key,
+        Some(answer.session_token),
+        Some(expires_at),
+        provider,
+    ))
+}
+
+/// Wraps our error in one of the SDK, which carries it to the caller.
+pub(super) fn provided(result: Result<Credentials, TokenError>) -> provider::Result {
+    result.map_err(CredentialsError::provider_error)
 }
 
 #[cfg(test)]
