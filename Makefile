@@ -68,7 +68,7 @@ chaos-real: tools ## Kills the real process around every write to a real API ser
 
 MUTATION ?=
 
-mutations: tools ## Breaks the operator in many ways and wants the test that is named to fail (1 h); MUTATION=word, TOGETHER=1 (15 min).
+mutations: tools ## Breaks the operator in many ways and wants the test that is named to fail (1 h); MUTATION=word,word, TOGETHER=1 (15 min).
 	@cargo build --quiet --workspace --bin mutations
 	@target/debug/mutations $(if $(TOGETHER),--together) $(MUTATION)
 

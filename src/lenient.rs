@@ -301,3 +301,16 @@ impl<K: Resource<DynamicType = ()>, T: Extract> Resource for Observed<K, T> {
         &mut self.metadata
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Items;
+
+    #[test]
+    fn an_item_that_cannot_be_read_is_left_out_alone() {
+        let items: Items<u8> = serde_json::from_str(r#"[1, "x", 300, null, [], 2]"#).unwrap();
+        assert_eq!(items.0, [1, 2]);
+        let items: Items<u8> = serde_json::from_str(r#"{"0": 1}"#).unwrap();
+        assert!(items.0.is_empty());
+    }
+}

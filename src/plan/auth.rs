@@ -611,6 +611,22 @@ mod tests {
     }
 
     #[test]
+    fn whichever_of_the_keys_is_replaced_is_another_identity() {
+        let names = ["id", "secret", "session"].map(str::to_owned);
+        let [access_key_id, secret_access_key, session_token] = names.clone();
+        let (namespace, name, session_token) = ("ops".into(), "keys".into(), Some(session_token));
+        let keys = Keys { namespace, name, access_key_id, secret_access_key, session_token };
+        let material = |replaced: &str| {
+            let text = |name: &str| if name == replaced { "new" } else { "old" };
+            keys.material(&KeysRecord::of(names.iter().map(|name| (name.as_str(), text(name))))).unwrap()
+        };
+        assert_eq!(material("another"), material("another"));
+        for name in &names {
+            assert_ne!(material(name), material("another"), "{name}");
+        }
+    }
+
+    #[test]
     fn every_field_makes_another_identity_and_an_external_id_is_not_told_by_the_principal() {
         let with = |field: &str, value: Value| {
             let mut step = json!({ "roleArn": "arn:aws:iam::111122223333:role/1" });

@@ -209,7 +209,7 @@ async fn a_credential_of_a_newer_version_is_counted_and_keeps_its_secrets() {
     let blocked = bed.condition_until(&young, "Ready", "False", "NamespacesFailed").await.unwrap();
     assert_eq!(failure(&blocked, &a), Some("Conflict"));
     let message = message(&blocked, "Ready");
-    assert!(message.contains(&old) && message.contains("cannot be read"), "{message}");
+    assert!(message.contains(&old) && message.contains("cannot read it"), "{message}");
     assert_eq!(bed.secret(&a).await.unwrap(), secret);
     bed.change(&old, json!({ "spec": { "suspend": false } })).await.unwrap();
     bed.ready(&old).await.unwrap();

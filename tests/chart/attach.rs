@@ -1,15 +1,19 @@
 //! What the MutatingAdmissionPolicy does to new pods, asked of the real API server.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ecr_credential_operator::api::NamespaceSelection;
 use ecr_credential_operator::plan::namespaces::NamespaceMatcher;
+use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
-use kube::Client;
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use testbed::bed::PATIENCE;
-use testbed::control_plane::{ControlPlane, shared};
+use testbed::control_plane::{ControlPlane, Options, shared};
 
 use super::helm::{Helm, apply, chart};
 
@@ -26,7 +30,11 @@ struct Cluster {
 impl Cluster {
     /// None where Kubernetes has no such policies.
     async fn new(test: &str, values: Value) -> Option<Self> {
-        let plane: &'static ControlPlane = shared().await.unwrap();
+        Self::on(shared().await.unwrap(), test, values).await
+    }
+
+    /// The same on a control plane of the test's own.
+    async fn on(plane: &ControlPlane, test: &str, values: Value) -> Option<Self> {
         plane.install(&[serde_saphyr::from_str(super::CRD).unwrap()]).await.unwrap();
         let cluster = Self { client: plane.admin_client().unwrap(), test: format!("attach-{test}") };
         cluster.namespace(&cluster.test, json!({})).await;
@@ -100,13 +108,33 @@ impl Cluster {
         let params = PostParams { dry_run: true, field_manager: None };
         let pod: Pod = serde_json::from_value(pod.clone()).unwrap();
         let created = pods.create(&params, &pod).await.map_err(|error| error.to_string())?;
-        let secrets = created.spec.unwrap().image_pull_secrets.unwrap_or_default();
-        Ok(secrets.into_iter().map(|secret| secret.name).collect())
+        Ok(pull_secrets(&created))
+    }
+
+    /// Waits until a pod would have these pull secrets, or be refused with such words: the API server does not say when it has taken
+    /// note of a policy.
+    async fn until(&self, namespace: &str, pod: &Value, wanted: Result<Vec<String>, String>) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let created = self.created(namespace, pod).await;
+            match (&wanted, &created) {
+                (Ok(wanted), Ok(created)) if wanted == created => return,
+                (Err(wanted), Err(created)) if created.contains(wanted.as_str()) => return,
+                _ => assert!(tokio::time::Instant::now() < deadline, "{created:?}, and not {wanted:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     async fn attached(&self, namespace: &str, pod: &Value) -> Vec<String> {
         self.created(namespace, pod).await.unwrap()
     }
+}
+
+/// The names of a pod's pull secrets, in order.
+fn pull_secrets(pod: &Pod) -> Vec<String> {
+    let secrets = pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
+    secrets.map(|secret| secret.name.clone()).collect()
 }
 
 fn pod(name: &str, image: &str) -> Value {
@@ -266,6 +294,100 @@ impl Random {
         }
         selection["names"] = json!(names);
         selection
+    }
+}
+
+/// Workloads of each kind that make pods, in a namespace.
+fn workloads(namespace: &str, image: &str) -> Vec<Value> {
+    let pod = |restart: &str| {
+        json!({
+            "metadata": { "labels": { "app": "x" } },
+            // No kubelet says that the node is ready.
+            "spec": {
+                "restartPolicy": restart, "tolerations": [{ "operator": "Exists" }],
+                "containers": [{ "name": "c", "image": image }],
+            },
+        })
+    };
+    let (always, once) = (pod("Always"), pod("Never"));
+    let selector = json!({ "matchLabels": { "app": "x" } });
+    let of = |version: &str, kind: &str, spec: Value| {
+        json!({
+            "apiVersion": version, "kind": kind,
+            "metadata": { "name": kind.to_lowercase(), "namespace": namespace }, "spec": spec,
+        })
+    };
+    let job = json!({ "template": once });
+    vec![
+        of("apps/v1", "Deployment", json!({ "selector": selector, "template": always })),
+        of("apps/v1", "StatefulSet", json!({ "selector": selector, "template": always, "serviceName": "x" })),
+        of("apps/v1", "DaemonSet", json!({ "selector": selector, "template": always })),
+        of("batch/v1", "Job", job.clone()),
+        of("batch/v1", "CronJob", json!({ "schedule": "* * * * *", "jobTemplate": { "spec": job } })),
+    ]
+}
+
+#[tokio::test]
+async fn pods_of_all_workloads_get_the_secret_also_after_a_restart_of_the_api_server_and_keep_it_after_an_uninstall() {
+    let makers = ["deployment", "replicaset", "statefulset", "daemonset", "job", "cronjob"];
+    let mut options = Options::default();
+    options.controllers.extend(makers.map(|maker| format!("{maker}-controller")));
+    let plane = ControlPlane::start(options).await.unwrap();
+    let Some(cluster) = Cluster::on(&plane, "workloads", json!({})).await else { return };
+    // Beside the operator's own Deployment.
+    let namespace = format!("{}-team", cluster.test);
+    cluster.namespace(&namespace, json!({})).await;
+    let own = cluster.credential("own", json!({ "names": [namespace] }), &["own.example"]).await;
+    cluster.until(&namespace, &pod("x", "own.example/app"), Ok(vec![own.clone()])).await;
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n" } });
+    apply(&cluster.client, &node, false).await.unwrap();
+    for workload in workloads(&namespace, "own.example/app") {
+        apply(&cluster.client, &workload, false).await.unwrap();
+    }
+    // A Job of a CronJob is named after it.
+    let kinds = ["deployment-", "statefulset-", "daemonset-", "job-", "cronjob-"];
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &namespace);
+    let mut secrets = BTreeMap::new();
+    let mut seen = Box::pin(watcher(pods.clone(), watcher::Config::default()).applied_objects());
+    // The CronJob has its turn within a minute.
+    let all = async {
+        while secrets.len() < kinds.len() {
+            let pod = seen.try_next().await.unwrap().unwrap();
+            let kind = kinds.iter().find(|kind| pod.name_any().starts_with(**kind)).unwrap();
+            secrets.insert(*kind, pull_secrets(&pod));
+        }
+    };
+    let in_time = tokio::time::timeout(PATIENCE + Duration::from_secs(60), all).await;
+    assert!(in_time.is_ok(), "{:?}", secrets.keys());
+    assert_eq!(secrets, kinds.map(|kind| (kind, vec![own.clone()])).into());
+    plane.stop_api_server();
+    plane.start_api_server().await.unwrap();
+    cluster.until(&namespace, &pod("x", "own.example/app"), Ok(vec![own.clone()])).await;
+    let before: Vec<_> = pods.list(&ListParams::default()).await.unwrap().items.iter().map(pull_secrets).collect();
+    let helm = Helm::on(&plane, "v3");
+    helm.run(&["uninstall", "eco", "--namespace", &cluster.test, "--wait"]).unwrap();
+    cluster.until(&namespace, &pod("x", "own.example/app"), Ok(vec![])).await;
+    let after: Vec<_> = pods.list(&ListParams::default()).await.unwrap().items.iter().map(pull_secrets).collect();
+    assert!(before.len() >= kinds.len() && after.len() >= before.len(), "{before:?} {after:?}");
+    assert!(before.iter().all(|secrets| *secrets == [own.clone()]), "{before:?}");
+    assert_eq!(after.iter().filter(|secrets| **secrets == [own.clone()]).count(), before.len());
+}
+
+#[tokio::test]
+async fn without_the_crd_pods_are_created_as_they_are() {
+    let plane = ControlPlane::start(Options::default()).await.unwrap();
+    let Some(cluster) = Cluster::on(&plane, "no-crd", json!({})).await else { return };
+    let namespace = cluster.test.clone();
+    let crd: CustomResourceDefinition = serde_saphyr::from_str(super::CRD).unwrap();
+    let crds: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
+    crds.delete(&crd.name_any(), &DeleteParams::default()).await.unwrap();
+    let own = pod("x", &format!("{OWN}/app"));
+    cluster.until(&namespace, &own, Ok(vec![])).await;
+    plane.stop_api_server();
+    plane.start_api_server().await.unwrap();
+    // It compiles the policy anew, and may have done so at any of these.
+    for _ in 0..50 {
+        assert_eq!(cluster.created(&namespace, &own).await, Ok(vec![]));
     }
 }
 

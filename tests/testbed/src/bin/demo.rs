@@ -39,22 +39,30 @@ const LIFE: i64 = 20;
 async fn main() -> Result<()> {
     let args = Args::parse();
     let start = Instant::now();
-    step("starting etcd, kube-apiserver and kube-controller-manager (built when they are needed for the first time)");
+    println!(
+        "This shows the operator at work on a real Kubernetes API server, with a stand-in for AWS: pull secrets are written, repaired,\nrefreshed and deleted, and a recorder checks each change against the project's invariants."
+    );
+    step("starting etcd, kube-apiserver and kube-controller-manager");
     let crd = std::fs::read_to_string(&args.crd).with_context(|| format!("read {}", args.crd.display()))?;
     let bed = Bed::alone("demo", &crd).await?;
     bed.aws.set_token_life(SignedDuration::from_secs(LIFE));
     step("starting the operator with the variables of IRSA and a ServiceAccount token");
     let launch = Launch::new(&args.operator);
     let mut operator = bed.operator(launch).await?;
-    show(&bed, &operator).await?;
+    let credential = show(&bed, &operator).await?;
     if !args.keep.is_empty() {
         println!(
-            "\nEverything keeps running. In another terminal:\n\n  export KUBECONFIG={}\n  kubectl get ecrcredentials\n  kubectl get secrets -A\n\nThe operator's log: {}\nPress Ctrl-C to stop.",
+            "\nEverything keeps running, with the EcrCredential {credential}. In another terminal:\n\n  export KUBECONFIG={}\n  kubectl get ecrcredentials\n  kubectl get secrets -A\n  kubectl edit ecrcredential {credential}\n\nThe operator's log: {}\nPress Ctrl-C to stop.",
             bed.plane.admin_kubeconfig().display(),
             operator.log.display()
         );
         tokio::signal::ctrl_c().await?;
+        // What somebody else has changed meanwhile is not judged.
+        operator.signal("TERM")?;
+        operator.ended().await?;
+        return Ok(());
     }
+    delete(&bed, &credential).await?;
     step("stopping the operator with SIGTERM");
     operator.signal("TERM")?;
     let status = operator.ended().await?;
@@ -65,7 +73,8 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-async fn show(bed: &Bed, operator: &Operator) -> Result<()> {
+/// The life of an EcrCredential, whose name is returned.
+async fn show(bed: &Bed, operator: &Operator) -> Result<String> {
     step("creating two namespaces and an EcrCredential for two accounts and ECR Public");
     let payments = bed.namespace("payments", &[]).await?;
     let web = bed.namespace("web", &[("pull", "ecr")]).await?;
@@ -132,18 +141,23 @@ async fn show(bed: &Bed, operator: &Operator) -> Result<()> {
     for line in metrics
         .lines()
         .filter(|l| l.contains("aws_requests_total") || l.contains("secret_writes_total") || l.contains("namespaces{"))
+        .filter(|l| !l.starts_with('#') && !l.ends_with(" 0"))
     {
         println!("   {line}");
     }
+    Ok(name)
+}
 
+async fn delete(bed: &Bed, credential: &str) -> Result<()> {
     step("deleting the EcrCredential: the garbage collector deletes its pull secrets");
-    bed.credentials().delete(&name, &DeleteParams::default()).await?;
-    futures::stream::iter([&payments, &web, &shop])
+    bed.credentials().delete(credential, &DeleteParams::default()).await?;
+    let namespaces = ["payments", "web", "shop"].map(|name| bed.name(name));
+    futures::stream::iter(&namespaces)
         .for_each_concurrent(None, |namespace| async move {
             let _ = bed.secret_until(namespace, "gone", |s| s.is_none()).await;
         })
         .await;
-    for namespace in [&payments, &web, &shop] {
+    for namespace in &namespaces {
         ensure!(bed.secret(namespace).await?.is_none(), "the Secret in {namespace} is still there");
     }
     println!("   none is left");

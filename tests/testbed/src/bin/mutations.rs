@@ -14,9 +14,9 @@ use testbed::mutations::{Mutation, all};
 /// Breaks the operator on purpose and wants the tests to notice.
 #[derive(Parser)]
 struct Args {
-    /// Only those with this word in their name or class.
-    #[arg(default_value = "")]
-    word: String,
+    /// Only those with one of these words, separated by commas, in their name or class.
+    #[arg(default_value = "", value_delimiter = ',')]
+    words: Vec<String>,
     /// How many to leave out at the beginning.
     #[arg(long, default_value_t = 0)]
     skip: usize,
@@ -44,7 +44,8 @@ fn main() -> Result<ExitCode> {
     let root = std::env::current_dir()?;
     let tree = Tree::prepare(&root)?;
     let mut mutations = all(&root)?;
-    mutations.retain(|(class, mutation)| mutation.name.contains(&args.word) || class.contains(&args.word));
+    let chosen = |text: &str| args.words.iter().any(|word| text.contains(word));
+    mutations.retain(|(class, mutation)| chosen(&mutation.name) || chosen(class));
     // Programs that are built alike stand together.
     mutations.sort_by_key(|(_, mutation)| (mutation.test().0 != "lib", mutation.test().0.to_owned()));
     let number = mutations.len();

@@ -30,14 +30,14 @@ struct Args {
     /// The image archive, for its size.
     #[arg(long)]
     image: Option<PathBuf>,
-    /// How many namespaces; several make the curves.
-    #[arg(long, value_delimiter = ',', default_value = "500,2000,10000")]
+    /// How many namespaces; several make the curves, and none leaves this out.
+    #[arg(long, value_delimiter = ',', num_args = 0.., default_value = "500,2000,10000")]
     namespaces: Vec<usize>,
     /// How often each side writes all Secrets; three times as often below 5,000 namespaces.
     #[arg(long, default_value_t = 5)]
     runs: usize,
-    /// How many EcrCredentials with ten namespaces each; empty leaves this out.
-    #[arg(long, value_delimiter = ',', default_value = "100,1000")]
+    /// How many EcrCredentials with ten namespaces each; none leaves this out.
+    #[arg(long, value_delimiter = ',', num_args = 0.., default_value = "100,1000")]
     credentials: Vec<usize>,
     /// Leaves out what attaching Secrets costs new pods.
     #[arg(long)]
