@@ -92,12 +92,6 @@ const RESERVED: [(&str, &[&str]); 20] = [
     ("process::exit", &[]),
 ];
 
-const KNOWN_CIRCLES: &[&[&str]] = &[
-    &["controller/cluster_state", "controller/expectations"],
-    &["controller/diff", "controller/retry_state", "controller/writes"],
-    &["controller/recover", "controller/tenants"],
-];
-
 #[test]
 fn every_room_uses_only_what_it_may() {
     let complaints: Vec<String> = sources().iter().flat_map(|(file, text)| complaints(file, text)).collect();
@@ -117,7 +111,7 @@ fn files_form_no_circle() {
     let uses = uses(&sources());
     let circles = circles(&uses);
     let told: Vec<String> = circles.iter().map(|circle| described(circle, &uses)).collect();
-    assert_eq!(circles, KNOWN_CIRCLES, "circles of files, other than the known ones:\n{}", told.join("\n"));
+    assert!(told.is_empty(), "circles of files:\n{}", told.join("\n"));
 }
 
 #[test]

@@ -34,7 +34,9 @@ impl DesiredSecrets {
     pub(super) fn share(&self, target: &SecretTarget) -> Option<&NamespaceSecrets> {
         match self {
             Self::Alike(_) => None,
-            Self::Each(shares) => shares.get(&target.namespace).filter(|share| share.namespace_uid == target.namespace_uid),
+            Self::Each(shares) => {
+                shares.get(&target.namespace).filter(|share| share.namespace_uid == target.namespace_uid)
+            }
         }
     }
 

@@ -34,9 +34,9 @@ const PEACE: Duration = Duration::from_secs(60);
 /// A Secret that stays as it is only until something in it expires is examined again after so long.
 const RECHECK: Duration = Duration::from_secs(30);
 
-/// All Secrets are examined again after so long, though events and timers have shown each change: clocks jump, and the work may have
-/// faults.
-const RESYNC_INTERVAL: Duration = Duration::from_secs(300);
+/// All Secrets are examined again after so long, though events and timers have shown each change: clocks jump, and a missed change
+/// would leave a namespace without a valid token.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What is kept of the writes of one `EcrCredential`.
 #[derive(Default)]
@@ -179,9 +179,11 @@ impl RetryState {
         self.queue.is_empty() && self.in_flight.is_empty()
     }
 
-    /// When the next Secret is to be examined again.
+    /// When the next Secret is to be examined again, or all of them are.
     pub(super) fn retry_at(&self) -> Option<Timestamp> {
-        self.timers.first().map(|(at, _)| *at)
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let resync = self.resynced.map(|last| later(last.at, RESYNC_INTERVAL));
+        timer.into_iter().chain(resync).min()
     }
 
     /// What the API server made of our write of a Secret, where it is not what we wrote.
