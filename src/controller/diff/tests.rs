@@ -286,7 +286,7 @@ impl Scene {
 
     /// Counts the last resync as one of this moment.
     fn postpone_resync(&mut self) {
-        for resync in &mut self.resynced {
+        if let Some(resync) = &mut self.resynced {
             resync.at = resync.at.max(at(TIME.get()));
         }
     }
