@@ -143,6 +143,18 @@ impl Evidence {
         self.aws_failures.iter().any(|(from, until)| (*from..*until).contains(&time))
     }
 
+    /// When the status of a version of an EcrCredential was sent, as far as a proxy saw it, else when it was seen. As with Secrets:
+    /// what was true then may have expired by the time that the API server has stored it.
+    pub(super) fn status_sent(&self, version: &Version) -> Timestamp {
+        let wrote = |request: &&Request| {
+            request.target.subresource == "status"
+                && request.stored.as_ref().is_some_and(|stored| {
+                    stored.uid == version.uid() && stored.resource_version == version.resource_version()
+                })
+        };
+        self.requests.iter().find(wrote).map_or(version.at, |request| request.started)
+    }
+
     /// The requests that left a version of a Secret behind, by its uid and resourceVersion.
     fn stored(&self) -> HashMap<(&str, &str), &Request> {
         let writes =

@@ -39,7 +39,7 @@ pub(super) fn true_status(evidence: &Evidence) -> Vec<Violation> {
         {
             let recent = previous.generation() != version.generation()
                 || version.at.duration_since(spec_change(versions, version)) < staleness(evidence);
-            let fault = untrue(evidence, version, version.at, recent);
+            let fault = untrue(evidence, version, evidence.status_sent(version), recent);
             violations
                 .extend(fault.map(|fault| Violation::new(Invariant::I14TrueStatus, key.about(), version.at, fault)));
         }
