@@ -331,7 +331,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
     use k8s_openapi::jiff::Timestamp;
 
-    use super::super::stage::{self, cpu_time};
+    use super::super::stage::cpu_time;
     use super::*;
     use crate::api::NamespaceSelection;
     use crate::plan::namespaces::NamespaceMatcher;
@@ -362,7 +362,7 @@ mod tests {
     }
 
     fn record(owner: Option<&str>) -> Arc<SecretRecord> {
-        Arc::new(stage::record(owner.map(uid), "7", ManagedFieldsDigest::desired(&ObjectMeta::default())))
+        Arc::new(SecretRecord::fixture(owner.map(uid), "7", ManagedFieldsDigest::desired(&ObjectMeta::default())))
     }
 
     fn world() -> ClusterState {

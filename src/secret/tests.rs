@@ -247,20 +247,8 @@ fn retain_has_no_owner_reference_and_delete_does_not_block() {
 }
 
 fn record(digest: ManagedFieldsDigest, expires: Option<i64>) -> Arc<SecretRecord> {
-    Arc::new(SecretRecord {
-        uid: "s".into(),
-        resource_version: "7".into(),
-        owner: Some(Uid("me".into())),
-        digest,
-        expires_at: expires.map(at),
-        hosts: None,
-        identity: None,
-        format: OutputFormat::DockerConfigJson,
-        extra_keys: Box::default(),
-        sets_immutable: false,
-        applied: true,
-        held_by: None,
-    })
+    let record = SecretRecord::fixture(Some(Uid("me".into())), "7", digest);
+    Arc::new(SecretRecord { expires_at: expires.map(at), ..record })
 }
 
 fn target(ownership: Ownership, selection: Selection) -> SecretTarget {

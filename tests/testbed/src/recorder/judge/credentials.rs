@@ -31,6 +31,7 @@ pub(in super::super) fn is_collected(history: &History) -> bool {
 
 /// I14: `Ready=True` means what it says at each write of the status, and at the end.
 pub(super) fn true_status(evidence: &Evidence) -> Vec<Violation> {
+    let stored = evidence.stored();
     let mut violations = vec![];
     for (key, versions) in evidence.history.of_kind(Kind::Credential) {
         let pairs = versions.iter().zip(versions.iter().skip(1));
@@ -39,7 +40,7 @@ pub(super) fn true_status(evidence: &Evidence) -> Vec<Violation> {
         {
             let recent = previous.generation() != version.generation()
                 || version.at.duration_since(spec_change(versions, version)) < staleness(evidence);
-            let fault = untrue(evidence, version, evidence.status_sent(version), recent);
+            let fault = untrue(evidence, version, stored.sent(version), recent);
             violations
                 .extend(fault.map(|fault| Violation::new(Invariant::I14TrueStatus, key.about(), version.at, fault)));
         }
