@@ -175,9 +175,11 @@ fn staleness(evidence: &Evidence) -> jiff::SignedDuration {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
 
-    use super::super::super::fixture::{Story, credential, ready_credential, secret};
+    use super::super::super::fixture::{Story, credential, ready_credential, secret, start};
     use super::*;
 
     fn in_b() -> super::super::super::fixture::SecretState {
@@ -225,6 +227,17 @@ mod tests {
             let violations = true_status(&story.evidence());
             assert!(violations.iter().any(|violation| violation.detail.contains(expected)), "{field}: {violations:?}");
         }
+    }
+
+    #[test]
+    fn a_status_is_judged_by_when_it_was_sent() {
+        let mut ready = ready_credential();
+        ready["status"]["expiresAt"] = (start() + Duration::from_secs(10)).to_string().into();
+        let good = || Story::new().operator_writes(secret()).operator_writes(in_b());
+        let stored_late = good().operator_reports(ready.clone(), 5).credential(credential());
+        assert_eq!(true_status(&stored_late.evidence()), []);
+        let sent_late = good().passes(5).operator_reports(ready, 0).credential(credential());
+        assert_eq!(true_status(&sent_late.evidence()).len(), 1);
     }
 
     #[test]
