@@ -22,7 +22,7 @@ demo: ## Shows the main job on a real control plane (20 s; the first time 10 min
 test-unit: ## Runs the unit tests and the test of the architecture (25 s, and 5 s to build after a change).
 	cargo test --lib --test rooms
 
-test: ## Runs every test that needs no root, most of them on a real control plane (9 min); TIMES=20 lists the longest.
+test: ## Runs every test that needs no root, most of them on a real control plane (11 min); TIMES=20 lists the longest.
 	@tests/run.sh
 
 test-oldest: tools ## Runs what can differ on the oldest Kubernetes that the chart claims (5 min).

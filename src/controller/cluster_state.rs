@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::expectations::Expectations;
 use super::includes::Includes;
-use super::secret_key::{Change, SecretKey, change_of};
+use super::secret_key::{Change, NamespaceFirst, SecretKey, change_of};
 use crate::api::OutputFormat;
 use crate::api::status::Reason;
 use crate::attach::Unattached;
@@ -36,8 +36,8 @@ pub struct ClusterState {
     /// What identities refer to.
     pub references: References,
     records: HashMap<Arc<str>, Records>,
-    /// The Secrets of each `EcrCredential`, by namespace and name: those in one namespace are found without a look at all.
-    owned: HashMap<Uid, BTreeSet<(Arc<str>, Arc<str>)>>,
+    /// The Secrets of each `EcrCredential`: those in one namespace are found without a look at all.
+    owned: HashMap<Uid, BTreeSet<NamespaceFirst>>,
     /// What events have touched since an `EcrCredential` last examined its Secrets.
     touched: HashMap<Uid, Touched>,
     /// The docker configs of others that are merged into ours.
@@ -123,7 +123,7 @@ impl ClusterState {
     /// The Secrets marked as belonging to an `EcrCredential`.
     pub fn owned_by(&self, uid: &Uid) -> Vec<(SecretKey, Arc<SecretRecord>)> {
         let owned = self.owned.get(uid).into_iter().flatten();
-        let with_record = |(namespace, name): &(Arc<str>, Arc<str>)| {
+        let with_record = |(namespace, name): &NamespaceFirst| {
             Some(((name.clone(), namespace.clone()), self.record(name, namespace)?.clone()))
         };
         owned.filter_map(with_record).collect()
@@ -406,7 +406,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
     use k8s_openapi::jiff::Timestamp;
 
-    use super::super::stage::{self, cpu_time};
+    use super::super::stage::cpu_time;
     use super::*;
     use crate::api::NamespaceSelection;
     use crate::plan::namespaces::NamespaceMatcher;
@@ -437,7 +437,7 @@ mod tests {
     }
 
     fn record(owner: Option<&str>) -> Arc<SecretRecord> {
-        Arc::new(stage::record(owner.map(uid), "7", ManagedFieldsDigest::desired(&ObjectMeta::default())))
+        Arc::new(SecretRecord::fixture(owner.map(uid), "7", ManagedFieldsDigest::desired(&ObjectMeta::default())))
     }
 
     fn world() -> ClusterState {

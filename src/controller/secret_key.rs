@@ -7,6 +7,9 @@ use crate::secret::SecretTarget;
 /// A Secret's name, then its namespace.
 pub type SecretKey = (Arc<str>, Arc<str>);
 
+/// A Secret's namespace, then its name: in an ordered set the Secrets of a namespace stand together.
+pub type NamespaceFirst = (Arc<str>, Arc<str>);
+
 /// A namespace in which something has changed, and the name of the Secret that has, if it is one.
 pub type Change = (Arc<str>, Option<Arc<str>>);
 

@@ -24,7 +24,7 @@ use super::events::Events;
 use super::watches::credential_ref;
 use super::{Context, Memories, Observer, Shared, WatchObserver};
 use crate::api::registry::{AccountId, Region};
-use crate::api::{EcrCredential, EcrCredentialStatus, OutputFormat};
+use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::apply::{WriteError, Writer, Written};
 use crate::clock::Clock;
 use crate::plan::namespaces::NamespaceUid;
@@ -213,25 +213,7 @@ impl Stage {
     /// The watch shows a Secret of ours in a namespace.
     pub(super) fn sees(&self, namespace: &str, digest: ManagedFieldsDigest, expires: i64) {
         let (uid, expires_at) = (namespace.into(), Some(at(expires)));
-        let record = SecretRecord { uid, expires_at, ..record(Some(self.uid.clone()), "1", digest) };
+        let record = SecretRecord { uid, expires_at, ..SecretRecord::fixture(Some(self.uid.clone()), "1", digest) };
         self.ctx.shared.secret_seen("pull", namespace, Arc::new(record));
-    }
-}
-
-/// A Secret as a watch shows it.
-pub(super) fn record(owner: Option<Uid>, version: &str, digest: ManagedFieldsDigest) -> SecretRecord {
-    SecretRecord {
-        uid: "s".into(),
-        resource_version: version.into(),
-        owner,
-        digest,
-        expires_at: None,
-        hosts: None,
-        identity: None,
-        format: OutputFormat::DockerConfigJson,
-        extra_keys: Box::default(),
-        sets_immutable: false,
-        applied: true,
-        held_by: None,
     }
 }

@@ -179,20 +179,24 @@ impl NamespaceUid {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::api::NamespaceSelector;
 
-    fn labels(pairs: &[(&str, &str)]) -> Labels {
+    pub(in crate::plan) fn labels(pairs: &[(&str, &str)]) -> Labels {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
 
-    fn selection(names: &[&str], selector: Option<NamespaceSelector>, exclude: &[&str]) -> NamespaceSelection {
+    pub(in crate::plan) fn selection(
+        names: &[&str],
+        selector: Option<NamespaceSelector>,
+        exclude: &[&str],
+    ) -> NamespaceSelection {
         let owned = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
         NamespaceSelection { names: owned(names), selector, exclude: owned(exclude) }
     }
 
-    fn by_label(key: &str, value: &str) -> Option<NamespaceSelector> {
+    pub(in crate::plan) fn by_label(key: &str, value: &str) -> Option<NamespaceSelector> {
         Some(NamespaceSelector { match_labels: labels(&[(key, value)]), match_expressions: Vec::new() })
     }
 

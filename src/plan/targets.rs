@@ -574,19 +574,7 @@ mod tests {
     use super::*;
     use crate::api::{LabelRequirement, NamespaceSelection, NamespaceSelector, SelectorOperator};
     use crate::plan::namespaces::NamespaceMatcher;
-
-    fn labels(pairs: &[(&str, &str)]) -> Labels {
-        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
-    }
-
-    fn selection(names: &[&str], selector: Option<NamespaceSelector>, exclude: &[&str]) -> NamespaceSelection {
-        let owned = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
-        NamespaceSelection { names: owned(names), selector, exclude: owned(exclude) }
-    }
-
-    fn by_label(key: &str, value: &str) -> Option<NamespaceSelector> {
-        Some(NamespaceSelector { match_labels: labels(&[(key, value)]), match_expressions: Vec::new() })
-    }
+    use crate::plan::namespaces::tests::{by_label, labels, selection};
 
     fn credential(second: i64, spec: &NamespaceSelection) -> CredentialRef {
         CredentialRef {

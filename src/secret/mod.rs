@@ -247,9 +247,9 @@ struct Source<'a> {
 #[derive(Default)]
 struct Logins<'a> {
     entries: Entries,
-    /// The lives of the tokens of the entries.
+    /// The lives of the registries of the entries.
     alive: Vec<Life>,
-    /// The lives of all tokens that fit, including expired ones.
+    /// The lives of all registries that fit, including those with expired tokens.
     all: Vec<Life>,
     /// The tokens of the Secret.
     token_specs: Vec<&'a TokenSpec>,
@@ -273,9 +273,10 @@ impl<'a> Logins<'a> {
             logins.token_specs.extend(&registry.token_specs);
             logins.lacks_hosts |= registry.lacks_hosts;
             let tokens = registry.token_specs.iter().filter_map(|spec| published.get(spec));
-            let lives: Vec<Life> = tokens.map(|token| token.life).collect();
-            if lives.iter().any(|life| !life.is_valid(now)) {
-                logins.all.extend(lives);
+            // The status has one life for each registry, and a restarted process must get the same Secret from it.
+            let life = Life::earliest(tokens.map(|token| token.life));
+            if life.is_some_and(|life| !life.is_valid(now)) {
+                logins.all.extend(life);
                 continue;
             }
             // Unknown hosts are reported with the registry and do not affect the others.
@@ -296,9 +297,9 @@ impl<'a> Logins<'a> {
                     continue;
                 }
             }
-            logins.all.extend(lives.iter().copied());
+            logins.all.extend(life);
             if !entries.is_empty() {
-                logins.alive.extend(lives);
+                logins.alive.extend(life);
                 logins.entries.extend(entries.into_iter().map(|(host, auth)| (host, auth.clone())));
             }
         }

@@ -315,6 +315,27 @@ impl Ownership {
 }
 
 #[cfg(test)]
+impl SecretRecord {
+    /// A pull secret as a watch shows it, without expiry.
+    pub(crate) fn fixture(owner: Option<Uid>, version: &str, digest: ManagedFieldsDigest) -> Self {
+        Self {
+            uid: "s".into(),
+            resource_version: version.into(),
+            owner,
+            digest,
+            expires_at: None,
+            hosts: None,
+            identity: None,
+            format: OutputFormat::DockerConfigJson,
+            extra_keys: Box::default(),
+            sets_immutable: false,
+            applied: true,
+            held_by: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, OwnerReference};

@@ -10,7 +10,7 @@ use super::*;
 use crate::api::{EcrCredentialSpec, OutputFormat};
 use crate::plan::namespaces::NamespaceUid;
 use crate::plan::schedule::Life;
-use crate::plan::{Identity, Limits, plan};
+use crate::plan::{Identity, Limits, Service, plan};
 
 const NOW: i64 = 1_000_000;
 const HOUR: i64 = 3600;
@@ -237,6 +237,32 @@ fn hosts_that_cannot_be_told_make_no_secret_poorer_before_its_time() {
 }
 
 #[test]
+fn tokens_of_one_registry_from_different_seconds_give_the_same_secret_as_what_the_status_says_of_them() {
+    let ids: Vec<String> = (0..12).map(|number| format!("{number:012}")).collect();
+    let spec = spec(serde_json::json!({
+        "registries": [{ "private": { "region": "eu-west-1", "accountIds": ids, "requestRegistryIds": true } }],
+        "namespaces": { "names": ["a"] },
+    }));
+    let plan = planned(&spec);
+    let token_specs = &plan.registries[0].token_specs;
+    let of = |lives: [Life; 2]| -> Published {
+        let tokens = token_specs.iter().zip(lives).map(|(spec, life)| {
+            let Service::Private { registry_ids, .. } = &spec.service else { panic!("a private registry") };
+            let auth = DockerAuth::parse(STANDARD.encode("AWS:p")).unwrap();
+            let tokens =
+                registry_ids.iter().map(|id| Token { auth: auth.clone(), account: Some(id.clone()) }).collect();
+            (spec.clone(), Arc::new(AuthorizationToken { tokens, life, identity: Identity::operator() }))
+        });
+        tokens.collect()
+    };
+    let life = |issued: i64| Life { issued_at: at(issued), expires_at: at(issued + 12 * HOUR) };
+    let lives = [life(NOW), life(NOW + 1)];
+    let earliest = Life::earliest(lives.into_iter()).unwrap();
+    let (written, found_again) = (build(&spec, &of(lives)).unwrap(), build(&spec, &of([earliest; 2])).unwrap());
+    assert_eq!(written.metadata, found_again.metadata);
+}
+
+#[test]
 fn retain_has_no_owner_reference_and_delete_does_not_block() {
     let mut spec = two_registries();
     let published = published(&spec, NOW + HOUR, None);
@@ -247,20 +273,8 @@ fn retain_has_no_owner_reference_and_delete_does_not_block() {
 }
 
 fn record(digest: ManagedFieldsDigest, expires: Option<i64>) -> Arc<SecretRecord> {
-    Arc::new(SecretRecord {
-        uid: "s".into(),
-        resource_version: "7".into(),
-        owner: Some(Uid("me".into())),
-        digest,
-        expires_at: expires.map(at),
-        hosts: None,
-        identity: None,
-        format: OutputFormat::DockerConfigJson,
-        extra_keys: Box::default(),
-        sets_immutable: false,
-        applied: true,
-        held_by: None,
-    })
+    let record = SecretRecord::fixture(Some(Uid("me".into())), "7", digest);
+    Arc::new(SecretRecord { expires_at: expires.map(at), ..record })
 }
 
 fn target(ownership: Ownership, selection: Selection) -> SecretTarget {

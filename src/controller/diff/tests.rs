@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::super::in_flight::Ended;
 use super::super::secret_key::key_of;
-use super::super::stage::{self, ACCOUNT, HOUR, NOW, at, grant, uid};
+use super::super::stage::{ACCOUNT, HOUR, NOW, at, grant, uid};
 use super::super::sync_ledger::Counts;
 use super::super::watches::credential_ref;
 use super::*;
@@ -192,7 +192,7 @@ impl Scene {
             hosts: desired.map(|desired| desired.payload.hosts()),
             identity: desired.map(|desired| desired.identity),
             held_by: held.then(|| "finalizer".into()),
-            ..stage::record(owner, &self.version.to_string(), digest)
+            ..SecretRecord::fixture(owner, &self.version.to_string(), digest)
         })
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::super::stage::{self, ACCOUNT, NOW, Stage, at, grant, uid};
+use super::super::stage::{ACCOUNT, NOW, Stage, at, grant, uid};
 use super::super::sync_ledger::{Counts, SyncCounts};
 use super::*;
 use crate::plan::Identity;
@@ -18,7 +18,7 @@ fn desired(password: &str) -> Arc<Desired> {
 }
 
 fn secret(version: &str, desired: &Desired) -> Arc<SecretRecord> {
-    Arc::new(stage::record(Some(uid("x")), version, desired.digest))
+    Arc::new(SecretRecord::fixture(Some(uid("x")), version, desired.digest))
 }
 
 fn target(ownership: Ownership) -> SecretTarget {

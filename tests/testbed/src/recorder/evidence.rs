@@ -54,6 +54,21 @@ pub(super) struct Write<'a> {
     pub(super) at: Timestamp,
 }
 
+/// The requests that left versions of objects behind.
+pub(super) struct Stored<'a>(HashMap<(&'a str, &'a str), &'a Request>);
+
+impl Stored<'_> {
+    fn request(&self, version: &Version) -> Option<&Request> {
+        self.0.get(&(version.uid(), version.resource_version())).copied()
+    }
+
+    /// When a version was sent, as far as a proxy saw it, else when it was seen. What was true then may have expired by the time that
+    /// the API server has stored it.
+    pub(super) fn sent(&self, version: &Version) -> Timestamp {
+        self.request(version).map_or(version.at, |request| request.started)
+    }
+}
+
 impl Evidence {
     /// Every change of every Secret in scope, in order for each name.
     pub(super) fn secret_writes(&self) -> Vec<Write<'_>> {
@@ -143,23 +158,21 @@ impl Evidence {
         self.aws_failures.iter().any(|(from, until)| (*from..*until).contains(&time))
     }
 
-    /// The requests that left a version of a Secret behind, by its uid and resourceVersion.
-    fn stored(&self) -> HashMap<(&str, &str), &Request> {
-        let writes =
-            self.requests.iter().filter(|request| request.is_secret_write() && request.method != Method::DELETE);
+    /// The requests that left a version of an object behind, by its uid and resourceVersion.
+    pub(super) fn stored(&self) -> Stored<'_> {
         let mut stored = HashMap::new();
-        for request in writes {
+        for request in self.requests.iter().filter(|request| request.method != Method::DELETE) {
             if let Some(object) = &request.stored {
                 // A later apply that changes nothing answers with the same version.
                 stored.entry((object.uid.as_str(), object.resource_version.as_str())).or_insert(request);
             }
         }
-        stored
+        Stored(stored)
     }
 
     fn write<'a>(
         &self,
-        stored: &HashMap<(&str, &str), &Request>,
+        stored: &Stored<'_>,
         key: &'a Key,
         version: &'a Version,
         previous: Option<&'a Version>,
@@ -167,8 +180,7 @@ impl Evidence {
         let request = if version.deleted {
             self.deletion(key, version)
         } else {
-            let request = stored.get(&(version.uid(), version.resource_version())).copied();
-            request.filter(|request| !changed_nothing(request, previous, version))
+            stored.request(version).filter(|request| !changed_nothing(request, previous, version))
         };
         let by_operator =
             !version.initial && (request.is_some() || (!version.deleted && manager_wrote(previous, version)));

@@ -178,6 +178,15 @@ impl Story {
         self
     }
 
+    /// The operator sends a status, which is stored so many seconds later.
+    pub(super) fn operator_reports(mut self, object: Value, seconds: u64) -> Self {
+        self.tick();
+        let stored = Stored { uid: uid(&object), resource_version: (self.versions + 1).to_string() };
+        let path = "/apis/pullsecrets.dev/v1alpha1/ecrcredentials/platform/status";
+        self.request(Method::PATCH, path, None, Some(stored));
+        self.passes(seconds).sees(Kind::Credential, object)
+    }
+
     pub(super) fn aws_fails(mut self) -> Self {
         self.tick();
         self.aws_failures.push((self.now, Timestamp::MAX));

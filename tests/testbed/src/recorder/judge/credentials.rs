@@ -31,6 +31,7 @@ pub(in super::super) fn is_collected(history: &History) -> bool {
 
 /// I14: `Ready=True` means what it says at each write of the status, and at the end.
 pub(super) fn true_status(evidence: &Evidence) -> Vec<Violation> {
+    let stored = evidence.stored();
     let mut violations = vec![];
     for (key, versions) in evidence.history.of_kind(Kind::Credential) {
         let pairs = versions.iter().zip(versions.iter().skip(1));
@@ -39,7 +40,7 @@ pub(super) fn true_status(evidence: &Evidence) -> Vec<Violation> {
         {
             let recent = previous.generation() != version.generation()
                 || version.at.duration_since(spec_change(versions, version)) < staleness(evidence);
-            let fault = untrue(evidence, version, version.at, recent);
+            let fault = untrue(evidence, version, stored.sent(version), recent);
             violations
                 .extend(fault.map(|fault| Violation::new(Invariant::I14TrueStatus, key.about(), version.at, fault)));
         }
@@ -174,9 +175,11 @@ fn staleness(evidence: &Evidence) -> jiff::SignedDuration {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
 
-    use super::super::super::fixture::{Story, credential, ready_credential, secret};
+    use super::super::super::fixture::{Story, credential, ready_credential, secret, start};
     use super::*;
 
     fn in_b() -> super::super::super::fixture::SecretState {
@@ -224,6 +227,17 @@ mod tests {
             let violations = true_status(&story.evidence());
             assert!(violations.iter().any(|violation| violation.detail.contains(expected)), "{field}: {violations:?}");
         }
+    }
+
+    #[test]
+    fn a_status_is_judged_by_when_it_was_sent() {
+        let mut ready = ready_credential();
+        ready["status"]["expiresAt"] = (start() + Duration::from_secs(10)).to_string().into();
+        let good = || Story::new().operator_writes(secret()).operator_writes(in_b());
+        let stored_late = good().operator_reports(ready.clone(), 5).credential(credential());
+        assert_eq!(true_status(&stored_late.evidence()), []);
+        let sent_late = good().passes(5).operator_reports(ready, 0).credential(credential());
+        assert_eq!(true_status(&sent_late.evidence()).len(), 1);
     }
 
     #[test]
