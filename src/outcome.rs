@@ -29,7 +29,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 const LARGEST_STATUS: usize = 60 * 1024;
 
 /// The longest text of an Event in bytes: the API server rejects more than 1024.
-const LONGEST_NOTE: usize = 1000;
+const LONGEST_EVENT: usize = 1000;
 
 /// The lengths in bytes to which messages of a larger status are truncated, step by step.
 const CUTS: [usize; 3] = [400, 200, 60];
@@ -150,7 +150,7 @@ pub struct Outcome {
     /// The new status.
     pub status: EcrCredentialStatus,
     /// The Events.
-    pub notes: Vec<ReportedEvent>,
+    pub events: Vec<ReportedEvent>,
     /// How long to wait if nothing else happens.
     pub requeue_after: Duration,
     /// Whether namespaces have their own tokens, whose times change all the time.
@@ -199,7 +199,7 @@ pub fn conclude(
     let mut look_again = None;
     let mut each_targets = false;
     let mut attached = None;
-    let mut place_notes = Vec::new();
+    let mut namespace_events = Vec::new();
     if let Observation::Suspended = observation {
         // The namespaces are not checked. The tokens stay in the status, since they still expire.
         status.namespaces = None;
@@ -232,7 +232,7 @@ pub fn conclude(
         status.failures = namespaces.failures;
         status.outputs = outputs.into_iter().map(output_status).collect();
         status.failures.sort_by(|a, b| (&a.namespace, &a.secret).cmp(&(&b.namespace, &b.secret)));
-        place_notes = notes_for_namespaces(&previous.failures, &status.failures);
+        namespace_events = events_of_namespaces(&previous.failures, &status.failures);
         status.failures.truncate(MAX_FAILURES);
     }
     status.conditions = conditions(&judgement, &previous.conditions, generation, now);
@@ -241,12 +241,12 @@ pub fn conclude(
         status.conditions.push(with_transition(condition, &previous.conditions, generation, now));
     }
     fit(&mut status);
-    let mut notes = notes(&judgement, previous, &status, each_targets);
-    notes.extend(attached.and_then(|attached| attachment_note(attached, &previous.conditions)));
-    notes.extend(place_notes);
-    notes.iter_mut().for_each(|note| cut(&mut note.message, LONGEST_NOTE));
+    let mut events = events(&judgement, previous, &status, each_targets);
+    events.extend(attached.and_then(|attached| attachment_event(attached, &previous.conditions)));
+    events.extend(namespace_events);
+    events.iter_mut().for_each(|event| cut(&mut event.message, LONGEST_EVENT));
     let wait = look_again.map_or(LONGEST_WAIT, |at| until(now, at));
-    Outcome { status, notes, requeue_after: wait.clamp(SHORTEST_WAIT, LONGEST_WAIT), each_targets }
+    Outcome { status, events, requeue_after: wait.clamp(SHORTEST_WAIT, LONGEST_WAIT), each_targets }
 }
 
 /// Truncates messages until the status is small enough: they quote errors of any length.
@@ -449,7 +449,7 @@ fn with_transition(
 }
 
 /// An Event when attaching begins to fail, or works again.
-fn attachment_note(attached: Attachment, previous: &[Condition]) -> Option<ReportedEvent> {
+fn attachment_event(attached: Attachment, previous: &[Condition]) -> Option<ReportedEvent> {
     let Attachment { holds, reason, message } = attached;
     let before = previous.iter().find(|c| c.type_ == condition::ATTACHED).map(|c| c.reason.as_str());
     let is_news = before.map_or(!holds, |before| before != reason.as_str());
@@ -458,7 +458,7 @@ fn attachment_note(attached: Attachment, previous: &[Condition]) -> Option<Repor
 
 /// Events in target namespaces, whose owners may not see the `EcrCredential`: when its Secret there begins to fail or fails for another
 /// reason, and when it no longer fails. They are limited like the failures in a status.
-fn notes_for_namespaces(before: &[NamespaceFailure], now: &[NamespaceFailure]) -> Vec<ReportedEvent> {
+fn events_of_namespaces(before: &[NamespaceFailure], now: &[NamespaceFailure]) -> Vec<ReportedEvent> {
     let key = |failure: &NamespaceFailure| (failure.namespace.clone(), failure.secret.clone());
     let told =
         |failure: &&NamespaceFailure| before.iter().any(|old| key(old) == key(failure) && old.reason == failure.reason);
@@ -483,17 +483,17 @@ fn notes_for_namespaces(before: &[NamespaceFailure], now: &[NamespaceFailure]) -
 
 /// Events report changes: one when tokens were refreshed, one when the readiness or its reason changes. If each namespace has its own
 /// token, refreshes are too frequent for Events.
-fn notes(
+fn events(
     judgement: &Judgement,
     previous: &EcrCredentialStatus,
     status: &EcrCredentialStatus,
     each_targets: bool,
 ) -> Vec<ReportedEvent> {
-    let mut notes = Vec::new();
+    let mut events = Vec::new();
     if !each_targets && status.refreshed_at.is_some() && status.refreshed_at > previous.refreshed_at {
         let expiry = status.expires_at.map(|at| format!(", valid until {at}")).unwrap_or_default();
         let (reason, message) = (Reason::Refreshed.as_str().to_owned(), format!("new tokens{expiry}"));
-        notes.push(ReportedEvent { warning: false, reason, message, namespace: None });
+        events.push(ReportedEvent { warning: false, reason, message, namespace: None });
     }
     let before = |type_: &str| {
         previous.conditions.iter().find(|c| c.type_ == type_).map(|c| (c.status.as_str(), c.reason.as_str()))
@@ -502,7 +502,7 @@ fn notes(
     let holds = if *ready { "True" } else { "False" };
     if before(condition::READY) != Some((holds, reason.as_str())) && *reason != Reason::FetchingToken {
         let warning = !ready && *reason != Reason::Suspended;
-        notes.push(ReportedEvent {
+        events.push(ReportedEvent {
             warning,
             reason: reason.as_str().to_owned(),
             message: message.clone(),
@@ -513,9 +513,9 @@ fn notes(
         && before(condition::RECONCILING) != Some(("True", reason.as_str()))
     {
         let (reason, message) = (reason.as_str().to_owned(), message.clone());
-        notes.push(ReportedEvent { warning: true, reason, message, namespace: None });
+        events.push(ReportedEvent { warning: true, reason, message, namespace: None });
     }
-    notes
+    events
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use crate::controller::events::Events;
 use crate::controller::references;
 use crate::controller::service_accounts::{self, Attacher};
 use crate::controller::watches::{self, SecretScope};
-use crate::controller::{self, Context, Memories, Shared, WatchObserver};
+use crate::controller::{self, Context, CredentialStates, Shared, WatchObserver};
 use crate::plan::references::References;
 use crate::plan::schedule::RetryPolicy;
 use crate::plan::{Limits, Uid};
@@ -348,8 +348,8 @@ impl Process {
         let seen = reporter.clone();
         let source = Arc::new(Ecr::new(identity, self.cluster(client)));
         let tokens = Arc::new(TokenCache::new(source, cache, send.clone(), move |f| seen.fetched(f)));
-        let memories = Memories::default();
-        let observer = Watched { reporter: reporter.clone(), memories: memories.clone(), tokens: tokens.clone() };
+        let states = CredentialStates::default();
+        let observer = Watched { reporter: reporter.clone(), states: states.clone(), tokens: tokens.clone() };
         let state = ClusterState::new(limits.index(), References::new(limits.identities.clone()));
         let shared = Arc::new(Shared::new(state, limits.clone(), send, observer));
         let ctx = Arc::new(Context {
@@ -369,7 +369,7 @@ impl Process {
             observer: reporter.clone(),
             stop: self.stop.clone(),
             writes: TaskTracker::new(),
-            memories,
+            states,
         });
         let (metrics, seen) = (self.metrics.clone(), ctx.clone());
         self.exposition.before_each(move || {
@@ -398,14 +398,14 @@ impl Process {
 /// Sends uids from the watches to the queue.
 struct Watched {
     reporter: Arc<Reporter>,
-    memories: Memories,
+    states: CredentialStates,
     tokens: Arc<TokenCache>,
 }
 
 impl WatchObserver for Watched {
     fn gone(&self, uid: &Uid) {
         self.reporter.forget(uid);
-        self.memories.forget(uid);
+        self.states.forget(uid);
         self.tokens.want(uid, BTreeSet::new());
     }
 

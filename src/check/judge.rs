@@ -305,7 +305,7 @@ fn namespaces(
     let owner = Owner { name: object.name_any(), uid: subject.uid.clone() };
     let status = object.status.clone().unwrap_or_default();
     let check = TargetCheck { plan, owner: &owner, status: &status, now };
-    let targets = facts.state.places(&subject.uid, object.metadata.generation);
+    let targets = facts.state.targets(&subject.uid, object.metadata.generation);
     let mut targets: Vec<SecretTarget> = targets.into_iter().flatten().collect();
     targets.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     let mut all = Namespaces::default();

@@ -14,7 +14,7 @@ use crate::plan::scopes::{AccountScope, Reference};
 /// From so many on, limits that say nothing any more are dropped.
 const FEW: usize = 64;
 
-/// The ServiceAccounts of one watch. What takes effect goes into the world.
+/// The ServiceAccounts of one watch. What takes effect goes into the cluster state.
 pub(super) struct Accounts {
     scope: AccountScope,
     shared: Arc<Shared>,
@@ -165,10 +165,10 @@ mod tests {
 
         /// The role in effect, and whether it is limited.
         fn in_effect(&self, namespace: &str) -> (Option<String>, bool) {
-            let world = self.shared.state.lock();
-            let record = world.references.known_account(namespace, "puller");
+            let cluster = self.shared.state.lock();
+            let record = cluster.references.known_account(namespace, "puller");
             let reference = self.accounts.reference(namespace);
-            (record.and_then(|record| record.role.clone()), world.references.is_limited(&reference))
+            (record.and_then(|record| record.role.clone()), cluster.references.is_limited(&reference))
         }
 
         /// Waits for what is due, as long as that is within so many seconds.

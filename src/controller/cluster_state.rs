@@ -52,7 +52,7 @@ pub struct ClusterState {
 const MOST_UNATTACHED: usize = 20;
 
 impl ClusterState {
-    /// An empty world over an index, with what identities may refer to.
+    /// An empty state over an index, with what identities may refer to.
     pub fn new(index: SelectorIndex, references: References) -> Self {
         let (records, owned, touched, includes, awaited, unattached) = Default::default();
         Self { index, references, records, owned, touched, includes, awaited, unattached }
@@ -136,7 +136,7 @@ impl ClusterState {
 
     /// Every Secret that concerns an `EcrCredential`: its targets, and what it has left elsewhere. None unless it is alive and of that
     /// generation: what concerned its predecessor must not be done in its name.
-    pub fn places<'a>(
+    pub fn targets<'a>(
         &'a self,
         me: &'a Uid,
         generation: Option<i64>,
@@ -146,7 +146,7 @@ impl ClusterState {
     }
 
     /// One Secret, the same way; none as well when it does not concern the `EcrCredential` any more.
-    pub fn place_at(&self, me: &Uid, generation: Option<i64>, key: &SecretKey) -> Option<SecretTarget> {
+    pub fn target_at(&self, me: &Uid, generation: Option<i64>, key: &SecretKey) -> Option<SecretTarget> {
         self.is_current(me, generation).then(|| self.target(me, key)).flatten()
     }
 
@@ -440,17 +440,17 @@ mod tests {
         Arc::new(SecretRecord::fixture(owner.map(uid), "7", ManagedFieldsDigest::desired(&ObjectMeta::default())))
     }
 
-    fn world() -> ClusterState {
-        let mut world = ClusterState::new(SelectorIndex::default(), References::default());
-        world.set_namespace("a", NamespaceUid::default(), &Labels::new(), false);
-        world
+    fn cluster() -> ClusterState {
+        let mut cluster = ClusterState::new(SelectorIndex::default(), References::default());
+        cluster.set_namespace("a", NamespaceUid::default(), &Labels::new(), false);
+        cluster
     }
 
     /// What an `EcrCredential` may do about the Secret in the namespace a.
-    fn selection(world: &ClusterState, me: &str) -> Option<Selection> {
-        let spot = ("pull".into(), "a".into());
-        let generation = world.index.generation(&uid(me));
-        world.place_at(&uid(me), generation, &spot).map(|place| place.selection)
+    fn selection(cluster: &ClusterState, me: &str) -> Option<Selection> {
+        let key = ("pull".into(), "a".into());
+        let generation = cluster.index.generation(&uid(me));
+        cluster.target_at(&uid(me), generation, &key).map(|target| target.selection)
     }
 
     #[test]
@@ -479,16 +479,16 @@ mod tests {
         for (name, activity, namespaces, owner, older, younger) in table {
             // In whichever order they are seen.
             for order in 0..6 {
-                let mut world = world();
+                let mut cluster = cluster();
                 for step in [order % 3, (order + 1 + order / 3) % 3, (order + 2 - order / 3) % 3] {
                     match step {
-                        0 => drop(world.set_credential(&uid("old"), credential("old", 20, activity, namespaces))),
-                        1 => drop(world.set_credential(&uid("young"), credential("young", 10, Active, &["a"]))),
-                        _ => drop(owner.map(|owner| world.set_secret("pull", "a", record(Some(owner))))),
+                        0 => drop(cluster.set_credential(&uid("old"), credential("old", 20, activity, namespaces))),
+                        1 => drop(cluster.set_credential(&uid("young"), credential("young", 10, Active, &["a"]))),
+                        _ => drop(owner.map(|owner| cluster.set_secret("pull", "a", record(Some(owner))))),
                     }
                 }
                 assert_eq!(
-                    (selection(&world, "old"), selection(&world, "young")),
+                    (selection(&cluster, "old"), selection(&cluster, "young")),
                     (older.clone(), younger.clone()),
                     "{name}"
                 );
@@ -499,33 +499,33 @@ mod tests {
     #[test]
     fn a_claim_that_moves_is_told_to_both_and_comes_back() {
         let both = BTreeSet::from([uid("old"), uid("young")]);
-        let mut world = world();
-        let set = |world: &mut ClusterState, activity| {
-            world.set_credential(&uid("old"), credential("old", 20, activity, &["a"]))
+        let mut cluster = cluster();
+        let set = |cluster: &mut ClusterState, activity| {
+            cluster.set_credential(&uid("old"), credential("old", 20, activity, &["a"]))
         };
-        set(&mut world, Activity::Active);
-        world.set_credential(&uid("young"), credential("young", 10, Activity::Active, &["a"]));
+        set(&mut cluster, Activity::Active);
+        cluster.set_credential(&uid("young"), credential("young", 10, Activity::Active, &["a"]));
         for activity in [Activity::Idle, Activity::Active, Activity::Unreadable, Activity::Idle, Activity::Active] {
-            assert_eq!(set(&mut world, activity), both, "{activity:?}");
+            assert_eq!(set(&mut cluster, activity), both, "{activity:?}");
             assert_eq!(
-                selection(&world, "young") == Some(Selection::Selected),
+                selection(&cluster, "young") == Some(Selection::Selected),
                 activity == Activity::Idle,
                 "{activity:?}"
             );
         }
         // A Secret that one has, of which nothing else says that it wants it.
-        world.set_secret("pull", "a", record(Some("old")));
+        cluster.set_secret("pull", "a", record(Some("old")));
         for activity in [Activity::Unreadable, Activity::Active, Activity::Unreadable] {
-            let concerned = world.set_credential(&uid("old"), credential("old", 20, activity, &[]));
+            let concerned = cluster.set_credential(&uid("old"), credential("old", 20, activity, &[]));
             assert!(concerned.contains(&uid("young")), "{activity:?}: {concerned:?}");
         }
-        assert_eq!(world.remove_credential(&uid("old")), BTreeSet::from([uid("young")]));
-        assert_eq!(selection(&world, "young"), Some(Selection::Selected));
+        assert_eq!(cluster.remove_credential(&uid("old")), BTreeSet::from([uid("young")]));
+        assert_eq!(selection(&cluster, "young"), Some(Selection::Selected));
     }
 
     #[test]
     fn what_comes_and_goes_leaves_nothing_behind() {
-        let mut world = ClusterState::new(SelectorIndex::default(), References::default());
+        let mut cluster = ClusterState::new(SelectorIndex::default(), References::default());
         for round in 0..50 {
             let (me, namespace, secret) = (format!("u{round}"), format!("n{round}"), format!("secret-{round}"));
             let account = AccountScope { namespace: Some(namespace.as_str().into()), name: "puller".into() };
@@ -534,52 +534,52 @@ mod tests {
             credential.secrets[0].name = secret.as_str().into();
             credential.references = [crate::plan::scopes::Reference::Account(account)].into();
             credential.attach = vec![wildmatch::WildMatch::new("default")];
-            world.set_credential(&uid(&me), credential);
-            world.set_namespace(&namespace, NamespaceUid::default(), &labels, false);
-            let spot = (secret.as_str().into(), namespace.as_str().into());
-            world.awaited.begin((Arc::clone(&spot.0), Arc::clone(&spot.1)));
-            world.set_secret(&secret, &namespace, record(Some(&me)));
-            world.awaited.end(&spot);
+            cluster.set_credential(&uid(&me), credential);
+            cluster.set_namespace(&namespace, NamespaceUid::default(), &labels, false);
+            let key = (secret.as_str().into(), namespace.as_str().into());
+            cluster.awaited.begin((Arc::clone(&key.0), Arc::clone(&key.1)));
+            cluster.set_secret(&secret, &namespace, record(Some(&me)));
+            cluster.awaited.end(&key);
             let record = AccountRecord { uid: "s".into(), created: Timestamp::MAX, role: None, audience: None };
-            world.references.set_account(&namespace, "puller", Some(record));
+            cluster.references.set_account(&namespace, "puller", Some(record));
         }
         for round in 0..50 {
             let (me, namespace, secret) = (format!("u{round}"), format!("n{round}"), format!("secret-{round}"));
             // In one order or the other.
             if round % 2 == 0 {
-                world.remove_credential(&uid(&me));
+                cluster.remove_credential(&uid(&me));
             }
-            world.remove_secret(&secret, &namespace, None);
-            world.references.set_account(&namespace, "puller", None);
-            world.remove_namespace(&namespace);
+            cluster.remove_secret(&secret, &namespace, None);
+            cluster.references.set_account(&namespace, "puller", None);
+            cluster.remove_namespace(&namespace);
             if round % 2 == 1 {
-                world.remove_credential(&uid(&me));
+                cluster.remove_credential(&uid(&me));
             }
         }
-        assert!(world.index.is_empty(), "{:?}", world.index);
-        assert!(world.records.is_empty(), "{:?}", world.records);
-        assert!(world.owned.is_empty() && world.touched.is_empty());
-        assert!(world.awaited.keys().next().is_none());
-        assert!(world.references.is_empty(), "{:?}", world.references);
+        assert!(cluster.index.is_empty(), "{:?}", cluster.index);
+        assert!(cluster.records.is_empty(), "{:?}", cluster.records);
+        assert!(cluster.owned.is_empty() && cluster.touched.is_empty());
+        assert!(cluster.awaited.keys().next().is_none());
+        assert!(cluster.references.is_empty(), "{:?}", cluster.references);
     }
 
     #[test]
     fn as_many_namespaces_as_service_accounts_are_seen_in_moments() {
         const MANY: usize = 10_000;
-        let mut world = ClusterState::new(SelectorIndex::default(), References::default());
+        let mut cluster = ClusterState::new(SelectorIndex::default(), References::default());
         let record = AccountRecord { uid: "s".into(), created: Timestamp::MAX, role: None, audience: None };
         let begun = cpu_time();
         for number in 0..MANY {
-            world.references.set_account(&format!("n{number}"), "puller", Some(record.clone()));
+            cluster.references.set_account(&format!("n{number}"), "puller", Some(record.clone()));
         }
         for number in 0..MANY {
             let namespace_uid = NamespaceUid::of("u", Some(Timestamp::from_second(1).unwrap()));
-            world.set_namespace(&format!("n{number}"), namespace_uid, &Labels::new(), false);
+            cluster.set_namespace(&format!("n{number}"), namespace_uid, &Labels::new(), false);
         }
         // A look at all ServiceAccounts for each namespace would take many times as long.
         let took = cpu_time().saturating_sub(begun);
         assert!(took < std::time::Duration::from_secs(5), "{took:?}");
         let scope = AccountScope { namespace: None, name: "puller".into() };
-        assert_eq!(world.references.accounts_in(&scope).len(), MANY);
+        assert_eq!(cluster.references.accounts_in(&scope).len(), MANY);
     }
 }

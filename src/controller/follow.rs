@@ -331,8 +331,8 @@ mod tests {
     }
 
     fn shared(observer: Last) -> Arc<Shared> {
-        let world = ClusterState::new(SelectorIndex::default(), References::default());
-        Arc::new(Shared::new(world, Limits::default(), unbounded_channel().0, observer))
+        let cluster = ClusterState::new(SelectorIndex::default(), References::default());
+        Arc::new(Shared::new(cluster, Limits::default(), unbounded_channel().0, observer))
     }
 
     fn subject() -> Subject {

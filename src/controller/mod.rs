@@ -73,7 +73,7 @@ pub trait Observer: Send + Sync {
 
 /// What every reconciliation needs.
 pub struct Context {
-    /// The world and the queue.
+    /// The cluster state and the queue.
     pub shared: Arc<Shared>,
     /// The tokens.
     pub tokens: Arc<TokenCache>,
@@ -96,14 +96,14 @@ pub struct Context {
     /// The writes under way, which a process that is ending waits for.
     pub writes: TaskTracker,
     /// What is remembered of each `EcrCredential`.
-    pub memories: Memories,
+    pub states: CredentialStates,
 }
 
 /// What is remembered of all `EcrCredentials`.
 #[derive(Clone, Default)]
-pub struct Memories(Arc<Mutex<HashMap<Uid, Arc<tokio::sync::Mutex<CredentialState>>>>>);
+pub struct CredentialStates(Arc<Mutex<HashMap<Uid, Arc<tokio::sync::Mutex<CredentialState>>>>>);
 
-impl Memories {
+impl CredentialStates {
     /// Forgets one that is gone.
     pub fn forget(&self, uid: &Uid) {
         self.0.lock().remove(uid);
@@ -124,7 +124,7 @@ impl Memories {
 
 impl Context {
     fn credential_state(&self, uid: &Uid) -> Arc<tokio::sync::Mutex<CredentialState>> {
-        self.memories.0.lock().entry(uid.clone()).or_default().clone()
+        self.states.0.lock().entry(uid.clone()).or_default().clone()
     }
 
     /// By what a status vouches for the logins of a registry, which this identity fetched.

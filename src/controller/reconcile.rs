@@ -59,7 +59,7 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
     let result = reconciliation.run(&mut state).await;
     if !ctx.shared.state.lock().index.is_alive(&uid) {
         // Deleted meanwhile: drop the state that this reconciliation has created.
-        ctx.memories.forget(&uid);
+        ctx.states.forget(&uid);
         ctx.tokens.want(&uid, BTreeSet::new());
         return Ok(Action::await_change());
     }
@@ -143,7 +143,8 @@ impl Reconciliation<'_> {
                 return Ok(ReconcileOutcome::Report(Observation::Stalled(error)));
             }
         };
-        let token_specs = plan.token_specs().into_iter().filter(|need| !need.auth.is_each_targets()).collect();
+        let token_specs =
+            plan.token_specs().into_iter().filter(|token_spec| !token_spec.auth.is_each_targets()).collect();
         let shared = TokenGroup { token_specs: &token_specs, target: None, policy: &plan.refresh, seed: &self.uid.0 };
         recover(self.ctx, self.uid, &plan, &token_specs, self.status, state, self.ctx.clock.earliest()).await?;
         let owner = Owner { name: self.object.name_any(), uid: self.uid.clone() };
@@ -274,7 +275,7 @@ impl Reconciliation<'_> {
     /// that: there is no Secret yet, and nothing that could be written into one.
     fn first_wait(&self, shared: &Progress, state: &mut CredentialState) -> Option<Duration> {
         let fetching = shared.step.incomplete && state.published.is_empty();
-        let fails = || shared.keys.keys().any(|need| shared.failure(self.ctx, need).is_some());
+        let fails = || shared.keys.keys().any(|token_spec| shared.failure(self.ctx, token_spec).is_some());
         if !fetching || fails() || self.ctx.shared.state.lock().owns_any(self.uid) {
             state.first_asked = None;
             return None;
@@ -301,7 +302,7 @@ impl Reconciliation<'_> {
             })
             .collect();
         let owner = Owner { name: self.object.name_any(), uid: self.uid.clone() };
-        let shared = state.published.values().map(|grant| plan.refresh.due_at(grant.life, &self.uid.0)).min();
+        let shared = state.published.values().map(|token| plan.refresh.due_at(token.life, &self.uid.0)).min();
         let (included, include_failure) = self.included(plan);
         let each = state.tenants.due_at(&self.tenant_context(plan, &owner, &state.published, &included));
         let token_changes = tokens.progress().filter_map(|progress| progress.step.look_again);
@@ -373,14 +374,15 @@ impl Reconciliation<'_> {
             let (region, problem) = (registry.region.clone(), registry.problem.clone());
             return RegistryReport { region, hosts, life, hash, auth_hash, problem, failure, each_targets };
         }
-        let grants: Vec<_> = registry.token_specs.iter().filter_map(|need| state.published.get(need)).collect();
-        let complete = grants.len() == registry.token_specs.len() && left_out.is_none() && !entries.is_empty();
-        let life = complete.then(|| Life::earliest(grants.iter().map(|grant| grant.life))).flatten();
-        let identity = life.and_then(|_| Some(&grants.first()?.identity));
+        let held: Vec<_> =
+            registry.token_specs.iter().filter_map(|token_spec| state.published.get(token_spec)).collect();
+        let complete = held.len() == registry.token_specs.len() && left_out.is_none() && !entries.is_empty();
+        let life = complete.then(|| Life::earliest(held.iter().map(|token| token.life))).flatten();
+        let identity = life.and_then(|_| Some(&held.first()?.identity));
         let hash =
             identity.filter(|identity| !identity.is_unresolved()).map(|identity| self.ctx.hash(identity, &entries));
         let auth_hash = life.and_then(|_| Some(auth_hash(registry.token_specs.first()?, &entries)));
-        let failure = registry.token_specs.iter().find_map(|need| tokens.shared.failure(self.ctx, need));
+        let failure = registry.token_specs.iter().find_map(|token_spec| tokens.shared.failure(self.ctx, token_spec));
         let problem = registry.problem.clone();
         let problem = problem
             .or_else(|| taken.first().map(|taken| SpecError::from(*taken)))
@@ -426,7 +428,7 @@ impl Reconciliation<'_> {
         if state.last_status.as_ref() != Some(&outcome.status) {
             state.last_status = Some(outcome.status.clone());
         }
-        for event in outcome.notes.into_iter().filter(|event| self.is_due(event)) {
+        for event in outcome.events.into_iter().filter(|event| self.is_due(event)) {
             self.ctx.events.send(self.object, event);
         }
         self.conclude(&outcome.status);
@@ -459,5 +461,5 @@ fn report_output(plan: &Plan, output: &SecretPlan, counts: &SyncCounts, state: &
 fn forget_without_caller(plan: &Plan, state: &mut CredentialState) {
     let callers = plan.registries.iter().filter(|r| matches!(r.hosts, Hosts::Callers { .. }));
     let token_specs: BTreeSet<&TokenSpec> = callers.flat_map(|registry| &registry.token_specs).collect();
-    state.published.retain(|need, grant| !token_specs.contains(need) || grant.caller().is_some());
+    state.published.retain(|token_spec, token| !token_specs.contains(token_spec) || token.caller().is_some());
 }

@@ -7,7 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::error::Error;
 use super::secret_key::SecretKey;
-use super::tenant::{Tenant, TenantContext, own_needs};
+use super::tenant::{Tenant, TenantContext, own_token_specs};
 use super::tokens::{Keys, keys};
 use super::{Context, CredentialState};
 use crate::api::EcrCredentialStatus;
@@ -36,20 +36,21 @@ pub(super) async fn recover(
     plan: &Plan,
     token_specs: &BTreeSet<&TokenSpec>,
     status: &EcrCredentialStatus,
-    memory: &mut CredentialState,
+    state: &mut CredentialState,
     now: Timestamp,
 ) -> Result<(), Error> {
-    if memory.recovered {
+    if state.recovered {
         return Ok(());
     }
     let keys = Resolved(keys(ctx, token_specs, None));
     let vouches = |r: &RegistryStatus| r.token_hash.is_some() || r.auth_hash.is_some();
     let wanted = |r: &&RegistryStatus| vouches(r) && life(r).is_some_and(|life| life.is_valid(now));
     for vouched in status.registries.iter().filter(wanted) {
-        take_known(ctx, plan, &keys, vouched, memory);
+        take_known(ctx, plan, &keys, vouched, state);
     }
-    let complete = |memory: &CredentialState| token_specs.iter().all(|need| memory.published.contains_key(*need));
-    if status.registries.iter().any(|r| wanted(&r)) && !complete(memory) {
+    let complete =
+        |state: &CredentialState| token_specs.iter().all(|token_spec| state.published.contains_key(*token_spec));
+    if status.registries.iter().any(|r| wanted(&r)) && !complete(state) {
         let owned = ctx.shared.state.lock().owned_by(uid);
         let mut entries = Entries::new();
         for (name, namespace) in candidates(owned) {
@@ -66,14 +67,14 @@ pub(super) async fn recover(
             // Several outputs, of one host each, may together have all hosts of a registry.
             entries.extend(formats::parse(&found.data, host_of(plan, &name)));
             for vouched in status.registries.iter().filter(wanted) {
-                take(ctx, plan, &keys, vouched, &entries, memory);
+                take(ctx, plan, &keys, vouched, &entries, state);
             }
-            if complete(memory) {
+            if complete(state) {
                 break;
             }
         }
     }
-    memory.recovered = true;
+    state.recovered = true;
     Ok(())
 }
 
@@ -85,8 +86,8 @@ fn host_of<'a>(plan: &'a Plan, secret_name: &str) -> Option<&'a Host> {
 /// Our Secrets: those that hold every host first, and of them those of the most frequent content.
 fn candidates(owned: Vec<(SecretKey, Arc<SecretRecord>)>) -> impl Iterator<Item = SecretKey> {
     let mut kinds: HashMap<_, Vec<SecretKey>> = HashMap::new();
-    for (spot, record) in owned {
-        kinds.entry((!is_of_one_host(record.format), record.digest)).or_default().push(spot);
+    for (key, record) in owned {
+        kinds.entry((!is_of_one_host(record.format), record.digest)).or_default().push(key);
     }
     let mut kinds: Vec<(bool, Vec<SecretKey>)> = kinds.into_iter().map(|((whole, _), spots)| (whole, spots)).collect();
     kinds.sort_by(|(a_whole, a), (b_whole, b)| (b_whole, b.len(), b).cmp(&(a_whole, a.len(), a)));
@@ -101,25 +102,25 @@ fn life(status: &RegistryStatus) -> Option<Life> {
 struct Resolved(Keys);
 
 impl Resolved {
-    fn get(&self, need: &TokenSpec) -> Option<&TokenKey> {
-        self.0.get(need)?.as_ref().ok()
+    fn get(&self, token_spec: &TokenSpec) -> Option<&TokenKey> {
+        self.0.get(token_spec)?.as_ref().ok()
     }
 }
 
 /// Takes tokens that another `EcrCredential` has found already, where they are the ones that the status vouches for: thousands
 /// that share a token must not read a Secret each.
-fn take_known(ctx: &Context, plan: &Plan, keys: &Resolved, vouched: &RegistryStatus, memory: &mut CredentialState) {
+fn take_known(ctx: &Context, plan: &Plan, keys: &Resolved, vouched: &RegistryStatus, state: &mut CredentialState) {
     for registry in
         plan.registries.iter().filter(|r| r.region.as_ref().map(Region::as_str) == vouched.region.as_deref())
     {
-        let known = |need: &TokenSpec| Some((need.clone(), ctx.tokens.look(keys.get(need)?).token?));
+        let known = |token_spec: &TokenSpec| Some((token_spec.clone(), ctx.tokens.look(keys.get(token_spec)?).token?));
         let published: Published = registry.token_specs.iter().filter_map(known).collect();
         let logins = registry_entries(registry, &published).unwrap_or_default();
-        let Some(identity) = published.values().next().map(|grant| &grant.identity) else { continue };
+        let Some(identity) = published.values().next().map(|token| &token.identity) else { continue };
         let hash = ctx.hash(identity, &logins);
         if !logins.is_empty() && Some(hash.as_str()) == vouched.token_hash.as_deref() {
-            for (need, grant) in published {
-                memory.published.entry(need).or_insert(grant);
+            for (token_spec, token) in published {
+                state.published.entry(token_spec).or_insert(token);
             }
         }
     }
@@ -132,7 +133,7 @@ fn take(
     keys: &Resolved,
     vouched: &RegistryStatus,
     entries: &Entries,
-    memory: &mut CredentialState,
+    state: &mut CredentialState,
 ) -> Option<()> {
     let life = life(vouched)?;
     let hosts: Vec<Host> = vouched.hosts.iter().filter_map(|host| Host::parse(host).ok()).collect();
@@ -151,16 +152,16 @@ fn take(
         if !same || !is_vouched(ctx, first, keys, vouched, &logins) {
             continue;
         }
-        for need in &registry.token_specs {
-            let key = keys.get(need);
+        for token_spec in &registry.token_specs {
+            let key = keys.get(token_spec);
             let identity = key.map_or_else(Identity::unresolved, |key| key.identity.clone());
-            if let Some(tokens) = tokens(registry, need, &hosts, entries) {
-                let grant = Arc::new(AuthorizationToken { tokens, life, identity });
+            if let Some(tokens) = tokens(registry, token_spec, &hosts, entries) {
+                let token = Arc::new(AuthorizationToken { tokens, life, identity });
                 // Without the caller's account it would not serve an EcrCredential that needs it for its hosts.
-                if let Some(key) = key.filter(|key| grant.caller().is_some() || key.service == Service::Public) {
-                    ctx.tokens.seed(key, &grant);
+                if let Some(key) = key.filter(|key| token.caller().is_some() || key.service == Service::Public) {
+                    ctx.tokens.seed(key, &token);
                 }
-                memory.published.entry(need.clone()).or_insert(grant);
+                state.published.entry(token_spec.clone()).or_insert(token);
             }
         }
     }
@@ -171,51 +172,54 @@ fn take(
 /// comes to none, it must say the same as then: what it gave is good until it expires, whether or not more is to come.
 fn is_vouched(
     ctx: &Context,
-    need: &TokenSpec,
+    token_spec: &TokenSpec,
     keys: &Resolved,
     vouched: &RegistryStatus,
     logins: &[(Host, &DockerAuth)],
 ) -> bool {
-    let (hash, told) = match keys.get(need) {
+    let (hash, told) = match keys.get(token_spec) {
         Some(key) => (ctx.hash(&key.identity, logins), &vouched.token_hash),
-        None => (auth_hash(need, logins), &vouched.auth_hash),
+        None => (auth_hash(token_spec, logins), &vouched.auth_hash),
     };
     Some(hash.as_str()) == told.as_deref()
 }
 
 /// By what a status vouches for the logins of a registry while nobody can tell who has fetched them.
-pub(super) fn auth_hash(need: &TokenSpec, logins: &[(Host, &DockerAuth)]) -> TokenHash {
-    TokenHash::of(&format!("auth/{}", need.auth.digest()), logins.iter().map(|(host, auth)| (host.as_str(), *auth)))
+pub(super) fn auth_hash(token_spec: &TokenSpec, logins: &[(Host, &DockerAuth)]) -> TokenHash {
+    TokenHash::of(
+        &format!("auth/{}", token_spec.auth.digest()),
+        logins.iter().map(|(host, auth)| (host.as_str(), *auth)),
+    )
 }
 
 /// Reads the Secrets of a namespace that has an identity of its own, and takes the tokens of each that is just as we would write
 /// it with them. A login forged by a tenant would go nowhere but where it came from.
 pub(super) async fn recover_tenant(
-    estate: &TenantContext<'_>,
+    context: &TenantContext<'_>,
     namespace: &Arc<str>,
     tenant: &mut Tenant,
     now: Timestamp,
 ) {
     tenant.recovered = true;
-    let token_specs = own_needs(estate.plan);
+    let token_specs = own_token_specs(context.plan);
     // A Secret of one host says of its token alone how old it is, one of several hosts of all of them together.
-    let (single, several): (Vec<_>, Vec<_>) = estate.plan.secrets().partition(|secret| secret.host.is_some());
+    let (single, several): (Vec<_>, Vec<_>) = context.plan.secrets().partition(|secret| secret.host.is_some());
     for secret in single.into_iter().chain(several) {
-        if token_specs.iter().all(|need| tenant.published.contains_key(*need)) {
+        if token_specs.iter().all(|token_spec| tenant.published.contains_key(*token_spec)) {
             return;
         }
-        recover_from(estate, secret, namespace, tenant, now).await;
+        recover_from(context, secret, namespace, tenant, now).await;
     }
 }
 
 async fn recover_from(
-    estate: &TenantContext<'_>,
+    context: &TenantContext<'_>,
     secret: &SecretPlan,
     namespace: &Arc<str>,
     tenant: &mut Tenant,
     now: Timestamp,
 ) {
-    let TenantContext { ctx, uid, plan, .. } = estate;
+    let TenantContext { ctx, uid, plan, .. } = context;
     let record = ctx.shared.state.lock().record(&secret.name, namespace).cloned();
     let Some(record) = record.filter(|record| record.owner.as_ref() == Some(uid)) else { return };
     let Some(expires_at) = record.expires_at.filter(|at| *at > now) else { return };
@@ -229,24 +233,25 @@ async fn recover_from(
     };
     let Some(issued_at) = found.refreshed_at else { return };
     let entries = formats::parse(&found.data, secret.host.as_ref());
-    let keys = Resolved(keys(ctx, &own_needs(plan), Some((&**namespace, tenant.namespace_uid))));
+    let keys = Resolved(keys(ctx, &own_token_specs(plan), Some((&**namespace, tenant.namespace_uid))));
     let before = tenant.published.clone();
     for registry in plan.registries.iter().filter(|registry| registry.is_each_targets()) {
         let hosts = own_hosts(registry, &entries);
-        for need in registry.token_specs.iter().filter(|need| !before.contains_key(*need)) {
-            let grant = tokens(registry, need, &hosts, &entries).zip(keys.get(need)).map(|(tokens, key)| {
-                Arc::new(AuthorizationToken {
-                    tokens,
-                    life: Life { issued_at, expires_at },
-                    identity: key.identity.clone(),
-                })
-            });
-            if let Some(grant) = grant {
-                tenant.published.insert(need.clone(), grant);
+        for token_spec in registry.token_specs.iter().filter(|token_spec| !before.contains_key(*token_spec)) {
+            let token =
+                tokens(registry, token_spec, &hosts, &entries).zip(keys.get(token_spec)).map(|(tokens, key)| {
+                    Arc::new(AuthorizationToken {
+                        tokens,
+                        life: Life { issued_at, expires_at },
+                        identity: key.identity.clone(),
+                    })
+                });
+            if let Some(token) = token {
+                tenant.published.insert(token_spec.clone(), token);
             }
         }
     }
-    let as_found = secret::bundle(plan, estate.owner, &tenant.with(estate.shared), estate.included, now);
+    let as_found = secret::bundle(plan, context.owner, &tenant.with(context.shared), context.included, now);
     let expected = as_found.ok().and_then(|bundle| bundle.get(&secret.name).map(|desired| desired.digest));
     if expected != Some(record.digest) {
         tenant.published = before;
@@ -269,9 +274,14 @@ pub fn own_hosts(registry: &RegistryPlan, entries: &Entries) -> Vec<Host> {
 }
 
 /// The tokens that one call gave: one, or one for each of its registry ids.
-pub fn tokens(registry: &RegistryPlan, need: &TokenSpec, hosts: &[Host], entries: &Entries) -> Option<Vec<Token>> {
+pub fn tokens(
+    registry: &RegistryPlan,
+    token_spec: &TokenSpec,
+    hosts: &[Host],
+    entries: &Entries,
+) -> Option<Vec<Token>> {
     let host_of = |id: &AccountId| hosts.iter().find(|host| host.account().as_ref() == Some(id));
-    match &need.service {
+    match &token_spec.service {
         Service::Private { registry_ids, .. } if !registry_ids.is_empty() => registry_ids
             .iter()
             .map(|id| Some(Token { auth: entries.get(host_of(id)?)?.clone(), account: Some(id.clone()) }))

@@ -288,8 +288,8 @@ impl Attacher {
         let is_absent = |place: &(String, String)| scope.covers(place) && !present.contains(place);
         self.attempts.lock().retain(|place, _| !is_absent(place));
         let told: Vec<(String, String)> = {
-            let world = self.shared.state.lock();
-            world.unattached.keys().map(|(namespace, name)| (namespace.to_string(), name.to_string())).collect()
+            let cluster = self.shared.state.lock();
+            cluster.unattached.keys().map(|(namespace, name)| (namespace.to_string(), name.to_string())).collect()
         };
         told.iter().filter(|place| is_absent(place)).for_each(|place| self.forget(place));
     }
@@ -341,8 +341,8 @@ mod tests {
     async fn what_is_told_of_accounts_ends_with_them_also_when_their_end_was_not_seen() {
         let nobody = tower::service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::empty())) });
         let writer = Writer::new(Client::new(nobody, "default"), 1, Duration::from_secs(1));
-        let world = crate::controller::cluster_state::ClusterState::new(Default::default(), Default::default());
-        let shared = Arc::new(Shared::new(world, Default::default(), unbounded_channel().0, Quiet));
+        let cluster = crate::controller::cluster_state::ClusterState::new(Default::default(), Default::default());
+        let shared = Arc::new(Shared::new(cluster, Default::default(), unbounded_channel().0, Quiet));
         let retry = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(300) };
         let attacher = Attacher::new(shared.clone(), writer, retry);
         let failure = || Some((Reason::Forbidden, "why".to_owned()));

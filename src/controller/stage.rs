@@ -22,7 +22,7 @@ use super::cluster_state::ClusterState;
 use super::error::Error;
 use super::events::Events;
 use super::watches::credential_ref;
-use super::{Context, Memories, Observer, Shared, WatchObserver};
+use super::{Context, CredentialStates, Observer, Shared, WatchObserver};
 use crate::api::registry::{AccountId, Region};
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::apply::{WriteError, Writer, Written};
@@ -60,7 +60,7 @@ pub(super) fn uid(text: &str) -> Uid {
 }
 
 /// A token of [`ACCOUNT`] that was issued an hour ago.
-pub(super) fn grant(password: &str, expires: i64, identity: &Identity) -> Arc<AuthorizationToken> {
+pub(super) fn token(password: &str, expires: i64, identity: &Identity) -> Arc<AuthorizationToken> {
     let auth = DockerAuth::parse(STANDARD.encode(format!("AWS:{password}"))).unwrap();
     let life = Life { issued_at: at(NOW - HOUR), expires_at: at(expires) };
     let account = AccountId::parse(ACCOUNT).ok();
@@ -172,21 +172,21 @@ impl Stage {
             "spec": { "registries": registries, "namespaces": { "names": NAMESPACES }, "secret": { "name": "pull" } },
         }))
         .unwrap();
-        let mut world = ClusterState::new(SelectorIndex::default(), References::new(allowed));
+        let mut cluster = ClusterState::new(SelectorIndex::default(), References::new(allowed));
         for namespace in NAMESPACES {
-            world.set_namespace(namespace, NamespaceUid::of(namespace, None), &BTreeMap::new(), false);
+            cluster.set_namespace(namespace, NamespaceUid::of(namespace, None), &BTreeMap::new(), false);
             let role = Some(format!("arn:aws:iam::{ACCOUNT}:role/{namespace}"));
             let record = AccountRecord { uid: namespace.into(), created: at(NOW), role, audience: None };
-            world.references.set_account(namespace, "puller", Some(record));
+            cluster.references.set_account(namespace, "puller", Some(record));
         }
-        world.set_credential(&uid("x"), credential_ref(&object, &limits));
+        cluster.set_credential(&uid("x"), credential_ref(&object, &limits));
         let (send, queue) = unbounded_channel();
         let server = Server::default();
         let clock = Clock::new(|| at(NOW), Duration::default);
         let retry = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(300) };
         let cache = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock: clock.clone() };
         let ctx = Context {
-            shared: Arc::new(Shared::new(world, limits.clone(), send.clone(), Nobody)),
+            shared: Arc::new(Shared::new(cluster, limits.clone(), send.clone(), Nobody)),
             tokens: Arc::new(TokenCache::new(Arc::new(Silent), cache, send, |_| ())),
             writer: Writer::new(server.client(), 4, Duration::from_secs(65)),
             events: Events::new(server.client(), "test", "test"),
@@ -197,7 +197,7 @@ impl Stage {
             observer: Arc::new(Nobody),
             stop: CancellationToken::new(),
             writes: TaskTracker::new(),
-            memories: Memories::default(),
+            states: CredentialStates::default(),
         };
         let plan = plan(&object.spec, &ctx.limits).unwrap();
         let owner = Owner { name: "x".to_owned(), uid: uid("x") };

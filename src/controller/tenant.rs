@@ -11,7 +11,7 @@ use crate::plan::{Plan, SpecError, TokenSpec, Uid};
 use crate::secret::include::Included;
 use crate::secret::{self, Bundle, DesiredError, Owner, Published};
 
-/// What one round is about, as far as tenants depend on it.
+/// What one reconciliation works on, as far as tenants depend on it.
 pub(super) struct TenantContext<'a> {
     pub(super) ctx: &'a Context,
     pub(super) uid: &'a Uid,
@@ -33,7 +33,7 @@ pub(super) struct Tenant {
     pub(super) made: Option<Made>,
 }
 
-/// A Secret's content as it was made last. To make it is the most of a round's work where there are thousands.
+/// A Secret's content as it was made last. To make it is most of the work of a reconciliation where there are thousands.
 pub(super) struct Made {
     /// From which state of what all namespaces share.
     version: u64,
@@ -47,25 +47,28 @@ pub(super) struct Made {
 impl Tenant {
     /// Whether the identities that fetched its tokens are those of now.
     pub(super) fn is_current(&self, progress: &Progress) -> bool {
-        self.published.iter().all(|(need, grant)| {
-            progress.keys.get(need).is_some_and(|key| key.as_ref().is_ok_and(|key| key.identity == grant.identity))
+        self.published.iter().all(|(token_spec, token)| {
+            progress
+                .keys
+                .get(token_spec)
+                .is_some_and(|key| key.as_ref().is_ok_and(|key| key.identity == token.identity))
         })
     }
 
     pub(super) fn desired(
         &mut self,
-        estate: &TenantContext<'_>,
+        context: &TenantContext<'_>,
         version: u64,
         now: Timestamp,
     ) -> Result<(Bundle, Option<SpecError>), DesiredError> {
         if let Some(made) = self.made.as_ref().filter(|m| m.version == version && m.until.is_none_or(|at| now < at)) {
             return Ok((made.desired.clone(), made.taken.clone()));
         }
-        let all = self.with(estate.shared);
-        let desired = secret::bundle(estate.plan, estate.owner, &all, estate.included, now)?;
-        let until = all.values().map(|grant| grant.life.expires_at).filter(|at| *at > now).min();
-        let taken = secret::taken_hosts(estate.plan, &all);
-        let left_out = || secret::left_out(estate.plan, &all, &taken, now).first().map(SpecError::from);
+        let all = self.with(context.shared);
+        let desired = secret::bundle(context.plan, context.owner, &all, context.included, now)?;
+        let until = all.values().map(|token| token.life.expires_at).filter(|at| *at > now).min();
+        let taken = secret::taken_hosts(context.plan, &all);
+        let left_out = || secret::left_out(context.plan, &all, &taken, now).first().map(SpecError::from);
         let taken = taken.first().map(SpecError::from).or_else(left_out);
         self.made = Some(Made { version, until, desired: desired.clone(), taken: taken.clone() });
         Ok((desired, taken))
@@ -73,11 +76,11 @@ impl Tenant {
 
     /// Its tokens with those that all namespaces share.
     pub(super) fn with(&self, shared: &Published) -> Published {
-        shared.iter().chain(&self.published).map(|(need, grant)| (need.clone(), grant.clone())).collect()
+        shared.iter().chain(&self.published).map(|(token_spec, token)| (token_spec.clone(), token.clone())).collect()
     }
 }
 
 /// What each namespace needs for itself.
-pub(super) fn own_needs(plan: &Plan) -> BTreeSet<&TokenSpec> {
-    plan.token_specs().into_iter().filter(|need| need.auth.is_each_targets()).collect()
+pub(super) fn own_token_specs(plan: &Plan) -> BTreeSet<&TokenSpec> {
+    plan.token_specs().into_iter().filter(|token_spec| token_spec.auth.is_each_targets()).collect()
 }

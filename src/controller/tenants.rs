@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::Context;
 use super::desired_secrets::{DesiredSecrets, NamespaceSecrets};
 use super::recover::recover_tenant;
-use super::tenant::{Tenant, TenantContext, own_needs};
+use super::tenant::{Tenant, TenantContext, own_token_specs};
 use super::tokens::{Keys, Progress, TokenGroup, keys};
 use crate::api::status::Reason;
 use crate::plan::refresh::Demand;
@@ -28,7 +28,7 @@ pub(super) struct Tenants {
     version: u64,
 }
 
-/// What has become of all of them in one round.
+/// What has become of all of them in one reconciliation.
 #[derive(Default)]
 pub(super) struct TenantsProgress {
     each: BTreeMap<Arc<str>, Progress>,
@@ -46,17 +46,17 @@ impl Tenants {
     }
 
     /// When the next token of any is due.
-    pub(super) fn due_at(&self, estate: &TenantContext<'_>) -> Option<Timestamp> {
+    pub(super) fn due_at(&self, context: &TenantContext<'_>) -> Option<Timestamp> {
         let due = |(namespace, tenant): (&Arc<str>, &Tenant)| {
-            let seed = seed(estate.uid, namespace);
-            tenant.published.values().map(|grant| estate.plan.refresh.due_at(grant.life, &seed)).min()
+            let seed = seed(context.uid, namespace);
+            tenant.published.values().map(|token| context.plan.refresh.due_at(token.life, &seed)).min()
         };
         self.each.iter().filter_map(due).min()
     }
 
     /// Goes through all target namespaces: finds tokens again after a restart, and says what each needs.
-    pub(super) async fn prepare(&mut self, estate: &TenantContext<'_>, now: Timestamp) -> BTreeMap<Arc<str>, Keys> {
-        let TenantContext { ctx, uid, plan, .. } = estate;
+    pub(super) async fn prepare(&mut self, context: &TenantContext<'_>, now: Timestamp) -> BTreeMap<Arc<str>, Keys> {
+        let TenantContext { ctx, uid, plan, .. } = context;
         let targets = ctx.shared.state.lock().own_targets(uid);
         // A namespace that was deleted and made again is another tenant.
         self.each.retain(|namespace, tenant| targets.get(namespace) == Some(&tenant.namespace_uid));
@@ -64,8 +64,8 @@ impl Tenants {
             let tenant = || Tenant { namespace_uid: *namespace_uid, ..Tenant::default() };
             self.each.entry(namespace.clone()).or_insert_with(tenant);
         }
-        self.recover(estate, now).await;
-        let token_specs = own_needs(plan);
+        self.recover(context, now).await;
+        let token_specs = own_token_specs(plan);
         let keys = |(namespace, tenant): (&Arc<str>, &Tenant)| {
             (namespace.clone(), keys(ctx, &token_specs, Some((&**namespace, tenant.namespace_uid))))
         };
@@ -75,14 +75,14 @@ impl Tenants {
     /// Asks for what is due, publishes what has come.
     pub(super) fn advance(
         &mut self,
-        estate: &TenantContext<'_>,
+        context: &TenantContext<'_>,
         mut keys: BTreeMap<Arc<str>, Keys>,
         demand: Option<Demand>,
         now: Timestamp,
     ) -> TenantsProgress {
-        let TenantContext { ctx, uid, plan, .. } = estate;
-        let token_specs = own_needs(plan);
-        let mut census = TenantsProgress::default();
+        let TenantContext { ctx, uid, plan, .. } = context;
+        let token_specs = own_token_specs(plan);
+        let mut all = TenantsProgress::default();
         for (namespace, tenant) in &mut self.each {
             let Some(keys) = keys.remove(namespace) else { continue };
             let seed = seed(uid, namespace);
@@ -92,31 +92,32 @@ impl Tenants {
             if progress.changed {
                 tenant.made = None;
             }
-            census.each.insert(namespace.clone(), progress);
+            all.each.insert(namespace.clone(), progress);
         }
-        census
+        all
     }
 
-    async fn recover(&mut self, estate: &TenantContext<'_>, now: Timestamp) {
+    async fn recover(&mut self, context: &TenantContext<'_>, now: Timestamp) {
         let unread = self.each.iter_mut().filter(|(_, tenant)| !tenant.recovered);
         stream::iter(unread)
-            .for_each_concurrent(READS, |(namespace, tenant)| recover_tenant(estate, namespace, tenant, now))
+            .for_each_concurrent(READS, |(namespace, tenant)| recover_tenant(context, namespace, tenant, now))
             .await;
     }
 
     /// What each namespace should hold.
-    pub(super) fn content(&mut self, estate: &TenantContext<'_>, census: &TenantsProgress) -> DesiredSecrets {
+    pub(super) fn content(&mut self, context: &TenantContext<'_>, all: &TenantsProgress) -> DesiredSecrets {
         // A login is dropped only when it has expired by every clock.
-        let (now, earliest) = (estate.ctx.clock.now(), estate.ctx.clock.earliest());
+        let (now, earliest) = (context.ctx.clock.now(), context.ctx.clock.earliest());
         let mut shares = HashMap::with_capacity(self.each.len());
         for (namespace, tenant) in &mut self.each {
-            let progress = census.each.get(namespace);
-            let failure = progress.and_then(|p| p.keys.keys().find_map(|need| p.failure(estate.ctx, need)));
-            let (desired, wrong) = match tenant.desired(estate, self.version, earliest) {
+            let progress = all.each.get(namespace);
+            let failure =
+                progress.and_then(|p| p.keys.keys().find_map(|token_spec| p.failure(context.ctx, token_spec)));
+            let (desired, wrong) = match tenant.desired(context, self.version, earliest) {
                 Ok((desired, taken)) => (desired, taken),
                 Err(error) => (Bundle::new(), Some(SpecError::from(error))),
             };
-            let lacks = census.lacks(namespace, tenant, now).then(|| {
+            let lacks = all.lacks(namespace, tenant, now).then(|| {
                 failure.clone().unwrap_or_else(|| SpecError {
                     reason: Reason::FetchingToken,
                     message: "its first token is being requested".to_owned(),
@@ -133,7 +134,7 @@ impl Tenants {
     pub(super) fn life(&self, registry: &RegistryPlan) -> Option<Life> {
         let lives =
             self.each.values().flat_map(|tenant| registry.token_specs.iter().filter_map(|n| tenant.published.get(n)));
-        Life::earliest(lives.map(|grant| grant.life))
+        Life::earliest(lives.map(|token| token.life))
     }
 
     /// What the first namespace with tokens has published.
@@ -152,14 +153,18 @@ impl TenantsProgress {
     /// Why a registry's token is not new in the first namespace where it is not.
     pub(super) fn failure(&self, ctx: &Context, registry: &RegistryPlan) -> Option<SpecError> {
         self.each.iter().find_map(|(namespace, progress)| {
-            let halt = registry.token_specs.iter().find_map(|need| progress.failure(ctx, need))?;
-            Some(SpecError { reason: halt.reason, message: format!("in namespace {namespace}: {}", halt.message) })
+            let problem = registry.token_specs.iter().find_map(|token_spec| progress.failure(ctx, token_spec))?;
+            Some(SpecError {
+                reason: problem.reason,
+                message: format!("in namespace {namespace}: {}", problem.message),
+            })
         })
     }
 
     /// Whether a namespace has no valid token for one of its registries.
     fn lacks(&self, namespace: &Arc<str>, tenant: &Tenant, now: Timestamp) -> bool {
-        let has = |need: &TokenSpec| tenant.published.get(need).is_some_and(|grant| grant.life.is_valid(now));
+        let has =
+            |token_spec: &TokenSpec| tenant.published.get(token_spec).is_some_and(|token| token.life.is_valid(now));
         self.each.get(namespace).is_none_or(|progress| !progress.keys.keys().all(has))
     }
 }

@@ -34,11 +34,11 @@ impl WatchObserver for Nobody {
     fn skipped(&self, _: &'static str, _: usize) {}
 }
 
-/// An empty world, whose queue nobody works off.
+/// An empty cluster state, whose queue nobody works off.
 pub(super) fn shared(allowed: AllowedIdentities) -> Arc<Shared> {
     let (queue, _) = tokio::sync::mpsc::unbounded_channel();
-    let world = ClusterState::new(SelectorIndex::default(), References::new(allowed));
-    Arc::new(Shared::new(world, Limits::default(), queue, Nobody))
+    let cluster = ClusterState::new(SelectorIndex::default(), References::new(allowed));
+    Arc::new(Shared::new(cluster, Limits::default(), queue, Nobody))
 }
 
 /// Reads every odd object in the middle of a page and as the object of an event; `each` is given it.

@@ -44,20 +44,20 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Why a need is not met, if the last try failed, or why it is perhaps not met as it should be now.
-    pub(super) fn failure(&self, ctx: &Context, need: &TokenSpec) -> Option<SpecError> {
-        let failure = match self.keys.get(need)? {
-            Err(halt) => Some(halt.clone()),
+    pub(super) fn failure(&self, ctx: &Context, token_spec: &TokenSpec) -> Option<SpecError> {
+        let failure = match self.keys.get(token_spec)? {
+            Err(problem) => Some(problem.clone()),
             Ok(key) => ctx
                 .tokens
                 .look(key)
                 .failure
                 .map(|failure| SpecError { reason: failure.error.reason(), message: failure.error.to_string() }),
         };
-        let Some(reference) = self.limited.get(need) else { return failure };
+        let Some(reference) = self.limited.get(token_spec) else { return failure };
         let limited =
             format!("{reference} changes too often: only one change in {} s takes effect", ctx.retry.max.as_secs());
         Some(match failure {
-            Some(halt) => SpecError { message: format!("{}; {limited}", halt.message), ..halt },
+            Some(problem) => SpecError { message: format!("{}; {limited}", problem.message), ..problem },
             None => SpecError { reason: Reason::IdentityUnstable, message: limited },
         })
     }
@@ -65,12 +65,12 @@ impl Progress {
 
 /// What each need comes to, in a namespace where each has its own.
 pub(super) fn keys(ctx: &Context, token_specs: &BTreeSet<&TokenSpec>, target: Option<(&str, NamespaceUid)>) -> Keys {
-    let world = ctx.shared.state.lock();
-    let key = |need: &TokenSpec| {
-        let identity = need.auth.resolve(target, &world.references)?;
-        Ok(TokenKey { identity, service: need.service.clone() })
+    let cluster = ctx.shared.state.lock();
+    let key = |token_spec: &TokenSpec| {
+        let identity = token_spec.auth.resolve(target, &cluster.references)?;
+        Ok(TokenKey { identity, service: token_spec.service.clone() })
     };
-    token_specs.iter().map(|need| ((*need).clone(), key(need))).collect()
+    token_specs.iter().map(|token_spec| ((*token_spec).clone(), key(token_spec))).collect()
 }
 
 impl TokenGroup<'_> {
@@ -88,27 +88,29 @@ impl TokenGroup<'_> {
         // One look for the decision and for the act: in between, a token could be forgotten.
         let known: BTreeMap<&TokenSpec, Snapshot> = keys
             .iter()
-            .map(|(need, key)| (need, key.as_ref().map(|key| ctx.tokens.look(key)).unwrap_or_default()))
+            .map(|(token_spec, key)| (token_spec, key.as_ref().map(|key| ctx.tokens.look(key)).unwrap_or_default()))
             .collect();
         let held = keys
             .iter()
             .zip(known.values())
-            .map(|((need, key), known)| (need.clone(), held(known, key.as_ref().ok(), published.get(need))))
+            .map(|((token_spec, key), known)| {
+                (token_spec.clone(), held(known, key.as_ref().ok(), published.get(token_spec)))
+            })
             .collect();
         let step = step(self.policy, self.seed, now, demand, &held);
         let turn = if self.target.is_some() { Dispatch::Queued } else { Dispatch::Immediate };
-        for key in step.fetch.iter().filter_map(|need| keys.get(need)?.as_ref().ok()) {
+        for key in step.fetch.iter().filter_map(|token_spec| keys.get(token_spec)?.as_ref().ok()) {
             ctx.tokens.request(key, who, turn);
         }
-        for (need, _) in held.iter().filter(|(_, held)| held.in_flight) {
-            if let Some(Ok(key)) = keys.get(need) {
+        for (token_spec, _) in held.iter().filter(|(_, held)| held.in_flight) {
+            if let Some(Ok(key)) = keys.get(token_spec) {
                 ctx.tokens.join(key, who);
             }
         }
         let mut changed = false;
-        for need in &step.publish {
-            if let Some(grant) = known.get(need).and_then(|known| known.token.clone()) {
-                published.insert(need.clone(), grant);
+        for token_spec in &step.publish {
+            if let Some(token) = known.get(token_spec).and_then(|known| known.token.clone()) {
+                published.insert(token_spec.clone(), token);
                 changed = true;
             }
         }
@@ -123,8 +125,9 @@ impl TokenGroup<'_> {
             return BTreeMap::new();
         }
         let namespace = self.target.map(|(namespace, _)| namespace);
-        let reference = |need: &TokenSpec| need.auth.reference_in(namespace).filter(|of| references.is_limited(of));
-        self.token_specs.iter().filter_map(|need| Some(((*need).clone(), reference(need)?))).collect()
+        let reference =
+            |token_spec: &TokenSpec| token_spec.auth.reference_in(namespace).filter(|of| references.is_limited(of));
+        self.token_specs.iter().filter_map(|token_spec| Some(((*token_spec).clone(), reference(token_spec)?))).collect()
     }
 }
 
@@ -132,24 +135,27 @@ impl TokenGroup<'_> {
 /// keeps the token that it has: the edit takes effect when it is allowed. Where it cannot be told which token that is, there is
 /// none.
 fn carry_over(published: &mut Published, keys: &Keys) {
-    let blocked: Vec<&TokenSpec> =
-        keys.iter().filter(|(need, key)| key.is_err() && !published.contains_key(need)).map(|(need, _)| need).collect();
+    let blocked: Vec<&TokenSpec> = keys
+        .iter()
+        .filter(|(token_spec, key)| key.is_err() && !published.contains_key(token_spec))
+        .map(|(token_spec, _)| token_spec)
+        .collect();
     let former: Vec<(TokenSpec, Arc<AuthorizationToken>)> =
-        published.extract_if(.., |need, _| !keys.contains_key(need)).collect();
-    for need in &blocked {
-        let alone = blocked.iter().filter(|other| other.service == need.service).count() == 1;
-        let mut same = former.iter().filter(|(old, _)| old.service == need.service);
-        if let (true, Some((_, grant)), None) = (alone, same.next(), same.next()) {
-            published.insert((*need).clone(), grant.clone());
+        published.extract_if(.., |token_spec, _| !keys.contains_key(token_spec)).collect();
+    for token_spec in &blocked {
+        let alone = blocked.iter().filter(|other| other.service == token_spec.service).count() == 1;
+        let mut same = former.iter().filter(|(old, _)| old.service == token_spec.service);
+        if let (true, Some((_, token)), None) = (alone, same.next(), same.next()) {
+            published.insert((*token_spec).clone(), token.clone());
         }
     }
 }
 
 fn held(known: &Snapshot, key: Option<&TokenKey>, published: Option<&Arc<AuthorizationToken>>) -> Held {
     Held {
-        published: published.map(|grant| grant.life),
-        outdated: published.zip(key).is_some_and(|(grant, key)| grant.identity != key.identity),
-        cached: known.token.as_ref().map(|grant| grant.life),
+        published: published.map(|token| token.life),
+        outdated: published.zip(key).is_some_and(|(token, key)| token.identity != key.identity),
+        cached: known.token.as_ref().map(|token| token.life),
         in_flight: known.in_flight,
         retry_at: known.failure.as_ref().map(|failure| failure.retry_at),
         blocked: key.is_none(),
@@ -173,7 +179,7 @@ mod tests {
         Arc::new(AuthPlan::parse(Some(&spec), &Region::parse("eu-west-1").unwrap(), None).unwrap())
     }
 
-    fn need(auth: &str, region: &str) -> TokenSpec {
+    fn token_spec(auth: &str, region: &str) -> TokenSpec {
         let (region, endpoint) = (Region::parse(region).unwrap(), HostVariant::Standard);
         TokenSpec { auth: role(auth), service: Service::Private { region, endpoint, registry_ids: Vec::new() } }
     }
@@ -183,9 +189,9 @@ mod tests {
         const EU: &str = "eu-west-1";
         const US: &str = "eu-central-1";
         let life = Life { issued_at: Timestamp::UNIX_EPOCH, expires_at: Timestamp::MAX };
-        let grant = Arc::new(AuthorizationToken { tokens: Vec::new(), life, identity: Identity::operator() });
-        type Needs = &'static [(&'static str, &'static str)];
-        let table: [(&str, Needs, Needs, Needs, Needs); 8] = [
+        let token = Arc::new(AuthorizationToken { tokens: Vec::new(), life, identity: Identity::operator() });
+        type TokenSpecs = &'static [(&'static str, &'static str)];
+        let table: [(&str, TokenSpecs, TokenSpecs, TokenSpecs, TokenSpecs); 8] = [
             // (what, published before, needs that come to an identity, needs that do not, published after)
             ("nothing changes", &[("a", EU), ("b", US)], &[("a", EU), ("b", US)], &[], &[("a", EU), ("b", US)]),
             ("blocked as it stands", &[("a", EU)], &[], &[("a", EU)], &[("a", EU)]),
@@ -204,13 +210,15 @@ mod tests {
         ];
         for (what, before, allowed, blocked, after) in table {
             let token_specs =
-                |list: Needs| list.iter().map(|(auth, region)| need(auth, region)).collect::<BTreeSet<_>>();
-            let mut published: Published = token_specs(before).into_iter().map(|need| (need, grant.clone())).collect();
-            let key = |need: TokenSpec| {
-                let key = TokenKey { identity: Identity::operator(), service: need.service.clone() };
-                (need, Ok(key))
+                |list: TokenSpecs| list.iter().map(|(auth, region)| token_spec(auth, region)).collect::<BTreeSet<_>>();
+            let mut published: Published =
+                token_specs(before).into_iter().map(|token_spec| (token_spec, token.clone())).collect();
+            let key = |token_spec: TokenSpec| {
+                let key = TokenKey { identity: Identity::operator(), service: token_spec.service.clone() };
+                (token_spec, Ok(key))
             };
-            let refused = |need| (need, Err(SpecError { reason: Reason::AuthNotAllowed, message: String::new() }));
+            let refused =
+                |token_spec| (token_spec, Err(SpecError { reason: Reason::AuthNotAllowed, message: String::new() }));
             let keys = token_specs(allowed)
                 .into_iter()
                 .map(key)

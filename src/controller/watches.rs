@@ -1,4 +1,4 @@
-//! The watches: what they see goes into the world, and whom it concerns onto the queue.
+//! The watches: what they see goes into the cluster state, and whom it concerns onto the queue.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;

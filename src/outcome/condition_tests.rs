@@ -114,27 +114,27 @@ fn namespaces_are_told_when_they_begin_to_fail_and_when_they_do_no_more() {
     let run = |failures: &[(&str, &str)], previous: &EcrCredentialStatus| {
         let failures: Vec<_> = failures.iter().map(|(namespace, reason)| failure(namespace, reason)).collect();
         let outcome = concluded(ran(namespaces(50, failures), None), previous);
-        let notes = outcome.notes.iter().filter_map(|note| Some((note.namespace.clone()?, note.warning)));
-        (notes.collect::<Vec<_>>(), outcome.status)
+        let events = outcome.events.iter().filter_map(|event| Some((event.namespace.clone()?, event.warning)));
+        (events.collect::<Vec<_>>(), outcome.status)
     };
     let told = |namespace: &str, warning| vec![(namespace.to_owned(), warning)];
-    let (notes, status) = run(&[("a", "QuotaExceeded")], &Default::default());
-    assert_eq!(notes, told("a", true));
-    let (notes, status) = run(&[("a", "QuotaExceeded")], &status);
-    assert_eq!(notes, [], "an Event tells a change");
-    let (notes, status) = run(&[("a", "AdmissionRefused")], &status);
-    assert_eq!(notes, told("a", true), "it fails in another way");
-    let (notes, status) = run(&[], &status);
-    assert_eq!(notes, told("a", false));
-    let (notes, _) = run(&[], &status);
-    assert_eq!(notes, []);
+    let (events, status) = run(&[("a", "QuotaExceeded")], &Default::default());
+    assert_eq!(events, told("a", true));
+    let (events, status) = run(&[("a", "QuotaExceeded")], &status);
+    assert_eq!(events, [], "an Event tells a change");
+    let (events, status) = run(&[("a", "AdmissionRefused")], &status);
+    assert_eq!(events, told("a", true), "it fails in another way");
+    let (events, status) = run(&[], &status);
+    assert_eq!(events, told("a", false));
+    let (events, _) = run(&[], &status);
+    assert_eq!(events, []);
     // No more than a status tells of; who is only not told of any more has not recovered.
     let names: Vec<String> = (0..40).map(|n| format!("n{n:02}")).collect();
     let late: Vec<_> = names[20..].iter().map(|name| (name.as_str(), "QuotaExceeded")).collect();
-    let (notes, status) = run(&late, &Default::default());
-    assert_eq!(notes.len(), MAX_FAILURES);
+    let (events, status) = run(&late, &Default::default());
+    assert_eq!(events.len(), MAX_FAILURES);
     let all: Vec<_> = names.iter().map(|name| (name.as_str(), "QuotaExceeded")).collect();
-    let (notes, _) = run(&all, &status);
-    assert_eq!(notes.len(), MAX_FAILURES);
-    assert!(notes.iter().all(|(namespace, warning)| *warning && namespace.as_str() < "n20"), "{notes:?}");
+    let (events, _) = run(&all, &status);
+    assert_eq!(events.len(), MAX_FAILURES);
+    assert!(events.iter().all(|(namespace, warning)| *warning && namespace.as_str() < "n20"), "{events:?}");
 }

@@ -107,7 +107,7 @@ fn the_time_of_a_transition_moves_with_the_status_alone() {
 fn an_event_tells_a_change_and_no_state() {
     let failing = || ran(vec![registry(Some(NOW + HOUR), None)], namespaces(1, 0, vec![failure("a", "no")]), None);
     let first = told(failing(), &EcrCredentialStatus::default(), NOW);
-    let reasons = |outcome: &Outcome| outcome.notes.iter().map(|note| note.reason.clone()).collect::<Vec<_>>();
+    let reasons = |outcome: &Outcome| outcome.events.iter().map(|event| event.reason.clone()).collect::<Vec<_>>();
     assert_eq!(reasons(&first), ["Refreshed", "NamespacesFailed", "AdmissionRefused"]);
     assert!(reasons(&told(failing(), &first.status, NOW + 1)).is_empty());
     let well = || ran(vec![registry(Some(NOW + HOUR), None)], namespaces(1, 1, vec![]), None);
@@ -126,7 +126,7 @@ fn a_status_stays_small_whatever_others_say() {
     );
     assert!(serde_json::to_vec(&outcome.status).unwrap().len() <= LARGEST_STATUS);
     assert!(outcome.status.failures.len() <= MAX_FAILURES && outcome.status.namespaces.unwrap().failed == 200);
-    assert!(outcome.notes.iter().all(|note| note.message.len() <= 1024));
+    assert!(outcome.events.iter().all(|event| event.message.len() <= 1024));
 }
 
 #[test]
@@ -217,5 +217,5 @@ fn an_include_that_is_not_current_is_told_of_and_takes_no_readiness() {
     let holds = |type_: &str| condition(&outcome.status, type_);
     assert_eq!((holds("Ready").0, holds("Reconciling").0), ("True".to_owned(), "True".to_owned()));
     assert_eq!(holds("Reconciling").1, "IncludeFailed");
-    assert!(outcome.notes.iter().any(|note| note.warning && note.message.contains("ops/hub")));
+    assert!(outcome.events.iter().any(|event| event.warning && event.message.contains("ops/hub")));
 }

@@ -339,7 +339,7 @@ pub const MOST_NAMES: usize = 500;
 impl Metrics {
     /// Registers all metrics.
     pub fn register(registry: &mut Registry) -> Self {
-        // From 1 ms to about 1 min: a round without writes takes 1 ms, one over 10,000 namespaces some 20 s.
+        // From 1 ms to about 1 min: a reconciliation without writes takes 1 ms, one over 10,000 namespaces some 20 s.
         let buckets = || Histogram::new(exponential_buckets(0.001, 3.0, 11));
         // From 10 ms to about 20 s: a request takes at most 10 s, unless --aws-timeout is set.
         let seconds = || Histogram::new(exponential_buckets(0.01, 2.0, 12));

@@ -36,8 +36,8 @@ async fn what_is_gone_is_forgotten_by_everyone() {
     let source = Arc::new(Source::default());
     let reporter = Arc::new(Reporter::new(metrics));
     let tokens = Arc::new(TokenCache::new(source.clone(), cache, send, |_| ()));
-    let memories = Memories::default();
-    let watched = Watched { reporter: reporter.clone(), memories: memories.clone(), tokens: tokens.clone() };
+    let states = CredentialStates::default();
+    let watched = Watched { reporter: reporter.clone(), states: states.clone(), tokens: tokens.clone() };
     let uid = Uid("x".into());
     let key = TokenKey { identity: Identity::operator(), service: Service::Public };
     let count = || {
@@ -50,9 +50,9 @@ async fn what_is_gone_is_forgotten_by_everyone() {
     };
     controller::Observer::concluded(&*reporter, &uid, "x", &EcrCredentialStatus::default());
     tokens.want(&uid, BTreeSet::from([key]));
-    memories.remember(&uid);
-    assert_eq!((count(), memories.count()), (Some(true), 1));
+    states.remember(&uid);
+    assert_eq!((count(), states.count()), (Some(true), 1));
     watched.gone(&uid);
-    assert_eq!((count(), memories.count()), (Some(false), 0));
+    assert_eq!((count(), states.count()), (Some(false), 0));
     assert_eq!(*source.0.lock(), [Identity::operator()], "nobody uses its session any more");
 }

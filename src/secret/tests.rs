@@ -1,4 +1,4 @@
-//! Tables of places and what is done in them, and of tokens and the Secret that comes of them.
+//! Tables of targets and what is done about them, and of tokens and the Secrets that are made of them.
 
 mod outputs;
 mod persisted;

@@ -779,7 +779,7 @@ mod tests {
         keys.insert(healthy.clone());
         tokens.want(&uid("x"), keys.clone());
         tokens.seed(&healthy, &held());
-        // As each round does: whatever has waited long enough is asked for again.
+        // As each reconciliation does: whatever has waited long enough is asked for again.
         for _ in 0..1800 {
             for key in &keys {
                 let known = tokens.look(key);

@@ -379,7 +379,7 @@ mod tests {
                 others.into_iter().for_each(|task| task.abort());
                 let same = load.iter().filter(|(w, p, ..)| *w == who && *p == priority).count() + 1;
                 let credentials = load.iter().map(|(who, ..)| who).collect::<std::collections::BTreeSet<_>>().len() + 1;
-                // A round serves each EcrCredential once; of one with all priorities waiting, the least has one of 13 turns.
+                // One pass serves each EcrCredential once; of one with all priorities waiting, the least has one of 13 turns.
                 let rounds = 13 * same + 13;
                 (waited, rounds * credentials)
             });

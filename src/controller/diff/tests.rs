@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::super::in_flight::Ended;
 use super::super::secret_key::key_of;
-use super::super::stage::{ACCOUNT, HOUR, NOW, at, grant, uid};
+use super::super::stage::{ACCOUNT, HOUR, NOW, at, token, uid};
 use super::super::sync_ledger::Counts;
 use super::super::watches::credential_ref;
 use super::*;
@@ -139,9 +139,9 @@ impl Scene {
         };
         let plan = plan(&object(1, &NAMESPACES).spec, &limits).unwrap();
         let owner = Owner { name: "x".to_owned(), uid: uid("x") };
-        let need = plan.registries[0].token_specs[0].clone();
+        let token_spec = plan.registries[0].token_specs[0].clone();
         let published = |password: &str, hours: i64| -> Published {
-            [(need.clone(), grant(password, NOW + hours * HOUR, &Identity::operator()))].into()
+            [(token_spec.clone(), token(password, NOW + hours * HOUR, &Identity::operator()))].into()
         };
         let contents = [published("p", 10), published("q", 11), Published::new()]
             .iter()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::super::stage::{ACCOUNT, NOW, Stage, grant};
+use super::super::stage::{ACCOUNT, NOW, Stage, token};
 use crate::plan::Identity;
 use crate::secret::ownership::SecretRecord;
 
@@ -17,8 +17,8 @@ async fn an_answer_that_the_watch_has_overtaken_is_no_news() {
         ("a list has come without it", Some(None), false),
     ] {
         let stage = Stage::new(json!([{ "private": { "accountIds": [ACCOUNT] } }]));
-        let need = stage.plan.registries[0].token_specs[0].clone();
-        let desired = stage.desired(&[(need, grant("p", NOW + 3600, &Identity::operator()))].into());
+        let token_spec = stage.plan.registries[0].token_specs[0].clone();
+        let desired = stage.desired(&[(token_spec, token("p", NOW + 3600, &Identity::operator()))].into());
         let shared = &stage.ctx.shared;
         stage.sees("b", desired.digest, NOW + 3600);
         let other = shared.state.lock().record("pull", "b").cloned().unwrap();

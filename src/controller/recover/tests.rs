@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::super::stage::{ACCOUNT, HOUR, NAMESPACES, NOW, Stage, at, grant, refusal};
+use super::super::stage::{ACCOUNT, HOUR, NAMESPACES, NOW, Stage, at, refusal, token};
 use super::*;
 
 const HOST: &str = "111122223333.dkr.ecr.eu-west-1.amazonaws.com";
@@ -13,9 +13,9 @@ fn stage() -> Stage {
 
 /// What the status says of a token with this password.
 fn status(stage: &Stage, password: &str, expires: i64) -> EcrCredentialStatus {
-    let grant = grant(password, expires, &Identity::operator());
+    let token = token(password, expires, &Identity::operator());
     let host = Host::parse(HOST).unwrap();
-    let hash = stage.ctx.hash(&grant.identity, &[(host, &grant.tokens[0].auth)]);
+    let hash = stage.ctx.hash(&token.identity, &[(host, &token.tokens[0].auth)]);
     let registry = RegistryStatus {
         hosts: vec![HOST.to_owned()],
         region: Some("eu-west-1".to_owned()),
@@ -30,8 +30,8 @@ fn status(stage: &Stage, password: &str, expires: i64) -> EcrCredentialStatus {
 /// Each namespace has the Secret with a password of its own.
 fn secrets(stage: &Stage, passwords: &[(&str, &str)]) {
     for (namespace, password) in passwords {
-        let need = stage.plan.registries[0].token_specs[0].clone();
-        let desired = stage.desired(&[(need, grant(password, NOW + HOUR, &Identity::operator()))].into());
+        let token_spec = stage.plan.registries[0].token_specs[0].clone();
+        let desired = stage.desired(&[(token_spec, token(password, NOW + HOUR, &Identity::operator()))].into());
         stage.server.has_secret(namespace, &desired);
         stage.sees(namespace, desired.digest, NOW + HOUR);
     }
@@ -41,16 +41,16 @@ fn secrets(stage: &Stage, passwords: &[(&str, &str)]) {
 async fn recovered(
     stage: &Stage,
     status: &EcrCredentialStatus,
-    memory: &mut CredentialState,
+    state: &mut CredentialState,
 ) -> Result<Vec<String>, Error> {
     let token_specs = stage.plan.token_specs().into_iter().collect();
-    recover(&stage.ctx, &stage.uid, &stage.plan, &token_specs, status, memory, at(NOW)).await?;
-    let auths = memory.published.values().map(|grant| grant.tokens[0].auth.expose().to_owned());
+    recover(&stage.ctx, &stage.uid, &stage.plan, &token_specs, status, state, at(NOW)).await?;
+    let auths = state.published.values().map(|token| token.tokens[0].auth.expose().to_owned());
     Ok(auths.collect())
 }
 
 fn auth(password: &str) -> String {
-    grant(password, NOW, &Identity::operator()).tokens[0].auth.expose().to_owned()
+    token(password, NOW, &Identity::operator()).tokens[0].auth.expose().to_owned()
 }
 
 #[tokio::test]
@@ -80,9 +80,9 @@ async fn one_secret_that_cannot_be_read_or_was_forged_holds_up_nobody() {
         stage.server.answers(&path(namespace), 200, forged.clone());
     }
     let status = status(&stage, "good", NOW + HOUR);
-    let mut memory = CredentialState::default();
-    assert_eq!(recovered(&stage, &status, &mut memory).await.unwrap(), Vec::<String>::new());
-    assert!(memory.recovered, "it goes on and fetches");
+    let mut state = CredentialState::default();
+    assert_eq!(recovered(&stage, &status, &mut state).await.unwrap(), Vec::<String>::new());
+    assert!(state.recovered, "it goes on and fetches");
     // Those that cannot be read are the first that are asked.
     let of_a_kind = stage.server.asked("/secrets/pull");
     assert_eq!(of_a_kind, MOST_OF_A_KIND, "they are all of one content");
@@ -100,9 +100,9 @@ async fn the_secrets_are_read_once() {
     for found in ["good", "forged"] {
         let stage = stage();
         secrets(&stage, &[("a", found)]);
-        let (status, mut memory) = (status(&stage, "good", NOW + HOUR), CredentialState::default());
+        let (status, mut state) = (status(&stage, "good", NOW + HOUR), CredentialState::default());
         for _ in 0..3 {
-            recovered(&stage, &status, &mut memory).await.unwrap();
+            recovered(&stage, &status, &mut state).await.unwrap();
         }
         assert_eq!(stage.server.asked("/secrets/pull"), 1, "{found}");
     }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::super::stage::{ACCOUNT, NOW, Stage, at, grant, uid};
+use super::super::stage::{ACCOUNT, NOW, Stage, at, token, uid};
 use super::super::sync_ledger::{Counts, SyncCounts};
 use super::*;
 use crate::plan::Identity;
@@ -13,8 +13,8 @@ const RETRY: RetryPolicy = RetryPolicy { initial: Duration::from_secs(1), max: D
 
 fn desired(password: &str) -> Arc<Desired> {
     let stage = Stage::new(json!([{ "private": { "accountIds": [ACCOUNT] } }]));
-    let need = stage.plan.registries[0].token_specs[0].clone();
-    Arc::new(stage.desired(&[(need, grant(password, NOW + 3600, &Identity::operator()))].into()))
+    let token_spec = stage.plan.registries[0].token_specs[0].clone();
+    Arc::new(stage.desired(&[(token_spec, token(password, NOW + 3600, &Identity::operator()))].into()))
 }
 
 fn secret(version: &str, desired: &Desired) -> Arc<SecretRecord> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::super::stage::{HOUR, NOW, Stage, at, grant};
+use super::super::stage::{HOUR, NOW, Stage, at, token};
 use super::*;
 use crate::plan::Identity;
 use crate::plan::namespaces::NamespaceUid;
@@ -15,28 +15,28 @@ fn stage() -> Stage {
     Stage::new(json!([{ "private": {}, "auth": each }, { "public": {} }]))
 }
 
-fn estate<'a>(stage: &'a Stage, shared: &'a Published) -> TenantContext<'a> {
+fn context<'a>(stage: &'a Stage, shared: &'a Published) -> TenantContext<'a> {
     static NONE: Included = Included { configs: Vec::new(), incomplete: false };
     TenantContext { ctx: &stage.ctx, uid: &stage.uid, plan: &stage.plan, owner: &stage.owner, shared, included: &NONE }
 }
 
 /// The identity of a namespace.
 fn identity(stage: &Stage, namespace: &str) -> Identity {
-    let need = (*own_needs(&stage.plan).first().unwrap()).clone();
-    let token_specs = BTreeSet::from([&need]);
+    let token_spec = (*own_token_specs(&stage.plan).first().unwrap()).clone();
+    let token_specs = BTreeSet::from([&token_spec]);
     let keys = keys(&stage.ctx, &token_specs, Some((namespace, NamespaceUid::of(namespace, None))));
-    keys[&need].as_ref().unwrap().identity.clone()
+    keys[&token_spec].as_ref().unwrap().identity.clone()
 }
 
 /// A namespace that holds a token of its own.
 fn tenant(stage: &Stage, namespace: &str, password: &str, expires: i64) -> Tenant {
-    let need = (*own_needs(&stage.plan).first().unwrap()).clone();
-    let published = [(need, grant(password, expires, &identity(stage, namespace)))].into();
+    let token_spec = (*own_token_specs(&stage.plan).first().unwrap()).clone();
+    let published = [(token_spec, token(password, expires, &identity(stage, namespace)))].into();
     Tenant { namespace_uid: NamespaceUid::of(namespace, None), published, recovered: true, made: None }
 }
 
-fn hosts(tenant: &mut Tenant, estate: &TenantContext<'_>, version: u64, now: i64) -> Option<usize> {
-    let (bundle, _) = tenant.desired(estate, version, at(now)).unwrap();
+fn hosts(tenant: &mut Tenant, context: &TenantContext<'_>, version: u64, now: i64) -> Option<usize> {
+    let (bundle, _) = tenant.desired(context, version, at(now)).unwrap();
     bundle.get("pull").map(|desired| {
         use base64::Engine;
         let (_, value) = desired.payload.expose_data().next().unwrap();
@@ -49,9 +49,9 @@ fn hosts(tenant: &mut Tenant, estate: &TenantContext<'_>, version: u64, now: i64
 async fn a_content_is_kept_until_a_login_in_it_expires_or_what_all_share_changes() {
     let stage = stage();
     let public = stage.plan.registries[1].token_specs[0].clone();
-    let (none, shared) = (Published::new(), [(public, grant("q", NOW + 9 * HOUR, &Identity::operator()))].into());
+    let (none, shared) = (Published::new(), [(public, token("q", NOW + 9 * HOUR, &Identity::operator()))].into());
     let mut tenant = tenant(&stage, "a", "p", NOW + HOUR);
-    let (alone, both) = (estate(&stage, &none), estate(&stage, &shared));
+    let (alone, both) = (context(&stage, &none), context(&stage, &shared));
     assert_eq!(hosts(&mut tenant, &alone, 1, NOW), Some(1));
     assert_eq!(hosts(&mut tenant, &both, 1, NOW), Some(1), "it is not made anew for each look");
     assert_eq!(hosts(&mut tenant, &both, 2, NOW), Some(2), "what all share has changed");
@@ -68,8 +68,8 @@ async fn a_namespace_that_was_made_again_is_another_tenant() {
         tenants.each.insert(namespace.into(), Tenant { recovered: true, ..tenant(&stage, "a", "p", NOW + HOUR) });
     }
     // `a` is the one that it was, `b` has another uid than its tokens, `gone` is not there any more.
-    let estate = estate(&stage, &none);
-    drop(tenants.prepare(&estate, at(NOW)).await);
+    let context = context(&stage, &none);
+    drop(tenants.prepare(&context, at(NOW)).await);
     let with_tokens: Vec<_> =
         tenants.each.iter().filter(|(_, t)| !t.published.is_empty()).map(|(ns, _)| &**ns).collect();
     assert_eq!(with_tokens, ["a"]);
@@ -93,12 +93,12 @@ async fn of_a_tenants_secret_only_what_we_would_write_is_taken() {
         stage.server.has_secret("a", &desired);
         stage.sees("a", digest, expires);
         let other = Uid("other".into());
-        let mut estate = estate(&stage, &none);
+        let mut context = context(&stage, &none);
         if !owned {
-            estate.uid = &other;
+            context.uid = &other;
         }
         let mut tenant = Tenant { namespace_uid: NamespaceUid::of("a", None), ..Tenant::default() };
-        recover_tenant(&estate, &"a".into(), &mut tenant, at(NOW)).await;
+        recover_tenant(&context, &"a".into(), &mut tenant, at(NOW)).await;
         assert_eq!(!tenant.published.is_empty(), taken, "{what}");
         assert!(tenant.recovered, "{what}");
     }
@@ -108,16 +108,16 @@ async fn of_a_tenants_secret_only_what_we_would_write_is_taken() {
 async fn a_share_says_what_it_lacks_and_whether_its_identity_is_that_of_now() {
     let stage = stage();
     let none = Published::new();
-    let estate = estate(&stage, &none);
+    let context = context(&stage, &none);
     let mut tenants = Tenants::default();
     tenants.each.insert("a".into(), tenant(&stage, "a", "p", NOW + HOUR));
     tenants.each.insert("b".into(), tenant(&stage, "b", "p", NOW - 1));
     // Its token was fetched by the identity of another.
     let stolen = tenant(&stage, "a", "p", NOW + HOUR);
     tenants.each.insert("c".into(), Tenant { namespace_uid: NamespaceUid::of("c", None), ..stolen });
-    let keys = tenants.prepare(&estate, at(NOW)).await;
-    let census = tenants.advance(&estate, keys, None, at(NOW));
-    let DesiredSecrets::Each(shares) = tenants.content(&estate, &census) else { panic!("each has its own") };
+    let keys = tenants.prepare(&context, at(NOW)).await;
+    let progress = tenants.advance(&context, keys, None, at(NOW));
+    let DesiredSecrets::Each(shares) = tenants.content(&context, &progress) else { panic!("each has its own") };
     let seen = ["a", "b", "c"].map(|namespace| (shares[namespace].lacks.is_none(), shares[namespace].current));
     assert_eq!(seen, [(true, true), (false, true), (true, false)]);
 }

@@ -12,7 +12,7 @@ use ecr_credential_operator::controller::cluster_state::ClusterState;
 use ecr_credential_operator::controller::error::Error;
 use ecr_credential_operator::controller::events::Events;
 use ecr_credential_operator::controller::watches::{self, SecretScope};
-use ecr_credential_operator::controller::{self, Context, Memories, Observer, Shared, WatchObserver};
+use ecr_credential_operator::controller::{self, Context, CredentialStates, Observer, Shared, WatchObserver};
 use ecr_credential_operator::plan::references::References;
 use ecr_credential_operator::plan::schedule::RetryPolicy;
 use ecr_credential_operator::plan::targets::SelectorIndex;
@@ -171,10 +171,10 @@ async fn work(
     let cache = CacheSettings { retry, min_life: Duration::from_secs(300), rate: 10, clock: time.clone() };
     let source = Source { aws, process: number, identity: settings.identity.clone(), clock: time.clone() };
     let tokens = Arc::new(TokenCache::new(Arc::new(source), cache, send.clone(), |_| ()));
-    let memories = Memories::default();
+    let states = CredentialStates::default();
     let world =
         ClusterState::new(SelectorIndex::new(limits.namespaces.clone()), References::new(limits.identities.clone()));
-    let observer = Watched { memories: memories.clone(), tokens: tokens.clone() };
+    let observer = Watched { states: states.clone(), tokens: tokens.clone() };
     let shared = Arc::new(Shared::new(world, limits.clone(), send, observer));
     let concurrency = usize::from(settings.concurrency);
     let ctx = Arc::new(Context {
@@ -189,7 +189,7 @@ async fn work(
         observer: Arc::new(Nobody),
         stop: stop.clone(),
         writes: TaskTracker::new(),
-        memories,
+        states,
     });
     let (store, writer) = reflector::store();
     let mut watching = JoinSet::new();
@@ -220,13 +220,13 @@ async fn work(
 
 /// Forgets whoever is gone.
 struct Watched {
-    memories: Memories,
+    states: CredentialStates,
     tokens: Arc<TokenCache>,
 }
 
 impl WatchObserver for Watched {
     fn gone(&self, uid: &Uid) {
-        self.memories.forget(uid);
+        self.states.forget(uid);
         self.tokens.want(uid, BTreeSet::new());
     }
     fn unreadable(&self, _: &Uid, _: &str, _: Option<&EcrCredentialStatus>) {}

@@ -161,7 +161,7 @@ fn credential(object: &ObservedCredential) {
     world.set_credential(&uid, credential.clone());
     let generation = world.index.generation(&uid);
     let secrets = credential.secrets.len();
-    assert!(world.places(&uid, generation).is_some_and(|places| places.count() <= secrets));
+    assert!(world.targets(&uid, generation).is_some_and(|targets| targets.count() <= secrets));
     world.remove_credential(&uid);
     world.index.remove_namespace("a");
     assert!(world.index.is_empty(), "{:?}", world.index);

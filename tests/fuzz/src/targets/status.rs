@@ -16,7 +16,7 @@ use crate::material::{self, ACCOUNTS, account};
 const LARGEST: usize = 64 * 1024;
 
 /// The most that an Event's note may have (k8s.io/kubernetes, NoteLengthLimit, in bytes).
-const LONGEST_NOTE: usize = 1024;
+const LONGEST_EVENT: usize = 1024;
 
 /// How long the message of a failed write is at most (`apply`, in characters).
 const LONGEST: usize = 301;
@@ -34,13 +34,13 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     let outcome = conclude(second.clone(), &before, generation, now);
     judge(&outcome.status, &second, generation, now);
     assert!(
-        outcome.notes.iter().all(|note| note.message.len() <= LONGEST_NOTE),
+        outcome.events.iter().all(|event| event.message.len() <= LONGEST_EVENT),
         "the API server refuses such an Event"
     );
     assert!((Duration::from_millis(100)..=Duration::from_secs(60)).contains(&outcome.requeue_after));
     let again = conclude(second, &outcome.status, generation, now);
     assert_eq!(again.status, outcome.status, "nothing has changed");
-    assert!(again.notes.is_empty(), "an Event tells a change: {:?}", again.notes);
+    assert!(again.events.is_empty(), "an Event tells a change: {:?}", again.events);
     Ok(())
 }
 

@@ -496,16 +496,16 @@ fn compare(world: &ClusterState, model: &Model, me: &str, view: &View) {
             );
         }
     }
-    let places = world.places(&uid, claimant.generation).expect("it is alive");
+    let places = world.targets(&uid, claimant.generation).expect("it is alive");
     let places: Vec<_> = places.collect();
     for place in &places {
         let spot = (place.name.clone(), place.namespace.clone());
-        let again = world.place_at(&uid, claimant.generation, &spot).expect("the same place");
+        let again = world.target_at(&uid, claimant.generation, &spot).expect("the same place");
         assert_eq!((again.selection, again.ownership), (place.selection.clone(), place.ownership.clone()));
     }
     let seen = places.into_iter().map(|place| {
         ((place.name.to_string(), place.namespace.to_string()), (place.selection, place.ownership.version()))
     });
     assert_eq!(seen.collect::<Places>(), *expected, "the places of {me}");
-    assert!(world.places(&uid, Some(99)).is_none(), "of another generation");
+    assert!(world.targets(&uid, Some(99)).is_none(), "of another generation");
 }
