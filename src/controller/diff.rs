@@ -1,12 +1,14 @@
 //! Compares target Secrets with what they should be: those that an event has touched, or all of them in a resync.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::jiff::Timestamp;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::cluster_state::{ClusterState, Touched};
 use super::desired_secrets::DesiredSecrets;
 use super::retry_state::{Resync, RetryState};
-use super::secret_key::SecretKey;
+use super::secret_key::{Change, SecretKey};
 use super::sync_ledger::{SyncCounts, SyncState};
 use super::work_queue::WritePriority;
 use crate::clock::Clock;
@@ -56,23 +58,54 @@ impl Diff<'_> {
     /// `resynced` is still good.
     pub(super) fn sync(&self, retries: &mut RetryState, resynced: &mut Option<Resync>) -> Result<(), Superseded> {
         let times = self.times();
-        let mut state = self.state.lock();
-        if !state.is_current(&self.owner.uid, self.generation) {
-            return Err(Superseded);
-        }
+        let mut state = self.current_state()?;
         let touched = state.take_touched(&self.owner.uid);
-        let mut changes = retries.take_unexamined(times.now);
-        let current = resynced.filter(|last| last.is_current(self.generation, times.now));
-        let (Some(last), Touched::Some(touched)) = (current, touched) else {
-            self.resync(&state, retries, times)?;
-            *resynced = Some(Resync { generation: self.generation, at: times.now, last: times.now });
-            return Ok(());
+        let keys_of = |changes: &BTreeSet<Change>| -> BTreeSet<SecretKey> {
+            changes.iter().flat_map(|change| state.keys_of(&self.owner.uid, change)).collect()
         };
-        *resynced = Some(Resync { last: times.now, ..last });
-        changes.extend(touched);
-        for key in changes.iter().flat_map(|change| state.keys_of(&self.owner.uid, change)) {
-            match self.examine(&state, &key, retries, times)? {
-                Some((WritePriority::Create, ..)) => retries.queue.push(WritePriority::Urgent, key),
+        let (shown, everything) = match &touched {
+            Touched::Changes(changes) => (keys_of(changes), false),
+            Touched::Everything => (BTreeSet::new(), true),
+        };
+        let unexamined = keys_of(&retries.take_unexamined(times.now));
+        let last = resynced.filter(|last| !everything && last.is_current(self.generation, times.now));
+        *resynced = Some(match last {
+            Some(last) => last.still_at(times.now),
+            None => {
+                let urgent = retries.queue.urgent();
+                self.resync(&state, retries, times)?;
+                self.queue(&state, urgent, true, retries, times)?;
+                Resync { generation: self.generation, at: times.now, last: times.now }
+            }
+        });
+        if last.is_some() {
+            self.queue(&state, unexamined, false, retries, times)?;
+        }
+        self.queue(&state, shown, true, retries, times)
+    }
+
+    /// The state of the cluster, while the `EcrCredential` is as it was when the reconciliation began. To one that is gone, all of
+    /// its Secrets would seem left over.
+    fn current_state(&self) -> Result<MutexGuard<'_, ClusterState>, Superseded> {
+        let state = self.state.lock();
+        if state.is_current(&self.owner.uid, self.generation) { Ok(state) } else { Err(Superseded) }
+    }
+
+    /// Examines some Secrets and queues those that are to be written. Where an event has just `shown` that one is missing, which was
+    /// not tried yet, it goes first.
+    fn queue(
+        &self,
+        state: &ClusterState,
+        keys: BTreeSet<SecretKey>,
+        shown: bool,
+        retries: &mut RetryState,
+        times: Times,
+    ) -> Result<(), Superseded> {
+        for key in keys {
+            match self.examine(state, &key, retries, times)? {
+                Some((WritePriority::Create, ..)) if shown && !retries.is_failing(&key) => {
+                    retries.queue.push(WritePriority::Urgent, key);
+                }
                 Some((priority, ..)) => retries.queue.push(priority, key),
                 None => {}
             }
@@ -80,16 +113,15 @@ impl Diff<'_> {
         Ok(())
     }
 
-    /// The counts when every Secret has been examined since it has changed, and nothing is left to be written.
-    pub(super) fn settled(&self, retries: &RetryState) -> Option<SyncCounts> {
-        retries.is_settled().then(|| self.counts(retries)).flatten()
+    /// Whether every Secret has been examined since it has changed, and nothing is left to be written.
+    pub(super) fn is_settled(&self, retries: &RetryState) -> bool {
+        retries.is_settled() && self.current_state().is_ok_and(|state| !state.is_touched(&self.owner.uid))
     }
 
     /// The counts, unless a Secret has changed since it was examined.
     pub(super) fn counts(&self, retries: &RetryState) -> Option<SyncCounts> {
-        let state = self.state.lock();
-        (state.is_current(&self.owner.uid, self.generation) && !state.is_touched(&self.owner.uid))
-            .then(|| retries.ledger.counts(state.index.secrets(&self.owner.uid)))
+        let state = self.current_state().ok().filter(|state| !state.is_touched(&self.owner.uid))?;
+        Some(retries.ledger.counts(state.index.secrets(&self.owner.uid)))
     }
 
     /// The next write from the queue that is still to be done. `has_room` says whether one of a priority may begin.
@@ -101,13 +133,13 @@ impl Diff<'_> {
         let times = self.times();
         while let Some(priority) = retries.queue.next_priority().filter(|priority| has_room(retries, *priority)) {
             let Some((_, key)) = retries.queue.pop() else { break };
-            let state = self.state.lock();
+            let state = self.current_state()?;
             match self.examine(&state, &key, retries, times)? {
-                Some((now, target, action)) if now <= priority.max(WritePriority::Create) => {
-                    return Ok(Some((target, action)));
-                }
                 // It can wait longer than it could when it was queued.
-                Some((now, ..)) => retries.queue.push(now, key),
+                Some((current, ..)) if current > priority.max(WritePriority::Create) => {
+                    retries.queue.push(current, key);
+                }
+                Some((_, target, action)) => return Ok(Some((target, action))),
                 None => {}
             }
         }

@@ -12,6 +12,7 @@ mod follow;
 mod in_flight;
 pub mod includes;
 mod keys;
+mod pace;
 mod reader;
 mod reconcile;
 pub mod recover;
@@ -144,6 +145,7 @@ pub struct CredentialState {
     recovered: bool,
     demand: Option<Requested>,
     retries: retry_state::RetryState,
+    pace: pace::Pace,
     last_status: Option<EcrCredentialStatus>,
     /// The resourceVersion with the status that was written last.
     status_version: Option<u64>,

@@ -17,7 +17,7 @@ use super::sync_ledger::{Counts, SyncCounts};
 use super::tenant::TenantContext;
 use super::tenants::{Tenants, TenantsProgress};
 use super::tokens::{Progress, TokenGroup, keys};
-use super::writes;
+use super::writes::{WritesOutcome, write};
 use super::{Context, CredentialState, Requested};
 use crate::api::registry::Host;
 use crate::api::status::NamespaceFailure;
@@ -51,6 +51,9 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
     }
     let state = ctx.credential_state(&uid);
     let mut state = state.lock().await;
+    if let Some(wait) = state.pace.begin() {
+        return Ok(Action::requeue(wait));
+    }
     let status = state.last_status.clone().or_else(|| object.status.clone()).unwrap_or_default();
     // Others may have changed it since. What we keep in memory still says what we reported and did.
     let is_behind = state.status_version.is_some_and(|written| version(&object).is_none_or(|seen| seen < written));
@@ -70,7 +73,9 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
         ReconcileOutcome::AwaitChange => return Ok(Action::await_change()),
         ReconcileOutcome::AwaitTokens(left) => return Ok(Action::requeue(left)),
     };
+    let begun = Instant::now();
     let mut outcome = conclude(observation, &status, object.meta().generation, ctx.clock.now());
+    state.pace.computed(begun);
     if soon {
         outcome.requeue_after = outcome.requeue_after.min(SOON);
     }
@@ -102,6 +107,16 @@ struct Reconciliation<'a> {
     status: &'a EcrCredentialStatus,
     /// The status that is stored, as far as it is known.
     stored: &'a EcrCredentialStatus,
+}
+
+/// What one reconciliation works on.
+struct Inputs {
+    plan: Plan,
+    owner: Owner,
+    /// The docker configs of others that are merged into ours.
+    included: Included,
+    /// Why one of them is missing.
+    include_failure: Option<SpecError>,
 }
 
 /// The tokens after one reconciliation.
@@ -143,54 +158,58 @@ impl Reconciliation<'_> {
                 return Ok(ReconcileOutcome::Report(Observation::Stalled(error)));
             }
         };
+        let (included, include_failure) =
+            self.ctx.shared.state.lock().includes.of(&plan.includes, &self.ctx.limits.includes);
+        let owner = Owner { name: self.object.name_any(), uid: self.uid.clone() };
+        let inputs = Inputs { plan, owner, included, include_failure };
+        let Inputs { plan, owner, .. } = &inputs;
         let token_specs =
             plan.token_specs().into_iter().filter(|token_spec| !token_spec.auth.is_each_targets()).collect();
         let shared = TokenGroup { token_specs: &token_specs, target: None, policy: &plan.refresh, seed: &self.uid.0 };
-        recover(self.ctx, self.uid, &plan, &token_specs, self.status, state, self.ctx.clock.earliest()).await?;
-        let owner = Owner { name: self.object.name_any(), uid: self.uid.clone() };
-        let tokens = self.tokens(&plan, &shared, &owner, state).await;
+        recover(self.ctx, self.uid, plan, &token_specs, self.status, state, self.ctx.clock.earliest()).await?;
+        let begun = Instant::now();
+        let tokens = self.tokens(&inputs, &shared, state).await;
         if let Some(left) = self.first_wait(&tokens.shared, state) {
             return Ok(ReconcileOutcome::AwaitTokens(left));
         }
-        let desired = match self.desired(&plan, &owner, &tokens.tenants, state) {
+        let desired = match self.desired(&inputs, &tokens.tenants, state) {
             Ok(desired) => desired,
             Err(error) => return Ok(ReconcileOutcome::Report(Observation::Stalled(error))),
         };
+        state.pace.computed(begun);
         let diff = Diff {
             state: &self.ctx.shared.state,
             clock: &self.ctx.clock,
-            plan: &plan,
-            owner: &owner,
+            plan,
+            owner,
             generation: self.object.meta().generation,
             desired: &desired,
         };
-        match writes::write(self.ctx, &diff, &mut state.retries).await {
-            writes::WritesOutcome::Done(counts) => {
-                Ok(ReconcileOutcome::Report(self.ran(&plan, &tokens, counts, state)))
-            }
-            writes::WritesOutcome::Slow(counts) => {
-                Ok(ReconcileOutcome::RequeueSoon(counts.map(|counts| self.ran(&plan, &tokens, counts, state))))
-            }
-            writes::WritesOutcome::Superseded => Ok(ReconcileOutcome::AwaitChange),
-        }
+        let outcome = write(self.ctx, &diff, &mut state.retries).await;
+        let reports = match outcome {
+            WritesOutcome::Done => true,
+            WritesOutcome::Slow { hangs } => hangs,
+            WritesOutcome::Superseded => return Ok(ReconcileOutcome::AwaitChange),
+        };
+        let begun = Instant::now();
+        let counts = if reports { diff.counts(&state.retries) } else { None };
+        let observation = counts.map(|counts| self.ran(&inputs, &tokens, counts, state));
+        state.pace.computed(begun);
+        Ok(match (outcome, observation) {
+            (WritesOutcome::Slow { .. }, observation) => ReconcileOutcome::RequeueSoon(observation),
+            (_, Some(observation)) => ReconcileOutcome::Report(observation),
+            // An event since then has queued another reconciliation.
+            (_, None) => ReconcileOutcome::AwaitChange,
+        })
     }
 
     /// Fetches what is due and publishes what has come.
-    async fn tokens(
-        &self,
-        plan: &Plan,
-        group: &TokenGroup<'_>,
-        owner: &Owner,
-        state: &mut CredentialState,
-    ) -> TokensProgress {
+    async fn tokens(&self, inputs: &Inputs, group: &TokenGroup<'_>, state: &mut CredentialState) -> TokensProgress {
+        let Inputs { plan, included, .. } = inputs;
         let now = self.ctx.clock.now();
         forget_without_caller(plan, state);
-        let included = self.included(plan).0;
         let each = if plan.has_tenants() {
-            state
-                .tenants
-                .prepare(&self.tenant_context(plan, owner, &state.published, &included), self.ctx.clock.earliest())
-                .await
+            state.tenants.prepare(&self.tenant_context(inputs, &state.published), self.ctx.clock.earliest()).await
         } else {
             state.tenants = Tenants::default();
             BTreeMap::new()
@@ -208,8 +227,7 @@ impl Reconciliation<'_> {
         if std::mem::replace(&mut state.generation, generation) != generation || shared.changed {
             state.tenants.shared_changed();
         }
-        let tenants =
-            state.tenants.advance(&self.tenant_context(plan, owner, &state.published, &included), each, demand, now);
+        let tenants = state.tenants.advance(&self.tenant_context(inputs, &state.published), each, demand, now);
         let tokens = TokensProgress { shared, tenants };
         if let Some(requested) = &mut state.demand {
             requested.first &= demand.is_none();
@@ -219,37 +237,26 @@ impl Reconciliation<'_> {
         tokens
     }
 
-    fn tenant_context<'a>(
-        &'a self,
-        plan: &'a Plan,
-        owner: &'a Owner,
-        shared: &'a secret::Published,
-        included: &'a Included,
-    ) -> TenantContext<'a> {
+    fn tenant_context<'a>(&'a self, inputs: &'a Inputs, shared: &'a secret::Published) -> TenantContext<'a> {
+        let Inputs { plan, owner, included, .. } = inputs;
         TenantContext { ctx: self.ctx, uid: self.uid, plan, owner, shared, included }
-    }
-
-    /// The docker configs of others that are merged into ours, and why one of them is missing.
-    fn included(&self, plan: &Plan) -> (Included, Option<SpecError>) {
-        self.ctx.shared.state.lock().includes.of(&plan.includes, &self.ctx.limits.includes)
     }
 
     /// What the target namespaces should hold.
     fn desired(
         &self,
-        plan: &Plan,
-        owner: &Owner,
+        inputs: &Inputs,
         tenants: &TenantsProgress,
         state: &mut CredentialState,
     ) -> Result<DesiredSecrets, SpecError> {
-        let included = self.included(plan).0;
+        let Inputs { plan, owner, included, .. } = inputs;
         if plan.has_tenants() {
-            let context = self.tenant_context(plan, owner, &state.published, &included);
+            let context = self.tenant_context(inputs, &state.published);
             return Ok(state.tenants.content(&context, tenants));
         }
         // A token is dropped only when it has expired by every clock.
         let earliest = self.ctx.clock.earliest();
-        Ok(DesiredSecrets::Alike(secret::bundle(plan, owner, &state.published, &included, earliest)?))
+        Ok(DesiredSecrets::Alike(secret::bundle(plan, owner, &state.published, included, earliest)?))
     }
 
     /// The refresh on demand that is not served yet, if any. Each value of the annotation is served once, also across restarts. Where
@@ -286,11 +293,12 @@ impl Reconciliation<'_> {
 
     fn ran(
         &self,
-        plan: &Plan,
+        inputs: &Inputs,
         tokens: &TokensProgress,
         counts: SyncCounts,
         state: &mut CredentialState,
     ) -> Observation {
+        let plan = &inputs.plan;
         let taken = secret::taken_hosts(plan, &state.published);
         let left_out = secret::left_out(plan, &state.published, &taken, self.ctx.clock.earliest());
         let registries = plan.registries.iter().enumerate();
@@ -301,15 +309,13 @@ impl Reconciliation<'_> {
                 self.report_registry(registry, &taken, left_out, tokens, state)
             })
             .collect();
-        let owner = Owner { name: self.object.name_any(), uid: self.uid.clone() };
         let shared = state.published.values().map(|token| plan.refresh.due_at(token.life, &self.uid.0)).min();
-        let (included, include_failure) = self.included(plan);
-        let each = state.tenants.due_at(&self.tenant_context(plan, &owner, &state.published, &included));
+        let each = state.tenants.due_at(&self.tenant_context(inputs, &state.published));
         let token_changes = tokens.progress().filter_map(|progress| progress.step.look_again);
         Observation::Ran {
             registries,
             outputs: plan.outputs.iter().map(|output| report_output(plan, output, &counts, state)).collect(),
-            include_failure,
+            include_failure: inputs.include_failure.clone(),
             namespaces: self.report_namespaces(plan, counts),
             next_refresh_at: shared.into_iter().chain(each).min(),
             look_again: state.retries.retry_at().into_iter().chain(token_changes).min(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::desired_secrets::DesiredSecrets;
+use super::desired_secrets::{DesiredSecrets, NamespaceSecrets};
 use super::in_flight::{Ended, InFlight};
 use super::secret_key::{Change, SecretKey, change_of, key_of};
 use super::sync_ledger::{SyncLedger, SyncState};
@@ -15,6 +15,7 @@ use super::work_queue::WorkQueue;
 use crate::api::status::Reason;
 use crate::apply::{WriteError, Written};
 use crate::plan::SpecError;
+use crate::plan::namespaces::NamespaceUid;
 use crate::plan::schedule::{RetryPolicy, later, until};
 use crate::secret::ownership::ManagedFieldsDigest;
 use crate::secret::{Bundle, Desired, SecretAction, SecretTarget, Selection};
@@ -38,6 +39,9 @@ const RECHECK: Duration = Duration::from_secs(30);
 /// would leave a namespace without a valid token.
 const RESYNC_INTERVAL: Duration = Duration::from_secs(60);
 
+/// A clock is set back by so little when it follows the servers, whose times are in whole seconds.
+const CLOCK_CORRECTION: Duration = Duration::from_secs(2);
+
 /// What is kept of the writes of one `EcrCredential`.
 #[derive(Default)]
 pub(super) struct RetryState {
@@ -49,6 +53,8 @@ pub(super) struct RetryState {
     repairs: HashMap<SecretKey, Repairs>,
     /// When time alone may change what is to be done about a Secret: one that fails, is contested, or is kept until it expires.
     timers: BTreeSet<(Timestamp, SecretKey)>,
+    /// The timers of Secrets that are kept until they expire.
+    rechecks: HashMap<SecretKey, Timestamp>,
     pub(super) in_flight: InFlight,
     /// The Secrets that wait to be written.
     pub(super) queue: WorkQueue,
@@ -66,46 +72,87 @@ pub(super) struct Resync {
     /// The generation of the spec that it was for.
     pub(super) generation: Option<i64>,
     pub(super) at: Timestamp,
-    /// When touched Secrets were last examined.
+    /// The latest time at which touched Secrets were examined.
     pub(super) last: Timestamp,
 }
 
 impl Resync {
     /// Whether it is still good for a spec of this generation. After the clock was set back, no timer is.
     pub(super) fn is_current(&self, generation: Option<i64>, now: Timestamp) -> bool {
-        self.generation == generation && self.last <= now && until(self.at, now) < RESYNC_INTERVAL
+        self.generation == generation && !was_set_back(self.last, now) && until(self.at, now) < RESYNC_INTERVAL
+    }
+
+    /// The same, with touched Secrets examined again now.
+    pub(super) fn still_at(self, now: Timestamp) -> Self {
+        Self { last: self.last.max(now), ..self }
     }
 }
 
-/// What the Secrets of the target namespaces look like, by name.
-#[derive(Default, PartialEq)]
-struct Expected {
-    /// Where all namespaces are alike.
-    alike: Appearances,
-    /// Where each namespace has its own.
-    each: HashMap<Arc<str>, Appearances>,
+/// What was to be written last.
+enum Expected {
+    /// In all namespaces the same.
+    Alike(Appearances),
+    /// In each namespace its own.
+    Each(HashMap<Arc<str>, ExpectedIn>),
 }
 
-/// How each Secret looks in its metadata, and whether a token is missing in it.
+/// What was to be written last in one namespace that has its own.
+#[derive(PartialEq)]
+struct ExpectedIn {
+    namespace_uid: NamespaceUid,
+    appearances: Appearances,
+    current: bool,
+    lacks: Option<SpecError>,
+    failure: Option<SpecError>,
+}
+
+/// How each Secret looks in its metadata, by its name, and whether a token is missing in it.
 type Appearances = BTreeMap<Arc<str>, (ManagedFieldsDigest, bool)>;
+
+impl Default for Expected {
+    fn default() -> Self {
+        Self::Alike(Appearances::default())
+    }
+}
 
 impl Expected {
     fn of(desired: &DesiredSecrets) -> Self {
         let appearances = |bundle: &Bundle| {
             bundle.iter().map(|(name, desired)| (name.clone(), (desired.digest, desired.incomplete))).collect()
         };
+        let in_one = |share: &NamespaceSecrets| ExpectedIn {
+            namespace_uid: share.namespace_uid,
+            appearances: appearances(&share.desired),
+            current: share.current,
+            lacks: share.lacks.clone(),
+            failure: share.failure.clone(),
+        };
         match desired {
-            DesiredSecrets::Alike(bundle) => Self { alike: appearances(bundle), ..Self::default() },
+            DesiredSecrets::Alike(bundle) => Self::Alike(appearances(bundle)),
             DesiredSecrets::Each(shares) => {
-                let each = shares.iter().map(|(namespace, share)| (namespace.clone(), appearances(&share.desired)));
-                Self { each: each.collect(), ..Self::default() }
+                Self::Each(shares.iter().map(|(namespace, share)| (namespace.clone(), in_one(share))).collect())
             }
         }
     }
 
     fn at(&self, (name, namespace): &SecretKey) -> Option<ManagedFieldsDigest> {
-        let own = self.each.get(namespace).and_then(|appearances| appearances.get(name));
-        own.or_else(|| self.alike.get(name)).map(|(digest, _)| *digest)
+        let appearances = match self {
+            Self::Alike(appearances) => Some(appearances),
+            Self::Each(each) => each.get(namespace).map(|expected| &expected.appearances),
+        };
+        appearances.and_then(|appearances| appearances.get(name)).map(|(digest, _)| *digest)
+    }
+
+    /// The namespaces in which something else was to be written; none if that may be so in all of them.
+    fn differing<'a>(&'a self, before: &'a Self) -> Option<BTreeSet<&'a Arc<str>>> {
+        match (before, self) {
+            (Self::Alike(before), Self::Alike(now)) if before == now => Some(BTreeSet::new()),
+            (Self::Each(before), Self::Each(now)) => {
+                let namespaces = before.keys().chain(now.keys());
+                Some(namespaces.filter(|namespace| before.get(*namespace) != now.get(*namespace)).collect())
+            }
+            _ => None,
+        }
     }
 }
 
@@ -127,20 +174,23 @@ struct Repairs {
 }
 
 impl RetryState {
-    /// Takes what is to be written from now on; returns whether that differs from before. What failed, and what the API server made
-    /// of a write, is forgotten where the content is new.
+    /// Takes what is to be written from now on; returns whether that may differ from before in all namespaces. Where it differs in
+    /// some, those are examined next. What failed, and what the API server made of a write, is forgotten where the content is new.
     pub(super) fn expect(&mut self, desired: &DesiredSecrets) -> bool {
         let before = std::mem::replace(&mut self.expected, Expected::of(desired));
-        // Where each namespace has its own, the reasons why its tokens are missing or old count as well.
-        if matches!(desired, DesiredSecrets::Alike(_)) && before == self.expected {
+        let differing = self.expected.differing(&before);
+        if differing.as_ref().is_some_and(BTreeSet::is_empty) {
             return false;
         }
+        let everywhere = differing.is_none();
+        self.unexamined.extend(differing.into_iter().flatten().map(|namespace| (namespace.clone(), None)));
         let stays = |key: &SecretKey| before.at(key) == self.expected.at(key);
         self.accepted.retain(|key, _| stays(key));
         self.failing.retain(|key, _| stays(key));
         self.repairs.retain(|key, _| stays(key));
         self.timers.retain(|(_, key)| stays(key));
-        true
+        self.rechecks.retain(|key, _| stays(key));
+        everywhere
     }
 
     /// Prepares for a resync, which examines every Secret and so rebuilds the queue and the ledger. `is_concerned` says which Secrets
@@ -152,6 +202,7 @@ impl RetryState {
         self.failing.retain(|key, _| is_concerned(key));
         self.repairs.retain(|_, repairs| !repairs.is_over(now));
         self.timers.retain(|(_, key)| self.failing.contains_key(key) || self.repairs.contains_key(key));
+        self.rechecks.clear();
     }
 
     /// What to examine for another reason than an event: a write has ended, or a wait is over.
@@ -162,16 +213,30 @@ impl RetryState {
         std::mem::take(&mut self.unexamined)
     }
 
-    /// Has a Secret examined again after a while.
+    /// Has a Secret examined again after a while, unless that is planned already.
     pub(super) fn recheck(&mut self, key: &SecretKey, now: Timestamp) {
-        self.timers.insert((later(now, RECHECK), key.clone()));
+        if self.rechecks.get(key).is_none_or(|planned| *planned <= now) {
+            let at = later(now, RECHECK);
+            self.rechecks.insert(key.clone(), at);
+            self.timers.insert((at, key.clone()));
+        }
+    }
+
+    /// Whether the last write of a Secret failed.
+    pub(super) fn is_failing(&self, key: &SecretKey) -> bool {
+        self.failing.contains_key(key)
+    }
+
+    /// How many timers there are.
+    #[cfg(test)]
+    pub(super) fn timers(&self) -> usize {
+        self.timers.len()
     }
 
     /// Takes note of writes that have been in flight for long; returns whether there are any.
     pub(super) fn note_hanging(&mut self) -> bool {
-        let before = self.unexamined.len();
         self.unexamined.extend(self.in_flight.hanging().cloned().map(change_of));
-        self.unexamined.len() > before
+        self.in_flight.hanging().next().is_some()
     }
 
     /// Whether nothing is to be written and nothing is being written.
@@ -215,7 +280,7 @@ impl RetryState {
     /// Whether the next repair of a Secret has to wait. A repair in the future was noted before the clock was set back, and delays
     /// nothing.
     fn must_wait(&self, key: &SecretKey, now: Timestamp) -> bool {
-        self.repairs.get(key).is_some_and(|repairs| repairs.last <= now && repairs.not_before(key) > now)
+        self.repairs.get(key).is_some_and(|repairs| !was_set_back(repairs.last, now) && repairs.not_before(key) > now)
     }
 
     /// How a Secret counts about which this is to be done.
@@ -330,6 +395,11 @@ impl RetryState {
     }
 }
 
+/// Whether the clock has been set back since some moment by more than a correction.
+fn was_set_back(moment: Timestamp, now: Timestamp) -> bool {
+    until(now, moment) > CLOCK_CORRECTION
+}
+
 /// What the status says about a namespace: that a token is being fetched is no failure.
 fn problem_of(error: Option<&SpecError>) -> Option<(Reason, String)> {
     error.filter(|error| error.reason != Reason::FetchingToken).map(|error| (error.reason, error.message.clone()))
@@ -342,7 +412,7 @@ impl Failing {
 
     /// Whether to try again: the wait is over, the Secret has changed since, or the clock has been set back.
     fn may_retry(&self, target: &SecretTarget, now: Timestamp) -> bool {
-        self.retry_at() <= now || now < self.since || self.seen != target.ownership.version()
+        self.retry_at() <= now || was_set_back(self.since, now) || self.seen != target.ownership.version()
     }
 }
 

@@ -126,8 +126,11 @@ impl Shared {
 
     /// The same for a change of targets, for which a reconciliation that is writing wakes.
     fn change_targets(&self, change: impl FnOnce(&mut ClusterState) -> BTreeSet<Uid>) {
-        self.change(change);
-        self.targets_changed.notify_waiters();
+        let concerned = change(&mut self.state.lock());
+        self.send(&concerned);
+        if !concerned.is_empty() {
+            self.targets_changed.notify_waiters();
+        }
     }
 
     /// Ends when somebody's targets change, from the moment it is enabled.

@@ -9,7 +9,7 @@ use crate::secret::SecretAction;
 /// come when nothing else is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum WritePriority {
-    /// A missing Secret that an event has just shown. It goes ahead of thousands that are created for a new `EcrCredential`.
+    /// A missing Secret that an event has just shown, and that was not tried yet. It goes ahead of thousands that are created for a new `EcrCredential`.
     Urgent,
     Create,
     Repair,
@@ -49,6 +49,12 @@ impl WorkQueue {
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The Secrets that go before all others.
+    pub(super) fn urgent(&self) -> BTreeSet<SecretKey> {
+        let urgent = self.0.iter().take_while(|(priority, _)| *priority == WritePriority::Urgent);
+        urgent.map(|(_, key)| key.clone()).collect()
     }
 
     #[cfg(test)]

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Context;
 use super::diff::{Diff, Superseded};
 use super::retry_state::RetryState;
-use super::sync_ledger::SyncCounts;
 use super::work_queue::WritePriority;
 
 /// How long a reconciliation waits for writes of which none ends.
@@ -16,9 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How the writes of one reconciliation ended.
 pub(super) enum WritesOutcome {
     /// Every Secret is as it should be or has failed.
-    Done(SyncCounts),
-    /// Only slow writes are in flight. Another reconciliation follows soon; there are counts if some hang.
-    Slow(Option<SyncCounts>),
+    Done,
+    /// Only slow writes are in flight, of which some may hang. Another reconciliation follows soon.
+    Slow { hangs: bool },
     /// The `EcrCredential` has changed, and another reconciliation is queued; or the process is ending.
     Superseded,
 }
@@ -28,6 +29,7 @@ pub(super) async fn write(ctx: &Arc<Context>, diff: &Diff<'_>, retries: &mut Ret
     let changed = retries.expect(diff.desired);
     // It is put back only by an end at which every event has been taken up. After any other, the next one examines all Secrets.
     let mut resynced = retries.resynced.take().filter(|_| !changed);
+    let mut patience = Instant::now() + PATIENCE;
     loop {
         // Before the Secrets are examined, so that no event falls in between.
         let mut woken = std::pin::pin!(ctx.shared.targets_changed());
@@ -35,9 +37,9 @@ pub(super) async fn write(ctx: &Arc<Context>, diff: &Diff<'_>, retries: &mut Ret
         if diff.sync(retries, &mut resynced).is_err() {
             return WritesOutcome::Superseded;
         }
-        if let Some(counts) = diff.settled(retries) {
+        if diff.is_settled(retries) {
             retries.resynced = resynced;
-            return WritesOutcome::Done(counts);
+            return WritesOutcome::Done;
         }
         if begin_due(ctx, diff, retries).is_err() {
             return WritesOutcome::Superseded;
@@ -55,16 +57,17 @@ pub(super) async fn write(ctx: &Arc<Context>, diff: &Diff<'_>, retries: &mut Ret
             biased;
             Some(ended) = retries.in_flight.next() => {
                 retries.record(&ended, diff.desired, &ctx.retry, ctx.clock.now());
+                patience = Instant::now() + PATIENCE;
             }
             // A new namespace does not wait for writes that hang.
             () = woken => {}
-            () = tokio::time::sleep(PATIENCE), if !ctx.stop.is_cancelled() => {
+            () = tokio::time::sleep_until(patience), if !ctx.stop.is_cancelled() => {
                 let hangs = retries.note_hanging();
                 if diff.sync(retries, &mut resynced).is_err() {
                     return WritesOutcome::Superseded;
                 }
                 retries.resynced = resynced;
-                return WritesOutcome::Slow(hangs.then(|| diff.counts(retries)).flatten());
+                return WritesOutcome::Slow { hangs };
             }
         }
     }

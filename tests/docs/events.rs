@@ -74,9 +74,9 @@ fn the_page_lists_the_reasons_of_normal_events_and_no_other() {
         Observation::Stalled(refused),
     ];
     for observation in course {
-        let Outcome { status: next, notes, .. } = conclude(observation, &status, Some(1), at(2000));
-        for note in notes {
-            if note.warning { &mut warning } else { &mut normal }.insert(note.reason);
+        let Outcome { status: next, events, .. } = conclude(observation, &status, Some(1), at(2000));
+        for event in events {
+            if event.warning { &mut warning } else { &mut normal }.insert(event.reason);
         }
         status = next;
     }

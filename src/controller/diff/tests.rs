@@ -8,6 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::super::desired_secrets::NamespaceSecrets;
 use super::super::in_flight::Ended;
 use super::super::secret_key::key_of;
 use super::super::stage::{ACCOUNT, HOUR, NOW, at, token, uid};
@@ -24,7 +25,7 @@ use crate::plan::references::References;
 use crate::plan::schedule::RetryPolicy;
 use crate::plan::scopes::OutputScope;
 use crate::plan::targets::{Activity, CredentialRef};
-use crate::plan::{Identity, Limits, Uid, plan};
+use crate::plan::{Identity, Limits, SpecError, Uid, plan};
 use crate::secret::ownership::{ManagedFieldsDigest, SecretRecord};
 use crate::secret::{Bundle, Desired, Published, bundle};
 
@@ -64,8 +65,11 @@ enum Step {
     },
     /// The spec selects these namespaces.
     Retarget(u8),
-    /// Other tokens are published.
-    Tokens(usize),
+    /// Other tokens are published, where each namespace has its own in one of them.
+    Tokens {
+        tokens: usize,
+        namespace: usize,
+    },
     Pass(i64),
     /// The next write begins.
     Begin,
@@ -86,7 +90,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0_usize..4, name(), 0..=NAMESPACES.len())
             .prop_map(|(activity, name, namespaces)| Step::Rival { activity, name, namespaces }),
         1 => (0_u8..16).prop_map(Step::Retarget),
-        1 => (0_usize..3).prop_map(Step::Tokens),
+        1 => (0_usize..3, namespace()).prop_map(|(tokens, namespace)| Step::Tokens { tokens, namespace }),
         3 => (-20_i64..40).prop_map(Step::Pass),
         6 => Just(Step::Begin),
         6 => (0_usize..8).prop_map(Step::End),
@@ -104,7 +108,9 @@ struct Scene {
     generation: i64,
     /// What is to be written with each of the tokens.
     contents: Vec<Bundle>,
-    tokens: usize,
+    tokens: [usize; NAMESPACES.len()],
+    /// Whether each namespace has tokens of its own.
+    each: bool,
     retries: RetryState,
     resynced: Option<Resync>,
     in_flight: Vec<(SecretTarget, SecretAction, Option<Arc<Desired>>)>,
@@ -128,7 +134,7 @@ fn object(generation: i64, namespaces: &[&str]) -> EcrCredential {
 }
 
 impl Scene {
-    fn new() -> Self {
+    fn new(each: bool) -> Self {
         TIME.set(NOW);
         let scope =
             OutputScope { namespace: Some("a".into()), name: "out".into(), format: OutputFormat::DockerConfigJson };
@@ -157,7 +163,8 @@ impl Scene {
             clock: Clock::new(|| at(TIME.get()), Duration::default),
             generation: 1,
             contents,
-            tokens: 0,
+            tokens: [0; NAMESPACES.len()],
+            each,
             retries: RetryState::default(),
             resynced: None,
             in_flight: Vec::new(),
@@ -167,7 +174,22 @@ impl Scene {
     }
 
     fn desired(&self) -> DesiredSecrets {
-        DesiredSecrets::Alike(self.contents[self.tokens].clone())
+        if !self.each {
+            return DesiredSecrets::Alike(self.contents[self.tokens[0]].clone());
+        }
+        let state = self.state.lock();
+        let shares = NAMESPACES.iter().zip(self.tokens).map(|(namespace, tokens)| {
+            let lacks = SpecError { reason: Reason::AccessDenied, message: "no".to_owned() };
+            let share = NamespaceSecrets {
+                namespace_uid: state.index.namespace_uid(namespace),
+                desired: self.contents[tokens].clone(),
+                current: true,
+                lacks: (tokens == 2).then_some(lacks),
+                failure: None,
+            };
+            (Arc::from(*namespace), share)
+        });
+        DesiredSecrets::Each(shares.collect())
     }
 
     /// Calls something with the comparison and what it changes.
@@ -221,7 +243,8 @@ impl Scene {
                 let credential = credential_ref(&object(self.generation, &chosen), &self.limits);
                 self.state.lock().set_credential(&uid("x"), credential);
             }
-            Step::Tokens(tokens) => self.tokens = *tokens,
+            Step::Tokens { tokens, namespace } if self.each => self.tokens[*namespace] = *tokens,
+            Step::Tokens { tokens, .. } => self.tokens = [*tokens; NAMESPACES.len()],
             Step::Pass(seconds) => TIME.set(TIME.get() + seconds),
             Step::Begin => {
                 let next = self.with(|diff, retries, _| diff.next_write(retries, |_, _| true)).ok().flatten();
@@ -253,6 +276,12 @@ impl Scene {
             attach: Vec::new(),
         };
         state.set_credential(&uid("rival"), rival);
+    }
+
+    /// The EcrCredential `x` has another generation.
+    fn become_one_of(&mut self, activity: Activity) {
+        let credential = credential_ref(&object(self.generation + 1, &NAMESPACES), &self.limits);
+        self.state.lock().set_credential(&uid("x"), CredentialRef { activity, ..credential });
     }
 
     /// The first write in flight ends: as it should, changed by admission, or with an error.
@@ -333,8 +362,8 @@ impl Scene {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
     #[test]
-    fn what_is_kept_incrementally_is_what_a_comparison_of_all_secrets_gives(steps in steps()) {
-        let mut scene = Scene::new();
+    fn what_is_kept_incrementally_is_what_a_comparison_of_all_secrets_gives(each: bool, steps in steps()) {
+        let mut scene = Scene::new(each);
         scene.check()?;
         for step in &steps {
             scene.apply(step);
@@ -351,7 +380,7 @@ proptest! {
 
 #[test]
 fn an_event_examines_the_secrets_of_one_namespace_and_no_others() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(false);
     for namespace in 0..NAMESPACES.len() {
         scene.apply(&Step::Namespace { namespace, namespace_uid: 0, terminating: false });
     }
@@ -372,9 +401,12 @@ fn an_event_examines_the_secrets_of_one_namespace_and_no_others() {
     // A missed change waits no longer than this.
     scene.retries.resynced = scene.resynced;
     assert!(scene.retries.retry_at().unwrap() <= at(NOW + 60));
-    for step in
-        [Step::Tokens(1), Step::Retarget(3), Step::Pass(60), Step::Rival { activity: 0, name: 0, namespaces: 2 }]
-    {
+    for step in [
+        Step::Tokens { tokens: 1, namespace: 0 },
+        Step::Retarget(3),
+        Step::Pass(60),
+        Step::Rival { activity: 0, name: 0, namespaces: 2 },
+    ] {
         let before = scene.resyncs;
         // Each resync has a time of its own.
         TIME.set(TIME.get() + 1);
@@ -382,4 +414,119 @@ fn an_event_examines_the_secrets_of_one_namespace_and_no_others() {
         scene.check().unwrap();
         assert_eq!(scene.resyncs, before + 1, "{step:?}");
     }
+}
+
+/// The Secret whose write is next, if it is known what to do.
+fn next(scene: &mut Scene) -> Option<(String, SecretAction)> {
+    let next = scene.with(|diff, retries, _| diff.next_write(retries, |_, _| true)).ok().flatten();
+    next.map(|(target, action)| (target.namespace.to_string(), action))
+}
+
+#[test]
+fn nothing_is_deleted_in_the_name_of_an_ecrcredential_that_has_gone_or_changed_since() {
+    type Change = fn(&mut Scene);
+    let changes: [(&str, Change); 4] = [
+        ("gone", |scene| drop(scene.state.lock().remove_credential(&uid("x")))),
+        ("changed", |scene| scene.become_one_of(Activity::Active)),
+        ("unreadable", |scene| scene.become_one_of(Activity::Unreadable)),
+        ("suspended", |scene| scene.become_one_of(Activity::Idle)),
+    ];
+    for (name, change) in changes {
+        let mut scene = Scene::new(false);
+        for namespace in 0..3 {
+            scene.apply(&Step::Namespace { namespace, namespace_uid: 0, terminating: false });
+            scene.apply(&Step::Secret { name: 0, namespace, owner: 1, content: 1, held: false });
+        }
+        scene.check().unwrap();
+        change(&mut scene);
+        assert!(scene.with(|diff, retries, _| diff.next_write(retries, |_, _| true)).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn a_new_namespace_goes_before_those_that_are_tried_again() {
+    let mut scene = Scene::new(false);
+    for namespace in 0..3 {
+        scene.apply(&Step::Namespace { namespace, namespace_uid: 0, terminating: false });
+    }
+    scene.check().unwrap();
+    for _ in 0..3 {
+        scene.apply(&Step::Begin);
+        scene.apply(&Step::End(1));
+    }
+    scene.check().unwrap();
+    scene.apply(&Step::Pass(10));
+    scene.apply(&Step::Namespace { namespace: 3, namespace_uid: 0, terminating: false });
+    scene.check().unwrap();
+    assert_eq!(next(&mut scene), Some(("d".to_owned(), SecretAction::Create)));
+}
+
+#[test]
+fn a_new_namespace_goes_before_all_others_also_if_all_are_examined_again() {
+    for news_first in [false, true] {
+        let mut scene = Scene::new(false);
+        for namespace in 0..3 {
+            scene.apply(&Step::Namespace { namespace, namespace_uid: 0, terminating: false });
+        }
+        scene.check().unwrap();
+        let before = scene.resyncs;
+        if news_first {
+            scene.apply(&Step::Namespace { namespace: 3, namespace_uid: 0, terminating: false });
+            scene.check().unwrap();
+        }
+        scene.apply(&Step::Pass(60));
+        if !news_first {
+            scene.apply(&Step::Namespace { namespace: 3, namespace_uid: 0, terminating: false });
+        }
+        scene.check().unwrap();
+        assert_eq!(scene.resyncs, before + 1, "{news_first}");
+        assert_eq!(next(&mut scene), Some(("d".to_owned(), SecretAction::Create)), "{news_first}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_corrected_by_a_second_at_a_time_costs_no_look_at_all_secrets() {
+    let mut scene = Scene::new(false);
+    scene.apply(&Step::Namespace { namespace: 0, namespace_uid: 0, terminating: false });
+    scene.check().unwrap();
+    for seconds in [3, -1, 3, -2] {
+        scene.apply(&Step::Pass(seconds));
+        scene.check().unwrap();
+    }
+    assert_eq!(scene.resyncs, 1);
+    scene.apply(&Step::Pass(-30));
+    scene.check().unwrap();
+    assert_eq!(scene.resyncs, 2, "after such a step no timer is good");
+}
+
+#[test]
+fn a_secret_that_is_kept_for_now_has_one_timer_however_often_it_is_examined() {
+    let mut scene = Scene::new(false);
+    scene.apply(&Step::Namespace { namespace: 0, namespace_uid: 0, terminating: false });
+    scene.check().unwrap();
+    for _ in 0..50 {
+        // It is the operator's and has a finalizer of somebody else.
+        scene.apply(&Step::Secret { name: 0, namespace: 0, owner: 1, content: 1, held: true });
+        scene.apply(&Step::Tokens { tokens: 2, namespace: 0 });
+        scene.apply(&Step::Pass(1));
+        scene.check().unwrap();
+    }
+    assert!(scene.retries.timers() <= 2, "{}", scene.retries.timers());
+}
+
+#[test]
+fn where_each_namespace_has_tokens_of_its_own_new_ones_examine_that_namespace_alone() {
+    let mut scene = Scene::new(true);
+    for namespace in 0..NAMESPACES.len() {
+        scene.apply(&Step::Namespace { namespace, namespace_uid: 0, terminating: false });
+        scene.apply(&Step::Secret { name: 0, namespace, owner: 1, content: 0, held: false });
+    }
+    scene.check().unwrap();
+    let before = scene.resyncs;
+    TIME.set(TIME.get() + 1);
+    scene.apply(&Step::Tokens { tokens: 1, namespace: 2 });
+    scene.check().unwrap();
+    assert_eq!(scene.resyncs, before);
+    let queued: Vec<&SecretKey> = scene.retries.queue.keys().filter(|(name, _)| &**name == "pull").collect();
+    assert_eq!(queued, [&("pull".into(), "c".into())]);
 }

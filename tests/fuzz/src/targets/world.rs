@@ -500,7 +500,7 @@ fn compare(world: &ClusterState, model: &Model, me: &str, view: &View) {
     let places: Vec<_> = places.collect();
     for place in &places {
         let spot = (place.name.clone(), place.namespace.clone());
-        let again = world.target_at(&uid, claimant.generation, &spot).expect("the same place");
+        let again = world.target(&uid, &spot).expect("the same place");
         assert_eq!((again.selection, again.ownership), (place.selection.clone(), place.ownership.clone()));
     }
     let seen = places.into_iter().map(|place| {

@@ -39,7 +39,7 @@ pub(super) fn measure(credentials: usize, namespaces: usize) {
             .collect(),
         labels: [("pull".to_owned(), "ecr".to_owned())].into(),
     };
-    let places = credentials * namespaces;
+    let targets = credentials * namespaces;
     let come = timed(namespaces, || (0..namespaces).for_each(|n| drop(crowd.namespace(n))));
     let claim = timed(places, || crowd.claim());
     let store = timed(places, || crowd.store(namespaces));
@@ -97,10 +97,10 @@ impl Crowd {
         }
     }
 
-    /// As one round of each EcrCredential does.
+    /// As a resync of each EcrCredential does.
     fn look(&self) -> usize {
-        let places = |uid| self.world.places(uid, Some(1)).into_iter().flatten().count();
-        self.credentials.iter().map(|(uid, _)| places(uid)).sum()
+        let targets = |uid| self.world.targets(uid, Some(1)).into_iter().flatten().count();
+        self.credentials.iter().map(|(uid, _)| targets(uid)).sum()
     }
 }
 
