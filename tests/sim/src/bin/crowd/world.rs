@@ -41,10 +41,10 @@ pub(super) fn measure(credentials: usize, namespaces: usize) {
     };
     let targets = credentials * namespaces;
     let come = timed(namespaces, || (0..namespaces).for_each(|n| drop(crowd.namespace(n))));
-    let claim = timed(places, || crowd.claim());
-    let store = timed(places, || crowd.store(namespaces));
-    let bytes = resident().0.saturating_sub(before) / places;
-    let look = timed(places, || assert_eq!(crowd.look(), places));
+    let claim = timed(targets, || crowd.claim());
+    let store = timed(targets, || crowd.store(namespaces));
+    let bytes = resident().0.saturating_sub(before) / targets;
+    let look = timed(targets, || assert_eq!(crowd.look(), targets));
     let more = timed(credentials, || assert_eq!(crowd.namespace(namespaces).len(), credentials));
     println!(
         "| {credentials} x {namespaces} | {come:.1} | {claim:.2} | {store:.2} | {look:.2} | {more:.1} | {bytes} |"
