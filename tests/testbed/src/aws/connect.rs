@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -38,6 +38,9 @@ struct Shared {
     inner: Arc<Inner>,
     authority: Authority,
     tunnels: Mutex<Vec<Tunnel>>,
+    /// How many tunnels are open.
+    open: Mutex<usize>,
+    closed: Condvar,
     missing: Mutex<BTreeSet<String>>,
     login: Mutex<Option<String>>,
 }
@@ -62,6 +65,8 @@ impl AwsStandIn {
             inner: self.inner.clone(),
             authority: Authority::new()?,
             tunnels: Mutex::default(),
+            open: Mutex::default(),
+            closed: Condvar::default(),
             missing: Mutex::default(),
             login: Mutex::default(),
         });
@@ -103,6 +108,12 @@ impl AwsProxy {
     /// Every CONNECT so far, oldest first.
     pub fn tunnels(&self) -> Vec<Tunnel> {
         self.shared.tunnels.lock().clone()
+    }
+
+    /// Every CONNECT so far when none of the tunnels is open any more, as after the end of the caller. Waits for that.
+    pub fn closed_tunnels(&self) -> Vec<Tunnel> {
+        self.shared.closed.wait_while(&mut self.shared.open.lock(), |open| *open > 0);
+        self.tunnels()
     }
 
     /// From now on this name does not resolve, as that of an endpoint which a region does not have.
@@ -149,10 +160,13 @@ impl Shared {
         let number = self.record(Tunnel { authority, status: status.as_u16(), failure: None });
         if let Some(host) = host {
             let shared = self.clone();
+            *self.open.lock() += 1;
             tokio::spawn(async move {
                 if let Err(error) = shared.lead(request, host).await {
                     shared.tunnels.lock()[number].failure = Some(format!("{error:#}"));
                 }
+                *shared.open.lock() -= 1;
+                shared.closed.notify_all();
             });
         }
         let mut response = Response::new(Empty::new());

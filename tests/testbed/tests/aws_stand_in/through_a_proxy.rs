@@ -69,14 +69,14 @@ fn ecr_public_and_a_web_identity_go_the_same_way() {
     let expected =
         ["sts.eu-west-1.amazonaws.com", "api.ecr.eu-west-1.amazonaws.com", "api.ecr-public.us-east-1.amazonaws.com"];
     assert_eq!(hosts, expected);
-    assert!(proxy.tunnels().iter().all(|tunnel| tunnel.status == 200 && tunnel.failure.is_none()));
+    assert!(proxy.closed_tunnels().iter().all(|tunnel| tunnel.status == 200 && tunnel.failure.is_none()));
 }
 
 #[test]
 fn the_sdks_own_client_takes_the_proxy_but_no_ca_bundle() {
     let (aws, proxy, ca) = proxied();
     assert!(child("default", &proxy, &ca, &[]).success());
-    let tunnels = proxy.tunnels();
+    let tunnels = proxy.closed_tunnels();
     assert_eq!(tunnels[0].authority, "api.ecr.eu-west-1.amazonaws.com:443");
     assert!(tunnels[0].failure.as_deref().is_some_and(|why| why.contains("UnknownCA")), "{tunnels:?}");
     assert_eq!(aws.calls_since(Default::default()).len(), 0);
@@ -91,7 +91,7 @@ fn a_proxy_may_want_a_login_and_may_not_know_a_host() {
     assert!(child("both", &proxy, &ca, &[("HTTPS_PROXY", &with_login), ("CALLS", &one_call(&aws))]).success());
     proxy.hide("api.ecr.eu-west-1.amazonaws.com");
     assert!(child("denied", &proxy, &ca, &[("HTTPS_PROXY", &with_login)]).success());
-    let statuses: Vec<u16> = proxy.tunnels().iter().map(|tunnel| tunnel.status).collect();
+    let statuses: Vec<u16> = proxy.closed_tunnels().iter().map(|tunnel| tunnel.status).collect();
     assert_eq!(statuses, [407, 200, 200, 502]);
     assert_eq!(aws.calls_since(Default::default()).len(), 2);
 }
