@@ -99,6 +99,25 @@ fn every_room_uses_only_what_it_may() {
 }
 
 #[test]
+fn the_table_of_the_architecture_says_the_same() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md")).unwrap();
+    let names = |cell: &str| -> BTreeSet<String> {
+        let quoted = cell.split('`').skip(1).step_by(2);
+        quoted.map(|name| name.trim_end_matches('/').trim_end_matches(".rs").to_owned()).collect()
+    };
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.rsplit_once(" | "));
+    let told: BTreeMap<String, BTreeSet<String>> = rows
+        .flat_map(|(row, uses)| {
+            let modules = row.split(" | ").next().unwrap_or_default();
+            names(&format!("`{modules}")).into_iter().map(move |module| (module, names(uses)))
+        })
+        .collect();
+    let rules: BTreeMap<String, BTreeSet<String>> =
+        ROOMS.map(|(room, uses)| (room.to_owned(), uses.iter().map(|name| (*name).to_owned()).collect())).into();
+    assert_eq!(told, rules);
+}
+
+#[test]
 fn every_file_begins_with_the_sentence_that_is_its_job() {
     for (file, text) in sources() {
         let first = text.lines().next().unwrap_or_default();
