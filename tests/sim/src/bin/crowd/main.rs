@@ -33,7 +33,7 @@ enum Part {
 impl Part {
     const fn name(self) -> &'static str {
         match self {
-            Self::ClusterState => "world",
+            Self::ClusterState => "cluster-state",
             Self::Controller => "controller",
         }
     }
