@@ -130,7 +130,13 @@ impl Writer {
     ) -> Result<Written, WriteError> {
         let work = async {
             match (action, desired) {
-                (SecretAction::Create, Some(desired)) => self.apply(target, desired, None).await,
+                (SecretAction::Create, Some(desired)) => {
+                    // The token of one namespace must not be written into another that has its name by now.
+                    if desired.of_one_namespace {
+                        self.expect_namespace(target).await?;
+                    }
+                    self.apply(target, desired, None).await
+                }
                 (SecretAction::Update(record), Some(desired)) => {
                     self.update(target, Overwrite::All(desired), record).await
                 }
@@ -164,7 +170,7 @@ impl Writer {
     ///
     /// # Errors
     /// It was recreated or deleted, or the API server refused or failed.
-    pub async fn expect_namespace(&self, target: &SecretTarget) -> Result<(), WriteError> {
+    async fn expect_namespace(&self, target: &SecretTarget) -> Result<(), WriteError> {
         let api: Api<Observed<Namespace>> = Api::all(self.client.clone());
         let found = self.in_time(api.get(&target.namespace)).await.map_err(classify)?;
         let now = NamespaceUid::of_namespace(found.meta());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::expectations::Expectations;
 use super::includes::Includes;
-use super::secret_key::{Change, NamespaceFirst, SecretKey, change_of};
+use super::secret_key::{Change, NamespaceFirst, SecretKey, change_of, key_of};
 use crate::api::OutputFormat;
 use crate::api::status::Reason;
 use crate::attach::Unattached;
@@ -20,12 +20,12 @@ use crate::secret::{Records, SecretTarget, Selection};
 const MOST_TOUCHED: usize = 1024;
 
 /// What events have changed for an `EcrCredential`.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Touched {
-    /// This.
-    Changes(BTreeSet<Change>),
-    /// Perhaps all of its Secrets.
-    Everything,
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// What they have shown.
+    pub changes: BTreeSet<Change>,
+    /// Whether any of its Secrets may have changed besides.
+    pub everything: bool,
 }
 
 /// Namespaces, `EcrCredentials`, and the metadata of the Secrets that may be ours.
@@ -179,6 +179,14 @@ impl ClusterState {
         Some(SecretTarget { namespace: namespace.clone(), namespace_uid, name: name.clone(), ownership, selection })
     }
 
+    /// Whether an `EcrCredential` is still served, and still in that relation to a Secret of that very namespace.
+    pub(super) fn is_still(&self, me: &Uid, target: &SecretTarget) -> bool {
+        self.index.is_active(me)
+            && self
+                .target(me, &key_of(target))
+                .is_some_and(|now| now.selection == target.selection && now.namespace_uid == target.namespace_uid)
+    }
+
     /// The keys of every Secret that concerns an `EcrCredential`, or that it may not write in a namespace that it selects.
     pub(super) fn keys<'a>(&'a self, me: &'a Uid) -> impl Iterator<Item = SecretKey> + use<'a> {
         let keys = self.index.targets(me).chain(self.left_by(me)).chain(self.index.denied(me));
@@ -249,7 +257,7 @@ impl ClusterState {
 
     /// What events have touched since the last call.
     pub(super) fn take_touched(&mut self, uid: &Uid) -> Touched {
-        self.touched.remove(uid).unwrap_or_else(|| Touched::Changes(BTreeSet::new()))
+        self.touched.remove(uid).unwrap_or_default()
     }
 
     /// Whether events have touched anything since then.
@@ -260,20 +268,19 @@ impl ClusterState {
     /// Records a change for those whom it concerns.
     fn touch(&mut self, uids: &BTreeSet<Uid>, change: &Change) {
         for uid in uids.iter().filter(|uid| self.index.is_alive(uid)) {
-            let touched = self.touched.entry(uid.clone()).or_insert_with(|| Touched::Changes(BTreeSet::new()));
-            if let Touched::Changes(changes) = touched {
-                changes.insert(change.clone());
-                if changes.len() > MOST_TOUCHED {
-                    *touched = Touched::Everything;
-                }
+            let touched = self.touched.entry(uid.clone()).or_default();
+            touched.changes.insert(change.clone());
+            if touched.changes.len() > MOST_TOUCHED {
+                *touched = Touched { everything: true, ..Touched::default() };
             }
         }
     }
 
     /// Records for some that any of their Secrets may have changed.
-    fn touch_all(&mut self, uids: &BTreeSet<Uid>) {
-        let alive = uids.iter().filter(|uid| self.index.is_alive(uid));
-        self.touched.extend(alive.map(|uid| (uid.clone(), Touched::Everything)));
+    pub(super) fn touch_all(&mut self, uids: &BTreeSet<Uid>) {
+        for uid in uids.iter().filter(|uid| self.index.is_alive(uid)) {
+            self.touched.entry(uid.clone()).or_default().everything = true;
+        }
     }
 
     /// Takes a namespace as it is now; returns whom it concerns.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 
-use super::cluster_state::{ClusterState, Touched};
+use super::cluster_state::ClusterState;
 use super::desired_secrets::DesiredSecrets;
 use super::retry_state::{Resync, RetryState};
 use super::secret_key::{Change, SecretKey};
@@ -55,33 +55,26 @@ struct Assessment {
 
 impl Diff<'_> {
     /// Examines every Secret that may have changed since the last call, and queues those that are to be written: all of them unless
-    /// `resynced` is still good.
+    /// `resynced` is still good. Where it ends early, the next call examines the same again.
     pub(super) fn sync(&self, retries: &mut RetryState, resynced: &mut Option<Resync>) -> Result<(), Superseded> {
         let times = self.times();
         let mut state = self.current_state()?;
         let touched = state.take_touched(&self.owner.uid);
+        retries.show(touched.changes);
+        let everything = retries.follow_clock(times.now) || touched.everything;
+        *resynced = resynced.filter(|last| !everything && last.is_current(self.generation, times.now));
         let keys_of = |changes: &BTreeSet<Change>| -> BTreeSet<SecretKey> {
             changes.iter().flat_map(|change| state.keys_of(&self.owner.uid, change)).collect()
         };
-        let (shown, everything) = match &touched {
-            Touched::Changes(changes) => (keys_of(changes), false),
-            Touched::Everything => (BTreeSet::new(), true),
-        };
-        let unexamined = keys_of(&retries.take_unexamined(times.now));
-        let last = resynced.filter(|last| !everything && last.is_current(self.generation, times.now));
-        *resynced = Some(match last {
-            Some(last) => last.still_at(times.now),
-            None => {
-                let urgent = retries.queue.urgent();
-                self.resync(&state, retries, times)?;
-                self.queue(&state, urgent, true, retries, times)?;
-                Resync { generation: self.generation, at: times.now, last: times.now }
-            }
-        });
-        if last.is_some() {
-            self.queue(&state, unexamined, false, retries, times)?;
+        if resynced.is_none() {
+            self.resync(&state, retries, times)?;
+            *resynced = Some(Resync { generation: self.generation, at: times.now });
+        } else {
+            self.queue(&state, keys_of(retries.unexamined(times.now)), false, retries, times)?;
         }
-        self.queue(&state, shown, true, retries, times)
+        self.queue(&state, keys_of(retries.shown()), true, retries, times)?;
+        retries.examined();
+        Ok(())
     }
 
     /// The state of the cluster, while the `EcrCredential` is as it was when the reconciliation began. To one that is gone, all of
@@ -133,8 +126,12 @@ impl Diff<'_> {
         let times = self.times();
         while let Some(priority) = retries.queue.next_priority().filter(|priority| has_room(retries, *priority)) {
             let Some((_, key)) = retries.queue.pop() else { break };
-            let state = self.current_state()?;
-            match self.examine(&state, &key, retries, times)? {
+            let assessed = self.current_state().and_then(|state| self.examine(&state, &key, retries, times));
+            if assessed.is_err() {
+                retries.queue.push(priority, key);
+                return Err(Superseded);
+            }
+            match assessed? {
                 // It can wait longer than it could when it was queued.
                 Some((current, ..)) if current > priority.max(WritePriority::Create) => {
                     retries.queue.push(current, key);
@@ -169,15 +166,20 @@ impl Diff<'_> {
         retries: &mut RetryState,
         times: Times,
     ) -> Result<Option<DueWrite>, Superseded> {
-        let Assessment { due, unwritten, expires, counts } = self.assess(state, key, retries, times)?;
-        if !unwritten {
-            retries.forget_failure(key);
+        let mut assessment = self.assess(state, key, retries, times)?;
+        if !assessment.unwritten && retries.forget_failure(key) {
+            // It counts without its failure.
+            assessment = self.assess(state, key, retries, times)?;
         }
+        let Assessment { due, unwritten, expires, counts } = assessment;
         if !counts.selected {
             retries.forget_accepted(key);
         }
         if expires {
             retries.recheck(key, times.now);
+        }
+        if unwritten && due.is_none() {
+            retries.wait(key);
         }
         retries.ledger.record(key.clone(), counts);
         Ok(due)

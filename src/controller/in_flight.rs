@@ -112,16 +112,11 @@ async fn perform(
     desired: Option<&Desired>,
     sent: &OnceLock<Instant>,
 ) -> Result<Written, WriteError> {
-    // A process that is ending begins nothing new, though it may have waited for a slot.
-    let begin = || !ctx.stop.is_cancelled() && sent.set(Instant::now()).is_ok();
+    // It may have waited for a slot. A process that is ending begins nothing new, and what was wanted then may not be wanted now.
+    let is_wanted = || !ctx.stop.is_cancelled() && ctx.shared.state.lock().is_still(me, target);
+    let begin = || is_wanted() && sent.set(Instant::now()).is_ok();
     let write = ctx.shared.write_begins(key_of(target));
-    // The token of one namespace must not be written into another that has its name by now.
-    let named = desired.is_some_and(|desired| desired.of_one_namespace) && *action == SecretAction::Create;
-    let expected = if named { ctx.writer.expect_namespace(target).await } else { Ok(()) };
-    let result = match expected {
-        Ok(()) => ctx.writer.perform(target, action, desired, begin).await,
-        Err(error) => Err(error),
-    };
+    let result = ctx.writer.perform(target, action, desired, begin).await;
     // The answer often comes before the watch event.
     match &result {
         Ok(Written::Stored(record) | Written::Deleting(record)) => {
@@ -147,4 +142,76 @@ async fn perform(
 
 fn is_older(sent: &OnceLock<Instant>, age: Duration) -> bool {
     sent.get().is_some_and(|sent| sent.elapsed() >= age)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::super::stage::{ACCOUNT, HOUR, NOW, Stage, at, token, uid};
+    use super::super::watches::credential_ref;
+    use super::*;
+    use crate::api::EcrCredential;
+    use crate::apply::Writer;
+    use crate::plan::Identity;
+    use crate::plan::namespaces::NamespaceUid;
+
+    fn object(edit: serde_json::Value) -> EcrCredential {
+        let mut spec = json!({ "registries": [{ "private": {} }], "namespaces": { "names": ["a", "b"] }, "secret": { "name": "pull" } });
+        spec.as_object_mut().unwrap().extend(edit.as_object().unwrap().clone());
+        serde_json::from_value(json!({
+            "apiVersion": "pullsecrets.dev/v1alpha1", "kind": "EcrCredential",
+            "metadata": { "name": "x", "uid": "x", "generation": 2 },
+            "spec": spec,
+        }))
+        .unwrap()
+    }
+
+    fn change_spec(ctx: &Context, edit: serde_json::Value) {
+        ctx.shared.state.lock().set_credential(&uid("x"), credential_ref(&object(edit), &ctx.limits));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_waited_for_a_slot_is_not_sent_when_it_is_not_wanted_any_more() {
+        type Change = fn(&Context);
+        let table: [(&str, Change, usize); 6] = [
+            ("nothing has changed", |_| {}, 1),
+            ("another field of the spec", |ctx| change_spec(ctx, json!({ "refresh": { "atPercent": 60 } })), 1),
+            ("deleted", |ctx| drop(ctx.shared.state.lock().remove_credential(&uid("x"))), 0),
+            ("suspended", |ctx| change_spec(ctx, json!({ "suspend": true })), 0),
+            ("deselected", |ctx| change_spec(ctx, json!({ "namespaces": { "names": ["a"] } })), 0),
+            (
+                "its namespace was recreated",
+                |ctx| {
+                    let again = NamespaceUid::of("b again", Some(at(NOW)));
+                    drop(ctx.shared.state.lock().set_namespace("b", again, &BTreeMap::new(), false));
+                },
+                0,
+            ),
+        ];
+        for (name, change, expected) in table {
+            let mut stage = Stage::new(json!([{ "private": { "accountIds": [ACCOUNT] } }]));
+            stage.ctx.writer = Writer::new(stage.server.client(), 1, Duration::from_secs(65));
+            let token_spec = stage.plan.registries[0].token_specs[0].clone();
+            let desired = stage.desired(&[(token_spec, token("p", NOW + HOUR, &Identity::operator()))].into());
+            let Stage { ctx, server, .. } = stage;
+            let ctx = Arc::new(ctx);
+            let held = server.hold().await;
+            let mut in_flight = InFlight::default();
+            for namespace in ["a", "b"] {
+                let target = ctx.shared.state.lock().target(&uid("x"), &("pull".into(), namespace.into())).unwrap();
+                let desired = Some(Arc::new(desired.clone()));
+                in_flight.begin(&ctx, &uid("x"), target, SecretAction::Create, desired);
+            }
+            while server.asked("/namespaces/a/secrets/pull") == 0 {
+                tokio::task::yield_now().await;
+            }
+            change(&ctx);
+            drop(held);
+            while in_flight.next().await.is_some() {}
+            assert_eq!(server.asked("/namespaces/b/secrets/pull"), expected, "{name}");
+        }
+    }
 }

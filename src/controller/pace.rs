@@ -10,7 +10,7 @@ const PAUSE: u32 = 20;
 /// The wait is not longer than this: it is what a new namespace and the status wait for.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// When the last reconciliation computed, and for how long. Waits for servers do not count.
+/// When the last reconciliation computed, and for how long. Waits for AWS and for writes do not count.
 #[derive(Default)]
 pub(super) struct Pace {
     last: Option<Instant>,

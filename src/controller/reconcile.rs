@@ -170,6 +170,7 @@ impl Reconciliation<'_> {
         let begun = Instant::now();
         let tokens = self.tokens(&inputs, &shared, state).await;
         if let Some(left) = self.first_wait(&tokens.shared, state) {
+            state.pace.computed(begun);
             return Ok(ReconcileOutcome::AwaitTokens(left));
         }
         let desired = match self.desired(&inputs, &tokens.tenants, state) {
@@ -188,7 +189,7 @@ impl Reconciliation<'_> {
         let outcome = write(self.ctx, &diff, &mut state.retries).await;
         let reports = match outcome {
             WritesOutcome::Done => true,
-            WritesOutcome::Slow { hangs } => hangs,
+            WritesOutcome::Slow { reports } => reports,
             WritesOutcome::Superseded => return Ok(ReconcileOutcome::AwaitChange),
         };
         let begun = Instant::now();

@@ -62,6 +62,11 @@ pub(super) struct RetryState {
     pub(super) ledger: SyncLedger,
     /// The Secrets whose write has ended, or hangs, since they were last examined.
     unexamined: BTreeSet<Change>,
+    /// What events have shown, and first tokens of single namespaces, since the Secrets there were last examined. Missing Secrets
+    /// among them are urgent.
+    shown: BTreeSet<Change>,
+    /// The latest time that was seen.
+    latest: Option<Timestamp>,
     /// The last resync, if the queue and the ledger have been complete ever since.
     pub(super) resynced: Option<Resync>,
 }
@@ -72,19 +77,12 @@ pub(super) struct Resync {
     /// The generation of the spec that it was for.
     pub(super) generation: Option<i64>,
     pub(super) at: Timestamp,
-    /// The latest time at which touched Secrets were examined.
-    pub(super) last: Timestamp,
 }
 
 impl Resync {
-    /// Whether it is still good for a spec of this generation. After the clock was set back, no timer is.
+    /// Whether it is still good for a spec of this generation.
     pub(super) fn is_current(&self, generation: Option<i64>, now: Timestamp) -> bool {
-        self.generation == generation && !was_set_back(self.last, now) && until(self.at, now) < RESYNC_INTERVAL
-    }
-
-    /// The same, with touched Secrets examined again now.
-    pub(super) fn still_at(self, now: Timestamp) -> Self {
-        Self { last: self.last.max(now), ..self }
+        self.generation == generation && until(self.at, now) < RESYNC_INTERVAL
     }
 }
 
@@ -175,7 +173,7 @@ struct Repairs {
 
 impl RetryState {
     /// Takes what is to be written from now on; returns whether that may differ from before in all namespaces. Where it differs in
-    /// some, those are examined next. What failed, and what the API server made of a write, is forgotten where the content is new.
+    /// some, those are examined next: where a Secret is missing, its first token has come. What failed, and what the API server made of a write, is forgotten where the content is new.
     pub(super) fn expect(&mut self, desired: &DesiredSecrets) -> bool {
         let before = std::mem::replace(&mut self.expected, Expected::of(desired));
         let differing = self.expected.differing(&before);
@@ -183,7 +181,7 @@ impl RetryState {
             return false;
         }
         let everywhere = differing.is_none();
-        self.unexamined.extend(differing.into_iter().flatten().map(|namespace| (namespace.clone(), None)));
+        self.shown.extend(differing.into_iter().flatten().map(|namespace| (namespace.clone(), None)));
         let stays = |key: &SecretKey| before.at(key) == self.expected.at(key);
         self.accepted.retain(|key, _| stays(key));
         self.failing.retain(|key, _| stays(key));
@@ -196,21 +194,62 @@ impl RetryState {
     /// Prepares for a resync, which examines every Secret and so rebuilds the queue and the ledger. `is_concerned` says which Secrets
     /// it will examine.
     pub(super) fn begin_resync(&mut self, now: Timestamp, is_concerned: impl Fn(&SecretKey) -> bool) {
+        self.shown.extend(self.queue.urgent().cloned().map(change_of));
         self.queue = WorkQueue::default();
         self.ledger.clear();
         self.accepted.retain(|key, _| is_concerned(key));
         self.failing.retain(|key, _| is_concerned(key));
         self.repairs.retain(|_, repairs| !repairs.is_over(now));
-        self.timers.retain(|(_, key)| self.failing.contains_key(key) || self.repairs.contains_key(key));
-        self.rechecks.clear();
+        let rechecks = std::mem::take(&mut self.rechecks);
+        self.timers.retain(|(at, key)| {
+            rechecks.get(key) != Some(at) && (self.failing.contains_key(key) || self.repairs.contains_key(key))
+        });
     }
 
-    /// What to examine for another reason than an event: a write has ended, or a wait is over.
-    pub(super) fn take_unexamined(&mut self, now: Timestamp) -> BTreeSet<Change> {
+    /// Follows the clock; returns whether it was set back. Then no timer is good any more, so that all Secrets have to be examined, and
+    /// what happened in the future delays nothing.
+    pub(super) fn follow_clock(&mut self, now: Timestamp) -> bool {
+        let latest = self.latest.unwrap_or(now);
+        let was_set_back = until(now, latest) > CLOCK_CORRECTION;
+        self.latest = Some(if was_set_back { now } else { latest.max(now) });
+        if was_set_back {
+            self.repairs.retain(|_, repairs| repairs.last <= now);
+            for failing in self.failing.values_mut().filter(|failing| failing.since > now) {
+                (failing.since, failing.wait) = (now, Duration::ZERO);
+            }
+        }
+        was_set_back
+    }
+
+    /// Takes what events have shown.
+    pub(super) fn show(&mut self, changes: BTreeSet<Change>) {
+        self.shown.extend(changes);
+    }
+
+    /// What events have shown since the Secrets there were last examined.
+    pub(super) const fn shown(&self) -> &BTreeSet<Change> {
+        &self.shown
+    }
+
+    /// What to examine for another reason: a write has ended, or a wait is over.
+    pub(super) fn unexamined(&mut self, now: Timestamp) -> &BTreeSet<Change> {
         while self.timers.first().is_some_and(|(at, _)| *at <= now) {
             self.unexamined.extend(self.timers.pop_first().map(|(_, key)| change_of(key)));
         }
-        std::mem::take(&mut self.unexamined)
+        &self.unexamined
+    }
+
+    /// Everything has been examined.
+    pub(super) fn examined(&mut self) {
+        self.shown.clear();
+        self.unexamined.clear();
+    }
+
+    /// Sets the timers of a Secret that has to wait. They may have gone off before the clock was corrected.
+    pub(super) fn wait(&mut self, key: &SecretKey) {
+        let retry = self.failing.get(key).map(Failing::retry_at);
+        let repairs = self.repairs.get(key).into_iter().flat_map(|repairs| repairs.changes(key));
+        self.timers.extend(retry.into_iter().chain(repairs).map(|at| (at, key.clone())));
     }
 
     /// Has a Secret examined again after a while, unless that is planned already.
@@ -262,11 +301,13 @@ impl RetryState {
         self.accepted.remove(key);
     }
 
-    /// Forgets that a Secret has failed, when nothing is to be written there.
-    pub(super) fn forget_failure(&mut self, key: &SecretKey) {
-        if let Some(failing) = self.failing.remove(key) {
+    /// Forgets that a Secret has failed, when nothing is to be written there; returns whether it had.
+    pub(super) fn forget_failure(&mut self, key: &SecretKey) -> bool {
+        let failing = self.failing.remove(key);
+        failing.is_some_and(|failing| {
             self.timers.remove(&(failing.retry_at(), key.clone()));
-        }
+            true
+        })
     }
 
     /// Whether a Secret may be written now: it is not being written, has not just failed, and is not contested.
@@ -277,10 +318,9 @@ impl RetryState {
             && !self.must_wait(&key, now)
     }
 
-    /// Whether the next repair of a Secret has to wait. A repair in the future was noted before the clock was set back, and delays
-    /// nothing.
+    /// Whether the next repair of a Secret has to wait.
     fn must_wait(&self, key: &SecretKey, now: Timestamp) -> bool {
-        self.repairs.get(key).is_some_and(|repairs| !was_set_back(repairs.last, now) && repairs.not_before(key) > now)
+        self.repairs.get(key).and_then(|repairs| repairs.not_before(key)).is_some_and(|at| at > now)
     }
 
     /// How a Secret counts about which this is to be done.
@@ -395,11 +435,6 @@ impl RetryState {
     }
 }
 
-/// Whether the clock has been set back since some moment by more than a correction.
-fn was_set_back(moment: Timestamp, now: Timestamp) -> bool {
-    until(now, moment) > CLOCK_CORRECTION
-}
-
 /// What the status says about a namespace: that a token is being fetched is no failure.
 fn problem_of(error: Option<&SpecError>) -> Option<(Reason, String)> {
     error.filter(|error| error.reason != Reason::FetchingToken).map(|error| (error.reason, error.message.clone()))
@@ -410,19 +445,17 @@ impl Failing {
         later(self.since, self.wait)
     }
 
-    /// Whether to try again: the wait is over, the Secret has changed since, or the clock has been set back.
+    /// Whether to try again: the wait is over, or the Secret has changed since.
     fn may_retry(&self, target: &SecretTarget, now: Timestamp) -> bool {
-        self.retry_at() <= now || was_set_back(self.since, now) || self.seen != target.ownership.version()
+        self.retry_at() <= now || self.seen != target.ownership.version()
     }
 }
 
 impl Repairs {
-    /// When the next repair may be done.
-    fn not_before(&self, (_, namespace): &SecretKey) -> Timestamp {
-        match self.count.checked_sub(QUICK_REPAIRS) {
-            None | Some(0) => self.last,
-            Some(beyond) => later(self.last, REPAIR_BACKOFF.delay(beyond, 1, namespace)),
-        }
+    /// When the next repair may be done; none while it need not wait.
+    fn not_before(&self, (_, namespace): &SecretKey) -> Option<Timestamp> {
+        let beyond = self.count.checked_sub(QUICK_REPAIRS).filter(|beyond| *beyond > 0)?;
+        Some(later(self.last, REPAIR_BACKOFF.delay(beyond, 1, namespace)))
     }
 
     /// When the Secret has been left alone for long enough.
@@ -436,8 +469,8 @@ impl Repairs {
 
     /// When time alone changes something, once there have been too many.
     fn changes(&self, key: &SecretKey) -> impl Iterator<Item = Timestamp> + use<> {
-        let contested = self.count > QUICK_REPAIRS;
-        [self.not_before(key), self.peace_at()].into_iter().filter(move |_| contested)
+        let not_before = self.not_before(key);
+        not_before.into_iter().chain(not_before.map(|_| self.peace_at()))
     }
 }
 

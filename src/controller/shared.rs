@@ -173,7 +173,9 @@ impl Shared {
 
     fn credential_removed(&self, uid: &Uid) {
         self.versions.lock().remove(uid);
-        self.change_targets(|state| state.remove_credential(uid));
+        self.change(|state| state.remove_credential(uid));
+        // Its own reconciliation, which may be writing, is not concerned any more and ends.
+        self.targets_changed.notify_waiters();
         self.observer.gone(uid);
     }
 

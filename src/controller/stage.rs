@@ -74,6 +74,10 @@ type Answer = (u16, Value);
 pub(super) struct Server {
     answers: Arc<Mutex<BTreeMap<String, Answer>>>,
     asked: Arc<Mutex<Vec<(Method, String)>>>,
+    /// How long every other answer takes; those between take half as long.
+    takes: Arc<Mutex<Duration>>,
+    /// Held while no request is answered.
+    held: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Server {
@@ -97,15 +101,37 @@ impl Server {
         self.asked.lock().iter().filter(|(_, path)| path.ends_with(end)).count()
     }
 
-    fn client(&self) -> Client {
+    /// From now on every other answer takes so long, and those between half as long.
+    pub(super) fn takes(&self, time: Duration) {
+        *self.takes.lock() = time;
+    }
+
+    /// Answers nothing as long as the result is kept.
+    pub(super) async fn hold(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        self.held.clone().lock_owned().await
+    }
+
+    pub(super) fn client(&self) -> Client {
         let server = self.clone();
         let service = tower::service_fn(move |request: http::Request<Body>| {
-            let path = request.uri().path().to_owned();
-            server.asked.lock().push((request.method().clone(), path.clone()));
-            let missing = (404, refusal(404, "not found"));
-            let (code, answer) = server.answers.lock().get(&path).cloned().unwrap_or(missing);
-            let body = Body::from(answer.to_string().into_bytes());
-            std::future::ready(Ok::<_, Infallible>(http::Response::builder().status(code).body(body).unwrap()))
+            let server = server.clone();
+            async move {
+                let path = request.uri().path().to_owned();
+                let number = {
+                    let mut asked = server.asked.lock();
+                    asked.push((request.method().clone(), path.clone()));
+                    asked.len()
+                };
+                drop(server.held.lock().await);
+                let takes = *server.takes.lock() / if number.is_multiple_of(2) { 1 } else { 2 };
+                if !takes.is_zero() {
+                    tokio::time::sleep(takes).await;
+                }
+                let missing = (404, refusal(404, "not found"));
+                let (code, answer) = server.answers.lock().get(&path).cloned().unwrap_or(missing);
+                let body = Body::from(answer.to_string().into_bytes());
+                Ok::<_, Infallible>(http::Response::builder().status(code).body(body).unwrap())
+            }
         });
         Client::new(service, "default")
     }

@@ -52,9 +52,9 @@ impl WorkQueue {
     }
 
     /// The Secrets that go before all others.
-    pub(super) fn urgent(&self) -> BTreeSet<SecretKey> {
+    pub(super) fn urgent(&self) -> impl Iterator<Item = &SecretKey> {
         let urgent = self.0.iter().take_while(|(priority, _)| *priority == WritePriority::Urgent);
-        urgent.map(|(_, key)| key.clone()).collect()
+        urgent.map(|(_, key)| key)
     }
 
     #[cfg(test)]

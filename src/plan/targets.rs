@@ -327,6 +327,11 @@ impl SelectorIndex {
         self.credentials.get(uid).is_some_and(|entry| entry.credential.activity != Activity::Unreadable)
     }
 
+    /// Whether an `EcrCredential` is served: it is known, and neither suspended nor unusable.
+    pub fn is_active(&self, uid: &Uid) -> bool {
+        self.credentials.get(uid).is_some_and(|entry| entry.credential.activity == Activity::Active)
+    }
+
     /// Whether one `EcrCredential` ranks before another where both want the same Secret.
     pub fn is_before(&self, one: &Uid, other: &Uid) -> bool {
         self.rank(one) < self.rank(other)

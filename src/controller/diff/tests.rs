@@ -313,6 +313,15 @@ impl Scene {
         self.retries.record(&ended, &content, &RETRY, at(TIME.get()));
     }
 
+    /// The first namespaces are there when the EcrCredential comes.
+    fn begin(&mut self, namespaces: usize) {
+        for namespace in 0..namespaces {
+            self.apply(&Step::Namespace { namespace, namespace_uid: 0, terminating: false });
+        }
+        self.state.lock().take_touched(&uid("x"));
+        self.check().unwrap();
+    }
+
     /// Counts the last resync as one of this moment.
     fn postpone_resync(&mut self) {
         if let Some(resync) = &mut self.resynced {
@@ -446,10 +455,7 @@ fn nothing_is_deleted_in_the_name_of_an_ecrcredential_that_has_gone_or_changed_s
 #[test]
 fn a_new_namespace_goes_before_those_that_are_tried_again() {
     let mut scene = Scene::new(false);
-    for namespace in 0..3 {
-        scene.apply(&Step::Namespace { namespace, namespace_uid: 0, terminating: false });
-    }
-    scene.check().unwrap();
+    scene.begin(3);
     for _ in 0..3 {
         scene.apply(&Step::Begin);
         scene.apply(&Step::End(1));
@@ -465,10 +471,7 @@ fn a_new_namespace_goes_before_those_that_are_tried_again() {
 fn a_new_namespace_goes_before_all_others_also_if_all_are_examined_again() {
     for news_first in [false, true] {
         let mut scene = Scene::new(false);
-        for namespace in 0..3 {
-            scene.apply(&Step::Namespace { namespace, namespace_uid: 0, terminating: false });
-        }
-        scene.check().unwrap();
+        scene.begin(3);
         let before = scene.resyncs;
         if news_first {
             scene.apply(&Step::Namespace { namespace: 3, namespace_uid: 0, terminating: false });
@@ -529,4 +532,64 @@ fn where_each_namespace_has_tokens_of_its_own_new_ones_examine_that_namespace_al
     assert_eq!(scene.resyncs, before);
     let queued: Vec<&SecretKey> = scene.retries.queue.keys().filter(|(name, _)| &**name == "pull").collect();
     assert_eq!(queued, [&("pull".into(), "c".into())]);
+}
+
+#[test]
+fn a_new_namespace_with_tokens_of_its_own_goes_first_though_they_come_later() {
+    let mut scene = Scene::new(true);
+    scene.tokens[3] = 2;
+    scene.begin(3);
+    let before = scene.resyncs;
+    // A reconciliation that is writing sees the namespace, for which it has no tokens.
+    let without = scene.desired();
+    TIME.set(TIME.get() + 1);
+    scene.apply(&Step::Namespace { namespace: 3, namespace_uid: 0, terminating: false });
+    let mut resynced = scene.resynced;
+    let DesiredSecrets::Each(mut shares) = without else { panic!("each has its own") };
+    shares.remove("d");
+    let diff = Diff {
+        state: &scene.state,
+        clock: &scene.clock,
+        plan: &scene.plan,
+        owner: &scene.owner,
+        generation: Some(scene.generation),
+        desired: &DesiredSecrets::Each(shares),
+    };
+    assert!(diff.sync(&mut scene.retries, &mut resynced).is_err());
+    scene.resynced = resynced;
+    // The next one asks for them, and one of those after it has them.
+    scene.check().unwrap();
+    scene.apply(&Step::Tokens { tokens: 0, namespace: 3 });
+    scene.check().unwrap();
+    assert_eq!(scene.resyncs, before, "one namespace more is no reason to examine all");
+    assert_eq!(next(&mut scene), Some(("d".to_owned(), SecretAction::Create)));
+}
+
+#[test]
+fn a_wait_that_was_over_before_the_clock_was_corrected_ends_again() {
+    let mut scene = Scene::new(false);
+    scene.apply(&Step::Namespace { namespace: 0, namespace_uid: 0, terminating: false });
+    scene.check().unwrap();
+    scene.apply(&Step::Begin);
+    scene.apply(&Step::End(1));
+    for seconds in [0, 1, -1] {
+        scene.apply(&Step::Pass(seconds));
+        scene.check().unwrap();
+    }
+    // Its wait is not over any more.
+    scene.apply(&Step::Begin);
+    scene.apply(&Step::Pass(1));
+    scene.postpone_resync();
+    scene.check().unwrap();
+}
+
+#[test]
+fn what_events_have_shown_goes_first_also_if_they_were_very_many() {
+    let mut scene = Scene::new(false);
+    scene.begin(3);
+    scene.apply(&Step::Namespace { namespace: 3, namespace_uid: 0, terminating: false });
+    scene.apply(&Step::Rival { activity: 0, name: 2, namespaces: 0 });
+    scene.state.lock().touch_all(&BTreeSet::from([uid("x")]));
+    scene.check().unwrap();
+    assert_eq!(next(&mut scene), Some(("d".to_owned(), SecretAction::Create)));
 }
