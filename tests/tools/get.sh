@@ -96,6 +96,7 @@ build_module() {
     log=$program.log
     echo "building $name $version: looking at its modules" >&2
     total=$(cd "$folder" && go list -deps "$@" "$package" | wc -l)
+    : >"$log"
     # -v names each package that is compiled, which is how the progress is known.
     (cd "$folder" && exec go build -v -trimpath -ldflags "$link" -o "$program.partial" "$@" "$package") >"$log" 2>&1 &
     build=$!
