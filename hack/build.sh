@@ -44,10 +44,11 @@ trap 'kill -- "-$with_cargo" "-$with_go" 2>/dev/null' EXIT
 
 total=$(cargo tree "${packages[@]}" --edges "$edges" --prefix none 2>/dev/null | cut -d' ' -f1,2 | sort -u | wc -l)
 show() {
-  local compiled
+  local compiled progress="has begun no crate yet (what is in target is reused)"
   compiled=$(grep -c '^ *Compiling ' "$crates" || true)
+  [ "$compiled" -eq 0 ] || progress="has begun $compiled of at most $total crates"
   printf '%dm%02ds: Cargo %s; Go %s\n' $((SECONDS / 60)) $((SECONDS % 60)) \
-    "$(kill -0 "$with_cargo" 2>/dev/null && echo "has begun $compiled of at most $total crates" || echo "is done")" \
+    "$(kill -0 "$with_cargo" 2>/dev/null && echo "$progress" || echo "is done")" \
     "$(kill -0 "$with_go" 2>/dev/null && { tail -n 1 "$programs" | grep . || echo "begins"; } || echo "is done")"
 }
 next=10

@@ -100,8 +100,8 @@ pub struct AwsArgs {
     #[arg(long, env = "ECO_AWS_TIMEOUT", default_value = "10s", value_parser = duration, help_heading = "AWS")]
     pub aws_timeout: Duration,
 
-    /// Accepts only IRSA or EKS Pod Identity as the operator's own AWS identity: no keys in the environment, no profile, and not the
-    /// role of the node.
+    /// Accepts only IRSA, OIDC federation or EKS Pod Identity as the operator's own identity: no keys in the environment, no
+    /// profile, and not the role of the node.
     #[arg(long, env = "ECO_REQUIRE_WORKLOAD_IDENTITY", help_heading = "AWS")]
     pub require_workload_identity: bool,
 

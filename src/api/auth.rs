@@ -121,8 +121,8 @@ pub struct AssumeRole {
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_+=,.@-]{2,}$')").message("sessionName has 2 to 64 letters, digits and characters of _+=,.@-"))]
     pub session_name: Option<String>,
 
-    /// The duration of the session in seconds, 900 to 43200. Default: that of STS, one hour. With role chaining, STS allows one hour
-    /// at most.
+    /// The duration of the session in seconds, 900 to 43200. Default: that of STS, one hour. For a role that another role assumes
+    /// (role chaining), STS allows one hour at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::session_seconds")]
     pub duration_seconds: Option<i32>,

@@ -71,8 +71,8 @@ pub struct EcrCredentialSpec {
     #[x_kube(validation = Rule::new("self.filter(r, has(r.public)).size() <= 1").message("only one entry may be public: public.ecr.aws takes one token"))]
     pub registries: Vec<Registry>,
 
-    /// The AWS identity that requests the tokens. Default: the operator's own (IRSA, EKS Pod Identity, or whatever the default
-    /// credential chain of the AWS SDK finds). An entry of `registries` can override it with its own `auth`.
+    /// The AWS identity that requests the tokens. Default: the operator's own identity, which the installation provides, for
+    /// example by IRSA or EKS Pod Identity. An entry of `registries` can override it with its own `auth`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
 

@@ -338,7 +338,7 @@ fn namespaces(
 
 /// An output that may not be written in a namespace.
 fn not_allowed(secret: &SecretPlan, namespace: &str) -> NamespaceReport {
-    let error = output_not_allowed(&secret.name, secret.format, Some(namespace), "");
+    let error = output_not_allowed(&secret.name, secret.format, namespace);
     NamespaceReport {
         namespace: namespace.to_owned(),
         secret: secret.name.to_string(),

@@ -224,7 +224,7 @@ impl Diff<'_> {
     fn denied(&self, key: &SecretKey) -> SyncState {
         let (name, namespace) = key;
         let Some(secret) = self.plan.secret_named(name) else { return SyncState::default() };
-        let denied = || output_not_allowed(name, secret.format, Some(namespace), "");
+        let denied = || output_not_allowed(name, secret.format, namespace);
         let why = secret.refusal.clone().unwrap_or_else(denied);
         SyncState { selected: true, synced: false, problem: Some((why.reason, why.message)) }
     }

@@ -109,7 +109,7 @@ struct Parts {
 /// The credentials that an identity starts from, before any role is assumed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IdentitySource {
-    /// The operator's own, found by the credential chain of the AWS SDK.
+    /// The operator's own identity.
     Operator,
     /// A ServiceAccount's web identity.
     Account(Account),

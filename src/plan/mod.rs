@@ -301,7 +301,7 @@ pub fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Plan, SpecError
         at_percent: spec.refresh.at_percent.clamp(10, 70),
         max_age: parse_max_age(&spec.refresh.max_age)?,
     };
-    let outputs = spec.outputs.iter().map(|output| SecretPlan::output(output, &registries, limits)).collect();
+    let outputs = spec.outputs.iter().map(|output| SecretPlan::output(output, spec, &registries, limits)).collect();
     Ok(Plan {
         registries,
         secret: SecretPlan::pull_secret(spec),

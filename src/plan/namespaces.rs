@@ -50,7 +50,7 @@ pub struct Unselected {
 }
 
 /// The most names of each kind in a message.
-const MOST_TOLD: usize = 5;
+pub(super) const MOST_TOLD: usize = 5;
 
 impl Unselected {
     /// The parts that select nothing, as text after a colon; none if each part selects something.

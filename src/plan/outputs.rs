@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::namespaces::NamespaceMatcher;
-use super::scopes::{IncludeScope, OutputScope};
+use super::namespaces::{Labels, MOST_TOLD, NamespaceMatcher};
+use super::scopes::IncludeScope;
 use super::{Hosts, Limits, RegistryPlan, SpecError};
 use crate::api::registry::Host;
 use crate::api::status::Reason;
@@ -48,11 +48,16 @@ impl SecretPlan {
     }
 
     /// An output of a spec. If it is invalid, no other Secret is affected.
-    pub(super) fn output(output: &Output, registries: &[RegistryPlan], limits: &Limits) -> Self {
+    pub(super) fn output(
+        output: &Output,
+        spec: &EcrCredentialSpec,
+        registries: &[RegistryPlan],
+        limits: &Limits,
+    ) -> Self {
         let host = output.host.as_deref().map(Host::parse).transpose();
         let refusal = match &host {
             Err(error) => Some(SpecError::invalid(format!("spec.outputs: {}: {error}", output.name))),
-            Ok(host) => unfit(output, host.as_ref(), registries).or_else(|| not_allowed(output, limits)),
+            Ok(host) => unfit(output, host.as_ref(), registries).or_else(|| not_allowed(output, spec, limits)),
         };
         Self {
             name: output.name.as_str().into(),
@@ -96,28 +101,61 @@ fn unfit(output: &Output, host: Option<&Host>, registries: &[RegistryPlan]) -> O
 }
 
 /// Why the installation does not allow an output in any namespace.
-fn not_allowed(output: &Output, limits: &Limits) -> Option<SpecError> {
+fn not_allowed(output: &Output, spec: &EcrCredentialSpec, limits: &Limits) -> Option<SpecError> {
     let allowed = limits.outputs.as_ref()?;
-    let fits = |scope: &&OutputScope| *scope.name == *output.name && scope.format == output.format;
-    if allowed.iter().any(|scope| fits(&scope)) {
+    let (name, format) = (output.name.as_str(), output.format.as_str());
+    let of_this_name = || allowed.iter().filter(|scope| *scope.name == *name);
+    if of_this_name().any(|scope| scope.format == output.format) {
         return None;
     }
-    let other = allowed.iter().find(|scope| *scope.name == *output.name);
-    let as_it_is = other.map(|scope| format!(", only as {}", scope.format.as_str())).unwrap_or_default();
-    Some(output_not_allowed(&output.name, output.format, None, &as_it_is))
+    let fix = match of_this_name().next() {
+        // The chart gives a name one format in a namespace, so that a second entry could be refused.
+        Some(other) => format!(
+            ", only as {}: use another name, or set format: {format} in the entry of {name} in the chart's outputs",
+            other.format.as_str()
+        ),
+        None => match named_namespaces(output, spec, limits) {
+            namespaces if namespaces.is_empty() => {
+                format!(": add {}, with namespaces to allow it only in some", entry(name, output.format, &[]))
+            }
+            namespaces => format!(": add {}", entry(name, output.format, &namespaces)),
+        },
+    };
+    Some(denied(format!("the operator is not allowed to write the Secret {name} as {format}{fix}")))
 }
 
-/// The installation does not let the operator write an output, in a namespace or anywhere.
-pub fn output_not_allowed(name: &str, format: OutputFormat, namespace: Option<&str>, but: &str) -> SpecError {
-    let format = format.as_str();
-    let (here, namespaces) = match namespace {
-        Some(namespace) => (" here".to_owned(), format!(", namespaces: [{namespace}]")),
-        None => (String::new(), String::new()),
-    };
-    let message = format!(
-        "the operator is not allowed to write the Secret {name} as {format}{here}{but}: add {{name: {name}, format: {format}{namespaces}}} to the chart's outputs (flag --output-secret)"
-    );
+/// The namespaces that an output selects and the installation may write to, if the spec lists them by name. Empty for globs,
+/// labels and lists that are too long for a message.
+fn named_namespaces<'a>(output: &'a Output, spec: &'a EcrCredentialSpec, limits: &Limits) -> Vec<&'a str> {
+    let selection = output.namespaces.as_ref().unwrap_or(&spec.namespaces);
+    let is_glob = |name: &String| name.contains(['*', '?']);
+    if selection.selector.is_some() || selection.names.iter().any(is_glob) || selection.names.len() > MOST_TOLD {
+        return vec![];
+    }
+    let Ok(matcher) = NamespaceMatcher::parse(selection) else { return vec![] };
+    let may_write = |name: &&str| limits.namespaces.as_ref().is_none_or(|allowed| allowed.contains(*name));
+    let names = selection.names.iter().map(String::as_str);
+    names.filter(|name| matcher.matches(name, &Labels::new())).filter(may_write).collect()
+}
+
+/// The installation does not let the operator write an output in a namespace.
+pub fn output_not_allowed(name: &str, format: OutputFormat, namespace: &str) -> SpecError {
+    let (entry, format) = (entry(name, format, &[namespace]), format.as_str());
+    denied(format!("the operator is not allowed to write the Secret {name} as {format} here: add {entry}"))
+}
+
+fn denied(message: String) -> SpecError {
     SpecError { reason: Reason::OutputNotAllowed, message }
+}
+
+/// The entry that allows an output, and where it belongs.
+fn entry(name: &str, format: OutputFormat, namespaces: &[&str]) -> String {
+    let format = format.as_str();
+    let namespaces = match namespaces {
+        [] => String::new(),
+        names => format!(", namespaces: [{}]", names.join(", ")),
+    };
+    format!("{{name: {name}, format: {format}{namespaces}}} to the chart's outputs (flag --output-secret)")
 }
 
 /// The installation does not let the operator read an included docker config.
@@ -206,6 +244,7 @@ pub(super) fn refuse_equal_names(spec: &EcrCredentialSpec) -> Result<(), SpecErr
 mod tests {
     use super::*;
     use crate::plan::plan;
+    use crate::plan::scopes::OutputScope;
     use serde_json::{Value, json};
 
     const OWN: &str = "111122223333.dkr.ecr.eu-west-1.amazonaws.com";
@@ -231,8 +270,16 @@ mod tests {
         let table = [
             ("allowed everywhere", vec![scope(None, "out", BasicAuth)], None),
             ("allowed in a namespace", vec![scope(Some("b"), "out", BasicAuth)], None),
-            ("nothing is allowed", vec![], Some("{name: out, format: BasicAuth} to the chart's outputs")),
-            ("another format", vec![scope(None, "out", Jenkins)], Some("only as Jenkins")),
+            (
+                "nothing is allowed",
+                vec![],
+                Some("add {name: out, format: BasicAuth, namespaces: [a]} to the chart's outputs"),
+            ),
+            (
+                "another format",
+                vec![scope(None, "out", Jenkins)],
+                Some("only as Jenkins: use another name, or set format: BasicAuth in the entry of out"),
+            ),
             (
                 "another name",
                 vec![scope(None, "other", BasicAuth)],
@@ -246,6 +293,59 @@ mod tests {
             assert_eq!(refusal.map(|error| error.reason), says.map(|_| Reason::OutputNotAllowed), "{what}");
             assert!(says.is_none_or(|says| refusal.unwrap().message.contains(says)), "{what}: {refusal:?}");
         }
+    }
+
+    /// Whoever copies the entry into the values allows the output, and allows it where it is wanted.
+    #[test]
+    fn the_entry_that_a_refusal_shows_has_the_namespaces_of_the_output() {
+        let limited = Limits {
+            namespaces: Some(BTreeSet::from(["a".into(), "b".into()])),
+            outputs: Some(BTreeSet::new()),
+            ..Limits::default()
+        };
+        let table = [
+            ("those of the spec", json!({ "names": ["a", "b"] }), None, &limits(&[]), Some("[a, b]")),
+            ("its own", json!({ "names": ["*"] }), Some(json!({ "names": ["ci"] })), &limits(&[]), Some("[ci]")),
+            (
+                "without what is excluded",
+                json!({ "names": ["a", "b"], "exclude": ["b*"] }),
+                None,
+                &limits(&[]),
+                Some("[a]"),
+            ),
+            ("only where the operator may write", json!({ "names": ["b", "c"] }), None, &limited, Some("[b]")),
+            ("a glob", json!({ "names": ["a", "team-*"] }), None, &limits(&[]), None),
+            ("a glob of one letter", json!({ "names": ["a?"] }), None, &limits(&[]), None),
+            (
+                "labels",
+                json!({ "names": ["a"], "selector": { "matchLabels": { "k": "v" } } }),
+                None,
+                &limits(&[]),
+                None,
+            ),
+            ("too many to list", json!({ "names": ["a", "b", "c", "d", "e", "f"] }), None, &limits(&[]), None),
+        ];
+        for (what, selected, own, limits, namespaces) in table {
+            let mut output = json!({ "name": "out", "format": "DockerConfigFile" });
+            if let Some(own) = own {
+                output["namespaces"] = own;
+            }
+            let mut spec = spec(json!([{ "public": {} }]), json!([output]));
+            spec.namespaces = serde_json::from_value(selected).unwrap();
+            let message = plan(&spec, limits).unwrap().outputs[0].refusal.clone().unwrap().message;
+            let (own, rest) = match namespaces {
+                Some(list) => (format!(", namespaces: {list}"), ""),
+                None => (String::new(), ", with namespaces to allow it only in some"),
+            };
+            let entry = format!("{{name: out, format: DockerConfigFile{own}}}");
+            let wanted = format!(": add {entry} to the chart's outputs (flag --output-secret){rest}");
+            assert!(message.ends_with(&wanted), "{what}: {message}");
+        }
+        let here = output_not_allowed("out", OutputFormat::Jenkins, "b").message;
+        assert!(
+            here.contains("here: add {name: out, format: Jenkins, namespaces: [b]} to the chart's outputs"),
+            "{here}"
+        );
     }
 
     #[test]

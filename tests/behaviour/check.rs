@@ -227,7 +227,7 @@ async fn an_output_that_is_missing_or_not_allowed_and_an_include_that_is_not_cur
     inside(&bed, &args)
         .await
         .says(1, &[&format!("{a}  Missing"), &format!("the Secret {basic} does not exist yet"), "2 problems found"]);
-    let not_allowed = format!("add {{name: {basic}, format: BasicAuth}} to the chart's outputs");
+    let not_allowed = format!("add {{name: {basic}, format: BasicAuth, namespaces: [{a}]}} to the chart's outputs");
     inside(&bed, &args[..3]).await.says(1, &["OutputNotAllowed", &not_allowed]);
     bed.finish().await.unwrap();
 }

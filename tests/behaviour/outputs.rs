@@ -269,7 +269,12 @@ async fn an_output_that_is_not_allowed_is_told_of_and_holds_up_no_other() {
     bed.change(&name, json!({ "spec": { "outputs": [placed, output(&bed, "BasicAuth")] } })).await.unwrap();
     let status = bed.condition_until(&name, "Ready", "False", "OutputNotAllowed").await.unwrap();
     let message = condition(&status, "Ready").unwrap()["message"].as_str().unwrap().to_owned();
-    assert!(message.contains(&format!("add {{name: {basic}, format: BasicAuth}} to the chart's outputs")), "{message}");
+    assert!(
+        message.contains(&format!(
+            "add {{name: {basic}, format: BasicAuth, namespaces: [{a}, {b}]}} to the chart's outputs"
+        )),
+        "{message}"
+    );
     assert_eq!((counts(&status, "Jenkins"), counts(&status, "BasicAuth")), ([1, 1, 0], [2, 0, 2]));
     assert!(bed.secrets(&a).get_opt(&basic).await.unwrap().is_none());
 

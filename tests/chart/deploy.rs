@@ -227,6 +227,18 @@ fn the_iam_policies_allow_what_a_login_and_a_pull_need_and_nothing_else() {
 }
 
 #[test]
+fn the_repository_policy_allows_one_role_what_a_pull_needs_and_nothing_else() {
+    let policy = iam("repository-policy");
+    let [statement] = policy["Statement"].as_array().unwrap().as_slice() else { panic!("{policy}") };
+    let pull = &iam("policy-private")["Statement"][1];
+    assert_eq!((&pull["Sid"], &statement["Effect"]), (&json!("Pull"), &json!("Allow")));
+    assert_eq!(statement["Action"], pull["Action"]);
+    assert_eq!(statement["Principal"], json!({ "AWS": "arn:aws:iam::111122223333:role/ecr-pull" }));
+    // The repository that has the policy is the resource: ECR refuses one that names another.
+    assert!(statement.get("Resource").is_none());
+}
+
+#[test]
 fn the_trust_policies_name_one_service_account() {
     let account = "ecr-credential-operator";
     for (file, subject) in

@@ -52,7 +52,7 @@ fn row(arg: &Arg) -> String {
     let help = arg.get_long_help().or_else(|| arg.get_help()).map(ToString::to_string).unwrap_or_default();
     let mut help = line(&help);
     if takes_value && !values.is_empty() {
-        write!(help, " One of {}.", values.join(", ")).unwrap();
+        write!(help, ". One of {}", values.join(", ")).unwrap();
     }
     format!("| {flag} | {variable} | {} | {help} |", default.join(", "))
 }

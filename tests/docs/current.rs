@@ -59,6 +59,19 @@ fn the_reference_of_the_values_is_current() {
     same_part("docs/reference/values.md", &text);
 }
 
+#[test]
+fn the_versions_that_are_said_to_be_tested_are_those_of_the_control_planes() {
+    for module in ["controlplane", "controlplane-oldest"] {
+        let path = format!("tests/{module}/go.mod");
+        let text = read(&path);
+        let (_, rest) = text.split_once("k8s.io/kubernetes v").unwrap();
+        let version = rest.split_whitespace().next().unwrap();
+        assert!(read("README.md").contains(&format!("[{version}]({path})")), "README.md lacks {version} of {path}");
+        let chart = read("charts/ecr-credential-operator/README.md");
+        assert!(chart.contains(version), "the README of the chart lacks {version} of {path}");
+    }
+}
+
 fn title(page: &Page) -> &str {
     page.text.lines().next().unwrap().trim_start_matches("# ")
 }
@@ -102,6 +115,43 @@ fn troubleshooting_has_every_reason_of_a_problem() {
     let mut missing = reasons(&read("src/api/status.rs"));
     missing.retain(|reason| !NO_PROBLEM.contains(&reason.as_str()) && !page.contains(&format!("`{reason}`")));
     assert!(missing.is_empty(), "docs/troubleshooting.md lacks {missing:?}");
+}
+
+/// Broken set-ups, by what kubectl, Helm or the consumer shows: whoever searches the page for that finds the cause beside it.
+#[test]
+fn troubleshooting_has_the_cause_of_what_people_see() {
+    const SETUPS: [(&str, &str); 16] = [
+        ("`403 Forbidden`", "the role that requested the token is not allowed to pull"),
+        ("`Your authorization token has expired`", "the token has expired"),
+        ("`pull access denied`", "the pod names no pull secret"),
+        ("`FailedToRetrieveImagePullSecret`", "created before the pull secret"),
+        ("`NoCredentials`", "created before the annotation or the Pod Identity association"),
+        ("`sts:AssumeRoleWithWebIdentity`", "the trust policy"),
+        ("`ghcr.io/pullsecrets/ecr-credential-operator`", "no release yet"),
+        ("`exec format error`", "another architecture"),
+        ("`No resources found`", "there is no EcrCredential"),
+        ("`namespaces \"team-a\" not found`", "does not exist"),
+        ("its log says nothing of the EcrCredential", "`credentialSelector`"),
+        ("`invalid peer certificate`", "inspects TLS"),
+        ("`SecretNotOwned`", "does not own"),
+        ("`Conflict`", "another EcrCredential"),
+        ("`Contested`", "another tool keeps changing the Secret"),
+        ("`ComparisonError`", "the wrong format"),
+    ];
+    let page = read("docs/troubleshooting.md");
+    // A paragraph, an entry of a list, or a row of a table.
+    let mut parts: Vec<String> = vec![];
+    for line in page.lines() {
+        match parts.last_mut() {
+            Some(part) if !line.is_empty() && !line.starts_with(['|', '-', '#']) => {
+                *part += &format!(" {}", line.trim())
+            }
+            _ => parts.push(line.to_owned()),
+        }
+    }
+    for (seen, cause) in SETUPS {
+        assert!(parts.iter().any(|part| part.contains(seen) && part.contains(cause)), "{seen}: {cause}");
+    }
 }
 
 /// The constants that `Reason::as_str` gives.

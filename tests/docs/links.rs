@@ -69,6 +69,24 @@ fn every_path_that_the_text_names_exists() {
     assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
 
+/// Nobody finds what no page names.
+#[test]
+fn every_sample_policy_and_set_of_values_is_named_by_a_page() {
+    let pages = pages();
+    let (mut unnamed, mut found) = (vec![], 0);
+    for folder in ["deploy/iam", "deploy/samples", "deploy/values"] {
+        for entry in std::fs::read_dir(root().join(folder)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            found += 1;
+            if name != "README.md" && !pages.iter().any(|page| page.text.contains(&name)) {
+                unnamed.push(format!("{folder}/{name}"));
+            }
+        }
+    }
+    assert!(unnamed.is_empty(), "no page names {}", unnamed.join(", "));
+    assert!(found > 15, "only {found} were found");
+}
+
 #[test]
 fn the_book_has_every_page() {
     let summary = Page { path: "docs/SUMMARY.md".to_owned(), text: read("docs/SUMMARY.md") };

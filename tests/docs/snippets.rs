@@ -12,7 +12,8 @@ use super::helm::{Helm, apply, documents};
 use super::pages::pages;
 
 /// API groups of other projects. Their definitions are not here, so that their objects are only read.
-const FOREIGN: [&str; 11] = [
+const FOREIGN: [&str; 13] = [
+    "addons.cluster.x-k8s.io",
     "argoproj.io",
     "catalog.cattle.io",
     "fleet.cattle.io",
@@ -22,6 +23,7 @@ const FOREIGN: [&str; 11] = [
     "image.toolkit.fluxcd.io",
     "kargo.akuity.io",
     "kustomize.config.k8s.io",
+    "kyverno.io",
     "pkg.crossplane.io",
     "source.toolkit.fluxcd.io",
 ];

@@ -96,6 +96,7 @@ build_module() {
     log=$program.log
     echo "building $name $version: looking at its modules" >&2
     total=$(cd "$folder" && go list -deps "$@" "$package" | wc -l)
+    : >"$log"
     # -v names each package that is compiled, which is how the progress is known.
     (cd "$folder" && exec go build -v -trimpath -ldflags "$link" -o "$program.partial" "$@" "$package") >"$log" 2>&1 &
     build=$!
@@ -104,8 +105,15 @@ build_module() {
     seconds=0
     while kill -0 "$build" 2>/dev/null; do
         if [ $((seconds % 15)) -eq 0 ]; then
-            printf 'building %s %s: %d of %d packages at most, %dm%02ds so far\n' "$name" "$version" \
-                "$(wc -l <"$log")" "$total" $((seconds / 60)) $((seconds % 60)) >&2
+            compiled=$(wc -l <"$log")
+            # Go names what it compiles, not what it takes from its build cache.
+            if [ "$compiled" -eq 0 ]; then
+                progress="no package compiled yet (those in Go's build cache are reused)"
+            else
+                progress="$compiled packages compiled, of $total at most"
+            fi
+            printf 'building %s %s: %s, %dm%02ds so far\n' "$name" "$version" "$progress" \
+                $((seconds / 60)) $((seconds % 60)) >&2
         fi
         sleep 1
         seconds=$((seconds + 1))
