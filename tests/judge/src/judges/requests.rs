@@ -1,12 +1,15 @@
 //! I1 and I16: what the operator asks the API server for.
 
+use std::time::Duration;
+
 use http::Method;
 
-use super::super::declared::Account;
-use super::super::evidence::Evidence;
-use super::super::history::{Key, Kind};
-use super::super::{Invariant, Violation};
-use crate::proxy::Request;
+use crate::evidence::{Account, Evidence};
+use crate::history::Key;
+use crate::{Invariant, Request, Violation};
+
+/// Longer than any run.
+const FOREVER: Duration = Duration::from_secs(1_000_000_000);
 
 /// I1: every mutating request is for an allowed Secret in a selected namespace, the own status, the own Lease, or an Event, and
 /// every token that is asked for is one of an allowed ServiceAccount.
@@ -48,12 +51,12 @@ fn out_of_scope(evidence: &Evidence, request: &Request) -> Option<String> {
 
 fn secret_out_of_scope(evidence: &Evidence, request: &Request) -> Option<String> {
     let target = &request.target;
-    if !evidence.scope.secret_names.contains(&target.name) {
-        return Some("a Secret of a name that is not allowed".into());
+    if !evidence.scope.may_write(&target.namespace, &target.name) {
+        return Some("a Secret of a name or in a namespace that is not allowed".into());
     }
-    let key = Key { kind: Kind::Secret, namespace: target.namespace.clone(), name: target.name.clone() };
+    let key = Key::secret(&target.namespace, &target.name);
     // Deleting is right also where the Secret is no longer wanted, if it ever was.
-    let staleness = if request.method == Method::DELETE { super::super::FOREVER } else { evidence.scope.staleness };
+    let staleness = if request.method == Method::DELETE { FOREVER } else { evidence.scope.staleness };
     if !evidence.is_wanted(&key, request.started, staleness) {
         return Some("a namespace that no EcrCredential selects".into());
     }
@@ -126,8 +129,8 @@ fn violation(invariant: Invariant, request: &Request, why: &str) -> Violation {
 mod tests {
     use serde_json::json;
 
-    use super::super::super::fixture::{Story, credential, secret};
     use super::*;
+    use crate::fixture::{Story, credential, secret};
 
     #[test]
     fn what_the_operator_needs_is_in_scope() {

@@ -2,49 +2,58 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ::judge::hosts::configured_hosts;
-use ::judge::selection::Asked;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use jiff::Timestamp;
 use serde_json::Value;
 
-use super::super::evidence::Evidence;
-use super::super::history::{Kind, Version, visible_at};
-use super::super::marks::is_ours;
-use super::super::{Invariant, Violation};
-use super::credentials::{is_ready, is_settled};
+use super::credentials::is_judged_at_last;
+use crate::evidence::Evidence;
+use crate::history::{Kind, Version};
+use crate::marks::{is_others, owner};
+use crate::selection::{Asked, asked};
+use crate::{Invariant, Violation};
+
+/// The only login of a Secret that does not always name its host.
+const ONE_HOST: &str = "the one host";
 
 /// I3: each version that the operator wrote is well formed, and so is what is left at the end whoever wrote it.
 pub(super) fn well_formed(evidence: &Evidence) -> Vec<Violation> {
     let ours = evidence.credential_uids();
     let mut violations = vec![];
     let mut checked = BTreeSet::new();
-    for write in evidence.secret_writes().iter().filter(|write| write.by_operator && !write.version.deleted) {
-        let fault = check(evidence, write.version, write.at);
-        violations
-            .extend(fault.map(|fault| Violation::new(Invariant::I3WellFormed, write.key.about(), write.at, fault)));
-        checked.insert((write.version.uid(), write.version.resource_version()));
+    for write in evidence.own_writes().filter(|write| !write.version.deleted) {
+        // What others keep in it is not the operator's; it is not to be left at the end.
+        let fault = if is_shared(write.version) { None } else { check(evidence, write.version) };
+        if let Some(fault) = fault {
+            violations.push(Violation::new(Invariant::I3WellFormed, write.key.about(), write.version.sent, fault));
+            checked.insert((write.version.uid(), write.version.resource_version()));
+        }
     }
-    for (key, version) in evidence.history.live(Kind::Secret).filter(|(_, version)| is_ours(version, &ours)) {
+    let is_ours = |secret: &Version| owner(&secret.object).is_some_and(|uid| ours.contains(uid));
+    for (key, version) in evidence.history.live(Kind::Secret).filter(|(_, version)| is_ours(version)) {
         let known = checked.contains(&(version.uid(), version.resource_version()));
-        let fault = if known { None } else { check(evidence, version, version.at) };
+        let fault = if known { None } else { check(evidence, version) };
         let fault = fault.or_else(|| incomplete(evidence, version)).map(|fault| format!("left at the end: {fault}"));
         violations.extend(fault.map(|fault| Violation::new(Invariant::I3WellFormed, key.about(), evidence.now, fault)));
     }
     violations
 }
 
+/// Whether others manage keys of its data.
+fn is_shared(secret: &Version) -> bool {
+    keys(&secret.object["data"]).into_iter().any(|key| is_others(&secret.object, key))
+}
+
 /// What a Secret of a format is, written apart from the operator: its type, the keys of its data and their values where these are
 /// not secret, and what its metadata must have.
-struct Shape {
-    kind: &'static str,
+pub(super) struct Shape {
+    pub(super) kind: &'static str,
     data: Vec<(&'static str, Option<String>)>,
     label: Option<(&'static str, &'static str)>,
     annotation: Option<(&'static str, String)>,
 }
 
-fn shape(one: &Asked<'_>) -> Option<Shape> {
+pub(super) fn shape(one: &Asked<'_>) -> Option<Shape> {
     let host = one.host.unwrap_or_default();
     let login = [("username", Some("AWS".to_owned())), ("password", None)];
     let with = |more: Vec<(&'static str, String)>| {
@@ -84,7 +93,7 @@ pub(super) fn auths(secret: &Version) -> Result<BTreeMap<String, String>, String
     let data = &secret.object["data"];
     let Some(key) = [".dockerconfigjson", "config.json"].into_iter().find(|key| data[key].is_string()) else {
         let text = |key: &str| decode(data[key].as_str().ok_or(format!("there is no {key}"))?, key);
-        return Ok([("the one host".to_owned(), format!("{}:{}", text("username")?, text("password")?))].into());
+        return Ok([(ONE_HOST.to_owned(), format!("{}:{}", text("username")?, text("password")?))].into());
     };
     let config = docker_config(secret, key)?;
     let auths = config["auths"].as_object().filter(|_| keys(&config) == ["auths"]);
@@ -117,20 +126,23 @@ fn decode_auth(host: &str, entry: &Value) -> Result<String, String> {
     }
 }
 
-fn check(evidence: &Evidence, secret: &Version, at: Timestamp) -> Option<String> {
-    let asked = evidence.asked_of(secret, at);
+fn check(evidence: &Evidence, secret: &Version) -> Option<String> {
+    let owners = evidence.owners(secret);
+    let name = secret.object["metadata"]["name"].as_str().unwrap_or_default();
+    let asked: Vec<Asked<'_>> =
+        owners.iter().flat_map(|owner| asked(&owner.object)).filter(|one| one.name == name).collect();
     // One that nobody asks for any more is a pull secret unless it says otherwise: I1 tells of it.
     if asked.is_empty() {
         let unasked = Asked::pull_secret();
         let is_output = secret.annotation("pullsecrets.dev/output").is_some();
-        return if is_output { None } else { check_as(evidence, secret, at, &unasked) };
+        return if is_output { None } else { check_as(evidence, secret, &owners, &unasked) };
     }
-    let mut faults: Vec<Option<String>> = asked.iter().map(|one| check_as(evidence, secret, at, one)).collect();
+    let mut faults: Vec<Option<String>> = asked.iter().map(|one| check_as(evidence, secret, &owners, one)).collect();
     if faults.contains(&None) { None } else { faults.pop().flatten() }
 }
 
 /// What is wrong with a Secret that is asked for like this.
-fn check_as(evidence: &Evidence, secret: &Version, at: Timestamp, one: &Asked<'_>) -> Option<String> {
+fn check_as(evidence: &Evidence, secret: &Version, owners: &[&Version], one: &Asked<'_>) -> Option<String> {
     let Some(shape) = shape(one) else { return Some(format!("nobody knows the format {:?}", one.format)) };
     let kind = secret.object["type"].as_str().unwrap_or_default();
     if kind != shape.kind {
@@ -165,13 +177,26 @@ fn check_as(evidence: &Evidence, secret: &Version, at: Timestamp, one: &Asked<'_
         // The value itself may be a secret.
         return Some(format!("auth of {host} does not decode to AWS:<password>"));
     }
-    let expected = expected_hosts(evidence, secret, at)?;
-    if let Some(host) = one.host {
-        return (!expected.contains(host)).then(|| format!("the host {host} is not configured"));
-    }
-    let strange: Vec<&String> = auths.keys().filter(|host| !expected.contains(*host)).collect();
+    let expected = expected_hosts(evidence, secret, owners)?;
+    let named = |host: &str| if host == ONE_HOST { one.host.unwrap_or_default().to_owned() } else { host.to_owned() };
+    let strange: Vec<String> =
+        auths.keys().map(|host| named(host)).filter(|host| !expected.contains_key(host)).collect();
     if !strange.is_empty() {
         return Some(format!("hosts that are not configured: {strange:?}"));
+    }
+    let mut purposes =
+        auths.iter().filter_map(|(host, auth)| Some((host, &expected[&named(host)], evidence.aws.issued.get(auth)?)));
+    let wrong =
+        |wanted: &BTreeSet<String>, given: &str| !wanted.iter().any(|wanted| given.starts_with(wanted.as_str()));
+    if let Some((host, _, login)) = purposes.find(|(_, wanted, login)| wrong(wanted, &login.registry)) {
+        return Some(format!("the login for {host} is one for {}", login.registry));
+    }
+    let unknown = auths.iter().find(|(_, auth)| secret.by_operator && !evidence.aws.issued.contains_key(*auth));
+    if let Some((host, _)) = unknown.filter(|_| !evidence.aws.issued.is_empty()) {
+        return Some(format!("the login for {host} is none that AWS issued"));
+    }
+    if one.host.is_some() {
+        return None;
     }
     let key = shape.data.first().map(|(key, _)| *key).unwrap_or_default();
     let config = docker_config(secret, key).unwrap_or_default();
@@ -182,6 +207,9 @@ fn check_as(evidence: &Evidence, secret: &Version, at: Timestamp, one: &Asked<'_
 
 /// The logins without those that the test lets be merged from others, which must be as they are there.
 fn ours(evidence: &Evidence, secret: &Version) -> Result<BTreeMap<String, String>, String> {
+    if evidence.included.is_empty() {
+        return auths(secret);
+    }
     let mut object = (*secret.object).clone();
     for key in [".dockerconfigjson", "config.json"] {
         let Ok(mut config) = docker_config(secret, key) else { continue };
@@ -194,33 +222,41 @@ fn ours(evidence: &Evidence, secret: &Version) -> Result<BTreeMap<String, String
     auths(&Version { object: object.into(), ..secret.clone() })
 }
 
-/// The hosts of every version of the EcrCredential that the operator could see; `None` when they depend on what is not known here.
-fn expected_hosts(evidence: &Evidence, secret: &Version, at: Timestamp) -> Option<BTreeSet<String>> {
-    let mut expected: BTreeSet<String> = evidence.scope.extra_hosts.iter().cloned().collect();
-    let credentials = visible_at(evidence.owner_of(secret), at, evidence.scope.staleness);
-    for credential in credentials.filter(|credential| !credential.deleted) {
-        expected.extend(configured(evidence, secret, credential)?.into_keys());
+/// What each host is for, by every version of the EcrCredential that the operator could see; `None` when that depends on what is not
+/// known here.
+fn expected_hosts(
+    evidence: &Evidence,
+    secret: &Version,
+    owners: &[&Version],
+) -> Option<BTreeMap<String, BTreeSet<String>>> {
+    let mut expected: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for owner in owners.iter().filter(|owner| !owner.deleted) {
+        for (host, purpose) in evidence.configured(owner, namespace(secret))?.into_iter().flatten() {
+            expected.entry(host).or_default().insert(purpose);
+        }
     }
     Some(expected)
-}
-
-/// The hosts that a version of the EcrCredential asks for, in the namespace of a Secret.
-fn configured(evidence: &Evidence, secret: &Version, credential: &Version) -> Option<BTreeMap<String, String>> {
-    configured_hosts(&credential.object, &evidence.scope.defaults, evidence.tenant_account(secret))
 }
 
 /// An EcrCredential that says it is ready has each of its hosts in each of its Secrets.
 fn incomplete(evidence: &Evidence, secret: &Version) -> Option<String> {
     let versions = evidence.owner_of(secret);
-    let credential =
-        versions.last().filter(|last| !last.deleted && is_ready(last) && is_settled(evidence, versions))?;
-    if evidence.asked_of(secret, evidence.now).iter().any(|one| one.host.is_some()) {
-        return None;
-    }
-    let auths = ours(evidence, secret).ok()?;
-    let expected = configured(evidence, secret, credential)?;
-    let missing: Vec<&String> = expected.keys().filter(|host| !auths.contains_key(*host)).collect();
-    (!missing.is_empty()).then(|| format!("the EcrCredential is Ready, yet these hosts are missing: {missing:?}"))
+    let credential = versions.last().filter(|_| is_judged_at_last(evidence, versions))?;
+    let name = secret.object["metadata"]["name"].as_str().unwrap_or_default();
+    let asked = asked(&credential.object).into_iter().find(|one| one.name == name)?;
+    (!is_complete(evidence, secret, credential, &asked))
+        .then(|| "the EcrCredential is Ready, yet hosts of it are missing".to_owned())
+}
+
+/// Whether it has each host that the EcrCredential asks for, by the settings of some process.
+pub(super) fn is_complete(evidence: &Evidence, secret: &Version, credential: &Version, one: &Asked<'_>) -> bool {
+    let Some(settings) = evidence.configured(credential, namespace(secret)) else { return true };
+    let Ok(auths) = ours(evidence, secret) else { return false };
+    one.host.is_some() || settings.iter().any(|hosts| hosts.keys().all(|host| auths.contains_key(host)))
+}
+
+fn namespace(secret: &Version) -> &str {
+    secret.object["metadata"]["namespace"].as_str().unwrap_or_default()
 }
 
 fn keys(object: &Value) -> Vec<&str> {
@@ -231,8 +267,8 @@ fn keys(object: &Value) -> Vec<&str> {
 mod tests {
     use serde_json::json;
 
-    use super::super::super::fixture::{HOST, SecretState, Story, docker_config, ready_credential, secret};
     use super::*;
+    use crate::fixture::{HOST, SecretState, Story, docker_config, ready_credential, secret};
 
     fn found(state: SecretState) -> String {
         let violations = well_formed(&Story::new().operator_writes(state).evidence());
