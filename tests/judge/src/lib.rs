@@ -19,7 +19,7 @@ mod violation;
 
 pub use evidence::Evidence;
 pub use excuse::Excuse;
-pub use judges::{is_collected, judge, least_life};
+pub use judges::{is_collected, judge, least_life, logins};
 pub use request::{Request, Stored, Target};
 pub use scope::{Scope, Settings};
 pub use violation::{Invariant, Violation};

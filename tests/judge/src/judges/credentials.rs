@@ -231,7 +231,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::fixture::{Story, credential, ready_credential, secret, start};
+    use crate::evidence::Holder;
+    use crate::fixture::{Story, credential, holder, ready_credential, secret, start};
 
     fn in_b() -> crate::fixture::SecretState {
         secret().set("/metadata/namespace", "b".into())
@@ -312,5 +313,30 @@ mod tests {
         huge["status"] = json!({"failures": ["x".repeat(STATUS_LIMIT)]});
         assert_eq!(small_status(&Story::new().credential(huge).evidence()).len(), 1);
         assert_eq!(small_status(&all_well().evidence()), []);
+    }
+
+    #[test]
+    fn ready_is_to_stand_on_a_good_secret_in_every_namespace_at_the_time() {
+        let story = || Story::new().passes(60).operator_writes(secret());
+        let judged = |story: Story| true_status(&story.operator_reports(ready_credential(), 0).evidence());
+        assert_eq!(judged(story().operator_writes(in_b())), []);
+        let found = judged(story());
+        assert!(found.iter().any(|violation| violation.detail.contains("b/pull is no complete")), "{found:?}");
+        let mut new = story();
+        new = new.sees(Kind::Namespace, json!({"metadata": {"name": "b", "uid": "new"}}));
+        assert_eq!(judged(new.operator_writes(in_b())), []);
+    }
+
+    #[test]
+    fn ready_with_a_login_that_aws_does_not_accept_is_found_whatever_the_annotation_says() {
+        let judged = |accepted_for: u64| {
+            let story = Story::new().operator_writes(secret().value("p").expires("2030-01-01T00:00:00Z"));
+            let mut evidence = story.credential(ready_credential()).passes(60).evidence();
+            let login = Holder { accepted_until: start() + Duration::from_secs(accepted_for), ..holder("x") };
+            evidence.aws.issued = [("AWS:p".to_owned(), login)].into();
+            no_gap(&evidence).into_iter().map(|violation| violation.invariant).collect::<Vec<_>>()
+        };
+        assert_eq!(judged(40_000), []);
+        assert_eq!(judged(30), [Invariant::I6NoGap]);
     }
 }

@@ -6,6 +6,7 @@ use progress::crowd;
 
 pub use credentials::is_collected;
 pub use secrets::least_life;
+pub use well_formed::logins;
 
 mod calls;
 mod conduct;

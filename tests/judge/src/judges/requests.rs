@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
+use serde_json::Value;
 
 use crate::evidence::{Account, Evidence};
 use crate::history::Key;
@@ -61,8 +62,21 @@ fn secret_out_of_scope(evidence: &Evidence, request: &Request) -> Option<String>
         return Some("a namespace that no EcrCredential selects".into());
     }
     let applies = request.method == Method::PATCH && request.content_type.starts_with("application/apply-patch");
-    (!applies && request.method != Method::DELETE)
+    (!applies && request.method != Method::DELETE && !strips(request))
         .then(|| format!("neither an apply nor a deletion, but {}", request.content_type))
+}
+
+/// What others have added is taken out of the very state that was seen, by a merge patch that does nothing else.
+fn strips(request: &Request) -> bool {
+    let is_merge = request.method == Method::PATCH && request.content_type == "application/merge-patch+json";
+    let fields = request.body.as_ref().and_then(|body| body.as_object()).filter(|_| is_merge);
+    let only_removes = |(field, value): (&String, &Value)| match (field.as_str(), value.as_object()) {
+        ("metadata", Some(metadata)) => metadata.len() == 1 && value["resourceVersion"].is_string(),
+        ("data", Some(data)) => data.values().all(Value::is_null),
+        ("immutable", None) => value.is_null(),
+        _ => false,
+    };
+    fields.is_some_and(|fields| fields.contains_key("metadata") && fields.iter().all(only_removes))
 }
 
 /// Pull secrets are attached to the ServiceAccounts of a test by a JSON patch that tests the resourceVersion and changes single
@@ -184,6 +198,24 @@ mod tests {
         assert_eq!(scope(&late(1).operator_writes(secret().value("2")).evidence()), []);
         assert_eq!(scope(&late(60).operator_writes(secret().value("2")).evidence()).len(), 1);
         assert_eq!(scope(&late(60).operator_deletes().evidence()), []);
+    }
+
+    #[test]
+    fn what_others_have_added_may_be_taken_out_of_the_state_that_was_seen_and_nothing_else() {
+        let seen = json!({"resourceVersion": "7"});
+        let cases = [
+            (json!({"metadata": seen, "data": {"more": null}, "immutable": null}), 0),
+            (json!({"data": {"more": null}}), 1),
+            (json!({"metadata": seen, "data": {"more": "eA=="}}), 1),
+            (json!({"metadata": {"resourceVersion": "7", "labels": {}}}), 1),
+            (json!({"metadata": seen, "type": "Opaque"}), 1),
+        ];
+        for (body, expected) in cases {
+            let path = "/api/v1/namespaces/a/secrets/pull";
+            let mut evidence = Story::new().operator_sends(Method::PATCH, path, body.clone()).evidence();
+            evidence.requests[0].content_type = "application/merge-patch+json".into();
+            assert_eq!(scope(&evidence).len(), expected, "{body}");
+        }
     }
 
     fn token_request(path: &str, audiences: serde_json::Value) -> Story {

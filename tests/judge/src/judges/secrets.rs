@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::well_formed::{auths, shape};
+use super::well_formed::{logins, shape};
 use crate::evidence::{Evidence, Write};
 use crate::history::{Kind, Version};
 use crate::marks::{EXPIRES_AT, IDENTITY_HASH, is_foreign, owner};
@@ -42,7 +42,7 @@ pub(super) fn monotone(evidence: &Evidence) -> Vec<Violation> {
         if expiry(write.version) >= expiry(before) || owner(&before.object) != owner(&write.version.object) {
             continue;
         }
-        let hosts = |version| auths(version).map(|auths| auths.into_keys().collect::<Vec<_>>()).ok();
+        let hosts = |version: &Version| logins(&version.object).map(|auths| auths.into_keys().collect::<Vec<_>>()).ok();
         if hosts(before) == hosts(write.version) && identities(evidence, before) == identities(evidence, write.version)
         {
             let (from, to) = (before.annotation(EXPIRES_AT), write.version.annotation(EXPIRES_AT));
@@ -58,7 +58,7 @@ pub(super) fn monotone(evidence: &Evidence) -> Vec<Violation> {
 
 /// Whom AWS issued the logins to; where that is not known, what the operator recorded of them.
 fn identities(evidence: &Evidence, secret: &Version) -> Vec<String> {
-    let auths = auths(secret).unwrap_or_default();
+    let auths = logins(&secret.object).unwrap_or_default();
     let issued = auths.values().map(|auth| Some(evidence.aws.issued.get(auth)?.identity().to_owned()));
     let recorded = || vec![secret.annotation(IDENTITY_HASH).unwrap_or_default().to_owned()];
     issued.collect::<Option<Vec<_>>>().filter(|issued| !issued.is_empty()).unwrap_or_else(recorded)
@@ -113,7 +113,7 @@ fn lost_login(evidence: &Evidence, write: &Write<'_>) -> Option<String> {
     if before.object["data"] == write.version.object["data"] {
         return None;
     }
-    let (old, new) = (auths(before).ok()?, auths(write.version).ok()?);
+    let (old, new) = (logins(&before.object).ok()?, logins(&write.version.object).ok()?);
     let wanted = wanted_hosts(evidence, write);
     // Expiries are kept in whole seconds.
     let now = evidence.aws_time(write.version.at) + SignedDuration::from_secs(1);
@@ -162,7 +162,7 @@ fn is_of_use(evidence: &Evidence, write: &Write<'_>) -> bool {
     before.object["immutable"].is_null()
         && !owners.is_empty()
         && owners.iter().all(is_wanted_by)
-        && auths(before).is_ok_and(|auths| auths.values().any(is_accepted))
+        && logins(&before.object).is_ok_and(|auths| auths.values().any(is_accepted))
 }
 
 fn before_now(evidence: &Evidence, version: &Version) -> Timestamp {
@@ -171,7 +171,7 @@ fn before_now(evidence: &Evidence, version: &Version) -> Timestamp {
 
 /// Until when all logins of a Secret are accepted, by AWS's clock; where that is not known, what the operator recorded.
 pub(super) fn accepted_until(evidence: &Evidence, secret: &Version) -> Option<Timestamp> {
-    let auths = auths(secret).unwrap_or_default();
+    let auths = logins(&secret.object).unwrap_or_default();
     let issued = auths.values().filter_map(|auth| evidence.aws.issued.get(auth)).map(|login| login.accepted_until);
     issued.min().or_else(|| expiry(secret))
 }
@@ -186,7 +186,7 @@ pub fn least_life(evidence: &Evidence) -> Option<SignedDuration> {
         let ends = versions.iter().skip(1).map(|next| next.at).chain([evidence.now]);
         versions.iter().zip(ends).filter_map(move |(version, until)| {
             let is_accounted = !version.deleted && evidence.claimants(key, version.at, until).next().is_some();
-            let auths = auths(version).ok().filter(|_| is_accounted)?;
+            let auths = logins(&version.object).ok().filter(|_| is_accounted)?;
             let issued = auths.values().filter_map(|auth| evidence.aws.issued.get(auth));
             let end = issued.map(|login| login.accepted_until).min()?;
             Some(end.duration_since(evidence.aws_time(until)))
@@ -206,10 +206,13 @@ fn violation(invariant: Invariant, write: &Write<'_>, detail: String) -> Violati
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::prelude::BASE64_STANDARD;
     use serde_json::json;
 
     use super::*;
-    use crate::fixture::{Story, credential, docker_config, foreign_secret, secret};
+    use crate::evidence::Holder;
+    use crate::fixture::{SecretState, Story, credential, docker_config, foreign_secret, holder, secret, start};
 
     #[test]
     fn a_foreign_secret_must_not_be_changed_or_deleted_by_the_operator() {
@@ -285,5 +288,70 @@ mod tests {
         let unwanted =
             Story::new().operator_writes(secret()).aws_fails().credential(narrowed).passes(3).operator_deletes();
         assert_eq!(fail_static(&unwanted.evidence()), []);
+    }
+
+    #[test]
+    fn a_foreign_secret_may_be_changed_where_it_is_to_be_adopted_and_is_never_deleted() {
+        let mut adopting = credential();
+        adopting["spec"]["secret"]["conflictPolicy"] = "Adopt".into();
+        let story = || Story::new().credential(adopting.clone()).other_writes(foreign_secret());
+        assert_eq!(foreign(&story().operator_writes(secret()).evidence()), []);
+        assert_eq!(foreign(&story().operator_deletes().evidence()).len(), 1);
+    }
+
+    #[test]
+    fn copied_labels_make_no_secret_ours() {
+        let copied = secret().set("/metadata/ownerReferences", json!([]));
+        assert_eq!(foreign(&Story::new().other_writes(copied).operator_writes(secret()).evidence()).len(), 1);
+    }
+
+    /// Logins of which AWS accepts one for twelve hours, one for longer and one for less.
+    fn issued(mut story: Story) -> Evidence {
+        let login = |(password, hours): (&str, i64)| {
+            let accepted_until = start() + SignedDuration::from_hours(hours);
+            (format!("AWS:{password}"), Holder { accepted_until, ..holder("operator") })
+        };
+        story.aws.issued = [("held", 12), ("longer", 13), ("shorter", 11)].map(login).into();
+        story.evidence()
+    }
+
+    #[test]
+    fn a_login_that_aws_accepts_is_not_taken_away_nor_given_for_one_that_ends_sooner() {
+        let empty = secret().set("/data/.dockerconfigjson", BASE64_STANDARD.encode(r#"{"auths":{}}"#).into());
+        let cases = [
+            (secret().value("longer"), 0, 0),
+            (secret().value("shorter"), 0, 1),
+            (secret().value("shorter"), 13, 0),
+            (secret().value("unknown"), 0, 1),
+            (empty, 0, 1),
+        ];
+        for (state, hours, expected) in cases {
+            let story = Story::new().operator_writes(secret().value("held")).passes(hours * 3600);
+            let found = no_login_lost(&issued(story.operator_writes(state)));
+            assert_eq!(found.len(), expected, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_good_secret_that_is_wanted_is_not_deleted() {
+        let deleted = |state: SecretState| {
+            let story = Story::new().passes(60).operator_writes(state).operator_deletes();
+            no_deletion_of_good(&issued(story)).len()
+        };
+        assert_eq!(deleted(secret().value("held")), 1);
+        assert_eq!(deleted(secret().value("unknown")), 0);
+        assert_eq!(deleted(secret().value("held").set("/immutable", true.into())), 0);
+        let mut narrowed = credential();
+        narrowed["spec"]["namespaces"]["names"] = json!(["b"]);
+        let story = Story::new().passes(60).operator_writes(secret().value("held")).credential(narrowed);
+        assert_eq!(no_deletion_of_good(&issued(story.operator_deletes())), []);
+    }
+
+    #[test]
+    fn the_least_life_is_that_of_the_worst_moment() {
+        let story = Story::new().operator_writes(secret().value("held")).passes(11 * 3600);
+        let story = story.operator_writes(secret().value("longer")).passes(600);
+        let least = least_life(&issued(story)).unwrap();
+        assert!((SignedDuration::from_mins(59)..SignedDuration::from_hours(1)).contains(&least), "{least:#}");
     }
 }

@@ -1,6 +1,6 @@
 //! I17: whose logins stand in a tenant's namespace.
 
-use super::well_formed::auths;
+use super::well_formed::logins;
 use crate::evidence::{Evidence, Holder, Write};
 use crate::{Invariant, Violation};
 
@@ -17,7 +17,7 @@ pub(super) fn tenancy(evidence: &Evidence) -> Vec<Violation> {
 fn strangers(evidence: &Evidence, write: &Write<'_>) -> Vec<Violation> {
     let Some(own) = evidence.tenants.get(&write.key.namespace) else { return vec![] };
     // What cannot be read is for I3 to say.
-    let auths = auths(write.version).unwrap_or_default();
+    let auths = logins(&write.version.object).unwrap_or_default();
     let faults = auths.iter().filter_map(|(host, auth)| match evidence.aws.issued.get(auth) {
         Some(holder) if is_of(holder, own) => None,
         Some(holder) => Some(format!("the login for {host} was issued to {}", holder.principal)),

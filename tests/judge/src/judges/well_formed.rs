@@ -1,5 +1,6 @@
 //! I3: what is in a Secret of ours.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
@@ -23,8 +24,8 @@ pub(super) fn well_formed(evidence: &Evidence) -> Vec<Violation> {
     let mut checked = BTreeSet::new();
     for write in evidence.own_writes().filter(|write| !write.version.deleted) {
         // What others keep in it is not the operator's; it is not to be left at the end.
-        let fault = if is_shared(write.version) { None } else { check(evidence, write.version) };
-        if let Some(fault) = fault {
+        let own = own_part(write.version);
+        if let Some(fault) = own.as_deref().and_then(|own| check(evidence, own)) {
             violations.push(Violation::new(Invariant::I3WellFormed, write.key.about(), write.version.sent, fault));
             checked.insert((write.version.uid(), write.version.resource_version()));
         }
@@ -39,9 +40,16 @@ pub(super) fn well_formed(evidence: &Evidence) -> Vec<Violation> {
     violations
 }
 
-/// Whether others manage keys of its data.
-fn is_shared(secret: &Version) -> bool {
-    keys(&secret.object["data"]).into_iter().any(|key| is_others(&secret.object, key))
+/// A Secret without the keys that others manage; `None` if all are theirs.
+fn own_part(secret: &Version) -> Option<Cow<'_, Version>> {
+    let keys = keys(&secret.object["data"]);
+    let theirs: Vec<&str> = keys.iter().filter(|key| is_others(&secret.object, key)).copied().collect();
+    if theirs.is_empty() {
+        return Some(Cow::Borrowed(secret));
+    }
+    let mut object = (*secret.object).clone();
+    object["data"].as_object_mut()?.retain(|key, _| !theirs.contains(&key.as_str()));
+    (theirs.len() < keys.len()).then(|| Cow::Owned(Version { object: object.into(), ..secret.clone() }))
 }
 
 /// What a Secret of a format is, written apart from the operator: its type, the keys of its data and their values where these are
@@ -87,10 +95,13 @@ pub(super) fn shape(one: &Asked<'_>) -> Option<Shape> {
     })
 }
 
-/// Each registry host with its decoded `auth`. Of a Secret that holds the login of one host, which it does not always name, it is
+/// Each registry host of a Secret with its decoded `auth`. Of one that holds the login of one host, which it does not always name, it is
 /// given under that name.
-pub(super) fn auths(secret: &Version) -> Result<BTreeMap<String, String>, String> {
-    let data = &secret.object["data"];
+///
+/// # Errors
+/// What is wrong with it.
+pub fn logins(secret: &Value) -> Result<BTreeMap<String, String>, String> {
+    let data = &secret["data"];
     let Some(key) = [".dockerconfigjson", "config.json"].into_iter().find(|key| data[key].is_string()) else {
         let text = |key: &str| decode(data[key].as_str().ok_or(format!("there is no {key}"))?, key);
         return Ok([(ONE_HOST.to_owned(), format!("{}:{}", text("username")?, text("password")?))].into());
@@ -101,8 +112,8 @@ pub(super) fn auths(secret: &Version) -> Result<BTreeMap<String, String>, String
     auths.iter().map(|(host, entry)| Ok((host.clone(), decode_auth(host, entry)?))).collect()
 }
 
-fn docker_config(secret: &Version, key: &str) -> Result<Value, String> {
-    let encoded = secret.object["data"][key].as_str().ok_or(format!("there is no {key}"))?;
+fn docker_config(secret: &Value, key: &str) -> Result<Value, String> {
+    let encoded = secret["data"][key].as_str().ok_or(format!("there is no {key}"))?;
     let bytes = BASE64_STANDARD.decode(encoded).map_err(|error| error.to_string())?;
     serde_json::from_slice(&bytes).map_err(|error| format!("{key} is no JSON: {error}"))
 }
@@ -199,7 +210,7 @@ fn check_as(evidence: &Evidence, secret: &Version, owners: &[&Version], one: &As
         return None;
     }
     let key = shape.data.first().map(|(key, _)| *key).unwrap_or_default();
-    let config = docker_config(secret, key).unwrap_or_default();
+    let config = docker_config(&secret.object, key).unwrap_or_default();
     let fields = if one.has_password { 3 } else { 1 };
     let odd = auths.keys().find(|host| keys(&config["auths"][host]).len() != fields)?;
     Some(format!("the entry of {odd} has the fields {:?}", keys(&config["auths"][odd])))
@@ -208,18 +219,18 @@ fn check_as(evidence: &Evidence, secret: &Version, owners: &[&Version], one: &As
 /// The logins without those that the test lets be merged from others, which must be as they are there.
 fn ours(evidence: &Evidence, secret: &Version) -> Result<BTreeMap<String, String>, String> {
     if evidence.included.is_empty() {
-        return auths(secret);
+        return logins(&secret.object);
     }
     let mut object = (*secret.object).clone();
     for key in [".dockerconfigjson", "config.json"] {
-        let Ok(mut config) = docker_config(secret, key) else { continue };
+        let Ok(mut config) = docker_config(&object, key) else { continue };
         if let Some(auths) = config["auths"].as_object_mut() {
             let is_others = |host: &str, entry: &Value| evidence.included.iter().any(|(h, e)| h == host && e == entry);
             auths.retain(|host, entry| !is_others(host, entry));
         }
         object["data"][key] = BASE64_STANDARD.encode(config.to_string()).into();
     }
-    auths(&Version { object: object.into(), ..secret.clone() })
+    logins(&object)
 }
 
 /// What each host is for, by every version of the EcrCredential that the operator could see; `None` when that depends on what is not
@@ -268,7 +279,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::fixture::{HOST, SecretState, Story, docker_config, ready_credential, secret};
+    use crate::evidence::Holder;
+    use crate::fixture::{HOST, SecretState, Story, docker_config, holder, ready_credential, secret};
 
     fn found(state: SecretState) -> String {
         let violations = well_formed(&Story::new().operator_writes(state).evidence());
@@ -368,5 +380,18 @@ mod tests {
         two["spec"]["registries"] = json!([two["spec"]["registries"][0], {"public": {}}]);
         let violations = well_formed(&Story::new().credential(two).operator_writes(secret()).passes(60).evidence());
         assert!(violations.iter().any(|violation| violation.detail.contains("are missing")), "{violations:?}");
+    }
+
+    #[test]
+    fn each_login_is_one_that_aws_issued_for_the_registry_of_its_host() {
+        let found = |password: &str| {
+            let mut story = Story::new().operator_writes(secret().value(password));
+            let public = Holder { registry: "public".to_owned(), ..holder("operator") };
+            story.aws.issued = [("AWS:own".to_owned(), holder("operator")), ("AWS:public".to_owned(), public)].into();
+            well_formed(&story.evidence()).into_iter().map(|violation| violation.detail).collect::<String>()
+        };
+        assert_eq!(found("own"), "");
+        assert!(found("public").ends_with("is one for public"));
+        assert!(found("made-up").ends_with("is none that AWS issued"));
     }
 }
