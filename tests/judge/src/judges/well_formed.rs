@@ -8,8 +8,9 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
 use super::credentials::is_judged_at_last;
+use super::secrets::is_valid;
 use crate::evidence::Evidence;
-use crate::history::{Kind, Version};
+use crate::history::{Key, Kind, Version};
 use crate::marks::{is_others, owner};
 use crate::selection::{Asked, asked};
 use crate::{Invariant, Violation};
@@ -182,7 +183,7 @@ fn check_as(evidence: &Evidence, secret: &Version, owners: &[&Version], one: &As
         Err(fault) => return Some(fault),
     };
     if auths.is_empty() {
-        return Some("there is no registry in it".into());
+        return (!held_nothing_good(evidence, secret)).then(|| "there is no registry in it".into());
     }
     if let Some((host, _)) = auths.iter().find(|(_, auth)| auth.strip_prefix("AWS:").is_none_or(str::is_empty)) {
         // The value itself may be a secret.
@@ -214,6 +215,15 @@ fn check_as(evidence: &Evidence, secret: &Version, owners: &[&Version], one: &As
     let fields = if one.has_password { 3 } else { 1 };
     let odd = auths.keys().find(|host| keys(&config["auths"][host]).len() != fields)?;
     Some(format!("the entry of {odd} has the fields {:?}", keys(&config["auths"][odd])))
+}
+
+/// Whether no login was left that AWS still accepted when this version was written.
+fn held_nothing_good(evidence: &Evidence, secret: &Version) -> bool {
+    let name = secret.object["metadata"]["name"].as_str().unwrap_or_default();
+    let versions = evidence.history.versions(&Key::secret(namespace(secret), name));
+    let mut earlier =
+        versions.iter().rev().skip_while(|version| version.resource_version() != secret.resource_version());
+    earlier.nth(1).is_some_and(|before| before.uid() == secret.uid() && !is_valid(evidence, before, secret.at))
 }
 
 /// The logins without those that the test lets be merged from others, which must be as they are there.
@@ -372,6 +382,16 @@ mod tests {
         let edited = || Story::new().operator_writes(secret()).other_writes(secret().set("/data", json!({})));
         assert_eq!(well_formed(&edited().evidence()).len(), 1);
         assert_eq!(well_formed(&edited().operator_writes(secret()).evidence()), []);
+    }
+
+    #[test]
+    fn a_secret_is_empty_only_once_all_that_it_held_has_expired() {
+        let emptied = |hours: u64| {
+            let empty = secret().set("/data/.dockerconfigjson", BASE64_STANDARD.encode(r#"{"auths":{}}"#).into());
+            let story = Story::new().operator_writes(secret()).passes(hours * 3600).operator_writes(empty);
+            well_formed(&story.evidence()).len()
+        };
+        assert_eq!((emptied(1), emptied(13)), (1, 0));
     }
 
     #[test]
