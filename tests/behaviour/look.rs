@@ -12,7 +12,6 @@ use kube::{ResourceExt, core::ObjectMeta};
 use serde_json::{Value, json};
 use testbed::bed::{Bed, Operator, PATIENCE};
 use testbed::proxy::{Mark, Match, Request};
-use testbed::recorder::Invariant;
 
 /// What an event brings about comes within this time. The operator looks at everything anew once a minute anyway: what
 /// takes longer than this was not brought about by an event.
@@ -95,41 +94,6 @@ pub(super) async fn looks(operator: &Operator) -> f64 {
     let (_, metrics) = operator.get("/metrics").await.unwrap();
     let counts = metrics.lines().filter(|line| line.contains("reconcile_duration_seconds_count"));
     counts.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
-}
-
-/// What others add to a Secret of ours is taken out by a merge patch, after the apply where both are needed: until this is
-/// ended, the recorder lets that pass in these places.
-pub(super) fn stripping<'a>(bed: &'a Bed, namespaces: impl IntoIterator<Item = &'a String>) -> Stripping<'a> {
-    let places: Vec<String> = namespaces.into_iter().map(|namespace| format!("{namespace}/{}", bed.secret)).collect();
-    for place in &places {
-        bed.recorder.excuse(
-            Invariant::I1Scope,
-            place,
-            "what others have added is taken out by a merge patch, after the apply",
-        );
-        bed.recorder.excuse(
-            Invariant::I3WellFormed,
-            place,
-            "what others have added is taken out by a merge patch, after the apply",
-        );
-    }
-    Stripping { bed, places }
-}
-
-/// See [`stripping`].
-pub(super) struct Stripping<'a> {
-    bed: &'a Bed,
-    places: Vec<String>,
-}
-
-impl Stripping<'_> {
-    /// From now on all is judged as ever.
-    pub(super) fn end(self) {
-        for place in &self.places {
-            self.bed.recorder.end_excuse(Invariant::I1Scope, place);
-            self.bed.recorder.end_excuse(Invariant::I3WellFormed, place);
-        }
-    }
 }
 
 /// Waits until an Event about an EcrCredential has these words.

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
-use super::look::{spec, stripping};
+use super::look::spec;
 use super::{OWN, bed, operator};
 
 #[tokio::test]
@@ -17,7 +17,6 @@ async fn a_secret_that_a_tenant_has_sealed_and_pinned_costs_a_few_writes_and_hol
     // Whoever may edit Secrets in one namespace can do this.
     let sealed = json!({ "immutable": true, "metadata": { "finalizers": ["example.com/pinned"] } });
     let secrets: Api<Secret> = bed.secrets(&a);
-    let stripped = stripping(&bed, [&a]);
     secrets.patch(&bed.secret, &PatchParams::default(), &Patch::Merge(&sealed)).await.unwrap();
     // A refresh must reach the other namespace, and the status must not say that all is well.
     let before = bed.logins_until(&b, &[OWN]).await.unwrap();
@@ -28,6 +27,5 @@ async fn a_secret_that_a_tenant_has_sealed_and_pinned_costs_a_few_writes_and_hol
     let unpin = json!({ "metadata": { "finalizers": null } });
     secrets.patch(&bed.secret, &PatchParams::default(), &Patch::Merge(&unpin)).await.unwrap();
     bed.ready(&name).await.unwrap();
-    stripped.end();
     bed.finish().await.unwrap();
 }

@@ -11,7 +11,6 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use testbed::aws::{Fault, Service};
 use testbed::bed::{Bed, Launch, condition};
-use testbed::recorder::Invariant;
 
 use super::demand::{demand, page_until, served};
 use super::look::{at_once, owner, quiet, spec, uid, version};
@@ -187,12 +186,6 @@ async fn edits_of_an_output_are_undone_and_what_others_add_beside_it_stays() {
     let output = name_of(&bed, "ArgoCDHelm");
     let mut before = Vec::new();
     let mark = bed.proxy.log().mark();
-    for place in &places {
-        for invariant in [Invariant::I1Scope, Invariant::I3WellFormed] {
-            let why = "what others have added is taken out by a merge patch, after the apply";
-            bed.recorder.excuse(invariant, format!("{place}/{output}"), why);
-        }
-    }
     for ((_, edit, ..), place) in cases.iter().zip(&places) {
         before.push(bed.secrets(place).get(&output).await.unwrap());
         let by = PatchParams { field_manager: Some("argocd-ui".to_owned()), ..PatchParams::default() };
@@ -223,9 +216,6 @@ async fn edits_of_an_output_are_undone_and_what_others_add_beside_it_stays() {
         assert_eq!(stored, *writes, "{title}");
         let after = bed.secrets(place).get(&output).await.unwrap();
         assert_eq!(uid(&after) == uid(good), *same, "{title}");
-        for invariant in [Invariant::I1Scope, Invariant::I3WellFormed] {
-            bed.recorder.end_excuse(invariant, &format!("{place}/{output}"));
-        }
     }
     assert_eq!(bed.aws.calls(Service::Ecr).len(), 1);
     at_once(bed.ready(&name)).await;
@@ -312,7 +302,6 @@ async fn a_foreign_secret_in_the_place_of_an_output_is_left_alone_until_it_is_ad
     bed.logins_until(&a, &[OWN]).await.unwrap();
     output_until(&bed, &b, "BasicAuth").await;
     assert_eq!(version(&bed.secrets(&a).get(&basic).await.unwrap()), version(&foreign));
-    bed.recorder.excuse(Invariant::I2Foreign, format!("{a}/{basic}"), "it is to be adopted");
     bed.change(&name, json!({ "spec": { "secret": { "conflictPolicy": "Adopt", "deletionPolicy": "Retain" } } }))
         .await
         .unwrap();

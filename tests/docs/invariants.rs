@@ -19,24 +19,24 @@ struct Promise {
 /// Where the judges of an invariant are, and the mutations that break it.
 #[derive(Default)]
 struct Entry {
-    real: BTreeSet<String>,
-    simulated: BTreeSet<String>,
+    /// The judges of every run, of real runs alone, and of simulated ones alone.
+    judges: [BTreeSet<String>; 3],
     broken_by: BTreeSet<String>,
 }
 
 /// The two tables.
 pub(super) fn index() -> String {
     let mut entries: BTreeMap<u32, Entry> = invariants().into_iter().map(|number| (number, Entry::default())).collect();
-    for (folder, simulated) in [("tests/testbed/src/recorder", false), ("tests/sim/src", true)] {
+    let folders = ["tests/judge/src/judges", "tests/testbed/src/recorder", "tests/sim/src"];
+    for (which, folder) in folders.into_iter().enumerate() {
         for (path, text) in sources(folder) {
             // What a test tells the recorder, and how it asks, is no judgment.
             if path.ends_with("recorder/declared.rs") || path.ends_with("recorder/mod.rs") {
                 continue;
             }
             for number in judged_in(&path, &text) {
-                let entry = entries.entry(number).or_default();
-                let list = if simulated { &mut entry.simulated } else { &mut entry.real };
-                list.insert(path.strip_prefix(&format!("{folder}/")).unwrap().to_owned());
+                let judges = &mut entries.entry(number).or_default().judges[which];
+                judges.insert(path.strip_prefix(&format!("{folder}/")).unwrap().to_owned());
             }
         }
     }
@@ -48,11 +48,11 @@ pub(super) fn index() -> String {
             entries.entry(number).or_default().broken_by.insert(format!("{program} {test}"));
         }
     }
-    let mut text = "| | judged over real runs (`tests/testbed/src/recorder`) | simulated (`tests/sim/src`) | mutations | found by |\n|---|---|---|---|---|\n".to_owned();
-    for (number, Entry { real, simulated, broken_by }) in &entries {
+    let mut text = "| | judged over every run (`tests/judge/src/judges`) | over real runs alone (`tests/testbed/src/recorder`) | over simulated runs alone (`tests/sim/src`) | mutations | found by |\n|---|---|---|---|---|---|\n".to_owned();
+    for (number, Entry { judges: [every, real, simulated], broken_by }) in &entries {
         assert!(!broken_by.is_empty(), "no mutation shows that I{number} can be broken and is noticed");
         let count = mutations_of(*number);
-        let cells = [list(real), list(simulated), count.to_string(), list(broken_by)];
+        let cells = [list(every), list(real), list(simulated), count.to_string(), list(broken_by)];
         text.push_str(&format!("| I{number} | {} |\n", cells.join(" | ")));
     }
     text.push_str("\n| promise | where | shown by |\n|---|---|---|\n");

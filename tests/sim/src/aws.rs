@@ -99,7 +99,7 @@ struct State {
     calls: Vec<Call>,
     life: Duration,
     failing: Option<(Failure, Option<String>)>,
-    /// When it failed, for all keys or one.
+    /// When it failed for all keys.
     failures: Vec<(Timestamp, Timestamp)>,
     truth: BTreeMap<String, Timestamp>,
     counts: BTreeMap<String, u32>,
@@ -128,7 +128,7 @@ impl Aws {
         self.recover();
         let mut state = self.0.lock();
         state.failing = Some((failure, key.map(str::to_owned)));
-        if !failure.is_harmless() {
+        if key.is_none() && !failure.is_harmless() {
             state.failures.push((clock::true_now(), Timestamp::MAX));
         }
     }
@@ -172,9 +172,14 @@ impl Aws {
         self.0.lock().truth.get(text).copied()
     }
 
-    /// Whether AWS was failing then.
-    pub fn failed_at(&self, at: Timestamp) -> bool {
-        self.0.lock().failures.iter().any(|(from, until)| (*from..*until).contains(&at))
+    /// Every login that it made, as base64, and when it really expires.
+    pub fn issued(&self) -> BTreeMap<String, Timestamp> {
+        self.0.lock().truth.clone()
+    }
+
+    /// From when until when it failed for every key.
+    pub fn failures(&self) -> Vec<(Timestamp, Timestamp)> {
+        self.0.lock().failures.clone()
     }
 }
 

@@ -36,8 +36,6 @@ pub struct Sim {
     pub complaints: Vec<Violation>,
     /// Every setting that a process had.
     pub all_settings: Vec<Settings>,
-    /// What may be broken, and about what; `*` is everything.
-    pub exceptions: Vec<(Invariant, String)>,
     /// How old the state may be that the operator acts on.
     pub staleness: SignedDuration,
     /// Deaths to come, each after so many mutating requests of the process.
@@ -73,7 +71,6 @@ impl Sim {
             harm: 0,
             complaints: Vec::new(),
             all_settings: vec![settings],
-            exceptions: Vec::new(),
             staleness: SignedDuration::from_secs(10),
             planned: Vec::new(),
             step: Duration::from_secs(1),

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::api_server::{ApiServer, Kind};
@@ -217,9 +216,4 @@ impl Sim {
             self.wait(step.until);
         }
     }
-}
-
-/// When a Secret's recorded expiry is.
-pub fn recorded_expiry(secret: &Value) -> Option<Timestamp> {
-    secret["metadata"]["annotations"]["pullsecrets.dev/expires-at"].as_str()?.parse().ok()
 }

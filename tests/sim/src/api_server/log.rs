@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use http::Method;
 use k8s_openapi::jiff::Timestamp;
+use serde_json::Value;
 
 use super::request::{Kind, Request, Target};
 use crate::clock;
@@ -16,7 +17,9 @@ pub struct Sent {
     pub summary: String,
     pub target: Target,
     pub method: Method,
-    pub is_apply: bool,
+    pub content_type: String,
+    /// What was sent to change a Secret otherwise than by an apply.
+    pub body: Option<Value>,
     pub is_mutation: bool,
     /// When it was done, and the status code.
     pub committed: Option<(Timestamp, u16)>,
@@ -28,13 +31,20 @@ pub struct Sent {
 
 impl Sent {
     fn new(request: &Request, process: u32) -> Self {
+        let is_odd = request.target.kind == Kind::Secret && !request.is_apply();
+        let mut target = request.target.clone();
+        if target.name.is_empty() {
+            // A creation names the object in its body.
+            target.name = request.body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        }
         Self {
             at: clock::true_now(),
             process,
             summary: request.summary(),
-            target: request.target.clone(),
+            target,
             method: request.method.clone(),
-            is_apply: request.is_apply(),
+            content_type: request.content_type.clone(),
+            body: is_odd.then(|| request.body.clone()),
             is_mutation: request.is_mutation(),
             committed: None,
             version: 0,

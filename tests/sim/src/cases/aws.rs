@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ::judge::logins;
 use k8s_openapi::jiff::SignedDuration;
 use serde_json::json;
 
@@ -10,7 +11,6 @@ use crate::api_server::Kind;
 use crate::aws::Failure;
 use crate::clock;
 use crate::judge::Invariant;
-use crate::judge::history::logins;
 use crate::judge::least_life;
 use crate::judge::short::{I3, I4, I5, I6, I7, I9, I10, I14};
 use crate::operator::Settings;

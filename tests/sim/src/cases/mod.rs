@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ::judge::marks::owner;
 use k8s_openapi::jiff::SignedDuration;
 use serde_json::{Value, json};
 
@@ -139,7 +140,7 @@ impl Sim {
 
 /// Whether a namespace holds a Secret of ours.
 fn has(api: &ApiServer, namespace: &str) -> bool {
-    api.get(Kind::Secret, namespace, SECRET).is_some_and(|secret| crate::judge::history::owner(&secret).is_some())
+    api.get(Kind::Secret, namespace, SECRET).is_some_and(|secret| owner(&secret).is_some())
 }
 
 /// The reason that the status gives for a namespace.

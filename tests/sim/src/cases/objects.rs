@@ -145,8 +145,8 @@ fn two(sim: &mut Sim) {
     edit(&sim.api, "platform", json!({ "namespaces": { "exclude": ["b"] } }));
     sim.wait(Until::Quiet);
     let younger = sim.api.get(Kind::Credential, "", "younger").expect("it is there");
-    let owner = sim.api.get(Kind::Secret, "b", SECRET).and_then(|secret| crate::judge::history::owner(&secret));
-    let taken = owner.as_deref() == Some(crate::judge::history::uid(&younger));
+    let secret = sim.api.get(Kind::Secret, "b", SECRET);
+    let taken = secret.is_some_and(|secret| ::judge::marks::owner(&secret) == younger["metadata"]["uid"].as_str());
     sim.expect(taken, I13, "the younger one does not have what the older one gave up");
     sim.api.delete(Kind::Credential, "", "platform");
     calm(sim);

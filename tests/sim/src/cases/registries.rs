@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use ::judge::logins;
 use serde_json::{Value, json};
 
 use super::{Case, calm, case, ready_reason, ready_with};
 use crate::api_server::{ApiServer, Kind};
 use crate::aws::Failure;
 use crate::judge::Invariant;
-use crate::judge::history::logins;
 use crate::judge::short::{I3, I4, I5, I6, I7, I9, I13, I14};
 use crate::sim::Sim;
 use crate::workloads::SECRET;

@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::aws::{AwsStandIn, Role, Trust};
 use crate::control_plane::ControlPlane;
 use crate::proxy::Proxy;
-use crate::recorder::{Recorder, Scope, Violation};
+use crate::recorder::{Defaults, Recorder, Scope, Violation};
 pub use identities::Tenant;
 pub use objects::{REFRESH_REQUESTED, condition, credential_resource, logins, next_second};
 pub use operator::{Launch, Operator};
@@ -106,8 +106,8 @@ impl Bed {
         let proxy = Proxy::start(plane)?;
         let mut scope = Scope::new(names.clone(), format!("{prefix}-"));
         scope.lease = Some((home.clone(), "ecr-credential-operator".to_owned()));
-        scope.defaults.account = Some(ACCOUNT.to_owned());
-        scope.defaults.region = Some("eu-west-1".to_owned());
+        scope.settings[0].defaults =
+            Defaults { account: Some(ACCOUNT.to_owned()), region: Some("eu-west-1".to_owned()) };
         scope.api_audiences = vec![issuer.clone(), "https://kubernetes.default.svc".to_owned()];
         let recorder = Recorder::start(plane, scope).await?;
         recorder.attach(proxy.log());

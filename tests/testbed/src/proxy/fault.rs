@@ -9,7 +9,7 @@ use regex::Regex;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::request::Request;
+use super::Request;
 
 type Predicate = Arc<dyn Fn(&Request) -> bool + Send + Sync>;
 

@@ -17,9 +17,9 @@ use serde_json::Value;
 
 use super::fault::{Action, Answer, Faults};
 use super::log::Log;
-use super::request::{Request, Stored, Target};
 use super::stream::{OpenWatches, watch_body};
 use super::view::Views;
+use super::{Request, Stored, Target};
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
@@ -151,6 +151,7 @@ fn describe(number: usize, parts: &http::request::Parts, bytes: &[u8]) -> Reques
         status: None,
         stored: None,
         refusal: None,
+        led: None,
     }
 }
 

@@ -9,9 +9,9 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use tokio::net::TcpListener;
 
+pub use ::judge::{Request, Stored, Target};
 pub use fault::{Action, Answer, Fault, Gate, Match, Placed};
 pub use log::{GrantedToken, Log, Mark};
-pub use request::{Request, Stored, Target};
 
 use crate::control_plane::{ControlPlane, install_crypto_provider};
 use fault::Faults;
@@ -22,7 +22,6 @@ use view::Views;
 mod fault;
 mod forward;
 mod log;
-mod request;
 mod stream;
 mod view;
 

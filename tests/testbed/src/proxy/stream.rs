@@ -10,8 +10,8 @@ use futures::{Stream, StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::Request;
 use super::fault::{Action, Faults, Match};
-use super::request::Request;
 use super::view::Views;
 
 /// The watches that are open now.

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use super::Request;
 use super::fault::Match;
-use super::request::Request;
 
 type Shown = Arc<dyn Fn(&Value) -> bool + Send + Sync>;
 

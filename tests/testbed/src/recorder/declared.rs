@@ -1,17 +1,21 @@
 //! What a test tells the recorder: what goes wrong on purpose, what must stay secret, what belongs to whom.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use ::judge::Excuse;
+use ::judge::evidence::{Account, Aws, Call, Holder};
 use anyhow::Result;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::Recorder;
 use super::canary::Canaries;
 use super::{Invariant, Violation};
-use crate::aws::{AwsStandIn, Call, IssuedToken};
+use crate::aws::{AwsStandIn, IssuedToken, Service};
 
 /// What the test told.
 #[derive(Default)]
@@ -26,35 +30,6 @@ pub(super) struct Declared {
     pub(super) tenants: BTreeMap<String, BTreeSet<String>>,
     pub(super) included: Vec<(String, Value)>,
     aws: Option<AwsStandIn>,
-}
-
-/// A ServiceAccount whose tokens the operator may ask for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Account {
-    /// `None` is any namespace.
-    pub(super) namespace: Option<String>,
-    pub(super) name: String,
-}
-
-/// Calls for tokens: as whom and for what, and when.
-pub(super) type AwsCalls = Vec<((String, String), Timestamp)>;
-
-/// Whom AWS issued a login to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Holder {
-    pub(super) role: Option<String>,
-    pub(super) principal: String,
-    /// By AWS's clock.
-    pub(super) accepted_until: Timestamp,
-}
-
-/// A time in which an invariant may be broken about something.
-pub(super) struct Excuse {
-    invariant: Invariant,
-    about: String,
-    from: Timestamp,
-    until: Timestamp,
-    why: String,
 }
 
 impl Recorder {
@@ -88,13 +63,7 @@ impl Recorder {
 
     /// Every excuse that was granted, with how many violations it covers.
     pub fn excuses(&self, violations: &[Violation], now: Timestamp) -> Vec<String> {
-        let of = |excuse: &Excuse| {
-            let Excuse { invariant, about, from, until, why } = excuse;
-            let seconds = (*until).min(now).duration_since(*from).as_secs();
-            let covered = violations.iter().filter(|violation| excuse.covers(violation)).count();
-            format!("{invariant:?} about {about} for {seconds} s, {covered} times: {why}")
-        };
-        self.declared.lock().excuses.iter().map(of).collect()
+        self.declared.lock().excuses.iter().map(|excuse| excuse.tell(violations, now)).collect()
     }
 
     /// I11: this must not appear outside of Secrets; `name` stands for it in a violation. At least 8 bytes.
@@ -154,34 +123,36 @@ impl Recorder {
 }
 
 impl Declared {
-    /// Whom each login was issued to, by what kubelet reads as `auth`.
-    pub(super) fn issued(&self) -> HashMap<String, Holder> {
-        let tokens = self.aws.iter().flat_map(AwsStandIn::tokens);
-        let holder = |token: IssuedToken| {
-            let accepted_until = if token.revoked { Timestamp::MAX } else { token.accepted_until };
-            (token.auth, Holder { role: token.role, principal: token.principal, accepted_until })
-        };
-        tokens.map(holder).collect()
-    }
-
-    /// The time by AWS's clock, and every call for a token: as whom and where, and when in real time.
-    pub(super) fn aws(&self) -> (Option<Timestamp>, AwsCalls) {
+    /// What AWS knows.
+    pub(super) fn aws(&self) -> Aws {
+        let failures = self.aws_failures.clone();
+        let Some(aws) = &self.aws else { return Aws { failures, ..Aws::default() } };
         let (now, real) = (Timestamp::now(), Instant::now());
-        let when = |call: &Call| now - SignedDuration::try_from(real.duration_since(call.received)).unwrap_or_default();
-        let calls = self.aws.iter().flat_map(|aws| aws.calls_since(Default::default()));
-        let fetches = calls.filter(|call| call.api == "GetAuthorizationToken").map(|call| {
-            let identity = call.role.clone().or(call.principal.clone()).unwrap_or_default();
-            let what = format!("{:?} in {}", call.service, call.region.as_deref().unwrap_or_default());
-            ((identity, what), when(&call))
+        let registry = |service: &Service, region: &str| match service {
+            Service::EcrPublic => "public".to_owned(),
+            _ => format!("ecr/{region}"),
+        };
+        let calls = aws.calls_since(Default::default());
+        let calls = calls.into_iter().filter(|call| call.api == "GetAuthorizationToken").map(|call| Call {
+            identity: call.role.or(call.principal).unwrap_or_default(),
+            registry: registry(&call.service, call.region.as_deref().unwrap_or_default()),
+            at: now - SignedDuration::try_from(real.duration_since(call.received)).unwrap_or_default(),
+            // Processes come after each other at the same endpoint.
+            process: None,
+            failed: call.code != "OK",
         });
-        (self.aws.as_ref().map(|aws| aws.clock().now()), fetches.collect())
-    }
-}
-
-impl Excuse {
-    pub(super) fn covers(&self, violation: &Violation) -> bool {
-        self.invariant == violation.invariant
-            && (self.about == "*" || self.about == violation.about)
-            && (self.from..self.until).contains(&violation.at)
+        let login = |token: IssuedToken| {
+            // What no login can be made of is none.
+            let login = String::from_utf8(BASE64_STANDARD.decode(&token.auth).ok()?).ok()?;
+            let registry = registry(&token.service, &token.region);
+            let IssuedToken { role, principal, accepted_until, revoked, .. } = token;
+            Some((login, Holder { role, principal, registry, accepted_until, revoked }))
+        };
+        Aws {
+            ahead: aws.clock().now().duration_since(now),
+            calls: calls.collect(),
+            failures,
+            issued: aws.tokens().into_iter().filter_map(login).collect(),
+        }
     }
 }

@@ -4,73 +4,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use kube::Client;
 use parking_lot::Mutex;
 
+use ::judge::Evidence;
+use ::judge::history::{Key, Kind};
 pub use ::judge::hosts::Defaults;
-pub use ::judge::{Invariant, Violation};
+pub use ::judge::{Invariant, Scope, Violation};
 
 use crate::control_plane::ControlPlane;
 use crate::proxy::{Log, Mark, Request};
 use declared::Declared;
-use evidence::Evidence;
-use history::{Key, Kind};
 use watch::{Shared, Source, sources};
 
 mod canary;
 mod declared;
-mod evidence;
-#[cfg(test)]
-mod fixture;
-mod history;
-mod judge;
-mod marks;
 mod settle;
 mod texts;
 mod watch;
-
-/// Longer than any test.
-const FOREVER: Duration = Duration::from_secs(1_000_000_000);
-
-/// What belongs to one test, of a control plane that others use at the same time.
-#[derive(Clone, Debug)]
-pub struct Scope {
-    /// The names of the Secrets that the operator may write; they are watched in all namespaces.
-    pub secret_names: Vec<String>,
-    /// The EcrCredentials of the test have names that begin with this.
-    pub credential_prefix: String,
-    /// Namespace and name of the operator's Lease; without it every write to a Lease is out of scope.
-    pub lease: Option<(String, String)>,
-    /// What the EcrCredentials leave out.
-    pub defaults: Defaults,
-    /// Hosts that may stand in any Secret.
-    pub extra_hosts: Vec<String>,
-    /// How old the state may be that the operator acts on.
-    pub staleness: Duration,
-    /// What the operator's clock is ahead of the true time.
-    pub clock_offset: SignedDuration,
-    /// The audiences of tokens that the API server itself accepts.
-    pub api_audiences: Vec<String>,
-}
-
-impl Scope {
-    pub fn new<S: Into<String>>(
-        secret_names: impl IntoIterator<Item = S>,
-        credential_prefix: impl Into<String>,
-    ) -> Scope {
-        Scope {
-            secret_names: secret_names.into_iter().map(Into::into).collect(),
-            credential_prefix: credential_prefix.into(),
-            lease: None,
-            defaults: Defaults::default(),
-            extra_hosts: vec![],
-            staleness: Duration::from_secs(10),
-            clock_offset: SignedDuration::ZERO,
-            api_audiences: vec![],
-        }
-    }
-}
 
 /// Records one test. It runs on a thread of its own, so a test may block.
 #[must_use = "call assert_clean at the end of the test"]
@@ -159,7 +111,7 @@ impl Recorder {
     pub async fn judge(&self) -> Result<Vec<Violation>> {
         self.settle().await?;
         let evidence = self.evidence();
-        let mut violations = judge::judge(&evidence);
+        let mut violations = ::judge::judge(&evidence);
         let granted = self.logs.lock().iter().flat_map(|log| log.granted_tokens()).collect::<Vec<_>>();
         let declared = self.declared.lock();
         violations.extend(declared.search(&evidence, &granted)?);
@@ -182,7 +134,7 @@ impl Recorder {
 
     /// Every version of a Secret that was seen, for tests that look closer.
     pub fn secret_versions(&self, namespace: &str, name: &str) -> Vec<serde_json::Value> {
-        let key = Key { kind: Kind::Secret, namespace: namespace.to_owned(), name: name.to_owned() };
+        let key = Key::secret(namespace, name);
         let history = self.shared.history.lock();
         history
             .versions(&key)
@@ -227,20 +179,19 @@ impl Recorder {
             Some(start..*end)
         });
         let logs = ends.collect();
-        let (aws_now, aws_calls) = declared.aws();
+        let requests: Vec<Request> = by_log.into_iter().flatten().collect();
+        let mut history = self.shared.history.lock().clone();
+        history.attribute(&requests);
         Evidence {
             scope: self.scope.clone(),
-            history: self.shared.history.lock().clone(),
-            requests: by_log.into_iter().flatten().collect(),
+            history,
+            requests,
             logs,
-            aws_now,
-            aws_calls,
-            aws_failures: declared.aws_failures.clone(),
+            aws: declared.aws(),
             now: Timestamp::now(),
             found: declared.found.clone(),
             service_accounts: declared.service_accounts.clone(),
             tenants: declared.tenants.clone(),
-            issued: declared.issued(),
             included: declared.included.clone(),
         }
     }

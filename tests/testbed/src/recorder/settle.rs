@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ::judge::history::{History, Key, Kind};
+use ::judge::is_collected;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::Recorder;
-use super::history::{History, Key, Kind};
-use super::judge::is_collected;
 
 /// How long a watch may lag behind a list.
 const WATCH_LAG: Duration = Duration::from_secs(20);

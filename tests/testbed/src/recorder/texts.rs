@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
+use ::judge::Evidence;
+use ::judge::history::Kind;
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 
 use super::Declared;
-use super::evidence::Evidence;
-use super::history::Kind;
 use super::{Invariant, Violation};
 use crate::proxy::{GrantedToken, Request};
 
@@ -77,8 +77,8 @@ mod tests {
     use http::Method;
     use serde_json::json;
 
-    use super::super::fixture::{Story, credential, secret};
     use super::*;
+    use ::judge::fixture::{Story, credential, secret};
 
     const TOKEN: &str = "canary-token-of-the-test";
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::judge::history::{History, Key, Kind, Version};
 use anyhow::{Context, Result};
 use futures::{AsyncBufReadExt, TryStreamExt};
 use http::Request;
@@ -15,7 +16,6 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::Scope;
-use super::history::{History, Key, Kind, Version};
 
 /// Nothing tells when an API server that is away comes back.
 const RETRY: Duration = Duration::from_millis(100);
@@ -76,7 +76,7 @@ impl Source {
         let items = list["items"].as_array().map_or(&[][..], Vec::as_slice);
         let present: BTreeSet<Key> = items.iter().map(|object| Key::of(self.kind, object)).collect();
         for object in items {
-            self.add(shared, Version { at, initial, deleted: false, object: Arc::new(object.clone()) });
+            self.add(shared, Version { initial, ..Version::seen(at, Arc::new(object.clone())) });
         }
         let live = |history: &History| -> Vec<(Key, Arc<Value>)> {
             history.live(self.kind).map(|(key, version)| (key.clone(), version.object.clone())).collect()
@@ -86,7 +86,7 @@ impl Source {
             |key: &Key| self.field_selector.is_empty() || self.field_selector == format!("metadata.name={}", key.name);
         let gone = live(&shared.history.lock());
         for (_, object) in gone.into_iter().filter(|(key, _)| mine(key) && !present.contains(key)) {
-            self.add(shared, Version { at, initial: false, deleted: true, object });
+            self.add(shared, Version { deleted: true, ..Version::seen(at, object) });
         }
     }
 
@@ -117,7 +117,7 @@ impl Source {
                 Some("BOOKMARK") => {}
                 kind => {
                     let deleted = kind == Some("DELETED");
-                    self.add(shared, Version { at: Timestamp::now(), initial: false, deleted, object: object.clone() });
+                    self.add(shared, Version { deleted, ..Version::seen(Timestamp::now(), object.clone()) });
                 }
             }
             if let Some(seen) = object["metadata"]["resourceVersion"].as_str() {
@@ -165,7 +165,7 @@ pub(super) fn sources(scope: &Scope) -> Vec<Source> {
             Arc::new(move |key: &Key| key.name.starts_with(&prefix)),
         ),
     ];
-    for name in &scope.secret_names {
+    for name in scope.settings.iter().flat_map(|settings| &settings.secret_names) {
         sources.push(source(Kind::Secret, "/api/v1/secrets", format!("metadata.name={name}"), all.clone()));
     }
     sources

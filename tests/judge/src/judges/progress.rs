@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::super::evidence::Evidence;
-use super::super::history::{Kind, Version};
-use super::super::{Invariant, Violation};
+use crate::evidence::Evidence;
+use crate::history::{Kind, Version};
+use crate::{Invariant, Violation};
 
 /// So many mutating requests for one object within [`WINDOW`] are a loop: with waits of 200 ms that double up to 2 s, as the tests
 /// set them, a write that fails again and again is sent about ten times.
@@ -88,8 +88,8 @@ mod tests {
     use http::Method;
     use serde_json::json;
 
-    use super::super::super::fixture::{Story, ready_credential, secret, start};
     use super::*;
+    use crate::fixture::{Story, ready_credential, secret, start};
 
     #[test]
     fn a_loop_without_progress_is_found_and_patience_is_not() {

@@ -1,31 +1,30 @@
 //! I17: whose logins stand in a tenant's namespace.
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-
-use super::super::declared::Holder;
-use super::super::evidence::{Evidence, Write};
-use super::super::{Invariant, Violation};
-use super::well_formed::auths;
+use super::well_formed::logins;
+use crate::evidence::{Evidence, Holder, Write};
+use crate::{Invariant, Violation};
 
 /// I17: no version of any Secret in a tenant's namespace holds a login that AWS issued to somebody else, whoever wrote it; and
 /// the operator writes none that AWS did not issue.
 pub(super) fn tenancy(evidence: &Evidence) -> Vec<Violation> {
-    let writes = evidence.secret_writes().into_iter().filter(|write| !write.version.deleted);
+    if evidence.tenants.is_empty() {
+        return vec![];
+    }
+    let writes = evidence.secret_writes().filter(|write| !write.version.deleted);
     writes.flat_map(|write| strangers(evidence, &write)).collect()
 }
 
 fn strangers(evidence: &Evidence, write: &Write<'_>) -> Vec<Violation> {
     let Some(own) = evidence.tenants.get(&write.key.namespace) else { return vec![] };
     // What cannot be read is for I3 to say.
-    let auths = auths(write.version).unwrap_or_default();
-    let faults = auths.iter().filter_map(|(host, auth)| match evidence.issued.get(&BASE64_STANDARD.encode(auth)) {
+    let auths = logins(&write.version.object).unwrap_or_default();
+    let faults = auths.iter().filter_map(|(host, auth)| match evidence.aws.issued.get(auth) {
         Some(holder) if is_of(holder, own) => None,
         Some(holder) => Some(format!("the login for {host} was issued to {}", holder.principal)),
-        None if write.by_operator => Some(format!("the login for {host} was issued to nobody")),
+        None if write.version.by_operator => Some(format!("the login for {host} was issued to nobody")),
         None => None,
     });
-    faults.map(|fault| Violation::new(Invariant::I17Tenancy, write.key.about(), write.at, fault)).collect()
+    faults.map(|fault| Violation::new(Invariant::I17Tenancy, write.key.about(), write.version.sent, fault)).collect()
 }
 
 fn is_of(holder: &Holder, own: &std::collections::BTreeSet<String>) -> bool {
@@ -34,8 +33,8 @@ fn is_of(holder: &Holder, own: &std::collections::BTreeSet<String>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::fixture::{Story, secret};
     use super::*;
+    use crate::fixture::{Story, holder, secret};
 
     /// Two tenants: `a` with a role, `b` with a user. Passwords say whom they were issued to.
     fn story() -> Story {
@@ -43,17 +42,10 @@ mod tests {
         let role = "arn:aws:iam::111122223333:role/a".to_owned();
         let user = "arn:aws:iam::111122223333:user/b".to_owned();
         story.tenants = [("a".to_owned(), [role.clone()].into()), ("b".to_owned(), [user.clone()].into())].into();
-        let auth = |password: &str| BASE64_STANDARD.encode(format!("AWS:{password}"));
-        let session = Holder {
-            role: Some(role),
-            principal: "arn:aws:sts::111122223333:assumed-role/a/x".to_owned(),
-            accepted_until: jiff::Timestamp::MAX,
-        };
-        story.issued = [
-            (auth("of-a"), session),
-            (auth("of-b"), Holder { role: None, principal: user, accepted_until: jiff::Timestamp::MAX }),
-        ]
-        .into();
+        let auth = |password: &str| format!("AWS:{password}");
+        let session = "arn:aws:sts::111122223333:assumed-role/a/x";
+        story.aws.issued =
+            [(auth("of-a"), Holder { role: Some(role), ..holder(session) }), (auth("of-b"), holder(&user))].into();
         story
     }
 

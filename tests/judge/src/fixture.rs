@@ -1,6 +1,6 @@
 //! Invented histories for the tests of the judge: a default story in which all is well, and ways to spoil it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,23 +10,21 @@ use http::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::Scope;
-use super::declared::{Account, Holder};
-use super::evidence::Evidence;
-use super::history::{History, Kind, Version};
-use crate::proxy::{Request, Stored, Target};
+use crate::evidence::{Account, Aws, Evidence, Holder};
+use crate::history::{History, Kind, Version};
+use crate::{Request, Scope, Stored, Target};
 
-pub(super) const HOST: &str = "111122223333.dkr.ecr.eu-west-1.amazonaws.com";
+pub const HOST: &str = "111122223333.dkr.ecr.eu-west-1.amazonaws.com";
 
-pub(super) fn start() -> Timestamp {
+pub fn start() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()
 }
 
 /// A Secret named `a/pull` as the operator would write it.
 #[derive(Clone)]
-pub(super) struct SecretState(pub(super) Value);
+pub struct SecretState(pub(super) Value);
 
-pub(super) fn secret() -> SecretState {
+pub fn secret() -> SecretState {
     SecretState(json!({
         "metadata": {
             "namespace": "a",
@@ -37,7 +35,10 @@ pub(super) fn secret() -> SecretState {
                 "pullsecrets.dev/credential-uid": "credential-1",
             },
             "annotations": {"pullsecrets.dev/expires-at": "2026-01-01T12:00:00Z"},
-            "ownerReferences": [{"kind": "EcrCredential", "uid": "credential-1", "name": "platform"}],
+            "ownerReferences": [{
+                "apiVersion": "pullsecrets.dev/v1alpha1", "kind": "EcrCredential", "uid": "credential-1", "name": "platform",
+                "controller": true,
+            }],
         },
         "type": "kubernetes.io/dockerconfigjson",
         "data": {".dockerconfigjson": docker_config(HOST, "AWS:password")},
@@ -45,63 +46,60 @@ pub(super) fn secret() -> SecretState {
 }
 
 /// A Secret of the same name that somebody else made.
-pub(super) fn foreign_secret() -> SecretState {
+pub fn foreign_secret() -> SecretState {
     SecretState(json!({"metadata": {"namespace": "a", "name": "pull"}, "type": "Opaque", "data": {}}))
 }
 
-pub(super) fn docker_config(host: &str, auth: &str) -> String {
+pub fn docker_config(host: &str, auth: &str) -> String {
     BASE64_STANDARD.encode(json!({"auths": {host: {"auth": BASE64_STANDARD.encode(auth)}}}).to_string())
 }
 
 impl SecretState {
-    pub(super) fn set(mut self, pointer: &str, value: Value) -> Self {
+    pub fn set(mut self, pointer: &str, value: Value) -> Self {
         let (parent, field) = pointer.rsplit_once('/').unwrap();
         self.0.pointer_mut(parent).unwrap()[field.replace("~1", "/")] = value;
         self
     }
 
-    pub(super) fn value(self, password: &str) -> Self {
+    pub fn value(self, password: &str) -> Self {
         self.set("/data/.dockerconfigjson", docker_config(HOST, &format!("AWS:{password}")).into())
     }
 
-    pub(super) fn label(self, name: &str, value: &str) -> Self {
+    pub fn label(self, name: &str, value: &str) -> Self {
         self.set(&format!("/metadata/labels/{}", name.replace('/', "~1")), value.into())
     }
 
-    pub(super) fn expires(self, time: &str) -> Self {
+    pub fn expires(self, time: &str) -> Self {
         self.set("/metadata/annotations/pullsecrets.dev~1expires-at", time.into())
     }
 }
 
 /// A history that is told event by event, one second each.
-pub(super) struct Story {
-    pub(super) scope: Scope,
-    pub(super) history: History,
-    pub(super) requests: Vec<Request>,
-    pub(super) aws_failures: Vec<(Timestamp, Timestamp)>,
-    pub(super) now: Timestamp,
-    pub(super) service_accounts: Vec<Account>,
-    pub(super) tenants: BTreeMap<String, BTreeSet<String>>,
-    pub(super) issued: HashMap<String, Holder>,
+pub struct Story {
+    pub scope: Scope,
+    pub history: History,
+    pub requests: Vec<Request>,
+    pub aws: Aws,
+    pub now: Timestamp,
+    pub service_accounts: Vec<Account>,
+    pub tenants: BTreeMap<String, BTreeSet<String>>,
     versions: u64,
     secret_uid: u64,
 }
 
 impl Story {
     /// The EcrCredential `platform` selects `a` and `b`, which exist; `c` exists too.
-    pub(super) fn new() -> Story {
+    pub fn new() -> Story {
         let scope = Scope { lease: Some(("operator".into(), "operator".into())), ..Scope::new(["pull"], "platform") };
-        let (history, requests, aws_failures) = Default::default();
-        let (service_accounts, tenants, issued) = Default::default();
+        let (history, requests, aws, service_accounts, tenants) = Default::default();
         let mut story = Story {
             scope,
             history,
             requests,
-            aws_failures,
+            aws,
             now: start(),
             service_accounts,
             tenants,
-            issued,
             versions: 0,
             secret_uid: 1,
         };
@@ -111,75 +109,72 @@ impl Story {
         story.credential(credential())
     }
 
-    pub(super) fn credential(self, object: Value) -> Self {
+    pub fn credential(self, object: Value) -> Self {
         self.sees(Kind::Credential, object)
     }
 
-    pub(super) fn credential_ends(mut self) -> Self {
+    pub fn credential_ends(mut self) -> Self {
         let last = self.history.live(Kind::Credential).next().unwrap().1.object.clone();
         self.tick();
-        self.history.add(Kind::Credential, Version { at: self.now, initial: false, deleted: true, object: last });
+        self.history.add(Kind::Credential, Version { deleted: true, ..Version::seen(self.now, last) });
         self
     }
 
-    pub(super) fn operator_writes(mut self, secret: SecretState) -> Self {
+    pub fn operator_writes(mut self, secret: SecretState) -> Self {
         self.tick();
         let path = format!("/api/v1/namespaces/{}/secrets/pull", secret.0["metadata"]["namespace"].as_str().unwrap());
         let object = self.stamp(secret.0.clone(), true);
         let stored = Stored { uid: uid(&object), resource_version: self.versions.to_string() };
         self.request(Method::PATCH, &path, Some(secret.0), Some(stored));
-        self.history
-            .add(Kind::Secret, Version { at: self.now, initial: false, deleted: false, object: Arc::new(object) });
+        self.history.add(Kind::Secret, Version::seen(self.now, Arc::new(object)));
         self
     }
 
-    pub(super) fn operator_writes_unseen(mut self, secret: SecretState) -> Self {
+    pub fn operator_writes_unseen(mut self, secret: SecretState) -> Self {
         self.tick();
         let object = self.stamp(secret.0, true);
-        self.history
-            .add(Kind::Secret, Version { at: self.now, initial: false, deleted: false, object: Arc::new(object) });
+        self.history.add(Kind::Secret, Version::seen(self.now, Arc::new(object)));
         self
     }
 
     /// An apply that the API server answers with the version that is there.
-    pub(super) fn operator_confirms(mut self, secret: SecretState) -> Self {
+    pub fn operator_confirms(mut self, secret: SecretState) -> Self {
         self.tick();
         let stored = Stored { uid: format!("secret-{}", self.secret_uid), resource_version: self.versions.to_string() };
         self.request(Method::PATCH, "/api/v1/namespaces/a/secrets/pull", Some(secret.0), Some(stored));
         self
     }
 
-    pub(super) fn other_writes(mut self, secret: SecretState) -> Self {
+    pub fn other_writes(mut self, secret: SecretState) -> Self {
         self.tick();
         let object = self.stamp(secret.0, false);
-        self.history
-            .add(Kind::Secret, Version { at: self.now, initial: false, deleted: false, object: Arc::new(object) });
+        self.history.add(Kind::Secret, Version::seen(self.now, Arc::new(object)));
         self
     }
 
-    pub(super) fn operator_deletes(mut self) -> Self {
+    pub fn operator_deletes(mut self) -> Self {
         let stored = Stored { uid: format!("secret-{}", self.secret_uid), resource_version: String::new() };
         self.tick();
         self.request(Method::DELETE, "/api/v1/namespaces/a/secrets/pull", None, Some(stored));
         self.other_deletes()
     }
 
-    pub(super) fn other_deletes(mut self) -> Self {
+    pub fn other_deletes(mut self) -> Self {
         let last = self.history.live(Kind::Secret).next().unwrap().1.object.clone();
         self.tick();
-        self.history.add(Kind::Secret, Version { at: self.now, initial: false, deleted: true, object: last });
+        self.history.add(Kind::Secret, Version { deleted: true, ..Version::seen(self.now, last) });
         self.secret_uid += 1;
         self
     }
 
-    pub(super) fn operator_sends(mut self, method: Method, path: &str, body: Value) -> Self {
+    pub fn operator_sends(mut self, method: Method, path: &str, body: Value) -> Self {
         self.tick();
         self.request(method, path, Some(body), None);
         self
     }
 
     /// The operator sends a status, which is stored so many seconds later.
-    pub(super) fn operator_reports(mut self, object: Value, seconds: u64) -> Self {
+    pub fn operator_reports(mut self, object: Value, seconds: u64) -> Self {
         self.tick();
         let stored = Stored { uid: uid(&object), resource_version: (self.versions + 1).to_string() };
         let path = "/apis/pullsecrets.dev/v1alpha1/ecrcredentials/platform/status";
@@ -187,45 +182,30 @@ impl Story {
         self.passes(seconds).sees(Kind::Credential, object)
     }
 
-    pub(super) fn aws_fails(mut self) -> Self {
+    pub fn aws_fails(mut self) -> Self {
         self.tick();
-        self.aws_failures.push((self.now, Timestamp::MAX));
+        self.aws.failures.push((self.now, Timestamp::MAX));
         self
     }
 
-    pub(super) fn passes(mut self, seconds: u64) -> Self {
+    pub fn passes(mut self, seconds: u64) -> Self {
         self.now += Duration::from_secs(seconds);
         self
     }
 
-    pub(super) fn sees(mut self, kind: Kind, mut object: Value) -> Self {
+    pub fn sees(mut self, kind: Kind, mut object: Value) -> Self {
         self.tick();
         self.versions += 1;
         object["metadata"]["resourceVersion"] = self.versions.to_string().into();
-        self.history.add(kind, Version { at: self.now, initial: false, deleted: false, object: Arc::new(object) });
+        self.history.add(kind, Version::seen(self.now, Arc::new(object)));
         self
     }
 
-    pub(super) fn evidence(self) -> Evidence {
-        let Story { scope, history, requests, aws_failures, now, service_accounts, tenants, issued, .. } = self;
-        let found = vec![];
-        let all = 0..requests.len();
-        let (logs, aws_calls) = (vec![all], vec![]);
-        Evidence {
-            scope,
-            history,
-            requests,
-            logs,
-            aws_now: None,
-            aws_calls,
-            aws_failures,
-            now,
-            found,
-            service_accounts,
-            tenants,
-            issued,
-            included: vec![],
-        }
+    pub fn evidence(self) -> Evidence {
+        let Story { scope, mut history, requests, aws, now, service_accounts, tenants, .. } = self;
+        history.attribute(&requests);
+        let (logs, found, included) = (vec![0..requests.len()], vec![], vec![]);
+        Evidence { scope, history, requests, logs, aws, now, found, service_accounts, tenants, included }
     }
 
     fn tick(&mut self) {
@@ -241,7 +221,11 @@ impl Story {
         metadata["resourceVersion"] = self.versions.to_string().into();
         metadata["managedFields"] = match by_operator {
             true => {
-                json!([{"manager": "ecr-credential-operator", "time": self.now.to_string(), "fieldsV1": {"f:data": {}}}])
+                let data = json!({"f:.dockerconfigjson": {}});
+                let labels = json!({"f:app.kubernetes.io/managed-by": {}, "f:pullsecrets.dev/credential-uid": {}});
+                let fields = json!({"f:data": data, "f:metadata": {"f:labels": labels}});
+                let (manager, time) = ("ecr-credential-operator", self.now.to_string());
+                json!([{"manager": manager, "operation": "Apply", "time": time, "fieldsV1": fields}])
             }
             false => last.unwrap_or_default(),
         };
@@ -268,11 +252,18 @@ impl Story {
             status: Some(200),
             stored,
             refusal: None,
+            led: None,
         });
     }
 }
 
-pub(super) fn credential() -> Value {
+/// A login for the registry of the default story that AWS accepts for ever.
+pub fn holder(principal: &str) -> Holder {
+    let (principal, registry) = (principal.to_owned(), "ecr/eu-west-1".to_owned());
+    Holder { role: None, principal, registry, accepted_until: Timestamp::MAX, revoked: false }
+}
+
+pub fn credential() -> Value {
     json!({
         "metadata": {"name": "platform", "uid": "credential-1", "generation": 1},
         "spec": {
@@ -284,7 +275,7 @@ pub(super) fn credential() -> Value {
 }
 
 /// The EcrCredential with a status that says that all is well.
-pub(super) fn ready_credential() -> Value {
+pub fn ready_credential() -> Value {
     let mut object = credential();
     object["status"] = json!({
         "observedGeneration": 1,

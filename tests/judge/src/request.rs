@@ -28,6 +28,8 @@ pub struct Request {
     pub stored: Option<Stored>,
     /// The message of a refusal by the API server.
     pub refusal: Option<String>,
+    /// Whether its process held the Lease when it was carried out; `None` where the requests alone tell.
+    pub led: Option<bool>,
 }
 
 /// What the API server answered about an object that it wrote.
@@ -121,7 +123,7 @@ impl Target {
 
 impl Stored {
     /// Reads the answer to a mutating request: the object, or the Status of a deletion.
-    pub(super) fn from_answer(answer: &Value) -> Option<Stored> {
+    pub fn from_answer(answer: &Value) -> Option<Stored> {
         let metadata = &answer["metadata"];
         let uid = metadata["uid"].as_str().or(answer["details"]["uid"].as_str())?;
         let resource_version = metadata["resourceVersion"].as_str().unwrap_or_default();

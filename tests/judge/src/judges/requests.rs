@@ -1,12 +1,16 @@
 //! I1 and I16: what the operator asks the API server for.
 
-use http::Method;
+use std::time::Duration;
 
-use super::super::declared::Account;
-use super::super::evidence::Evidence;
-use super::super::history::{Key, Kind};
-use super::super::{Invariant, Violation};
-use crate::proxy::Request;
+use http::Method;
+use serde_json::Value;
+
+use crate::evidence::{Account, Evidence};
+use crate::history::Key;
+use crate::{Invariant, Request, Violation};
+
+/// Longer than any run.
+const FOREVER: Duration = Duration::from_secs(1_000_000_000);
 
 /// I1: every mutating request is for an allowed Secret in a selected namespace, the own status, the own Lease, or an Event, and
 /// every token that is asked for is one of an allowed ServiceAccount.
@@ -48,18 +52,31 @@ fn out_of_scope(evidence: &Evidence, request: &Request) -> Option<String> {
 
 fn secret_out_of_scope(evidence: &Evidence, request: &Request) -> Option<String> {
     let target = &request.target;
-    if !evidence.scope.secret_names.contains(&target.name) {
-        return Some("a Secret of a name that is not allowed".into());
+    if !evidence.scope.may_write(&target.namespace, &target.name) {
+        return Some("a Secret of a name or in a namespace that is not allowed".into());
     }
-    let key = Key { kind: Kind::Secret, namespace: target.namespace.clone(), name: target.name.clone() };
+    let key = Key::secret(&target.namespace, &target.name);
     // Deleting is right also where the Secret is no longer wanted, if it ever was.
-    let staleness = if request.method == Method::DELETE { super::super::FOREVER } else { evidence.scope.staleness };
+    let staleness = if request.method == Method::DELETE { FOREVER } else { evidence.scope.staleness };
     if !evidence.is_wanted(&key, request.started, staleness) {
         return Some("a namespace that no EcrCredential selects".into());
     }
     let applies = request.method == Method::PATCH && request.content_type.starts_with("application/apply-patch");
-    (!applies && request.method != Method::DELETE)
+    (!applies && request.method != Method::DELETE && !strips(request))
         .then(|| format!("neither an apply nor a deletion, but {}", request.content_type))
+}
+
+/// What others have added is taken out of the very state that was seen, by a merge patch that does nothing else.
+fn strips(request: &Request) -> bool {
+    let is_merge = request.method == Method::PATCH && request.content_type == "application/merge-patch+json";
+    let fields = request.body.as_ref().and_then(|body| body.as_object()).filter(|_| is_merge);
+    let only_removes = |(field, value): (&String, &Value)| match (field.as_str(), value.as_object()) {
+        ("metadata", Some(metadata)) => metadata.len() == 1 && value["resourceVersion"].is_string(),
+        ("data", Some(data)) => data.values().all(Value::is_null),
+        ("immutable", None) => value.is_null(),
+        _ => false,
+    };
+    fields.is_some_and(|fields| fields.contains_key("metadata") && fields.iter().all(only_removes))
 }
 
 /// Pull secrets are attached to the ServiceAccounts of a test by a JSON patch that tests the resourceVersion and changes single
@@ -126,8 +143,8 @@ fn violation(invariant: Invariant, request: &Request, why: &str) -> Violation {
 mod tests {
     use serde_json::json;
 
-    use super::super::super::fixture::{Story, credential, secret};
     use super::*;
+    use crate::fixture::{Story, credential, secret};
 
     #[test]
     fn what_the_operator_needs_is_in_scope() {
@@ -181,6 +198,24 @@ mod tests {
         assert_eq!(scope(&late(1).operator_writes(secret().value("2")).evidence()), []);
         assert_eq!(scope(&late(60).operator_writes(secret().value("2")).evidence()).len(), 1);
         assert_eq!(scope(&late(60).operator_deletes().evidence()), []);
+    }
+
+    #[test]
+    fn what_others_have_added_may_be_taken_out_of_the_state_that_was_seen_and_nothing_else() {
+        let seen = json!({"resourceVersion": "7"});
+        let cases = [
+            (json!({"metadata": seen, "data": {"more": null}, "immutable": null}), 0),
+            (json!({"data": {"more": null}}), 1),
+            (json!({"metadata": seen, "data": {"more": "eA=="}}), 1),
+            (json!({"metadata": {"resourceVersion": "7", "labels": {}}}), 1),
+            (json!({"metadata": seen, "type": "Opaque"}), 1),
+        ];
+        for (body, expected) in cases {
+            let path = "/api/v1/namespaces/a/secrets/pull";
+            let mut evidence = Story::new().operator_sends(Method::PATCH, path, body.clone()).evidence();
+            evidence.requests[0].content_type = "application/merge-patch+json".into();
+            assert_eq!(scope(&evidence).len(), expected, "{body}");
+        }
     }
 
     fn token_request(path: &str, audiences: serde_json::Value) -> Story {

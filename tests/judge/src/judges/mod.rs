@@ -1,12 +1,14 @@
-//! The judgement: each invariant is a pure function of the evidence.
+//! The judges: each is a pure function of the evidence.
 
-use super::Violation;
-use super::evidence::Evidence;
+use crate::{Evidence, Violation};
 
 use progress::crowd;
 
-pub(super) use credentials::is_collected;
+pub use credentials::is_collected;
+pub use secrets::least_life;
+pub use well_formed::logins;
 
+mod calls;
 mod conduct;
 mod credentials;
 mod progress;
@@ -16,25 +18,28 @@ mod tenancy;
 mod well_formed;
 
 /// Everything that was wrong, in the order of the invariants.
-pub(super) fn judge(evidence: &Evidence) -> Vec<Violation> {
-    let checks: [fn(&Evidence) -> Vec<Violation>; 18] = [
+pub fn judge(evidence: &Evidence) -> Vec<Violation> {
+    let checks: [fn(&Evidence) -> Vec<Violation>; 21] = [
         requests::scope,
         requests::rbac,
         secrets::foreign,
         secrets::monotone,
         secrets::fail_static,
+        secrets::no_login_lost,
+        secrets::no_deletion_of_good,
         well_formed::well_formed,
         credentials::deletion,
         credentials::true_status,
         credentials::small_status,
+        credentials::no_gap,
         progress::no_loop,
         progress::no_flapping,
         progress::counters,
         tenancy::tenancy,
-        conduct::true_time,
+        calls::no_storm,
+        calls::patience,
         conduct::no_idle_writes,
         conduct::named_failures,
-        conduct::no_storm,
         conduct::single_writer,
     ];
     let mut violations = evidence.found.clone();
