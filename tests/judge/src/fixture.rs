@@ -87,6 +87,12 @@ pub struct Story {
     secret_uid: u64,
 }
 
+impl Default for Story {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Story {
     /// The EcrCredential `platform` selects `a` and `b`, which exist; `c` exists too.
     pub fn new() -> Story {
@@ -204,7 +210,7 @@ impl Story {
     pub fn evidence(self) -> Evidence {
         let Story { scope, mut history, requests, aws, now, service_accounts, tenants, .. } = self;
         history.attribute(&requests);
-        let (logs, found, included) = (vec![0..requests.len()], vec![], vec![]);
+        let (logs, found, included) = (std::iter::once(0..requests.len()).collect(), vec![], vec![]);
         Evidence { scope, history, requests, logs, aws, now, found, service_accounts, tenants, included }
     }
 
