@@ -155,6 +155,14 @@ pub struct LeaseArgs {
     pub lease_namespace: Option<String>,
 }
 
+impl LeaseArgs {
+    /// The name of the installation: that of its Lease, which all replicas have in common. Without leader election it is the name
+    /// that the Lease would have.
+    pub fn installation(&self, default_namespace: &str) -> String {
+        format!("{}/{}", self.lease_namespace.as_deref().unwrap_or(default_namespace), self.lease_name)
+    }
+}
+
 /// The flags of `check`.
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
