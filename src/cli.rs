@@ -146,7 +146,7 @@ pub struct LeaseArgs {
     #[arg(long, env = "ECO_NO_LEADER_ELECTION", help_heading = "Leader election")]
     pub no_leader_election: bool,
 
-    /// The name of the Lease.
+    /// The name of the Lease. With its namespace, it names this installation in `status.servedBy`, also without leader election.
     #[arg(long, env = "ECO_LEASE_NAME", default_value = "ecr-credential-operator", help_heading = "Leader election")]
     pub lease_name: String,
 
