@@ -410,7 +410,9 @@ impl Reconciliation<'_> {
         installations.observe(&self.stored.served_by, written, now);
         match (before, installations.warning()) {
             (None, Some(warning)) => tracing::warn!(name = %self.object.name_any(), "{warning}"),
-            (Some(_), None) => tracing::info!(name = %self.object.name_any(), "no other installation serves the EcrCredential any more"),
+            (Some(_), None) => {
+                tracing::info!(name = %self.object.name_any(), "no other installation serves the EcrCredential any more")
+            }
             _ => {}
         }
         installations

@@ -71,7 +71,8 @@ impl Installations {
 
     /// When time alone changes the names or the warning.
     fn look_again(&self, now: Timestamp) -> Option<Timestamp> {
-        let times = self.others.values().flat_map(|seen| [later(*seen, self.keep), later(later(*seen, self.keep), ANSWER)]);
+        let times =
+            self.others.values().flat_map(|seen| [later(*seen, self.keep), later(later(*seen, self.keep), ANSWER)]);
         times.filter(|at| *at > now).min()
     }
 }
@@ -203,7 +204,8 @@ mod tests {
     #[test]
     fn all_write_the_same_condition_and_each_sends_one_event() {
         let status = EcrCredentialStatus::default;
-        let empty = || Outcome { status: status(), notes: vec![], requeue_after: Duration::from_secs(50), each_targets: false };
+        let empty =
+            || Outcome { status: status(), notes: vec![], requeue_after: Duration::from_secs(50), each_targets: false };
         let (mut a, mut b) = (installation("a"), installation("b"));
         a.observe(&names("b"), Some(&names("a")), at(0));
         let mut first = empty();

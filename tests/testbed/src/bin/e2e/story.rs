@@ -48,7 +48,9 @@ pub(crate) async fn tell(cluster: &Cluster, chart: &Path) -> Result<()> {
 }
 
 async fn install(cluster: &Cluster, chart: &Path) -> Result<()> {
-    step("installing the chart with helm: two replicas of the operator's own image, with a projected token as outside EKS");
+    step(
+        "installing the chart with helm: two replicas of the operator's own image, with a projected token as outside EKS",
+    );
     let issuer = cluster.plane.issuer();
     cluster.aws.set_jwks(&issuer, &cluster.plane.jwks().await?.to_string());
     let subject = format!("system:serviceaccount:{HOME}:ecr-credential-operator");
