@@ -99,7 +99,7 @@ impl Outcome {
         self.status.conditions.push(with_transition(warning, &known, self.status.observed_generation, now));
         if !previous.conditions.iter().any(|known| known.type_ == condition::CONTESTED) {
             let reason = Reason::Contested.as_str().to_owned();
-            self.notes.push(ReportedEvent { warning: true, reason, message, namespace: None });
+            self.events.push(ReportedEvent { warning: true, reason, message, namespace: None });
         }
         if let Some(at) = installations.look_again(now) {
             self.requeue_after = self.requeue_after.min(until(now, at).max(super::SHORTEST_WAIT));
@@ -205,7 +205,7 @@ mod tests {
     fn all_write_the_same_condition_and_each_sends_one_event() {
         let status = EcrCredentialStatus::default;
         let empty =
-            || Outcome { status: status(), notes: vec![], requeue_after: Duration::from_secs(50), each_targets: false };
+            || Outcome { status: status(), events: vec![], requeue_after: Duration::from_secs(50), each_targets: false };
         let (mut a, mut b) = (installation("a"), installation("b"));
         a.observe(&names("b"), Some(&names("a")), at(0));
         let mut first = empty();
@@ -216,12 +216,12 @@ mod tests {
         assert_eq!(first.status, second.status);
         assert_eq!(first.status.conditions.len(), 1);
         for outcome in [&first, &second] {
-            let told: Vec<_> = outcome.notes.iter().map(|note| (note.warning, note.reason.as_str())).collect();
+            let told: Vec<_> = outcome.events.iter().map(|event| (event.warning, event.reason.as_str())).collect();
             assert_eq!(told, [(true, "Contested")]);
         }
         let mut later = empty();
         later.served_by(&b, &second.status, &second.status, at(KEEP));
-        assert_eq!((later.notes.len(), later.requeue_after.as_secs()), (0, 7));
+        assert_eq!((later.events.len(), later.requeue_after.as_secs()), (0, 7));
         let mut alone = empty();
         alone.served_by(&installation("b"), &second.status, &second.status, at(900));
         assert_eq!((alone.status.conditions.len(), &alone.status.served_by), (0, &names("b")));
@@ -231,7 +231,7 @@ mod tests {
         let stored = EcrCredentialStatus { observed_generation: Some(1), ..EcrCredentialStatus::default() };
         let outcome = |generation| Outcome {
             status: EcrCredentialStatus { observed_generation: Some(generation), ..stored.clone() },
-            notes: vec![],
+            events: vec![],
             requeue_after: Duration::ZERO,
             each_targets: false,
         };
