@@ -56,7 +56,7 @@ async fn install(cluster: &Cluster, chart: &Path) -> Result<()> {
     let subject = format!("system:serviceaccount:{HOME}:ecr-credential-operator");
     cluster.aws.add_role(Role::new(ROLE).trusting(Trust::web_identity(&issuer, &subject, AUDIENCE)));
     let values = cluster.dir.join("values.yaml");
-    std::fs::write(&values, values(cluster).to_string())?;
+    std::fs::write(&values, chart_values(cluster).to_string())?;
     let mut helm = Command::new(&cluster.tools.helm);
     helm.args(["install", "ecr-credential-operator"]).arg(chart).arg("--values").arg(values);
     helm.args(["--namespace", HOME, "--create-namespace", "--wait", "--timeout", "3m"]);
@@ -88,7 +88,7 @@ async fn test_of_the_chart(cluster: &Cluster) -> Result<()> {
 }
 
 /// The role that the chart's projected token is for, as outside EKS, and where the AWS stand-in is.
-fn values(cluster: &Cluster) -> Value {
+fn chart_values(cluster: &Cluster) -> Value {
     let [ecr, ecr_public, sts] = [Service::Ecr, Service::EcrPublic, Service::Sts].map(|one| cluster.aws.endpoint(one));
     json!({
         "aws": {
