@@ -94,7 +94,7 @@ image: release ## Makes the container image of the release without Docker (1 s);
 		--label org.opencontainers.image.source=https://github.com/pullsecrets/ecr-credential-operator \
 		--label org.opencontainers.image.licenses=Apache-2.0
 
-dockerfile: ## Builds the Dockerfile twice without a registry, as root, and compares the images (compiles twice; 3 min with PROGRAM=path, which compiles nothing).
+dockerfile: ## Builds the Dockerfile twice on stand-ins for its base images, as root, and compares the images (compiles twice; 3 min with PROGRAM=path, which compiles nothing).
 	@hack/dockerfile.sh
 
 e2e: tools ## Runs the main job on a real node, as root (2 min); 77 says that it cannot run here; KEEP=1 leaves it running.

@@ -146,13 +146,21 @@ pub struct LeaseArgs {
     #[arg(long, env = "ECO_NO_LEADER_ELECTION", help_heading = "Leader election")]
     pub no_leader_election: bool,
 
-    /// The name of the Lease.
+    /// The name of the Lease. With its namespace, it names this installation in `status.servedBy`, also without leader election.
     #[arg(long, env = "ECO_LEASE_NAME", default_value = "ecr-credential-operator", help_heading = "Leader election")]
     pub lease_name: String,
 
     /// The namespace of the Lease. Default: the operator's own.
     #[arg(long, env = "POD_NAMESPACE", help_heading = "Leader election")]
     pub lease_namespace: Option<String>,
+}
+
+impl LeaseArgs {
+    /// The name of the installation: that of its Lease, which all replicas have in common. Without leader election it is the name
+    /// that the Lease would have.
+    pub fn installation(&self, default_namespace: &str) -> String {
+        format!("{}/{}", self.lease_namespace.as_deref().unwrap_or(default_namespace), self.lease_name)
+    }
 }
 
 /// The flags of `check`.

@@ -518,6 +518,8 @@ fn events(
     events
 }
 
+pub mod served_by;
+
 #[cfg(test)]
 mod tests;
 

@@ -362,6 +362,7 @@ impl Process {
                 &args.replica_name.clone().unwrap_or_else(host_name),
             )
             .in_namespaces(args.scope.namespace_events),
+            installation: args.lease.installation(client.default_namespace()).into(),
             limits,
             retry,
             concurrency: usize::from(args.concurrency),

@@ -15,7 +15,8 @@ pub struct EcrCredentialStatus {
     /// The `metadata.generation` that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, `Reconciling` and `Stalled` as defined by kstatus, and `Attached` if `spec.attachTo` is set.
+    /// `Ready`, `Reconciling` and `Stalled` as defined by kstatus, `Attached` if `spec.attachTo` is set, and `Contested` while several
+    /// installations of the operator serve this object.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -46,6 +47,9 @@ pub struct EcrCredentialStatus {
     /// Namespaces in which a Secret is not up to date: the first 20 by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<NamespaceFailure>,
+    /// The installation of the operator that serves this object, as `namespace/name` of its Lease. Several are a mistake.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub served_by: Vec<String>,
 }
 
 /// The state of one registry of the spec.
@@ -150,6 +154,8 @@ pub mod condition {
     pub const STALLED: &str = "Stalled";
     /// The Secret is attached to pods and ServiceAccounts according to `spec.attachTo`; absent if that is not set.
     pub const ATTACHED: &str = "Attached";
+    /// Several installations of the operator serve the `EcrCredential`; absent otherwise.
+    pub const CONTESTED: &str = "Contested";
 }
 
 /// Every reason of a condition, a registry, a namespace failure or an Event.
@@ -207,7 +213,7 @@ pub enum Reason {
     SecretNotOwned,
     /// Another `EcrCredential` with precedence has the same Secret.
     Conflict,
-    /// Someone else keeps changing the Secret.
+    /// Someone else keeps changing the Secret, or another installation of the operator serves the same `EcrCredential`.
     Contested,
     /// The Secret has another type, and Kubernetes does not allow changing it.
     WrongType,

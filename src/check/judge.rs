@@ -120,7 +120,14 @@ fn credential(facts: &Facts, subject: &Subject<'_>, now: Timestamp) -> Credentia
         }
     }
     observed(object, &status, &mut report);
+    report.problems.extend(several_installations(&status));
     report
+}
+
+/// Whether another installation of the operator serves it as well.
+fn several_installations(status: &EcrCredentialStatus) -> Option<Finding> {
+    let told = status.conditions.iter().find(|c| c.type_ == condition::CONTESTED && c.status == "True")?;
+    Some(Finding::new(told.reason.clone(), told.message.clone()))
 }
 
 /// Whether its Secret is attached to pods and ServiceAccounts as the spec asks.

@@ -297,8 +297,18 @@ fn where_secrets_may_not_be_listed_nothing_is_called_missing() {
 #[test]
 fn what_the_status_tells_is_judged_by_the_time() {
     type Edit = fn(&mut Value);
-    let table: [(&str, Edit, i64, &[&str]); 9] = [
+    let table: [(&str, Edit, i64, &[&str]); 10] = [
         ("all is well", |_| {}, NOW, &[]),
+        (
+            "another installation serves it as well",
+            |o| {
+                let mut contested = ready("True", "Contested");
+                contested["type"] = json!("Contested");
+                o["status"]["conditions"].as_array_mut().unwrap().push(contested);
+            },
+            NOW,
+            &["Contested"],
+        ),
         ("no status", |o| o["status"] = json!({}), NOW, &["NotObserved"]),
         ("an older generation", |o| o["metadata"]["generation"] = json!(2), NOW, &["NotObserved"]),
         (

@@ -47,6 +47,7 @@ use crate::api::registry::Host;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::apply::{WriteError, Writer, Written};
 use crate::clock::Clock;
+use crate::outcome::served_by::Installations;
 use crate::plan::schedule::RetryPolicy;
 use crate::plan::{Identity, Limits, Uid};
 use crate::secret::{Published, SecretAction};
@@ -82,6 +83,8 @@ pub struct Context {
     pub writer: Writer,
     /// The Events.
     pub events: Events,
+    /// The name of this installation, the same for all its replicas.
+    pub installation: Arc<str>,
     /// What the operator may do.
     pub limits: Limits,
     /// How long to wait between tries of a namespace.
@@ -150,6 +153,7 @@ pub struct CredentialState {
     /// The resourceVersion with the status that was written last.
     status_version: Option<u64>,
     status_failures: u32,
+    installations: Option<Installations>,
     /// Since when the first tokens of all are being fetched.
     first_asked: Option<tokio::time::Instant>,
     status_written: Option<tokio::time::Instant>,

@@ -23,6 +23,7 @@ use crate::api::registry::Host;
 use crate::api::status::NamespaceFailure;
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
 use crate::attach::{Allowed, Attachment, attachment};
+use crate::outcome::served_by::Installations;
 use crate::outcome::{NamespaceReport, Observation, Outcome, OutputReport, RegistryReport, ReportedEvent, conclude};
 use crate::plan::outputs::SecretPlan;
 use crate::plan::refresh::Demand;
@@ -74,7 +75,9 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
         ReconcileOutcome::AwaitTokens(left) => return Ok(Action::requeue(left)),
     };
     let begun = Instant::now();
-    let mut outcome = conclude(observation, &status, object.meta().generation, ctx.clock.now());
+    let now = ctx.clock.now();
+    let mut outcome = conclude(observation, &status, object.meta().generation, now);
+    outcome.served_by(reconciliation.installations(&mut state, now), &status, &stored, now);
     state.pace.computed(begun);
     if soon {
         outcome.requeue_after = outcome.requeue_after.min(SOON);
@@ -396,6 +399,23 @@ impl Reconciliation<'_> {
             .or_else(|| left_out.map(SpecError::from));
         let region = registry.region.clone();
         RegistryReport { region, hosts, life, hash, auth_hash, problem, failure, each_targets }
+    }
+
+    /// The installations that write the status. The log says when another one begins to, and when none does any more.
+    fn installations<'s>(&self, state: &'s mut CredentialState, now: Timestamp) -> &'s Installations {
+        let own = || Installations::new(self.ctx.installation.clone(), self.ctx.retry.max);
+        let installations = state.installations.get_or_insert_with(own);
+        let before = installations.warning();
+        let written = state.last_status.as_ref().map(|status| &*status.served_by);
+        installations.observe(&self.stored.served_by, written, now);
+        match (before, installations.warning()) {
+            (None, Some(warning)) => tracing::warn!(name = %self.object.name_any(), "{warning}"),
+            (Some(_), None) => {
+                tracing::info!(name = %self.object.name_any(), "no other installation serves the EcrCredential any more")
+            }
+            _ => {}
+        }
+        installations
     }
 
     /// Writes the status if it has changed, sends the Events, and says when to come back.

@@ -50,8 +50,8 @@ pub trait WatchObserver: Send + Sync {
     fn skipped(&self, kind: &'static str, count: usize);
 }
 
-/// What a reconciliation depends on of an `EcrCredential`: its generation, and the refresh asked for.
-type Version = (Option<i64>, Option<String>);
+/// What a reconciliation depends on of an `EcrCredential`: its generation, the refresh asked for, and who serves it.
+type Version = (Option<i64>, Option<String>, Vec<String>);
 
 /// Which watches have brought a whole list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -146,8 +146,16 @@ impl Shared {
         }
         // Our own status writes come back as events, and are no news.
         let request = refresh_request(object);
-        let version = (object.metadata.generation, request);
-        if self.versions.lock().insert(uid.clone(), version.clone()) == Some(version) {
+        let served_by = object.status.as_ref().map(|status| status.served_by.clone()).unwrap_or_default();
+        let version = (object.metadata.generation, request, served_by);
+        let before = self.versions.lock().insert(uid.clone(), version.clone());
+        if let Some((generation, request, served_by)) = &before
+            && (generation, request) == (&version.0, &version.1)
+        {
+            // Another installation may have written it. The first name is the one that a status gets with its other fields.
+            if !served_by.is_empty() && *served_by != version.2 {
+                self.send(&BTreeSet::from([uid]));
+            }
             return;
         }
         self.change_targets(|state| state.set_credential(&uid, credential_ref(object, &self.limits)));

@@ -216,6 +216,7 @@ impl Stage {
             tokens: Arc::new(TokenCache::new(Arc::new(Silent), cache, send, |_| ())),
             writer: Writer::new(server.client(), 4, Duration::from_secs(65)),
             events: Events::new(server.client(), "test", "test"),
+            installation: "operator/operator".into(),
             limits,
             retry,
             concurrency: 4,

@@ -219,3 +219,33 @@ fn nothing_is_told_of_one_that_is_gone_or_unreadable_and_its_end_waits_for_what_
     shared.credential_gone(&good.metadata);
     assert!(!told());
 }
+
+#[test]
+fn an_ecrcredential_is_queued_when_the_names_in_its_status_change_and_not_for_the_first_one() {
+    let (queue, mut queued) = tokio::sync::mpsc::unbounded_channel();
+    let world = ClusterState::new(SelectorIndex::default(), References::new(AllowedIdentities::default()));
+    let shared = Shared::new(world, Limits::default(), queue, Nobody);
+    let table: [(&str, i64, &[&str], bool); 7] = [
+        ("a new one", 1, &[], true),
+        ("its first status", 1, &["a"], false),
+        ("another status", 1, &["a"], false),
+        ("another name beside it", 1, &["a", "b"], true),
+        ("one name is removed", 1, &["b"], true),
+        ("a status that was emptied", 1, &[], true),
+        ("another spec", 2, &[], true),
+    ];
+    for (case, generation, served_by, expected) in table {
+        let object = json!({
+            "apiVersion": "pullsecrets.dev/v1alpha1", "kind": "EcrCredential",
+            "metadata": { "name": "x", "uid": "ux", "generation": generation },
+            "spec": { "registries": [{ "public": {} }], "namespaces": { "names": ["a"] } },
+            "status": { "servedBy": served_by },
+        });
+        shared.credential_seen(&serde_json::from_value(object).unwrap());
+        let mut was_queued = false;
+        while let Ok(uid) = queued.try_recv() {
+            was_queued |= uid == Uid("ux".into());
+        }
+        assert_eq!(was_queued, expected, "{case}");
+    }
+}

@@ -20,6 +20,7 @@ mod hostile;
 mod identities;
 mod identity;
 mod includes;
+mod installations;
 mod leader;
 mod lifecycle;
 mod look;

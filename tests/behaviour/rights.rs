@@ -57,11 +57,21 @@ pub(super) async fn allow_namespace(bed: &Bed, namespace: &str) {
 
 /// Lets the operator send Events in a namespace, as `--namespace-events` needs.
 pub(super) async fn allow_events(bed: &Bed, namespace: &str) {
-    let rules = json!([{ "apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"] }]);
-    let role = json!({ "metadata": { "name": "events" }, "rules": rules });
+    allow(bed, namespace, "events.k8s.io", "events", &["create", "patch"]).await;
+}
+
+/// Lets the operator have its Lease in a namespace, as another installation has.
+pub(super) async fn allow_lease(bed: &Bed, namespace: &str) {
+    allow(bed, namespace, "coordination.k8s.io", "leases", &["create", "get", "update"]).await;
+}
+
+/// Gives the operator rights on a resource in a namespace, and waits until they hold.
+async fn allow(bed: &Bed, namespace: &str, group: &str, resource: &str, verbs: &[&str]) {
+    let rules = json!([{ "apiGroups": [group], "resources": [resource], "verbs": verbs }]);
+    let role = json!({ "metadata": { "name": resource }, "rules": rules });
     let binding = json!({
-        "metadata": { "name": "events" },
-        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "events" },
+        "metadata": { "name": resource },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": resource },
         "subjects": [{ "kind": "ServiceAccount", "name": "operator", "namespace": bed.home }],
     });
     let roles: Api<Role> = Api::namespaced(bed.client.clone(), namespace);
@@ -69,11 +79,10 @@ pub(super) async fn allow_events(bed: &Bed, namespace: &str) {
     roles.create(&PostParams::default(), &from(role)).await.unwrap();
     bindings.create(&PostParams::default(), &from(binding)).await.unwrap();
     let user = format!("system:serviceaccount:{}:operator", bed.home);
-    let attributes =
-        json!({ "group": "events.k8s.io", "resource": "events", "verb": "create", "namespace": namespace });
+    let attributes = json!({ "group": group, "resource": resource, "verb": "create", "namespace": namespace });
     let question: SubjectAccessReview = from(json!({ "spec": { "user": user, "resourceAttributes": attributes } }));
     let reviews: Api<SubjectAccessReview> = Api::all(bed.client.clone());
-    poll("the operator may send Events", async || {
+    poll("the operator has its rights", async || {
         reviews.create(&PostParams::default(), &question).await.unwrap().status.is_some_and(|status| status.allowed)
     })
     .await;

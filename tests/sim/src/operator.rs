@@ -182,6 +182,7 @@ async fn work(
         tokens,
         writer: Writer::new(client.clone(), concurrency, Duration::from_secs(30)),
         events: Events::new(client.clone(), "ecr-credential-operator", &identity(number)),
+        installation: "operator/operator".into(),
         limits,
         retry,
         concurrency,

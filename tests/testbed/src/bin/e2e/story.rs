@@ -48,13 +48,15 @@ pub(crate) async fn tell(cluster: &Cluster, chart: &Path) -> Result<()> {
 }
 
 async fn install(cluster: &Cluster, chart: &Path) -> Result<()> {
-    step("installing the chart with helm: two replicas of the operator's own image, with IRSA's variables");
+    step(
+        "installing the chart with helm: two replicas of the operator's own image, with a projected token as outside EKS",
+    );
     let issuer = cluster.plane.issuer();
     cluster.aws.set_jwks(&issuer, &cluster.plane.jwks().await?.to_string());
     let subject = format!("system:serviceaccount:{HOME}:ecr-credential-operator");
     cluster.aws.add_role(Role::new(ROLE).trusting(Trust::web_identity(&issuer, &subject, AUDIENCE)));
     let values = cluster.dir.join("values.yaml");
-    std::fs::write(&values, values_like_irsa(cluster).to_string())?;
+    std::fs::write(&values, chart_values(cluster).to_string())?;
     let mut helm = Command::new(&cluster.tools.helm);
     helm.args(["install", "ecr-credential-operator"]).arg(chart).arg("--values").arg(values);
     helm.args(["--namespace", HOME, "--create-namespace", "--wait", "--timeout", "3m"]);
@@ -85,21 +87,16 @@ async fn test_of_the_chart(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// What EKS' webhook adds to a pod whose ServiceAccount names a role, and where the AWS stand-in is.
-fn values_like_irsa(cluster: &Cluster) -> Value {
-    let dir = "/var/run/secrets/eks.amazonaws.com/serviceaccount";
-    let env = json!([
-        { "name": "AWS_ROLE_ARN", "value": ROLE },
-        { "name": "AWS_WEB_IDENTITY_TOKEN_FILE", "value": format!("{dir}/token") },
-    ]);
+/// The role that the chart's projected token is for, as outside EKS, and where the AWS stand-in is.
+fn chart_values(cluster: &Cluster) -> Value {
     let [ecr, ecr_public, sts] = [Service::Ecr, Service::EcrPublic, Service::Sts].map(|one| cluster.aws.endpoint(one));
-    let token = json!({ "audience": AUDIENCE, "expirationSeconds": 86_400, "path": "token" });
     json!({
-        "aws": { "region": REGION, "endpoints": { "ecr": ecr, "ecrPublic": ecr_public, "sts": sts } },
-        "extraEnv": env,
+        "aws": {
+            "region": REGION,
+            "endpoints": { "ecr": ecr, "ecrPublic": ecr_public, "sts": sts },
+            "webIdentity": { "roleArn": ROLE },
+        },
         "outputs": [{ "name": builder::CONFIG, "format": "DockerConfigFile" }],
-        "extraVolumes": [{ "name": "aws-iam-token", "projected": { "sources": [{ "serviceAccountToken": token }] } }],
-        "extraVolumeMounts": [{ "name": "aws-iam-token", "mountPath": dir, "readOnly": true }],
     })
 }
 
