@@ -58,21 +58,6 @@ impl Link {
         }
     }
 
-    /// The request is done so much later, even if nobody waits for the answer any more, and the answer is lost.
-    async fn arrive_late(
-        self,
-        request: Request,
-        number: Option<usize>,
-        time: Duration,
-    ) -> Result<Response<ResponseBody>, BoxError> {
-        tokio::spawn(async move {
-            self.wait(time).await;
-            let (answer, version, leads) = self.server.serve(&request, Some(self.process));
-            self.server.0.log.lock().end(number, answer.code, version, leads);
-        });
-        pending().await
-    }
-
     async fn carry(self, head: http::request::Parts, body: Body) -> Result<Response<ResponseBody>, BoxError> {
         let body = body.collect_bytes().await?;
         let Some(mut request) = Request::read(&head, &body) else {
@@ -87,7 +72,6 @@ impl Link {
             Some(Action::Refuse) => return Err("the connection was refused".into()),
             Some(Action::Hang) => pending::<()>().await,
             Some(Action::Delay(time)) => self.wait(*time).await,
-            Some(Action::Late(time)) => return self.arrive_late(request, number, *time).await,
             Some(Action::First(act)) => act(&self.server),
             Some(Action::Stale(versions)) => stale = *versions,
             Some(Action::Die(Point::Before)) => self.die(Point::Before).await,
