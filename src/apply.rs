@@ -244,7 +244,7 @@ impl Writer {
         match self.in_time(api.patch(name, &params, &Patch::<()>::Json(patch))).await {
             Ok(_) => Ok(()),
             // The test of the resourceVersion has failed.
-            Err(kube::Error::Api(status)) if status.code == 422 && !status.message.contains("denied request") => {
+            Err(kube::Error::Api(status)) if status.code == 422 && !is_denied_by_admission(&status.message) => {
                 Err(WriteError::Stale)
             }
             Err(error) => Err(classify(error)),
@@ -337,7 +337,9 @@ impl Writer {
                 let held = object.as_ref().and_then(SecretMetadata::record).filter(|record| record.held_by.is_some());
                 Ok(held.map_or(Written::Deleted, |record| Written::Deleting(record.clone())))
             }
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Written::Deleted),
+            Err(kube::Error::Api(status)) if status.is_not_found() && !is_denied_by_admission(&status.message) => {
+                Ok(Written::Deleted)
+            }
             Err(error) => Err(classify(error)),
         }
     }

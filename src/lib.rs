@@ -2,8 +2,8 @@
 //!
 //! Data flows one way: [`api`] (the custom resource) → [`plan`] (the validated spec) → [`token`] (authorization tokens) → [`secret`]
 //! (the desired Secrets) → [`apply`] (the only writer) → [`outcome`] (status, Events, requeue time). [`controller`] runs these for each
-//! `EcrCredential`, [`process`] has the lease, logs and metrics, and [`run`] wires them up. `ARCHITECTURE.md` says which module may
-//! use which; `tests/rooms.rs` checks it.
+//! `EcrCredential`, [`process`] has the lease, logs and metrics, [`operator`] wires them up, and [`run`] starts it. `ARCHITECTURE.md`
+//! says which module may use which; `tests/rooms.rs` checks it.
 
 pub mod api;
 pub mod apply;
@@ -16,6 +16,7 @@ pub mod controller;
 pub mod crd;
 pub mod encoding;
 pub mod lenient;
+pub mod operator;
 pub mod outcome;
 pub mod plan;
 pub mod process;

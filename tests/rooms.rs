@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms whose names it may use.
-const ROOMS: [(&str, &[&str]); 19] = [
+const ROOMS: [(&str, &[&str]); 20] = [
     ("encoding", &[]),
     ("lenient", &[]),
     ("api", &["lenient"]),
@@ -28,7 +28,8 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ("cli", &["api", "plan", "token", "process"]),
     ("check", &["api", "clock", "lenient", "plan", "token", "secret", "cluster", "controller", "cli"]),
     ("crd", &["api", "run"]),
-    ("run", &["api", "clock", "plan", "token", "apply", "cluster", "controller", "process", "report", "cli"]),
+    ("operator", &["api", "clock", "plan", "token", "apply", "cluster", "controller", "process", "report", "cli"]),
+    ("run", &["api", "clock", "token", "process", "report", "cli", "operator"]),
     ("main", &["check", "cli", "crd", "process", "run"]),
 ];
 

@@ -168,6 +168,24 @@ async fn an_immutable_secret_of_ours_is_deleted_once_and_not_again_while_a_final
 }
 
 #[tokio::test]
+async fn whatever_code_admission_refuses_with_nothing_counts_as_done_or_as_out_of_date() {
+    let messages = [
+        "admission webhook \"w.example\" denied the request: no",
+        "secrets \"pull\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no",
+    ];
+    for (code, message) in [404, 409, 422].into_iter().flat_map(|code| messages.map(|message| (code, message))) {
+        let answers = [(0, code, refusal(code, message, json!([])))];
+        let expected = WriteError::Refused(Reason::AdmissionRefused, message.to_owned());
+        let mine = record(json!({}));
+        let server = Server::answering(&answers);
+        let deleted = perform(&server, Ownership::Owned(mine.clone()), SecretAction::Delete(mine)).await;
+        assert_eq!(deleted, Err(expected.clone()), "{code}");
+        let patched = Server::answering(&answers).writer().patch_service_account("a", "default", &[]).await;
+        assert_eq!(patched, Err(expected), "{code}");
+    }
+}
+
+#[tokio::test]
 async fn a_refusal_that_quotes_a_token_is_not_shown_and_any_other_is() {
     let quoting = [PASSWORD.to_owned(), STANDARD.encode(format!("AWS:{PASSWORD}"))];
     for (quote, shown) in [(&quoting[0], false), (&quoting[1], false), (&"the label team".to_owned(), true)] {

@@ -145,7 +145,7 @@ pub struct CredentialState {
     /// What was merged into docker configs last.
     included: Option<u64>,
     generation: Option<i64>,
-    recovered: bool,
+    recovery: recover::Recovery,
     demand: Option<Requested>,
     retries: retry_state::RetryState,
     pace: pace::Pace,

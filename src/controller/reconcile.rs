@@ -440,8 +440,7 @@ impl Reconciliation<'_> {
             }
             match self.ctx.writer.status(self.object, &outcome.status).await {
                 Ok(version) => state.status_version = version.and_then(|version| version.parse().ok()),
-                // The object is gone; there is no status to write.
-                Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(Action::await_change()),
+                // The object is gone; there is no status to write. Its watch decides: a webhook may refuse with 404 as well.
                 Err(_) if !self.ctx.shared.state.lock().index.is_alive(self.uid) => return Ok(Action::await_change()),
                 Err(source) => {
                     state.status_failures = state.status_failures.saturating_add(1);

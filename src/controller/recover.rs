@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::error::Error;
 use super::secret_key::SecretKey;
@@ -28,6 +30,33 @@ const MOST_READS: usize = 6;
 /// How many Secrets of the same content are read at most.
 const MOST_OF_A_KIND: usize = 3;
 
+/// How long to wait before Secrets that could not be read are read again.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// How far the tokens of the process before were found again.
+#[derive(Default)]
+pub(super) enum Recovery {
+    /// Nothing was read yet.
+    #[default]
+    Due,
+    /// Secrets could not be read, and tokens are missing: what the status vouched for then, and when to read them again. The status
+    /// vouches for them no more.
+    Again(Vec<RegistryStatus>, Instant),
+    /// There is no more to find.
+    Done,
+}
+
+impl Recovery {
+    /// What the status vouches for, if it is time to read Secrets.
+    fn due(&self, status: &EcrCredentialStatus) -> Option<Vec<RegistryStatus>> {
+        match self {
+            Self::Due => Some(status.registries.clone()),
+            Self::Again(vouched, at) if *at <= Instant::now() => Some(vouched.clone()),
+            Self::Again(..) | Self::Done => None,
+        }
+    }
+}
+
 /// Reads one of our Secrets and takes from it every token whose hash the status vouches for. A Secret alone is not
 /// believed: whoever can edit Secrets in one namespace must not be able to spread a login of theirs to all others.
 pub(super) async fn recover(
@@ -39,18 +68,16 @@ pub(super) async fn recover(
     state: &mut CredentialState,
     now: Timestamp,
 ) -> Result<(), Error> {
-    if state.recovered {
-        return Ok(());
-    }
+    let Some(mut vouched) = state.recovery.due(status) else { return Ok(()) };
     let keys = Resolved(keys(ctx, token_specs, None));
     let vouches = |r: &RegistryStatus| r.token_hash.is_some() || r.auth_hash.is_some();
-    let wanted = |r: &&RegistryStatus| vouches(r) && life(r).is_some_and(|life| life.is_valid(now));
-    for vouched in status.registries.iter().filter(wanted) {
-        take_known(ctx, plan, &keys, vouched, state);
+    vouched.retain(|r| vouches(r) && life(r).is_some_and(|life| life.is_valid(now)));
+    for registry in &vouched {
+        take_known(ctx, plan, &keys, registry, state);
     }
-    let complete =
-        |state: &CredentialState| token_specs.iter().all(|token_spec| state.published.contains_key(*token_spec));
-    if status.registries.iter().any(|r| wanted(&r)) && !complete(state) {
+    let complete = |state: &CredentialState| token_specs.iter().all(|need| state.published.contains_key(*need));
+    let mut unread = false;
+    if !vouched.is_empty() && !complete(state) {
         let owned = ctx.shared.state.lock().owned_by(uid);
         let mut entries = Entries::new();
         for (name, namespace) in candidates(owned) {
@@ -60,21 +87,23 @@ pub(super) async fn recover(
                 // One namespace that cannot be read must not hold up all others; there are more to ask.
                 Err(kube::Error::Api(status)) => {
                     tracing::warn!(%namespace, secret = %name, error = status.message, "a Secret could not be read");
+                    unread = true;
                     continue;
                 }
                 Err(error) => return Err(Error::Recover(error)),
             };
             // Several outputs, of one host each, may together have all hosts of a registry.
             entries.extend(formats::parse(&found.data, host_of(plan, &name)));
-            for vouched in status.registries.iter().filter(wanted) {
-                take(ctx, plan, &keys, vouched, &entries, state);
+            for registry in &vouched {
+                take(ctx, plan, &keys, registry, &entries, state);
             }
             if complete(state) {
                 break;
             }
         }
     }
-    state.recovered = true;
+    let again = unread && !complete(state);
+    state.recovery = if again { Recovery::Again(vouched, Instant::now() + AGAIN) } else { Recovery::Done };
     Ok(())
 }
 

@@ -86,6 +86,11 @@ impl Server {
         self.answers.lock().insert(path.to_owned(), (code, answer));
     }
 
+    /// What a path is answered with.
+    pub(super) fn answer(&self, path: &str) -> Value {
+        self.answers.lock().get(path).map(|(_, answer)| answer.clone()).unwrap_or_default()
+    }
+
     /// The Secret of a namespace can be read and has this data.
     pub(super) fn has_secret(&self, namespace: &str, desired: &Desired) {
         let annotations = desired.metadata.annotations.clone();

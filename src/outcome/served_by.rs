@@ -204,8 +204,12 @@ mod tests {
     #[test]
     fn all_write_the_same_condition_and_each_sends_one_event() {
         let status = EcrCredentialStatus::default;
-        let empty =
-            || Outcome { status: status(), events: vec![], requeue_after: Duration::from_secs(50), each_targets: false };
+        let empty = || Outcome {
+            status: status(),
+            events: vec![],
+            requeue_after: Duration::from_secs(50),
+            each_targets: false,
+        };
         let (mut a, mut b) = (installation("a"), installation("b"));
         a.observe(&names("b"), Some(&names("a")), at(0));
         let mut first = empty();

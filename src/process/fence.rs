@@ -52,11 +52,9 @@ impl Fence {
         Self { end: Arc::default(), wall }
     }
 
-    /// A fence that stays open, for a process that runs without a lease.
-    pub fn open() -> Self {
-        let fence = Self::default();
-        fence.hold_for(Instant::now(), Duration::from_secs(100 * 365 * 24 * 3600));
-        fence
+    /// Allows writes for good, for a process that runs without a lease.
+    pub fn open(&self) {
+        self.hold_for(Instant::now(), Duration::from_secs(100 * 365 * 24 * 3600));
     }
 
     /// Allows writes for a duration that began at `since`.

@@ -82,7 +82,6 @@ async fn one_secret_that_cannot_be_read_or_was_forged_holds_up_nobody() {
     let status = status(&stage, "good", NOW + HOUR);
     let mut state = CredentialState::default();
     assert_eq!(recovered(&stage, &status, &mut state).await.unwrap(), Vec::<String>::new());
-    assert!(state.recovered, "it goes on and fetches");
     // Those that cannot be read are the first that are asked.
     let of_a_kind = stage.server.asked("/secrets/pull");
     assert_eq!(of_a_kind, MOST_OF_A_KIND, "they are all of one content");
@@ -92,6 +91,27 @@ async fn one_secret_that_cannot_be_read_or_was_forged_holds_up_nobody() {
         other.server.answers(&path(namespace), 403, refusal(403, "no"));
     }
     assert_eq!(recovered(&other, &status, &mut CredentialState::default()).await.unwrap(), [auth("good")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_read_is_read_again_after_a_while_for_what_the_status_vouched_for_at_first() {
+    let stage = stage();
+    secrets(&stage, &[("a", "good")]);
+    let path = "/api/v1/namespaces/a/secrets/pull";
+    let good = stage.server.answer(path);
+    stage.server.answers(path, 500, refusal(500, "no"));
+    let (vouching, mut state) = (status(&stage, "good", NOW + HOUR), CredentialState::default());
+    assert_eq!(recovered(&stage, &vouching, &mut state).await.unwrap(), Vec::<String>::new());
+    // The status that was written meanwhile has no token to vouch for.
+    let empty = EcrCredentialStatus::default();
+    assert_eq!(recovered(&stage, &empty, &mut state).await.unwrap(), Vec::<String>::new());
+    assert_eq!(stage.server.asked("/secrets/pull"), 1, "not at once");
+    stage.server.answers(path, 200, good);
+    tokio::time::advance(AGAIN).await;
+    assert_eq!(recovered(&stage, &empty, &mut state).await.unwrap(), [auth("good")]);
+    tokio::time::advance(AGAIN).await;
+    recovered(&stage, &empty, &mut state).await.unwrap();
+    assert_eq!(stage.server.asked("/secrets/pull"), 2, "never again");
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ pub enum Blow {
     AnswerLost,
     /// It never arrives, and nothing is said.
     Silence,
-    /// It arrives after 40 s, when it has been given up.
+    /// It arrives after 40 s, and is still waited for.
     Late,
     /// It arrives after 10 s, when much else may have happened.
     Slow,

@@ -1,51 +1,40 @@
-//! The operator in this process, wired as `run` wires it; the one file that names the operator's own types.
+//! The product's own operator in this process, over the stand-ins for the API server and AWS; the one file that names its types.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Parser;
+use ecr_credential_operator::api::EcrCredential;
 use ecr_credential_operator::api::registry::{AccountId, Region};
-use ecr_credential_operator::api::{EcrCredential, EcrCredentialStatus};
-use ecr_credential_operator::apply::{WriteError, Writer, Written};
+use ecr_credential_operator::cli::{Cli, Command, RunArgs};
 use ecr_credential_operator::clock::{Clock, Server};
-use ecr_credential_operator::controller::cluster_state::ClusterState;
-use ecr_credential_operator::controller::error::Error;
-use ecr_credential_operator::controller::events::Events;
-use ecr_credential_operator::controller::watches::{self, SecretScope};
-use ecr_credential_operator::controller::{self, Context, CredentialStates, Observer, Shared, WatchObserver};
-use ecr_credential_operator::plan::references::References;
-use ecr_credential_operator::plan::schedule::RetryPolicy;
-use ecr_credential_operator::plan::targets::SelectorIndex;
-use ecr_credential_operator::plan::{Identity, Limits, Service, TokenKey, Uid};
+use ecr_credential_operator::operator::{self, Connection, Operator, OperatorError};
+use ecr_credential_operator::plan::{Identity, Service, TokenKey};
 use ecr_credential_operator::process::fence::Fence;
-use ecr_credential_operator::process::lease::{self, LeaseSettings};
-use ecr_credential_operator::process::retries::Retries;
-use ecr_credential_operator::secret::SecretAction;
-use ecr_credential_operator::token::cache::{CacheSettings, TokenCache};
 use ecr_credential_operator::token::{RawToken, TokenError, TokenSource};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::jiff::SignedDuration;
-use kube::client::ClientBuilder;
-use kube::runtime::reflector;
+use kube::client::{ClientBuilder, DynBody};
 use secrecy::SecretString;
-use tokio::sync::mpsc::unbounded_channel;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+use tower::util::BoxService;
 
 use crate::api_server::{ApiServer, Link};
 use crate::aws::{ACCOUNT, Aws, Failure};
 use crate::clock;
 
-/// The flags that a simulation can set; the others are as the command line has them.
+/// The flags that a simulation sets. All others have their defaults.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub secret_names: Vec<String>,
     pub namespaces: Option<Vec<String>>,
     pub region: String,
+    /// The operator's own AWS identity, which is no flag.
     pub identity: String,
-    pub concurrency: u16,
+    pub concurrency: Option<u16>,
     /// How long the Lease lasts; none without leader election.
     pub lease: Option<Duration>,
 }
@@ -53,30 +42,61 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            // One more than by default, for workloads that rename the Secret.
             secret_names: vec!["ecr-pull-secret".to_owned(), "other-secret".to_owned()],
             namespaces: None,
+            // By default the AWS SDK finds it.
             region: "eu-west-1".to_owned(),
             identity: "role/operator".to_owned(),
-            concurrency: 32,
+            concurrency: None,
+            // Otherwise each restart would wait until its predecessor's Lease ends. The cases of several replicas, a third of all plans
+            // and half of all months have one.
             lease: None,
         }
     }
 }
 
-/// The longest that one call to AWS may take.
-const AWS_TIMEOUT: Duration = Duration::from_secs(10);
+impl Settings {
+    /// The command line of a replica, read by the operator's own parser.
+    fn args(&self, number: u32) -> RunArgs {
+        let mut line = vec![
+            "run".to_owned(),
+            format!("--replica-name={}", replica(number)),
+            format!("--secret-name={}", self.secret_names.join(",")),
+            format!("--aws-region={}", self.region),
+        ];
+        line.extend(self.namespaces.iter().map(|names| format!("--namespace={}", names.join(","))));
+        line.extend(self.concurrency.map(|writes| format!("--concurrency={writes}")));
+        line.push(match self.lease {
+            Some(duration) => format!("--lease-duration={}s", duration.as_secs()),
+            None => "--no-leader-election".to_owned(),
+        });
+        let program = std::iter::once("ecr-credential-operator".to_owned());
+        match Cli::try_parse_from(program.chain(line)).map(|cli| cli.command) {
+            Ok(Command::Run(args)) => *args,
+            other => panic!("not the command line of the operator: {other:?}"),
+        }
+    }
+}
 
 /// A running operator.
 pub struct Process {
     pub number: u32,
     link: Link,
     stop: CancellationToken,
-    work: JoinHandle<()>,
+    work: JoinHandle<Result<(), OperatorError>>,
 }
 
-/// Who holds the Lease in the name of a process.
-pub fn identity(number: u32) -> String {
+/// The namespace of the operator and its Lease.
+const NAMESPACE: &str = "operator";
+
+fn replica(number: u32) -> String {
     format!("replica-{number}")
+}
+
+/// Whether the holder of the Lease is the process with this number.
+pub fn is_held_by(holder: &str, number: u32) -> bool {
+    holder.strip_prefix(&replica(number)).is_some_and(|rest| rest.starts_with('_'))
 }
 
 impl Process {
@@ -87,9 +107,10 @@ impl Process {
         let parts = (link.clone(), aws.clone(), settings.clone(), stop.clone());
         let work = tokio::spawn(async move {
             let (link, aws, settings, stop) = parts;
-            live(number, &link, aws, settings, stop).await;
+            let ended = run(number, &link, aws, &settings, stop).await;
             // What it has spawned may still run; as a process it would have ended with it.
             link.cut();
+            ended
         });
         Self { number, link, stop, work }
     }
@@ -108,139 +129,38 @@ impl Process {
     pub fn has_ended(&self) -> bool {
         self.work.is_finished()
     }
-}
 
-async fn live(number: u32, link: &Link, aws: Aws, settings: Settings, stop: CancellationToken) {
-    let fence = if settings.lease.is_some() { Fence::with_clock(clock::system_now) } else { Fence::open() };
-    let time = Clock::new(clock::operator_now, clock::uptime);
-    // The same layers as in `run`.
-    let stack = || ClientBuilder::new(link.clone(), "operator").with_layer(&Retries).with_layer(&time);
-    let (plain, client) = (stack().build(), stack().with_layer(&fence).build());
-    let mut lost = futures::future::pending().boxed();
-    let keeping = CancellationToken::new();
-    if let Some(duration) = settings.lease {
-        let lease = LeaseSettings {
-            namespace: "operator".to_owned(),
-            name: "ecr-credential-operator".to_owned(),
-            identity: identity(number),
-            duration,
-        };
-        let mut leadership = tokio::select! {
-            leadership = lease::acquire(plain, lease, fence, || ()) => leadership,
-            () = stop.cancelled() => return,
-        };
-        let until = keeping.clone();
-        lost = tokio::spawn(async move {
-            tokio::select! {
-                _ = leadership.keep() => {}
-                () = until.cancelled() => leadership.release().await,
-            }
-        })
-        .map(drop)
-        .boxed();
-    }
-    let mut work = work(number, client, (aws, time), &settings, stop.clone()).boxed();
-    let ended = tokio::select! {
-        () = &mut work => true,
-        () = &mut lost => false,
-    };
-    drop(work);
-    keeping.cancel();
-    if ended && settings.lease.is_some() {
-        lost.await;
-    }
-}
-
-/// As `run::Process::assemble`, `watch` and `reconcile`.
-async fn work(
-    number: u32,
-    client: kube::Client,
-    (aws, time): (Aws, Clock),
-    settings: &Settings,
-    stop: CancellationToken,
-) {
-    let names = |names: &[String]| names.iter().map(|name| name.as_str().into()).collect::<BTreeSet<Arc<str>>>();
-    let limits = Limits {
-        region: Region::parse(&settings.region).ok(),
-        secret_names: Some(names(&settings.secret_names)),
-        namespaces: settings.namespaces.as_deref().map(names),
-        ..Limits::default()
-    };
-    let retry = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(300) };
-    let (send, queue) = unbounded_channel();
-    let cache = CacheSettings { retry, min_life: Duration::from_secs(300), rate: 10, clock: time.clone() };
-    let source = Source { aws, process: number, identity: settings.identity.clone(), clock: time.clone() };
-    let tokens = Arc::new(TokenCache::new(Arc::new(source), cache, send.clone(), |_| ()));
-    let states = CredentialStates::default();
-    let world =
-        ClusterState::new(SelectorIndex::new(limits.namespaces.clone()), References::new(limits.identities.clone()));
-    let observer = Watched { states: states.clone(), tokens: tokens.clone() };
-    let shared = Arc::new(Shared::new(world, limits.clone(), send, observer));
-    let concurrency = usize::from(settings.concurrency);
-    let ctx = Arc::new(Context {
-        shared: shared.clone(),
-        tokens,
-        writer: Writer::new(client.clone(), concurrency, Duration::from_secs(30)),
-        events: Events::new(client.clone(), "ecr-credential-operator", &identity(number)),
-        installation: "operator/operator".into(),
-        limits,
-        retry,
-        concurrency,
-        clock: time,
-        observer: Arc::new(Nobody),
-        stop: stop.clone(),
-        writes: TaskTracker::new(),
-        states,
-    });
-    let (store, writer) = reflector::store();
-    let mut watching = JoinSet::new();
-    watching.spawn(watches::credentials(client.clone(), None, shared.clone(), writer));
-    watching.spawn(watches::namespaces(client.clone(), shared.clone()));
-    let namespaces: Vec<Option<Arc<str>>> = match &settings.namespaces {
-        Some(namespaces) => namespaces.iter().map(|namespace| Some(namespace.as_str().into())).collect(),
-        None => vec![None],
-    };
-    let mut scopes = 0;
-    for namespace in namespaces {
-        for name in &settings.secret_names {
-            let scope = SecretScope { name: Some(name.as_str().into()), namespace: namespace.clone() };
-            watching.spawn(watches::secrets(client.clone(), scope, shared.clone()));
-            scopes += 1;
+    /// Why a process that has ended should not have: it was neither stopped, nor has it lost the lease.
+    pub fn failure(self) -> Option<String> {
+        match self.work.now_or_never()? {
+            Ok(Ok(()) | Err(OperatorError::LeaseLost(_))) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
         }
     }
-    let mut listed = shared.listed();
-    tokio::select! {
-        _ = listed.wait_for(|listed| listed.is_complete(scopes, 0)) => {}
-        () = stop.cancelled() => return,
-    }
-    let writes = ctx.writes.clone();
-    controller::run(ctx, store, controller::queue(queue, stop.cancelled_owned())).await;
-    writes.close();
-    writes.wait().await;
 }
 
-/// Forgets whoever is gone.
-struct Watched {
-    states: CredentialStates,
-    tokens: Arc<TokenCache>,
+/// As the command `run`, with stand-ins for what that gives an operator.
+async fn run(
+    number: u32,
+    link: &Link,
+    aws: Aws,
+    settings: &Settings,
+    stop: CancellationToken,
+) -> Result<(), OperatorError> {
+    let clock = Clock::new(clock::operator_now, clock::uptime);
+    let fence = Fence::with_clock(clock::system_now);
+    let operator = Operator::new(settings.args(number), clock.clone(), fence, stop);
+    let timeout = operator.args.aws.aws_timeout;
+    let source = Source { aws, process: number, identity: settings.identity.clone(), clock, timeout };
+    let region = operator.args.aws.aws_region.as_deref().and_then(|region| Region::parse(region).ok());
+    let aws = operator::Aws { source: Arc::new(source), region, fixed_api: false };
+    operator.run(operator.clients(connection(link), connection(link)), aws).await
 }
 
-impl WatchObserver for Watched {
-    fn gone(&self, uid: &Uid) {
-        self.states.forget(uid);
-        self.tokens.want(uid, BTreeSet::new());
-    }
-    fn unreadable(&self, _: &Uid, _: &str, _: Option<&EcrCredentialStatus>) {}
-    fn skipped(&self, _: &'static str, _: usize) {}
-}
-
-/// Hears everything and says nothing.
-struct Nobody;
-
-impl Observer for Nobody {
-    fn wrote(&self, _: &SecretAction, _: &Result<Written, WriteError>) {}
-    fn concluded(&self, _: &Uid, _: &str, _: &EcrCredentialStatus) {}
-    fn reconciled(&self, _: Duration, _: Option<&Error>) {}
+fn connection(link: &Link) -> Connection {
+    let boxed = link.clone().map_response(|answer| answer.map(|body| Box::new(body) as Box<DynBody>));
+    ClientBuilder::new(BoxService::new(boxed), NAMESPACE)
 }
 
 /// The scripted AWS as the operator sees it.
@@ -249,6 +169,7 @@ struct Source {
     process: u32,
     identity: String,
     clock: Clock,
+    timeout: Duration,
 }
 
 /// A key as the script names it: `ecr/eu-west-1` or `public`.
@@ -287,7 +208,7 @@ impl TokenSource for Source {
             let mut tokens: Vec<RawToken> =
                 accounts.into_iter().map(|account| RawToken { account, ..good() }).collect();
             if let Some(failure) = failure {
-                spoil(failure, &mut tokens).await?;
+                spoil(failure, &mut tokens, self.timeout).await?;
             }
             Ok(tokens)
         }
@@ -301,7 +222,7 @@ impl TokenSource for Source {
     fn forget(&self, _: &Identity) {}
 }
 
-async fn spoil(failure: Failure, tokens: &mut Vec<RawToken>) -> Result<(), TokenError> {
+async fn spoil(failure: Failure, tokens: &mut Vec<RawToken>, timeout: Duration) -> Result<(), TokenError> {
     let text = |tokens: &mut Vec<RawToken>, text: String| {
         tokens.iter_mut().for_each(|token| token.token = Some(SecretString::from(text.clone())));
     };
@@ -317,7 +238,7 @@ async fn spoil(failure: Failure, tokens: &mut Vec<RawToken>) -> Result<(), Token
         Failure::Unavailable => return Err(TokenError::Unavailable("connection refused".to_owned())),
         Failure::Unreadable => return Err(TokenError::Unreadable("html".to_owned())),
         Failure::Hangs => {
-            tokio::time::sleep(AWS_TIMEOUT).await;
+            tokio::time::sleep(timeout).await;
             return Err(TokenError::Unavailable("timed out".to_owned()));
         }
         Failure::Panics => std::panic::resume_unwind(Box::new("a dependency panics")),

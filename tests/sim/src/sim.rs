@@ -242,7 +242,10 @@ impl Sim {
     }
 
     fn bury_ended(&mut self) {
-        self.processes.retain(|process| !process.has_ended());
+        let ended: Vec<Process> = self.processes.extract_if(.., |process| process.has_ended()).collect();
+        for why in ended.into_iter().filter_map(Process::failure) {
+            self.complain(Invariant::I7Quiet, format!("a process has ended: {why}"));
+        }
         self.deaths += 1;
     }
 
@@ -250,7 +253,7 @@ impl Sim {
     pub fn leader(&self) -> Option<usize> {
         let lease = self.api.all(Kind::Lease).into_iter().next()?.1;
         let holder = lease["spec"]["holderIdentity"].as_str()?.to_owned();
-        self.processes.iter().position(|process| crate::operator::identity(process.number) == holder)
+        self.processes.iter().position(|process| crate::operator::is_held_by(&holder, process.number))
     }
 }
 

@@ -187,7 +187,7 @@ fn edits() -> Vec<Step> {
 }
 
 fn upgrade(sim: &mut Sim) {
-    let settings = Settings { region: "eu-central-1".to_owned(), concurrency: 1, ..sim.settings.clone() };
+    let settings = Settings { region: "eu-central-1".to_owned(), concurrency: Some(1), ..sim.settings.clone() };
     sim.restart(settings);
     edit(
         &sim.api,

@@ -81,6 +81,12 @@ impl Answer {
         Self::refusal(422, "Invalid", what).causes(target, vec![cause])
     }
 
+    /// What a webhook says that refuses with this status code.
+    pub fn denied(code: u16) -> Self {
+        let reason = if code == 404 { "NotFound" } else { "Refused" };
+        Self::refusal(code, reason, "admission webhook \"chance.example.com\" denied the request: not today")
+    }
+
     pub fn too_many_requests(seconds: u64) -> Self {
         let mut answer = Self::refusal(
             429,

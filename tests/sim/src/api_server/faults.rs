@@ -35,7 +35,7 @@ pub enum Action {
     LoseAnswer,
     /// It never arrives, and nothing is said.
     Hang,
-    /// It arrives so much later.
+    /// It arrives so much later, if it is still waited for.
     Delay(Duration),
     /// This happens to the API server first.
     First(Arc<dyn Fn(&ApiServer) + Send + Sync>),

@@ -5,6 +5,7 @@ use std::future::{pending, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -17,7 +18,7 @@ use tower::{BoxError, Service};
 use super::{Action, Answer, ApiServer, Point, Request};
 
 /// How late an answer is that the watch overtakes.
-const OVERTAKEN: std::time::Duration = std::time::Duration::from_millis(900);
+const OVERTAKEN: Duration = Duration::from_millis(900);
 
 /// The longest that a request takes to arrive, or an answer, in microseconds.
 const LATENCY: u64 = 4_000;
@@ -47,7 +48,11 @@ impl Link {
 
     /// A cut link says nothing for ever.
     async fn travel(&self) {
-        tokio::time::sleep(self.server.latency(LATENCY)).await;
+        self.wait(self.server.latency(LATENCY)).await;
+    }
+
+    async fn wait(&self, time: Duration) {
+        tokio::time::sleep(time).await;
         if self.is_cut() {
             pending::<()>().await;
         }
@@ -55,7 +60,7 @@ impl Link {
 
     async fn carry(self, head: http::request::Parts, body: Body) -> Result<Response<ResponseBody>, BoxError> {
         let body = body.collect_bytes().await?;
-        let Some(request) = Request::read(&head, &body) else {
+        let Some(mut request) = Request::read(&head, &body) else {
             return Ok(response(Answer::refusal(404, "NotFound", "the server could not find the requested resource")));
         };
         self.travel().await;
@@ -66,12 +71,7 @@ impl Link {
             Some(Action::Answer(answer)) => return Ok(response(answer.clone())),
             Some(Action::Refuse) => return Err("the connection was refused".into()),
             Some(Action::Hang) => pending::<()>().await,
-            Some(Action::Delay(time)) => {
-                tokio::time::sleep(*time).await;
-                if self.is_cut() {
-                    pending::<()>().await;
-                }
-            }
+            Some(Action::Delay(time)) => self.wait(*time).await,
             Some(Action::First(act)) => act(&self.server),
             Some(Action::Stale(versions)) => stale = *versions,
             Some(Action::Die(Point::Before)) => self.die(Point::Before).await,
@@ -82,6 +82,16 @@ impl Link {
         }
         if request.is_watch() {
             return Ok(self.watch(&request));
+        }
+        if let Some(review) = self.server.0.admission.review(&request) {
+            if !review.is_harmless() {
+                self.server.faults().count();
+            }
+            self.wait(review.time).await;
+            if let Some(refusal) = review.refusal {
+                return Ok(response(refusal));
+            }
+            request.admitted = review.patch;
         }
         let (answer, version, leads) = if stale > 0 && request.is_list() {
             let store = self.server.0.store.lock();

@@ -16,10 +16,12 @@ pub use log::{Counts, Sent};
 pub use request::{Kind, Request, Target};
 pub use store::{Actor, Change, Key};
 
+use admission::Admission;
 use log::Log;
 use stopwatch::Stopwatch;
 use store::Store;
 
+mod admission;
 mod answer;
 mod faults;
 mod fields;
@@ -58,6 +60,7 @@ struct Inner {
     version: channel::Sender<u64>,
     weather: channel::Sender<Weather>,
     faults: Faults,
+    admission: Admission,
     log: Mutex<Log>,
     stopwatch: Stopwatch,
     random: Mutex<fastrand::Rng>,
@@ -72,6 +75,7 @@ impl ApiServer {
             version: channel::Sender::new(0),
             weather: channel::Sender::default(),
             faults: Faults::default(),
+            admission: Admission::default(),
             log: Mutex::default(),
             stopwatch: Stopwatch::default(),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
@@ -97,6 +101,17 @@ impl ApiServer {
 
     pub fn faults(&self) -> &Faults {
         &self.0.faults
+    }
+
+    /// From now on webhooks decide by chance about every write of a Secret or a status.
+    pub fn admit_by_chance(&self) {
+        let random = self.0.random.lock().fork();
+        self.0.admission.begin(random);
+    }
+
+    /// No webhook is left.
+    pub fn admit_all(&self) {
+        self.0.admission.end();
     }
 
     /// Hears of the death that a rule brings.
@@ -143,6 +158,7 @@ impl ApiServer {
             metadata_only: false,
             user_agent: manager.to_owned(),
             body,
+            admitted: Value::Null,
         };
         self.serve(&request, None).0
     }

@@ -86,6 +86,8 @@ pub struct Request {
     pub metadata_only: bool,
     pub user_agent: String,
     pub body: Value,
+    /// What webhooks merge into the object; null for nothing.
+    pub admitted: Value,
 }
 
 impl Request {
@@ -103,6 +105,7 @@ impl Request {
             metadata_only: header(http::header::ACCEPT).contains("as=PartialObjectMetadata"),
             user_agent: header(http::header::USER_AGENT),
             body: serde_json::from_slice(body).unwrap_or(Value::Null),
+            admitted: Value::Null,
         })
     }
 

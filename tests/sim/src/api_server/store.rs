@@ -176,7 +176,8 @@ impl Store {
 
     fn note_lease(&mut self, lease: &Value, by: Actor) {
         let Some(process) = by else { return };
-        let mine = lease["spec"]["holderIdentity"] == crate::operator::identity(process).as_str();
+        let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
+        let mine = crate::operator::is_held_by(holder, process);
         let seconds = lease["spec"]["leaseDurationSeconds"].as_i64().unwrap_or_default();
         let until = clock::true_now().checked_add(SignedDuration::from_secs(seconds));
         match until.ok().filter(|_| mine) {

@@ -92,6 +92,7 @@ impl Store {
                 fields::updated(&mut managers, &request.manager(), None, &object, &now_text());
             }
         }
+        mutate(&mut object, request);
         object["apiVersion"] = target.kind.api_version().into();
         object["kind"] = target.kind.name().into();
         let metadata = &mut object["metadata"];
@@ -174,6 +175,7 @@ impl Store {
         if let Err(disputes) = fields::apply(&mut object, &mut managers, body, &request.manager(), force, &now_text()) {
             return disputed(target, &disputes);
         }
+        mutate(&mut object, request);
         if let Some(refusal) = uid.and_then(|uid| other_uid(target, &stored.object, uid)) {
             return refusal;
         }
@@ -285,6 +287,13 @@ impl Store {
         }
         self.remove(&key, by)?;
         Some(Answer::deleted(target, metadata["uid"].as_str().unwrap_or_default()))
+    }
+}
+
+/// Merges what webhooks have changed. Nobody owns these fields.
+fn mutate(object: &mut Value, request: &Request) {
+    if !request.admitted.is_null() {
+        merge_patch(object, &request.admitted);
     }
 }
 

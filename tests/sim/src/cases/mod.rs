@@ -13,11 +13,13 @@ use crate::operator::Settings;
 use crate::sim::{Sim, Until};
 use crate::workloads::{self, SECRET};
 
+mod admission;
 mod aws;
 mod deletion;
 mod leaders;
 mod objects;
 mod places;
+mod reads;
 mod registries;
 mod unseen;
 
@@ -65,6 +67,8 @@ pub fn all() -> Vec<Case> {
         ("changes that no watch shows", unseen::cases()),
         ("Secrets that are foreign, edited, or wanted by two", objects::cases()),
         ("namespaces and rights that refuse", places::cases()),
+        ("admission by chance", admission::cases()),
+        ("reads that fail", reads::cases()),
         ("AWS, identities and clocks", aws::cases()),
         ("one registry in every state beside a good one", registries::cases()),
         ("several replicas", leaders::cases()),

@@ -1,10 +1,19 @@
-//! The wiring of what the watches see.
+//! What is gone is forgotten.
+
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use tokio::sync::mpsc::unbounded_channel;
 
 use super::*;
+use crate::clock::Clock;
+use crate::controller;
+use crate::plan::schedule::RetryPolicy;
 use crate::plan::{Identity, Service, TokenKey};
+use crate::process::telemetry::Metrics;
+use crate::token::cache::CacheSettings;
 use crate::token::{RawToken, TokenError, TokenSource};
 
 /// Gives no token, and notes whose session it was to forget.

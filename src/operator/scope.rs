@@ -1,0 +1,41 @@
+//! What the flags of the scope mean: limits, and watches no wider than the permissions.
+
+use std::sync::Arc;
+
+use crate::cli::ScopeArgs;
+use crate::controller::service_accounts;
+use crate::controller::watches::{SecretScope, secret_scopes};
+use crate::plan::Limits;
+
+/// The limits. What AWS decides of them is left open.
+pub(super) fn limits(flags: &ScopeArgs) -> Limits {
+    Limits {
+        region: None,
+        secret_names: flags.allowed_names(),
+        outputs: Some(flags.allowed_outputs()),
+        includes: flags.allowed_includes(),
+        namespaces: flags.allowed_namespaces(),
+        identities: flags.allowed_identities(),
+        attach_pods: flags.attach_pods,
+        attach_service_accounts: flags.attachable(),
+        fixed_api: false,
+    }
+}
+
+/// One watch of Secrets for each name that may be written, in each allowed namespace.
+pub(super) fn watched_secrets(flags: &ScopeArgs) -> Vec<SecretScope> {
+    let outputs = flags.allowed_outputs();
+    secret_scopes(flags.allowed_names().as_ref(), flags.allowed_namespaces().as_ref(), Some(&outputs))
+}
+
+/// One watch of ServiceAccounts for each allowed name in each allowed namespace.
+pub(super) fn watched_service_accounts(flags: &ScopeArgs) -> Vec<service_accounts::Scope> {
+    let namespaces = flags.allowed_namespaces();
+    let namespaces: Vec<Option<Arc<str>>> =
+        namespaces.map_or_else(|| vec![None], |all| all.into_iter().map(Some).collect());
+    let names = flags.attachable();
+    let pairs = names.iter().flat_map(|name| namespaces.iter().map(move |namespace| (name, namespace)));
+    pairs
+        .map(|(name, namespace)| service_accounts::Scope { name: name.clone(), namespace: namespace.clone() })
+        .collect()
+}
