@@ -135,7 +135,7 @@ fn troubleshooting_has_the_cause_of_what_people_see() {
         ("`invalid peer certificate`", "inspects TLS"),
         ("`SecretNotOwned`", "does not own"),
         ("`Conflict`", "another EcrCredential"),
-        ("`Contested`", "another tool keeps changing the Secret"),
+        ("`Contested`", "another tool, or another installation of the operator, keeps changing the Secret"),
         ("`ComparisonError`", "the wrong format"),
     ];
     let page = read("docs/troubleshooting.md");
