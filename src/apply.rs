@@ -474,7 +474,7 @@ const TWO_CONTROLLERS: &str = "Only one reference can have Controller set to tru
 
 /// Whether admission has refused a request, as the API server tells it (k8s.io/apiserver, pkg/admission/plugin/webhook/errors and
 /// pkg/admission/plugin/policy/validating).
-fn is_denied_by_admission(message: &str) -> bool {
+pub fn is_denied_by_admission(message: &str) -> bool {
     (message.contains("admission webhook \"") && message.contains("denied the request"))
         || (message.contains("ValidatingAdmissionPolicy") && message.contains("denied request"))
 }

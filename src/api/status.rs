@@ -47,9 +47,10 @@ pub struct EcrCredentialStatus {
     /// Namespaces in which a Secret is not up to date: the first 20 by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<NamespaceFailure>,
-    /// The installation of the operator that serves this object, as `namespace/name` of its Lease. Several are a mistake.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub served_by: Vec<String>,
+    /// The installation of the operator that wrote this status, as `namespace/name` of its Lease.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 317))]
+    pub served_by: Option<String>,
 }
 
 /// The state of one registry of the spec.

@@ -22,6 +22,7 @@ use super::{Context, CredentialState, Requested};
 use crate::api::registry::Host;
 use crate::api::status::NamespaceFailure;
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
+use crate::apply::is_denied_by_admission;
 use crate::attach::{Allowed, Attachment, attachment};
 use crate::outcome::served_by::Installations;
 use crate::outcome::{NamespaceReport, Observation, Outcome, OutputReport, RegistryReport, ReportedEvent, conclude};
@@ -77,7 +78,7 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
     let begun = Instant::now();
     let now = ctx.clock.now();
     let mut outcome = conclude(observation, &status, object.meta().generation, now);
-    outcome.served_by(reconciliation.installations(&mut state, now), &status, &stored, now);
+    outcome.served_by(reconciliation.installations(&mut state), &status, &stored, now);
     state.pace.computed(begun);
     if soon {
         outcome.requeue_after = outcome.requeue_after.min(SOON);
@@ -402,12 +403,13 @@ impl Reconciliation<'_> {
     }
 
     /// The installations that write the status. The log says when another one begins to, and when none does any more.
-    fn installations<'s>(&self, state: &'s mut CredentialState, now: Timestamp) -> &'s Installations {
-        let own = || Installations::new(self.ctx.installation.clone(), self.ctx.retry.max);
+    fn installations<'s>(&self, state: &'s mut CredentialState) -> &'s Installations {
+        let own = || Installations::new(self.ctx.installation.clone());
         let installations = state.installations.get_or_insert_with(own);
         let before = installations.warning();
-        let written = state.last_status.as_ref().map(|status| &*status.served_by);
-        installations.observe(&self.stored.served_by, written, now);
+        let written = state.last_status.as_ref().and_then(|status| status.served_by.as_deref());
+        let stored = self.stored.served_by.as_deref();
+        installations.observe(stored, written, version(self.object), self.ctx.clock.uptime());
         match (before, installations.warning()) {
             (None, Some(warning)) => tracing::warn!(name = %self.object.name_any(), "{warning}"),
             (Some(_), None) => {
@@ -440,7 +442,10 @@ impl Reconciliation<'_> {
             }
             match self.ctx.writer.status(self.object, &outcome.status).await {
                 Ok(version) => state.status_version = version.and_then(|version| version.parse().ok()),
-                // The object is gone; there is no status to write. Its watch decides: a webhook may refuse with 404 as well.
+                // The object is gone; there is no status to write. A webhook may refuse with 404 as well.
+                Err(kube::Error::Api(status)) if status.is_not_found() && !is_denied_by_admission(&status.message) => {
+                    return Ok(Action::await_change());
+                }
                 Err(_) if !self.ctx.shared.state.lock().index.is_alive(self.uid) => return Ok(Action::await_change()),
                 Err(source) => {
                     state.status_failures = state.status_failures.saturating_add(1);

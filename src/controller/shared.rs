@@ -51,7 +51,7 @@ pub trait WatchObserver: Send + Sync {
 }
 
 /// What a reconciliation depends on of an `EcrCredential`: its generation, the refresh asked for, and who serves it.
-type Version = (Option<i64>, Option<String>, Vec<String>);
+type Version = (Option<i64>, Option<String>, Option<String>);
 
 /// Which watches have brought a whole list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -146,14 +146,14 @@ impl Shared {
         }
         // Our own status writes come back as events, and are no news.
         let request = refresh_request(object);
-        let served_by = object.status.as_ref().map(|status| status.served_by.clone()).unwrap_or_default();
+        let served_by = object.status.as_ref().and_then(|status| status.served_by.clone());
         let version = (object.metadata.generation, request, served_by);
         let before = self.versions.lock().insert(uid.clone(), version.clone());
         if let Some((generation, request, served_by)) = &before
             && (generation, request) == (&version.0, &version.1)
         {
-            // Another installation may have written it. The first name is the one that a status gets with its other fields.
-            if !served_by.is_empty() && *served_by != version.2 {
+            // Another installation may have written it. The first name comes with the first status.
+            if served_by.is_some() && *served_by != version.2 {
                 self.send(&BTreeSet::from([uid]));
             }
             return;

@@ -1,7 +1,6 @@
 //! Which installations serve an `EcrCredential`: two that serve the same one overwrite each other's Secrets and status.
 //!
-//! Each keeps its name in `status.servedBy`. If another name appears there, or its own disappears, another installation is writing the
-//! status. From time to time each removes the other names, and an installation that still serves the `EcrCredential` adds its name again.
+//! Each writes its name to `status.servedBy`. If another name is there after its own was, another installation has written the status.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,54 +9,50 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 
-use super::{Outcome, ReportedEvent, until, with_transition};
+use super::{LONGEST_EVENT, Outcome, ReportedEvent, SHORTEST_WAIT, cut, with_transition};
 use crate::api::EcrCredentialStatus;
 use crate::api::status::{Reason, condition};
-use crate::plan::schedule::later;
 
-/// How long another installation has to add its name again. It may wait for 30 seconds between two writes of a status.
-const ANSWER: Duration = Duration::from_secs(45);
+/// How long another installation counts after it was seen. One that is still there writes its name again after 30 seconds, and after a
+/// minute if its writes are slow.
+const KEEP: Duration = Duration::from_secs(90);
 
 /// The most other installations that are remembered.
-const MOST: usize = 9;
+const MOST: usize = 3;
 
 /// This installation, and the others that serve the same `EcrCredential`.
 #[derive(Clone, Debug)]
 pub struct Installations {
     own: Arc<str>,
-    /// How long the name of another is kept before it has to be added again.
-    keep: Duration,
-    /// When the others last added their names.
-    others: BTreeMap<String, Timestamp>,
+    /// Whether the own name was in the status. The name before that is of an installation that this one replaces.
+    has_written: bool,
+    /// The resourceVersion that was observed last.
+    version: Option<u64>,
+    /// How long each of the others has to be seen again, by [`crate::clock::Clock::uptime`].
+    others: BTreeMap<String, Duration>,
+    uptime: Duration,
 }
 
 impl Installations {
     /// An installation of this name that has seen no other.
-    pub const fn new(own: Arc<str>, keep: Duration) -> Self {
-        Self { own, keep, others: BTreeMap::new() }
+    pub const fn new(own: Arc<str>) -> Self {
+        Self { own, has_written: false, version: None, others: BTreeMap::new(), uptime: Duration::ZERO }
     }
 
-    /// Compares `servedBy` as it is stored with what this process wrote last, if it wrote any.
-    pub fn observe(&mut self, stored: &[String], written: Option<&[String]>, now: Timestamp) {
-        let is_named = stored.iter().any(|name| **name == *self.own);
-        let is_news = |name: &String| match written {
-            Some(written) => !is_named || !written.contains(name),
-            // Without its own name, the others are those that it replaces. With it, they served it beside its predecessor.
-            None => is_named,
-        };
-        let seen = stored.iter().filter(|name| ***name != *self.own && is_news(name));
-        for name in seen.take(MOST) {
-            self.others.insert(name.clone(), now);
+    /// Takes `servedBy` as it is stored in this resourceVersion, and as this process wrote it last, if it did.
+    pub fn observe(&mut self, stored: Option<&str>, written: Option<&str>, version: Option<u64>, uptime: Duration) {
+        self.uptime = uptime;
+        self.others.retain(|_, until| *until > uptime);
+        let is_own = |name: Option<&str>| name == Some(&*self.own);
+        self.has_written |= is_own(stored) || is_own(written);
+        let other = stored.filter(|name| self.has_written && **name != *self.own && is_name(name));
+        if let Some(other) = other
+            && (version.is_none() || version != self.version)
+            && (self.others.len() < MOST || self.others.contains_key(other))
+        {
+            self.others.insert(other.to_owned(), uptime.saturating_add(KEEP));
         }
-        let keep = self.keep;
-        // Those of the future were seen before the clock was set back.
-        self.others.retain(|_, seen| *seen <= now && now < later(later(*seen, keep), ANSWER));
-    }
-
-    /// The value of `servedBy`.
-    pub fn names(&self, now: Timestamp) -> Vec<String> {
-        let kept = self.others.iter().filter(|(_, seen)| now < later(**seen, self.keep)).map(|(name, _)| name.clone());
-        kept.chain([self.own.to_string()]).collect::<BTreeSet<_>>().into_iter().collect()
+        self.version = version;
     }
 
     /// The warning while there are others. All of them write the same one.
@@ -69,16 +64,21 @@ impl Installations {
         })
     }
 
-    /// When time alone changes the names or the warning.
-    fn look_again(&self, now: Timestamp) -> Option<Timestamp> {
-        let times =
-            self.others.values().flat_map(|seen| [later(*seen, self.keep), later(later(*seen, self.keep), ANSWER)]);
-        times.filter(|at| *at > now).min()
+    /// How long the warning stays at least as it is.
+    fn unchanged_for(&self) -> Option<Duration> {
+        self.others.values().min().map(|until| until.saturating_sub(self.uptime))
     }
 }
 
+/// Whether it can be the namespace and name of a Lease: whoever may write the status could write anything.
+fn is_name(text: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    text.len() <= 317
+        && text.split_once('/').is_some_and(|(namespace, name)| (namespace.to_owned() + name).chars().all(is_part))
+}
+
 impl Outcome {
-    /// Adds who serves the `EcrCredential`, and the warning if there are several. The transition time is that of the stored
+    /// Adds which installation writes the status, and the warning if there are several. The transition time is that of the stored
     /// status, which another may have written, so that all write the same.
     pub fn served_by(
         &mut self,
@@ -87,22 +87,24 @@ impl Outcome {
         stored: &EcrCredentialStatus,
         now: Timestamp,
     ) {
+        let own = Some(installations.own.to_string());
         let warning = installations.warning();
-        self.status.served_by.clear();
-        // The name alone is not worth a write: an upgrade from a version without it writes nothing.
-        if warning.is_some() || self.status != *stored {
-            self.status.served_by = installations.names(now);
+        self.status.served_by.clone_from(&stored.served_by);
+        // The own name alone is not worth a write: an upgrade from a version without it writes nothing.
+        if warning.is_some() || self.status != *stored || (stored.served_by.is_some() && stored.served_by != own) {
+            self.status.served_by = own;
         }
-        let Some(message) = warning else { return };
+        let Some(mut message) = warning else { return };
         let known: Vec<Condition> = stored.conditions.iter().chain(&previous.conditions).cloned().collect();
         let warning = (condition::CONTESTED, true, Reason::Contested, message.clone());
         self.status.conditions.push(with_transition(warning, &known, self.status.observed_generation, now));
         if !previous.conditions.iter().any(|known| known.type_ == condition::CONTESTED) {
+            cut(&mut message, LONGEST_EVENT);
             let reason = Reason::Contested.as_str().to_owned();
             self.events.push(ReportedEvent { warning: true, reason, message, namespace: None });
         }
-        if let Some(at) = installations.look_again(now) {
-            self.requeue_after = self.requeue_after.min(until(now, at).max(super::SHORTEST_WAIT));
+        if let Some(wait) = installations.unchanged_for() {
+            self.requeue_after = self.requeue_after.min(wait.max(SHORTEST_WAIT));
         }
     }
 }
@@ -111,18 +113,16 @@ impl Outcome {
 mod tests {
     use super::*;
 
-    const KEEP: i64 = 300;
-
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_000_000 + second).unwrap()
     }
 
-    fn names(text: &str) -> Vec<String> {
-        text.split_whitespace().map(str::to_owned).collect()
+    fn up(second: u64) -> Duration {
+        Duration::from_secs(second)
     }
 
     fn installation(own: &str) -> Installations {
-        Installations::new(own.into(), Duration::from_secs(KEEP.unsigned_abs()))
+        Installations::new(own.into())
     }
 
     /// The names in a warning.
@@ -132,73 +132,67 @@ mod tests {
     }
 
     #[test]
-    fn another_installation_is_known_by_its_name_that_appears_or_by_the_own_one_that_disappears() {
-        let table = [
-            ("a status that nobody has written", "", None, "b", ""),
-            ("the one that it replaces", "a", None, "b", ""),
-            ("its own predecessor", "b", None, "b", ""),
-            ("what served beside its predecessor", "a b", None, "a b", "a b"),
-            ("what it wrote itself", "b", Some("b"), "b", ""),
-            ("another adds its name", "a b", Some("b"), "a b", "a b"),
-            ("another that knows nothing of it", "a", Some("b"), "a b", "a b"),
-            ("an older operator, which writes no name", "", Some("b"), "b", ""),
-            ("another removes its name, to see whether it is still there", "a", Some("a b"), "a b", "a b"),
-            ("what it wrote itself, with others", "a b", Some("a b"), "b", ""),
-            ("three", "a c", Some("a b"), "a b c", "a b c"),
+    fn another_installation_is_known_by_its_name_that_comes_after_the_own_one() {
+        let long = format!("n/{}", "x".repeat(800_000));
+        let table: [(&str, &[(Option<&str>, Option<&str>)], &str); 8] = [
+            ("a status that nobody has written", &[(None, None)], ""),
+            ("the one that it replaces", &[(Some("n/a"), None), (Some("n/b"), Some("n/b"))], ""),
+            ("its own predecessor", &[(Some("n/b"), None)], ""),
+            ("one that replaces or serves beside it", &[(Some("n/b"), None), (Some("n/a"), None)], "n/a n/b"),
+            ("another that came before it saw its own", &[(Some("n/a"), Some("n/b"))], "n/a n/b"),
+            ("an older operator, which writes no name", &[(Some("n/b"), None), (None, Some("n/b"))], ""),
+            ("three", &[(Some("n/b"), None), (Some("n/a"), None), (Some("n/c"), None)], "n/a n/b n/c"),
+            ("what is no name", &[(Some("n/b"), None), (Some("A"), None), (Some(&long), None)], ""),
         ];
-        for (case, stored, written, served_by, warning) in table {
-            let mut b = installation("b");
-            b.observe(&names(stored), written.map(names).as_deref(), at(0));
-            assert_eq!(b.names(at(0)), names(served_by), "{case}");
+        for (case, observed, warning) in table {
+            let mut b = installation("n/b");
+            for (version, (stored, written)) in (1..).zip(observed) {
+                b.observe(*stored, *written, Some(version), up(0));
+            }
             assert_eq!(warned(&b), warning, "{case}");
         }
     }
 
     #[test]
-    fn the_warning_ends_a_while_after_the_other_has_added_its_name_for_the_last_time() {
-        let mut b = installation("b");
-        b.observe(&names("a b"), Some(&names("b")), at(0));
-        let answer = i64::try_from(ANSWER.as_secs()).unwrap();
-        let table = [
-            (0, "a b", "a b", Some(KEEP)),
-            (KEEP - 1, "a b", "a b", Some(KEEP)),
-            // It asks whether the other is still there, and warns until that had the time to answer.
-            (KEEP, "b", "a b", Some(KEEP + answer)),
-            (KEEP + answer - 1, "b", "a b", Some(KEEP + answer)),
-            (KEEP + answer, "b", "", None),
-        ];
-        for (second, served_by, warning, next) in table {
-            let own = b.names(at(second));
-            b.observe(&own, Some(&own), at(second));
-            assert_eq!(b.names(at(second)), names(served_by), "{second}");
-            assert_eq!(warned(&b), warning, "{second}");
-            assert_eq!(b.look_again(at(second)), next.map(at), "{second}");
+    fn the_warning_ends_a_while_after_the_other_has_written_for_the_last_time() {
+        let mut b = installation("n/b");
+        b.observe(Some("n/b"), None, Some(1), up(10));
+        b.observe(Some("n/a"), Some("n/b"), Some(2), up(20));
+        assert_eq!(b.unchanged_for(), Some(KEEP));
+        // What is still stored, because the own status cannot be written, is no news.
+        b.observe(Some("n/a"), Some("n/b"), Some(2), up(109));
+        assert_eq!((&*warned(&b), b.unchanged_for()), ("n/a n/b", Some(up(1))));
+        b.observe(Some("n/a"), Some("n/b"), Some(2), up(110));
+        assert_eq!((b.warning(), b.unchanged_for()), (None, None));
+        // However many names there are, few are remembered.
+        for version in 3..100 {
+            b.observe(Some(&format!("n/a{version}")), Some("n/b"), Some(version), up(300));
         }
-        // A clock that was set back does not prolong it.
-        b.observe(&names("a b"), Some(&names("b")), at(1000));
-        b.observe(&names("a b"), Some(&names("a b")), at(999));
-        assert_eq!(b.warning(), None);
+        assert_eq!(warned(&b).split(' ').count(), MOST + 1);
     }
 
-    /// Two installations over one status: each sees what the other has written, and writes if its own differs.
+    /// Each writes its name when another is stored, as rarely as it fights for its status.
     #[test]
-    fn two_installations_agree_and_write_little_for_as_long_as_both_are_there() {
-        let (mut a, mut b) = (installation("a"), installation("b"));
-        let (mut stored, mut writes) = (names("a"), 0);
-        let mut written = [Some(names("a")), None];
+    fn all_that_serve_one_agree_for_as_long_as_they_are_there_and_the_rest_is_forgotten() {
+        let mut all = ["n/a", "n/b", "n/c"].map(|name| (installation(name), 0));
+        let (mut stored, mut version) = (Some("n/a"), 1);
         for second in 0..3000 {
-            for (number, one) in [&mut a, &mut b].into_iter().enumerate() {
-                one.observe(&stored, written[number].as_deref(), at(second));
-                let own = one.names(at(second));
-                writes += usize::from(own != stored);
-                stored.clone_from(&own);
-                written[number] = Some(own);
+            // The third one stops.
+            let there = if second < 500 { 3 } else { 2 };
+            for ((one, last), own) in all.iter_mut().zip(["n/a", "n/b", "n/c"]).take(there) {
+                one.observe(stored, None, Some(version), up(second));
+                if stored != Some(own) && second >= *last + 30 {
+                    (stored, *last) = (Some(own), second);
+                    version += 1;
+                    one.observe(stored, None, Some(version), up(second));
+                }
             }
-            if second > 0 {
-                assert_eq!((&*warned(&a), &*warned(&b)), ("a b", "a b"), "{second}");
+            for (one, _) in all.iter().take(there).filter(|_| second >= 60) {
+                assert!(one.warning().is_some(), "{second}");
+                assert!(second < 800 || warned(one) == "n/a n/b", "{second}");
             }
         }
-        assert!(writes <= 2 + 2 * 3000 / 300, "{writes}");
+        assert!(version < 3000 / 10, "{version} writes");
     }
 
     #[test]
@@ -210,28 +204,30 @@ mod tests {
             requeue_after: Duration::from_secs(50),
             each_targets: false,
         };
-        let (mut a, mut b) = (installation("a"), installation("b"));
-        a.observe(&names("b"), Some(&names("a")), at(0));
+        let (mut a, mut b) = (installation("n/a"), installation("n/b"));
+        a.observe(Some("n/b"), Some("n/a"), Some(1), up(0));
         let mut first = empty();
         first.served_by(&a, &status(), &status(), at(0));
-        b.observe(&names("a b"), Some(&names("b")), at(7));
+        b.observe(Some("n/a"), Some("n/b"), Some(2), up(7));
         let mut second = empty();
         second.served_by(&b, &status(), &first.status, at(7));
-        assert_eq!(first.status, second.status);
+        assert_eq!(first.status.conditions, second.status.conditions);
         assert_eq!(first.status.conditions.len(), 1);
         for outcome in [&first, &second] {
             let told: Vec<_> = outcome.events.iter().map(|event| (event.warning, event.reason.as_str())).collect();
             assert_eq!(told, [(true, "Contested")]);
         }
+        b.observe(Some("n/b"), Some("n/b"), Some(3), up(90));
         let mut later = empty();
-        later.served_by(&b, &second.status, &second.status, at(KEEP));
+        later.served_by(&b, &second.status, &second.status, at(180));
         assert_eq!((later.events.len(), later.requeue_after.as_secs()), (0, 7));
         let mut alone = empty();
-        alone.served_by(&installation("b"), &second.status, &second.status, at(900));
-        assert_eq!((alone.status.conditions.len(), &alone.status.served_by), (0, &names("b")));
+        alone.served_by(&installation("n/b"), &second.status, &second.status, at(900));
+        assert_eq!((alone.status.conditions.len(), alone.status.served_by.as_deref()), (0, Some("n/b")));
     }
+
     #[test]
-    fn the_name_alone_is_no_reason_to_write_a_status() {
+    fn the_own_name_alone_is_no_reason_to_write_a_status_and_that_of_another_is() {
         let stored = EcrCredentialStatus { observed_generation: Some(1), ..EcrCredentialStatus::default() };
         let outcome = |generation| Outcome {
             status: EcrCredentialStatus { observed_generation: Some(generation), ..stored.clone() },
@@ -239,11 +235,13 @@ mod tests {
             requeue_after: Duration::ZERO,
             each_targets: false,
         };
-        let replaced = EcrCredentialStatus { served_by: names("a"), ..stored.clone() };
-        for (generation, stored, served_by) in [(1, &stored, ""), (2, &stored, "b"), (1, &replaced, "b")] {
+        let replaced = EcrCredentialStatus { served_by: Some("n/a".to_owned()), ..stored.clone() };
+        for (generation, stored, served_by) in
+            [(1, &stored, None), (2, &stored, Some("n/b")), (1, &replaced, Some("n/b"))]
+        {
             let mut outcome = outcome(generation);
-            outcome.served_by(&installation("b"), stored, stored, at(0));
-            assert_eq!(outcome.status.served_by, names(served_by), "{generation} {stored:?}");
+            outcome.served_by(&installation("n/b"), stored, stored, at(0));
+            assert_eq!(outcome.status.served_by.as_deref(), served_by, "{generation} {stored:?}");
         }
     }
 }
