@@ -114,6 +114,28 @@ async fn objects_survive_the_api_servers_restart_and_nothing_is_left_after_the_e
     Ok(())
 }
 
+#[tokio::test]
+async fn an_api_server_that_ends_by_itself_is_started_again() -> Result<()> {
+    let plane = std::sync::Arc::new(ControlPlane::start(Options::default()).await?);
+    let keeper = std::thread::spawn({
+        let plane = plane.clone();
+        move || plane.keep_api_server()
+    });
+    let before = plane.pids().api_server.context("it runs")?;
+    let killed = std::process::Command::new("kill").args(["-KILL", &before.to_string()]).status()?;
+    assert!(killed.success());
+    let again = async {
+        while plane.pids().api_server == Some(before) || plane.admin_client()?.apiserver_version().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(Duration::from_secs(60), again).await??;
+    plane.stop_api_server();
+    tokio::task::spawn_blocking(move || keeper.join()).await?.expect("no panic");
+    Ok(())
+}
+
 fn object<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> Result<T> {
     Ok(serde_json::from_value(value)?)
 }

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Once, OnceLock};
 
 use anyhow::{Context, Result};
 use parking_lot::Mutex;
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tempfile::TempDir;
 
 pub use binaries::prepare;
@@ -63,7 +64,10 @@ pub async fn shared() -> Result<&'static ControlPlane> {
                 .map_err(|e| format!("{e:#}"))
         })
     });
-    shared.await?.as_ref().map_err(|message| anyhow::anyhow!("{message}"))
+    let plane = shared.await?.as_ref().map_err(|message| anyhow::anyhow!("{message}"))?;
+    static KEPT: Once = Once::new();
+    KEPT.call_once(|| drop(std::thread::spawn(|| plane.keep_api_server())));
+    Ok(plane)
 }
 
 impl ControlPlane {
@@ -129,6 +133,23 @@ impl ControlPlane {
             }
         }
         self.api_server_ready().await
+    }
+
+    /// Waits until the API server ends by itself, tells why, and starts it again, as a kubelet does. Returns when it was stopped.
+    pub fn keep_api_server(&self) {
+        while let Some(pid) = self.pids().api_server.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
+            // It stays to be waited for, so that whoever stops it meets no other process.
+            if waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).is_err() {
+                return;
+            }
+            let mut api_server = self.api_server.lock();
+            let Some(Err(error)) = api_server.as_mut().map(Server::check_alive) else { continue };
+            eprintln!("{error:#}");
+            match self.layout.start_api_server() {
+                Ok(again) => *api_server = Some(again),
+                Err(error) => return eprintln!("{error:#}"),
+            }
+        }
     }
 
     /// Kills the controller manager: nothing is garbage collected and no namespace ends until it is started again.
