@@ -1,6 +1,6 @@
 //! Finding the published tokens again after a restart: our Secrets are where they are kept.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,32 +33,72 @@ const MOST_OF_A_KIND: usize = 3;
 /// How long to wait before Secrets that could not be read are read again.
 const AGAIN: Duration = Duration::from_secs(60);
 
+/// How long reading them again may take in all: tokens, writes and status wait for it.
+const AGAIN_WITHIN: Duration = Duration::from_secs(10);
+
 /// How far the tokens of the process before were found again.
 #[derive(Default)]
 pub(super) enum Recovery {
     /// Nothing was read yet.
     #[default]
     Due,
-    /// Secrets could not be read, and tokens are missing: what the status vouched for then, and when to read them again. The status
-    /// vouches for them no more.
-    Again(Vec<RegistryStatus>, Instant),
+    /// Secrets could not be read, and tokens that the status vouched for are missing.
+    Again {
+        /// What is missing, and which Secrets were tried.
+        search: Search,
+        /// When to read Secrets again.
+        at: Instant,
+    },
     /// There is no more to find.
     Done,
 }
 
+/// A search for tokens in our Secrets.
+#[derive(Clone, Default)]
+pub(super) struct Search {
+    /// What the status vouched for when the search began, as far as it is missing. The status vouches for it no more.
+    vouched: Vec<RegistryStatus>,
+    /// The Secrets that were read.
+    read: HashSet<SecretKey>,
+    /// What was in them. Several outputs, of one host each, may together have all hosts of a registry.
+    entries: Entries,
+    /// The Secrets that could not be read. The first was tried the longest time ago.
+    unread: Vec<SecretKey>,
+}
+
+impl Search {
+    /// The Secrets of one pass: first those that were not tried yet.
+    fn candidates(&mut self, mut owned: Vec<(SecretKey, Arc<SecretRecord>)>) -> Vec<SecretKey> {
+        let tried: HashSet<_> = self.read.iter().chain(&self.unread).collect();
+        owned.retain(|(key, _)| !tried.contains(key));
+        let mut candidates: Vec<SecretKey> = candidates(owned).collect();
+        let rest = self.unread.len().min(MOST_READS - candidates.len());
+        candidates.extend(self.unread.drain(..rest));
+        candidates
+    }
+}
+
 impl Recovery {
-    /// What the status vouches for, if it is time to read Secrets.
-    fn due(&self, status: &EcrCredentialStatus) -> Option<Vec<RegistryStatus>> {
+    /// Begins to read Secrets, if it is time to: for what, and until when. Only the first pass may take its time. A later one first
+    /// sets the time of the next.
+    fn begin(&mut self, status: &EcrCredentialStatus) -> Option<(Search, Option<Instant>)> {
+        let now = Instant::now();
         match self {
-            Self::Due => Some(status.registries.clone()),
-            Self::Again(vouched, at) if *at <= Instant::now() => Some(vouched.clone()),
-            Self::Again(..) | Self::Done => None,
+            Self::Due => Some((Search { vouched: status.registries.clone(), ..Search::default() }, None)),
+            Self::Again { search, at } if *at <= now => {
+                *at = now + AGAIN;
+                Some((search.clone(), Some(now + AGAIN_WITHIN)))
+            }
+            Self::Again { .. } | Self::Done => None,
         }
     }
 }
 
 /// Reads one of our Secrets and takes from it every token whose hash the status vouches for. A Secret alone is not
 /// believed: whoever can edit Secrets in one namespace must not be able to spread a login of theirs to all others.
+///
+/// # Errors
+/// The first pass got no answer from the API server. Later passes give no error.
 pub(super) async fn recover(
     ctx: &Context,
     uid: &Uid,
@@ -68,43 +108,73 @@ pub(super) async fn recover(
     state: &mut CredentialState,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let Some(mut vouched) = state.recovery.due(status) else { return Ok(()) };
+    let Some((mut search, deadline)) = state.recovery.begin(status) else { return Ok(()) };
     let keys = Resolved(keys(ctx, token_specs, None));
     let vouches = |r: &RegistryStatus| r.token_hash.is_some() || r.auth_hash.is_some();
-    vouched.retain(|r| vouches(r) && life(r).is_some_and(|life| life.is_valid(now)));
-    for registry in &vouched {
-        take_known(ctx, plan, &keys, registry, state);
-    }
-    let complete = |state: &CredentialState| token_specs.iter().all(|need| state.published.contains_key(*need));
-    let mut unread = false;
-    if !vouched.is_empty() && !complete(state) {
+    search.vouched.retain(|r| vouches(r) && life(r).is_some_and(|life| life.is_valid(now)));
+    search.vouched.retain(|r| !take_known(ctx, plan, &keys, r, state) && is_missing(plan, token_specs, r, state));
+    let mut candidates = if search.vouched.is_empty() {
+        Vec::new()
+    } else {
         let owned = ctx.shared.state.lock().owned_by(uid);
-        let mut entries = Entries::new();
-        for (name, namespace) in candidates(owned) {
-            let found = match ctx.writer.read(&namespace, &name).await {
-                Ok(Some(found)) => found,
-                Ok(None) => continue,
-                // One namespace that cannot be read must not hold up all others; there are more to ask.
-                Err(kube::Error::Api(status)) => {
-                    tracing::warn!(%namespace, secret = %name, error = status.message, "a Secret could not be read");
-                    unread = true;
-                    continue;
-                }
-                Err(error) => return Err(Error::Recover(error)),
-            };
-            // Several outputs, of one host each, may together have all hosts of a registry.
-            entries.extend(formats::parse(&found.data, host_of(plan, &name)));
-            for registry in &vouched {
-                take(ctx, plan, &keys, registry, &entries, state);
+        search.candidates(owned)
+    }
+    .into_iter();
+    while let Some(key) = candidates.next() {
+        let (name, namespace) = &key;
+        let found = match within(deadline, ctx.writer.read(namespace, name)).await {
+            Some(Ok(found)) => found,
+            Some(Err(error)) if deadline.is_none() && !matches!(error, kube::Error::Api(_)) => {
+                return Err(Error::Recover(error));
             }
-            if complete(state) {
+            // One namespace that cannot be read must not hold up all others; there are more to ask.
+            Some(Err(error)) => {
+                tracing::warn!(%namespace, secret = %name, %error, "a Secret could not be read");
+                search.unread.push(key);
+                continue;
+            }
+            None => {
+                tracing::warn!(%namespace, secret = %name, "a Secret could not be read in time");
+                // The one that took so long is tried last.
+                search.unread.splice(0..0, candidates.by_ref());
+                search.unread.push(key);
                 break;
             }
+        };
+        if let Some(found) = found {
+            search.entries.extend(formats::parse(&found.data, host_of(plan, name)));
+        }
+        search.read.insert(key);
+        let Search { vouched, entries, .. } = &mut search;
+        vouched.retain(|r| !take(ctx, plan, &keys, r, entries, state) && is_missing(plan, token_specs, r, state));
+        if search.vouched.is_empty() {
+            break;
         }
     }
-    let again = unread && !complete(state);
-    state.recovery = if again { Recovery::Again(vouched, Instant::now() + AGAIN) } else { Recovery::Done };
+    let again = !search.unread.is_empty() && !search.vouched.is_empty();
+    state.recovery = if again { Recovery::Again { search, at: Instant::now() + AGAIN } } else { Recovery::Done };
     Ok(())
+}
+
+/// What a call gives until then.
+async fn within<T>(deadline: Option<Instant>, call: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline, call).await.ok(),
+        None => Some(call.await),
+    }
+}
+
+/// Whether a token is missing that may be the one which the status vouches for. Where no token was, none is searched for.
+fn is_missing(
+    plan: &Plan,
+    token_specs: &BTreeSet<&TokenSpec>,
+    vouched: &RegistryStatus,
+    state: &CredentialState,
+) -> bool {
+    let hosts = hosts(vouched);
+    let registries = plan.registries.iter().filter(|registry| may_be_of(registry, vouched, &hosts));
+    let mut needed = registries.flat_map(|registry| &registry.token_specs);
+    needed.any(|token_spec| token_specs.contains(token_spec) && !state.published.contains_key(token_spec))
 }
 
 /// The host of a Secret that holds the login of one.
@@ -137,8 +207,15 @@ impl Resolved {
 }
 
 /// Takes tokens that another `EcrCredential` has found already, where they are the ones that the status vouches for: thousands
-/// that share a token must not read a Secret each.
-fn take_known(ctx: &Context, plan: &Plan, keys: &Resolved, vouched: &RegistryStatus, state: &mut CredentialState) {
+/// that share a token must not read a Secret each. Returns whether it has taken any.
+fn take_known(
+    ctx: &Context,
+    plan: &Plan,
+    keys: &Resolved,
+    vouched: &RegistryStatus,
+    state: &mut CredentialState,
+) -> bool {
+    let mut taken = false;
     for registry in
         plan.registries.iter().filter(|r| r.region.as_ref().map(Region::as_str) == vouched.region.as_deref())
     {
@@ -148,14 +225,35 @@ fn take_known(ctx: &Context, plan: &Plan, keys: &Resolved, vouched: &RegistrySta
         let Some(identity) = published.values().next().map(|token| &token.identity) else { continue };
         let hash = ctx.hash(identity, &logins);
         if !logins.is_empty() && Some(hash.as_str()) == vouched.token_hash.as_deref() {
+            taken = true;
             for (token_spec, token) in published {
                 state.published.entry(token_spec).or_insert(token);
             }
         }
     }
+    taken
 }
 
-/// Takes the tokens of one registry for every registry of the plan that they serve.
+/// The hosts that a status tells of.
+fn hosts(vouched: &RegistryStatus) -> Vec<Host> {
+    vouched.hosts.iter().filter_map(|host| Host::parse(host).ok()).collect()
+}
+
+/// Whether a status may be that of this registry, as far as its region and its hosts tell.
+fn may_be_of(registry: &RegistryPlan, vouched: &RegistryStatus, hosts: &[Host]) -> bool {
+    registry.region.as_ref().map(Region::as_str) == vouched.region.as_deref()
+        && match &registry.hosts {
+            // Hosts that another registry has are not told of this one.
+            Hosts::Named(named) => {
+                !hosts.is_empty() && hosts.iter().all(|host| named.iter().any(|(named, _)| named == host))
+            }
+            Hosts::Callers { .. } => {
+                registry.token_specs.first().is_some_and(|first| !matches!(first.service, Service::Public))
+            }
+        }
+}
+
+/// Takes the tokens of one registry for every registry of the plan that they serve. Returns whether it has taken any.
 fn take(
     ctx: &Context,
     plan: &Plan,
@@ -163,22 +261,14 @@ fn take(
     vouched: &RegistryStatus,
     entries: &Entries,
     state: &mut CredentialState,
-) -> Option<()> {
-    let life = life(vouched)?;
-    let hosts: Vec<Host> = vouched.hosts.iter().filter_map(|host| Host::parse(host).ok()).collect();
-    for registry in
-        plan.registries.iter().filter(|r| r.region.as_ref().map(Region::as_str) == vouched.region.as_deref())
-    {
-        let same = match &registry.hosts {
-            // Hosts that another registry has are not told of this one.
-            Hosts::Named(named) => {
-                !hosts.is_empty() && hosts.iter().all(|host| named.iter().any(|(named, _)| named == host))
-            }
-            Hosts::Callers { .. } => !matches!(registry.token_specs.first()?.service, Service::Public),
-        };
+) -> bool {
+    let Some(life) = life(vouched) else { return false };
+    let hosts = hosts(vouched);
+    let logins: Vec<_> = hosts.iter().filter_map(|host| Some((host.clone(), entries.get(host)?))).collect();
+    let mut taken = false;
+    for registry in plan.registries.iter().filter(|registry| may_be_of(registry, vouched, &hosts)) {
         let Some(first) = registry.token_specs.first() else { continue };
-        let logins: Vec<_> = hosts.iter().filter_map(|host| Some((host.clone(), entries.get(host)?))).collect();
-        if !same || !is_vouched(ctx, first, keys, vouched, &logins) {
+        if !is_vouched(ctx, first, keys, vouched, &logins) {
             continue;
         }
         for token_spec in &registry.token_specs {
@@ -191,10 +281,11 @@ fn take(
                     ctx.tokens.seed(key, &token);
                 }
                 state.published.entry(token_spec.clone()).or_insert(token);
+                taken = true;
             }
         }
     }
-    Some(())
+    taken
 }
 
 /// Whether these are the logins that the status tells of, and the identity that fetched them is that of now. While `auth`

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::super::stage::{ACCOUNT, HOUR, NAMESPACES, NOW, Stage, at, refusal, token};
 use super::*;
+use crate::apply::Writer;
 
 const HOST: &str = "111122223333.dkr.ecr.eu-west-1.amazonaws.com";
 
@@ -112,6 +113,68 @@ async fn what_could_not_be_read_is_read_again_after_a_while_for_what_the_status_
     tokio::time::advance(AGAIN).await;
     recovered(&stage, &empty, &mut state).await.unwrap();
     assert_eq!(stage.server.asked("/secrets/pull"), 2, "never again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn reading_again_holds_up_no_reconciliation() {
+    // A read that fails without an answer of the API server, and one that nothing else ends in time.
+    for timeout in [1, 65] {
+        let mut stage = stage();
+        stage.ctx.writer = Writer::new(stage.server.client(), 4, Duration::from_secs(timeout));
+        secrets(&stage, &[("a", "good")]);
+        let path = "/api/v1/namespaces/a/secrets/pull";
+        let good = stage.server.answer(path);
+        stage.server.answers(path, 500, refusal(500, "no"));
+        let (status, mut state) = (status(&stage, "good", NOW + HOUR), CredentialState::default());
+        recovered(&stage, &status, &mut state).await.unwrap();
+        let held = stage.server.hold().await;
+        tokio::time::advance(AGAIN).await;
+        for _ in 0..2 {
+            let limit = Duration::from_secs(15);
+            let found = tokio::time::timeout(limit, recovered(&stage, &status, &mut state)).await;
+            assert_eq!(found.expect("in time").expect("no error"), Vec::<String>::new(), "timeout of {timeout} s");
+        }
+        assert_eq!(stage.server.asked("/secrets/pull"), 2, "not at once, timeout of {timeout} s");
+        drop(held);
+        stage.server.answers(path, 200, good);
+        tokio::time::advance(AGAIN).await;
+        assert_eq!(recovered(&stage, &status, &mut state).await.unwrap(), [auth("good")], "timeout of {timeout} s");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_the_status_does_not_vouch_for_is_not_searched_for() {
+    let registries =
+        ["eu-west-1", "us-east-1"].map(|region| json!({ "private": { "accountIds": [ACCOUNT], "region": region } }));
+    let stage = Stage::new(json!(registries));
+    secrets(&stage, &[("a", "good"), ("b", "good")]);
+    let path = |namespace: &str| format!("/api/v1/namespaces/{namespace}/secrets/pull");
+    let good = stage.server.answer(&path("b"));
+    // Whichever is asked first.
+    for (refused, readable) in [("a", "b"), ("b", "a")] {
+        stage.server.answers(&path(refused), 403, refusal(403, "no"));
+        stage.server.answers(&path(readable), 200, good.clone());
+        let (status, mut state) = (status(&stage, "good", NOW + HOUR), CredentialState::default());
+        assert_eq!(recovered(&stage, &status, &mut state).await.unwrap(), [auth("good")]);
+        assert!(matches!(state.recovery, Recovery::Done), "{refused} is refused");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_pass_reads_the_secrets_that_were_not_tried_before() {
+    let stage = stage();
+    secrets(&stage, &NAMESPACES.map(|namespace| (namespace, "good")));
+    let path = |namespace: &str| format!("/api/v1/namespaces/{namespace}/secrets/pull");
+    let good = stage.server.answer(&path("a"));
+    for namespace in NAMESPACES {
+        stage.server.answers(&path(namespace), 403, refusal(403, "no"));
+    }
+    let (status, mut state) = (status(&stage, "good", NOW + HOUR), CredentialState::default());
+    assert_eq!(recovered(&stage, &status, &mut state).await.unwrap(), Vec::<String>::new());
+    let untried = NAMESPACES.into_iter().find(|namespace| stage.server.asked(&path(namespace)) == 0).unwrap();
+    stage.server.answers(&path(untried), 200, good);
+    tokio::time::advance(AGAIN).await;
+    assert_eq!(recovered(&stage, &status, &mut state).await.unwrap(), [auth("good")]);
 }
 
 #[tokio::test]
