@@ -134,7 +134,9 @@ mod tests {
     #[test]
     fn another_installation_is_known_by_its_name_that_comes_after_the_own_one() {
         let long = format!("n/{}", "x".repeat(800_000));
-        let table: [(&str, &[(Option<&str>, Option<&str>)], &str); 8] = [
+        // What is stored, and what was written.
+        type Observed<'a> = (Option<&'a str>, Option<&'a str>);
+        let table: [(&str, &[Observed<'_>], &str); 8] = [
             ("a status that nobody has written", &[(None, None)], ""),
             ("the one that it replaces", &[(Some("n/a"), None), (Some("n/b"), Some("n/b"))], ""),
             ("its own predecessor", &[(Some("n/b"), None)], ""),
