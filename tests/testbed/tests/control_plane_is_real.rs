@@ -8,6 +8,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{ApiResource, DeleteParams, DynamicObject, PostParams};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, ResourceExt};
+use rustix::process::{Pid, Signal};
 use serde_json::json;
 use testbed::control_plane::{ControlPlane, Options, shared};
 
@@ -122,8 +123,8 @@ async fn an_api_server_that_ends_by_itself_is_started_again() -> Result<()> {
         move || plane.keep_api_server()
     });
     let before = plane.pids().api_server.context("it runs")?;
-    let killed = std::process::Command::new("kill").args(["-KILL", &before.to_string()]).status()?;
-    assert!(killed.success());
+    let pid = Pid::from_raw(i32::try_from(before)?).context("a process has an id")?;
+    rustix::process::kill_process(pid, Signal::KILL)?;
     let again = async {
         while plane.pids().api_server == Some(before) || plane.admin_client()?.apiserver_version().await.is_err() {
             tokio::time::sleep(Duration::from_millis(50)).await;
