@@ -175,6 +175,16 @@ impl Outcome {
         };
         self.each_targets && still == *status
     }
+
+    /// Whether it says nothing that a status does not say. As long as that is not written, conditions that it changes have another
+    /// transition time in each outcome.
+    pub fn repeats(&self, status: &EcrCredentialStatus) -> bool {
+        let mut status = status.clone();
+        for (old, new) in status.conditions.iter_mut().zip(&self.status.conditions) {
+            old.last_transition_time.clone_from(&new.last_transition_time);
+        }
+        self.status == status || self.is_progress_alone(&status)
+    }
 }
 
 fn timeless(new: &RegistryStatus, old: &RegistryStatus) -> RegistryStatus {

@@ -152,11 +152,21 @@ pub struct CredentialState {
     last_status: Option<EcrCredentialStatus>,
     /// The resourceVersion with the status that was written last.
     status_version: Option<u64>,
-    status_failures: u32,
+    status_retry: Option<StatusRetry>,
     installations: Option<Installations>,
     /// Since when the first tokens of all are being fetched.
     first_asked: Option<tokio::time::Instant>,
+    /// When the status was written last, or the API server refused it.
     status_written: Option<tokio::time::Instant>,
+}
+
+/// A status that could not be written, which is tried again.
+struct StatusRetry {
+    /// How often in a row.
+    failures: u32,
+    /// When it is tried again. One that says something else does not wait for that.
+    at: tokio::time::Instant,
+    status: EcrCredentialStatus,
 }
 
 /// A refresh on demand. It is kept when it is served until the status says so, or it would be served again.

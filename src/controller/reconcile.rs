@@ -18,7 +18,7 @@ use super::tenant::TenantContext;
 use super::tenants::{Tenants, TenantsProgress};
 use super::tokens::{Progress, TokenGroup, keys};
 use super::writes::{WritesOutcome, write};
-use super::{Context, CredentialState, Requested};
+use super::{Context, CredentialState, Requested, StatusRetry};
 use crate::api::registry::Host;
 use crate::api::status::NamespaceFailure;
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
@@ -422,8 +422,10 @@ impl Reconciliation<'_> {
 
     /// Writes the status if it has changed, sends the Events, and says when to come back.
     async fn report(&self, outcome: Outcome, state: &mut CredentialState) -> Result<Action, Error> {
+        // The metrics need not wait for a status that is written later, or cannot be written.
+        self.conclude(&outcome.status);
         // A write that failed may have been done all the same: perhaps only the answer was lost.
-        let unsure = state.status_failures > 0;
+        let unsure = state.status_retry.is_some();
         if outcome.status != *self.stored || unsure {
             let is_known =
                 |status: &EcrCredentialStatus| outcome.status == *status || outcome.is_progress_alone(status);
@@ -435,12 +437,14 @@ impl Reconciliation<'_> {
             // If someone else keeps changing the status, we do not fight back.
             let undone = !unsure && state.last_status.as_ref().is_some_and(is_known);
             let wait = if progress || undone { BETWEEN_TIMES } else { BETWEEN_STATUSES };
-            let next = state.status_written.map(|last| last + wait);
+            let retry = state.status_retry.as_ref().filter(|retry| outcome.repeats(&retry.status));
+            let next = state.status_written.map(|last| last + wait).max(retry.map(|retry| retry.at));
             if let Some(next) = next.filter(|next| *next > Instant::now()) {
-                self.conclude(&outcome.status);
                 return Ok(Action::requeue(next.duration_since(Instant::now()).min(outcome.requeue_after)));
             }
-            match self.ctx.writer.status(self.object, &outcome.status).await {
+            let written = self.ctx.writer.status(self.object, &outcome.status).await;
+            state.status_written = Some(Instant::now());
+            match written {
                 Ok(version) => state.status_version = version.and_then(|version| version.parse().ok()),
                 // The object is gone; there is no status to write. A webhook may refuse with 404 as well.
                 Err(kube::Error::Api(status)) if status.is_not_found() && !is_denied_by_admission(&status.message) => {
@@ -448,21 +452,22 @@ impl Reconciliation<'_> {
                 }
                 Err(_) if !self.ctx.shared.state.lock().index.is_alive(self.uid) => return Ok(Action::await_change()),
                 Err(source) => {
-                    state.status_failures = state.status_failures.saturating_add(1);
-                    let wait = self.ctx.retry.delay(state.status_failures, 3, &self.uid.0);
-                    return Err(Error::Status { source, wait });
+                    let failures = state.status_retry.as_ref().map_or(1, |retry| retry.failures.saturating_add(1));
+                    let wait = self.ctx.retry.delay(failures, 3, &self.uid.0);
+                    let (status, at) = (outcome.status, Instant::now() + wait);
+                    state.status_retry = Some(StatusRetry { failures, at, status });
+                    // Only the status waits so long: the Secrets may be due before.
+                    return Err(Error::Status { source, wait: wait.min(outcome.requeue_after) });
                 }
             }
-            state.status_written = Some(Instant::now());
         }
-        state.status_failures = 0;
+        state.status_retry = None;
         if state.last_status.as_ref() != Some(&outcome.status) {
             state.last_status = Some(outcome.status.clone());
         }
         for event in outcome.events.into_iter().filter(|event| self.is_due(event)) {
             self.ctx.events.send(self.object, event);
         }
-        self.conclude(&outcome.status);
         Ok(Action::requeue(outcome.requeue_after))
     }
 
@@ -473,7 +478,7 @@ impl Reconciliation<'_> {
         event.warning || event.namespace.as_ref().is_none_or(wanted)
     }
 
-    /// Updates the metrics, which need not wait for a status that is written later.
+    /// Updates the metrics.
     fn conclude(&self, status: &EcrCredentialStatus) {
         let update = || self.ctx.observer.concluded(self.uid, &self.object.name_any(), status);
         self.ctx.shared.while_readable(self.uid, update);
@@ -494,3 +499,6 @@ fn forget_without_caller(plan: &Plan, state: &mut CredentialState) {
     let token_specs: BTreeSet<&TokenSpec> = callers.flat_map(|registry| &registry.token_specs).collect();
     state.published.retain(|token_spec, token| !token_specs.contains(token_spec) || token.caller().is_some());
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,6 +104,29 @@ fn the_time_of_a_transition_moves_with_the_status_alone() {
 }
 
 #[test]
+fn an_outcome_repeats_a_status_whatever_the_time_unless_it_says_something_else() {
+    let observation = |synced, why: &str| {
+        let failures = if synced == 2 { vec![] } else { vec![failure("a", why)] };
+        ran(vec![registry(Some(NOW + HOUR), None)], namespaces(2, synced, failures), None)
+    };
+    let written = told(observation(2, ""), &EcrCredentialStatus::default(), NOW).status;
+    let tried = told(observation(1, "no"), &written, NOW + 10).status;
+    let attached = |mut outcome: Outcome| {
+        let condition = outcome.status.conditions[0].clone();
+        outcome.status.conditions.push(Condition { type_: condition::ATTACHED.to_owned(), ..condition });
+        outcome
+    };
+    for (what, outcome, repeats) in [
+        ("the same later", told(observation(1, "no"), &written, NOW + 20), true),
+        ("another message", told(observation(1, "still no"), &written, NOW + 20), false),
+        ("it is well again", told(observation(2, ""), &written, NOW + 20), false),
+        ("one condition more", attached(told(observation(1, "no"), &written, NOW + 20)), false),
+    ] {
+        assert_eq!(outcome.repeats(&tried), repeats, "{what}");
+    }
+}
+
+#[test]
 fn an_event_tells_a_change_and_no_state() {
     let failing = || ran(vec![registry(Some(NOW + HOUR), None)], namespaces(1, 0, vec![failure("a", "no")]), None);
     let first = told(failing(), &EcrCredentialStatus::default(), NOW);

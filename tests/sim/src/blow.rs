@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use crate::api_server::{Action, Answer, ApiServer, Kind, Point, Request, Rule};
 
+/// Longer than a write is waited for.
+const LATE: Duration = Duration::from_secs(70);
+
 /// See the file's first line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blow {
@@ -22,6 +25,8 @@ pub enum Blow {
     Silence,
     /// It arrives after 40 s, and is still waited for.
     Late,
+    /// It arrives after 70 s, when it has been given up, and is done.
+    GivenUp,
     /// It arrives after 10 s, when much else may have happened.
     Slow,
     /// Every watch is cut.
@@ -34,6 +39,12 @@ pub enum Blow {
     WatchesStalled,
     /// The next lists show what was true three versions before.
     ListsStale,
+    /// The watches begin with new lists, of which four are answered with this status code.
+    ListsFail(u16),
+    /// The watches begin with new lists, of which two say nothing.
+    ListsSilent,
+    /// The watches begin with new lists, of which four take 10 s.
+    ListsSlow,
     /// An edit by hand takes the data away.
     EditedByHand,
     /// Somebody deletes a Secret.
@@ -46,7 +57,7 @@ impl Blow {
     pub const DEATHS: [Self; 3] = [Self::Die(Point::Before), Self::Die(Point::Committed), Self::Die(Point::Answered)];
 
     /// Everything that a run must survive besides a death.
-    pub const FAULTS: [Self; 17] = [
+    pub const FAULTS: [Self; 22] = [
         Self::Status(500),
         Self::Status(503),
         Self::Status(504),
@@ -56,15 +67,30 @@ impl Blow {
         Self::AnswerLost,
         Self::Silence,
         Self::Late,
+        Self::GivenUp,
         Self::Slow,
         Self::WatchesCut,
         Self::WatchesTooOld,
         Self::WatchesAway,
         Self::WatchesStalled,
         Self::ListsStale,
+        Self::ListsFail(500),
+        Self::ListsFail(403),
+        Self::ListsSilent,
+        Self::ListsSlow,
         Self::DeletedByHand,
         Self::DeletedBeforeTheAnswer,
     ];
+
+    /// How much longer than usual the operator may act on old state.
+    pub fn delays(self) -> Duration {
+        match self {
+            // A read is given up after a minute.
+            Self::ListsSilent => Duration::from_secs(2 * 65),
+            Self::ListsFail(_) | Self::ListsSlow => Duration::from_secs(40),
+            _ => Duration::ZERO,
+        }
+    }
 
     /// Places it at the request with this number, from now on.
     pub fn place(self, api: &ApiServer, number: usize) {
@@ -81,6 +107,7 @@ impl Blow {
             Self::AnswerLost => Action::LoseAnswer,
             Self::Silence => Action::Hang,
             Self::Late => Action::Delay(Duration::from_secs(40)),
+            Self::GivenUp => Action::Late(LATE),
             Self::Slow => Action::Delay(Duration::from_secs(10)),
             Self::WatchesCut => first(ApiServer::cut_watches),
             Self::WatchesTooOld => first(|api| {
@@ -95,11 +122,12 @@ impl Blow {
                 api.stall_watches(true);
                 later(api, |api| api.stall_watches(false));
             }),
-            Self::ListsStale => first(|api| {
-                api.faults().place(Rule::new(Request::is_list, Action::Stale(3)).times(4));
-                api.compact();
-                api.cut_watches();
-            }),
+            Self::ListsStale => lists(Action::Stale(3), 4),
+            Self::ListsFail(code) => {
+                lists(Action::Answer(Answer::refusal(code, "Trouble", "a fault of the simulation")), 4)
+            }
+            Self::ListsSilent => lists(Action::Hang, 2),
+            Self::ListsSlow => lists(Action::Delay(Duration::from_secs(10)), 4),
             Self::EditedByHand => first(|api| {
                 let patch = serde_json::json!({ "data": { ".dockerconfigjson": "e30=" } });
                 api.edit(Kind::Secret, "a", crate::workloads::SECRET, patch);
@@ -112,6 +140,15 @@ impl Blow {
 
 fn delete_by_hand(api: &ApiServer) {
     api.delete(Kind::Secret, "a", crate::workloads::SECRET);
+}
+
+/// Every watch is cut and begins with a new list, and this happens to so many of them.
+fn lists(action: Action, times: usize) -> Action {
+    first(move |api| {
+        api.faults().place(Rule::new(Request::is_list, action.clone()).times(times));
+        api.compact();
+        api.cut_watches();
+    })
 }
 
 fn first(act: impl Fn(&ApiServer) + Send + Sync + 'static) -> Action {

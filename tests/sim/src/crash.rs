@@ -94,7 +94,8 @@ impl Baselines {
         let before = counted(&sim);
         if plan.blows.iter().any(|(_, blow)| !matches!(blow, Blow::Die(_))) {
             // Watches that are away or stalled for 20 s, and the wait until they are tried again.
-            sim.staleness = SignedDuration::from_secs(35);
+            let delays: std::time::Duration = plan.blows.iter().map(|(_, blow)| blow.delays()).sum();
+            sim.staleness = SignedDuration::from_secs(35) + SignedDuration::try_from(delays).expect("a time");
         }
         sim.planned.clone_from(&plan.blows);
         sim.plan_next();

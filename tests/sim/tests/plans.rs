@@ -7,9 +7,10 @@ use sim::parallel;
 #[test]
 fn a_run_with_faults_ends_as_the_run_without() {
     let baselines = Baselines::default();
-    let every: usize = std::env::var("SIM_EVERY").ok().and_then(|n| n.parse().ok()).unwrap_or(5);
+    let number = |name: &str| std::env::var(name).ok().and_then(|number| number.parse::<usize>().ok());
+    let (every, seed) = (number("SIM_EVERY").unwrap_or(5), number("SIM_SEED").unwrap_or(2));
     let singles = baselines.singles(&Blow::FAULTS).into_iter().step_by(every);
-    let plans: Vec<_> = singles.chain(baselines.sampled(&Blow::FAULTS, 150, 2)).collect();
+    let plans: Vec<_> = singles.chain(baselines.sampled(&Blow::FAULTS, 150, seed as u64)).collect();
     let verdicts = parallel::map(&plans, |plan| baselines.try_plan(plan));
     let hits: usize = verdicts.iter().map(|verdict| verdict.hits).sum();
     println!("{} plans, {hits} faults", plans.len());

@@ -37,6 +37,8 @@ pub enum Action {
     Hang,
     /// It arrives so much later, if it is still waited for.
     Delay(Duration),
+    /// It arrives so much later, whether or not it is still waited for, and the answer is lost.
+    Late(Duration),
     /// This happens to the API server first.
     First(Arc<dyn Fn(&ApiServer) + Send + Sync>),
     /// This happens to the API server before the answer.

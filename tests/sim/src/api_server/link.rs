@@ -15,6 +15,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use kube::client::Body;
 use tower::{BoxError, Service};
 
+use super::under_way::Passage;
 use super::{Action, Answer, ApiServer, Point, Request};
 
 /// How late an answer is that the watch overtakes.
@@ -58,11 +59,29 @@ impl Link {
         }
     }
 
+    /// The request is done so much later, even if nobody waits for the answer any more, and the answer is lost.
+    async fn arrive_late(
+        self,
+        request: Request,
+        number: Option<usize>,
+        passage: Option<Passage>,
+        time: Duration,
+    ) -> Result<Response<ResponseBody>, BoxError> {
+        tokio::spawn(async move {
+            let _passage = passage;
+            self.wait(time).await;
+            let (answer, version, leads) = self.server.serve(&request, Some(self.process));
+            self.server.0.log.lock().end(number, answer.code, version, leads);
+        });
+        pending().await
+    }
+
     async fn carry(self, head: http::request::Parts, body: Body) -> Result<Response<ResponseBody>, BoxError> {
         let body = body.collect_bytes().await?;
         let Some(mut request) = Request::read(&head, &body) else {
             return Ok(response(Answer::refusal(404, "NotFound", "the server could not find the requested resource")));
         };
+        let passage = self.server.0.under_way.enter(&request, &self.cut);
         self.travel().await;
         let number = self.server.0.log.lock().begin(&request, self.process);
         let fault = self.server.faults().hit(&request);
@@ -72,6 +91,7 @@ impl Link {
             Some(Action::Refuse) => return Err("the connection was refused".into()),
             Some(Action::Hang) => pending::<()>().await,
             Some(Action::Delay(time)) => self.wait(*time).await,
+            Some(Action::Late(time)) => return self.arrive_late(request, number, passage, *time).await,
             Some(Action::First(act)) => act(&self.server),
             Some(Action::Stale(versions)) => stale = *versions,
             Some(Action::Die(Point::Before)) => self.die(Point::Before).await,

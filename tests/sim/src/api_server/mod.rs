@@ -20,6 +20,7 @@ use admission::Admission;
 use log::Log;
 use stopwatch::Stopwatch;
 use store::Store;
+use under_way::UnderWay;
 
 mod admission;
 mod answer;
@@ -34,6 +35,7 @@ mod request;
 mod selector;
 mod stopwatch;
 mod store;
+mod under_way;
 mod verbs;
 mod watches;
 
@@ -62,6 +64,7 @@ struct Inner {
     faults: Faults,
     admission: Admission,
     log: Mutex<Log>,
+    under_way: UnderWay,
     stopwatch: Stopwatch,
     random: Mutex<fastrand::Rng>,
     deaths: channel::Sender<Option<Point>>,
@@ -77,6 +80,7 @@ impl ApiServer {
             faults: Faults::default(),
             admission: Admission::default(),
             log: Mutex::default(),
+            under_way: UnderWay::default(),
             stopwatch: Stopwatch::default(),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
             deaths: channel::Sender::default(),
@@ -246,9 +250,10 @@ impl ApiServer {
         self.0.log.lock().sent().to_vec()
     }
 
-    /// How many of them change something, and when the last was sent.
+    /// How many of them change something, and when the last of those was sent or any request was waited for.
     pub fn activity(&self) -> (usize, Option<Timestamp>) {
-        self.0.log.lock().activity()
+        let (changes, last) = self.0.log.lock().activity();
+        (changes, last.max(self.0.under_way.last()))
     }
 
     /// Every Event sent so far.
