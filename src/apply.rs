@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
+use crate::answers::{Cause, is_denied_by_admission, kind, shorten};
 use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::attach::Operation;
@@ -438,33 +439,31 @@ fn classify(error: kube::Error) -> WriteError {
         }
     };
     let refused = |reason| WriteError::Refused(reason, shorten(&status.message));
-    let about = status.details.as_ref().map(|details| details.kind.as_str()).unwrap_or_default();
-    match status.code {
-        // Whatever code a webhook chooses, it is the webhook that refuses, and its words that help.
-        _ if is_denied_by_admission(&status.message) => refused(Reason::AdmissionRefused),
-        409 => WriteError::Stale,
-        404 if about == "namespaces" => WriteError::NamespaceGone,
-        404 if about == "secrets" || about == "serviceaccounts" => WriteError::Stale,
-        403 if is_terminating(&status) => WriteError::NamespaceGone,
-        403 if status.message.contains("exceeded quota") => refused(Reason::QuotaExceeded),
-        403 if status.message.contains("cannot ") && status.message.contains("User \"") => refused(Reason::Forbidden),
-        403 => refused(Reason::AdmissionRefused),
-        422 if field_is_immutable(&status, "type") => WriteError::Unchangeable(
+    let about = kind(&status);
+    match Cause::of(&status) {
+        Cause::Admission => refused(Reason::AdmissionRefused),
+        Cause::Conflict => WriteError::Stale,
+        Cause::NotFound if about == "namespaces" => WriteError::NamespaceGone,
+        Cause::NotFound if about == "secrets" || about == "serviceaccounts" => WriteError::Stale,
+        Cause::Terminating => WriteError::NamespaceGone,
+        Cause::Quota => refused(Reason::QuotaExceeded),
+        Cause::Rbac => refused(Reason::Forbidden),
+        Cause::Invalid if field_is_immutable(&status, "type") => WriteError::Unchangeable(
             Reason::WrongType,
             "the existing Secret has another type, which cannot be changed: delete the Secret".to_owned(),
         ),
-        422 if field_is_immutable(&status, "data") || field_is_immutable(&status, "immutable") => {
+        Cause::Invalid if field_is_immutable(&status, "data") || field_is_immutable(&status, "immutable") => {
             WriteError::Unchangeable(Reason::Immutable, "the existing Secret is immutable: delete it".to_owned())
         }
-        422 if let Some((_, owners)) = status.message.split_once(TWO_CONTROLLERS) => WriteError::Refused(
+        Cause::Invalid if let Some((_, owners)) = status.message.split_once(TWO_CONTROLLERS) => WriteError::Refused(
             Reason::SecretNotOwned,
             shorten(&format!(
                 "another controller owns the Secret ({}): remove it from metadata.ownerReferences (ExternalSecret: set creationPolicy: Orphan), then the Secret is adopted",
                 owners.trim()
             )),
         ),
-        429 => refused(Reason::Throttled),
-        _ => refused(Reason::ApiError),
+        Cause::Throttled => refused(Reason::Throttled),
+        Cause::NotFound | Cause::Invalid | Cause::Other => refused(Reason::ApiError),
     }
 }
 
@@ -472,34 +471,11 @@ fn classify(error: kube::Error) -> WriteError {
 /// (k8s.io/apimachinery, pkg/api/validation/objectmeta.go).
 const TWO_CONTROLLERS: &str = "Only one reference can have Controller set to true. Found \"true\" in ";
 
-/// Whether admission has refused a request, as the API server tells it (k8s.io/apiserver, pkg/admission/plugin/webhook/errors and
-/// pkg/admission/plugin/policy/validating).
-pub fn is_denied_by_admission(message: &str) -> bool {
-    (message.contains("admission webhook \"") && message.contains("denied the request"))
-        || (message.contains("ValidatingAdmissionPolicy") && message.contains("denied request"))
-}
-
-fn is_terminating(status: &Status) -> bool {
-    let cause = |details: &kube::core::response::StatusDetails| {
-        details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
-    };
-    status.details.as_ref().is_some_and(cause)
-}
-
 fn field_is_immutable(status: &Status, field: &str) -> bool {
     let cause = |details: &kube::core::response::StatusDetails| {
         details.causes.iter().any(|cause| cause.field == field && cause.message.contains("immutable"))
     };
     status.details.as_ref().is_some_and(cause)
-}
-
-/// Messages stand in the status, whose size is bounded.
-fn shorten(message: &str) -> String {
-    const LONGEST: usize = 300;
-    match message.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", message.get(..end).unwrap_or_default()),
-        None => message.to_owned(),
-    }
 }
 
 #[cfg(test)]

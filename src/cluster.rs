@@ -15,6 +15,7 @@ use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use crate::answers::{Cause, kind, shorten};
 use crate::plan::auth::{Account, KeyMaterial, Keys};
 use crate::plan::references::KeysRecord;
 use crate::plan::scopes::KeysScope;
@@ -23,22 +24,25 @@ use crate::token::{Cluster, StaticKeys, TokenError};
 /// The life of a web identity token in seconds: the shortest that the API server issues. It is used once, immediately.
 const TOKEN_SECONDS: i64 = 600;
 
+/// The longest that one request to the API server may take. The API server itself ends a request after 60 seconds (its flag
+/// `--request-timeout`), in which several admission webhooks may take up to 30 seconds each.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(65);
+
 /// Reads from the API server.
 pub struct ApiServer {
     client: Client,
-    timeout: Duration,
 }
 
 impl ApiServer {
-    /// No request may take longer than `timeout`.
-    pub fn new(client: Client, timeout: Duration) -> Self {
-        Self { client, timeout }
+    /// No request takes longer than [`REQUEST_TIMEOUT`].
+    pub const fn new(client: Client) -> Self {
+        Self { client }
     }
 
     /// As text: kube logs the whole body of a response that it cannot parse.
     async fn text(&self, request: http::Request<Vec<u8>>) -> Result<Zeroizing<String>, kube::Error> {
         let late = || kube::Error::Service("the API server did not answer in time".into());
-        let call = tokio::time::timeout(self.timeout, self.client.request_text(request));
+        let call = tokio::time::timeout(REQUEST_TIMEOUT, self.client.request_text(request));
         call.await.unwrap_or_else(|_| Err(late())).map(Zeroizing::new)
     }
 
@@ -152,25 +156,24 @@ impl Stored {
 
 /// Maps an error of the API server. `right` is the permission that is needed, `value` the chart value that grants it.
 fn refused(error: &kube::Error, what: &str, right: &str, value: &str) -> TokenError {
-    match error {
-        // By RBAC. The message of an admission policy is meant for people.
-        kube::Error::Api(status) if status.is_forbidden() && status.message.contains("cannot ") => {
-            TokenError::Forbidden(format!(
-                "the operator lacks permission to {right}: the chart grants it for the entries of {value}"
-            ))
+    let kube::Error::Api(status) = error else {
+        return TokenError::Cluster(format!("the API server did not answer about {what}: retrying"));
+    };
+    let message = shorten(&status.message);
+    match Cause::of(status) {
+        Cause::Admission | Cause::Quota => {
+            TokenError::AdmissionRefused(format!("the API server refused {what}: {message}"))
         }
-        kube::Error::Api(status) if status.is_forbidden() || status.code == 422 => {
-            let message: String = status.message.chars().take(300).collect();
-            TokenError::Forbidden(format!("the API server refused {what}: {message}"))
-        }
-        kube::Error::Api(status) if status.is_not_found() => {
+        Cause::Rbac => TokenError::Forbidden(format!(
+            "the operator lacks permission to {right}: the chart grants it for the entries of {value}"
+        )),
+        Cause::NotFound if matches!(kind(status), "serviceaccounts" | "secrets" | "namespaces") => {
             TokenError::IdentityNotFound(format!("{what} does not exist"))
         }
-        kube::Error::Api(status) if status.is_conflict() => TokenError::IdentityChanged(just_changed(what)),
-        kube::Error::Api(status) if status.code < 500 && status.code != 429 => {
-            TokenError::Forbidden(format!("the API server refused {what}: HTTP status {}", status.code))
-        }
-        _ => TokenError::Cluster(format!("the API server did not answer about {what}: retrying")),
+        Cause::Conflict => TokenError::IdentityChanged(just_changed(what)),
+        Cause::Terminating | Cause::NotFound | Cause::Invalid | Cause::Throttled | Cause::Other => TokenError::Cluster(
+            format!("the API server answered about {what} with HTTP status {}: {message}: retrying", status.code),
+        ),
     }
 }
 
@@ -200,7 +203,7 @@ mod tests {
             let answer = http::Response::builder().status(code).body(Body::from(body.clone().into_bytes()));
             std::future::ready(answer)
         });
-        ApiServer::new(Client::new(service, "default"), Duration::from_secs(1))
+        ApiServer::new(Client::new(service, "default"))
     }
 
     fn keys_secret(id: &str, note: &str) -> Value {
@@ -240,7 +243,10 @@ mod tests {
                 assert_eq!(given.secret_access_key.expose_secret(), "the secret key", "{name}");
             }
         }
-        let gone = serde_json::to_value(Status::failure("keys not found", "NotFound").with_code(404)).unwrap();
+        let gone = json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "secrets \"keys\" not found", "code": 404,
+            "reason": "NotFound", "details": { "name": "keys", "kind": "secrets" },
+        });
         assert_eq!(answering(404, &gone).keys_record(&scope).await.unwrap(), None);
         let missing = answering(404, &gone).static_keys(&keys, &material).await.unwrap_err();
         assert_eq!(missing.reason(), Reason::IdentityNotFound);
@@ -259,32 +265,77 @@ mod tests {
         assert!(count > 50, "{count}");
     }
 
+    fn told(code: u16, message: &str, kind: &str) -> TokenError {
+        let details = serde_json::from_value(json!({ "kind": kind })).unwrap();
+        let status = Status { details: Some(details), ..Status::failure(message, "") };
+        let right = "create serviceaccounts/token for puller in namespace ops";
+        let error = kube::Error::Api(status.with_code(code).boxed());
+        refused(&error, "ServiceAccount ops/puller", right, "auth.serviceAccounts")
+    }
+
     #[test]
     fn what_was_created_again_is_told_as_changed_and_not_as_missing() {
-        let conflict = kube::Error::Api(Status::failure("the UID does not match", "Conflict").with_code(409).boxed());
-        let error = refused(&conflict, "ServiceAccount ops/puller", "create tokens", "auth.serviceAccounts");
+        let error = told(409, "the UID does not match", "serviceaccounts");
         assert_eq!(error.reason(), Reason::IdentityChanged);
         assert_eq!(error.retry_scale(), 1, "it is tried again soon");
         assert!(error.to_string().contains("ServiceAccount ops/puller has just changed"), "{error}");
     }
 
     #[test]
-    fn a_missing_right_names_the_charts_value_and_an_admission_policy_speaks_for_itself() {
-        let forbidden = |message: &str| kube::Error::Api(Status::failure(message, "Forbidden").with_code(403).boxed());
-        let told = |message: &str| {
-            let right = "create serviceaccounts/token for puller in namespace ops";
-            refused(&forbidden(message), "ServiceAccount ops/puller", right, "auth.serviceAccounts")
-        };
+    fn whoever_refuses_a_token_speaks_for_itself() {
+        const WEBHOOK: &str = "admission webhook \"w.example\" denied the request: a token cannot be requested here";
+        const POLICY: &str = "serviceaccounts \"puller\" is forbidden: ValidatingAdmissionPolicy 'tokens' denied request: the operator cannot ask for this audience";
+        for code in [400, 403, 404, 409, 418, 422, 429, 500, 503] {
+            for message in [WEBHOOK, POLICY] {
+                let error = told(code, message, "serviceaccounts");
+                assert_eq!(error.reason(), Reason::AdmissionRefused, "{code} {error}");
+                let text = error.to_string();
+                assert!(text.contains("ServiceAccount ops/puller") && text.contains(message), "{code} {text}");
+            }
+        }
+        let right = "create serviceaccounts/token for puller in namespace ops";
         let by_rbac = "serviceaccounts \"puller\" is forbidden: User \"operator\" cannot create resource \"serviceaccounts/token\"";
-        let by_policy = "serviceaccounts \"puller\" is forbidden: ValidatingAdmissionPolicy 'tokens' denied request: the operator may ask only for tokens for the audiences of the chart's auth.audiences";
-        let table = [
-            (by_rbac, ["create serviceaccounts/token for puller in namespace ops", "auth.serviceAccounts"]),
-            (by_policy, ["ServiceAccount ops/puller", "the audiences of the chart's auth.audiences"]),
+        let by_webhook = "Internal error occurred: failed calling webhook \"w.example\": context deadline exceeded";
+        let table: [(u16, &str, &str, Reason, [&str; 2]); 10] = [
+            (403, by_rbac, "serviceaccounts", Reason::Forbidden, [right, "auth.serviceAccounts"]),
+            (403, "a plugin says no", "serviceaccounts", Reason::AdmissionRefused, ["ops/puller", "a plugin says no"]),
+            (404, "not found", "serviceaccounts", Reason::IdentityNotFound, ["ops/puller", "does not exist"]),
+            (404, "not found", "namespaces", Reason::IdentityNotFound, ["ops/puller", "does not exist"]),
+            (404, "no such page", "", Reason::ApiError, ["ops/puller", "no such page"]),
+            (
+                422,
+                "spec.audiences: Invalid value",
+                "TokenRequest",
+                Reason::ApiError,
+                ["422", "spec.audiences: Invalid"],
+            ),
+            (429, "too many requests", "", Reason::ApiError, ["429", "too many requests"]),
+            (500, by_webhook, "", Reason::ApiError, ["500", by_webhook]),
+            (503, "the server is shutting down", "", Reason::ApiError, ["503", "the server is shutting down"]),
+            (401, "Unauthorized", "", Reason::ApiError, ["401", "Unauthorized"]),
         ];
-        for (message, words) in table {
-            let error = told(message);
-            assert!(matches!(error, TokenError::Forbidden(_)), "{error:?}");
-            assert!(words.iter().all(|word| error.to_string().contains(word)), "{error}");
+        for (code, message, kind, reason, words) in table {
+            let error = told(code, message, kind);
+            assert_eq!(error.reason(), reason, "{code} {error}");
+            assert!(words.iter().all(|word| error.to_string().contains(word)), "{code} {error}");
+        }
+        let silent = kube::Error::Service("the connection was reset".into());
+        let silent = refused(&silent, "ServiceAccount ops/puller", right, "auth.serviceAccounts");
+        assert!(silent.reason() == Reason::ApiError && silent.to_string().contains("did not answer"), "{silent}");
+        let long = told(500, &"x".repeat(5000), "");
+        assert!(long.to_string().len() < 500, "{long}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_may_take_as_long_as_admission_may_and_not_for_ever() {
+        let scope = KeysScope { namespace: "ops".into(), name: "keys".into() };
+        for (seconds, lasts) in [(60, true), (66, false)] {
+            let service = tower::service_fn(move |_: http::Request<Body>| async move {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                http::Response::builder().status(200).body(Body::from(b"{}".to_vec()))
+            });
+            let found = ApiServer::new(Client::new(service, "default")).keys_record(&scope).await;
+            assert_eq!(found.is_ok(), lasts, "{seconds} s: {found:?}");
         }
     }
 }

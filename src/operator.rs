@@ -2,7 +2,6 @@
 //! tokens. The command `run` and the simulation of `tests/sim` run the same.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
 use http::{Request, Response};
@@ -23,7 +22,7 @@ use crate::api::registry::Region;
 use crate::apply::Writer;
 use crate::cli::{RunArgs, host_name};
 use crate::clock::Clock;
-use crate::cluster::ApiServer;
+use crate::cluster::{ApiServer, REQUEST_TIMEOUT};
 use crate::controller::cluster_state::ClusterState;
 use crate::controller::events::Events;
 use crate::controller::references;
@@ -46,10 +45,6 @@ use term::Term;
 mod observer;
 mod scope;
 mod term;
-
-/// The longest that one write to the API server may take. The API server itself ends a request after 60 seconds (its flag
-/// `--request-timeout`), in which several admission webhooks may take up to 30 seconds each.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(65);
 
 /// Why the operator ends by itself. Each message says what happens next.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +119,7 @@ impl Operator {
 
     /// Reads the credentials of identities in the cluster.
     pub fn cluster(&self, client: &Client) -> Arc<ApiServer> {
-        Arc::new(ApiServer::new(client.clone(), self.args.aws.aws_timeout.mul_f64(0.7)))
+        Arc::new(ApiServer::new(client.clone()))
     }
 
     /// Runs until it is stopped or loses the lease.
@@ -235,7 +230,7 @@ impl Operator {
             watches.spawn(references::keys(client.clone(), self.cluster(client), scope, shared.clone(), interval));
         }
         for scope in flags.allowed_includes() {
-            let reader = Writer::new(client.clone(), 1, WRITE_TIMEOUT);
+            let reader = Writer::new(client.clone(), 1, REQUEST_TIMEOUT);
             watches.spawn(references::include(client.clone(), reader, scope, shared.clone(), interval));
         }
         for scope in scope::watched_service_accounts(flags) {
@@ -288,7 +283,7 @@ impl Operator {
         let ctx = Arc::new(Context {
             shared: Arc::new(Shared::new(state, limits.clone(), send, observer)),
             tokens,
-            writer: Writer::new(client.clone(), usize::from(args.concurrency), WRITE_TIMEOUT),
+            writer: Writer::new(client.clone(), usize::from(args.concurrency), REQUEST_TIMEOUT),
             events: Events::new(client.clone(), "ecr-credential-operator", &self.replica())
                 .in_namespaces(args.scope.namespace_events),
             installation: args.lease.installation(client.default_namespace()).into(),

@@ -224,7 +224,7 @@ pub enum Reason {
     Forbidden,
     /// The quota of the namespace is exhausted.
     QuotaExceeded,
-    /// An admission webhook or policy rejected the Secret.
+    /// An admission webhook or policy rejected the Secret, or the request for a token of a ServiceAccount.
     AdmissionRefused,
     /// The Secret is attached according to `spec.attachTo`.
     Attached,

@@ -229,10 +229,3 @@ async fn a_process_that_is_ending_begins_no_write() {
         server.writer().perform(&target(Ownership::Absent), &SecretAction::Create, Some(&desired()), || false).await;
     assert_eq!((written, server.sent().len()), (Err(WriteError::Stale), 0));
 }
-
-#[test]
-fn a_long_message_is_cut_where_a_character_ends() {
-    let cut = shorten(&"é".repeat(1000));
-    assert!(cut.chars().count() == 301 && cut.ends_with('…'));
-    assert_eq!(shorten("short"), "short");
-}

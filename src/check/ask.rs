@@ -22,9 +22,6 @@ use crate::token::{TokenError, TokenSource, check};
 /// How many identities are checked at a time.
 const AT_A_TIME: usize = 4;
 
-/// The timeout of one request to the API server.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
-
 /// The identity of this process, and its origin once it has been used.
 pub(super) struct Own {
     pub(super) identity: OperatorIdentity,
@@ -42,7 +39,7 @@ pub(super) async fn own(settings: &AwsSettings, clock: Clock) -> Result<Own, Che
 
 /// Requests each of these tokens from AWS, and the caller behind each identity.
 pub(super) async fn ask(own: Own, client: Client, wanted: BTreeSet<TokenKey>) -> Answers {
-    let ecr = Ecr::new(own.identity, Arc::new(ApiServer::new(client, TIMEOUT)));
+    let ecr = Ecr::new(own.identity, Arc::new(ApiServer::new(client)));
     let mut by_identity: BTreeMap<Identity, Vec<TokenKey>> = BTreeMap::new();
     for key in wanted {
         by_identity.entry(key.identity.clone()).or_default().push(key);
@@ -64,7 +61,12 @@ async fn one(ecr: &Ecr, clock: &Clock, identity: Identity, keys: Vec<TokenKey>) 
     let caller = ecr.caller(&identity).await;
     let mut tokens = Vec::with_capacity(keys.len());
     for key in keys {
-        let expires_at = match ecr.fetch(&key).await {
+        // The session is that of the caller, unless there is none.
+        let answer = match ecr.prepare(&key).await {
+            Ok(_prepared) => ecr.fetch(&key).await,
+            Err(error) => Err(error),
+        };
+        let expires_at = match answer {
             Ok(raw) => check(raw, &key, clock.now(), Duration::ZERO)
                 .map(|token| token.life.expires_at)
                 .map_err(TokenError::from),

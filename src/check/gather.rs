@@ -13,7 +13,6 @@ use kube::{Client, Resource, ResourceExt};
 use serde_json::Value;
 
 use super::CheckError;
-use super::ask::TIMEOUT;
 use super::facts::AttachPolicy;
 use super::rights::Right;
 use crate::api::observed::{ObservedCredential, Unreadable};
@@ -156,7 +155,7 @@ impl Cluster {
     }
 
     async fn keys(&self, scope: &KeysScope, state: &mut ClusterState) {
-        match ApiServer::new(self.client.clone(), TIMEOUT).keys_record(scope).await {
+        match ApiServer::new(self.client.clone()).keys_record(scope).await {
             Ok(record) => state.references.set_keys(scope, record),
             Err(error) => {
                 let why = SpecError { reason: error.reason(), message: error.to_string() };

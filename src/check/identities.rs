@@ -106,7 +106,13 @@ fn tell(facts: &Facts, identity: &Identity, error: &TokenError, report: &mut Ide
 /// Whether the operator would get the same response for an identity. Outside its pod, its own identity, its permissions and its
 /// network are not available.
 pub(super) fn is_problem(facts: &Facts, identity: &Identity, error: &TokenError) -> bool {
-    let of_this_place = matches!(error, TokenError::Forbidden(_) | TokenError::Unavailable(_) | TokenError::Cluster(_));
+    let of_this_place = matches!(
+        error,
+        TokenError::Forbidden(_)
+            | TokenError::AdmissionRefused(_)
+            | TokenError::Unavailable(_)
+            | TokenError::Cluster(_)
+    );
     facts.inside || (*identity.source() != IdentitySource::Operator && !of_this_place)
 }
 

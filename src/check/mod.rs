@@ -19,6 +19,7 @@ use kube::{Config, ResourceExt};
 use crate::api::registry::{NameError, Region};
 use crate::cli::{CheckArgs, LeaseArgs, Output, is_proxy_of_environment};
 use crate::clock::Clock;
+use crate::cluster::REQUEST_TIMEOUT;
 use crate::controller::cluster_state::ClusterState;
 use crate::plan::Limits;
 use crate::plan::references::References;
@@ -26,9 +27,6 @@ use crate::token::settings::AwsSettings;
 use facts::Facts;
 use gather::{Cluster, Credentials};
 use rights::LeaseScope;
-
-/// The read timeout of requests to the API server.
-const SILENCE: Duration = Duration::from_secs(30);
 
 /// How the check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +125,7 @@ async fn facts(args: &CheckArgs, clock: &Clock) -> Result<Facts, CheckError> {
     if config.proxy_url.as_ref().is_some_and(|url| is_proxy_of_environment(&url.to_string())) {
         config.proxy_url = None;
     }
-    config.read_timeout = Some(SILENCE);
+    config.read_timeout = Some(REQUEST_TIMEOUT);
     let namespace = config.default_namespace.clone();
     let builder = ClientBuilder::try_from(config).map_err(|error| CheckError::NoCluster(error.to_string()))?;
     let client = builder.with_layer(clock).build();

@@ -23,6 +23,9 @@ const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 /// loop costs one call in this time, and not one for each change.
 const KEPT: Duration = Duration::from_secs(300);
 
+/// A fetch that waits longer for the cluster takes another turn to call AWS.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// How long the results for single namespaces are collected before their waiters are notified.
 const BATCH: Duration = Duration::from_millis(300);
 
@@ -295,9 +298,19 @@ impl TokenCache {
             }
             // A panic in a dependency must not leave the key in flight forever.
             let guard = FetchGuard { tokens: tokens.clone(), key: key.clone(), ended: false };
-            let result = tokens.source.fetch(&key).await;
+            let result = tokens.fetch(&key, &who).await;
             guard.end(result);
         });
+    }
+
+    async fn fetch(&self, key: &TokenKey, who: &Uid) -> Result<Vec<RawToken>, TokenError> {
+        let begun = Instant::now();
+        let _prepared = self.source.prepare(key).await?;
+        if begun.elapsed() >= SLOW {
+            // Its turn has passed. All that a slow API server has held up must not call AWS in the same moment.
+            self.limiter.acquire(Priority::Shared, who, calls(key)).await;
+        }
+        self.source.fetch(key).await
     }
 
     /// Starts a queued fetch; false if it was cancelled.
@@ -447,6 +460,7 @@ mod tests {
     use crate::api::HostVariant;
     use crate::api::registry::{AccountId, Region};
     use crate::plan::Service;
+    use crate::token::Prepared;
     use base64::Engine;
     use futures::future::BoxFuture;
     use secrecy::SecretString;
@@ -702,6 +716,54 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         let life = Life { issued_at: at(NOW), expires_at: at(NOW + HOUR) };
         Arc::new(AuthorizationToken { tokens: Vec::new(), life, identity: Identity::operator() })
+    }
+
+    /// An API server that answers nobody until then; notes when each fetch calls AWS.
+    struct Slow {
+        until: Instant,
+        calls: Mutex<Vec<Instant>>,
+    }
+
+    impl TokenSource for Slow {
+        fn prepare<'a>(&'a self, _: &'a TokenKey) -> BoxFuture<'a, Result<Prepared, TokenError>> {
+            Box::pin(async {
+                tokio::time::sleep_until(self.until).await;
+                Ok(None)
+            })
+        }
+
+        fn fetch<'a>(&'a self, _: &'a TokenKey) -> BoxFuture<'a, Result<Vec<RawToken>, TokenError>> {
+            self.calls.lock().push(Instant::now());
+            Box::pin(async { Err(TokenError::Unavailable("down".to_owned())) })
+        }
+
+        fn fingerprint(&self, _: &Identity) -> String {
+            String::new()
+        }
+
+        fn forget(&self, _: &Identity) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_a_slow_api_server_has_held_up_do_not_call_aws_all_at_once() {
+        let (sender, mut told) = unbounded_channel();
+        let retry = RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) };
+        let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock: clock() };
+        let source = Arc::new(Slow { until: Instant::now() + Duration::from_secs(30), calls: Mutex::default() });
+        let tokens = Arc::new(TokenCache::new(source.clone(), settings, sender, |_| ()));
+        let keys: BTreeSet<TokenKey> = (0..400).map(numbered).collect();
+        tokens.want(&uid("x"), keys.clone());
+        for key in &keys {
+            tokens.request(key, &uid("x"), Dispatch::Queued);
+        }
+        while source.calls.lock().len() < keys.len() {
+            told.recv().await.unwrap();
+        }
+        let calls = source.calls.lock();
+        let within_a_second =
+            |from: &Instant| calls.iter().filter(|at| (*from..*from + Duration::from_secs(1)).contains(at)).count();
+        let most = calls.iter().map(within_a_second).max().unwrap();
+        assert!(most <= 25, "{most} calls in a second");
     }
 
     /// Notes who is fetched, and fails.

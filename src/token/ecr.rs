@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use super::errors::{Call, classify};
 use super::identity::OperatorIdentity;
 use super::session::{Session, Sessions};
-use super::{Cluster, RawToken, TokenError, TokenSource};
+use super::{Cluster, Prepared, RawToken, TokenError, TokenSource};
 use crate::api::HostVariant;
 use crate::api::registry::{AccountId, PUBLIC_REGION, Region};
 use crate::encoding::Fields;
@@ -33,7 +33,9 @@ impl Ecr {
     /// # Errors
     /// [`TokenError`].
     pub async fn caller(&self, identity: &Identity) -> Result<String, TokenError> {
-        let answer = self.sessions.of(identity).sts().get_caller_identity().send().await;
+        let session = self.sessions.of(identity);
+        let _prepared = session.prepare().await?;
+        let answer = session.sts().get_caller_identity().send().await;
         let answer = answer.map_err(|error| classify(&error, Call::CallerIdentity, "STS"))?;
         answer.arn.ok_or_else(|| TokenError::Unreadable("STS returned no ARN".to_owned()))
     }
@@ -74,6 +76,11 @@ async fn public(session: &Session) -> Result<Vec<RawToken>, TokenError> {
 }
 
 impl TokenSource for Ecr {
+    fn prepare<'a>(&'a self, key: &'a TokenKey) -> BoxFuture<'a, Result<Prepared, TokenError>> {
+        let session = self.sessions.of(&key.identity);
+        async move { session.prepare().await }.boxed()
+    }
+
     fn fetch<'a>(&'a self, key: &'a TokenKey) -> BoxFuture<'a, Result<Vec<RawToken>, TokenError>> {
         let session = self.sessions.of(&key.identity);
         async move {
@@ -113,10 +120,140 @@ pub fn account_of(endpoint: &str) -> Option<AccountId> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use aws_config::{BehaviorVersion, SdkConfig};
+    use aws_smithy_async::rt::sleep::TokioSleep;
+    use aws_smithy_runtime_api::client::http::{
+        HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
+    };
+    use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+    use aws_smithy_types::body::SdkBody;
+    use parking_lot::Mutex;
+    use serde_json::json;
+
     use super::*;
     use crate::api;
-    use crate::plan::auth::AuthPlan;
-    use crate::plan::references::References;
+    use crate::plan::auth::{Account, AuthPlan, KeyMaterial, Keys};
+    use crate::plan::references::{AccountRecord, AllowedIdentities, KeysRecord, References};
+    use crate::plan::scopes::{AccountScope, KeysScope};
+    use crate::token::StaticKeys;
+    use crate::token::settings::Endpoints;
+
+    /// A slow API server; counts the requests.
+    #[derive(Default)]
+    struct Slow(Mutex<u32>);
+
+    impl Slow {
+        async fn answer<T>(&self, answer: T) -> Result<T, TokenError> {
+            *self.0.lock() += 1;
+            tokio::time::sleep(Duration::from_secs(50)).await;
+            Ok(answer)
+        }
+    }
+
+    impl Cluster for Slow {
+        fn web_identity<'a>(&'a self, _: &'a Account) -> BoxFuture<'a, Result<SecretString, TokenError>> {
+            self.answer(SecretString::from("a web identity token")).boxed()
+        }
+
+        fn keys_record<'a>(&'a self, _: &'a KeysScope) -> BoxFuture<'a, Result<Option<KeysRecord>, TokenError>> {
+            self.answer(None).boxed()
+        }
+
+        fn static_keys<'a>(&'a self, _: &'a Keys, _: &'a KeyMaterial) -> BoxFuture<'a, Result<StaticKeys, TokenError>> {
+            let text = || SecretString::from("a key");
+            let keys = StaticKeys { access_key_id: text(), secret_access_key: text(), session_token: None };
+            self.answer(keys).boxed()
+        }
+    }
+
+    /// AWS, which answers STS and ECR after some seconds, as an SDK's HTTP client.
+    #[derive(Debug)]
+    struct Aws(u64);
+
+    impl HttpConnector for Aws {
+        fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+            let seconds = self.0;
+            let is_ecr = request.headers().contains_key("x-amz-target");
+            HttpConnectorFuture::new(async move {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                let body = if is_ecr {
+                    json!({ "authorizationData": [{ "authorizationToken": "QVdTOng=", "expiresAt": 4_000_000_000_i64 }] })
+                        .to_string()
+                } else {
+                    let credentials = "<Credentials><AccessKeyId>a</AccessKeyId><SecretAccessKey>b</SecretAccessKey><SessionToken>c</SessionToken><Expiration>2096-01-01T00:00:00Z</Expiration></Credentials>";
+                    format!(
+                        "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult>{credentials}</AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"
+                    )
+                };
+                Ok(HttpResponse::new(200.try_into().unwrap(), SdkBody::from(body)))
+            })
+        }
+    }
+
+    /// ECR behind AWS that takes so long for each call, with a timeout of ten seconds for one.
+    fn ecr(cluster: &Arc<Slow>, seconds: u64) -> Ecr {
+        let http = http_client_fn(move |_, _| SharedHttpConnector::new(Aws(seconds)));
+        let config = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .http_client(http)
+            .sleep_impl(aws_smithy_async::rt::sleep::SharedAsyncSleep::new(TokioSleep::new()))
+            .build();
+        let (endpoints, timeout) = (Endpoints::default(), Duration::from_secs(10));
+        Ecr::new(OperatorIdentity { config, fingerprint: String::new(), endpoints, timeout }, cluster.clone())
+    }
+
+    /// The key of ECR in a region for a ServiceAccount, or for static keys.
+    fn key(of_account: bool, region: &str) -> TokenKey {
+        let keys = KeysScope { namespace: "ops".into(), name: "keys".into() };
+        let accounts = BTreeSet::from([AccountScope { namespace: Some("ops".into()), name: "puller".into() }]);
+        let mut references = References::new(AllowedIdentities { accounts, keys: BTreeSet::from([keys.clone()]) });
+        let role = Some("arn:aws:iam::111122223333:role/x".to_owned());
+        let account = AccountRecord { uid: "u".into(), created: Timestamp::UNIX_EPOCH, role, audience: None };
+        references.set_account("ops", "puller", Some(account));
+        let texts = [("AWS_ACCESS_KEY_ID", "a key"), ("AWS_SECRET_ACCESS_KEY", "a key")];
+        references.set_keys(&keys, Some(KeysRecord::of(texts)));
+        let auth = if of_account {
+            json!({ "serviceAccount": { "namespace": "ops", "name": "puller" } })
+        } else {
+            json!({ "secretRef": { "namespace": "ops", "name": "keys" } })
+        };
+        let auth: api::Auth = serde_json::from_value(auth).unwrap();
+        let auth = AuthPlan::parse(Some(&auth), &Region::parse("eu-west-1").unwrap(), None).unwrap();
+        let region = Region::parse(region).unwrap();
+        let service = Service::Private { region, endpoint: HostVariant::Standard, registry_ids: Vec::new() };
+        TokenKey { identity: auth.resolve(None, &references).unwrap(), service }
+    }
+
+    async fn fetch(ecr: &Ecr, key: &TokenKey) -> Result<Vec<RawToken>, TokenError> {
+        let _prepared = ecr.prepare(key).await?;
+        ecr.fetch(key).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_api_server_uses_up_none_of_the_time_that_a_call_to_aws_may_take() {
+        for of_account in [true, false] {
+            let cluster = Arc::new(Slow::default());
+            let quick = ecr(&cluster, 1);
+            let regions = ["eu-west-1", "us-east-1"].map(|region| key(of_account, region));
+            let (first, second) = tokio::join!(fetch(&quick, &regions[0]), fetch(&quick, &regions[1]));
+            assert!(first.is_ok() && second.is_ok(), "{of_account}: {first:?} {second:?}");
+            let again = fetch(&quick, &regions[0]).await;
+            assert!(again.is_ok() && *cluster.0.lock() == 1, "{of_account}: {again:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_to_aws_may_take_no_longer_for_what_the_cluster_has_taken() {
+        for of_account in [true, false] {
+            let begun = tokio::time::Instant::now();
+            let late = fetch(&ecr(&Arc::new(Slow::default()), 3600), &key(of_account, "eu-west-1")).await;
+            assert!(matches!(late, Err(TokenError::Unavailable(_))), "{late:?}");
+            assert!(begun.elapsed() <= Duration::from_secs(61), "{of_account}: {:?}", begun.elapsed());
+        }
+    }
 
     #[test]
     fn the_fingerprints_of_identities_are_the_same_in_every_build() {

@@ -6,6 +6,7 @@ mod chain;
 mod dates;
 pub mod ecr;
 mod errors;
+mod from_cluster;
 pub mod identity;
 mod limiter;
 mod provider;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use k8s_openapi::jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
@@ -224,6 +226,9 @@ pub enum TokenError {
     /// The API server denied access to an object that the identity needs.
     #[error("{0}")]
     Forbidden(String),
+    /// Admission refused the request for an object that the identity needs.
+    #[error("{0}")]
+    AdmissionRefused(String),
     /// The API server failed, or could not be reached.
     #[error("{0}")]
     Cluster(String),
@@ -290,6 +295,7 @@ impl TokenError {
             Self::IdentityNotFound(_) => Reason::IdentityNotFound,
             Self::IdentityChanged(_) => Reason::IdentityChanged,
             Self::Forbidden(_) => Reason::Forbidden,
+            Self::AdmissionRefused(_) => Reason::AdmissionRefused,
             Self::Cluster(_) => Reason::ApiError,
             Self::Denied(_) | Self::BadSignature(_) => Reason::AccessDenied,
             Self::Throttled(_) => Reason::Throttled,
@@ -306,14 +312,27 @@ impl TokenError {
     pub const fn retry_scale(&self) -> u32 {
         match self {
             Self::Unavailable(_) | Self::Cluster(_) | Self::IdentityChanged(_) => 1,
-            Self::Throttled(_) | Self::NoCredentials(_) | Self::IdentityNotFound(_) | Self::Forbidden(_) => 3,
+            Self::Throttled(_)
+            | Self::NoCredentials(_)
+            | Self::IdentityNotFound(_)
+            | Self::Forbidden(_)
+            | Self::AdmissionRefused(_) => 3,
             Self::Denied(_) | Self::BadSignature(_) | Self::NearlyOver(_) | Self::Invalid(_) | Self::Unreadable(_) => 5,
         }
     }
 }
 
+/// What a fetch has taken from the cluster. It is kept until this is dropped.
+pub type Prepared = Option<Box<dyn Send>>;
+
 /// Fetches tokens. The only implementation outside tests talks to AWS.
 pub trait TokenSource: Send + Sync + 'static {
+    /// Takes from the cluster what the fetch of this key needs. It may take as long as a slow API server does, which does not count
+    /// against the timeouts of AWS.
+    fn prepare<'a>(&'a self, _key: &'a TokenKey) -> BoxFuture<'a, Result<Prepared, TokenError>> {
+        async { Ok(None) }.boxed()
+    }
+
     /// Makes one call for one key, without retries.
     fn fetch<'a>(&'a self, key: &'a TokenKey) -> BoxFuture<'a, Result<Vec<RawToken>, TokenError>>;
 

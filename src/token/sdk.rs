@@ -14,7 +14,7 @@ use super::settings::Endpoints;
 
 /// Sessions are refreshed this long before they expire, less up to half at random. A session with less remaining life is used
 /// once, if [`MinRemainingLife`] accepts it.
-const SESSION_BUFFER: Duration = Duration::from_secs(300);
+pub(super) const SESSION_BUFFER: Duration = Duration::from_secs(300);
 
 /// The same configuration with other credentials and its own session cache. `calls` is the number of STS calls for one session.
 pub(super) fn with_credentials(

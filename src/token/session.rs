@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use aws_config::{Region as SdkRegion, SdkConfig};
+use futures::FutureExt;
 use parking_lot::Mutex;
 
-use super::Cluster;
 use super::assume_role::AssumedRole;
+use super::from_cluster::{FromCluster, Prepare};
 use super::identity::OperatorIdentity;
-use super::sdk::{anew, sts, with_credentials};
+use super::sdk::{anew, sts, time_of, with_credentials};
 use super::static_keys::StoredKeys;
 use super::web_identity::{TokenFrom, WebIdentity};
+use super::{Cluster, Prepared, TokenError};
 use crate::api::HostVariant;
 use crate::api::registry::{PUBLIC_REGION, Region};
 use crate::plan::Identity;
@@ -33,6 +35,8 @@ pub(super) struct Sessions {
 /// The clients of one identity.
 pub(super) struct Session {
     config: SdkConfig,
+    /// What the identity takes from the cluster, if anything.
+    from_cluster: Option<Arc<dyn Prepare>>,
     /// The region whose STS is called; none for the operator's own identity.
     sts: Option<Region>,
     operator: OperatorIdentity,
@@ -48,8 +52,14 @@ impl Sessions {
     /// The session of an identity. No call is made before it is used.
     pub(super) fn of(&self, identity: &Identity) -> Arc<Session> {
         let make = || {
-            let (config, operator) = (self.config(identity), self.operator.clone());
-            Arc::new(Session { config, sts: identity.sts_region().cloned(), operator, clients: Mutex::default() })
+            let ((config, from_cluster), operator) = (self.config(identity), self.operator.clone());
+            Arc::new(Session {
+                config,
+                from_cluster,
+                sts: identity.sts_region().cloned(),
+                operator,
+                clients: Mutex::default(),
+            })
         };
         self.sessions.lock().entry(identity.clone()).or_insert_with(make).clone()
     }
@@ -72,25 +82,35 @@ impl Sessions {
         }
     }
 
-    /// The configuration of an identity: its source, then each role assumed with the one before it.
-    fn config(&self, identity: &Identity) -> SdkConfig {
+    /// The configuration of an identity: its source, then each role assumed with the one before it. And what the source takes from
+    /// the cluster.
+    fn config(&self, identity: &Identity) -> (SdkConfig, Option<Arc<dyn Prepare>>) {
         let OperatorIdentity { config, endpoints, timeout, .. } = &self.operator;
         let own = || self.own.lock().clone();
         let region = identity.sts_region().map(|region| SdkRegion::new(region.as_str().to_owned()));
+        let time = time_of(config);
         let mut calls = 1;
-        let mut config = match identity.source() {
-            IdentitySource::Operator => own(),
+        let (mut config, from_cluster): (_, Option<Arc<dyn Prepare>>) = match identity.source() {
+            IdentitySource::Operator => (own(), None),
             // Nothing is fetched with it, and never with the operator's own keys.
-            IdentitySource::Unresolved => unsigned(config),
+            IdentitySource::Unresolved => (unsigned(config), None),
             IdentitySource::Account(account) => {
-                let from = TokenFrom::Cluster { cluster: self.cluster.clone(), account: account.clone() };
+                let (cluster, asked) = (self.cluster.clone(), account.clone());
+                let token = FromCluster::new(time, move || {
+                    let (cluster, account) = (cluster.clone(), asked.clone());
+                    async move { cluster.web_identity(&account).await }.boxed()
+                });
+                let from = TokenFrom::Cluster { token: token.clone(), account: account.clone() };
                 let sts = sts(&unsigned(config), region.clone(), endpoints);
-                with_credentials(config, WebIdentity { sts, from }, *timeout, calls)
+                (with_credentials(config, WebIdentity { sts, from }, *timeout, calls), Some(token))
             }
             IdentitySource::Keys { keys, material } => {
-                let (cluster, keys) = (self.cluster.clone(), keys.clone());
-                let stored = StoredKeys { cluster, keys, material: *material };
-                with_credentials(config, stored, *timeout, calls)
+                let (cluster, asked, material) = (self.cluster.clone(), keys.clone(), *material);
+                let keys = FromCluster::new(time, move || {
+                    let (cluster, keys) = (cluster.clone(), asked.clone());
+                    async move { cluster.static_keys(&keys, &material).await }.boxed()
+                });
+                (with_credentials(config, StoredKeys { keys: keys.clone() }, *timeout, calls), Some(keys))
             }
         };
         for step in identity.roles() {
@@ -98,7 +118,7 @@ impl Sessions {
             let sts = sts(&config, region.clone(), endpoints);
             config = with_credentials(&config, AssumedRole { sts, step: step.clone() }, *timeout, calls);
         }
-        config
+        (config, from_cluster)
     }
 }
 
@@ -110,6 +130,14 @@ fn unsigned(config: &SdkConfig) -> SdkConfig {
 }
 
 impl Session {
+    /// See [`super::TokenSource::prepare`].
+    pub(super) async fn prepare(&self) -> Result<Prepared, TokenError> {
+        match &self.from_cluster {
+            Some(value) => value.prepare().await,
+            None => Ok(None),
+        }
+    }
+
     /// ECR in a region.
     pub(super) fn ecr(&self, region: &Region, endpoint: HostVariant) -> aws_sdk_ecr::Client {
         let make = || {
@@ -168,7 +196,7 @@ mod tests {
         let config = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).http_client(http).build();
         let (endpoints, timeout) = (Endpoints::default(), Duration::from_secs(1));
         let operator = OperatorIdentity { config: config.clone(), fingerprint: String::new(), endpoints, timeout };
-        let session = Session { config, sts: None, operator, clients: Mutex::default() };
+        let session = Session { config, from_cluster: None, sts: None, operator, clients: Mutex::default() };
         for (first, second) in ('a'..='j').flat_map(|first| ('a'..='z').map(move |second| (first, second))) {
             let region = Region::parse(&format!("{first}{second}-west-1")).unwrap();
             assert_eq!(

@@ -7,20 +7,19 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use secrecy::ExposeSecret;
 
+use super::from_cluster::FromCluster;
 use super::provider::provided;
-use super::{Cluster, TokenError};
-use crate::plan::auth::{KeyMaterial, Keys};
+use super::{StaticKeys, TokenError};
 
 /// The keys in a Secret. Changed keys are a different identity.
 pub(super) struct StoredKeys {
-    pub(super) cluster: Arc<dyn Cluster>,
-    pub(super) keys: Keys,
-    pub(super) material: KeyMaterial,
+    pub(super) keys: Arc<FromCluster<StaticKeys>>,
 }
 
 impl StoredKeys {
     async fn read(&self) -> Result<Credentials, TokenError> {
-        let found = self.cluster.static_keys(&self.keys, &self.material).await?;
+        let found = self.keys.get().await?;
+        self.keys.used(None);
         Ok(Credentials::new(
             found.access_key_id.expose_secret(),
             found.secret_access_key.expose_secret(),

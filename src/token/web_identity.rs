@@ -8,16 +8,17 @@ use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_sdk_sts::Client;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::TokenError;
 use super::errors::{Call, classify};
+use super::from_cluster::FromCluster;
 use super::provider::{credentials, provided};
 use super::settings::WebIdentityFile;
-use super::{Cluster, TokenError};
 use crate::plan::auth::{Account, SESSION_NAME};
 
 /// The source of the web identity token.
 pub(super) enum TokenFrom {
     File(WebIdentityFile),
-    Cluster { cluster: Arc<dyn Cluster>, account: Account },
+    Cluster { token: Arc<FromCluster<SecretString>>, account: Account },
 }
 
 /// The credentials of a role, in exchange for a web identity token.
@@ -39,12 +40,16 @@ impl WebIdentity {
         let request = self.sts.assume_role_with_web_identity().role_arn(role).role_session_name(name);
         let answer = request.web_identity_token(token.expose_secret()).send().await;
         let answer = answer.map_err(|error| classify(&error, call, &format!("STS for {role}")))?;
-        credentials(answer.credentials, "WebIdentity")
+        let session = credentials(answer.credentials, "WebIdentity")?;
+        if let TokenFrom::Cluster { token, .. } = &self.from {
+            token.used(session.expiry());
+        }
+        Ok(session)
     }
 
     async fn token(&self) -> Result<SecretString, TokenError> {
         match &self.from {
-            TokenFrom::Cluster { cluster, account } => cluster.web_identity(account).await,
+            TokenFrom::Cluster { token, .. } => token.get().await,
             TokenFrom::File(file) => match tokio::fs::read_to_string(&file.token_file).await {
                 Ok(text) => Ok(SecretString::from(text.trim())),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(TokenError::NoCredentials(

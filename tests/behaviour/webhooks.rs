@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use testbed::bed::{Bed, Launch};
+use testbed::bed::{Bed, Launch, Tenant};
 use testbed::webhook::{Kind, Registration, Verdict, Webhook};
 
 use super::demand::login;
@@ -220,6 +220,85 @@ async fn whatever_code_a_webhook_refuses_with_its_words_are_shown_and_nobody_els
     webhook.answer(Verdict::Allow);
     bed.ready(&name).await.unwrap();
     the_first_leader_leads(&bed).await;
+    operator.stop().await.unwrap();
+    registered.remove().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+/// A webhook for the requests for tokens of the ServiceAccounts in these namespaces.
+fn for_tokens(bed: &Bed, namespaces: &[&str]) -> Registration {
+    let (resources, operations) = (vec!["serviceaccounts/token".to_owned()], vec!["CREATE".to_owned()]);
+    Registration { resources, operations, ..Registration::secrets(&bed.prefix, Kind::Validating, namespaces) }
+}
+
+/// Waits until the API server calls the webhook when a token of this tenant is requested.
+async fn until_tokens_are_reviewed(bed: &Bed, webhook: &Webhook, tenant: &Tenant) {
+    let accounts: Api<ServiceAccount> = Api::namespaced(bed.client.clone(), &tenant.namespace);
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    let request = from(json!({ "spec": { "audiences": ["probe"] } }));
+    let name = &tenant.service_account;
+    webhook.until_in_force(async || drop(accounts.create_token_request(name, &dry, &request).await)).await.unwrap();
+}
+
+/// A spec for the registry of each tenant's own account.
+fn of_tenants(tenants: &[&Tenant]) -> Value {
+    let names: Vec<&str> = tenants.iter().map(|tenant| tenant.namespace.as_str()).collect();
+    let auth = json!({ "serviceAccount": { "fromTargetNamespace": "puller" } });
+    json!({ "registries": [{ "private": {} }], "namespaces": { "names": names }, "auth": auth })
+}
+
+#[tokio::test]
+async fn a_webhook_that_hangs_on_the_tokens_of_service_accounts_delays_its_own_tenant_alone_and_once() {
+    let bed = bed("hanging-tokens").await;
+    let a = bed.tenant("a", "111111111111", "puller").await.unwrap();
+    let b = bed.tenant("b", "222222222222", "puller").await.unwrap();
+    let webhook = Webhook::start().unwrap();
+    let registered = webhook.register(&bed.client, &for_tokens(&bed, &[&a.namespace])).await.unwrap();
+    until_tokens_are_reviewed(&bed, &webhook, &a).await;
+    webhook.answer(Verdict::Hang);
+    // The timeout of a call to AWS is much shorter than what the webhook takes.
+    let operator = bed.operator(with_default_lease().service_account("*/puller")).await.unwrap();
+    let name = bed.credential("x", of_tenants(&[&a, &b])).await.unwrap();
+    bed.logins_until(&b.namespace, &[&b.host]).await.unwrap();
+    assert!(bed.secret(&a.namespace).await.unwrap().is_none(), "the webhook holds up the token");
+    bed.logins_until(&a.namespace, &[&a.host]).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    assert_eq!(webhook.calls().len(), 1, "it was requested once and issued: {:?}", webhook.calls());
+    the_first_leader_leads(&bed).await;
+    operator.stop().await.unwrap();
+    registered.remove().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn whatever_code_a_webhook_refuses_a_token_with_its_words_are_shown_in_the_status() {
+    let bed = bed("token-codes").await;
+    let a = bed.tenant("a", "111111111111", "puller").await.unwrap();
+    let webhook = Webhook::start().unwrap();
+    let mut registration = for_tokens(&bed, &[&a.namespace]);
+    registration.fail_open = false;
+    let registered = webhook.register(&bed.client, &registration).await.unwrap();
+    until_tokens_are_reviewed(&bed, &webhook, &a).await;
+    let refusals = [400, 403, 404, 409, 422, 429, 503].map(|code| {
+        let words = format!("no token {code}: the ServiceAccount cannot be used here");
+        (Verdict::refuse(code, &words), "AdmissionRefused", words)
+    });
+    let failure_of_its_own = (Verdict::Fail(500), "ApiError", "failed calling webhook".to_owned());
+    webhook.answer(refusals[0].0.clone());
+    let operator = bed.operator(with_default_lease().service_account("*/puller")).await.unwrap();
+    let name = bed.credential("x", of_tenants(&[&a])).await.unwrap();
+    for (verdict, reason, words) in refusals.into_iter().chain([failure_of_its_own]) {
+        webhook.answer(verdict);
+        let shows = |object: &DynamicObject| {
+            let failures = object.data["status"]["failures"].as_array().into_iter().flatten();
+            let mut messages = failures.filter_map(|failure| failure["message"].as_str());
+            failure(object, &a.namespace) == Some(reason) && messages.any(|message| message.contains(&words))
+        };
+        bed.credential_until(&name, &format!("{reason}: {words}"), shows).await.unwrap();
+    }
+    webhook.answer(Verdict::Allow);
+    bed.logins_until(&a.namespace, &[&a.host]).await.unwrap();
+    bed.ready(&name).await.unwrap();
     operator.stop().await.unwrap();
     registered.remove().await.unwrap();
     bed.finish().await.unwrap();

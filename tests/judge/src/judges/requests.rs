@@ -23,13 +23,9 @@ pub(super) fn scope(evidence: &Evidence) -> Vec<Violation> {
 
 /// I16: no request is refused because a right is missing. Refusals by quota, admission or a namespace that ends are also 403.
 pub(super) fn rbac(evidence: &Evidence) -> Vec<Violation> {
-    let refused = evidence.requests.iter().filter_map(|request| {
-        let message = request
-            .refusal
-            .as_deref()
-            .filter(|message| request.committed == Some(403) && message.contains(" cannot "))?;
-        Some((request, message))
-    });
+    let lacks_a_right = |message: &&str| message.contains("User \"") && message.contains(" cannot ");
+    let refused = evidence.requests.iter().filter(|request| request.committed == Some(403));
+    let refused = refused.filter_map(|request| Some((request, request.refusal.as_deref().filter(lacks_a_right)?)));
     refused.map(|(request, message)| violation(Invariant::I16Rbac, request, message)).collect()
 }
 
@@ -259,6 +255,7 @@ mod tests {
         let cases = [
             (r#"secrets "pull" is forbidden: User "o" cannot patch resource "secrets""#, 1),
             (r#"secrets "pull" is forbidden: exceeded quota: q"#, 0),
+            (r#"admission webhook "w" denied the request: this cannot be written here"#, 0),
         ];
         for (message, expected) in cases {
             let mut evidence = Story::new().operator_writes(secret()).evidence();

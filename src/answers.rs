@@ -1,0 +1,120 @@
+//! The API server's answers: who or what refuses a request, which its status code alone does not say.
+
+use kube::core::Status;
+
+/// The longest message of the API server in a status, in characters: the size of a status is bounded.
+const LONGEST: usize = 300;
+
+/// Who or what refuses a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Admission: a webhook, a policy or a plugin of the API server. Its message is meant for people.
+    Admission,
+    /// The quota of the namespace.
+    Quota,
+    /// The namespace is being deleted.
+    Terminating,
+    /// A permission is missing.
+    Rbac,
+    /// The object that the details name does not exist.
+    NotFound,
+    /// The object is not the one, or not in the state, that the request names.
+    Conflict,
+    /// The content of the request is invalid.
+    Invalid,
+    /// The API server is busy.
+    Throttled,
+    /// Anything else; the message says what.
+    Other,
+}
+
+impl Cause {
+    /// The cause of a refusal.
+    pub fn of(status: &Status) -> Self {
+        let message = &status.message;
+        match status.code {
+            // A webhook may use any status code.
+            _ if is_denied_by_admission(message) => Self::Admission,
+            403 if is_terminating(status) => Self::Terminating,
+            403 if message.contains("exceeded quota") => Self::Quota,
+            403 if message.contains("cannot ") && message.contains("User \"") => Self::Rbac,
+            403 => Self::Admission,
+            404 => Self::NotFound,
+            409 => Self::Conflict,
+            422 => Self::Invalid,
+            429 => Self::Throttled,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The kind of the object that a refusal is about, in the plural; empty if it does not say.
+pub fn kind(status: &Status) -> &str {
+    status.details.as_ref().map(|details| details.kind.as_str()).unwrap_or_default()
+}
+
+/// Whether a message says that admission has refused the request (k8s.io/apiserver, pkg/admission/plugin/webhook/errors and
+/// pkg/admission/plugin/policy/validating).
+pub fn is_denied_by_admission(message: &str) -> bool {
+    (message.contains("admission webhook \"") && message.contains("denied the request"))
+        || (message.contains("ValidatingAdmissionPolicy") && message.contains("denied request"))
+}
+
+/// A message, cut if it is long.
+pub fn shorten(message: &str) -> String {
+    match message.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", message.get(..end).unwrap_or_default()),
+        None => message.to_owned(),
+    }
+}
+
+fn is_terminating(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::response::StatusDetails;
+    use serde_json::json;
+
+    #[test]
+    fn whoever_refuses_is_known_by_the_message_and_not_by_the_code() {
+        const WEBHOOK: &str = "admission webhook \"w.example\" denied the request: User \"x\" cannot get a token";
+        const POLICY: &str = "secrets \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: you cannot do this";
+        for code in [400, 403, 404, 409, 418, 422, 429, 500, 503] {
+            for message in [WEBHOOK, POLICY] {
+                let status = Status::failure(message, "x").with_code(code);
+                assert_eq!(Cause::of(&status), Cause::Admission, "{code} {message}");
+            }
+        }
+        let by_rbac =
+            "serviceaccounts \"x\" is forbidden: User \"operator\" cannot create resource \"serviceaccounts/token\"";
+        let by_webhook = "Internal error occurred: failed calling webhook \"w.example\": context deadline exceeded";
+        for (code, message, cause) in [
+            (403, by_rbac, Cause::Rbac),
+            (403, "pods \"x\" is forbidden: the plugin says that they cannot be here", Cause::Admission),
+            (403, "secrets \"x\" is forbidden: exceeded quota: none, requested: secrets=1", Cause::Quota),
+            (404, "secrets \"x\" not found", Cause::NotFound),
+            (409, "Operation cannot be fulfilled on secrets \"x\": the object has been modified", Cause::Conflict),
+            (422, "Secret \"x\" is invalid: data: Required value", Cause::Invalid),
+            (429, "the server has received too many requests", Cause::Throttled),
+            (500, by_webhook, Cause::Other),
+            (401, "Unauthorized", Cause::Other),
+        ] {
+            assert_eq!(Cause::of(&Status::failure(message, "x").with_code(code)), cause, "{code} {message}");
+        }
+        let causes = json!({ "kind": "secrets", "causes": [{ "reason": "NamespaceTerminating" }] });
+        let details: StatusDetails = serde_json::from_value(causes).unwrap();
+        let status = Status { details: Some(details), ..Status::failure("it is being terminated", "x") };
+        assert_eq!((kind(&status), Cause::of(&status.clone().with_code(403))), ("secrets", Cause::Terminating));
+    }
+
+    #[test]
+    fn a_long_message_is_cut_where_a_character_ends() {
+        let cut = shorten(&"é".repeat(1000));
+        assert!(cut.chars().count() == 301 && cut.ends_with('…'));
+        assert_eq!(shorten("short"), "short");
+    }
+}
