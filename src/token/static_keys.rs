@@ -7,7 +7,7 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use secrecy::ExposeSecret;
 
-use super::provider::provided;
+use super::provider::{is_sendable, provided};
 use super::{Cluster, TokenError};
 use crate::plan::auth::{KeyMaterial, Keys};
 
@@ -21,13 +21,20 @@ pub(super) struct StoredKeys {
 impl StoredKeys {
     async fn read(&self) -> Result<Credentials, TokenError> {
         let found = self.cluster.static_keys(&self.keys, &self.material).await?;
-        Ok(Credentials::new(
+        let credentials = Credentials::new(
             found.access_key_id.expose_secret(),
             found.secret_access_key.expose_secret(),
             found.session_token.as_ref().map(|token| token.expose_secret().to_owned()),
             None,
             "Secret",
-        ))
+        );
+        let Keys { namespace, name, .. } = &self.keys;
+        let odd = || {
+            format!(
+                "the access key ID or the session token in Secret {namespace}/{name} has a character that none of AWS has"
+            )
+        };
+        if is_sendable(&credentials) { Ok(credentials) } else { Err(TokenError::IdentityNotFound(odd())) }
     }
 }
 
