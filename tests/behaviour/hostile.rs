@@ -13,6 +13,8 @@ use super::demand::*;
 use super::look::failure;
 use super::{CRD, OWN, bed, launch};
 
+mod generated;
+
 /// It stands in odd objects, and may be in no log.
 const CANARY: &str = "the-content-of-an-odd-object";
 
