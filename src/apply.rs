@@ -8,7 +8,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, GetParams, Patch, PatchParams, Preconditions, ValidationDirective};
 use kube::core::{Request, Status};
@@ -226,6 +226,25 @@ impl Writer {
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let written = self.in_time(api.patch_status(&object.name_any(), &params, &patch)).await?;
         Ok(written.resource_version())
+    }
+
+    /// Changes what the status of an `EcrCredential` says of its state, and leaves the rest as it is: the object cannot be read, so the
+    /// status may have fields that would be lost. The resourceVersion makes sure that the object is as it was seen.
+    ///
+    /// # Errors
+    /// The object has changed (409), or the API server refused or failed.
+    pub async fn conditions(&self, metadata: &ObjectMeta, status: &EcrCredentialStatus) -> Result<(), kube::Error> {
+        let api: Api<Observed<EcrCredential>> = Api::all(self.client.clone());
+        let EcrCredentialStatus { conditions, observed_generation, next_refresh_at, .. } = status;
+        let patch = json!({
+            "metadata": { "resourceVersion": metadata.resource_version },
+            "status": {
+                "conditions": conditions, "observedGeneration": observed_generation, "nextRefreshAt": next_refresh_at,
+            },
+        });
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let name = metadata.name.as_deref().unwrap_or_default();
+        self.in_time(api.patch_status(name, &params, &Patch::Merge(patch))).await.map(|_| ())
     }
 
     /// Changes the pull secrets of a ServiceAccount by a JSON patch that tests its resourceVersion.

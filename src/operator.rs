@@ -27,6 +27,7 @@ use crate::controller::cluster_state::ClusterState;
 use crate::controller::events::Events;
 use crate::controller::references;
 use crate::controller::service_accounts::{self, Attacher};
+use crate::controller::unreadable::UnreadableReports;
 use crate::controller::{self, Context, CredentialStates, Shared, watches};
 use crate::plan::references::References;
 use crate::plan::schedule::RetryPolicy;
@@ -217,7 +218,8 @@ impl Operator {
         let mut watches = JoinSet::new();
         let (flags, shared, interval) = (&self.args.scope, &ctx.shared, self.args.retry_max);
         let selector = self.args.credential_selector.clone();
-        watches.spawn(watches::credentials(client.clone(), selector, shared.clone(), store));
+        let reports = UnreadableReports::new(ctx.writer.clone(), self.clock.clone());
+        watches.spawn(watches::credentials(client.clone(), selector, shared.clone(), store, reports));
         watches.spawn(watches::namespaces(client.clone(), shared.clone()));
         for scope in scope::watched_secrets(flags) {
             watches.spawn(watches::secrets(client.clone(), scope, shared.clone()));

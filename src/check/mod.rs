@@ -192,10 +192,11 @@ async fn cluster_facts(
 type Chosen = (Vec<crate::api::EcrCredential>, Vec<(String, String)>);
 
 /// The `EcrCredentials` that were asked for.
-fn chosen(name: Option<&str>, (mut good, bad): Credentials) -> Result<Chosen, CheckError> {
+fn chosen(name: Option<&str>, (mut good, mut bad): Credentials) -> Result<Chosen, CheckError> {
+    good.retain(|object| object.metadata.deletion_timestamp.is_none());
+    bad.retain(|object| object.metadata.deletion_timestamp.is_none());
     let mut bad: Vec<(String, String)> =
         bad.into_iter().map(|object| (object.metadata.name.unwrap_or_default(), object.error)).collect();
-    good.retain(|object| object.metadata.deletion_timestamp.is_none());
     if let Some(name) = name {
         good.retain(|object| object.name_any() == name);
         bad.retain(|(other, _)| other == name);

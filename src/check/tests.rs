@@ -12,8 +12,9 @@ use super::facts::{Answers, AttachPolicy, Facts};
 use super::judge::judge;
 use super::report::{Report, State};
 use super::rights::LeaseScope;
-use super::{gather, rights, text};
+use super::{chosen, gather, rights, text};
 use crate::api::EcrCredential;
+use crate::api::observed::{ObservedCredential, Unreadable};
 use crate::controller::cluster_state::ClusterState;
 use crate::controller::watches::{SecretScope, credential_ref};
 use crate::plan::namespaces::NamespaceUid;
@@ -735,4 +736,46 @@ fn an_output_that_is_missing_or_refused_and_an_include_that_is_not_current_are_p
             (found, lacks) => assert_eq!(found, lacks, "{what}"),
         }
     }
+}
+
+/// An EcrCredential as the API server sends it, of a version that this one cannot read.
+fn unreadable(name: &str, deleted: bool) -> Unreadable {
+    let time = deleted.then(|| at(1).to_string());
+    let object = json!({ "metadata": { "name": name, "deletionTimestamp": time }, "spec": { "registries": "all" } });
+    let observed: ObservedCredential = serde_json::from_str(&object.to_string()).unwrap();
+    *observed.content.0.unwrap_err()
+}
+
+#[test]
+fn one_that_cannot_be_read_is_a_problem_with_its_name_and_hides_no_other() {
+    let good = || credential(|_| {});
+    let all = || (vec![good()], vec![unreadable("newer", false), unreadable("deleted", true)]);
+    let names = |name: Option<&str>| {
+        let (good, bad) = chosen(name, all()).unwrap();
+        let good = good.iter().map(ResourceExt::name_any).collect::<Vec<_>>();
+        (good, bad.into_iter().map(|(name, _)| name).collect::<Vec<_>>())
+    };
+    assert_eq!(names(None), (vec!["x".to_owned()], vec!["newer".to_owned()]));
+    assert_eq!(names(Some("newer")), (vec![], vec!["newer".to_owned()]));
+    assert_eq!(names(Some("x")), (vec!["x".to_owned()], vec![]));
+    assert!(chosen(Some("deleted"), all()).is_err());
+    for name in [None, Some("newer")] {
+        let (credentials, unreadable) = chosen(name, all()).unwrap();
+        let count = credentials.len();
+        let facts = Facts { unreadable, ..facts(credentials, &[("a", written(&good()))]) };
+        let report = judge(&facts, at(NOW));
+        assert_eq!((report.problem_count, report.credentials.len()), (1, count), "{report:#?}");
+        let [problem] = report.problems.as_slice() else { panic!("{report:#?}") };
+        assert_eq!(problem.reason, "InvalidSpec");
+        let shown = text::render(&report);
+        for text in [&problem.message, &shown] {
+            assert!(
+                text.contains("EcrCredential newer cannot be read") && text.contains("expected a sequence"),
+                "{text}"
+            );
+        }
+        assert!(shown.contains("1 problem found.") && !shown.contains("There is no EcrCredential"), "{shown}");
+    }
+    let nothing = text::render(&judge(&facts(Vec::new(), &[]), at(NOW)));
+    assert!(nothing.contains("There is no EcrCredential"), "{nothing}");
 }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use k8s_openapi::jiff::Timestamp;
 
 use super::report::{CredentialReport, Finding, IdentityReport, NamespaceReport, RegistryReport, Report};
+use crate::api::status::Reason;
 
 /// How many namespaces are shown for each `EcrCredential`; `--output json` has all.
 pub(super) const MOST_NAMESPACES: usize = 20;
@@ -21,7 +22,8 @@ pub(super) fn render(report: &Report) -> String {
     for credential in &report.credentials {
         out.credential(credential, report.checked_at);
     }
-    if report.credentials.is_empty() {
+    // Those that cannot be read are among the problems.
+    if report.credentials.is_empty() && !report.problems.iter().any(|p| p.reason == Reason::InvalidSpec.as_str()) {
         out.title("There is no EcrCredential");
     }
     for identity in report.identities.iter().take(MOST_IDENTITIES) {

@@ -25,6 +25,7 @@ mod sync_ledger;
 mod tenant;
 mod tenants;
 mod tokens;
+pub mod unreadable;
 pub mod watches;
 mod work_queue;
 mod writes;

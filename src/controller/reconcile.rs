@@ -48,7 +48,9 @@ const BETWEEN_TIMES: Duration = Duration::from_secs(30);
 /// Does what an `EcrCredential` asks for, as far as that is possible now.
 pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> Result<Action, Error> {
     let uid = Uid(object.uid().ok_or(Error::NoUid)?.into());
-    if object.meta().deletion_timestamp.is_some() || !ctx.shared.state.lock().index.is_alive(&uid) {
+    // One that cannot be read any more is still in the store as it was before.
+    let is_readable = || ctx.shared.state.lock().index.is_readable(&uid);
+    if object.meta().deletion_timestamp.is_some() || !is_readable() {
         return Ok(Action::await_change());
     }
     let state = ctx.credential_state(&uid);
@@ -66,6 +68,9 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
         // Deleted meanwhile: drop the state that this reconciliation has created.
         ctx.states.forget(&uid);
         ctx.tokens.want(&uid, BTreeSet::new());
+        return Ok(Action::await_change());
+    }
+    if !is_readable() {
         return Ok(Action::await_change());
     }
     let (observation, soon) = match result? {

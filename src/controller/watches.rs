@@ -1,6 +1,6 @@
 //! The watches: what they see goes into the cluster state, and whom it concerns onto the queue.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use wildmatch::WildMatch;
 
 use super::Shared;
 use super::follow::{Subject, follow};
+use super::unreadable::UnreadableReports;
 use crate::api::observed::{ObservedCredential, Unreadable};
 use crate::api::{Auth, EcrCredential, EcrCredentialSpec, NamespaceSelection};
 use crate::lenient::Observed;
@@ -85,6 +86,7 @@ pub async fn credentials(
     selector: Option<String>,
     shared: Arc<Shared>,
     mut store: StoreWriter<EcrCredential>,
+    mut reports: UnreadableReports,
 ) {
     let api: Api<ObservedCredential> = Api::all(client);
     let mut config = watcher::Config::default();
@@ -94,7 +96,6 @@ pub async fn credentials(
     let subject = Subject { what: "EcrCredentials", kind: "EcrCredential", scope: String::new() };
     let begin = move || watcher(api.clone(), config.clone());
     let mut listed = CredentialList::default();
-    let mut reported = HashMap::new();
     let mut events = std::pin::pin!(follow(subject, shared.clone(), begin, || {}));
     while let Some(event) = events.next().await {
         // The store comes first: whoever is put on the queue is looked up there.
@@ -113,23 +114,23 @@ pub async fn credentials(
             Event::InitDone => {
                 store.apply_watcher_event(&Event::InitDone);
                 let listed = std::mem::take(&mut listed);
-                reported.retain(|uid, _| listed.unreadable.iter().any(|object| object.metadata.uid == *uid));
-                listed.unreadable.iter().for_each(|object| report(object, &mut reported));
+                reports.keep(&listed.unreadable);
                 shared.credentials_listed(&listed);
+                listed.unreadable.iter().for_each(|object| reports.report(object));
             }
             Event::Apply(object) => match object.content.0 {
                 Ok(object) => {
-                    reported.remove(&object.metadata.uid);
+                    reports.forget(object.metadata.uid.as_ref());
                     store.apply_watcher_event(&Event::Apply((*object).clone()));
                     shared.credential_seen(&object);
                 }
                 Err(unreadable) => {
-                    report(&unreadable, &mut reported);
                     shared.credential_unreadable(&unreadable);
+                    reports.report(&unreadable);
                 }
             },
             Event::Delete(object) => {
-                reported.remove(&object.meta().uid);
+                reports.forget(object.meta().uid.as_ref());
                 shared.credential_gone(object.meta());
                 if let Ok(object) = object.content.0 {
                     store.apply_watcher_event(&Event::Delete(*object));
@@ -144,19 +145,6 @@ pub async fn credentials(
 pub(super) struct CredentialList {
     pub(super) good: Vec<EcrCredential>,
     pub(super) unreadable: Vec<Unreadable>,
-}
-
-/// An object that cannot be read stops nobody else. The log says why, once.
-fn report(object: &Unreadable, reported: &mut HashMap<Option<String>, String>) {
-    let Unreadable { metadata, error, .. } = object;
-    if reported.insert(metadata.uid.clone(), error.clone()).as_ref() != Some(error) {
-        let name = metadata.name.as_deref().unwrap_or_default();
-        tracing::error!(
-            name,
-            error,
-            "cannot read an EcrCredential: check the version of the installed CRD; its Secrets are kept but not refreshed"
-        );
-    }
 }
 
 /// What targets depend on of an `EcrCredential`. One whose selection is unusable still lives, and wants nothing.

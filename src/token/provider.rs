@@ -1,4 +1,4 @@
-//! What all credential providers have in common: their errors, and the minimum remaining life of a session.
+//! What all credential providers have in common: their errors, and which credentials are used at all.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,19 +13,31 @@ use super::TokenError;
 /// A session with less remaining life is refused: it would expire in transit, which looks like a refusal by AWS.
 const SHORTEST_SESSION: Duration = Duration::from_secs(30);
 
-/// A provider that refuses sessions that are about to expire, which the SDK would use. It cannot detect the extended expiry that
-/// the SDK sets on an expired session of the node's role: in that case ECR reports the expiry.
+/// A provider that refuses what the SDK would use all the same: sessions that are about to expire, and credentials that cannot be sent.
+/// It cannot detect the extended expiry that the SDK sets on an expired session of the node's role: in that case ECR reports the expiry.
 #[derive(Debug)]
-pub(super) struct MinRemainingLife<P> {
+pub(super) struct UsableCredentials<P> {
     pub(super) source: P,
     pub(super) time: SharedTimeSource,
 }
 
-impl<P: ProvideCredentials> MinRemainingLife<P> {
+impl<P: ProvideCredentials> UsableCredentials<P> {
     async fn credentials(&self) -> provider::Result {
         let given = self.source.provide_credentials().await?;
-        provided(lasting(given, self.time.now()))
+        provided(lasting(given, self.time.now()).and_then(sendable))
     }
+}
+
+/// Whether credentials can be sent. The access key ID and the session token stand in headers, and the SDK panics over a character that a
+/// header may not have.
+pub(super) fn is_sendable(credentials: &Credentials) -> bool {
+    let texts = [Some(credentials.access_key_id()), credentials.session_token()];
+    texts.into_iter().flatten().all(|text| text.bytes().all(|byte| byte.is_ascii_graphic()))
+}
+
+fn sendable(given: Credentials) -> Result<Credentials, TokenError> {
+    let odd = "the access key ID or the session token has a character that none of AWS has";
+    if is_sendable(&given) { Ok(given) } else { Err(TokenError::Unreadable(odd.to_owned())) }
 }
 
 fn lasting(given: Credentials, now: SystemTime) -> Result<Credentials, TokenError> {
@@ -37,7 +49,7 @@ fn lasting(given: Credentials, now: SystemTime) -> Result<Credentials, TokenErro
     }
 }
 
-impl<P: ProvideCredentials> ProvideCredentials for MinRemainingLife<P> {
+impl<P: ProvideCredentials> ProvideCredentials for UsableCredentials<P> {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
@@ -79,5 +91,24 @@ mod tests {
         let after = |seconds| Some(now + Duration::from_secs(seconds));
         assert!(ends(None) && ends(after(30)) && ends(after(3600)));
         assert!(!ends(after(29)) && !ends(Some(now)) && !ends(Some(now - Duration::from_secs(60))));
+    }
+
+    #[tokio::test]
+    async fn credentials_that_cannot_be_sent_are_refused_before_the_sdk_panics() {
+        let table = [
+            ("ASIA1", "FwoGZXIvYXdzEA/+=", true),
+            ("ASIA1\n", "x", false),
+            ("ASIA1\0", "x", false),
+            ("é", "x", false),
+            ("ASIA1", "a b", false),
+            ("ASIA1", "x\r\nx-injected: y", false),
+            ("ASIA1", "\u{7f}", false),
+        ];
+        for (id, token, expected) in table {
+            let source = Credentials::new(id, "any ké\ny", Some(token.to_owned()), None, "test");
+            let provider = UsableCredentials { source, time: SharedTimeSource::default() };
+            let given = provider.provide_credentials().await;
+            assert_eq!(given.is_ok(), expected, "{id:?} {token:?}: {given:?}");
+        }
     }
 }

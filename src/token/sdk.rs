@@ -9,11 +9,11 @@ use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvid
 use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::client::identity::SharedIdentityCache;
 
-use super::provider::MinRemainingLife;
+use super::provider::UsableCredentials;
 use super::settings::Endpoints;
 
 /// Sessions are refreshed this long before they expire, less up to half at random. A session with less remaining life is used
-/// once, if [`MinRemainingLife`] accepts it.
+/// once, if [`UsableCredentials`] accepts it.
 pub(super) const SESSION_BUFFER: Duration = Duration::from_secs(300);
 
 /// The same configuration with other credentials and its own session cache. `calls` is the number of STS calls for one session.
@@ -24,7 +24,7 @@ pub(super) fn with_credentials(
     calls: u32,
 ) -> SdkConfig {
     base.to_builder()
-        .credentials_provider(SharedCredentialsProvider::new(MinRemainingLife {
+        .credentials_provider(SharedCredentialsProvider::new(UsableCredentials {
             source: provider,
             time: time_of(base),
         }))

@@ -106,11 +106,12 @@ impl Sessions {
             }
             IdentitySource::Keys { keys, material } => {
                 let (cluster, asked, material) = (self.cluster.clone(), keys.clone(), *material);
+                let secret = keys.clone();
                 let keys = FromCluster::new(time, move || {
                     let (cluster, keys) = (cluster.clone(), asked.clone());
                     async move { cluster.static_keys(&keys, &material).await }.boxed()
                 });
-                (with_credentials(config, StoredKeys { keys: keys.clone() }, *timeout, calls), Some(keys))
+                (with_credentials(config, StoredKeys { keys: keys.clone(), secret }, *timeout, calls), Some(keys))
             }
         };
         for step in identity.roles() {

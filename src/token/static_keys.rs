@@ -8,25 +8,35 @@ use aws_credential_types::provider::{ProvideCredentials, future};
 use secrecy::ExposeSecret;
 
 use super::from_cluster::FromCluster;
-use super::provider::provided;
+use super::provider::{is_sendable, provided};
 use super::{StaticKeys, TokenError};
+use crate::plan::auth::Keys;
 
 /// The keys in a Secret. Changed keys are a different identity.
 pub(super) struct StoredKeys {
     pub(super) keys: Arc<FromCluster<StaticKeys>>,
+    /// Where they are.
+    pub(super) secret: Keys,
 }
 
 impl StoredKeys {
     async fn read(&self) -> Result<Credentials, TokenError> {
         let found = self.keys.get().await?;
         self.keys.used(None);
-        Ok(Credentials::new(
+        let credentials = Credentials::new(
             found.access_key_id.expose_secret(),
             found.secret_access_key.expose_secret(),
             found.session_token.as_ref().map(|token| token.expose_secret().to_owned()),
             None,
             "Secret",
-        ))
+        );
+        let Keys { namespace, name, .. } = &self.secret;
+        let odd = || {
+            format!(
+                "the access key ID or the session token in Secret {namespace}/{name} has a character that none of AWS has"
+            )
+        };
+        if is_sendable(&credentials) { Ok(credentials) } else { Err(TokenError::IdentityNotFound(odd())) }
     }
 }
 

@@ -5,13 +5,15 @@ use std::time::Duration;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
-use testbed::bed::{Bed, Operator, PATIENCE};
+use testbed::bed::{Bed, Operator, PATIENCE, condition};
 use testbed::control_plane::{ControlPlane, Options};
 use testbed::recorder::{Invariant, Recorder};
 
 use super::demand::*;
 use super::look::failure;
 use super::{CRD, OWN, bed, launch};
+
+mod generated;
 
 /// It stands in odd objects, and may be in no log.
 const CANARY: &str = "the-content-of-an-odd-object";
@@ -198,9 +200,19 @@ async fn a_credential_of_a_newer_version_is_counted_and_keeps_its_secrets() {
     let old = bed.credential("old", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
     bed.ready(&old).await.unwrap();
     let secret = bed.secret(&a).await.unwrap();
-    allow_any_suspend(&bed, &old).await;
+    allow_anything(&bed, "suspend", &old).await;
     bed.change(&old, json!({ "spec": { "suspend": "at night" } })).await.unwrap();
     unreadable_until(&first, 1).await;
+    // Whoever looks at it, or has it checked, is told as well.
+    let told = bed.condition_until(&old, "Stalled", "True", "InvalidSpec").await.unwrap();
+    let [ready, stalled] = ["Ready", "Stalled"].map(|type_| message(&told, type_));
+    assert!(ready == stalled && ready.contains("cannot be read") && ready.contains("at night"), "{ready}");
+    assert_eq!(condition(&told, "Ready").unwrap()["status"], "False");
+    assert!(told.data.pointer("/status/registries/0/tokenHash").is_some(), "{told:#?}");
+    let named = format!("EcrCredential {old} cannot be read");
+    super::check::inside(&bed, &["--offline"]).await.says(1, &[&named, "at night", "1 problem found."]);
+    super::check::inside(&bed, &["--offline", &old]).await.says(1, &[&named]);
+    let mark = bed.proxy.log().mark();
     first.stop().await.unwrap();
     let second = bed.operator(launch()).await.unwrap();
     unreadable_until(&second, 1).await;
@@ -211,6 +223,8 @@ async fn a_credential_of_a_newer_version_is_counted_and_keeps_its_secrets() {
     let message = message(&blocked, "Ready");
     assert!(message.contains(&old) && message.contains("cannot read it"), "{message}");
     assert_eq!(bed.secret(&a).await.unwrap(), secret);
+    let writes = bed.proxy.log().mutations_since(mark).iter().filter(|request| request.target.name == old).count();
+    assert_eq!(writes, 0, "what is told is not written again");
     bed.change(&old, json!({ "spec": { "suspend": false } })).await.unwrap();
     bed.ready(&old).await.unwrap();
     unreadable_until(&second, 0).await;
@@ -222,13 +236,18 @@ async fn a_credential_of_a_newer_version_is_counted_and_keeps_its_secrets() {
     plane.stop_api_server();
 }
 
-/// Installs the CRD of a version to come, in which a field may be of another type, and waits until the API server goes by it.
-async fn allow_any_suspend(bed: &Bed, name: &str) {
+/// Installs the CRD of a version to come, in which a field of the spec, or with none all of it, and the status may be anything, and waits
+/// until the API server goes by it.
+async fn allow_anything(bed: &Bed, field: &str, name: &str) {
     let crds: Api<CustomResourceDefinition> = Api::all(bed.client.clone());
-    let path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/suspend";
+    let root = "/spec/versions/0/schema/openAPIV3Schema/properties";
     let any = json!({ "x-kubernetes-preserve-unknown-fields": true });
-    let patch: Patch<()> =
-        Patch::Json(serde_json::from_value(json!([{ "op": "replace", "path": path, "value": any }])).unwrap());
+    let path = if field.is_empty() { format!("{root}/spec") } else { format!("{root}/spec/properties/{field}") };
+    let changes = json!([
+        { "op": "replace", "path": path, "value": any },
+        { "op": "replace", "path": format!("{root}/status"), "value": any },
+    ]);
+    let patch: Patch<()> = Patch::Json(serde_json::from_value(changes).unwrap());
     crds.patch("ecrcredentials.pullsecrets.dev", &PatchParams::default(), &patch).await.unwrap();
     let dry_run = PatchParams { dry_run: true, ..PatchParams::default() };
     let patch = Patch::Merge(json!({ "spec": { "suspend": "at night" } }));

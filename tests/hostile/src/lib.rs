@@ -121,17 +121,18 @@ impl Kind {
 
     /// An ordinary object with other values, as JSON, for some of its parts.
     pub fn with(self, namespace: &str, name: &str, values: &[(&str, &str)]) -> String {
+        with(self.ordinary(namespace, name), values)
+    }
+
+    /// An ordinary object as a client creates it: without the fields that the API server sets, one of which makes it refuse all.
+    pub fn to_create(self, namespace: &str, name: &str) -> Value {
         let mut object = self.ordinary(namespace, name);
-        let mut put = Vec::new();
-        for (number, (part, json)) in values.iter().enumerate() {
-            let mark = format!("{MARK}-{number}-");
-            // A part of one that was replaced before is none any more.
-            if let Some(place) = object.pointer_mut(part) {
-                *place = json!(mark);
-                put.push((format!("{mark:?}"), *json));
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            for field in ["uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp"] {
+                metadata.remove(field);
             }
         }
-        put.into_iter().fold(object.to_string(), |text, (mark, json)| text.replacen(&mark, json, 1))
+        object
     }
 
     /// Every part of an ordinary object replaced by every odd value.
@@ -163,6 +164,55 @@ impl Kind {
             Self::Lease => "Lease",
         }
     }
+}
+
+/// Numbers by chance, the same for the same seed (SplitMix64).
+#[derive(Clone, Debug)]
+pub struct Chance(u64);
+
+impl Chance {
+    /// The numbers of a seed.
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// One of so many.
+    fn below(&mut self, count: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let below = (mixed ^ (mixed >> 31)).checked_rem(count as u64).expect("there is one");
+        usize::try_from(below).expect("it is below a usize")
+    }
+
+    /// An object with odd values for one to three of its parts, the names and the kind apart: others would be created.
+    pub fn odd(&mut self, object: &Value) -> OddObject {
+        let parts: Vec<String> = paths(object).into_iter().filter(|part| !IDENTITY.contains(&part.as_str())).collect();
+        let values = values();
+        let count = 1 + self.below(3);
+        let chosen: Vec<(&String, &Odd)> =
+            (0..count).map(|_| (&parts[self.below(parts.len())], &values[self.below(values.len())])).collect();
+        let what: Vec<String> = chosen.iter().map(|(part, value)| format!("{} at {part:?}", value.what)).collect();
+        let values: Vec<(&str, &str)> = chosen.iter().map(|(part, value)| (part.as_str(), &*value.json)).collect();
+        OddObject { what: what.join(", "), json: with(object.clone(), &values) }
+    }
+}
+
+/// What says which object it is.
+const IDENTITY: [&str; 6] = ["", "/apiVersion", "/kind", "/metadata", "/metadata/name", "/metadata/namespace"];
+
+/// An object with other values, as JSON, for some of its parts.
+fn with(mut object: Value, values: &[(&str, &str)]) -> String {
+    let mut put = Vec::new();
+    for (number, (part, json)) in values.iter().enumerate() {
+        let mark = format!("{MARK}-{number}-");
+        // A part of one that was replaced before is none any more.
+        if let Some(place) = object.pointer_mut(part) {
+            *place = json!(mark);
+            put.push((format!("{mark:?}"), *json));
+        }
+    }
+    put.into_iter().fold(object.to_string(), |text, (mark, json)| text.replacen(&mark, json, 1))
 }
 
 /// A page of a list.
