@@ -163,7 +163,7 @@ mod tests {
         }
 
         fn static_keys<'a>(&'a self, _: &'a Keys, _: &'a KeyMaterial) -> BoxFuture<'a, Result<StaticKeys, TokenError>> {
-            let text = || SecretString::from("a key");
+            let text = || SecretString::from("a-key");
             let keys = StaticKeys { access_key_id: text(), secret_access_key: text(), session_token: None };
             self.answer(keys).boxed()
         }
@@ -213,7 +213,7 @@ mod tests {
         let role = Some("arn:aws:iam::111122223333:role/x".to_owned());
         let account = AccountRecord { uid: "u".into(), created: Timestamp::UNIX_EPOCH, role, audience: None };
         references.set_account("ops", "puller", Some(account));
-        let texts = [("AWS_ACCESS_KEY_ID", "a key"), ("AWS_SECRET_ACCESS_KEY", "a key")];
+        let texts = [("AWS_ACCESS_KEY_ID", "a-key"), ("AWS_SECRET_ACCESS_KEY", "a-key")];
         references.set_keys(&keys, Some(KeysRecord::of(texts)));
         let auth = if of_account {
             json!({ "serviceAccount": { "namespace": "ops", "name": "puller" } })
