@@ -15,9 +15,6 @@ pub enum Error {
         /// How long to wait before the next try.
         wait: Duration,
     },
-    /// A Secret could not be read to find its tokens again.
-    #[error("a Secret could not be read: {}", brief(.0))]
-    Recover(#[source] kube::Error),
     /// The object lacks uid or name, which no stored object does.
     #[error("the object has no uid")]
     NoUid,
@@ -28,13 +25,12 @@ pub enum Error {
 
 impl Error {
     /// Every word that [`Self::category`] gives.
-    pub const CATEGORIES: [&str; 4] = ["status", "recover", "no_uid", "died"];
+    pub const CATEGORIES: [&str; 3] = ["status", "no_uid", "died"];
 
     /// A bounded word for metric labels.
     pub const fn category(&self) -> &'static str {
         match self {
             Self::Status { .. } => "status",
-            Self::Recover(_) => "recover",
             Self::NoUid => "no_uid",
             Self::Died => "died",
         }

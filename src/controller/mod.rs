@@ -170,6 +170,14 @@ struct StatusRetry {
     status: EcrCredentialStatus,
 }
 
+impl CredentialState {
+    /// When to read Secrets to find tokens again, if there are any left to read.
+    fn recovers_at(&self) -> Option<tokio::time::Instant> {
+        let shared = self.recovery.next_pass().map(|next| next.at);
+        shared.into_iter().chain(self.tenants.recovers_at()).min()
+    }
+}
+
 /// A refresh on demand. It is kept when it is served until the status says so, or it would be served again.
 struct Requested {
     value: String,

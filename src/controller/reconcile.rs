@@ -88,6 +88,9 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
     if soon {
         outcome.requeue_after = outcome.requeue_after.min(SOON);
     }
+    if let Some(at) = state.recovers_at() {
+        outcome.requeue_after = outcome.requeue_after.min(at.saturating_duration_since(Instant::now()));
+    }
     reconciliation.report(outcome, &mut state).await
 }
 
@@ -143,13 +146,14 @@ impl TokensProgress {
 
     /// Every token is as new as it should be.
     fn are_fresh(&self) -> bool {
-        self.progress().all(|progress| progress.step.fresh)
+        !self.tenants.pending && self.progress().all(|progress| progress.step.fresh)
     }
 
     /// Every token is as new as it should be; of a namespace's own, as new as it can be: one that is denied must not make each
     /// restart renew all others.
     fn are_settled(&self) -> bool {
-        self.shared.step.fresh && self.tenants.progress().all(|progress| progress.step.settled)
+        let settled = !self.tenants.pending && self.tenants.progress().all(|progress| progress.step.settled);
+        self.shared.step.fresh && settled
     }
 }
 
@@ -175,7 +179,7 @@ impl Reconciliation<'_> {
         let token_specs =
             plan.token_specs().into_iter().filter(|token_spec| !token_spec.auth.is_each_targets()).collect();
         let shared = TokenGroup { token_specs: &token_specs, target: None, policy: &plan.refresh, seed: &self.uid.0 };
-        recover(self.ctx, self.uid, plan, &token_specs, self.status, state, self.ctx.clock.earliest()).await?;
+        recover(self.ctx, self.uid, plan, &token_specs, self.status, state, self.ctx.clock.earliest()).await;
         let begun = Instant::now();
         let tokens = self.tokens(&inputs, &shared, state).await;
         if let Some(left) = self.first_wait(&tokens.shared, state) {
@@ -219,7 +223,9 @@ impl Reconciliation<'_> {
         let now = self.ctx.clock.now();
         forget_without_caller(plan, state);
         let each = if plan.has_tenants() {
-            state.tenants.prepare(&self.tenant_context(inputs, &state.published), self.ctx.clock.earliest()).await
+            let shared_known = state.recovery.next_pass().is_none();
+            let context = self.tenant_context(inputs, &state.published);
+            state.tenants.prepare(&context, shared_known, self.ctx.clock.earliest()).await
         } else {
             state.tenants = Tenants::default();
             BTreeMap::new()

@@ -7,16 +7,16 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::error::Error;
 use super::secret_key::SecretKey;
-use super::tenant::{Tenant, TenantContext, own_token_specs};
+use super::tenant::{Tenant, TenantContext, TenantRecovery, own_token_specs};
 use super::tokens::{Keys, keys};
 use super::{Context, CredentialState};
 use crate::api::EcrCredentialStatus;
 use crate::api::registry::{AccountId, Host, Region};
 use crate::api::status::RegistryStatus;
+use crate::apply::Found;
 use crate::plan::outputs::{SecretPlan, is_of_one_host};
-use crate::plan::schedule::Life;
+use crate::plan::schedule::{Life, RetryPolicy};
 use crate::plan::{Hosts, Identity, Plan, RegistryPlan, Service, TokenKey, TokenSpec, Uid};
 use crate::secret::docker_config::Entries;
 use crate::secret::formats;
@@ -31,10 +31,10 @@ const MOST_READS: usize = 6;
 const MOST_OF_A_KIND: usize = 3;
 
 /// How long to wait before Secrets that could not be read are read again.
-const AGAIN: Duration = Duration::from_secs(60);
+const AGAIN: RetryPolicy = RetryPolicy { initial: Duration::from_secs(5), max: Duration::from_secs(60) };
 
-/// How long reading them again may take in all: tokens, writes and status wait for it.
-const AGAIN_WITHIN: Duration = Duration::from_secs(10);
+/// How long one pass may take in all: tokens, writes and status wait for it.
+pub(super) const PASS: Duration = Duration::from_secs(10);
 
 /// How far the tokens of the process before were found again.
 #[derive(Default)]
@@ -47,10 +47,32 @@ pub(super) enum Recovery {
         /// What is missing, and which Secrets were tried.
         search: Search,
         /// When to read Secrets again.
-        at: Instant,
+        next: NextPass,
     },
     /// There is no more to find.
     Done,
+}
+
+/// The time of the next pass, after some in which Secrets could not be read.
+#[derive(Clone, Copy)]
+pub(super) struct NextPass {
+    /// How many have failed so.
+    failures: u32,
+    /// When the next one begins.
+    pub(super) at: Instant,
+}
+
+impl NextPass {
+    /// The pass that follows one which has failed.
+    pub(super) fn after(failed: Option<Self>, policy: RetryPolicy, seed: &str) -> Self {
+        let failures = failed.map_or(0, |failed| failed.failures).saturating_add(1);
+        Self { failures, at: Instant::now() + policy.delay(failures, 1, seed) }
+    }
+
+    /// Whether it is time for it.
+    pub(super) fn is_due(&self) -> bool {
+        self.at <= Instant::now()
+    }
 }
 
 /// A search for tokens in our Secrets.
@@ -79,26 +101,32 @@ impl Search {
 }
 
 impl Recovery {
-    /// Begins to read Secrets, if it is time to: for what, and until when. Only the first pass may take its time. A later one first
-    /// sets the time of the next.
-    fn begin(&mut self, status: &EcrCredentialStatus) -> Option<(Search, Option<Instant>)> {
-        let now = Instant::now();
-        match self {
+    /// Takes the search, if it is time for a pass, and which pass it is unless it is the first. If the pass panics, none follows.
+    fn take(&mut self, status: &EcrCredentialStatus) -> Option<(Search, Option<NextPass>)> {
+        match std::mem::replace(self, Self::Done) {
             Self::Due => Some((Search { vouched: status.registries.clone(), ..Search::default() }, None)),
-            Self::Again { search, at } if *at <= now => {
-                *at = now + AGAIN;
-                Some((search.clone(), Some(now + AGAIN_WITHIN)))
+            Self::Again { search, next } if next.is_due() => Some((search, Some(next))),
+            waiting => {
+                *self = waiting;
+                None
             }
-            Self::Again { .. } | Self::Done => None,
+        }
+    }
+
+    /// The next pass, if Secrets could not be read and tokens are missing.
+    pub(super) const fn next_pass(&self) -> Option<&NextPass> {
+        match self {
+            Self::Again { next, .. } => Some(next),
+            Self::Due | Self::Done => None,
         }
     }
 }
 
-/// Reads one of our Secrets and takes from it every token whose hash the status vouches for. A Secret alone is not
+/// Reads some of our Secrets and takes from them every token whose hash the status vouches for. A Secret alone is not
 /// believed: whoever can edit Secrets in one namespace must not be able to spread a login of theirs to all others.
 ///
-/// # Errors
-/// The first pass got no answer from the API server. Later passes give no error.
+/// A pass ends in time whatever the API server does, and fails nobody. What it has not found is requested from AWS like any other
+/// missing token, and searched for in later passes as long as AWS has not issued it.
 pub(super) async fn recover(
     ctx: &Context,
     uid: &Uid,
@@ -107,8 +135,9 @@ pub(super) async fn recover(
     status: &EcrCredentialStatus,
     state: &mut CredentialState,
     now: Timestamp,
-) -> Result<(), Error> {
-    let Some((mut search, deadline)) = state.recovery.begin(status) else { return Ok(()) };
+) {
+    let Some((mut search, pass)) = state.recovery.take(status) else { return };
+    let deadline = Instant::now() + PASS;
     let keys = Resolved(keys(ctx, token_specs, None));
     let vouches = |r: &RegistryStatus| r.token_hash.is_some() || r.auth_hash.is_some();
     search.vouched.retain(|r| vouches(r) && life(r).is_some_and(|life| life.is_valid(now)));
@@ -122,46 +151,45 @@ pub(super) async fn recover(
     .into_iter();
     while let Some(key) = candidates.next() {
         let (name, namespace) = &key;
-        let found = match within(deadline, ctx.writer.read(namespace, name)).await {
-            Some(Ok(found)) => found,
-            Some(Err(error)) if deadline.is_none() && !matches!(error, kube::Error::Api(_)) => {
-                return Err(Error::Recover(error));
+        match read(ctx, namespace, name, deadline).await {
+            Ok(found) => {
+                search.entries.extend(found.iter().flat_map(|found| formats::parse(&found.data, host_of(plan, name))));
+                search.read.insert(key);
             }
-            // One namespace that cannot be read must not hold up all others; there are more to ask.
-            Some(Err(error)) => {
-                tracing::warn!(%namespace, secret = %name, %error, "a Secret could not be read");
+            // One Secret that cannot be read must not hold up all others; there are more to read.
+            Err(Unread) if Instant::now() < deadline => {
                 search.unread.push(key);
                 continue;
             }
-            None => {
-                tracing::warn!(%namespace, secret = %name, "a Secret could not be read in time");
+            Err(Unread) => {
                 // The one that took so long is tried last.
                 search.unread.splice(0..0, candidates.by_ref());
                 search.unread.push(key);
                 break;
             }
-        };
-        if let Some(found) = found {
-            search.entries.extend(formats::parse(&found.data, host_of(plan, name)));
         }
-        search.read.insert(key);
         let Search { vouched, entries, .. } = &mut search;
         vouched.retain(|r| !take(ctx, plan, &keys, r, entries, state) && is_missing(plan, token_specs, r, state));
         if search.vouched.is_empty() {
             break;
         }
     }
-    let again = !search.unread.is_empty() && !search.vouched.is_empty();
-    state.recovery = if again { Recovery::Again { search, at: Instant::now() + AGAIN } } else { Recovery::Done };
-    Ok(())
+    if !search.unread.is_empty() && !search.vouched.is_empty() {
+        state.recovery = Recovery::Again { search, next: NextPass::after(pass, AGAIN, &uid.0) };
+    }
 }
 
-/// What a call gives until then.
-async fn within<T>(deadline: Option<Instant>, call: impl Future<Output = T>) -> Option<T> {
-    match deadline {
-        Some(deadline) => tokio::time::timeout_at(deadline, call).await.ok(),
-        None => Some(call.await),
+/// A Secret could not be read in time. The log says why.
+struct Unread;
+
+/// Reads one of our Secrets; none if it is gone.
+async fn read(ctx: &Context, namespace: &str, name: &str, deadline: Instant) -> Result<Option<Found>, Unread> {
+    match tokio::time::timeout_at(deadline, ctx.writer.read(namespace, name)).await {
+        Ok(Ok(found)) => return Ok(found),
+        Ok(Err(error)) => tracing::warn!(%namespace, secret = %name, %error, "a Secret could not be read"),
+        Err(_) => tracing::warn!(%namespace, secret = %name, "a Secret could not be read in time"),
     }
+    Err(Unread)
 }
 
 /// Whether a token is missing that may be the one which the status vouches for. Where no token was, none is searched for.
@@ -312,46 +340,67 @@ pub(super) fn auth_hash(token_spec: &TokenSpec, logins: &[(Host, &DockerAuth)]) 
     )
 }
 
+/// Whether a namespace that has an identity of its own has a Secret that may hold its tokens.
+pub(super) fn may_recover(context: &TenantContext<'_>, namespace: &Arc<str>, now: Timestamp) -> bool {
+    context.plan.secrets().any(|secret| own_record(context, secret, namespace, now).is_some())
+}
+
+/// The record of one Secret, if it is ours and not expired.
+fn own_record(
+    context: &TenantContext<'_>,
+    secret: &SecretPlan,
+    namespace: &Arc<str>,
+    now: Timestamp,
+) -> Option<Arc<SecretRecord>> {
+    let record = context.ctx.shared.state.lock().record(&secret.name, namespace).cloned()?;
+    (record.owner.as_ref() == Some(context.uid) && record.expires_at.is_some_and(|at| at > now)).then_some(record)
+}
+
 /// Reads the Secrets of a namespace that has an identity of its own, and takes the tokens of each that is just as we would write
-/// it with them. A login forged by a tenant would go nowhere but where it came from.
+/// it with them. A login forged by a tenant would go nowhere but where it came from. `shared_known`: what all namespaces share, which
+/// is in the Secret as well, is not searched for any more.
 pub(super) async fn recover_tenant(
     context: &TenantContext<'_>,
     namespace: &Arc<str>,
     tenant: &mut Tenant,
+    shared_known: bool,
+    deadline: Instant,
     now: Timestamp,
 ) {
-    tenant.recovered = true;
+    tenant.recovery = TenantRecovery::Done;
+    let begun = Instant::now();
     let token_specs = own_token_specs(context.plan);
+    let mut unread = false;
     // A Secret of one host says of its token alone how old it is, one of several hosts of all of them together.
     let (single, several): (Vec<_>, Vec<_>) = context.plan.secrets().partition(|secret| secret.host.is_some());
     for secret in single.into_iter().chain(several) {
         if token_specs.iter().all(|token_spec| tenant.published.contains_key(*token_spec)) {
             return;
         }
-        recover_from(context, secret, namespace, tenant, now).await;
+        match recover_from(context, secret, namespace, tenant, deadline, now).await {
+            Ok(as_expected) => unread |= !as_expected && !shared_known,
+            Err(Unread) => unread = true,
+        }
+    }
+    if unread && token_specs.iter().any(|token_spec| !tenant.published.contains_key(*token_spec)) {
+        tenant.recovery = TenantRecovery::Unread(begun);
     }
 }
 
+/// Returns whether the Secret is as we would write it, or nothing is to be taken from it.
 async fn recover_from(
     context: &TenantContext<'_>,
     secret: &SecretPlan,
     namespace: &Arc<str>,
     tenant: &mut Tenant,
+    deadline: Instant,
     now: Timestamp,
-) {
-    let TenantContext { ctx, uid, plan, .. } = context;
-    let record = ctx.shared.state.lock().record(&secret.name, namespace).cloned();
-    let Some(record) = record.filter(|record| record.owner.as_ref() == Some(uid)) else { return };
-    let Some(expires_at) = record.expires_at.filter(|at| *at > now) else { return };
-    let found = match ctx.writer.read(namespace, &secret.name).await {
-        Ok(Some(found)) => found,
-        Ok(None) => return,
-        Err(error) => {
-            tracing::warn!(%namespace, %error, "a Secret could not be read");
-            return;
-        }
-    };
-    let Some(issued_at) = found.refreshed_at else { return };
+) -> Result<bool, Unread> {
+    let TenantContext { ctx, plan, .. } = context;
+    let Some(record) = own_record(context, secret, namespace, now) else { return Ok(true) };
+    let Some(expires_at) = record.expires_at else { return Ok(true) };
+    let Some(found) = read(ctx, namespace, &secret.name, deadline).await? else { return Ok(true) };
+    let Some(issued_at) = found.refreshed_at else { return Ok(true) };
     let entries = formats::parse(&found.data, secret.host.as_ref());
     let keys = Resolved(keys(ctx, &own_token_specs(plan), Some((&**namespace, tenant.namespace_uid))));
     let before = tenant.published.clone();
@@ -373,9 +422,11 @@ async fn recover_from(
     }
     let as_found = secret::bundle(plan, context.owner, &tenant.with(context.shared), context.included, now);
     let expected = as_found.ok().and_then(|bundle| bundle.get(&secret.name).map(|desired| desired.digest));
-    if expected != Some(record.digest) {
+    let as_expected = expected == Some(record.digest);
+    if !as_expected {
         tenant.published = before;
     }
+    Ok(as_expected)
 }
 
 /// The hosts of a registry in a Secret: as the spec names them, or those of the one account that has them all.

@@ -186,10 +186,11 @@ impl WatchObserver for Nobody {
     fn skipped(&self, _: &'static str, _: usize) {}
 }
 
-/// An EcrCredential `x` for the Secret `pull` in the namespaces `a` to `d`, in which there is a ServiceAccount `puller`.
+/// An EcrCredential `x` for the Secret `pull` in some namespaces, in which there is a ServiceAccount `puller`.
 pub(super) struct Stage {
     pub(super) ctx: Context,
     pub(super) server: Server,
+    pub(super) object: EcrCredential,
     pub(super) plan: Plan,
     pub(super) uid: Uid,
     pub(super) owner: Owner,
@@ -200,8 +201,13 @@ pub(super) struct Stage {
 pub(super) const NAMESPACES: [&str; 4] = ["a", "b", "c", "d"];
 
 impl Stage {
-    /// With these registries.
+    /// With these registries, in the namespaces `a` to `d`.
     pub(super) fn new(registries: Value) -> Self {
+        Self::of(registries, &NAMESPACES)
+    }
+
+    /// With these registries, in these namespaces.
+    pub(super) fn of(registries: Value, namespaces: &[&str]) -> Self {
         let allowed = AllowedIdentities {
             accounts: BTreeSet::from([AccountScope { namespace: None, name: "puller".into() }]),
             ..AllowedIdentities::default()
@@ -211,11 +217,11 @@ impl Stage {
         let object: EcrCredential = serde_json::from_value(json!({
             "apiVersion": "pullsecrets.dev/v1alpha1", "kind": "EcrCredential",
             "metadata": { "name": "x", "uid": "x", "generation": 1 },
-            "spec": { "registries": registries, "namespaces": { "names": NAMESPACES }, "secret": { "name": "pull" } },
+            "spec": { "registries": registries, "namespaces": { "names": namespaces }, "secret": { "name": "pull" } },
         }))
         .unwrap();
         let mut cluster = ClusterState::new(SelectorIndex::default(), References::new(allowed));
-        for namespace in NAMESPACES {
+        for &namespace in namespaces {
             cluster.set_namespace(namespace, NamespaceUid::of(namespace, None), &BTreeMap::new(), false);
             let role = Some(format!("arn:aws:iam::{ACCOUNT}:role/{namespace}"));
             let record = AccountRecord { uid: namespace.into(), created: at(NOW), role, audience: None };

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::Context;
 use super::tokens::Progress;
@@ -29,8 +30,20 @@ pub(super) struct Tenant {
     /// Which of the namespaces that had this name.
     pub(super) namespace_uid: NamespaceUid,
     pub(super) published: Published,
-    pub(super) recovered: bool,
+    pub(super) recovery: TenantRecovery,
     pub(super) made: Option<Made>,
+}
+
+/// How far the tokens of a namespace were found again after a restart. The order is that in which namespaces are tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum TenantRecovery {
+    /// Nothing was read yet.
+    #[default]
+    Due,
+    /// A Secret could not be read then, and a token is missing.
+    Unread(Instant),
+    /// There is no more to find.
+    Done,
 }
 
 /// A Secret's content as it was made last. To make it is most of the work of a reconciliation where there are thousands.
@@ -42,6 +55,17 @@ pub(super) struct Made {
     desired: Bundle,
     /// Why a registry lacks a host in it.
     taken: Option<SpecError>,
+}
+
+impl TenantRecovery {
+    /// Whether a Secret is to be read in this pass, which may be one that reads `again` what could not be read.
+    pub(super) const fn is_due(self, again: bool) -> bool {
+        match self {
+            Self::Due => true,
+            Self::Unread(_) => again,
+            Self::Done => false,
+        }
+    }
 }
 
 impl Tenant {

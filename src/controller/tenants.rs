@@ -2,23 +2,28 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use k8s_openapi::jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::Context;
 use super::desired_secrets::{DesiredSecrets, NamespaceSecrets};
-use super::recover::recover_tenant;
-use super::tenant::{Tenant, TenantContext, own_token_specs};
+use super::recover::{NextPass, PASS, may_recover, recover_tenant};
+use super::tenant::{Tenant, TenantContext, TenantRecovery, own_token_specs};
 use super::tokens::{Keys, Progress, TokenGroup, keys};
 use crate::api::status::Reason;
 use crate::plan::refresh::Demand;
-use crate::plan::schedule::Life;
+use crate::plan::schedule::{Life, RetryPolicy};
 use crate::plan::{RegistryPlan, SpecError, TokenSpec, Uid};
 use crate::secret::{Bundle, Published};
 
 /// How many Secrets are read at a time to find tokens again after a restart.
 const READS: usize = 16;
+
+/// How long to wait before Secrets that could not be read are read again. There may be thousands.
+const AGAIN: RetryPolicy = RetryPolicy { initial: Duration::from_secs(5), max: Duration::from_secs(300) };
 
 /// What is remembered of all of them.
 #[derive(Default)]
@@ -26,12 +31,16 @@ pub(super) struct Tenants {
     each: HashMap<Arc<str>, Tenant>,
     /// Counts the changes of what all namespaces share.
     version: u64,
+    /// When Secrets that could not be read are read again. One time for all: each pass holds up a reconciliation.
+    next_pass: Option<NextPass>,
 }
 
 /// What has become of all of them in one reconciliation.
 #[derive(Default)]
 pub(super) struct TenantsProgress {
     each: BTreeMap<Arc<str>, Progress>,
+    /// Whether there was no time yet to find the tokens of some namespaces again. Nothing was requested for them.
+    pub(super) pending: bool,
 }
 
 impl Tenants {
@@ -54,8 +63,14 @@ impl Tenants {
         self.each.iter().filter_map(due).min()
     }
 
-    /// Goes through all target namespaces: finds tokens again after a restart, and says what each needs.
-    pub(super) async fn prepare(&mut self, context: &TenantContext<'_>, now: Timestamp) -> BTreeMap<Arc<str>, Keys> {
+    /// Goes through all target namespaces: finds tokens again after a restart, and says what each needs. Those for which there was
+    /// no time yet are left out: their Secrets most likely hold their tokens.
+    pub(super) async fn prepare(
+        &mut self,
+        context: &TenantContext<'_>,
+        shared_known: bool,
+        now: Timestamp,
+    ) -> BTreeMap<Arc<str>, Keys> {
         let TenantContext { ctx, uid, plan, .. } = context;
         let targets = ctx.shared.state.lock().own_targets(uid);
         // A namespace that was deleted and made again is another tenant.
@@ -64,12 +79,12 @@ impl Tenants {
             let tenant = || Tenant { namespace_uid: *namespace_uid, ..Tenant::default() };
             self.each.entry(namespace.clone()).or_insert_with(tenant);
         }
-        self.recover(context, now).await;
+        self.recover(context, shared_known, now).await;
         let token_specs = own_token_specs(plan);
         let keys = |(namespace, tenant): (&Arc<str>, &Tenant)| {
             (namespace.clone(), keys(ctx, &token_specs, Some((&**namespace, tenant.namespace_uid))))
         };
-        self.each.iter().map(keys).collect()
+        self.each.iter().filter(|(_, tenant)| tenant.recovery != TenantRecovery::Due).map(keys).collect()
     }
 
     /// Asks for what is due, publishes what has come.
@@ -84,7 +99,10 @@ impl Tenants {
         let token_specs = own_token_specs(plan);
         let mut all = TenantsProgress::default();
         for (namespace, tenant) in &mut self.each {
-            let Some(keys) = keys.remove(namespace) else { continue };
+            let Some(keys) = keys.remove(namespace) else {
+                all.pending = true;
+                continue;
+            };
             let seed = seed(uid, namespace);
             let target = Some((&**namespace, tenant.namespace_uid));
             let group = TokenGroup { token_specs: &token_specs, target, policy: &plan.refresh, seed: &seed };
@@ -97,11 +115,35 @@ impl Tenants {
         all
     }
 
-    async fn recover(&mut self, context: &TenantContext<'_>, now: Timestamp) {
-        let unread = self.each.iter_mut().filter(|(_, tenant)| !tenant.recovered);
-        stream::iter(unread)
-            .for_each_concurrent(READS, |(namespace, tenant)| recover_tenant(context, namespace, tenant, now))
-            .await;
+    /// When to read Secrets to find tokens again, if there are any left to read.
+    pub(super) fn recovers_at(&self) -> Option<Instant> {
+        let is_due = |tenant: &Tenant| tenant.recovery == TenantRecovery::Due;
+        if self.each.values().any(is_due) { Some(Instant::now()) } else { self.next_pass.map(|next| next.at) }
+    }
+
+    async fn recover(&mut self, context: &TenantContext<'_>, shared_known: bool, now: Timestamp) {
+        let deadline = Instant::now() + PASS;
+        let again = self.next_pass.take_if(|next| next.is_due());
+        let mut due: Vec<_> =
+            self.each.iter_mut().filter(|(_, tenant)| tenant.recovery.is_due(again.is_some())).collect();
+        // Where there is nothing to read, nobody waits for the reads of others.
+        due.retain_mut(|(namespace, tenant)| {
+            let may_recover = may_recover(context, namespace, now);
+            if !may_recover {
+                tenant.recovery = TenantRecovery::Done;
+            }
+            may_recover
+        });
+        due.sort_by_key(|(_, tenant)| tenant.recovery);
+        let read = |(namespace, tenant)| async move {
+            if Instant::now() < deadline {
+                recover_tenant(context, namespace, tenant, shared_known, deadline, now).await;
+            }
+        };
+        stream::iter(due).for_each_concurrent(READS, read).await;
+        let unread = self.each.values().any(|tenant| matches!(tenant.recovery, TenantRecovery::Unread(_)));
+        let next = || self.next_pass.unwrap_or_else(|| NextPass::after(again, AGAIN, &context.uid.0));
+        self.next_pass = unread.then(next);
     }
 
     /// What each namespace should hold.

@@ -1,9 +1,12 @@
 //! What a restarted process takes out of its Secrets, and from whom it takes nothing.
 
+use kube::runtime::controller::Action;
 use serde_json::json;
 
+use super::super::reconcile::reconcile;
 use super::super::stage::{ACCOUNT, HOUR, NAMESPACES, NOW, Stage, at, refusal, token};
 use super::*;
+use crate::api::EcrCredential;
 use crate::apply::Writer;
 
 const HOST: &str = "111122223333.dkr.ecr.eu-west-1.amazonaws.com";
@@ -39,15 +42,11 @@ fn secrets(stage: &Stage, passwords: &[(&str, &str)]) {
 }
 
 /// The passwords that are published afterwards.
-async fn recovered(
-    stage: &Stage,
-    status: &EcrCredentialStatus,
-    state: &mut CredentialState,
-) -> Result<Vec<String>, Error> {
+async fn recovered(stage: &Stage, status: &EcrCredentialStatus, state: &mut CredentialState) -> Vec<String> {
     let token_specs = stage.plan.token_specs().into_iter().collect();
-    recover(&stage.ctx, &stage.uid, &stage.plan, &token_specs, status, state, at(NOW)).await?;
+    recover(&stage.ctx, &stage.uid, &stage.plan, &token_specs, status, state, at(NOW)).await;
     let auths = state.published.values().map(|token| token.tokens[0].auth.expose().to_owned());
-    Ok(auths.collect())
+    auths.collect()
 }
 
 fn auth(password: &str) -> String {
@@ -64,7 +63,7 @@ async fn a_token_that_the_status_vouches_for_is_taken_and_one_that_it_does_not_i
         let stage = stage();
         secrets(&stage, &[("a", in_secret)]);
         let status = status(&stage, told, expires);
-        let found = recovered(&stage, &status, &mut CredentialState::default()).await.unwrap();
+        let found = recovered(&stage, &status, &mut CredentialState::default()).await;
         assert_eq!(found, expected, "{what}");
     }
 }
@@ -82,7 +81,7 @@ async fn one_secret_that_cannot_be_read_or_was_forged_holds_up_nobody() {
     }
     let status = status(&stage, "good", NOW + HOUR);
     let mut state = CredentialState::default();
-    assert_eq!(recovered(&stage, &status, &mut state).await.unwrap(), Vec::<String>::new());
+    assert_eq!(recovered(&stage, &status, &mut state).await, Vec::<String>::new());
     // Those that cannot be read are the first that are asked.
     let of_a_kind = stage.server.asked("/secrets/pull");
     assert_eq!(of_a_kind, MOST_OF_A_KIND, "they are all of one content");
@@ -91,7 +90,7 @@ async fn one_secret_that_cannot_be_read_or_was_forged_holds_up_nobody() {
     for namespace in ["c", "d"] {
         other.server.answers(&path(namespace), 403, refusal(403, "no"));
     }
-    assert_eq!(recovered(&other, &status, &mut CredentialState::default()).await.unwrap(), [auth("good")]);
+    assert_eq!(recovered(&other, &status, &mut CredentialState::default()).await, [auth("good")]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -102,44 +101,56 @@ async fn what_could_not_be_read_is_read_again_after_a_while_for_what_the_status_
     let good = stage.server.answer(path);
     stage.server.answers(path, 500, refusal(500, "no"));
     let (vouching, mut state) = (status(&stage, "good", NOW + HOUR), CredentialState::default());
-    assert_eq!(recovered(&stage, &vouching, &mut state).await.unwrap(), Vec::<String>::new());
+    assert_eq!(recovered(&stage, &vouching, &mut state).await, Vec::<String>::new());
     // The status that was written meanwhile has no token to vouch for.
     let empty = EcrCredentialStatus::default();
-    assert_eq!(recovered(&stage, &empty, &mut state).await.unwrap(), Vec::<String>::new());
+    assert_eq!(recovered(&stage, &empty, &mut state).await, Vec::<String>::new());
     assert_eq!(stage.server.asked("/secrets/pull"), 1, "not at once");
     stage.server.answers(path, 200, good);
-    tokio::time::advance(AGAIN).await;
-    assert_eq!(recovered(&stage, &empty, &mut state).await.unwrap(), [auth("good")]);
-    tokio::time::advance(AGAIN).await;
-    recovered(&stage, &empty, &mut state).await.unwrap();
+    tokio::time::advance(AGAIN.max).await;
+    assert_eq!(recovered(&stage, &empty, &mut state).await, [auth("good")]);
+    tokio::time::advance(AGAIN.max).await;
+    recovered(&stage, &empty, &mut state).await;
     assert_eq!(stage.server.asked("/secrets/pull"), 2, "never again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn reading_again_holds_up_no_reconciliation() {
+async fn no_pass_holds_up_a_reconciliation() {
     // A read that fails without an answer of the API server, and one that nothing else ends in time.
     for timeout in [1, 65] {
         let mut stage = stage();
         stage.ctx.writer = Writer::new(stage.server.client(), 4, Duration::from_secs(timeout));
         secrets(&stage, &[("a", "good")]);
-        let path = "/api/v1/namespaces/a/secrets/pull";
-        let good = stage.server.answer(path);
-        stage.server.answers(path, 500, refusal(500, "no"));
         let (status, mut state) = (status(&stage, "good", NOW + HOUR), CredentialState::default());
-        recovered(&stage, &status, &mut state).await.unwrap();
         let held = stage.server.hold().await;
-        tokio::time::advance(AGAIN).await;
-        for _ in 0..2 {
-            let limit = Duration::from_secs(15);
-            let found = tokio::time::timeout(limit, recovered(&stage, &status, &mut state)).await;
-            assert_eq!(found.expect("in time").expect("no error"), Vec::<String>::new(), "timeout of {timeout} s");
+        for pass in 1..=3 {
+            for _ in 0..2 {
+                let limit = Duration::from_secs(15);
+                let found = tokio::time::timeout(limit, recovered(&stage, &status, &mut state)).await;
+                assert_eq!(found.expect("in time"), Vec::<String>::new(), "pass {pass}, timeout of {timeout} s");
+            }
+            assert_eq!(stage.server.asked("/secrets/pull"), pass, "not at once, timeout of {timeout} s");
+            tokio::time::advance(AGAIN.max).await;
         }
-        assert_eq!(stage.server.asked("/secrets/pull"), 2, "not at once, timeout of {timeout} s");
         drop(held);
-        stage.server.answers(path, 200, good);
-        tokio::time::advance(AGAIN).await;
-        assert_eq!(recovered(&stage, &status, &mut state).await.unwrap(), [auth("good")], "timeout of {timeout} s");
+        assert_eq!(recovered(&stage, &status, &mut state).await, [auth("good")], "timeout of {timeout} s");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_pass_waits_for_no_event() {
+    let stage = stage();
+    secrets(&stage, &[("a", "good")]);
+    stage.server.answers("/api/v1/namespaces/a/secrets/pull", 500, refusal(500, "no"));
+    stage.server.answers("/apis/pullsecrets.dev/v1alpha1/ecrcredentials/x/status", 200, json!({ "metadata": {} }));
+    let status = Some(status(&stage, "good", NOW + HOUR));
+    let object = Arc::new(EcrCredential { status, ..stage.object.clone() });
+    let ctx = Arc::new(stage.ctx);
+    let action = reconcile(object, ctx.clone()).await.unwrap();
+    let state = ctx.credential_state(&stage.uid);
+    let at = state.lock().await.recovers_at().unwrap();
+    assert!(at - Instant::now() <= AGAIN.initial);
+    assert_eq!(action, Action::requeue(at - Instant::now()));
 }
 
 #[tokio::test]
@@ -155,7 +166,7 @@ async fn a_token_that_the_status_does_not_vouch_for_is_not_searched_for() {
         stage.server.answers(&path(refused), 403, refusal(403, "no"));
         stage.server.answers(&path(readable), 200, good.clone());
         let (status, mut state) = (status(&stage, "good", NOW + HOUR), CredentialState::default());
-        assert_eq!(recovered(&stage, &status, &mut state).await.unwrap(), [auth("good")]);
+        assert_eq!(recovered(&stage, &status, &mut state).await, [auth("good")]);
         assert!(matches!(state.recovery, Recovery::Done), "{refused} is refused");
     }
 }
@@ -170,11 +181,11 @@ async fn each_pass_reads_the_secrets_that_were_not_tried_before() {
         stage.server.answers(&path(namespace), 403, refusal(403, "no"));
     }
     let (status, mut state) = (status(&stage, "good", NOW + HOUR), CredentialState::default());
-    assert_eq!(recovered(&stage, &status, &mut state).await.unwrap(), Vec::<String>::new());
+    assert_eq!(recovered(&stage, &status, &mut state).await, Vec::<String>::new());
     let untried = NAMESPACES.into_iter().find(|namespace| stage.server.asked(&path(namespace)) == 0).unwrap();
     stage.server.answers(&path(untried), 200, good);
-    tokio::time::advance(AGAIN).await;
-    assert_eq!(recovered(&stage, &status, &mut state).await.unwrap(), [auth("good")]);
+    tokio::time::advance(AGAIN.max).await;
+    assert_eq!(recovered(&stage, &status, &mut state).await, [auth("good")]);
 }
 
 #[tokio::test]
@@ -185,7 +196,7 @@ async fn the_secrets_are_read_once() {
         secrets(&stage, &[("a", found)]);
         let (status, mut state) = (status(&stage, "good", NOW + HOUR), CredentialState::default());
         for _ in 0..3 {
-            recovered(&stage, &status, &mut state).await.unwrap();
+            recovered(&stage, &status, &mut state).await;
         }
         assert_eq!(stage.server.asked("/secrets/pull"), 1, "{found}");
     }

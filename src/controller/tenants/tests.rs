@@ -1,18 +1,23 @@
 //! What is kept of each namespace that has an identity of its own, and for how long.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::json;
 
-use super::super::stage::{HOUR, NOW, Stage, at, token};
+use super::super::stage::{HOUR, NAMESPACES, NOW, Stage, at, refusal, token};
 use super::*;
 use crate::plan::Identity;
 use crate::plan::namespaces::NamespaceUid;
 use crate::secret::include::Included;
 
 fn stage() -> Stage {
+    stage_of(&NAMESPACES)
+}
+
+fn stage_of(namespaces: &[&str]) -> Stage {
     let each = json!({ "serviceAccount": { "fromTargetNamespace": "puller" } });
-    Stage::new(json!([{ "private": {}, "auth": each }, { "public": {} }]))
+    Stage::of(json!([{ "private": {}, "auth": each }, { "public": {} }]), namespaces)
 }
 
 fn context<'a>(stage: &'a Stage, shared: &'a Published) -> TenantContext<'a> {
@@ -32,7 +37,7 @@ fn identity(stage: &Stage, namespace: &str) -> Identity {
 fn tenant(stage: &Stage, namespace: &str, password: &str, expires: i64) -> Tenant {
     let token_spec = (*own_token_specs(&stage.plan).first().unwrap()).clone();
     let published = [(token_spec, token(password, expires, &identity(stage, namespace)))].into();
-    Tenant { namespace_uid: NamespaceUid::of(namespace, None), published, recovered: true, made: None }
+    Tenant { namespace_uid: NamespaceUid::of(namespace, None), published, recovery: TenantRecovery::Done, made: None }
 }
 
 fn hosts(tenant: &mut Tenant, context: &TenantContext<'_>, version: u64, now: i64) -> Option<usize> {
@@ -65,11 +70,14 @@ async fn a_namespace_that_was_made_again_is_another_tenant() {
     let none = Published::new();
     let mut tenants = Tenants::default();
     for namespace in ["a", "b", "gone"] {
-        tenants.each.insert(namespace.into(), Tenant { recovered: true, ..tenant(&stage, "a", "p", NOW + HOUR) });
+        tenants.each.insert(
+            namespace.into(),
+            Tenant { recovery: TenantRecovery::Done, ..tenant(&stage, "a", "p", NOW + HOUR) },
+        );
     }
     // `a` is the one that it was, `b` has another uid than its tokens, `gone` is not there any more.
     let context = context(&stage, &none);
-    drop(tenants.prepare(&context, at(NOW)).await);
+    drop(tenants.prepare(&context, true, at(NOW)).await);
     let with_tokens: Vec<_> =
         tenants.each.iter().filter(|(_, t)| !t.published.is_empty()).map(|(ns, _)| &**ns).collect();
     assert_eq!(with_tokens, ["a"]);
@@ -98,10 +106,108 @@ async fn of_a_tenants_secret_only_what_we_would_write_is_taken() {
             context.uid = &other;
         }
         let mut tenant = Tenant { namespace_uid: NamespaceUid::of("a", None), ..Tenant::default() };
-        recover_tenant(&context, &"a".into(), &mut tenant, at(NOW)).await;
+        recover_tenant(&context, &"a".into(), &mut tenant, true, Instant::now() + PASS, at(NOW)).await;
         assert_eq!(!tenant.published.is_empty(), taken, "{what}");
-        assert!(tenant.recovered, "{what}");
+        assert_eq!(tenant.recovery, TenantRecovery::Done, "{what}");
     }
+}
+
+/// The namespaces whose Secret can be read and has a token that is valid.
+fn with_secrets(stage: &Stage, namespaces: &[&str]) {
+    for namespace in namespaces {
+        let desired = stage.desired(&tenant(stage, namespace, "p", NOW + HOUR).published);
+        stage.server.has_secret(namespace, &desired);
+        stage.sees(namespace, desired.digest, NOW + HOUR);
+    }
+}
+
+/// The namespaces whose tokens are known.
+fn recovered(tenants: &Tenants) -> Vec<&str> {
+    let known = tenants.each.iter().filter(|(_, tenant)| !tenant.published.is_empty());
+    let mut known: Vec<&str> = known.map(|(namespace, _)| &**namespace).collect();
+    known.sort_unstable();
+    known
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenants_secret_that_could_not_be_read_is_read_again_after_a_while() {
+    let stage = stage();
+    with_secrets(&stage, &["a", "b"]);
+    let path = "/api/v1/namespaces/a/secrets/pull";
+    let good = stage.server.answer(path);
+    stage.server.answers(path, 500, refusal(500, "no"));
+    let (none, mut tenants) = (Published::new(), Tenants::default());
+    let context = context(&stage, &none);
+    for _ in 0..2 {
+        drop(tenants.prepare(&context, true, at(NOW)).await);
+        assert_eq!(recovered(&tenants), ["b"]);
+    }
+    assert_eq!(stage.server.asked(path), 1, "not at once");
+    stage.server.answers(path, 200, good);
+    for _ in 0..2 {
+        tokio::time::advance(AGAIN.max).await;
+        drop(tenants.prepare(&context, true, at(NOW)).await);
+        assert_eq!(recovered(&tenants), ["a", "b"]);
+    }
+    assert_eq!(stage.server.asked("/secrets/pull"), 3, "never again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenants_secret_whose_read_gets_no_answer_holds_up_no_reconciliation() {
+    let stage = stage();
+    with_secrets(&stage, &["a", "b"]);
+    let (none, mut tenants) = (Published::new(), Tenants::default());
+    let context = context(&stage, &none);
+    let held = stage.server.hold().await;
+    for _ in 0..3 {
+        let prepared = tokio::time::timeout(Duration::from_secs(15), tenants.prepare(&context, true, at(NOW))).await;
+        assert_eq!(prepared.expect("in time").len(), NAMESPACES.len());
+        tokio::time::advance(AGAIN.max).await;
+    }
+    drop(held);
+    drop(tenants.prepare(&context, true, at(NOW)).await);
+    assert_eq!(recovered(&tenants), ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_for_which_there_was_no_time_yet_requests_no_token_and_is_next() {
+    let namespaces: Vec<String> = (0..READS + 4).map(|number| format!("n{number:02}")).collect();
+    let namespaces: Vec<&str> = namespaces.iter().map(String::as_str).collect();
+    let stage = stage_of(&namespaces);
+    let (new, old) = namespaces.split_first().unwrap();
+    with_secrets(&stage, old);
+    let (none, mut tenants) = (Published::new(), Tenants::default());
+    let context = context(&stage, &none);
+    let held = stage.server.hold().await;
+    let keys = tenants.prepare(&context, true, at(NOW)).await;
+    assert!(keys.contains_key(*new), "it has no Secret, so it waits for nobody");
+    assert_eq!(keys.len(), READS + 1, "those that were tried, and that one");
+    assert!(tenants.advance(&context, keys, None, at(NOW)).pending);
+    assert_eq!(tenants.recovers_at(), Some(Instant::now()));
+    drop(held);
+    let keys = tenants.prepare(&context, true, at(NOW)).await;
+    assert_eq!((keys.len(), recovered(&tenants).len()), (namespaces.len(), old.len() - READS));
+    assert!(!tenants.advance(&context, keys, None, at(NOW)).pending);
+    tokio::time::advance(AGAIN.max).await;
+    drop(tenants.prepare(&context, true, at(NOW)).await);
+    assert_eq!(recovered(&tenants), old);
+    assert_eq!(tenants.recovers_at(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenants_secret_with_a_token_of_all_namespaces_is_read_again_after_that_token_was_found() {
+    let stage = stage();
+    let public = stage.plan.registries[1].token_specs[0].clone();
+    let shared = [(public, token("q", NOW + 9 * HOUR, &Identity::operator()))].into();
+    let desired = stage.desired(&tenant(&stage, "a", "p", NOW + HOUR).with(&shared));
+    stage.server.has_secret("a", &desired);
+    stage.sees("a", desired.digest, NOW + HOUR);
+    let (none, mut tenants) = (Published::new(), Tenants::default());
+    drop(tenants.prepare(&context(&stage, &none), false, at(NOW)).await);
+    assert!(recovered(&tenants).is_empty());
+    tokio::time::advance(AGAIN.max).await;
+    drop(tenants.prepare(&context(&stage, &shared), true, at(NOW)).await);
+    assert_eq!(recovered(&tenants), ["a"]);
 }
 
 #[tokio::test]
@@ -115,7 +221,7 @@ async fn a_share_says_what_it_lacks_and_whether_its_identity_is_that_of_now() {
     // Its token was fetched by the identity of another.
     let stolen = tenant(&stage, "a", "p", NOW + HOUR);
     tenants.each.insert("c".into(), Tenant { namespace_uid: NamespaceUid::of("c", None), ..stolen });
-    let keys = tenants.prepare(&context, at(NOW)).await;
+    let keys = tenants.prepare(&context, true, at(NOW)).await;
     let progress = tenants.advance(&context, keys, None, at(NOW));
     let DesiredSecrets::Each(shares) = tenants.content(&context, &progress) else { panic!("each has its own") };
     let seen = ["a", "b", "c"].map(|namespace| (shares[namespace].lacks.is_none(), shares[namespace].current));
