@@ -167,7 +167,7 @@ impl Diff<'_> {
         times: Times,
     ) -> Result<Option<DueWrite>, Superseded> {
         let mut assessment = self.assess(state, key, retries, times)?;
-        if !assessment.unwritten && retries.forget_failure(key) {
+        if !assessment.unwritten && retries.forget_failure(key, times.now) {
             // It counts without its failure.
             assessment = self.assess(state, key, retries, times)?;
         }
@@ -179,7 +179,7 @@ impl Diff<'_> {
             retries.recheck(key, times.now);
         }
         if unwritten && due.is_none() {
-            retries.wait(key);
+            retries.wait(key, times.now);
         }
         retries.ledger.record(key.clone(), counts);
         Ok(due)

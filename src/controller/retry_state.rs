@@ -23,10 +23,11 @@ use crate::secret::{Bundle, Desired, SecretAction, SecretTarget, Selection};
 /// The wait after a write that met a changed Secret, unless the watch shows the change sooner.
 const STALE_WAIT: Duration = Duration::from_secs(1);
 
-/// So many repairs of one Secret in a row are done at once. After that somebody else is writing it, too, and each repair waits.
+/// So many writes of one Secret that the changes of others cause are done at once, whether they succeed or not. After that each one
+/// waits: somebody else keeps writing the Secret.
 const QUICK_REPAIRS: u32 = 5;
 
-/// The waits between further repairs.
+/// The waits between further ones.
 const REPAIR_BACKOFF: RetryPolicy = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(30) };
 
 /// A Secret that was left alone for so long is not contested any more.
@@ -164,7 +165,7 @@ struct Failing {
     seen: Option<Box<str>>,
 }
 
-/// How often the same content was written over somebody else's.
+/// How often the same content was written because somebody else had changed the Secret.
 #[derive(Clone, Copy)]
 struct Repairs {
     count: u32,
@@ -246,10 +247,12 @@ impl RetryState {
     }
 
     /// Sets the timers of a Secret that has to wait. They may have gone off before the clock was corrected.
-    pub(super) fn wait(&mut self, key: &SecretKey) {
+    pub(super) fn wait(&mut self, key: &SecretKey, now: Timestamp) {
         let retry = self.failing.get(key).map(Failing::retry_at);
         let repairs = self.repairs.get(key).into_iter().flat_map(|repairs| repairs.changes(key));
-        self.timers.extend(retry.into_iter().chain(repairs).map(|at| (at, key.clone())));
+        // One that is over would go off again and again: a failure and repairs may end at different times.
+        let times = retry.into_iter().chain(repairs).filter(|at| *at > now);
+        self.timers.extend(times.map(|at| (at, key.clone())));
     }
 
     /// Has a Secret examined again after a while, unless that is planned already.
@@ -301,13 +304,20 @@ impl RetryState {
         self.accepted.remove(key);
     }
 
-    /// Forgets that a Secret has failed, when nothing is to be written there; returns whether it had.
-    pub(super) fn forget_failure(&mut self, key: &SecretKey) -> bool {
-        let failing = self.failing.remove(key);
-        failing.is_some_and(|failing| {
-            self.timers.remove(&(failing.retry_at(), key.clone()));
-            true
-        })
+    /// Forgets that a Secret has failed, when nothing is to be written there; returns whether it had. If it fails again soon, somebody
+    /// has changed it back.
+    pub(super) fn forget_failure(&mut self, key: &SecretKey, now: Timestamp) -> bool {
+        let had_failed = self.take_failure(key).is_some();
+        if had_failed {
+            self.count_repairs(key, 0, now);
+        }
+        had_failed
+    }
+
+    fn take_failure(&mut self, key: &SecretKey) -> Option<Failing> {
+        let failing = self.failing.remove(key)?;
+        self.timers.remove(&(failing.retry_at(), key.clone()));
+        Some(failing)
     }
 
     /// Whether a Secret may be written now: it is not being written, has not just failed, and is not contested.
@@ -379,8 +389,8 @@ impl RetryState {
             return;
         }
         let key = key_of(target);
-        let count = self.failing.get(&key).map_or(1, |failing| failing.count.saturating_add(1));
-        self.forget_failure(&key);
+        let before = self.take_failure(&key);
+        let count = before.as_ref().map_or(1, |failing| failing.count.saturating_add(1));
         let (problem, wait) = match result {
             Ok(written) => return self.record_written(key, action, written, desired, now),
             // The namespace's own event follows; until then there is nothing to say.
@@ -395,6 +405,11 @@ impl RetryState {
                 (Some((*reason, message.clone())), retry.delay(count, 1, &target.namespace))
             }
         };
+        // It was tried before its wait was over, or has failed again, because of a change by somebody else. Who changes the Secret all
+        // the time must not cause a write each time.
+        if before.map_or_else(|| self.has_repairs(&key, now), |failing| failing.retry_at() > now) {
+            self.count_repairs(&key, 1, now);
+        }
         let failing = Failing { count, since: now, wait, problem, seen: target.ownership.version() };
         self.timers.insert((failing.retry_at(), key.clone()));
         self.failing.insert(key, failing);
@@ -408,8 +423,10 @@ impl RetryState {
         desired: Option<&Desired>,
         now: Timestamp,
     ) {
+        // To create a Secret again that somebody deletes in a loop is a repair like any other; its first creation is none.
+        let is_first = *action == SecretAction::Create && !self.has_repairs(&key, now);
         if matches!(action, SecretAction::Create | SecretAction::Update(_) | SecretAction::Strip(_)) {
-            self.count_repair(&key, *action == SecretAction::Create, now);
+            self.count_repairs(&key, u32::from(!is_first), now);
         }
         let Written::Stored(record) = written else { return };
         if desired.is_some_and(|d| d.digest != record.digest) {
@@ -419,16 +436,19 @@ impl RetryState {
         }
     }
 
-    /// Counts a write as a repair. To create a Secret again that somebody deletes in a loop is one like any other; its first creation
-    /// is none.
-    fn count_repair(&mut self, key: &SecretKey, created: bool, now: Timestamp) {
+    /// Whether the repairs of a Secret are remembered.
+    fn has_repairs(&self, key: &SecretKey, now: Timestamp) -> bool {
+        self.repairs.get(key).is_some_and(|repairs| !repairs.is_over(now))
+    }
+
+    /// Counts so many more repairs of a Secret, and remembers those before for a while longer.
+    fn count_repairs(&mut self, key: &SecretKey, more: u32, now: Timestamp) {
         let before = self.repairs.get(key).copied();
         for at in before.into_iter().flat_map(|repairs| repairs.changes(key)) {
             self.timers.remove(&(at, key.clone()));
         }
         let recent = before.filter(|repairs| !repairs.is_over(now));
-        let is_first = created && recent.is_none();
-        let count = recent.map_or(0, |repairs| repairs.count).saturating_add(u32::from(!is_first));
+        let count = recent.map_or(0, |repairs| repairs.count).saturating_add(more);
         let repairs = Repairs { count, last: now };
         self.timers.extend(repairs.changes(key).map(|at| (at, key.clone())));
         self.repairs.insert(key.clone(), repairs);

@@ -254,3 +254,106 @@ async fn what_is_new_of_one_secret_says_nothing_of_another_and_each_counts_for_i
     let failure = &counts.failures[0];
     assert_eq!((failure.namespace.as_str(), failure.secret.as_deref()), ("b", Some("out")));
 }
+
+fn sealed() -> WriteError {
+    WriteError::Unchangeable(Reason::Immutable, "it is immutable, and a finalizer holds it".to_owned())
+}
+
+/// Plays a tenant that changes a Secret again and again, whose every write is refused. Between two changes nothing is to be written if
+/// it `pretends` that the Secret is as desired. Returns how many writes there were in two minutes.
+fn refusals_while_it_changes(wait: Duration, pretends: bool, refusal: &WriteError) -> usize {
+    let desired = desired("p");
+    let (mut state, content) = state(&desired);
+    let mut writes = 0;
+    let mut now = at(NOW);
+    for version in 0.. {
+        if now >= at(NOW + 120) {
+            break;
+        }
+        let mine = secret(&version.to_string(), &desired);
+        let there = target(Ownership::Owned(mine.clone()));
+        if state.may_write(&there, now) {
+            let refused = ended(&there, &desired, SecretAction::Update(mine), Err(refusal.clone()));
+            state.record(&refused, &content, &RETRY, now);
+            writes += 1;
+        }
+        if pretends {
+            state.forget_failure(&key_of(&there), now);
+        }
+        now = later(now, wait);
+    }
+    writes
+}
+
+#[tokio::test]
+async fn who_keeps_changing_a_secret_that_cannot_be_written_does_not_cause_a_write_each_time() {
+    let table = [
+        ("each second", Duration::from_secs(1), false, sealed()),
+        ("50 times a second", Duration::from_millis(20), false, sealed()),
+        ("50 times a second, and back in between", Duration::from_millis(20), true, sealed()),
+        ("before each write", Duration::from_millis(20), false, WriteError::Stale),
+    ];
+    for (what, wait, pretends, refusal) in table {
+        let writes = refusals_while_it_changes(wait, pretends, &refusal);
+        assert!((5..=20).contains(&writes), "{what}: {writes} writes in two minutes");
+    }
+}
+
+#[tokio::test]
+async fn what_a_user_does_about_a_refusal_takes_effect_at_once() {
+    let desired = desired("p");
+    let (mut state, content) = state(&desired);
+    let there = target(Ownership::Owned(secret("1", &desired)));
+    let action = SecretAction::Update(secret("1", &desired));
+    // Refused for an hour, with longer and longer waits.
+    let mut now = NOW;
+    while now < NOW + 3600 {
+        state.record(&ended(&there, &desired, action.clone(), Err(sealed())), &content, &RETRY, at(now));
+        now = state.retry_at().unwrap().as_second() + 1;
+        state.unexamined(at(now));
+    }
+    state.record(&ended(&there, &desired, action.clone(), Err(sealed())), &content, &RETRY, at(now));
+    assert!(!state.may_write(&there, at(now + 1)), "it is as it was");
+    let repaired = target(Ownership::Owned(secret("2", &desired)));
+    assert!(state.may_write(&repaired, at(now + 1)), "the finalizer was removed");
+    // Others may have changed the Secret a few times before.
+    for version in 3..6 {
+        let there = target(Ownership::Owned(secret(&version.to_string(), &desired)));
+        assert!(state.may_write(&there, at(now + 1)));
+        state.record(&ended(&there, &desired, action.clone(), Err(sealed())), &content, &RETRY, at(now + 1));
+    }
+    let repaired = target(Ownership::Owned(secret("6", &desired)));
+    assert!(state.may_write(&repaired, at(now + 2)));
+    // Once it has been written, it is as desired, and nobody has to wait for peace.
+    assert_eq!(numbers(&count(&state, &content, &repaired, &SecretAction::Keep, now + 2)), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn a_secret_that_is_changed_all_the_time_is_written_soon_after_it_can_be() {
+    let desired = desired("p");
+    let (mut state, content) = state(&desired);
+    let mut now = NOW;
+    for version in 0..600 {
+        let mine = secret(&version.to_string(), &desired);
+        let there = target(Ownership::Owned(mine.clone()));
+        if state.may_write(&there, at(now)) {
+            let refused = ended(&there, &desired, SecretAction::Update(mine), Err(sealed()));
+            state.record(&refused, &content, &RETRY, at(now));
+        }
+        state.wait(&key_of(&there), at(now));
+        state.unexamined(at(now));
+        now += 1;
+    }
+    // The last change: a timer brings it back, and none that is over goes off again and again.
+    let there = target(Ownership::Owned(secret("last", &desired)));
+    let mut looks = 0;
+    while !state.may_write(&there, at(now)) {
+        state.wait(&key_of(&there), at(now));
+        let next = state.retry_at().unwrap();
+        assert!(next > at(now), "a timer that is over");
+        now = next.as_second() + 1;
+        state.unexamined(at(now));
+        looks += 1;
+    }
+    assert!(now <= NOW + 600 + 32 && looks <= 40, "{looks} looks in {} s", now - NOW - 600);
+}
