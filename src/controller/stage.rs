@@ -194,7 +194,6 @@ pub(super) struct Stage {
     pub(super) plan: Plan,
     pub(super) uid: Uid,
     pub(super) owner: Owner,
-    pub(super) object: EcrCredential,
     pub(super) queue: UnboundedReceiver<Uid>,
 }
 
