@@ -171,8 +171,7 @@ fn everything(bed: &Bed, vaults: &[String]) -> (Launch, Vec<String>) {
     }
     let flags = ["--service-account", "--attach-service-account", "--include-secret", "--credentials-secret"];
     let pairs = launch.args.windows(2).filter(|pair| flags.contains(&&*pair[0])).flatten().cloned();
-    let mut args = vec!["--offline".to_owned()];
-    args.extend(pairs);
+    let args = pairs.collect();
     (launch, args)
 }
 
