@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
+use crate::answers::{is_denied_by_admission, own_refusal};
 use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::attach::Operation;
@@ -244,9 +245,7 @@ impl Writer {
         match self.in_time(api.patch(name, &params, &Patch::<()>::Json(patch))).await {
             Ok(_) => Ok(()),
             // The test of the resourceVersion has failed.
-            Err(kube::Error::Api(status)) if status.code == 422 && !is_denied_by_admission(&status.message) => {
-                Err(WriteError::Stale)
-            }
+            Err(error) if own_refusal(&error).is_some_and(|status| status.code == 422) => Err(WriteError::Stale),
             Err(error) => Err(classify(error)),
         }
     }
@@ -337,9 +336,7 @@ impl Writer {
                 let held = object.as_ref().and_then(SecretMetadata::record).filter(|record| record.held_by.is_some());
                 Ok(held.map_or(Written::Deleted, |record| Written::Deleting(record.clone())))
             }
-            Err(kube::Error::Api(status)) if status.is_not_found() && !is_denied_by_admission(&status.message) => {
-                Ok(Written::Deleted)
-            }
+            Err(error) if own_refusal(&error).is_some_and(Status::is_not_found) => Ok(Written::Deleted),
             Err(error) => Err(classify(error)),
         }
     }
@@ -471,13 +468,6 @@ fn classify(error: kube::Error) -> WriteError {
 /// How the API server begins its list of the owners of an object that two controllers want
 /// (k8s.io/apimachinery, pkg/api/validation/objectmeta.go).
 const TWO_CONTROLLERS: &str = "Only one reference can have Controller set to true. Found \"true\" in ";
-
-/// Whether admission has refused a request, as the API server tells it (k8s.io/apiserver, pkg/admission/plugin/webhook/errors and
-/// pkg/admission/plugin/policy/validating).
-pub fn is_denied_by_admission(message: &str) -> bool {
-    (message.contains("admission webhook \"") && message.contains("denied the request"))
-        || (message.contains("ValidatingAdmissionPolicy") && message.contains("denied request"))
-}
 
 fn is_terminating(status: &Status) -> bool {
     let cause = |details: &kube::core::response::StatusDetails| {

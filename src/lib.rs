@@ -5,6 +5,7 @@
 //! `EcrCredential`, [`process`] has the lease, logs and metrics, [`operator`] wires them up, and [`run`] starts it. `ARCHITECTURE.md`
 //! says which module may use which; `tests/rooms.rs` checks it.
 
+pub mod answers;
 pub mod api;
 pub mod apply;
 pub mod attach;

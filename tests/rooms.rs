@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms whose names it may use.
-const ROOMS: [(&str, &[&str]); 20] = [
+const ROOMS: [(&str, &[&str]); 21] = [
     ("encoding", &[]),
+    ("answers", &[]),
     ("lenient", &[]),
     ("api", &["lenient"]),
     ("attach", &["api"]),
@@ -19,16 +20,19 @@ const ROOMS: [(&str, &[&str]); 20] = [
     ("plan", &["api", "encoding"]),
     ("token", &["api", "clock", "encoding", "plan"]),
     ("secret", &["api", "encoding", "lenient", "plan", "token"]),
-    ("apply", &["api", "attach", "lenient", "plan", "secret"]),
+    ("apply", &["answers", "api", "attach", "lenient", "plan", "secret"]),
     ("outcome", &["api", "attach", "plan", "token"]),
-    ("process", &["lenient"]),
+    ("process", &["answers", "lenient"]),
     ("cluster", &["plan", "token"]),
-    ("controller", &["api", "attach", "clock", "lenient", "plan", "token", "secret", "apply", "outcome"]),
+    ("controller", &["answers", "api", "attach", "clock", "lenient", "plan", "token", "secret", "apply", "outcome"]),
     ("report", &["api", "plan", "token", "secret", "apply", "outcome", "controller", "process"]),
     ("cli", &["api", "plan", "token", "process"]),
     ("check", &["api", "clock", "lenient", "plan", "token", "secret", "cluster", "controller", "cli"]),
     ("crd", &["api", "run"]),
-    ("operator", &["api", "clock", "plan", "token", "apply", "cluster", "controller", "process", "report", "cli"]),
+    (
+        "operator",
+        &["answers", "api", "clock", "plan", "token", "apply", "cluster", "controller", "process", "report", "cli"],
+    ),
     ("run", &["api", "clock", "token", "process", "report", "cli", "operator"]),
     ("main", &["check", "cli", "crd", "process", "run"]),
 ];
