@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use crate::answers::{Cause, is_denied_by_admission, kind, shorten};
+use crate::answers::{Cause, is_denied_by_admission, kind, own_refusal, shorten};
 use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::attach::Operation;
@@ -264,9 +264,7 @@ impl Writer {
         match self.in_time(api.patch(name, &params, &Patch::<()>::Json(patch))).await {
             Ok(_) => Ok(()),
             // The test of the resourceVersion has failed.
-            Err(kube::Error::Api(status)) if status.code == 422 && !is_denied_by_admission(&status.message) => {
-                Err(WriteError::Stale)
-            }
+            Err(error) if own_refusal(&error).is_some_and(|status| status.code == 422) => Err(WriteError::Stale),
             Err(error) => Err(classify(error)),
         }
     }
@@ -357,9 +355,7 @@ impl Writer {
                 let held = object.as_ref().and_then(SecretMetadata::record).filter(|record| record.held_by.is_some());
                 Ok(held.map_or(Written::Deleted, |record| Written::Deleting(record.clone())))
             }
-            Err(kube::Error::Api(status)) if status.is_not_found() && !is_denied_by_admission(&status.message) => {
-                Ok(Written::Deleted)
-            }
+            Err(error) if own_refusal(&error).is_some_and(Status::is_not_found) => Ok(Written::Deleted),
             Err(error) => Err(classify(error)),
         }
     }

@@ -15,8 +15,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::BoxError;
-use tower::util::BoxService;
+use tower::util::{BoxService, MapResponseLayer};
 
+use crate::answers::without_odd_codes;
 use crate::api::EcrCredential;
 use crate::api::registry::Region;
 use crate::apply::Writer;
@@ -114,7 +115,9 @@ impl Operator {
 
     /// The clients over two connections.
     pub fn clients(&self, lease: Connection, fenced: Connection) -> Clients {
-        let stack = |connection: Connection| connection.with_layer(&Retries).with_layer(&self.clock);
+        let errors = MapResponseLayer::new(without_odd_codes);
+        let stack =
+            |connection: Connection| connection.with_layer(&Retries).with_layer(&errors).with_layer(&self.clock);
         Clients { lease: stack(lease).build(), fenced: stack(fenced).with_layer(&self.fence).build() }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
+use kube::core::Status;
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
 use tokio::time::Instant;
@@ -19,7 +20,7 @@ use super::tenants::{Tenants, TenantsProgress};
 use super::tokens::{Progress, TokenGroup, keys};
 use super::writes::{WritesOutcome, write};
 use super::{Context, CredentialState, Requested, StatusRetry};
-use crate::answers::is_denied_by_admission;
+use crate::answers::own_refusal;
 use crate::api::registry::Host;
 use crate::api::status::NamespaceFailure;
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
@@ -458,7 +459,7 @@ impl Reconciliation<'_> {
             match written {
                 Ok(version) => state.status_version = version.and_then(|version| version.parse().ok()),
                 // The object is gone; there is no status to write. A webhook may refuse with 404 as well.
-                Err(kube::Error::Api(status)) if status.is_not_found() && !is_denied_by_admission(&status.message) => {
+                Err(source) if own_refusal(&source).is_some_and(Status::is_not_found) => {
                     return Ok(Action::await_change());
                 }
                 Err(_) if !self.ctx.shared.state.lock().index.is_alive(self.uid) => return Ok(Action::await_change()),

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::fence::Fence;
 use super::stored_lease::StoredLease;
+use crate::answers::own_refusal;
 
 /// Which Lease, and how long it holds.
 #[derive(Clone, Debug)]
@@ -134,11 +135,11 @@ async fn try_acquire(
     lost_race(limited(settings, api.replace(&settings.name, &params, &StoredLease::of(taken))).await, sent)
 }
 
-/// Losing a race for the lease is no error.
+/// Losing a race for the lease is no error, but a webhook that refuses with 409 is one.
 fn lost_race(result: Result<StoredLease, kube::Error>, sent: Instant) -> Result<Option<(Lease, Instant)>, kube::Error> {
     match result {
         Ok(lease) => Ok(Some((lease.into_lease(), sent))),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+        Err(error) if is_conflict(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -152,7 +153,7 @@ async fn limited<T>(
 }
 
 fn is_conflict(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 409)
+    own_refusal(error).is_some_and(|status| status.code == 409)
 }
 
 fn late() -> kube::Error {
@@ -188,7 +189,7 @@ impl Leadership {
                     self.fence.hold_for(sent, self.settings.hold());
                     continue;
                 }
-                Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => {
+                Err(error) if own_refusal(&error).is_some_and(|status| matches!(status.code, 404 | 409)) => {
                     if let Some(why) = self.look().await {
                         self.fence.close();
                         return why;
@@ -254,7 +255,7 @@ impl Leadership {
         for _ in 0..2 {
             match self.try_release().await {
                 Ok(()) => return tracing::info!("the lease was released"),
-                Err(kube::Error::Api(status)) if status.code == 409 => {
+                Err(error) if is_conflict(&error) => {
                     if self.look().await.is_some() {
                         return;
                     }

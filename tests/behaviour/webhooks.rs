@@ -10,9 +10,9 @@ use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use testbed::bed::{Bed, Launch, Tenant};
-use testbed::webhook::{Kind, Registration, Verdict, Webhook};
+use testbed::webhook::{Kind, Registered, Registration, Verdict, Webhook};
 
-use super::demand::login;
+use super::demand::{login, page_until};
 use super::look::{failure, quiet, spec, stored_in, writes_in};
 use super::rights::{from, poll};
 use super::{OWN, bed, launch};
@@ -152,6 +152,63 @@ async fn webhooks_that_hang_on_the_status_and_are_slow_on_the_lease_and_on_servi
     bed.finish().await.unwrap();
 }
 
+/// A webhook for the Lease of the operator, which is in force.
+async fn on_the_lease(bed: &Bed, webhook: &Webhook) -> Registered {
+    let registration = Registration {
+        name: format!("{}-lease", bed.prefix),
+        group: "coordination.k8s.io".to_owned(),
+        resources: vec!["leases".to_owned()],
+        fail_open: false,
+        ..Registration::secrets(&bed.prefix, Kind::Validating, &[&bed.home])
+    };
+    let registered = webhook.register(&bed.client, &registration).await.unwrap();
+    let leases: Api<Lease> = Api::namespaced(bed.client.clone(), &bed.home);
+    let (dry, probe) =
+        (PostParams { dry_run: true, ..PostParams::default() }, json!({ "metadata": { "name": "probe" } }));
+    webhook.until_in_force(async || drop(leases.create(&dry, &from(probe.clone())).await)).await.unwrap();
+    registered
+}
+
+#[tokio::test]
+async fn a_lease_that_a_webhook_refuses_is_never_taken_for_held() {
+    let bed = bed("lease-codes").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let webhook = Webhook::start().unwrap();
+    let words = |code: u16| format!("every Lease here needs the label team-{code}");
+    let refuse = |code: u16| webhook.answer(Verdict::refuse(code, &words(code)));
+    refuse(409);
+    let registered = on_the_lease(&bed, &webhook).await;
+    let mut operator = bed.operator(with_default_lease().without_waiting()).await.unwrap();
+    let name = bed.credential("x", spec(json!({ "names": [a] }))).await.unwrap();
+    // 200 becomes 400, and kube takes codes from 600 on for a success.
+    for code in [409, 404, 200, 700] {
+        refuse(code);
+        poll("the refusal is in the log", async || operator.tail().contains(&words(code))).await;
+        assert!(!operator.tail().contains("became the leader"), "{code}: {}", operator.tail());
+        let (status, _) = operator.get("/readyz").await.unwrap();
+        assert_ne!(status, 200, "{code}: it neither leads nor stands by");
+    }
+    assert!(bed.secret(&a).await.unwrap().is_none(), "nothing is written without the lease");
+    webhook.answer(Verdict::Allow);
+    operator.until_ready().await.unwrap();
+    bed.ready(&name).await.unwrap();
+    refuse(422);
+    let log = operator.log.clone();
+    operator.stop().await.unwrap();
+    assert!(std::fs::read_to_string(log).unwrap().contains(&words(422)), "why the lease was not released");
+
+    // A renewal is refused as if the Lease had changed, so that it ends.
+    webhook.answer(Verdict::Allow);
+    let mut operator = bed.operator(with_default_lease()).await.unwrap();
+    page_until(&operator, "/metrics", |_, text| text.contains("_leader 1\n")).await;
+    refuse(409);
+    assert_eq!(operator.ended().await.unwrap().code(), Some(1));
+    let tail = operator.tail();
+    assert!(tail.contains("could not be renewed in time") && tail.contains(&words(409)), "{tail}");
+    registered.remove().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
 /// The API server reads all configurations at once: when it calls the webhook for one of them, it knows the others.
 async fn until_in_force(bed: &Bed, webhook: &Webhook, accounts: &Api<ServiceAccount>, name: &str) {
     let dry = PatchParams { dry_run: true, ..PatchParams::default() };
@@ -167,41 +224,29 @@ async fn until_in_force(bed: &Bed, webhook: &Webhook, accounts: &Api<ServiceAcco
 async fn whatever_code_a_webhook_refuses_with_its_words_are_shown_and_nobody_else_waits() {
     let bed = bed("codes").await;
     const WORDS: &str = "every Secret here needs the label team";
-    let codes: [(u16, Option<u32>); 8] = [
-        (400, None),
-        (403, None),
-        (404, None),
-        (409, None),
-        (422, None),
-        (429, None),
-        (429, Some(3600)),
-        (503, Some(30)),
-    ];
+    let mut statuses: Vec<Value> =
+        [0, 200, 302, 400, 403, 404, 409, 422, 429, 600, 999].map(|code| json!({ "code": code })).into();
+    statuses.push(json!({ "code": 429, "details": { "retryAfterSeconds": 3600 } }));
+    statuses.push(json!({ "code": 503, "details": { "retryAfterSeconds": 30 } }));
+    // What kube cannot read as a Status.
+    statuses.push(json!({ "code": 404, "status": "Denied" }));
+    statuses.push(json!({ "code": 409, "details": { "retryAfterSeconds": -1 } }));
     let mut refused = Vec::new();
-    for (code, retry_after) in codes {
-        let namespace = format!("c{code}-{}", retry_after.unwrap_or_default());
-        refused.push(bed.namespace(&namespace, &[]).await.unwrap());
+    for (number, status) in statuses.iter_mut().enumerate() {
+        status["message"] = json!(WORDS);
+        refused.push(bed.namespace(&format!("c{number}"), &[]).await.unwrap());
     }
     let names: Vec<&str> = refused.iter().map(String::as_str).collect();
     let webhook = Webhook::start().unwrap();
     let mut registration = for_secrets(&bed, Kind::Validating, &names);
     registration.fail_open = false;
     let registered = webhook.register(&bed.client, &registration).await.unwrap();
-    let verdicts: Vec<(String, Verdict)> = refused
-        .iter()
-        .zip(codes)
-        .map(|(namespace, (code, retry_after))| {
-            let verdict = match retry_after {
-                Some(seconds) => Verdict::refuse_for(seconds, code, WORDS),
-                None => Verdict::refuse(code, WORDS),
-            };
-            (namespace.clone(), verdict)
-        })
-        .collect();
-    webhook.decide(move |request| {
-        let of = verdicts.iter().find(|(namespace, _)| request["namespace"] == **namespace);
-        of.map_or(Verdict::Allow, |(_, verdict)| verdict.clone())
-    });
+    let statuses: Vec<(String, Value)> = refused.iter().cloned().zip(statuses).collect();
+    let refuse = move |request: &Value| {
+        let of = statuses.iter().find(|(namespace, _)| request["namespace"] == **namespace);
+        of.map_or(Verdict::Allow, |(_, status)| Verdict::Refuse(status.clone()))
+    };
+    webhook.decide(refuse.clone());
     // Fewer writes at a time than namespaces whose webhook refuses.
     let operator = bed.operator(with_default_lease().args(&["--concurrency", "2"])).await.unwrap();
     let targets: Vec<String> = refused.iter().cloned().chain([bed.name("good*")]).collect();
@@ -219,6 +264,15 @@ async fn whatever_code_a_webhook_refuses_with_its_words_are_shown_and_nobody_els
     bed.logins_until(&later, &[OWN]).await.unwrap();
     webhook.answer(Verdict::Allow);
     bed.ready(&name).await.unwrap();
+
+    // A deletion that is refused is not one that is done.
+    webhook.decide(refuse);
+    bed.change(&name, json!({ "spec": { "namespaces": { "names": [bed.name("good*")] } } })).await.unwrap();
+    bed.credential_until(&name, "each refused deletion is told", told).await.unwrap();
+    webhook.answer(Verdict::Allow);
+    for namespace in &refused {
+        bed.secret_until(namespace, "deleted", |secret| secret.is_none()).await.unwrap();
+    }
     the_first_leader_leads(&bed).await;
     operator.stop().await.unwrap();
     registered.remove().await.unwrap();

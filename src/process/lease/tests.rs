@@ -20,11 +20,13 @@ struct State {
     silent: bool,
     /// How many requests get no answer from now on, though they are carried out.
     lost: usize,
+    /// The status code with which a webhook refuses every write.
+    refuses: Option<u16>,
 }
 
 impl Server {
     fn new(takes: Duration) -> Self {
-        Self(Arc::new(Mutex::new(State { lease: None, version: 0, takes, silent: false, lost: 0 })))
+        Self(Arc::new(Mutex::new(State { lease: None, version: 0, takes, silent: false, lost: 0, refuses: None })))
     }
 
     fn client(&self) -> Client {
@@ -67,6 +69,9 @@ impl Server {
         };
         if is_read {
             return state.lease.clone().map_or_else(|| status(404, "NotFound"), |lease| (200, lease));
+        }
+        if let Some(code) = state.refuses {
+            return status(code, "admission webhook \"w.example\" denied the request: no leases");
         }
         let stored = state.lease.as_ref().map(|lease| lease["metadata"]["resourceVersion"].clone());
         if stored.is_some_and(|stored| stored != body["metadata"]["resourceVersion"]) {
@@ -172,4 +177,38 @@ async fn a_lease_that_is_given_back_is_free_at_once() {
     let begun = Instant::now();
     drop(acquire(server.client(), settings("next"), Fence::default(), || {}).await);
     assert!(begun.elapsed() <= Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_a_webhook_refuses_is_an_obstacle_and_not_the_lease_of_another() {
+    for code in [404, 409] {
+        // The Lease does not exist, or its holder has released it.
+        for exists in [false, true] {
+            let (server, fence) = (Server::new(Duration::ZERO), Fence::default());
+            if exists {
+                lead(&server, &fence).await.release().await;
+            }
+            server.0.lock().refuses = Some(code);
+            let leading = acquire(server.client(), settings("me"), fence.clone(), || panic!("{code}: it stands by"));
+            assert!(tokio::time::timeout(HOUR, leading).await.is_err(), "{code}: it leads");
+            assert!(fence.deadline().is_none(), "{code}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_a_webhook_refuses_is_tried_again_until_the_lease_is_over() {
+    for code in [404, 409] {
+        let (server, fence) = (Server::new(Duration::ZERO), Fence::default());
+        let mut leadership = lead(&server, &fence).await;
+        // What was read of the Lease after a conflict must not count as a renewal, nor a refusal as the end.
+        server.0.lock().refuses = Some(code);
+        assert_eq!(keep(&mut leadership, Duration::from_secs(7)).await.1, None, "{code}");
+        server.0.lock().refuses = None;
+        assert_eq!(keep(&mut leadership, HOUR).await.1, None, "{code}");
+        server.0.lock().refuses = Some(code);
+        let (kept, lost) = keep(&mut leadership, HOUR).await;
+        assert_eq!(lost.as_deref(), Some("the lease could not be renewed in time"), "{code}");
+        assert!(kept <= Duration::from_secs(13), "{kept:?}");
+    }
 }

@@ -35,8 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub enum Verdict {
     /// The request is admitted.
     Allow,
-    /// The request is refused with any HTTP status code and message; `retry_after` becomes the header `Retry-After`, in seconds.
-    Refuse { code: u16, message: String, retry_after: Option<u32> },
+    /// The request is refused with this Status: any code, reason, message and details. `retryAfterSeconds` becomes the header
+    /// `Retry-After`.
+    Refuse(Value),
     /// The request is admitted with a JSON patch, which is made from the object in the request.
     Mutate(Arc<dyn Fn(&Value) -> Value + Send + Sync>),
     /// No answer ever comes.
@@ -50,12 +51,13 @@ pub enum Verdict {
 impl Verdict {
     /// A refusal.
     pub fn refuse(code: u16, message: &str) -> Verdict {
-        Verdict::Refuse { code, message: message.to_owned(), retry_after: None }
+        Verdict::Refuse(json!({ "code": code, "message": message }))
     }
 
     /// A refusal that says when to come back.
     pub fn refuse_for(seconds: u32, code: u16, message: &str) -> Verdict {
-        Verdict::Refuse { code, message: message.to_owned(), retry_after: Some(seconds) }
+        let details = json!({ "retryAfterSeconds": seconds });
+        Verdict::Refuse(json!({ "code": code, "message": message, "details": details }))
     }
 }
 
@@ -368,12 +370,9 @@ async fn respond(state: &State, request: Request<Incoming>) -> Response<Full<Byt
 fn review_of(request: &Value, verdict: &Verdict) -> Value {
     let mut response = json!({ "uid": request["uid"], "allowed": true });
     match verdict {
-        Verdict::Refuse { code, message, retry_after } => {
+        Verdict::Refuse(status) => {
             response["allowed"] = json!(false);
-            response["status"] = json!({ "code": code, "message": message });
-            if let Some(seconds) = retry_after {
-                response["status"]["details"] = json!({ "retryAfterSeconds": seconds });
-            }
+            response["status"] = status.clone();
         }
         Verdict::Mutate(patch) => {
             response["patchType"] = json!("JSONPatch");

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::PostParams;
+use kube::client::Body;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use testbed::control_plane::shared;
@@ -68,6 +69,42 @@ async fn a_request_is_allowed_refused_mutated_delayed_or_left_without_an_answer(
     let registered = webhook.register(&client, &closed).await?;
     webhook.answer(Verdict::Fail(500));
     assert!(create("failing").await?.0.is_err());
+    registered.remove().await?;
+    Ok(())
+}
+
+/// The API server passes on the status code of a webhook that refuses, also one that no error has, and a Status that kube cannot read.
+#[tokio::test]
+async fn a_refusal_keeps_its_code_from_400_to_999_and_has_400_instead_of_a_success() -> Result<()> {
+    let client = shared().await?.admin_client()?;
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let namespace = serde_json::from_value(json!({ "metadata": { "name": "webhook-codes" } }))?;
+    namespaces.create(&PostParams::default(), &namespace).await?;
+    let webhook = Webhook::start()?;
+    let registration = Registration::secrets("odd-codes", Kind::Validating, &["webhook-codes"]);
+    let registered = webhook.register(&client, &registration).await?;
+    let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "x" } }).to_string();
+    for (status, code) in [
+        (json!({}), 400),
+        (json!({ "code": -5 }), 400),
+        (json!({ "code": 200, "status": "Success" }), 400),
+        (json!({ "code": 302 }), 400),
+        (json!({ "code": 404, "status": "Denied" }), 404),
+        (json!({ "code": 409, "details": { "retryAfterSeconds": -1 } }), 409),
+        (json!({ "code": 599 }), 599),
+        (json!({ "code": 600 }), 600),
+        (json!({ "code": 999 }), 999),
+    ] {
+        webhook.answer(Verdict::Refuse(status.clone()));
+        let request = http::Request::post("/api/v1/namespaces/webhook-codes/secrets")
+            .header("content-type", "application/json")
+            .body(Body::from(secret.clone().into_bytes()))?;
+        let answer = client.send(request).await?;
+        assert_eq!(answer.status().as_u16(), code, "{status}");
+        let body = answer.into_body().collect_bytes().await?;
+        let message = String::from_utf8_lossy(&body);
+        assert!(message.contains("admission webhook") && message.contains("denied the request"), "{status}: {message}");
+    }
     registered.remove().await?;
     Ok(())
 }
