@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use crate::answers::{Cause, is_denied_by_admission, kind, own_refusal, shorten};
+use crate::answers::{Cause, kind, own_refusal, shorten};
 use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::attach::Operation;

@@ -57,50 +57,28 @@ impl fmt::Debug for StoredKeys {
 
 #[cfg(test)]
 mod tests {
+    use aws_smithy_async::time::SharedTimeSource;
     use futures::FutureExt;
-    use futures::future::BoxFuture;
     use secrecy::SecretString;
 
     use super::*;
-    use crate::plan::auth::Account;
-    use crate::plan::references::KeysRecord;
-    use crate::plan::scopes::KeysScope;
-    use crate::token::StaticKeys;
-
-    /// A cluster whose Secret has this access key ID and this session token.
-    struct Holding(&'static str, &'static str);
-
-    impl Cluster for Holding {
-        fn web_identity<'a>(&'a self, _: &'a Account) -> BoxFuture<'a, Result<SecretString, TokenError>> {
-            std::future::pending().boxed()
-        }
-
-        fn keys_record<'a>(&'a self, _: &'a KeysScope) -> BoxFuture<'a, Result<Option<KeysRecord>, TokenError>> {
-            std::future::pending().boxed()
-        }
-
-        fn static_keys<'a>(&'a self, _: &'a Keys, _: &'a KeyMaterial) -> BoxFuture<'a, Result<StaticKeys, TokenError>> {
-            let Self(id, token) = self;
-            let [access_key_id, secret_access_key, token] = [*id, "key", *token].map(SecretString::from);
-            let keys = StaticKeys { access_key_id, secret_access_key, session_token: Some(token) };
-            std::future::ready(Ok(keys)).boxed()
-        }
-    }
 
     #[tokio::test]
     async fn of_keys_that_cannot_be_sent_the_secret_is_named() {
         for (id, token, expected) in [("AKIA1", "x", true), ("AKIA\n1", "x", false), ("AKIA1", "x y", false)] {
-            let name = |text: &str| text.to_owned();
-            let keys = Keys {
+            let keys = FromCluster::new(SharedTimeSource::default(), move || {
+                let [access_key_id, secret_access_key, token] = [id, "key", token].map(SecretString::from);
+                let keys = StaticKeys { access_key_id, secret_access_key, session_token: Some(token) };
+                std::future::ready(Ok(keys)).boxed()
+            });
+            let secret = Keys {
                 namespace: "ops".into(),
                 name: "keys".into(),
-                access_key_id: name("id"),
-                secret_access_key: name("key"),
-                session_token: Some(name("token")),
+                access_key_id: "id".to_owned(),
+                secret_access_key: "key".to_owned(),
+                session_token: Some("token".to_owned()),
             };
-            let record = KeysRecord::of([("id", id), ("key", "key"), ("token", token)]);
-            let material = keys.material(&record).unwrap();
-            let found = StoredKeys { cluster: Arc::new(Holding(id, token)), keys, material }.read().await;
+            let found = StoredKeys { keys, secret }.read().await;
             let named = |error: TokenError| error.to_string().contains("Secret ops/keys");
             assert!(if expected { found.is_ok() } else { found.is_err_and(named) }, "{id:?} {token:?}");
         }
