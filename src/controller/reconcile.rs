@@ -494,3 +494,6 @@ fn forget_without_caller(plan: &Plan, state: &mut CredentialState) {
     let token_specs: BTreeSet<&TokenSpec> = callers.flat_map(|registry| &registry.token_specs).collect();
     state.published.retain(|token_spec, token| !token_specs.contains(token_spec) || token.caller().is_some());
 }
+
+#[cfg(test)]
+mod tests;

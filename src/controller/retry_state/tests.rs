@@ -217,6 +217,12 @@ async fn one_place_that_fails_holds_up_no_other() {
     assert!(state.may_write(&other, at(NOW)));
     state.begin_resync(at(NOW), |_| false);
     assert!(state.failing.is_empty(), "what is not to be written any more has not failed");
+    let mutated = Ok(Written::Stored(secret("8", &self::desired("mutated"))));
+    state.record(&ended(&other, &desired, SecretAction::Create, mutated), &content, &RETRY, at(NOW));
+    state.begin_resync(at(NOW), |key| key.1 == other.namespace);
+    assert!(state.accepted(&other).is_some());
+    state.begin_resync(at(NOW), |_| false);
+    assert!(state.accepted.is_empty(), "nor is anything kept of what admission made of it");
 }
 
 #[tokio::test]
