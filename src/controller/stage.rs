@@ -32,7 +32,7 @@ use crate::plan::references::{AccountRecord, AllowedIdentities, References};
 use crate::plan::schedule::{Life, RetryPolicy};
 use crate::plan::scopes::AccountScope;
 use crate::plan::targets::SelectorIndex;
-use crate::plan::{Identity, Limits, Plan, TokenKey, Uid, plan};
+use crate::plan::{Identity, Limits, Plan, TokenKey, TokenSpec, Uid, plan};
 use crate::secret::ownership::{ManagedFieldsDigest, SecretRecord};
 use crate::secret::{Desired, Owner, SecretAction};
 use crate::token::cache::{CacheSettings, TokenCache};
@@ -65,6 +65,13 @@ pub(super) fn token(password: &str, expires: i64, identity: &Identity) -> Arc<Au
     let life = Life { issued_at: at(NOW - HOUR), expires_at: at(expires) };
     let account = AccountId::parse(ACCOUNT).ok();
     Arc::new(AuthorizationToken { tokens: vec![Token { auth, account }], life, identity: identity.clone() })
+}
+
+/// The identity of a namespace that has its own.
+pub(super) fn identity_of(stage: &Stage, token_spec: &TokenSpec, namespace: &str) -> Identity {
+    let token_specs = BTreeSet::from([token_spec]);
+    let keys = super::tokens::keys(&stage.ctx, &token_specs, Some((namespace, NamespaceUid::of(namespace, None))));
+    keys[token_spec].as_ref().unwrap().identity.clone()
 }
 
 type Answer = (u16, Value);

@@ -827,6 +827,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn however_tokens_are_asked_for_there_are_no_more_calls_than_the_rate() {
+        for turn in [Dispatch::Immediate, Dispatch::Queued] {
+            let (sender, _told) = unbounded_channel();
+            let retry = RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) };
+            let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock: clock() };
+            let source = Arc::new(Fails::default());
+            let tokens = Arc::new(TokenCache::new(source.clone(), settings, sender, |_| ()));
+            let keys: BTreeSet<TokenKey> = (0..100).map(numbered).collect();
+            tokens.want(&uid("x"), keys.clone());
+            for key in &keys {
+                tokens.request(key, &uid("x"), turn);
+            }
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let calls = source.0.lock().len();
+            assert!((50..=51).contains(&calls), "{turn:?}: {calls} calls in five seconds");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_failed_renewal_is_tried_again_beside_a_thousand_that_are_denied_within_the_rate() {
         thread_local!(static BEGUN: std::cell::OnceCell<Instant> = const { std::cell::OnceCell::new() });
         let uptime = || BEGUN.with(|begun| begun.get_or_init(Instant::now).elapsed());

@@ -593,3 +593,23 @@ fn what_events_have_shown_goes_first_also_if_they_were_very_many() {
     scene.check().unwrap();
     assert_eq!(next(&mut scene), Some(("d".to_owned(), SecretAction::Create)));
 }
+
+#[test]
+fn what_admission_made_of_a_secret_is_forgotten_when_it_is_not_wanted_any_more() {
+    let mut scene = Scene::new(false);
+    scene.begin(1);
+    scene.apply(&Step::Begin);
+    let key = key_of(&scene.in_flight[0].0);
+    scene.apply(&Step::End(3));
+    scene.check().unwrap();
+    let accepted = |scene: &Scene| {
+        let target = scene.state.lock().target(&uid("x"), &key).unwrap();
+        scene.retries.accepted(&target).is_some()
+    };
+    assert!(accepted(&scene));
+    // The namespace is not selected any more, and the Secret is still there.
+    scene.apply(&Step::Retarget(0b10));
+    assert!(accepted(&scene));
+    scene.check().unwrap();
+    assert!(!accepted(&scene));
+}

@@ -217,6 +217,12 @@ async fn one_place_that_fails_holds_up_no_other() {
     assert!(state.may_write(&other, at(NOW)));
     state.begin_resync(at(NOW), |_| false);
     assert!(state.failing.is_empty(), "what is not to be written any more has not failed");
+    let mutated = Ok(Written::Stored(secret("8", &self::desired("mutated"))));
+    state.record(&ended(&other, &desired, SecretAction::Create, mutated), &content, &RETRY, at(NOW));
+    state.begin_resync(at(NOW), |key| key.1 == other.namespace);
+    assert!(state.accepted(&other).is_some());
+    state.begin_resync(at(NOW), |_| false);
+    assert!(state.accepted.is_empty(), "nor is anything kept of what admission made of it");
 }
 
 #[tokio::test]
@@ -356,4 +362,12 @@ async fn a_secret_that_is_changed_all_the_time_is_written_soon_after_it_can_be()
         looks += 1;
     }
     assert!(now <= NOW + 600 + 32 && looks <= 40, "{looks} looks in {} s", now - NOW - 600);
+    // It is refused once more, and left alone: the repairs wait no longer, and the failure does.
+    let action = SecretAction::Update(secret("last", &desired));
+    state.record(&ended(&there, &desired, action, Err(sealed())), &content, &RETRY, at(now));
+    now += 40;
+    state.unexamined(at(now));
+    assert!(!state.may_write(&there, at(now)));
+    state.wait(&key_of(&there), at(now));
+    assert!(state.retry_at().unwrap() > at(now), "a timer that is over");
 }

@@ -1,12 +1,12 @@
 //! What is kept of each namespace that has an identity of its own, and for how long.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
 
-use super::super::stage::{HOUR, NAMESPACES, NOW, Stage, at, refusal, token};
+use super::super::stage::{HOUR, NAMESPACES, NOW, Stage, at, identity_of, refusal, token};
 use super::*;
+use crate::clock::{Clock, Server};
 use crate::plan::Identity;
 use crate::plan::namespaces::NamespaceUid;
 use crate::secret::include::Included;
@@ -27,10 +27,7 @@ fn context<'a>(stage: &'a Stage, shared: &'a Published) -> TenantContext<'a> {
 
 /// The identity of a namespace.
 fn identity(stage: &Stage, namespace: &str) -> Identity {
-    let token_spec = (*own_token_specs(&stage.plan).first().unwrap()).clone();
-    let token_specs = BTreeSet::from([&token_spec]);
-    let keys = keys(&stage.ctx, &token_specs, Some((namespace, NamespaceUid::of(namespace, None))));
-    keys[&token_spec].as_ref().unwrap().identity.clone()
+    identity_of(stage, own_token_specs(&stage.plan).first().unwrap(), namespace)
 }
 
 /// A namespace that holds a token of its own.
@@ -226,4 +223,22 @@ async fn a_share_says_what_it_lacks_and_whether_its_identity_is_that_of_now() {
     let DesiredSecrets::Each(shares) = tenants.content(&context, &progress) else { panic!("each has its own") };
     let seen = ["a", "b", "c"].map(|namespace| (shares[namespace].lacks.is_none(), shares[namespace].current));
     assert_eq!(seen, [(true, true), (false, true), (true, false)]);
+}
+
+#[tokio::test]
+async fn a_node_clock_that_is_ahead_takes_no_login_of_a_namespace() {
+    let mut stage = stage();
+    stage.ctx.clock = Clock::new(|| at(NOW + 13 * HOUR), Duration::default);
+    stage.ctx.clock.hear(Server::Kubernetes, "Fri, 15 Jan 2027 08:00:00 GMT", Duration::ZERO);
+    let (now, earliest) = (stage.ctx.clock.now(), stage.ctx.clock.earliest());
+    assert_eq!((now, earliest), (at(NOW + 13 * HOUR), at(NOW)));
+    let none = Published::new();
+    let context = context(&stage, &none);
+    let mut tenants = Tenants::default();
+    tenants.each.insert("a".into(), tenant(&stage, "a", "p", NOW + HOUR));
+    let keys = tenants.prepare(&context, true, earliest).await;
+    let progress = tenants.advance(&context, keys, None, now);
+    let DesiredSecrets::Each(shares) = tenants.content(&context, &progress) else { panic!("each has its own") };
+    let pull = shares["a"].desired.get("pull").unwrap();
+    assert_eq!((pull.has_entries, pull.expires_at), (true, at(NOW + HOUR)));
 }

@@ -55,6 +55,48 @@ pub(super) fn named_failures(evidence: &Evidence) -> Vec<Violation> {
     wrong.collect()
 }
 
+/// I20: where admission or a quota has refused the writes to a namespace, the status quotes what was said there, as far as all of it is
+/// known.
+pub(super) fn quoted_refusals(evidence: &Evidence) -> Vec<Violation> {
+    let mut refusals: BTreeMap<&str, Vec<&Request>> = BTreeMap::new();
+    let is_refused = |request: &Request| request.status.or(request.committed).is_some_and(|status| status >= 400);
+    for request in evidence.requests.iter().filter(|request| request.is_secret_write() && is_refused(request)) {
+        refusals.entry(&request.target.namespace).or_default().push(request);
+    }
+    let mut violations = vec![];
+    for (key, versions) in evidence.history.of_kind(Kind::Credential) {
+        for version in versions.iter().filter(|version| version.by_operator) {
+            let failures = version.object["status"]["failures"].as_array().into_iter().flatten();
+            for failure in failures.filter(|failure| QUOTING.iter().any(|reason| failure["reason"] == *reason)) {
+                let [namespace, message] = ["namespace", "message"].map(|field| failure[field].as_str().unwrap_or(""));
+                let told = refusals.get(namespace).into_iter().flatten().filter(|told| told.started <= version.at);
+                let words: Option<Vec<&str>> = told.map(|request| request.refusal.as_deref()).collect();
+                let known = words.filter(|words| !words.is_empty());
+                if known.is_some_and(|words| !words.iter().any(|words| quotes(message, words))) {
+                    let fault = format!("a failure does not quote who has refused: {failure}");
+                    violations.push(Violation::new(Invariant::I20TrueWords, key.about(), version.at, fault));
+                }
+            }
+        }
+    }
+    violations
+}
+
+/// The reasons whose message is that of whoever has refused.
+const QUOTING: [&str; 2] = ["AdmissionRefused", "QuotaExceeded"];
+
+/// A shorter quotation says nothing.
+const SHORTEST_QUOTE: usize = 40;
+
+/// Whether a message quotes these words, or their beginning, or says why it does not.
+fn quotes(message: &str, words: &str) -> bool {
+    let beginning = message.trim_end_matches('…');
+    let is_long = beginning.len() >= SHORTEST_QUOTE.min(words.len());
+    message.contains(words)
+        || (is_long && words.starts_with(beginning))
+        || message.contains("not shown because it quotes")
+}
+
 /// I12: no change reaches the API server from a process after its lease was over, as far as that is known of a request, else after
 /// another one has taken the Lease. Each proxy has one process at a time.
 pub(super) fn single_writer(evidence: &Evidence) -> Vec<Violation> {
@@ -166,6 +208,44 @@ mod tests {
         assert_eq!(no_idle_writes(&confirm(50).evidence()).len(), 1);
         let refreshes = (0..50).fold(Story::new(), |story, n| story.operator_writes(secret().value(&n.to_string())));
         assert_eq!(no_idle_writes(&refreshes.evidence()), []);
+    }
+
+    #[test]
+    fn a_failure_that_does_not_quote_who_has_refused_is_found() {
+        let words = "admission webhook \"labels.example.com\" denied the request: every Secret needs the label team";
+        let told = |reason: &str, message: &str, refusals: &[Option<&str>]| {
+            let mut credential = ready_credential();
+            credential["status"]["failures"] = json!([{ "namespace": "a", "reason": reason, "message": message }]);
+            let path = "/api/v1/namespaces/a/secrets/pull";
+            let send = |story: Story, _: &Option<&str>| story.operator_sends(Method::PATCH, path, json!({}));
+            let story = refusals.iter().fold(Story::new(), send);
+            let mut evidence = story.operator_reports(credential, 1).evidence();
+            for (request, refusal) in evidence.requests.iter_mut().zip(refusals) {
+                (request.committed, request.status) = (Some(403), Some(403));
+                request.refusal = refusal.map(str::to_owned);
+            }
+            quoted_refusals(&evidence).len()
+        };
+        let cases = [
+            ("AdmissionRefused", words.to_owned(), vec![Some(words)], 0),
+            ("AdmissionRefused", format!("{}…", &words[..60]), vec![Some(words)], 0),
+            ("AdmissionRefused", words.to_owned(), vec![Some("another one"), Some(words)], 0),
+            ("AdmissionRefused", "the Secret was changed meanwhile".to_owned(), vec![Some(words)], 1),
+            ("AdmissionRefused", "admission".to_owned(), vec![Some(words)], 1),
+            (
+                "AdmissionRefused",
+                "the message is not shown because it quotes the data".to_owned(),
+                vec![Some(words)],
+                0,
+            ),
+            ("QuotaExceeded", "no".to_owned(), vec![Some("exceeded quota: none, requested: secrets=1")], 1),
+            ("AdmissionRefused", "somebody".to_owned(), vec![Some(words), None], 0),
+            ("AdmissionRefused", "somebody".to_owned(), vec![], 0),
+            ("ApiError", "no answer".to_owned(), vec![Some(words)], 0),
+        ];
+        for (reason, message, refusals, expected) in cases {
+            assert_eq!(told(reason, &message, &refusals), expected, "{reason} {message} {refusals:?}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod well_formed;
 
 /// Everything that was wrong, in the order of the invariants.
 pub fn judge(evidence: &Evidence) -> Vec<Violation> {
-    let checks: [fn(&Evidence) -> Vec<Violation>; 21] = [
+    let checks: [fn(&Evidence) -> Vec<Violation>; 22] = [
         requests::scope,
         requests::rbac,
         secrets::foreign,
@@ -40,6 +40,7 @@ pub fn judge(evidence: &Evidence) -> Vec<Violation> {
         calls::patience,
         conduct::no_idle_writes,
         conduct::named_failures,
+        conduct::quoted_refusals,
         conduct::single_writer,
     ];
     let mut violations = evidence.found.clone();
