@@ -1,7 +1,10 @@
 //! The API server's answers: which are a success, and who or what refuses a request, which the status code alone does not say.
 
+use std::borrow::Cow;
+
 use http::{Response, StatusCode};
 use kube::core::Status;
+use serde::Deserialize;
 
 /// The longest message of the API server in a status, in characters: the size of a status is bounded.
 const LONGEST: usize = 300;
@@ -42,10 +45,10 @@ pub enum Cause {
 impl Cause {
     /// The cause of a refusal.
     pub fn of(status: &Status) -> Self {
-        let message = &status.message;
+        let message = message(status);
         match status.code {
             // A webhook may use any status code.
-            _ if is_denied_by_admission(message) => Self::Admission,
+            _ if is_denied_by_admission(&message) => Self::Admission,
             403 if is_terminating(status) => Self::Terminating,
             403 if message.contains("exceeded quota") => Self::Quota,
             403 if message.contains("cannot ") && message.contains("User \"") => Self::Rbac,
@@ -68,16 +71,27 @@ pub fn kind(status: &Status) -> &str {
 /// the object is gone, and its 409 is no conflict.
 pub fn own_refusal(error: &kube::Error) -> Option<&Status> {
     match error {
-        kube::Error::Api(status) if !is_denied_by_admission(&status.message) => Some(status),
+        kube::Error::Api(status) if !is_denied_by_admission(&message(status)) => Some(status),
         _ => None,
     }
 }
 
+/// The message of a refusal. Where kube cannot read the Status, it has its JSON as the message: a webhook may set fields of it to anything.
+pub fn message(status: &Status) -> Cow<'_, str> {
+    #[derive(Deserialize)]
+    struct Unread {
+        message: String,
+    }
+    match serde_json::from_str::<Unread>(&status.message) {
+        Ok(unread) => Cow::Owned(unread.message),
+        Err(_) => Cow::Borrowed(&status.message),
+    }
+}
+
 /// Whether a message says that admission has refused the request (k8s.io/apiserver, pkg/admission/plugin/webhook/errors and
-/// pkg/admission/plugin/policy/validating). The names are quoted, and the quotes are escaped where kube could not read the Status and
-/// has its JSON as the message: a webhook may set fields of it to anything.
-pub fn is_denied_by_admission(message: &str) -> bool {
-    (message.contains("admission webhook ") && message.contains("denied the request"))
+/// pkg/admission/plugin/policy/validating).
+fn is_denied_by_admission(message: &str) -> bool {
+    (message.contains("admission webhook \"") && message.contains("denied the request"))
         || (message.contains("ValidatingAdmissionPolicy") && message.contains("denied request"))
 }
 
@@ -185,6 +199,8 @@ mod tests {
             for summary in ["Failure", "Denied"] {
                 let refused = answered(404, &status(404, message, summary).to_string()).await.unwrap_err();
                 assert_eq!(own_refusal(&refused), None, "{refused:?}");
+                let kube::Error::Api(status) = &refused else { panic!("{refused:?}") };
+                assert_eq!(super::message(status), message);
             }
         }
         let own = answered(404, &status(404, "secrets \"x\" not found", "Failure").to_string()).await.unwrap_err();

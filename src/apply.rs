@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use crate::answers::{Cause, kind, own_refusal, shorten};
+use crate::answers::{Cause, kind, message, own_refusal, shorten};
 use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::attach::Operation;
@@ -453,7 +453,7 @@ fn classify(error: kube::Error) -> WriteError {
             return WriteError::Refused(Reason::ApiError, shorten(&format!("no answer from the API server: {other}")));
         }
     };
-    let refused = |reason| WriteError::Refused(reason, shorten(&status.message));
+    let refused = |reason| WriteError::Refused(reason, shorten(&message(&status)));
     let about = kind(&status);
     match Cause::of(&status) {
         Cause::Admission => refused(Reason::AdmissionRefused),

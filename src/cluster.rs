@@ -15,7 +15,7 @@ use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::answers::{Cause, kind, shorten};
+use crate::answers::{Cause, kind, message, shorten};
 use crate::plan::auth::{Account, KeyMaterial, Keys};
 use crate::plan::references::KeysRecord;
 use crate::plan::scopes::KeysScope;
@@ -159,7 +159,7 @@ fn refused(error: &kube::Error, what: &str, right: &str, value: &str) -> TokenEr
     let kube::Error::Api(status) = error else {
         return TokenError::Cluster(format!("the API server did not answer about {what}: retrying"));
     };
-    let message = shorten(&status.message);
+    let message = shorten(&message(status));
     match Cause::of(status) {
         Cause::Admission | Cause::Quota => {
             TokenError::AdmissionRefused(format!("the API server refused {what}: {message}"))
