@@ -61,17 +61,22 @@ fn builder(cluster: &Cluster) -> Result<Pod> {
     let common = format!("--root {storage} --runroot {storage}/run --storage-driver vfs", storage = storage.display(),);
     let files =
         format!("--authfile {}/config.json --signature-policy {}/policy.json", config.display(), dir.display(),);
+    // buildah runs each RUN by itself in an empty environment, so no LD_LIBRARY_PATH helps: the pod sees the libraries that this
+    // machine may lack beside its own.
+    let libraries = cluster.tools.library_path()?.canonicalize()?;
+    let triplet = libraries.file_name().context("a folder")?.display();
     let script = format!(
         "set -e; cd {dir}\n\
+         mount -t overlay libraries -o ro,lowerdir=/usr/lib/{triplet}:{libraries} /usr/lib/{triplet}\n\
          {buildah} {common} build --isolation chroot --security-opt seccomp=unconfined {files} --tag {HOST}/app:built .\n\
          {buildah} {common} push {files} {HOST}/app:built\n",
         dir = dir.display(),
         buildah = buildah.display(),
+        libraries = libraries.display(),
     );
     let env = [
         ("CONTAINERS_REGISTRIES_CONF", dir.join("registries.conf")),
         ("HOME", dir.clone()),
-        ("LD_LIBRARY_PATH", cluster.tools.library_path()?.canonicalize()?),
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
         ("TMPDIR", dir.clone()),
     ];
