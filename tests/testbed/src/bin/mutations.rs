@@ -33,6 +33,7 @@ struct Args {
 }
 
 /// What became of one.
+#[derive(Clone)]
 enum Fate {
     Caught,
     Missed(String),
@@ -193,17 +194,23 @@ impl Tree {
         for (file, bytes) in before.into_iter().rev() {
             self.write(&file, &bytes)?;
         }
-        fates
+        if let Some(fates) = fates? {
+            return Ok(fates);
+        }
+        // One that does not build says nothing of the others.
+        let (first, second) = batch.split_at(batch.len() / 2);
+        Ok([self.try_out(first, seconds)?, self.try_out(second, seconds)?].concat())
     }
 
-    fn judge(&self, batch: &[(String, Mutation)], seconds: u64) -> Result<Vec<Fate>> {
-        let Some((_, first)) = batch.first() else { return Ok(Vec::new()) };
+    /// The fates of a batch; none of several that do not build together.
+    fn judge(&self, batch: &[(String, Mutation)], seconds: u64) -> Result<Option<Vec<Fate>>> {
+        let Some((_, first)) = batch.first() else { return Ok(Some(Vec::new())) };
         let log = self.logs.join(format!("{}.log", first.name));
         let built = self.cargo(first.test().0, &["--no-run"], Some(first), 3600)?;
         fs::write(&log, text(&built))?;
         if !built.status.success() {
-            let why = || Fate::Missed(format!("it does not build, see {}", log.display()));
-            return Ok(batch.iter().map(|_| why()).collect());
+            let alone = Fate::Missed(format!("it does not build, see {}", log.display()));
+            return Ok((batch.len() == 1).then(|| vec![alone]));
         }
         if batch.len() > 1 {
             let filters: Vec<&str> =
@@ -221,9 +228,10 @@ impl Tree {
                     true => Ok(told(mutation, &output, &log)),
                     false => self.run(mutation, seconds),
                 })
-                .collect();
+                .collect::<Result<_>>()
+                .map(Some);
         }
-        batch.iter().map(|(_, mutation)| self.run(mutation, seconds)).collect()
+        Ok(Some(vec![self.run(first, seconds)?]))
     }
 
     fn run(&self, mutation: &Mutation, seconds: u64) -> Result<Fate> {
