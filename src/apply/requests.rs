@@ -85,8 +85,15 @@ fn secret(version: &str, more: Value) -> Value {
 }
 
 fn refusal(code: u16, message: &str, causes: Value) -> Value {
+    let reason = match code {
+        403 => "Forbidden",
+        404 => "NotFound",
+        409 => "Conflict",
+        422 => "Invalid",
+        _ => "",
+    };
     json!({
-        "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": "x", "code": code,
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": reason, "code": code,
         "details": { "kind": "secrets", "causes": causes },
     })
 }
