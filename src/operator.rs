@@ -121,11 +121,6 @@ impl Operator {
         Clients { lease: stack(lease).build(), fenced: stack(fenced).with_layer(&self.fence).build() }
     }
 
-    /// Reads the credentials of identities in the cluster.
-    pub fn cluster(&self, client: &Client) -> Arc<ApiServer> {
-        Arc::new(ApiServer::new(client.clone()))
-    }
-
     /// Runs until it is stopped or loses the lease.
     ///
     /// # Errors
@@ -232,7 +227,7 @@ impl Operator {
             watches.spawn(references::accounts(client.clone(), scope, shared.clone(), interval));
         }
         for scope in allowed.keys {
-            watches.spawn(references::keys(client.clone(), self.cluster(client), scope, shared.clone(), interval));
+            watches.spawn(references::keys(client.clone(), cluster(client), scope, shared.clone(), interval));
         }
         for scope in flags.allowed_includes() {
             let reader = Writer::new(client.clone(), 1, REQUEST_TIMEOUT);
@@ -311,6 +306,11 @@ impl Operator {
         let (store, writer) = reflector::store();
         Parts { ctx, store, writer, queue }
     }
+}
+
+/// Reads the credentials of identities in the cluster.
+pub fn cluster(client: &Client) -> Arc<ApiServer> {
+    Arc::new(ApiServer::new(client.clone()))
 }
 
 /// The parts of the controller.

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::registry::Region;
 use crate::cli::{RunArgs, is_proxy_of_environment};
 use crate::clock::Clock;
-use crate::operator::{Aws, Connection, Operator, OperatorError};
+use crate::operator::{self, Aws, Connection, Operator, OperatorError};
 use crate::process::fence::Fence;
 use crate::process::{http, telemetry};
 use crate::report;
@@ -131,7 +131,7 @@ async fn aws(operator: &Operator, client: &Client) -> Result<Aws, RunError> {
         );
     }
     let fixed_api = identity.endpoints.ecr.is_some();
-    Ok(Aws { source: Arc::new(Ecr::new(identity, operator.cluster(client))), region, fixed_api })
+    Ok(Aws { source: Arc::new(Ecr::new(identity, operator::cluster(client))), region, fixed_api })
 }
 
 fn stop_on_signal(stop: CancellationToken) -> Result<(), RunError> {

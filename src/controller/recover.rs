@@ -76,7 +76,7 @@ impl NextPass {
 }
 
 /// A search for tokens in our Secrets.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(super) struct Search {
     /// What the status vouched for when the search began, as far as it is missing. The status vouches for it no more.
     vouched: Vec<RegistryStatus>,
@@ -262,7 +262,7 @@ fn take_known(
     taken
 }
 
-/// The hosts that a status tells of.
+/// The hosts in the status of a registry.
 fn hosts(vouched: &RegistryStatus) -> Vec<Host> {
     vouched.hosts.iter().filter_map(|host| Host::parse(host).ok()).collect()
 }
@@ -271,7 +271,7 @@ fn hosts(vouched: &RegistryStatus) -> Vec<Host> {
 fn may_be_of(registry: &RegistryPlan, vouched: &RegistryStatus, hosts: &[Host]) -> bool {
     registry.region.as_ref().map(Region::as_str) == vouched.region.as_deref()
         && match &registry.hosts {
-            // Hosts that another registry has are not told of this one.
+            // A status leaves out the hosts that another registry has.
             Hosts::Named(named) => {
                 !hosts.is_empty() && hosts.iter().all(|host| named.iter().any(|(named, _)| named == host))
             }

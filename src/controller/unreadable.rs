@@ -24,7 +24,7 @@ pub struct UnreadableReports {
 }
 
 /// What was reported of an `EcrCredential`.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Default)]
 struct Reported {
     error: String,
     writes: u8,
@@ -51,8 +51,7 @@ impl UnreadableReports {
     pub(super) fn report(&mut self, object: &Unreadable) {
         let Unreadable { metadata, error, .. } = object;
         let name = metadata.name.clone().unwrap_or_default();
-        let reported =
-            self.reported.entry(metadata.uid.clone()).or_insert(Reported { error: String::new(), writes: 0 });
+        let reported = self.reported.entry(metadata.uid.clone()).or_default();
         if reported.error != *error {
             *reported = Reported { error: error.clone(), writes: 0 };
             tracing::error!(
@@ -94,7 +93,6 @@ mod tests {
     use super::super::reconcile::reconcile;
     use super::super::stage::Stage;
     use super::*;
-    use crate::api::EcrCredential;
     use crate::api::observed::ObservedCredential;
     use serde_json::{Value, json};
 
@@ -137,16 +135,12 @@ mod tests {
         assert_eq!(status(&unreadable(&json!(null), Some("2026-01-01T00:00:00Z")), now), None);
         assert!(status(&unreadable(&json!("odd"), None), now).is_some());
     }
+
     #[tokio::test]
     async fn it_is_not_reconciled_as_it_was_before() {
-        let stage = Stage::new(json!([{ "private": {} }]));
-        let object: EcrCredential = serde_json::from_value(json!({
-            "apiVersion": "pullsecrets.dev/v1alpha1", "kind": "EcrCredential",
-            "metadata": { "name": "x", "uid": "x", "generation": 1 },
-            "spec": { "registries": [{ "private": {} }], "namespaces": { "names": ["a"] }, "suspend": true },
-        }))
-        .unwrap();
-        let (object, ctx) = (Arc::new(object), Arc::new(stage.ctx));
+        let mut stage = Stage::new(json!([{ "private": {} }]));
+        stage.object.spec.suspend = true;
+        let (object, ctx) = (Arc::new(stage.object), Arc::new(stage.ctx));
         ctx.shared.credential_unreadable(&unreadable(&json!(null), None));
         reconcile(object.clone(), ctx.clone()).await.unwrap();
         assert_eq!(stage.server.asked("/status"), 0);

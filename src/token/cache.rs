@@ -506,15 +506,15 @@ mod tests {
         tokens_from(Script::new(answers))
     }
 
-    fn tokens_from(script: Arc<Script>) -> (Arc<TokenCache>, UnboundedReceiver<Uid>) {
+    fn tokens_from(source: Arc<dyn TokenSource>) -> (Arc<TokenCache>, UnboundedReceiver<Uid>) {
+        tokens_by(clock(), source)
+    }
+
+    fn tokens_by(clock: Clock, source: Arc<dyn TokenSource>) -> (Arc<TokenCache>, UnboundedReceiver<Uid>) {
         let (sender, receiver) = unbounded_channel();
-        let settings = CacheSettings {
-            retry: RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) },
-            min_life: Duration::from_secs(60),
-            rate: 10,
-            clock: clock(),
-        };
-        (Arc::new(TokenCache::new(script, settings, sender, |_| ())), receiver)
+        let retry = RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) };
+        let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock };
+        (Arc::new(TokenCache::new(source, settings, sender, |_| ())), receiver)
     }
 
     fn ask(tokens: &Arc<TokenCache>, who: &str) {
@@ -581,11 +581,8 @@ mod tests {
         let now = || Timestamp::from_second(NOW + AHEAD.get()).unwrap();
         thread_local!(static UPTIME: std::cell::Cell<u64> = const { std::cell::Cell::new(7) });
         let clock = Clock::new(now, || Duration::from_secs(UPTIME.get()));
-        let (sender, mut told) = unbounded_channel();
-        let retry = RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) };
-        let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock };
         let down = Script::new([Err(TokenError::Unavailable("down".to_owned()))]);
-        let tokens = Arc::new(TokenCache::new(down, settings, sender, |_| ()));
+        let (tokens, mut told) = tokens_by(clock, down);
         ask(&tokens, "a");
         told.recv().await.unwrap();
         let wait = || tokens.look(&key()).failure.unwrap().retry_at.duration_since(now());
@@ -746,11 +743,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn those_that_a_slow_api_server_has_held_up_do_not_call_aws_all_at_once() {
-        let (sender, mut told) = unbounded_channel();
-        let retry = RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) };
-        let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock: clock() };
         let source = Arc::new(Slow { until: Instant::now() + Duration::from_secs(30), calls: Mutex::default() });
-        let tokens = Arc::new(TokenCache::new(source.clone(), settings, sender, |_| ()));
+        let (tokens, mut told) = tokens_from(source.clone());
         let keys: BTreeSet<TokenKey> = (0..400).map(numbered).collect();
         tokens.want(&uid("x"), keys.clone());
         for key in &keys {
@@ -785,11 +779,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_first_token_does_not_wait_for_those_that_are_renewed() {
-        let (sender, mut told) = unbounded_channel();
-        let retry = RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) };
-        let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock: clock() };
         let order = Arc::new(Order::default());
-        let tokens = Arc::new(TokenCache::new(order.clone(), settings, sender, |_| ()));
+        let (tokens, mut told) = tokens_from(order.clone());
         let token = held();
         let renewed: BTreeSet<TokenKey> = (0..2000).map(numbered).collect();
         tokens.want(&uid("old"), renewed.clone());
@@ -829,11 +820,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn however_tokens_are_asked_for_there_are_no_more_calls_than_the_rate() {
         for turn in [Dispatch::Immediate, Dispatch::Queued] {
-            let (sender, _told) = unbounded_channel();
-            let retry = RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) };
-            let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock: clock() };
             let source = Arc::new(Fails::default());
-            let tokens = Arc::new(TokenCache::new(source.clone(), settings, sender, |_| ()));
+            let (tokens, _told) = tokens_from(source.clone());
             let keys: BTreeSet<TokenKey> = (0..100).map(numbered).collect();
             tokens.want(&uid("x"), keys.clone());
             for key in &keys {
@@ -850,12 +838,9 @@ mod tests {
         thread_local!(static BEGUN: std::cell::OnceCell<Instant> = const { std::cell::OnceCell::new() });
         let uptime = || BEGUN.with(|begun| begun.get_or_init(Instant::now).elapsed());
         let clock = Clock::new(|| Timestamp::from_second(NOW).unwrap(), uptime);
-        let (sender, _told) = unbounded_channel();
-        let retry = RetryPolicy { initial: Duration::from_secs(10), max: Duration::from_secs(300) };
-        let settings = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock };
         let healthy = numbered(9999);
         let source = Arc::new(Fails::default());
-        let tokens = Arc::new(TokenCache::new(source.clone(), settings, sender, |_| ()));
+        let (tokens, _told) = tokens_by(clock, source.clone());
         let mut keys: BTreeSet<TokenKey> = (0..1000).map(numbered).collect();
         keys.insert(healthy.clone());
         tokens.want(&uid("x"), keys.clone());

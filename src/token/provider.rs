@@ -24,20 +24,18 @@ pub(super) struct UsableCredentials<P> {
 impl<P: ProvideCredentials> UsableCredentials<P> {
     async fn credentials(&self) -> provider::Result {
         let given = self.source.provide_credentials().await?;
-        provided(lasting(given, self.time.now()).and_then(sendable))
+        provided(lasting(given, self.time.now()).and_then(|given| sendable(given, "").map_err(TokenError::Unreadable)))
     }
 }
 
-/// Whether credentials can be sent. The access key ID and the session token stand in headers, and the SDK panics over a character that a
-/// header may not have.
-pub(super) fn is_sendable(credentials: &Credentials) -> bool {
-    let texts = [Some(credentials.access_key_id()), credentials.session_token()];
-    texts.into_iter().flatten().all(|text| text.bytes().all(|byte| byte.is_ascii_graphic()))
-}
-
-fn sendable(given: Credentials) -> Result<Credentials, TokenError> {
-    let odd = "the access key ID or the session token has a character that none of AWS has";
-    if is_sendable(&given) { Ok(given) } else { Err(TokenError::Unreadable(odd.to_owned())) }
+/// Credentials that can be sent, or what is wrong with them. The access key ID and the session token stand in headers, and the SDK
+/// panics over a character that a header may not have. `place` says where they are, if that is known.
+pub(super) fn sendable(given: Credentials, place: &str) -> Result<Credentials, String> {
+    let texts = [Some(given.access_key_id()), given.session_token()];
+    if texts.into_iter().flatten().all(|text| text.bytes().all(|byte| byte.is_ascii_graphic())) {
+        return Ok(given);
+    }
+    Err(format!("the access key ID or the session token{place} has a character that none of AWS has"))
 }
 
 fn lasting(given: Credentials, now: SystemTime) -> Result<Credentials, TokenError> {

@@ -8,7 +8,7 @@ use aws_credential_types::provider::{ProvideCredentials, future};
 use secrecy::ExposeSecret;
 
 use super::from_cluster::FromCluster;
-use super::provider::{is_sendable, provided};
+use super::provider::{provided, sendable};
 use super::{StaticKeys, TokenError};
 use crate::plan::auth::Keys;
 
@@ -31,12 +31,7 @@ impl StoredKeys {
             "Secret",
         );
         let Keys { namespace, name, .. } = &self.secret;
-        let odd = || {
-            format!(
-                "the access key ID or the session token in Secret {namespace}/{name} has a character that none of AWS has"
-            )
-        };
-        if is_sendable(&credentials) { Ok(credentials) } else { Err(TokenError::IdentityNotFound(odd())) }
+        sendable(credentials, &format!(" in Secret {namespace}/{name}")).map_err(TokenError::IdentityNotFound)
     }
 }
 

@@ -1,4 +1,4 @@
-//! When the status is written, that nothing else waits for it, and what is told and kept whatever happens meanwhile.
+//! When the status is written, that nothing else waits for it, and what is reported and kept if the object changes meanwhile.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -118,11 +118,11 @@ async fn a_status_that_an_older_one_has_overwritten_is_written_again_within_a_mi
     assert!((1..=2).contains(&again), "{again} writes");
 }
 
-/// Counts the statuses that it is told.
+/// Counts the statuses that are reported.
 #[derive(Default)]
-struct Told(AtomicUsize);
+struct Reported(AtomicUsize);
 
-impl Observer for Told {
+impl Observer for Reported {
     fn wrote(&self, _: &SecretAction, _: &Result<Written, WriteError>) {}
     fn reconciled(&self, _: Duration, _: Option<&Error>) {}
 
@@ -131,45 +131,29 @@ impl Observer for Told {
     }
 }
 
-/// The EcrCredential of a stage with these registries.
-fn object(registries: &Value, suspend: bool) -> Arc<EcrCredential> {
-    let namespaces = super::super::stage::NAMESPACES;
-    let object = json!({
-        "apiVersion": "pullsecrets.dev/v1alpha1", "kind": "EcrCredential",
-        "metadata": { "name": "x", "uid": "x", "generation": 1 },
-        "spec": {
-            "registries": registries, "namespaces": { "names": namespaces }, "secret": { "name": "pull" },
-            "suspend": suspend,
-        },
-    });
-    Arc::new(serde_json::from_value(object).unwrap())
-}
-
 /// Two registries, one of which has the identity of each namespace, and their EcrCredential's only Secret, in namespace a.
-fn stage_with_a_secret() -> (Stage, Value) {
-    let registries = json!([
+fn stage_with_a_secret() -> Stage {
+    let stage = Stage::new(json!([
         { "private": {}, "auth": { "serviceAccount": { "fromTargetNamespace": "puller" } } },
         { "public": {} },
-    ]);
-    let stage = Stage::new(registries.clone());
+    ]));
     let token_spec = stage.plan.registries[0].token_specs[0].clone();
     let token = token("p", NOW + HOUR, &identity_of(&stage, &token_spec, "a"));
     let desired = stage.desired(&[(token_spec, token)].into());
     stage.server.has_secret("a", &desired);
     stage.sees("a", desired.digest, NOW + HOUR);
-    (stage, registries)
+    stage
 }
 
-/// Whether the observer is told of a status, while the EcrCredential ends if it is `gone`.
-async fn is_told(gone: bool) -> bool {
-    let (mut stage, registries) = stage_with_a_secret();
-    let told = Arc::new(Told::default());
-    stage.ctx.observer = told.clone();
-    let object = object(&registries, false);
-    stage.server.answers(PATH, 200, serde_json::to_value(&object).unwrap());
+/// Whether a status is reported of an EcrCredential that is deleted meanwhile if `gone`.
+async fn is_reported(gone: bool) -> bool {
+    let mut stage = stage_with_a_secret();
+    let reported = Arc::new(Reported::default());
+    stage.ctx.observer = reported.clone();
+    stage.server.answers(PATH, 200, serde_json::to_value(&stage.object).unwrap());
     let held = stage.server.hold().await;
-    let Stage { ctx, server, .. } = stage;
-    let ctx = Arc::new(ctx);
+    let Stage { ctx, server, object, .. } = stage;
+    let (ctx, object) = (Arc::new(ctx), Arc::new(object));
     let end = async {
         while server.asked(SECRET) == 0 {
             tokio::task::yield_now().await;
@@ -181,26 +165,25 @@ async fn is_told(gone: bool) -> bool {
     };
     let (result, ()) = tokio::join!(reconcile(object.clone(), ctx.clone()), end);
     assert!(result.is_ok());
-    told.0.load(Ordering::Relaxed) > 0
+    reported.0.load(Ordering::Relaxed) > 0
 }
 
 #[tokio::test]
 async fn nothing_is_told_of_an_ecrcredential_that_ends_while_it_is_reconciled() {
-    assert!(is_told(false).await);
-    assert!(!is_told(true).await);
+    assert!(is_reported(false).await);
+    assert!(!is_reported(true).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_node_clock_that_is_ahead_takes_no_login_of_a_namespace_after_a_restart() {
-    let (mut stage, registries) = stage_with_a_secret();
+    let mut stage = stage_with_a_secret();
     stage.ctx.clock = Clock::new(|| at(NOW + 13 * HOUR), Duration::default);
     stage.ctx.clock.hear(DateOf::Kubernetes, "Fri, 15 Jan 2027 08:00:00 GMT", Duration::ZERO);
     assert_eq!(stage.ctx.clock.earliest(), at(NOW));
-    let object = object(&registries, false);
-    stage.server.answers(PATH, 200, serde_json::to_value(&object).unwrap());
-    let Stage { ctx, server, uid, .. } = stage;
+    stage.server.answers(PATH, 200, serde_json::to_value(&stage.object).unwrap());
+    let Stage { ctx, server, object, uid, .. } = stage;
     let ctx = Arc::new(ctx);
-    reconcile(object, ctx.clone()).await.unwrap();
+    reconcile(Arc::new(object), ctx.clone()).await.unwrap();
     let state = ctx.credential_state(&uid);
     assert!(state.lock().await.tenants.has_any(), "its token was found again");
     assert_eq!(server.asked(SECRET), 1, "it was read, and not changed");

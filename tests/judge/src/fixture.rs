@@ -136,11 +136,8 @@ impl Story {
         self
     }
 
-    pub fn operator_writes_unseen(mut self, secret: SecretState) -> Self {
-        self.tick();
-        let object = self.stamp(secret.0, true);
-        self.history.add(Kind::Secret, Version::seen(self.now, Arc::new(object)));
-        self
+    pub fn operator_writes_unseen(self, secret: SecretState) -> Self {
+        self.seen(secret, true)
     }
 
     /// An apply that the API server answers with the version that is there.
@@ -151,9 +148,14 @@ impl Story {
         self
     }
 
-    pub fn other_writes(mut self, secret: SecretState) -> Self {
+    pub fn other_writes(self, secret: SecretState) -> Self {
+        self.seen(secret, false)
+    }
+
+    /// A version of a Secret that the watch shows, without the request that wrote it.
+    fn seen(mut self, secret: SecretState, by_operator: bool) -> Self {
         self.tick();
-        let object = self.stamp(secret.0, false);
+        let object = self.stamp(secret.0, by_operator);
         self.history.add(Kind::Secret, Version::seen(self.now, Arc::new(object)));
         self
     }

@@ -107,6 +107,11 @@ impl History {
         all.map(|(key, versions)| (key, versions.as_slice()))
     }
 
+    /// Every version of every object of a kind.
+    pub fn versions_of_kind(&self, kind: Kind) -> impl Iterator<Item = (&Key, &Version)> {
+        self.of_kind(kind).flat_map(|(key, versions)| versions.iter().map(move |version| (key, version)))
+    }
+
     pub fn versions(&self, key: &Key) -> &[Version] {
         self.0.get(key).map_or(&[], Vec::as_slice)
     }

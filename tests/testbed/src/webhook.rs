@@ -53,12 +53,6 @@ impl Verdict {
     pub fn refuse(code: u16, message: &str) -> Verdict {
         Verdict::Refuse(json!({ "code": code, "message": message }))
     }
-
-    /// A refusal that says when to come back.
-    pub fn refuse_for(seconds: u32, code: u16, message: &str) -> Verdict {
-        let details = json!({ "retryAfterSeconds": seconds });
-        Verdict::Refuse(json!({ "code": code, "message": message, "details": details }))
-    }
 }
 
 /// One call of the webhook.

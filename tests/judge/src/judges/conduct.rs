@@ -34,8 +34,7 @@ pub(super) fn no_idle_writes(evidence: &Evidence) -> Vec<Violation> {
 
 /// I9: a status that counts failed namespaces names them, each with a reason and a message.
 pub(super) fn named_failures(evidence: &Evidence) -> Vec<Violation> {
-    let statuses = evidence.history.of_kind(Kind::Credential);
-    let statuses = statuses.flat_map(|(key, versions)| versions.iter().map(move |version| (key, version)));
+    let statuses = evidence.history.versions_of_kind(Kind::Credential);
     let wrong = statuses.filter_map(|(key, version)| {
         let status = &version.object["status"];
         let failed = status["namespaces"]["failed"].as_u64()?;

@@ -55,10 +55,7 @@ pub(super) fn true_status(evidence: &Evidence) -> Vec<Violation> {
 
 /// I14: the status stays small.
 pub(super) fn small_status(evidence: &Evidence) -> Vec<Violation> {
-    let versions = evidence
-        .history
-        .of_kind(Kind::Credential)
-        .flat_map(|(key, versions)| versions.iter().map(move |version| (key, version)));
+    let versions = evidence.history.versions_of_kind(Kind::Credential);
     let sized = versions.map(|(key, version)| (key, version, version.object["status"].to_string().len()));
     let big = sized.filter(|(_, _, size)| *size >= STATUS_LIMIT);
     big.map(|(key, version, size)| {
@@ -97,10 +94,7 @@ fn lost(evidence: &Evidence, versions: &[Version], end: &Version) -> Vec<Violati
     if lately.any(|version| version.generation() != end.generation()) {
         return vec![];
     }
-    let secrets = evidence
-        .history
-        .of_kind(Kind::Secret)
-        .flat_map(|(key, versions)| versions.iter().map(move |version| (key, version)));
+    let secrets = evidence.history.versions_of_kind(Kind::Secret);
     let ended =
         secrets.filter(|(_, version)| version.deleted && version.at >= end.at && belongs_to(version, end.uid()));
     let lost =

@@ -53,8 +53,7 @@ pub(super) fn no_flapping(evidence: &Evidence) -> Vec<Violation> {
 
 /// I20: the counters are of selected namespaces: none is more than all.
 pub(super) fn counters(evidence: &Evidence) -> Vec<Violation> {
-    let statuses = evidence.history.of_kind(Kind::Credential);
-    let statuses = statuses.flat_map(|(key, versions)| versions.iter().map(move |version| (key, version)));
+    let statuses = evidence.history.versions_of_kind(Kind::Credential);
     let wrong = statuses.filter_map(|(key, version)| {
         let status = &version.object["status"];
         let outputs = status["outputs"].as_array().into_iter().flatten();
