@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use super::answer::Answer;
 use super::request::{Kind, Request};
 
-/// The status codes that webhooks refuse with. Some of them mean something else when the API server itself says them.
-const CODES: [u16; 12] = [400, 401, 403, 404, 409, 410, 413, 422, 429, 500, 503, 504];
+/// The status codes that webhooks refuse with. Some of them mean something else when the API server itself says them, and some are no
+/// error in HTTP: the API server passes on whatever code a webhook gives.
+const CODES: [u16; 16] = [302, 400, 401, 403, 404, 409, 410, 413, 422, 429, 500, 503, 504, 600, 700, 999];
 
 /// The longest that a webhook takes, in milliseconds: less than the 30 s that the API server allows for one.
 const SLOWEST: u64 = 25_000;
