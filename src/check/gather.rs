@@ -101,7 +101,7 @@ impl Cluster {
                         let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
                         if let Some(record) = SecretRecord::read(object.meta()) {
                             state.set_secret(&name, &namespace, Arc::new(record));
-                            metadata.insert((name.into(), namespace.into()), object.meta().clone());
+                            metadata.insert(SecretKey::new(name, namespace), object.meta().clone());
                         }
                     }
                 }

@@ -14,6 +14,7 @@ use super::targets::TargetCheck;
 use crate::api::registry::Region;
 use crate::api::status::{Reason, RegistryStatus, condition};
 use crate::api::{AttachPods, EcrCredentialStatus};
+use crate::controller::secret_key::SecretKey;
 use crate::controller::watches::SecretScope;
 use crate::plan::outputs::{SecretPlan, include_not_allowed, output_not_allowed};
 use crate::plan::schedule::later;
@@ -317,7 +318,7 @@ fn namespaces(
     targets.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     let mut all = Namespaces::default();
     for target in &targets {
-        let found = facts.metadata.get(&(target.name.clone(), target.namespace.clone()));
+        let found = facts.metadata.get(&SecretKey::of(&target));
         let report = if is_hidden(facts, target) { Some(hidden(target)) } else { check.judge(target, found) };
         let report = with_identity(facts, target, resolved, report);
         // The namespaces of outputs are reported only if they have a problem.

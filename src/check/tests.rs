@@ -16,6 +16,7 @@ use super::{chosen, gather, rights, text};
 use crate::api::EcrCredential;
 use crate::api::observed::{ObservedCredential, Unreadable};
 use crate::controller::cluster_state::ClusterState;
+use crate::controller::secret_key::SecretKey;
 use crate::controller::watches::{SecretScope, credential_ref};
 use crate::plan::namespaces::NamespaceUid;
 use crate::plan::references::{AccountRecord, AllowedIdentities, References};
@@ -131,7 +132,7 @@ fn facts(credentials: Vec<EcrCredential>, secrets: &[(&str, ObjectMeta)]) -> Fac
     let mut metadata = HashMap::new();
     for (namespace, found) in secrets {
         state.set_secret("pull", namespace, Arc::new(SecretRecord::read(found).unwrap()));
-        metadata.insert(("pull".into(), (*namespace).into()), found.clone());
+        metadata.insert(SecretKey::new("pull", *namespace), found.clone());
     }
     Facts {
         inside: true,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::expectations::Expectations;
 use super::includes::Includes;
-use super::secret_key::{Change, NamespaceFirst, SecretKey, change_of, key_of};
+use super::secret_key::{Change, SecretKey};
 use crate::api::OutputFormat;
 use crate::api::status::Reason;
 use crate::attach::Unattached;
@@ -37,7 +37,7 @@ pub struct ClusterState {
     pub references: References,
     records: HashMap<Arc<str>, Records>,
     /// The Secrets of each `EcrCredential`: those in one namespace are found without a look at all.
-    owned: HashMap<Uid, BTreeSet<NamespaceFirst>>,
+    owned: HashMap<Uid, BTreeSet<SecretKey>>,
     /// What events have touched since an `EcrCredential` last examined its Secrets.
     touched: HashMap<Uid, Touched>,
     /// The docker configs of others that are merged into ours.
@@ -71,20 +71,19 @@ impl ClusterState {
         let record = self.with_shared_owner(record);
         let mut concerned = self.concerned(&key);
         self.disown(known.as_deref(), &key, &mut concerned);
-        let (name, namespace) = key;
         if let Some(owner) = &record.owner {
-            self.owned.entry(owner.clone()).or_default().insert((namespace.clone(), name.clone()));
+            self.owned.entry(owner.clone()).or_default().insert(key.clone());
             concerned.insert(owner.clone());
         }
-        self.touch(&concerned, &change_of((name.clone(), namespace.clone())));
-        self.records.entry(name).or_default().insert(namespace, record);
+        self.records.entry(key.name.clone()).or_default().insert(key.namespace.clone(), record);
+        self.touch(&concerned, &Change::Secret(key));
         concerned
     }
 
     /// Takes the answer to a write; returns whom it concerns. It is no news where the watch has told of the Secret's end.
     pub fn answered(&mut self, key: &SecretKey, record: Arc<SecretRecord>) -> BTreeSet<Uid> {
         match self.awaited.holds(key, &record.uid) {
-            true => self.set_secret(&key.0, &key.1, record),
+            true => self.set_secret(&key.name, &key.namespace, record),
             false => BTreeSet::new(),
         }
     }
@@ -99,7 +98,7 @@ impl ClusterState {
         };
         let mut concerned = self.concerned(&key);
         self.disown(Some(&*known), &key, &mut concerned);
-        self.touch(&concerned, &change_of(key));
+        self.touch(&concerned, &Change::Secret(key));
         if let Some(records) = self.records.get_mut(name) {
             records.remove(namespace);
             if records.is_empty() {
@@ -113,20 +112,17 @@ impl ClusterState {
     /// is given: where there are a hundred names, each is asked for once a list.
     pub fn secret_keys(&self, name: Option<&str>, namespace: Option<&str>) -> Vec<SecretKey> {
         let known = scoped(&self.records, name).flat_map(|(name, records)| {
-            scoped(records, namespace).map(move |(namespace, _)| (name.clone(), namespace.clone()))
+            scoped(records, namespace).map(move |(namespace, _)| SecretKey::new(name.clone(), namespace.clone()))
         });
         let within = |scope: Option<&str>, text: &str| scope.is_none_or(|scope| scope == text);
-        let awaited = self.awaited.keys().filter(|(n, ns)| within(name, n) && within(namespace, ns));
+        let awaited = self.awaited.keys().filter(|key| within(name, &key.name) && within(namespace, &key.namespace));
         known.chain(awaited.cloned()).collect()
     }
 
     /// The Secrets marked as belonging to an `EcrCredential`.
     pub fn owned_by(&self, uid: &Uid) -> Vec<(SecretKey, Arc<SecretRecord>)> {
         let owned = self.owned.get(uid).into_iter().flatten();
-        let with_record = |(namespace, name): &NamespaceFirst| {
-            Some(((name.clone(), namespace.clone()), self.record(name, namespace)?.clone()))
-        };
-        owned.filter_map(with_record).collect()
+        owned.filter_map(|key| Some((key.clone(), self.record(&key.name, &key.namespace)?.clone()))).collect()
     }
 
     /// Whether any Secret is marked as belonging to an `EcrCredential`.
@@ -142,12 +138,15 @@ impl ClusterState {
         generation: Option<i64>,
     ) -> Option<impl Iterator<Item = SecretTarget> + use<'a>> {
         let keys = self.is_current(me, generation).then(|| self.index.targets(me).chain(self.left_by(me)))?;
-        Some(keys.filter_map(move |(name, namespace)| self.target(me, &(name.clone(), namespace.clone()))))
+        Some(
+            keys.filter_map(move |(name, namespace)| self.target(me, &SecretKey::new(name.clone(), namespace.clone()))),
+        )
     }
 
     /// One Secret that concerns an `EcrCredential`; none when it does not. What comes of it may be done only while
     /// [`Self::is_current`]: to one that is gone, all of its Secrets seem left over.
-    pub fn target(&self, me: &Uid, (name, namespace): &SecretKey) -> Option<SecretTarget> {
+    pub fn target(&self, me: &Uid, key: &SecretKey) -> Option<SecretTarget> {
+        let SecretKey { namespace, name } = key;
         let winner = self.index.winner(name, namespace);
         let name_of = |uid: &Uid| self.index.credential_name(uid).unwrap_or_else(|| "unknown".into());
         let selection = match winner {
@@ -161,7 +160,7 @@ impl ClusterState {
             },
             _ => {
                 // One that may not be written any more is kept: the permission may come back.
-                if !self.owns(me, name, namespace)
+                if !self.owns(me, key)
                     || !self.index.is_open(name, namespace)
                     || self.index.is_denied(me, name, namespace)
                 {
@@ -183,35 +182,36 @@ impl ClusterState {
     pub(super) fn is_still(&self, me: &Uid, target: &SecretTarget) -> bool {
         self.index.is_active(me)
             && self
-                .target(me, &key_of(target))
+                .target(me, &SecretKey::of(target))
                 .is_some_and(|now| now.selection == target.selection && now.namespace_uid == target.namespace_uid)
     }
 
     /// The keys of every Secret that concerns an `EcrCredential`, or that it may not write in a namespace that it selects.
     pub(super) fn keys<'a>(&'a self, me: &'a Uid) -> impl Iterator<Item = SecretKey> + use<'a> {
         let keys = self.index.targets(me).chain(self.left_by(me)).chain(self.index.denied(me));
-        keys.map(|(name, namespace)| (name.clone(), namespace.clone()))
+        keys.map(|(name, namespace)| SecretKey::new(name.clone(), namespace.clone()))
     }
 
     /// The keys that a change may matter to: the Secret that has changed, and those of an `EcrCredential` in the same namespace.
-    pub(super) fn keys_of(&self, me: &Uid, (namespace, name): &Change) -> BTreeSet<SecretKey> {
+    pub(super) fn keys_of(&self, me: &Uid, change: &Change) -> BTreeSet<SecretKey> {
+        let namespace = change.namespace();
         let wanted = self.index.secrets(me).map(|(name, _)| name);
         let owned = self.owned.get(me).into_iter().flat_map(|owned| in_namespace(owned, namespace));
-        wanted.chain(owned).chain(name).map(|name| (name.clone(), namespace.clone())).collect()
+        wanted.chain(owned).chain(change.secret()).map(|name| SecretKey::new(name.clone(), namespace.clone())).collect()
     }
 
     /// Whether a Secret may concern an `EcrCredential`: it is a target, or marked as belonging to it.
-    pub(super) fn is_concerned(&self, me: &Uid, (name, namespace): &SecretKey) -> bool {
-        self.index.wants(me, name, namespace) || self.owns(me, name, namespace)
+    pub(super) fn is_concerned(&self, me: &Uid, key: &SecretKey) -> bool {
+        self.index.wants(me, &key.name, &key.namespace) || self.owns(me, key)
     }
 
-    fn owns(&self, me: &Uid, name: &Arc<str>, namespace: &Arc<str>) -> bool {
-        self.owned.get(me).is_some_and(|owned| owned.contains(&(namespace.clone(), name.clone())))
+    fn owns(&self, me: &Uid, key: &SecretKey) -> bool {
+        self.owned.get(me).is_some_and(|owned| owned.contains(key))
     }
 
     /// The Secrets that an `EcrCredential` has and does not want any more.
     fn left_by<'a>(&'a self, me: &'a Uid) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)> + use<'a> {
-        let owned = self.owned.get(me).into_iter().flatten().map(|(namespace, name)| (name, namespace));
+        let owned = self.owned.get(me).into_iter().flatten().map(|key| (&key.name, &key.namespace));
         owned.filter(move |(name, namespace)| !self.index.wants(me, name, namespace))
     }
 
@@ -300,7 +300,7 @@ impl ClusterState {
             concerned.extend(self.owners_in(name));
         }
         if let Some(name) = self.index.namespace_name(name) {
-            self.touch(&concerned, &(name, None));
+            self.touch(&concerned, &Change::Namespace(name));
         }
         concerned
     }
@@ -311,7 +311,7 @@ impl ClusterState {
         let mut concerned = self.index.remove_namespace(name);
         concerned.extend(self.owners_in(name));
         if let Some(name) = shared_name {
-            self.touch(&concerned, &(name, None));
+            self.touch(&concerned, &Change::Namespace(name));
         }
         concerned
     }
@@ -319,7 +319,7 @@ impl ClusterState {
     /// Those who have a Secret in a namespace, be it wanted or not.
     fn owners_in(&self, namespace: &str) -> BTreeSet<Uid> {
         let namespace: Arc<str> = namespace.into();
-        let is_here = |owned: &BTreeSet<NamespaceFirst>| in_namespace(owned, &namespace).next().is_some();
+        let is_here = |owned: &BTreeSet<SecretKey>| in_namespace(owned, &namespace).next().is_some();
         self.owned.iter().filter(|(_, owned)| is_here(owned)).map(|(uid, _)| uid.clone()).collect()
     }
 
@@ -348,7 +348,7 @@ impl ClusterState {
         let mut beside: BTreeSet<Uid> = self.index.targets(uid).filter_map(owner).cloned().collect();
         if self.index.is_alive(uid) && !self.index.is_readable(uid) {
             let owned = self.owned.get(uid).into_iter().flatten();
-            beside.extend(owned.flat_map(|(namespace, name)| self.index.claims(name, namespace)));
+            beside.extend(owned.flat_map(|key| self.concerned(key)));
         }
         beside
     }
@@ -364,10 +364,12 @@ impl ClusterState {
         let shared_name = known.map_or_else(|| name.into(), |(key, _)| key.clone());
         let shared_namespace =
             known.and_then(|(_, records)| records.get_key_value(namespace)).map(|(key, _)| key.clone());
-        (
-            shared_name,
-            shared_namespace.or_else(|| self.index.namespace_name(namespace)).unwrap_or_else(|| namespace.into()),
-        )
+        SecretKey {
+            name: shared_name,
+            namespace: shared_namespace
+                .or_else(|| self.index.namespace_name(namespace))
+                .unwrap_or_else(|| namespace.into()),
+        }
     }
 
     /// The record with its owner's uid as it is already in memory: thousands of Secrets have the same.
@@ -379,15 +381,15 @@ impl ClusterState {
         record
     }
 
-    fn concerned(&self, (name, namespace): &SecretKey) -> BTreeSet<Uid> {
-        self.index.claims(name, namespace).into_iter().collect()
+    fn concerned(&self, key: &SecretKey) -> BTreeSet<Uid> {
+        self.index.claims(&key.name, &key.namespace).into_iter().collect()
     }
 
     fn disown(&mut self, record: Option<&SecretRecord>, key: &SecretKey, concerned: &mut BTreeSet<Uid>) {
         let Some(owner) = record.and_then(|record| record.owner.as_ref()) else { return };
         concerned.insert(owner.clone());
         if let Some(owned) = self.owned.get_mut(owner) {
-            owned.remove(&(key.1.clone(), key.0.clone()));
+            owned.remove(key);
             if owned.is_empty() {
                 self.owned.remove(owner);
             }
@@ -397,11 +399,11 @@ impl ClusterState {
 
 /// The names of the Secrets in one namespace.
 fn in_namespace<'a>(
-    owned: &'a BTreeSet<NamespaceFirst>,
+    owned: &'a BTreeSet<SecretKey>,
     namespace: &'a Arc<str>,
 ) -> impl Iterator<Item = &'a Arc<str>> + use<'a> {
-    let from_there = owned.range((namespace.clone(), Arc::default())..);
-    from_there.take_while(move |(of, _)| of == namespace).map(|(_, name)| name)
+    let from_there = owned.range(SecretKey::new(Arc::default(), namespace.clone())..);
+    from_there.take_while(move |key| key.namespace == *namespace).map(|key| &key.name)
 }
 
 /// The one that a scope names, or all.
@@ -457,7 +459,7 @@ mod tests {
 
     /// What an `EcrCredential` may do about the Secret in the namespace a.
     fn selection(cluster: &ClusterState, me: &str) -> Option<Selection> {
-        let key = ("pull".into(), "a".into());
+        let key = SecretKey::new("pull", "a");
         cluster.target(&uid(me), &key).map(|target| target.selection)
     }
 
@@ -544,8 +546,8 @@ mod tests {
             credential.attach = vec![wildmatch::WildMatch::new("default")];
             cluster.set_credential(&uid(&me), credential);
             cluster.set_namespace(&namespace, NamespaceUid::default(), &labels, false);
-            let key = (secret.as_str().into(), namespace.as_str().into());
-            cluster.awaited.begin((Arc::clone(&key.0), Arc::clone(&key.1)));
+            let key = SecretKey::new(secret.as_str(), namespace.as_str());
+            cluster.awaited.begin(key.clone());
             cluster.set_secret(&secret, &namespace, record(Some(&me)));
             cluster.awaited.end(&key);
             let record = AccountRecord { uid: "s".into(), created: Timestamp::MAX, role: None, audience: None };

@@ -194,8 +194,11 @@ impl Diff<'_> {
     ) -> Result<Assessment, Superseded> {
         let me = &self.owner.uid;
         let Some(target) = state.target(me, key) else {
-            let counts =
-                if state.index.is_denied(me, &key.0, &key.1) { self.denied(key) } else { SyncState::default() };
+            let counts = if state.index.is_denied(me, &key.name, &key.namespace) {
+                self.denied(key)
+            } else {
+                SyncState::default()
+            };
             return Ok(Assessment { due: None, unwritten: false, expires: false, counts });
         };
         if !self.desired.covers(&target) {
@@ -222,7 +225,7 @@ impl Diff<'_> {
 
     /// How a Secret counts whose namespace is selected and in which it may not be written.
     fn denied(&self, key: &SecretKey) -> SyncState {
-        let (name, namespace) = key;
+        let SecretKey { namespace, name } = key;
         let Some(secret) = self.plan.secret_named(name) else { return SyncState::default() };
         let denied = || output_not_allowed(name, secret.format, namespace);
         let why = secret.refusal.clone().unwrap_or_else(denied);
@@ -233,7 +236,7 @@ impl Diff<'_> {
     fn is_unmet(&self, state: &ClusterState, old: &SecretTarget, retries: &RetryState, times: Times) -> bool {
         let format = old.ownership.record().map(|record| record.format);
         let alike = self.plan.secrets().filter(|secret| Some(secret.format) == format);
-        let mut keys = alike.map(|secret| (secret.name.clone(), old.namespace.clone()));
+        let mut keys = alike.map(|secret| SecretKey::new(secret.name.clone(), old.namespace.clone()));
         keys.any(|key| {
             state.target(&self.owner.uid, &key).is_some_and(|target| {
                 let action = self.action(&target, retries, times);

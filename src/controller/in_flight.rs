@@ -11,7 +11,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
 use super::Context;
-use super::secret_key::{SecretKey, key_of};
+use super::secret_key::SecretKey;
 use crate::api::status::Reason;
 use crate::apply::{SLOW, SLOW_FACTOR, WriteError, Written};
 use crate::plan::Uid;
@@ -73,7 +73,7 @@ impl InFlight {
         desired: Option<Arc<Desired>>,
     ) {
         let sent = Arc::new(OnceLock::new());
-        self.sent.insert(key_of(&target), sent.clone());
+        self.sent.insert(SecretKey::of(&target), sent.clone());
         let write = (ctx.clone(), me.clone(), target.clone(), action.clone(), desired.clone());
         let task = ctx.writes.spawn(async move {
             let (ctx, me, target, action, desired) = write;
@@ -89,7 +89,7 @@ impl InFlight {
     /// The next write that ends; none when none is in flight.
     pub(super) async fn next(&mut self) -> Option<Ended> {
         let ended = self.writes.next().await?;
-        self.sent.remove(&key_of(&ended.target));
+        self.sent.remove(&SecretKey::of(&ended.target));
         Some(ended)
     }
 
@@ -115,7 +115,7 @@ async fn perform(
     // It may have waited for a slot. A process that is ending begins nothing new, and what was wanted then may not be wanted now.
     let is_wanted = || !ctx.stop.is_cancelled() && ctx.shared.state.lock().is_still(me, target);
     let begin = || is_wanted() && sent.set(Instant::now()).is_ok();
-    let write = ctx.shared.write_begins(key_of(target));
+    let write = ctx.shared.write_begins(SecretKey::of(target));
     let result = ctx.writer.perform(target, action, desired, begin).await;
     // The answer often comes before the watch event.
     match &result {
@@ -201,7 +201,7 @@ mod tests {
             let held = server.hold().await;
             let mut in_flight = InFlight::default();
             for namespace in ["a", "b"] {
-                let target = ctx.shared.state.lock().target(&uid("x"), &("pull".into(), namespace.into())).unwrap();
+                let target = ctx.shared.state.lock().target(&uid("x"), &SecretKey::new("pull", namespace)).unwrap();
                 let desired = Some(Arc::new(desired.clone()));
                 in_flight.begin(&ctx, &uid("x"), target, SecretAction::Create, desired);
             }

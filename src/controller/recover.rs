@@ -150,7 +150,7 @@ pub(super) async fn recover(
     }
     .into_iter();
     while let Some(key) = candidates.next() {
-        let (name, namespace) = &key;
+        let SecretKey { namespace, name } = &key;
         match read(ctx, namespace, name, deadline).await {
             Ok(found) => {
                 search.entries.extend(found.iter().flat_map(|found| formats::parse(&found.data, host_of(plan, name))));

@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::desired_secrets::{DesiredSecrets, NamespaceSecrets};
 use super::in_flight::{Ended, InFlight};
-use super::secret_key::{Change, SecretKey, change_of, key_of};
+use super::secret_key::{Change, SecretKey};
 use super::sync_ledger::{SyncLedger, SyncState};
 use super::work_queue::WorkQueue;
 use crate::api::status::Reason;
@@ -134,12 +134,12 @@ impl Expected {
         }
     }
 
-    fn at(&self, (name, namespace): &SecretKey) -> Option<ManagedFieldsDigest> {
+    fn at(&self, key: &SecretKey) -> Option<ManagedFieldsDigest> {
         let appearances = match self {
             Self::Alike(appearances) => Some(appearances),
-            Self::Each(each) => each.get(namespace).map(|expected| &expected.appearances),
+            Self::Each(each) => each.get(&key.namespace).map(|expected| &expected.appearances),
         };
-        appearances.and_then(|appearances| appearances.get(name)).map(|(digest, _)| *digest)
+        appearances.and_then(|appearances| appearances.get(&key.name)).map(|(digest, _)| *digest)
     }
 
     /// The namespaces in which something else was to be written; none if that may be so in all of them.
@@ -182,7 +182,7 @@ impl RetryState {
             return false;
         }
         let everywhere = differing.is_none();
-        self.shown.extend(differing.into_iter().flatten().map(|namespace| (namespace.clone(), None)));
+        self.shown.extend(differing.into_iter().flatten().map(|namespace| Change::Namespace(namespace.clone())));
         let stays = |key: &SecretKey| before.at(key) == self.expected.at(key);
         self.accepted.retain(|key, _| stays(key));
         self.failing.retain(|key, _| stays(key));
@@ -195,7 +195,7 @@ impl RetryState {
     /// Prepares for a resync, which examines every Secret and so rebuilds the queue and the ledger. `is_concerned` says which Secrets
     /// it will examine.
     pub(super) fn begin_resync(&mut self, now: Timestamp, is_concerned: impl Fn(&SecretKey) -> bool) {
-        self.shown.extend(self.queue.urgent().cloned().map(change_of));
+        self.shown.extend(self.queue.urgent().cloned().map(Change::Secret));
         self.queue = WorkQueue::default();
         self.ledger.clear();
         self.accepted.retain(|key, _| is_concerned(key));
@@ -235,7 +235,7 @@ impl RetryState {
     /// What to examine for another reason: a write has ended, or a wait is over.
     pub(super) fn unexamined(&mut self, now: Timestamp) -> &BTreeSet<Change> {
         while self.timers.first().is_some_and(|(at, _)| *at <= now) {
-            self.unexamined.extend(self.timers.pop_first().map(|(_, key)| change_of(key)));
+            self.unexamined.extend(self.timers.pop_first().map(|(_, key)| Change::Secret(key)));
         }
         &self.unexamined
     }
@@ -277,7 +277,7 @@ impl RetryState {
 
     /// Takes note of writes that have been in flight for long; returns whether there are any.
     pub(super) fn note_hanging(&mut self) -> bool {
-        self.unexamined.extend(self.in_flight.hanging().cloned().map(change_of));
+        self.unexamined.extend(self.in_flight.hanging().cloned().map(Change::Secret));
         self.in_flight.hanging().next().is_some()
     }
 
@@ -296,7 +296,7 @@ impl RetryState {
     /// What the API server made of our write of a Secret, where it is not what we wrote.
     pub(super) fn accepted(&self, target: &SecretTarget) -> Option<ManagedFieldsDigest> {
         // Almost always there is none, and a resync asks for each of thousands.
-        (!self.accepted.is_empty()).then(|| self.accepted.get(&key_of(target)).copied()).flatten()
+        (!self.accepted.is_empty()).then(|| self.accepted.get(&SecretKey::of(target)).copied()).flatten()
     }
 
     /// Forgets what the API server made of our write of a Secret that is not wanted any more.
@@ -322,7 +322,7 @@ impl RetryState {
 
     /// Whether a Secret may be written now: it is not being written, has not just failed, and is not contested.
     pub(super) fn may_write(&self, target: &SecretTarget, now: Timestamp) -> bool {
-        let key = key_of(target);
+        let key = SecretKey::of(target);
         !self.in_flight.is_at(&key)
             && self.failing.get(&key).is_none_or(|failing| failing.may_retry(target, now))
             && !self.must_wait(&key, now)
@@ -343,7 +343,7 @@ impl RetryState {
     ) -> SyncState {
         let selected = matches!(target.selection, Selection::Selected | Selection::Conflict(_) | Selection::Blocked(_));
         let share = desired.share(target).filter(|_| target.selection == Selection::Selected);
-        let key = key_of(target);
+        let key = SecretKey::of(target);
         let mut synced = false;
         let problem = match action {
             // As desired for now: whoever else writes it has not stopped.
@@ -382,13 +382,13 @@ impl RetryState {
     /// Records how a write has ended.
     pub(super) fn record(&mut self, ended: &Ended, desired: &DesiredSecrets, retry: &RetryPolicy, now: Timestamp) {
         let Ended { target, action, result, .. } = ended;
-        self.unexamined.insert(change_of(key_of(target)));
+        self.unexamined.insert(Change::Secret(SecretKey::of(target)));
         let desired = desired.at(target).map(AsRef::as_ref);
         // The result of an older content says nothing about this one.
         if ended.desired.as_deref().map(|d| d.digest) != desired.map(|d| d.digest) {
             return;
         }
-        let key = key_of(target);
+        let key = SecretKey::of(target);
         let before = self.take_failure(&key);
         let count = before.as_ref().map_or(1, |failing| failing.count.saturating_add(1));
         let (problem, wait) = match result {
@@ -473,9 +473,9 @@ impl Failing {
 
 impl Repairs {
     /// When the next repair may be done; none while it need not wait.
-    fn not_before(&self, (_, namespace): &SecretKey) -> Option<Timestamp> {
+    fn not_before(&self, key: &SecretKey) -> Option<Timestamp> {
         let beyond = self.count.checked_sub(QUICK_REPAIRS).filter(|beyond| *beyond > 0)?;
-        Some(later(self.last, REPAIR_BACKOFF.delay(beyond, 1, namespace)))
+        Some(later(self.last, REPAIR_BACKOFF.delay(beyond, 1, &key.namespace)))
     }
 
     /// When the Secret has been left alone for long enough.

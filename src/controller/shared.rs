@@ -252,12 +252,10 @@ impl Shared {
         self.change(|state| state.remove_secret(name, namespace, uid));
     }
 
-    pub(super) fn secrets_listed(&self, scope: &SecretScope, seen: &HashSet<(String, String)>) {
+    pub(super) fn secrets_listed(&self, scope: &SecretScope, seen: &HashSet<SecretKey>) {
         let known = self.state.lock().secret_keys(scope.name.as_deref(), scope.namespace.as_deref());
-        for (name, namespace) in known {
-            if !seen.contains(&(name.to_string(), namespace.to_string())) {
-                self.secret_gone(&name, &namespace, None);
-            }
+        for key in known.iter().filter(|key| !seen.contains(key)) {
+            self.secret_gone(&key.name, &key.namespace, None);
         }
         self.listed.send_modify(|listed| {
             listed.secrets.insert(scope.clone());

@@ -62,7 +62,7 @@ impl SyncLedger {
         let all =
             |(name, selected): (&Arc<str>, usize)| (name.clone(), Counts { selected, synced: selected, failed: 0 });
         let mut counts = SyncCounts { secrets: selected.map(all).collect(), failures: Vec::new() };
-        for ((name, namespace), SyncState { selected, synced, problem }) in &self.0 {
+        for (SecretKey { namespace, name }, SyncState { selected, synced, problem }) in &self.0 {
             if *selected && !synced {
                 let of_secret = counts.secrets.entry(name.clone()).or_default();
                 of_secret.synced = of_secret.synced.saturating_sub(1);

@@ -16,6 +16,7 @@ use wildmatch::WildMatch;
 
 use super::Shared;
 use super::follow::{Subject, follow};
+use super::secret_key::SecretKey;
 use super::unreadable::UnreadableReports;
 use crate::api::observed::{ObservedCredential, Unreadable};
 use crate::api::{Auth, EcrCredential, EcrCredentialSpec, NamespaceSelection};
@@ -247,12 +248,12 @@ pub async fn secrets(client: Client, scope: SecretScope, shared: Arc<Shared>) {
     let subject = Subject { what: "Secrets", kind: "Secret", scope: scope.to_string() };
     let begin = move || watcher(api.clone(), config.clone());
     let mut events = std::pin::pin!(follow(subject, shared.clone(), begin, || shared.secrets_refused(&scope)));
-    let mut seen: HashSet<(String, String)> = HashSet::new();
+    let mut seen: HashSet<SecretKey> = HashSet::new();
     while let Some(event) = events.next().await {
         match event {
             Event::Init => seen.clear(),
             Event::InitApply(object) => {
-                seen.insert((object.name_any(), object.namespace().unwrap_or_default()));
+                seen.insert(SecretKey::new(object.name_any(), object.namespace().unwrap_or_default()));
                 secret_seen(&shared, &object);
             }
             Event::Apply(object) => secret_seen(&shared, &object),

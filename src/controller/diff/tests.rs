@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::super::desired_secrets::NamespaceSecrets;
 use super::super::in_flight::Ended;
-use super::super::secret_key::key_of;
+use super::super::secret_key::SecretKey;
 use super::super::stage::{ACCOUNT, HOUR, NOW, at, token, uid};
 use super::super::sync_ledger::Counts;
 use super::super::watches::credential_ref;
@@ -249,7 +249,7 @@ impl Scene {
             Step::Begin => {
                 let next = self.with(|diff, retries, _| diff.next_write(retries, |_, _| true)).ok().flatten();
                 if let Some((target, action)) = next {
-                    self.retries.in_flight.pretend(&key_of(&target), true);
+                    self.retries.in_flight.pretend(&SecretKey::of(&target), true);
                     let desired = self.desired().at(&target).cloned();
                     self.in_flight.push((target, action, desired));
                 }
@@ -307,7 +307,7 @@ impl Scene {
             Ok(_) => drop(self.state.lock().remove_secret(&target.name, &target.namespace, None)),
             Err(_) => {}
         }
-        self.retries.in_flight.pretend(&key_of(&target), false);
+        self.retries.in_flight.pretend(&SecretKey::of(&target), false);
         let content = self.desired();
         let ended = Ended { target, action, desired, result };
         self.retries.record(&ended, &content, &RETRY, at(TIME.get()));
@@ -344,7 +344,7 @@ impl Scene {
             let mut expected: BTreeMap<&str, Counts> = BTreeMap::new();
             let mut problems = BTreeSet::new();
             for (name, namespace) in NAMES.iter().flat_map(|name| NAMESPACES.map(|namespace| (*name, namespace))) {
-                let key = (name.into(), namespace.into());
+                let key = SecretKey::new(name, namespace);
                 let Ok(assessment) = diff.assess(&state, &key, retries, diff.times()) else { panic!("superseded") };
                 let SyncState { selected, synced, problem } = assessment.counts;
                 prop_assert!(assessment.due.is_none() || queued.contains(&key), "{key:?} is due and not queued");
@@ -530,8 +530,8 @@ fn where_each_namespace_has_tokens_of_its_own_new_ones_examine_that_namespace_al
     scene.apply(&Step::Tokens { tokens: 1, namespace: 2 });
     scene.check().unwrap();
     assert_eq!(scene.resyncs, before);
-    let queued: Vec<&SecretKey> = scene.retries.queue.keys().filter(|(name, _)| &**name == "pull").collect();
-    assert_eq!(queued, [&("pull".into(), "c".into())]);
+    let queued: Vec<&SecretKey> = scene.retries.queue.keys().filter(|key| &*key.name == "pull").collect();
+    assert_eq!(queued, [&SecretKey::new("pull", "c")]);
 }
 
 #[test]
@@ -602,7 +602,7 @@ fn what_admission_made_of_a_secret_is_forgotten_when_it_is_not_wanted_any_more()
     let mut scene = Scene::new(false);
     scene.begin(1);
     scene.apply(&Step::Begin);
-    let key = key_of(&scene.in_flight[0].0);
+    let key = SecretKey::of(&scene.in_flight[0].0);
     scene.apply(&Step::End(3));
     scene.check().unwrap();
     let accepted = |scene: &Scene| {

@@ -64,7 +64,7 @@ fn record(
     action: &SecretAction,
     now: i64,
 ) {
-    ledger.record(key_of(target), state.sync_state(target, action, content, at(now)));
+    ledger.record(SecretKey::of(target), state.sync_state(target, action, content, at(now)));
 }
 
 /// The counts of so many selected namespaces for each Secret.
@@ -219,7 +219,7 @@ async fn one_place_that_fails_holds_up_no_other() {
     assert!(state.failing.is_empty(), "what is not to be written any more has not failed");
     let mutated = Ok(Written::Stored(secret("8", &self::desired("mutated"))));
     state.record(&ended(&other, &desired, SecretAction::Create, mutated), &content, &RETRY, at(NOW));
-    state.begin_resync(at(NOW), |key| key.1 == other.namespace);
+    state.begin_resync(at(NOW), |key| key.namespace == other.namespace);
     assert!(state.accepted(&other).is_some());
     state.begin_resync(at(NOW), |_| false);
     assert!(state.accepted.is_empty(), "nor is anything kept of what admission made of it");
@@ -253,7 +253,7 @@ async fn what_is_new_of_one_secret_says_nothing_of_another_and_each_counts_for_i
     let mut ledger = SyncLedger::default();
     record(&mut ledger, &state, &with(&new), &out, &SecretAction::Keep, NOW);
     let problem = Some((Reason::OutputNotAllowed, "no".to_owned()));
-    ledger.record(("out".into(), "b".into()), SyncState { selected: true, synced: false, problem });
+    ledger.record(SecretKey::new("out", "b"), SyncState { selected: true, synced: false, problem });
     let counts = counts(&ledger, [(&"out".into(), 2)]);
     let Counts { selected, synced, failed } = counts.of("out");
     assert_eq!((selected, synced, failed, numbers(&counts)), (2, 1, 1, (0, 0, 0)));
@@ -284,7 +284,7 @@ fn refusals_while_it_changes(wait: Duration, pretends: bool, refusal: &WriteErro
             writes += 1;
         }
         if pretends {
-            state.forget_failure(&key_of(&there), now);
+            state.forget_failure(&SecretKey::of(&there), now);
         }
         now = later(now, wait);
     }
@@ -346,7 +346,7 @@ async fn a_secret_that_is_changed_all_the_time_is_written_soon_after_it_can_be()
             let refused = ended(&there, &desired, SecretAction::Update(mine), Err(sealed()));
             state.record(&refused, &content, &RETRY, at(now));
         }
-        state.wait(&key_of(&there), at(now));
+        state.wait(&SecretKey::of(&there), at(now));
         state.unexamined(at(now));
         now += 1;
     }
@@ -354,7 +354,7 @@ async fn a_secret_that_is_changed_all_the_time_is_written_soon_after_it_can_be()
     let there = target(Ownership::Owned(secret("last", &desired)));
     let mut looks = 0;
     while !state.may_write(&there, at(now)) {
-        state.wait(&key_of(&there), at(now));
+        state.wait(&SecretKey::of(&there), at(now));
         let next = state.retry_at().unwrap();
         assert!(next > at(now), "a timer that is over");
         now = next.as_second() + 1;
@@ -368,6 +368,6 @@ async fn a_secret_that_is_changed_all_the_time_is_written_soon_after_it_can_be()
     now += 40;
     state.unexamined(at(now));
     assert!(!state.may_write(&there, at(now)));
-    state.wait(&key_of(&there), at(now));
+    state.wait(&SecretKey::of(&there), at(now));
     assert!(state.retry_at().unwrap() > at(now), "a timer that is over");
 }

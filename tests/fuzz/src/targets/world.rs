@@ -9,6 +9,7 @@ use ecr_credential_operator::api::{
     EcrCredential, EcrCredentialSpec, Include, IncludedSecret, NamespaceSelection, OutputFormat,
 };
 use ecr_credential_operator::controller::cluster_state::ClusterState;
+use ecr_credential_operator::controller::secret_key::SecretKey;
 use ecr_credential_operator::controller::watches;
 use ecr_credential_operator::plan::namespaces::{Labels, NamespaceMatcher, NamespaceUid};
 use ecr_credential_operator::plan::references::References;
@@ -33,9 +34,9 @@ const HOST: &str = "public.ecr.aws";
 const INCLUDES: [(&str, &str); 2] = [("a", "hub"), ("b", "hub")];
 
 /// A Secret's name and namespace.
-type SecretKey = (String, String);
+type NameAndNamespace = (String, String);
 /// What an `EcrCredential` may do in each place, and the version of the Secret that is there.
-type Places = BTreeMap<SecretKey, Treatment>;
+type Places = BTreeMap<NameAndNamespace, Treatment>;
 type Treatment = (Selection, Option<Box<str>>);
 
 /// One Secret of a spec, in the plainest form.
@@ -62,7 +63,7 @@ struct Model {
     limits: Limits,
     namespaces: BTreeMap<String, (Labels, bool)>,
     claimants: BTreeMap<String, Claimant>,
-    secrets: BTreeMap<SecretKey, Arc<SecretRecord>>,
+    secrets: BTreeMap<NameAndNamespace, Arc<SecretRecord>>,
     /// Of each docker config of others: the last good one, and why there is no newer one.
     included: BTreeMap<IncludeScope, (Option<Arc<IncludedConfig>>, Option<SpecError>)>,
 }
@@ -71,9 +72,9 @@ struct Model {
 #[derive(Debug, Default)]
 struct Share {
     /// By name and namespace, with the format.
-    targets: BTreeMap<SecretKey, OutputFormat>,
+    targets: BTreeMap<NameAndNamespace, OutputFormat>,
     /// What it selects and may not be written.
-    denied: BTreeSet<SecretKey>,
+    denied: BTreeSet<NameAndNamespace>,
     places: Places,
 }
 
@@ -145,7 +146,7 @@ fn include_scope((namespace, name): (&str, &str)) -> IncludeScope {
 
 /// The places that an `EcrCredential` wants. Those that it has left are also looked at once a minute, and of a change by which
 /// another's claim to one ends nobody is told sooner.
-fn entitled(places: &Places) -> Vec<(&SecretKey, &Treatment)> {
+fn entitled(places: &Places) -> Vec<(&NameAndNamespace, &Treatment)> {
     places
         .iter()
         .filter(|(_, (selection, _))| {
@@ -393,7 +394,7 @@ impl Model {
     }
 
     /// Who wants a Secret, the oldest first.
-    fn claims<'a>(&'a self, view: &View, spot: &SecretKey) -> Vec<&'a str> {
+    fn claims<'a>(&'a self, view: &View, spot: &NameAndNamespace) -> Vec<&'a str> {
         let wants = |(uid, _): &(&String, &Claimant)| view.of(uid).targets.contains_key(spot);
         let mut all: Vec<_> = self.claimants.iter().filter(wants).map(|(uid, c)| (rank(&c.claimant), uid)).collect();
         all.sort();
@@ -406,7 +407,7 @@ impl Model {
     }
 
     /// Who has a Secret, cannot be read, and ranks before the one that wants it.
-    fn blocker(&self, spot: &SecretKey, me: &str) -> Option<Arc<str>> {
+    fn blocker(&self, spot: &NameAndNamespace, me: &str) -> Option<Arc<str>> {
         let owner = self.secrets.get(spot)?.owner.as_ref()?;
         let blocker = &self.claimants.get(&*owner.0)?.claimant;
         let claimant = &self.claimants.get(me)?.claimant;
@@ -416,12 +417,12 @@ impl Model {
 
     fn places(&self, view: &View, me: &str) -> Places {
         let Share { targets, denied, .. } = view.of(me);
-        let mine = |spot: &SecretKey| {
+        let mine = |spot: &NameAndNamespace| {
             let owner = self.secrets.get(spot).and_then(|record| record.owner.as_ref());
             owner.is_some_and(|owner| *owner.0 == *me)
         };
         let owned = self.secrets.keys().filter(|spot| mine(spot)).cloned();
-        let selection = |spot: &SecretKey| {
+        let selection = |spot: &NameAndNamespace| {
             let claims = self.claims(view, spot);
             if claims.first() == Some(&me) {
                 return Some(self.blocker(spot, me).map_or(Selection::Selected, Selection::Blocked));
@@ -442,8 +443,8 @@ impl Model {
             };
             (self.is_open(&spot.0, &spot.1) && !denied.contains(spot)).then_some(left)
         };
-        let version = |spot: &SecretKey| self.secrets.get(spot).map(|record| record.resource_version.clone());
-        let spots: BTreeSet<SecretKey> = targets.keys().cloned().chain(owned).collect();
+        let version = |spot: &NameAndNamespace| self.secrets.get(spot).map(|record| record.resource_version.clone());
+        let spots: BTreeSet<NameAndNamespace> = targets.keys().cloned().chain(owned).collect();
         spots.into_iter().filter_map(|spot| Some((spot.clone(), (selection(&spot)?, version(&spot))))).collect()
     }
 
@@ -499,8 +500,7 @@ fn compare(world: &ClusterState, model: &Model, me: &str, view: &View) {
     let places = world.targets(&uid, claimant.generation).expect("it is alive");
     let places: Vec<_> = places.collect();
     for place in &places {
-        let spot = (place.name.clone(), place.namespace.clone());
-        let again = world.target(&uid, &spot).expect("the same place");
+        let again = world.target(&uid, &SecretKey::of(place)).expect("the same place");
         assert_eq!((again.selection, again.ownership), (place.selection.clone(), place.ownership.clone()));
     }
     let seen = places.into_iter().map(|place| {
