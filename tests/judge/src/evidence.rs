@@ -66,7 +66,8 @@ pub struct Holder {
     pub principal: String,
     /// `ecr/eu-west-1` or `public`, and maybe more.
     pub registry: String,
-    /// By AWS's clock.
+    /// By AWS's clock, as is the next.
+    pub issued_at: Timestamp,
     pub accepted_until: Timestamp,
     /// Whether it was taken back since.
     pub revoked: bool,
@@ -209,8 +210,10 @@ impl Evidence {
         time + self.aws.ahead
     }
 
-    pub fn aws_failed_at(&self, time: Timestamp) -> bool {
-        self.aws.failures.iter().any(|(from, until)| (*from..*until).contains(&time))
+    /// Since when AWS has failed, if it failed at that time.
+    pub fn aws_failed_since(&self, time: Timestamp) -> Option<Timestamp> {
+        let failures = self.aws.failures.iter().filter(|(from, until)| (*from..*until).contains(&time));
+        failures.map(|(from, _)| *from).min()
     }
 
     /// Whether nothing has changed lately, so that what is said at the end should be true.

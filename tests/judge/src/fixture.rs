@@ -268,7 +268,7 @@ impl Story {
 /// A login for the registry of the default story that AWS accepts for ever.
 pub fn holder(principal: &str) -> Holder {
     let (principal, registry) = (principal.to_owned(), "ecr/eu-west-1".to_owned());
-    Holder { role: None, principal, registry, accepted_until: Timestamp::MAX, revoked: false }
+    Holder { role: None, principal, registry, issued_at: start(), accepted_until: Timestamp::MAX, revoked: false }
 }
 
 pub fn credential() -> Value {

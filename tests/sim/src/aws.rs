@@ -92,6 +92,7 @@ pub struct Call {
 pub struct Issued {
     /// Base64 of `AWS:<password>`.
     pub text: String,
+    pub issued_at: Timestamp,
     pub expires_at: Timestamp,
 }
 
@@ -101,7 +102,7 @@ struct State {
     failing: Option<(Failure, Option<String>)>,
     /// When it failed for all keys.
     failures: Vec<(Timestamp, Timestamp)>,
-    truth: BTreeMap<String, Timestamp>,
+    issued: Vec<Issued>,
     counts: BTreeMap<String, u32>,
 }
 
@@ -116,7 +117,7 @@ impl Default for Aws {
             life: Duration::from_secs(12 * 3600),
             failing: None,
             failures: Vec::new(),
-            truth: BTreeMap::new(),
+            issued: Vec::new(),
             counts: BTreeMap::new(),
         })))
     }
@@ -159,22 +160,18 @@ impl Aws {
         let text = STANDARD.encode(format!("AWS:password/{key}/{count}"));
         let life = SignedDuration::try_from(state.life).expect("a life");
         let expires_at = now.checked_add(life).expect("a time within the run");
-        state.truth.insert(text.clone(), expires_at);
-        (Issued { text, expires_at }, failure)
+        let issued = Issued { text, issued_at: now, expires_at };
+        state.issued.push(issued.clone());
+        (issued, failure)
     }
 
     pub fn calls(&self) -> Vec<Call> {
         self.0.lock().calls.clone()
     }
 
-    /// When a token really expires; none for one that AWS never made.
-    pub fn expiry(&self, text: &str) -> Option<Timestamp> {
-        self.0.lock().truth.get(text).copied()
-    }
-
-    /// Every login that it made, as base64, and when it really expires.
-    pub fn issued(&self) -> BTreeMap<String, Timestamp> {
-        self.0.lock().truth.clone()
+    /// Every token that it made.
+    pub fn issued(&self) -> Vec<Issued> {
+        self.0.lock().issued.clone()
     }
 
     /// From when until when it failed for every key.

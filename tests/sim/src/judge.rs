@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::api_server::{self, Change, Sent};
-use crate::aws::{ACCOUNT, nameless};
+use crate::aws::{ACCOUNT, Issued, nameless};
 use crate::clock;
 use crate::sim::Sim;
 
@@ -144,11 +144,11 @@ fn aws(sim: &Sim) -> Aws {
         process: Some(call.process),
         failed: call.failure.is_some_and(|failure| !failure.is_harmless()),
     });
-    let login = |(auth, accepted_until): (String, Timestamp)| {
-        let login = String::from_utf8(STANDARD.decode(&auth).ok()?).ok()?;
-        let registry = nameless(&auth).replace("AWS:password/", "");
+    let login = |Issued { text, issued_at, expires_at: accepted_until }| {
+        let login = String::from_utf8(STANDARD.decode(&text).ok()?).ok()?;
+        let registry = nameless(&text).replace("AWS:password/", "");
         let principal = "the operator".to_owned();
-        Some((login, Holder { role: None, principal, registry, accepted_until, revoked: false }))
+        Some((login, Holder { role: None, principal, registry, issued_at, accepted_until, revoked: false }))
     };
     Aws {
         ahead: SignedDuration::ZERO,

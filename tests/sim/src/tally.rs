@@ -1,4 +1,4 @@
-//! What a long run came to, as lines for people and as the table of the documentation.
+//! What a long run comes to: each violation when it is found, and the table of the documentation.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,6 @@ pub struct Tally {
     rows: BTreeMap<&'static str, Row>,
     least_life: Option<SignedDuration>,
     found: BTreeSet<Invariant>,
-    shown: Vec<String>,
 }
 
 impl Tally {
@@ -37,8 +36,9 @@ impl Tally {
         row.tries.extend(tries);
         row.violations += violations.len();
         self.found.extend(violations.iter().map(|violation| violation.invariant));
+        // At once: the rest may take an hour.
         for violation in violations.iter().take(5) {
-            self.shown.push(format!("{what}: {violation}"));
+            println!("{what}: {violation}");
         }
     }
 
@@ -87,16 +87,15 @@ impl Tally {
         self.rows.values().map(|row| row.violations).sum()
     }
 
-    pub fn lines(&self) -> String {
+    pub fn total(&self) -> String {
         let sum = |number: fn(&Row) -> usize| self.rows.values().map(number).sum::<usize>();
         let least = self.least_life.map(|life| format!(", least remaining life {life:#}")).unwrap_or_default();
-        let total = format!(
+        format!(
             "{} runs, {} faults injected, {} violations{least}",
             sum(|row| row.runs),
             sum(|row| row.faults),
             self.violations()
-        );
-        self.shown.iter().cloned().chain([total]).collect::<Vec<_>>().join("\n")
+        )
     }
 
     fn table(&self, seed: u64) -> String {

@@ -64,7 +64,7 @@ fn identities(evidence: &Evidence, secret: &Version) -> Vec<String> {
     issued.collect::<Option<Vec<_>>>().filter(|issued| !issued.is_empty()).unwrap_or_else(recorded)
 }
 
-/// I5: while AWS fails, the operator leaves a Secret alone whose entries are still valid.
+/// I5: while AWS fails, the operator leaves a Secret alone whose entries are still valid, unless it has better ones from before.
 pub(super) fn fail_static(evidence: &Evidence) -> Vec<Violation> {
     if evidence.aws.failures.is_empty() {
         return vec![];
@@ -78,7 +78,8 @@ pub(super) fn fail_static(evidence: &Evidence) -> Vec<Violation> {
         if version.by_operator || version.initial {
             last_good.insert(version.uid(), version);
         }
-        if !version.by_operator || !evidence.aws_failed_at(at) || is_excused(evidence, &write, good) {
+        let Some(since) = evidence.aws_failed_since(at).filter(|_| version.by_operator) else { continue };
+        if is_excused(evidence, &write, good) || is_refreshed(evidence, &write, since) {
             continue;
         }
         let is_ours = |previous: &&Version| owner(&previous.object).is_some_and(|uid| ours.contains(uid));
@@ -99,6 +100,16 @@ fn is_excused(evidence: &Evidence, write: &Write<'_>, good: Option<&Version>) ->
     let edited =
         write.previous.zip(good).is_some_and(|(previous, good)| previous.resource_version() != good.resource_version());
     edited && good.is_some_and(|good| good.object["data"] == write.version.object["data"])
+}
+
+/// Tokens that AWS issued before it failed are as good as any: a process that fetched them because its clock was ahead keeps them until
+/// those in the Secret are due. That no login is lost thereby, nor given for one that ends sooner, [`no_login_lost`] judges.
+fn is_refreshed(evidence: &Evidence, write: &Write<'_>, since: Timestamp) -> bool {
+    let (Some(before), version) = (write.previous, write.version) else { return false };
+    let Ok(given) = logins(&version.object) else { return false };
+    let since = evidence.aws_time(since);
+    let is_from_before = |auth: &String| evidence.aws.issued.get(auth).is_some_and(|login| login.issued_at < since);
+    !version.deleted && before.object["data"] != version.object["data"] && given.values().all(is_from_before)
 }
 
 /// I5, whether AWS fails or not: a write never takes a login away that AWS still accepts and that is still asked for, nor gives one for
@@ -303,6 +314,23 @@ mod tests {
     fn copied_labels_make_no_secret_ours() {
         let copied = secret().set("/metadata/ownerReferences", json!([]));
         assert_eq!(foreign(&Story::new().other_writes(copied).operator_writes(secret()).evidence()).len(), 1);
+    }
+
+    #[test]
+    fn while_aws_fails_a_token_from_before_may_be_written_and_none_that_came_with_a_failure() {
+        let written = |state: SecretState, issued_after: i64| {
+            let mut story = Story::new().operator_writes(secret().value("held")).aws_fails();
+            let since = story.now.duration_since(start());
+            let issued_at = start() + since + SignedDuration::from_secs(issued_after);
+            story.aws.issued =
+                [("AWS:held".to_owned(), holder("x")), ("AWS:next".to_owned(), Holder { issued_at, ..holder("x") })]
+                    .into();
+            fail_static(&story.passes(60).operator_writes(state).evidence()).len()
+        };
+        assert_eq!(written(secret().value("next"), -1), 0);
+        assert_eq!(written(secret().value("next"), 1), 1);
+        assert_eq!(written(secret().value("unknown"), -1), 1);
+        assert_eq!(written(secret().value("held").label("x", "y"), -1), 1, "nothing is better");
     }
 
     /// Logins of which AWS accepts one for twelve hours, one for longer and one for less.

@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         parallel::map(chunk, |seed| month::play(*seed, 30)).iter().for_each(|verdict| tally.month(verdict));
         progress("months", index * 20 + chunk.len(), seeds.len(), start, &tally);
     }
-    println!("{}", tally.lines());
+    println!("{}", tally.total());
     if let Some(path) = &args.write
         && let Err(error) = tally.write(path, args.seed)
     {

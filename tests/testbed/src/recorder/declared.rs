@@ -145,8 +145,8 @@ impl Declared {
             // What no login can be made of is none.
             let login = String::from_utf8(BASE64_STANDARD.decode(&token.auth).ok()?).ok()?;
             let registry = registry(&token.service, &token.region);
-            let IssuedToken { role, principal, accepted_until, revoked, .. } = token;
-            Some((login, Holder { role, principal, registry, accepted_until, revoked }))
+            let IssuedToken { role, principal, issued: issued_at, accepted_until, revoked, .. } = token;
+            Some((login, Holder { role, principal, registry, issued_at, accepted_until, revoked }))
         };
         Aws {
             ahead: aws.clock().now().duration_since(now),
