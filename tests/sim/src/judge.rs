@@ -73,8 +73,13 @@ fn scope(sim: &Sim) -> Scope {
 }
 
 fn history(changes: &[Change], sent: &[Sent]) -> History {
-    let when: HashMap<(u64, u32), Timestamp> =
-        sent.iter().map(|sent| ((sent.version, sent.process), sent.at)).collect();
+    // What changes nothing, an Event for example, bears the version of the last change before it: the first is the change itself.
+    let mut done: Vec<(Timestamp, &Sent)> = sent.iter().filter_map(|sent| Some((sent.committed?.0, sent))).collect();
+    done.sort_by_key(|(at, _)| *at);
+    let mut when: HashMap<(u64, u32), Timestamp> = HashMap::new();
+    for (_, sent) in done {
+        when.entry((sent.version, sent.process)).or_insert(sent.at);
+    }
     let mut history = History::default();
     for change in changes {
         let kind = match change.key.0 {
