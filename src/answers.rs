@@ -76,6 +76,12 @@ pub fn own_refusal(error: &kube::Error) -> Option<&Status> {
     }
 }
 
+/// Whether the API server itself says that the object does not exist. A gateway may answer 404 as well, and so does an API server that
+/// does not serve the kind yet.
+pub fn is_gone(error: &kube::Error) -> bool {
+    own_refusal(error).is_some_and(|status| status.code == 404 && !kind(status).is_empty())
+}
+
 /// The message of a refusal. Where kube cannot read the Status, it has its JSON as the message: a webhook may set fields of it to anything.
 pub fn message(status: &Status) -> Cow<'_, str> {
     #[derive(Deserialize)]

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use crate::answers::{Cause, kind, message, own_refusal, shorten};
+use crate::answers::{Cause, is_gone, kind, message, own_refusal, shorten};
 use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::attach::Operation;
@@ -189,7 +189,7 @@ impl Writer {
             .map_err(kube::Error::BuildRequest)?;
         let text = match self.in_time(self.client.request_text(request)).await {
             Ok(text) => Zeroizing::new(text),
-            Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(None),
+            Err(error) if is_gone(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
         let secret: Option<Stored> = serde_json::from_str(&text).ok();
@@ -355,7 +355,7 @@ impl Writer {
                 let held = object.as_ref().and_then(SecretMetadata::record).filter(|record| record.held_by.is_some());
                 Ok(held.map_or(Written::Deleted, |record| Written::Deleting(record.clone())))
             }
-            Err(error) if own_refusal(&error).is_some_and(Status::is_not_found) => Ok(Written::Deleted),
+            Err(error) if is_gone(&error) => Ok(Written::Deleted),
             Err(error) => Err(classify(error)),
         }
     }

@@ -193,6 +193,23 @@ async fn whatever_code_admission_refuses_with_nothing_counts_as_done_or_as_out_o
 }
 
 #[tokio::test]
+async fn a_secret_is_gone_only_where_the_api_server_itself_says_so() {
+    let gone = refusal(404, "secrets \"pull\" not found", json!([]));
+    // The kind is not served, for example while another API server starts.
+    let mut not_served = refusal(404, "the server could not find the requested resource", json!([]));
+    not_served["details"] = json!({});
+    for (answer, is_gone) in [(gone, true), (not_served, false), (json!("a gateway's page"), false)] {
+        let answers = [(0, 404, answer)];
+        let mine = record(json!({}));
+        let server = Server::answering(&answers);
+        let deleted = perform(&server, Ownership::Owned(mine.clone()), SecretAction::Delete(mine)).await;
+        assert_eq!(deleted.is_ok(), is_gone, "{deleted:?}");
+        let read = Server::answering(&answers).writer().read("a", "pull").await;
+        assert_eq!(read.is_ok_and(|found| found.is_none()), is_gone);
+    }
+}
+
+#[tokio::test]
 async fn a_refusal_that_quotes_a_token_is_not_shown_and_any_other_is() {
     let quoting = [PASSWORD.to_owned(), STANDARD.encode(format!("AWS:{PASSWORD}"))];
     for (quote, shown) in [(&quoting[0], false), (&quoting[1], false), (&"the label team".to_owned(), true)] {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use kube::core::Status;
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
 use tokio::time::Instant;
@@ -20,7 +19,7 @@ use super::tenants::{Tenants, TenantsProgress};
 use super::tokens::{Progress, TokenGroup, keys};
 use super::writes::{WritesOutcome, write};
 use super::{Context, CredentialState, Requested, StatusRetry};
-use crate::answers::own_refusal;
+use crate::answers::is_gone;
 use crate::api::registry::Host;
 use crate::api::status::NamespaceFailure;
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
@@ -233,7 +232,7 @@ impl Reconciliation<'_> {
         };
         let merged = included.digest().map(|digest| digest.short());
         if std::mem::replace(&mut state.included, merged) != merged {
-            state.tenants.shared_changed();
+            state.tenants.spec_changed();
         }
         let keys = keys(self.ctx, group.token_specs, group.target);
         let in_use = each.values().chain([&keys]).flat_map(BTreeMap::values).flatten().cloned().collect();
@@ -241,8 +240,8 @@ impl Reconciliation<'_> {
         let demand = self.demand(state, now);
         let shared = group.advance(self.ctx, self.uid, keys, demand, &mut state.published, now);
         let generation = self.object.meta().generation;
-        if std::mem::replace(&mut state.generation, generation) != generation || shared.changed {
-            state.tenants.shared_changed();
+        if std::mem::replace(&mut state.generation, generation) != generation {
+            state.tenants.spec_changed();
         }
         let tenants = state.tenants.advance(&self.tenant_context(inputs, &state.published), each, demand, now);
         let tokens = TokensProgress { shared, tenants };
@@ -458,10 +457,8 @@ impl Reconciliation<'_> {
             state.status_written = Some(Instant::now());
             match written {
                 Ok(version) => state.status_version = version.and_then(|version| version.parse().ok()),
-                // The object is gone; there is no status to write. A webhook may refuse with 404 as well.
-                Err(source) if own_refusal(&source).is_some_and(Status::is_not_found) => {
-                    return Ok(Action::await_change());
-                }
+                // There is no status to write.
+                Err(source) if is_gone(&source) => return Ok(Action::await_change()),
                 Err(_) if !self.ctx.shared.state.lock().index.is_alive(self.uid) => return Ok(Action::await_change()),
                 Err(source) => {
                     let failures = state.status_retry.as_ref().map_or(1, |retry| retry.failures.saturating_add(1));

@@ -1,6 +1,7 @@
 //! One namespace that has an identity of its own: its tokens, and what its Secrets should be.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
@@ -11,6 +12,7 @@ use crate::plan::namespaces::NamespaceUid;
 use crate::plan::{Plan, SpecError, TokenSpec, Uid};
 use crate::secret::include::Included;
 use crate::secret::{self, Bundle, DesiredError, Owner, Published};
+use crate::token::AuthorizationToken;
 
 /// What one reconciliation works on, as far as tenants depend on it.
 pub(super) struct TenantContext<'a> {
@@ -48,8 +50,10 @@ pub(super) enum TenantRecovery {
 
 /// A Secret's content as it was made last. To make it is most of the work of a reconciliation where there are thousands.
 pub(super) struct Made {
-    /// From which state of what all namespaces share.
+    /// From which state of the spec and of what is included.
     version: u64,
+    /// Of which tokens: those that all namespaces share, and its own.
+    of: Vec<Arc<AuthorizationToken>>,
     /// When a login in it expires, which changes it.
     until: Option<Timestamp>,
     desired: Bundle,
@@ -85,16 +89,24 @@ impl Tenant {
         version: u64,
         now: Timestamp,
     ) -> Result<(Bundle, Option<SpecError>), DesiredError> {
-        if let Some(made) = self.made.as_ref().filter(|m| m.version == version && m.until.is_none_or(|at| now < at)) {
+        let tokens = || context.shared.values().chain(self.published.values());
+        let is_good = |made: &&Made| {
+            made.version == version
+                && made.until.is_none_or(|at| now < at)
+                && made.of.len() == tokens().count()
+                && made.of.iter().zip(tokens()).all(|(then, token)| Arc::ptr_eq(then, token))
+        };
+        if let Some(made) = self.made.as_ref().filter(is_good) {
             return Ok((made.desired.clone(), made.taken.clone()));
         }
+        let of = tokens().cloned().collect();
         let all = self.with(context.shared);
         let desired = secret::bundle(context.plan, context.owner, &all, context.included, now)?;
         let until = all.values().map(|token| token.life.expires_at).filter(|at| *at > now).min();
         let taken = secret::taken_hosts(context.plan, &all);
         let left_out = || secret::left_out(context.plan, &all, &taken, now).first().map(SpecError::from);
         let taken = taken.first().map(SpecError::from).or_else(left_out);
-        self.made = Some(Made { version, until, desired: desired.clone(), taken: taken.clone() });
+        self.made = Some(Made { version, of, until, desired: desired.clone(), taken: taken.clone() });
         Ok((desired, taken))
     }
 

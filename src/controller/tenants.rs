@@ -29,7 +29,7 @@ const AGAIN: RetryPolicy = RetryPolicy { initial: Duration::from_secs(5), max: D
 #[derive(Default)]
 pub(super) struct Tenants {
     each: HashMap<Arc<str>, Tenant>,
-    /// Counts the changes of what all namespaces share.
+    /// Counts the changes of the spec and of what is included.
     version: u64,
     /// When Secrets that could not be read are read again. One time for all: each pass holds up a reconciliation.
     next_pass: Option<NextPass>,
@@ -49,8 +49,8 @@ impl Tenants {
         self.each.values().any(|tenant| !tenant.published.is_empty())
     }
 
-    /// Notes that what all namespaces share has changed.
-    pub(super) fn shared_changed(&mut self) {
+    /// Notes that the spec has changed, or what is included.
+    pub(super) fn spec_changed(&mut self) {
         self.version = self.version.wrapping_add(1);
     }
 
@@ -107,9 +107,6 @@ impl Tenants {
             let target = Some((&**namespace, tenant.namespace_uid));
             let group = TokenGroup { token_specs: &token_specs, target, policy: &plan.refresh, seed: &seed };
             let progress = group.advance(ctx, uid, keys, demand, &mut tenant.published, now);
-            if progress.changed {
-                tenant.made = None;
-            }
             all.each.insert(namespace.clone(), progress);
         }
         all

@@ -36,8 +36,6 @@ pub(super) type Keys = BTreeMap<TokenSpec, Result<TokenKey, SpecError>>;
 pub(super) struct Progress {
     pub(super) step: Step,
     pub(super) keys: Keys,
-    /// Whether anything was published.
-    pub(super) changed: bool,
     /// What those needs refer to whose identities change too often.
     pub(super) limited: BTreeMap<TokenSpec, Reference>,
 }
@@ -107,14 +105,12 @@ impl TokenGroup<'_> {
                 ctx.tokens.join(key, who);
             }
         }
-        let mut changed = false;
         for token_spec in &step.publish {
             if let Some(token) = known.get(token_spec).and_then(|known| known.token.clone()) {
                 published.insert(token_spec.clone(), token);
-                changed = true;
             }
         }
-        Progress { step, keys, changed, limited: self.limited(ctx) }
+        Progress { step, keys, limited: self.limited(ctx) }
     }
 
     /// What those needs refer to whose identities change too often.

@@ -440,7 +440,7 @@ impl SelectorIndex {
                 // Almost always the first target matches.
                 let found = selected.iter().any(|name| glob.matches(name));
                 (!found).then_some(&mut unselected.unmatched)
-            } else if !is_allowed(self.allowed.as_ref(), &self.allowed_outputs, &secret.name, pattern) {
+            } else if !is_selectable(self.allowed.as_ref(), pattern) {
                 Some(&mut unselected.not_allowed)
             } else {
                 let found = self.namespaces.get(pattern.as_str()).is_some_and(|namespace| !namespace.terminating);
@@ -476,7 +476,7 @@ impl SelectorIndex {
 
     /// Whether a Secret may be touched in a namespace, which exists, is allowed, and is not terminating.
     pub fn is_open(&self, secret_name: &str, namespace: &str) -> bool {
-        is_allowed(self.allowed.as_ref(), &self.allowed_outputs, secret_name, namespace)
+        (is_selectable(self.allowed.as_ref(), namespace) || is_placed(&self.allowed_outputs, secret_name, namespace))
             && self.namespaces.get(namespace).is_some_and(|n| !n.terminating)
     }
 
@@ -529,15 +529,14 @@ impl SelectorIndex {
     }
 }
 
-/// Whether Secrets of a name may be written in a namespace.
-fn is_allowed(
-    namespaces: Option<&BTreeSet<Arc<str>>>,
-    outputs: &BTreeSet<(Arc<str>, Arc<str>)>,
-    secret_name: &str,
-    namespace: &str,
-) -> bool {
-    let as_output = || outputs.iter().any(|(name, allowed)| **name == *secret_name && **allowed == *namespace);
-    namespaces.is_none_or(|allowed| allowed.contains(namespace) || as_output())
+/// Whether pull secrets, and with them outputs of any name, may be written in a namespace.
+fn is_selectable(allowed: Option<&BTreeSet<Arc<str>>>, namespace: &str) -> bool {
+    allowed.is_none_or(|allowed| allowed.contains(namespace))
+}
+
+/// Whether an output of that name may be written in a namespace, wherever it is.
+fn is_placed(outputs: &BTreeSet<(Arc<str>, Arc<str>)>, secret_name: &str, namespace: &str) -> bool {
+    outputs.iter().any(|(name, place)| **name == *secret_name && **place == *namespace)
 }
 
 fn want(
@@ -553,7 +552,8 @@ fn want(
     if !secret.is_allowed_in(namespace) {
         return Want::Denied;
     }
-    match is_allowed(namespaces, outputs, &secret.name, namespace) {
+    // A pull secret that has the name of an output is none.
+    match is_selectable(namespaces, namespace) || number > 0 && is_placed(outputs, &secret.name, namespace) {
         true => Want::Target,
         // A pull secret may ask for all namespaces, and is written in those that are allowed.
         false if number == 0 => Want::Nothing,
@@ -637,6 +637,19 @@ mod tests {
         assert!(of(&index).0.unwrap().contains("n0, n1, n2, n3, n4 and 4 more:"));
         index.remove_credential(&me);
         assert_eq!(of(&index), (None, None));
+    }
+
+    #[test]
+    fn where_an_output_may_be_written_no_pull_secret_of_its_name_may() {
+        let outputs = BTreeSet::from([("pull".into(), "argocd".into())]);
+        let mut index = SelectorIndex::new(Some(BTreeSet::from(["a".into()]))).with_outputs(outputs);
+        for name in ["a", "argocd"] {
+            index.set_namespace(name, NamespaceUid::of(name, None), &labels(&[]), false);
+        }
+        index.set_credential(&uid("x"), credential(1, &selection(&["*"], None, &[])));
+        assert_eq!(index.targets(&uid("x")).collect::<Vec<_>>(), [(&"pull".into(), &"a".into())]);
+        index.set_credential(&uid("x"), credential(1, &selection(&["argocd"], None, &[])));
+        assert!(index.unselected(&uid("x")).out_of_reach().unwrap().contains("namespace argocd"));
     }
 
     #[test]

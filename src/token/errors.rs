@@ -73,7 +73,8 @@ where
     match error {
         SdkError::ServiceError(context) => {
             let (code, message) = (context.err().code(), context.err().message().unwrap_or_default());
-            tracing::debug!(endpoint, code, message, "AWS answered with an error");
+            let text = code.and_then(|code| quoted(code, message));
+            tracing::debug!(endpoint, code = code.map(shown), text, "AWS answered with an error");
             let request_id = error.raw_response().and_then(request_id);
             by_code(code, message, status, call, endpoint).with(request_id)
         }
@@ -342,6 +343,13 @@ fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a 
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+
+    use aws_smithy_types::body::SdkBody;
+    use aws_smithy_types::error::ErrorMetadata;
+    use parking_lot::Mutex;
+
     use super::*;
 
     const WHO: &str = "User: arn:aws:sts::111111111111:assumed-role/pull/x is not authorized to perform:";
@@ -349,6 +357,41 @@ mod tests {
     fn denied(call: Call, message: &str) -> String {
         let code = if call == Call::Ecr { "AccessDeniedException" } else { "AccessDenied" };
         by_code(Some(code), message, Some(400), call, "AWS").to_string()
+    }
+
+    /// What is logged at the finest level.
+    fn logged(log: impl FnOnce()) -> String {
+        #[derive(Clone, Default)]
+        struct Lines(Arc<Mutex<Vec<u8>>>);
+        impl Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().write(bytes)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, log);
+        let bytes = lines.0.lock().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn what_aws_repeats_of_a_request_is_not_logged() {
+        let secret = "IQoJb3JpZ2luX2VjEHoaCWV1LXdlc3QtMSJHMEUCIQDsessiontoken";
+        let message = format!("The canonical string should have been 'x-amz-security-token:{secret}'");
+        let metadata = ErrorMetadata::builder().code("InvalidSignatureException").message(message).build();
+        let error = AssumeRoleError::generic(metadata);
+        let answer = HttpResponse::new(403.try_into().unwrap(), SdkBody::empty());
+        let error = SdkError::service_error(error, answer);
+        let lines = logged(|| drop(classify(&error, Call::AssumeRole, "STS in eu-west-1")));
+        assert!(lines.contains("InvalidSignatureException") && !lines.contains(secret), "{lines}");
     }
 
     #[test]

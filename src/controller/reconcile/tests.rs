@@ -102,6 +102,20 @@ async fn a_status_that_could_not_be_written_is_tried_at_once_when_it_says_someth
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_kind_that_is_not_served_for_a_while_ends_no_refreshes() {
+    let running = Running::start();
+    let mut not_served = refusal(404, "the server could not find the requested resource");
+    not_served["reason"] = "NotFound".into();
+    running.server.answers(PATH, 404, not_served);
+    seconds(200).await;
+    let tries = running.server.asked("/status");
+    assert!(tries > 1, "{tries}");
+    running.server.answers(PATH, 200, json!({ "metadata": { "resourceVersion": "2" } }));
+    seconds(300).await;
+    assert_eq!(running.server.asked("/status"), tries + 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_status_that_an_older_one_has_overwritten_is_written_again_within_a_minute() {
     let mut running = Running::start();
     running.server.answers(PATH, 200, json!({ "metadata": { "resourceVersion": "2" } }));

@@ -9,6 +9,7 @@ use super::*;
 use crate::clock::{Clock, Server};
 use crate::plan::Identity;
 use crate::plan::namespaces::NamespaceUid;
+use crate::secret::Desired;
 use crate::secret::include::Included;
 
 fn stage() -> Stage {
@@ -39,24 +40,29 @@ fn tenant(stage: &Stage, namespace: &str, password: &str, expires: i64) -> Tenan
 
 fn hosts(tenant: &mut Tenant, context: &TenantContext<'_>, version: u64, now: i64) -> Option<usize> {
     let (bundle, _) = tenant.desired(context, version, at(now)).unwrap();
-    bundle.get("pull").map(|desired| {
-        use base64::Engine;
-        let (_, value) = desired.payload.expose_data().next().unwrap();
-        let json = base64::engine::general_purpose::STANDARD.decode(value).unwrap();
-        crate::secret::docker_config::parse(&json).len()
-    })
+    bundle.get("pull").map(|desired| logins(desired))
+}
+
+fn logins(desired: &Desired) -> usize {
+    use base64::Engine;
+    let (_, value) = desired.payload.expose_data().next().unwrap();
+    let json = base64::engine::general_purpose::STANDARD.decode(value).unwrap();
+    crate::secret::docker_config::parse(&json).len()
 }
 
 #[tokio::test]
-async fn a_content_is_kept_until_a_login_in_it_expires_or_what_all_share_changes() {
+async fn a_content_is_kept_until_a_login_in_it_expires_or_what_it_is_made_of_changes() {
     let stage = stage();
     let public = stage.plan.registries[1].token_specs[0].clone();
     let (none, shared) = (Published::new(), [(public, token("q", NOW + 9 * HOUR, &Identity::operator()))].into());
     let mut tenant = tenant(&stage, "a", "p", NOW + HOUR);
     let (alone, both) = (context(&stage, &none), context(&stage, &shared));
     assert_eq!(hosts(&mut tenant, &alone, 1, NOW), Some(1));
-    assert_eq!(hosts(&mut tenant, &both, 1, NOW), Some(1), "it is not made anew for each look");
-    assert_eq!(hosts(&mut tenant, &both, 2, NOW), Some(2), "what all share has changed");
+    assert_eq!(hosts(&mut tenant, &both, 1, NOW), Some(2), "what all share has changed");
+    let (mut once, mut again) = [1, 1].map(|version| tenant.desired(&both, version, at(NOW)).unwrap().0).into();
+    assert!(Arc::ptr_eq(&once.remove("pull").unwrap(), &again.remove("pull").unwrap()), "it is not made for each look");
+    let mut anew = tenant.desired(&both, 2, at(NOW)).unwrap().0;
+    assert!(!Arc::ptr_eq(&tenant.desired(&both, 1, at(NOW)).unwrap().0["pull"], &anew.remove("pull").unwrap()));
     assert_eq!(hosts(&mut tenant, &both, 2, NOW + HOUR - 1), Some(2));
     assert_eq!(hosts(&mut tenant, &both, 2, NOW + HOUR), Some(1), "its own login has expired");
 }
@@ -147,6 +153,30 @@ async fn a_tenants_secret_that_could_not_be_read_is_read_again_after_a_while() {
         assert_eq!(recovered(&tenants), ["a", "b"]);
     }
     assert_eq!(stage.server.asked("/secrets/pull"), 3, "never again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_found_again_later_is_in_the_content() {
+    let stage = stage();
+    with_secrets(&stage, &["a"]);
+    let path = "/api/v1/namespaces/a/secrets/pull";
+    let good = stage.server.answer(path);
+    stage.server.answers(path, 500, refusal(500, "no"));
+    let public = stage.plan.registries[1].token_specs[0].clone();
+    let (none, shared) = (Published::new(), [(public, token("q", NOW + 9 * HOUR, &Identity::operator()))].into());
+    let mut tenants = Tenants::default();
+    let mut entries = async |shared: &Published| {
+        let context = context(&stage, shared);
+        let keys = tenants.prepare(&context, true, at(NOW)).await;
+        let progress = tenants.advance(&context, keys, None, at(NOW));
+        let DesiredSecrets::Each(shares) = tenants.content(&context, &progress) else { panic!("each has its own") };
+        shares["a"].desired.get("pull").map(|desired| logins(desired))
+    };
+    assert_eq!(entries(&none).await, None);
+    stage.server.answers(path, 200, good);
+    tokio::time::advance(AGAIN.max).await;
+    assert_eq!(entries(&none).await, Some(1), "its own");
+    assert_eq!(entries(&shared).await, Some(2), "and one that all share");
 }
 
 #[tokio::test(start_paused = true)]
