@@ -38,21 +38,22 @@ pub struct Attachment {
     pub message: String,
 }
 
-/// A ServiceAccount that does not name what it should.
+/// The ServiceAccounts that do not name what they should, of which there is one at least.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unattached {
-    /// `NAMESPACE/NAME`.
+    /// How many.
+    pub count: usize,
+    /// The first, `NAMESPACE/NAME`.
     pub account: String,
-    /// The reason.
+    /// The reason of the first.
     pub reason: Reason,
     /// Why, and what to do.
     pub message: String,
 }
 
 /// Whether a Secret is attached as `attach_to` requests; none if it requests nothing. `unattached` are the ServiceAccounts of its target
-/// namespaces that do not name it, in order.
-pub fn attachment(attach_to: Option<&AttachTo>, allowed: Allowed<'_>, unattached: &[Unattached]) -> Option<Attachment> {
-    let attach_to = attach_to?;
+/// namespaces that do not name it.
+pub fn attachment(attach_to: &AttachTo, allowed: Allowed<'_>, unattached: Option<&Unattached>) -> Option<Attachment> {
     let pods = attach_to.pods == AttachPods::MatchingImages;
     if !pods && attach_to.service_accounts.is_empty() {
         return None;
@@ -76,14 +77,10 @@ pub fn attachment(attach_to: Option<&AttachTo>, allowed: Allowed<'_>, unattached
             ),
         );
     }
-    if let Some(first) = unattached.first() {
-        let message = format!(
-            "{} ServiceAccounts do not name the Secret; first failure: {}: {}: {}",
-            unattached.len(),
-            first.account,
-            first.reason.as_str(),
-            first.message
-        );
+    if let Some(Unattached { count, account, reason, message }) = unattached {
+        let reason = reason.as_str();
+        let message =
+            format!("{count} ServiceAccounts do not name the Secret; first failure: {account}: {reason}: {message}");
         return missing(Reason::AttachFailed, message);
     }
     let to = match (pods, attach_to.service_accounts.is_empty()) {
@@ -301,31 +298,32 @@ mod tests {
             service_accounts: names.iter().map(|name| (*name).to_owned()).collect(),
         };
         let failing = Unattached {
+            count: 25,
             account: "a/default".to_owned(),
             reason: Reason::Forbidden,
             message: "cannot patch".to_owned(),
         };
         let some = desired(&["default", "builder"]);
-        let (none, failing) = (BTreeSet::new(), [failing]);
+        let (none, failing) = (BTreeSet::new(), Some(&failing));
         use AttachPods::{MatchingImages, Never};
         let table = [
-            ("nothing is asked for", to(Never, &[]), false, &none, &[][..], None),
-            ("pods", to(MatchingImages, &[]), true, &none, &[], Some((true, Reason::Attached, "new pods"))),
+            ("nothing is asked for", to(Never, &[]), false, &none, None, None),
+            ("pods", to(MatchingImages, &[]), true, &none, None, Some((true, Reason::Attached, "new pods"))),
             (
                 "no policy",
                 to(MatchingImages, &[]),
                 false,
                 &some,
-                &[],
+                None,
                 Some((false, Reason::AttachPolicyMissing, "1.36")),
             ),
-            ("accounts", to(Never, &["def*"]), false, &some, &[], Some((true, Reason::Attached, "ServiceAccounts"))),
+            ("accounts", to(Never, &["def*"]), false, &some, None, Some((true, Reason::Attached, "ServiceAccounts"))),
             (
                 "not allowed",
                 to(Never, &["default", "x*"]),
                 false,
                 &some,
-                &[],
+                None,
                 Some((false, Reason::AttachNotAllowed, "x*")),
             ),
             (
@@ -333,19 +331,22 @@ mod tests {
                 to(MatchingImages, &["default"]),
                 true,
                 &some,
-                &failing,
-                Some((false, Reason::AttachFailed, "a/default")),
+                failing,
+                Some((
+                    false,
+                    Reason::AttachFailed,
+                    "25 ServiceAccounts do not name the Secret; first failure: a/default: ",
+                )),
             ),
         ];
         for (what, attach_to, pods, service_accounts, unattached, expected) in table {
-            let seen = attachment(Some(&attach_to), Allowed { pods, service_accounts }, unattached);
+            let seen = attachment(&attach_to, Allowed { pods, service_accounts }, unattached);
             let told = seen.as_ref().map(|seen| (seen.holds, seen.reason));
             assert_eq!(told, expected.map(|(holds, reason, _)| (holds, reason)), "{what}");
             if let (Some(seen), Some((_, _, words))) = (seen, expected) {
                 assert!(seen.message.contains(words), "{what}: {}", seen.message);
             }
         }
-        assert_eq!(attachment(None, Allowed { pods: true, service_accounts: &some }, &[]), None);
     }
 
     proptest! {

@@ -76,6 +76,8 @@ pub struct NamespaceReport {
     pub synced: usize,
     /// How many others have a failure.
     pub failed: usize,
+    /// How many others wait for their first token.
+    pub fetching: usize,
     /// The failures.
     pub failures: Vec<NamespaceFailure>,
     /// The parts of the selection that select nothing.
@@ -333,9 +335,9 @@ fn ran(
         (false, error.reason, error.message.clone())
     } else if let (0, Some(error)) = (missing, refused) {
         (false, error.reason, error.message.clone())
-    } else if missing > 0 && namespaces.failures.is_empty() && registries.iter().any(|r| r.each_targets) {
-        let message = format!("{missing} of {} namespaces wait for their first token", namespaces.selected);
-        (false, Reason::FetchingToken, message)
+    } else if missing > 0 && namespaces.failures.is_empty() && namespaces.fetching > 0 {
+        let NamespaceReport { selected, fetching, .. } = namespaces;
+        (false, Reason::FetchingToken, format!("{fetching} of {selected} namespaces wait for their first token"))
     } else if missing > 0 {
         let detail = first_failure(namespaces, None);
         let message = format!("{missing} of {} namespaces lack an up-to-date Secret{detail}", namespaces.selected);

@@ -48,9 +48,6 @@ pub struct ClusterState {
     pub unattached: BTreeMap<(Arc<str>, Arc<str>), (Reason, String)>,
 }
 
-/// At most so many ServiceAccounts are told of.
-const MOST_UNATTACHED: usize = 20;
-
 impl ClusterState {
     /// An empty state over an index, with what identities may refer to.
     pub fn new(index: SelectorIndex, references: References) -> Self {
@@ -234,18 +231,13 @@ impl ClusterState {
         (unreadable && self.index.is_before(owner, me)).then_some(owner)
     }
 
-    /// The ServiceAccounts that do not name the Secret of an `EcrCredential` though they should: the first by name.
-    pub fn unattached_of(&self, me: &Uid) -> Vec<Unattached> {
-        let mine = self
-            .unattached
-            .iter()
-            .filter(|((namespace, name), _)| self.index.attached_by(namespace, name).contains(me));
-        let unattached = mine.take(MOST_UNATTACHED).map(|((namespace, name), (reason, message))| Unattached {
-            account: format!("{namespace}/{name}"),
-            reason: *reason,
-            message: message.clone(),
-        });
-        unattached.collect()
+    /// The ServiceAccounts that do not name the Secret of an `EcrCredential` though they should.
+    pub fn unattached_of(&self, me: &Uid) -> Option<Unattached> {
+        let is_mine = |(namespace, name): &(Arc<str>, Arc<str>)| self.index.attached_by(namespace, name).contains(me);
+        let mut mine = self.unattached.iter().filter(|(place, _)| is_mine(place));
+        let ((namespace, name), (reason, message)) = mine.next()?;
+        let account = format!("{namespace}/{name}");
+        Some(Unattached { count: 1 + mine.count(), account, reason: *reason, message: message.clone() })
     }
 
     /// The namespaces in which an `EcrCredential` selects some Secret and is entitled to it.
@@ -455,6 +447,22 @@ mod tests {
         let mut cluster = ClusterState::new(SelectorIndex::default(), References::default());
         cluster.set_namespace("a", NamespaceUid::default(), &Labels::new(), false);
         cluster
+    }
+
+    #[test]
+    fn all_serviceaccounts_that_do_not_name_a_secret_are_counted() {
+        let mut cluster = cluster();
+        let mut attaching = credential("me", 1, Activity::Active, &["a"]);
+        attaching.attach = vec![wildmatch::WildMatch::new("sa-*")];
+        cluster.set_credential(&uid("me"), attaching);
+        for number in 0..25 {
+            let failure = (Reason::Forbidden, format!("no {number}"));
+            cluster.unattached.insert(("a".into(), format!("sa-{number:02}").into()), failure);
+        }
+        cluster.unattached.insert(("a".into(), "another".into()), (Reason::Forbidden, String::new()));
+        let Unattached { count, account, message, .. } = cluster.unattached_of(&uid("me")).unwrap();
+        assert_eq!((count, &*account, &*message), (25, "a/sa-00", "no 0"));
+        assert_eq!(cluster.unattached_of(&uid("other")), None);
     }
 
     /// What an `EcrCredential` may do about the Secret in the namespace a.

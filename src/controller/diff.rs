@@ -229,7 +229,7 @@ impl Diff<'_> {
         let Some(secret) = self.plan.secret_named(name) else { return SyncState::default() };
         let denied = || output_not_allowed(name, secret.format, namespace);
         let why = secret.refusal.clone().unwrap_or_else(denied);
-        SyncState { selected: true, synced: false, problem: Some((why.reason, why.message)) }
+        SyncState { selected: true, problem: Some((why.reason, why.message)), ..SyncState::default() }
     }
 
     /// Whether an old Secret has to stay, because a new one of its format is not yet there in its namespace.

@@ -342,20 +342,20 @@ impl Reconciliation<'_> {
 
     /// The namespaces of the pull secret, and the failures of all Secrets.
     fn report_namespaces(&self, plan: &Plan, counts: SyncCounts) -> NamespaceReport {
-        let Counts { selected, synced, failed } = counts.of(&plan.secret.name);
+        let Counts { selected, synced, failed, fetching } = counts.of(&plan.secret.name);
         let of_output = |name: &String| *name != *plan.secret.name;
         let failures = counts.failures.into_iter();
         let failures = failures.map(|f| NamespaceFailure { secret: f.secret.filter(of_output), ..f }).collect();
         let unselected = self.ctx.shared.state.lock().index.unselected(self.uid);
-        NamespaceReport { selected, synced, failed, failures, unselected }
+        NamespaceReport { selected, synced, failed, fetching, failures, unselected }
     }
 
     /// Whether the Secret is attached to pods and ServiceAccounts as the spec asks.
     fn attached(&self) -> Option<Attachment> {
-        let limits = &self.ctx.limits;
+        let (attach_to, limits) = (self.object.spec.attach_to.as_ref()?, &self.ctx.limits);
         let allowed = Allowed { pods: limits.attach_pods, service_accounts: &limits.attach_service_accounts };
         let unattached = self.ctx.shared.state.lock().unattached_of(self.uid);
-        attachment(self.object.spec.attach_to.as_ref(), allowed, &unattached)
+        attachment(attach_to, allowed, unattached.as_ref())
     }
 
     /// The refresh request that is served now. Fresh tokens serve every request; others leave it as it was. A namespace with tokens of
@@ -495,7 +495,7 @@ impl Reconciliation<'_> {
 }
 
 fn report_output(plan: &Plan, output: &SecretPlan, counts: &SyncCounts, state: &CredentialState) -> OutputReport {
-    let Counts { selected, synced, failed } = counts.of(&output.name);
+    let Counts { selected, synced, failed, .. } = counts.of(&output.name);
     // Where each namespace has its own token, the account may differ as well.
     let lacks_host = || secret::lacks_host(plan, output, &state.published).filter(|_| !plan.has_tenants());
     let refusal = output.refusal.clone().or_else(lacks_host);

@@ -358,7 +358,9 @@ impl RetryState {
                 .or_else(|| self.hanging(&key))
                 .or_else(|| share.and_then(|share| problem_of(share.lacks.as_ref()))),
         };
-        SyncState { selected, synced, problem }
+        let lacks = share.filter(|_| !synced && problem.is_none()).and_then(|share| share.lacks.as_ref());
+        let fetching = lacks.is_some_and(|lacks| lacks.reason == Reason::FetchingToken);
+        SyncState { selected, synced, fetching, problem }
     }
 
     /// Whether somebody else keeps writing a Secret. It is so until it was left alone for a while, or the status would flap.

@@ -13,6 +13,8 @@ pub(super) struct SyncState {
     pub(super) selected: bool,
     /// Whether it is as desired.
     pub(super) synced: bool,
+    /// Whether it waits for the first token of its namespace.
+    pub(super) fetching: bool,
     /// What the status says about it.
     pub(super) problem: Option<(Reason, String)>,
 }
@@ -40,6 +42,8 @@ pub(super) struct Counts {
     pub(super) synced: usize,
     /// How many do not, and the status says why.
     pub(super) failed: usize,
+    /// How many wait for their first token.
+    pub(super) fetching: usize,
 }
 
 impl SyncLedger {
@@ -59,14 +63,16 @@ impl SyncLedger {
 
     /// The counts, of so many selected namespaces for each Secret.
     pub(super) fn counts<'a>(&self, selected: impl Iterator<Item = (&'a Arc<str>, usize)>) -> SyncCounts {
-        let all =
-            |(name, selected): (&Arc<str>, usize)| (name.clone(), Counts { selected, synced: selected, failed: 0 });
+        let all = |(name, selected): (&Arc<str>, usize)| {
+            (name.clone(), Counts { selected, synced: selected, ..Counts::default() })
+        };
         let mut counts = SyncCounts { secrets: selected.map(all).collect(), failures: Vec::new() };
-        for (SecretKey { namespace, name }, SyncState { selected, synced, problem }) in &self.0 {
+        for (SecretKey { namespace, name }, SyncState { selected, synced, fetching, problem }) in &self.0 {
             if *selected && !synced {
                 let of_secret = counts.secrets.entry(name.clone()).or_default();
                 of_secret.synced = of_secret.synced.saturating_sub(1);
                 of_secret.failed = of_secret.failed.saturating_add(usize::from(problem.is_some()));
+                of_secret.fetching = of_secret.fetching.saturating_add(usize::from(*fetching));
             }
             counts.failures.extend(problem.as_ref().map(|(reason, message)| NamespaceFailure {
                 namespace: namespace.to_string(),

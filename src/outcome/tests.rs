@@ -30,7 +30,7 @@ pub(super) fn failure(namespace: &str, message: &str) -> NamespaceFailure {
 
 pub(super) fn namespaces(selected: usize, synced: usize, failures: Vec<NamespaceFailure>) -> NamespaceReport {
     let failed = failures.len();
-    NamespaceReport { selected, synced, failed, failures, unselected: Unselected::default() }
+    NamespaceReport { selected, synced, failed, fetching: 0, failures, unselected: Unselected::default() }
 }
 
 pub(super) fn ran(
@@ -63,6 +63,8 @@ fn condition(status: &EcrCredentialStatus, type_: &str) -> (String, String, i64)
 fn ready_says_that_every_target_namespace_has_a_valid_token() {
     let good = || registry(Some(NOW + HOUR), None);
     let dead = || registry(Some(NOW - 1), Some(Reason::AwsUnavailable));
+    let each = || RegistryReport { each_targets: true, ..good() };
+    let waiting = NamespaceReport { fetching: 1, ..namespaces(2, 1, vec![]) };
     for (what, observation, ready, reason) in [
         ("all is well", ran(vec![good()], namespaces(2, 2, vec![]), None), "True", "Synced"),
         ("none is selected", ran(vec![good()], namespaces(0, 0, vec![]), None), "True", "NoNamespaces"),
@@ -75,6 +77,8 @@ fn ready_says_that_every_target_namespace_has_a_valid_token() {
             "False",
             "FetchingToken",
         ),
+        ("one waits for its own token", ran(vec![each()], waiting, None), "False", "FetchingToken"),
+        ("one is to be written", ran(vec![each()], namespaces(2, 1, vec![]), None), "False", "NamespacesFailed"),
         ("it is suspended", Observation::Suspended, "False", "Suspended"),
         (
             "a refresh fails and the token is valid",

@@ -346,12 +346,13 @@ impl Scene {
             for (name, namespace) in NAMES.iter().flat_map(|name| NAMESPACES.map(|namespace| (*name, namespace))) {
                 let key = SecretKey::new(name, namespace);
                 let Ok(assessment) = diff.assess(&state, &key, retries, diff.times()) else { panic!("superseded") };
-                let SyncState { selected, synced, problem } = assessment.counts;
+                let SyncState { selected, synced, fetching, problem } = assessment.counts;
                 prop_assert!(assessment.due.is_none() || queued.contains(&key), "{key:?} is due and not queued");
                 let counts = expected.entry(name).or_default();
                 counts.selected += usize::from(selected);
                 counts.synced += usize::from(selected && synced);
                 counts.failed += usize::from(selected && !synced && problem.is_some());
+                counts.fetching += usize::from(selected && !synced && fetching);
                 problems.extend(problem.map(|(reason, message)| {
                     (namespace.to_owned(), name.to_owned(), reason.as_str().to_owned(), message)
                 }));

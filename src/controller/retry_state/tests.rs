@@ -7,6 +7,7 @@ use super::super::sync_ledger::{Counts, SyncCounts};
 use super::*;
 use crate::plan::Identity;
 use crate::plan::namespaces::NamespaceUid;
+use crate::secret::Bundle;
 use crate::secret::ownership::{Ownership, SecretRecord};
 
 const RETRY: RetryPolicy = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(300) };
@@ -74,12 +75,29 @@ fn counts<const N: usize>(ledger: &SyncLedger, selected: [(&Arc<str>, usize); N]
 
 /// How many namespaces are selected for the pull secret, synced, and failed.
 fn numbers(counts: &SyncCounts) -> (usize, usize, usize) {
-    let Counts { selected, synced, failed } = counts.of("pull");
+    let Counts { selected, synced, failed, .. } = counts.of("pull");
     (selected, synced, failed)
 }
 
 fn refused() -> WriteError {
     WriteError::Refused(Reason::AdmissionRefused, "no".to_owned())
+}
+
+#[tokio::test]
+async fn a_namespace_waits_for_its_token_only_where_it_lacks_one() {
+    let (state, there) = (RetryState::default(), target(Ownership::Absent));
+    let denied = |reason| Some(SpecError { reason, message: "no".to_owned() });
+    for (lacks, action, expected) in [
+        (denied(Reason::FetchingToken), SecretAction::Wait, (1, 0)),
+        (denied(Reason::AccessDenied), SecretAction::Wait, (0, 1)),
+        (None, SecretAction::Create, (0, 0)),
+    ] {
+        let (namespace_uid, desired) = (there.namespace_uid, Bundle::new());
+        let share = NamespaceSecrets { namespace_uid, desired, current: true, lacks, failure: None };
+        let content = DesiredSecrets::Each([(there.namespace.clone(), share)].into());
+        let Counts { fetching, failed, .. } = count(&state, &content, &there, &action, NOW).of("pull");
+        assert_eq!((fetching, failed), expected, "{action:?}");
+    }
 }
 
 #[tokio::test]
@@ -253,9 +271,9 @@ async fn what_is_new_of_one_secret_says_nothing_of_another_and_each_counts_for_i
     let mut ledger = SyncLedger::default();
     record(&mut ledger, &state, &with(&new), &out, &SecretAction::Keep, NOW);
     let problem = Some((Reason::OutputNotAllowed, "no".to_owned()));
-    ledger.record(SecretKey::new("out", "b"), SyncState { selected: true, synced: false, problem });
+    ledger.record(SecretKey::new("out", "b"), SyncState { selected: true, problem, ..SyncState::default() });
     let counts = counts(&ledger, [(&"out".into(), 2)]);
-    let Counts { selected, synced, failed } = counts.of("out");
+    let Counts { selected, synced, failed, .. } = counts.of("out");
     assert_eq!((selected, synced, failed, numbers(&counts)), (2, 1, 1, (0, 0, 0)));
     let failure = &counts.failures[0];
     assert_eq!((failure.namespace.as_str(), failure.secret.as_deref()), ("b", Some("out")));
