@@ -260,7 +260,7 @@ fn tokens(
     status: &EcrCredentialStatus,
     now: Timestamp,
 ) -> Vec<Finding> {
-    let mut problems = Vec::new();
+    let (mut problems, mut fails) = (Vec::new(), false);
     for (number, registry) in plan.registries.iter().enumerate() {
         let Some(told) = told(status, number, registry) else { continue };
         let region = registry.region.as_ref().map(|region| format!(" in {region}"));
@@ -273,13 +273,15 @@ fn tokens(
         }
         let failed = [Reason::Synced, Reason::FetchingToken].map(Reason::as_str);
         let failing = told.reason.as_deref().filter(|reason| !failed.contains(reason));
+        fails |= failing.is_some();
         if let Some(reason) = failing.filter(|reason| !is_told(facts, registry, resolved, reason)) {
             let message = told.message.clone().unwrap_or_default();
             problems
                 .push(Finding::new(reason, format!("{registry_name}: the operator's last attempt failed: {message}")));
         }
     }
-    if let Some(at) = status.next_refresh_at.filter(|at| problems.is_empty() && later(*at, OVERDUE) < now) {
+    let is_overdue = |at: &Timestamp| problems.is_empty() && !fails && later(*at, OVERDUE) < now;
+    if let Some(at) = status.next_refresh_at.filter(is_overdue) {
         let text = format!("a refresh was due at {at} but has not happened: check that the operator is running");
         problems.push(Finding::new("RefreshOverdue", text));
     }

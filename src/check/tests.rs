@@ -402,6 +402,18 @@ fn an_error_of_aws_is_a_problem_where_the_operator_would_meet_it_too() {
 }
 
 #[test]
+fn a_refresh_that_aws_denies_does_not_mean_that_the_operator_stands_still() {
+    let object = credential(|object| object["status"]["registries"][0]["reason"] = json!("AccessDenied"));
+    let mut facts = facts(vec![object], &[("a", written(&credential(|_| {})))]);
+    let denied = TokenError::Denied("AccessDenied from ECR: allow it".to_owned().into());
+    let tokens = facts.wanted().into_iter().map(|key| (key, Err(denied.clone()))).collect();
+    facts.aws = Some(Answers { tokens, ..Answers::default() });
+    let report = judge(&facts, at(NOW + 60 + 601));
+    assert_eq!(reasons(&report), [""; 0]);
+    assert_eq!(report.identities[0].problems.len(), 1, "it is told there");
+}
+
+#[test]
 fn an_identity_of_each_namespace_fails_there_and_counts_once() {
     let object = credential(|object| {
         object["spec"]["auth"] = json!({ "serviceAccount": { "fromTargetNamespace": "puller" } });
