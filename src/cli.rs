@@ -230,7 +230,7 @@ pub struct RunArgs {
     #[arg(long, env = "ECO_CREDENTIAL_SELECTOR", help_heading = "Scope")]
     pub credential_selector: Option<String>,
 
-    /// The maximum rate of calls to ECR and STS, per second. A token that needs N roles to be assumed counts as 1 + N calls. The rate
+    /// The maximum rate of calls to ECR, and likewise of calls to STS, per second. A token that needs N roles to be assumed counts as 1 + N calls. The rate
     /// is shared fairly among EcrCredentials, and among the namespaces of each. AWS allows about 20.
     #[arg(long, env = "ECO_AWS_RATE", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000), help_heading = "AWS")]
     pub aws_rate: u16,
@@ -243,11 +243,13 @@ pub struct RunArgs {
     #[arg(long, env = "ECO_RETRY_INITIAL", default_value = "1s", value_parser = duration, help_heading = "Work")]
     pub retry_initial: Duration,
 
-    /// The maximum backoff.
+    /// The maximum backoff. Also the interval at which changes of one ServiceAccount, or of one Secret with keys or docker configs, take
+    /// effect if there are many.
     #[arg(long, env = "ECO_RETRY_MAX", default_value = "5m", value_parser = duration, help_heading = "Work")]
     pub retry_max: Duration,
 
-    /// The maximum number of concurrent writes to the API server.
+    /// The maximum number of concurrent writes of Secrets. Those that the API server has not answered after 2 seconds do not count, up to
+    /// eight times as many.
     #[arg(long, env = "ECO_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Work")]
     pub concurrency: u16,
 

@@ -95,7 +95,8 @@ pub struct NamespaceCounts {
     /// Target namespaces whose Secret is up to date.
     #[schemars(extend("format" = "int64"))]
     pub synced: u32,
-    /// Target namespaces whose Secret is not up to date.
+    /// Target namespaces whose Secret cannot be brought up to date at present: `failures` says why. The rest of those that are not
+    /// synced are under way.
     #[schemars(extend("format" = "int64"))]
     pub failed: u32,
     /// `synced/selected`, for `kubectl get`.
@@ -116,7 +117,8 @@ pub struct OutputStatus {
     /// Target namespaces whose Secret is up to date.
     #[schemars(extend("format" = "int64"))]
     pub synced: u32,
-    /// Target namespaces whose Secret is not up to date.
+    /// Target namespaces whose Secret cannot be brought up to date at present: `failures` says why. The rest of those that are not
+    /// synced are under way.
     #[schemars(extend("format" = "int64"))]
     pub failed: u32,
     /// Why the output is not written at all, as a CamelCase reason.
