@@ -21,6 +21,7 @@ mod retry_state;
 pub mod secret_key;
 pub mod service_accounts;
 pub mod shared;
+mod status_writer;
 mod sync_ledger;
 mod tenant;
 mod tenants;
@@ -48,7 +49,6 @@ use crate::api::registry::Host;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::apply::{WriteError, Writer, Written};
 use crate::clock::Clock;
-use crate::outcome::served_by::Installations;
 use crate::plan::schedule::RetryPolicy;
 use crate::plan::{Identity, Limits, Uid};
 use crate::secret::{Published, SecretAction};
@@ -150,24 +150,9 @@ pub struct CredentialState {
     demand: Option<Requested>,
     retries: retry_state::RetryState,
     pace: pace::Pace,
-    last_status: Option<EcrCredentialStatus>,
-    /// The resourceVersion with the status that was written last.
-    status_version: Option<u64>,
-    status_retry: Option<StatusRetry>,
-    installations: Option<Installations>,
+    status: status_writer::StatusWriter,
     /// Since when the first tokens of all are being fetched.
     first_asked: Option<tokio::time::Instant>,
-    /// When the status was written last, or the API server refused it.
-    status_written: Option<tokio::time::Instant>,
-}
-
-/// A status that could not be written, which is tried again.
-struct StatusRetry {
-    /// How often in a row.
-    failures: u32,
-    /// When it is tried again. One that says something else does not wait for that.
-    at: tokio::time::Instant,
-    status: EcrCredentialStatus,
 }
 
 impl CredentialState {

@@ -13,18 +13,17 @@ use super::desired_secrets::DesiredSecrets;
 use super::diff::Diff;
 use super::error::Error;
 use super::recover::{auth_hash, recover};
+use super::status_writer::StatusWrite;
 use super::sync_ledger::{Counts, SyncCounts};
 use super::tenant::TenantContext;
 use super::tenants::{Tenants, TenantsProgress};
 use super::tokens::{Progress, TokenGroup, keys};
 use super::writes::{WritesOutcome, write};
-use super::{Context, CredentialState, Requested, StatusRetry};
-use crate::answers::is_gone;
+use super::{Context, CredentialState, Requested};
 use crate::api::registry::Host;
 use crate::api::status::NamespaceFailure;
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
 use crate::attach::{Allowed, Attachment, attachment};
-use crate::outcome::served_by::Installations;
 use crate::outcome::{NamespaceReport, Observation, Outcome, OutputReport, RegistryReport, ReportedEvent, conclude};
 use crate::plan::outputs::SecretPlan;
 use crate::plan::refresh::Demand;
@@ -39,12 +38,6 @@ const SOON: Duration = Duration::from_secs(1);
 /// How long a reconciliation waits for the very first tokens: as long as one call to AWS may take.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
 
-/// The least time between two writes of the status: while thousands of namespaces are created, nobody reads every step.
-const BETWEEN_STATUSES: Duration = Duration::from_millis(500);
-
-/// The same if only the times in it have changed, as they do with each refresh among thousands.
-const BETWEEN_TIMES: Duration = Duration::from_secs(30);
-
 /// Does what an `EcrCredential` asks for, as far as that is possible now.
 pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> Result<Action, Error> {
     let uid = Uid(object.uid().ok_or(Error::NoUid)?.into());
@@ -58,10 +51,7 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
     if let Some(wait) = state.pace.begin() {
         return Ok(Action::requeue(wait));
     }
-    let status = state.last_status.clone().or_else(|| object.status.clone()).unwrap_or_default();
-    // Others may have changed it since. What we keep in memory still says what we reported and did.
-    let is_behind = state.status_version.is_some_and(|written| version(&object).is_none_or(|seen| seen < written));
-    let stored = if is_behind { status.clone() } else { object.status.clone().unwrap_or_default() };
+    let (status, stored) = state.status.known(&object);
     let reconciliation = Reconciliation { object: &object, ctx: &ctx, uid: &uid, status: &status, stored: &stored };
     let result = reconciliation.run(&mut state).await;
     if !ctx.shared.state.lock().index.is_alive(&uid) {
@@ -83,7 +73,7 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
     let begun = Instant::now();
     let now = ctx.clock.now();
     let mut outcome = conclude(observation, &status, object.meta().generation, now);
-    outcome.served_by(reconciliation.installations(&mut state), &status, &stored, now);
+    outcome.served_by(state.status.installations(&ctx, &object, &stored), &status, &stored, now);
     state.pace.computed(begun);
     if soon {
         outcome.requeue_after = outcome.requeue_after.min(SOON);
@@ -92,11 +82,6 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
         outcome.requeue_after = outcome.requeue_after.min(at.saturating_duration_since(Instant::now()));
     }
     reconciliation.report(outcome, &mut state).await
-}
-
-/// The number of a resourceVersion, which grows with each change.
-fn version(object: &EcrCredential) -> Option<u64> {
-    object.metadata.resource_version.as_deref()?.parse().ok()
 }
 
 /// What follows from a reconciliation.
@@ -413,66 +398,14 @@ impl Reconciliation<'_> {
         RegistryReport { region, hosts, life, hash, auth_hash, problem, failure, each_targets }
     }
 
-    /// The installations that write the status. The log says when another one begins to, and when none does any more.
-    fn installations<'s>(&self, state: &'s mut CredentialState) -> &'s Installations {
-        let own = || Installations::new(self.ctx.installation.clone());
-        let installations = state.installations.get_or_insert_with(own);
-        let before = installations.warning();
-        let written = state.last_status.as_ref().and_then(|status| status.served_by.as_deref());
-        let stored = self.stored.served_by.as_deref();
-        installations.observe(stored, written, version(self.object), self.ctx.clock.uptime());
-        match (before, installations.warning()) {
-            (None, Some(warning)) => tracing::warn!(name = %self.object.name_any(), "{warning}"),
-            (Some(_), None) => {
-                tracing::info!(name = %self.object.name_any(), "no other installation serves the EcrCredential any more")
-            }
-            _ => {}
-        }
-        installations
-    }
-
     /// Writes the status if it has changed, sends the Events, and says when to come back.
     async fn report(&self, outcome: Outcome, state: &mut CredentialState) -> Result<Action, Error> {
         // The metrics need not wait for a status that is written later, or cannot be written.
         self.conclude(&outcome.status);
-        // A write that failed may have been done all the same: perhaps only the answer was lost.
-        let unsure = state.status_retry.is_some();
-        if outcome.status != *self.stored || unsure {
-            let is_known =
-                |status: &EcrCredentialStatus| outcome.status == *status || outcome.is_progress_alone(status);
-            let progress = !unsure && outcome.is_progress_alone(self.stored);
-            if progress {
-                // What the previous process did not report is no more urgent.
-                state.status_written.get_or_insert_with(Instant::now);
-            }
-            // If someone else keeps changing the status, we do not fight back.
-            let undone = !unsure && state.last_status.as_ref().is_some_and(is_known);
-            let wait = if progress || undone { BETWEEN_TIMES } else { BETWEEN_STATUSES };
-            let retry = state.status_retry.as_ref().filter(|retry| outcome.repeats(&retry.status));
-            let next = state.status_written.map(|last| last + wait).max(retry.map(|retry| retry.at));
-            if let Some(next) = next.filter(|next| *next > Instant::now()) {
-                return Ok(Action::requeue(next.duration_since(Instant::now()).min(outcome.requeue_after)));
-            }
-            let written = self.ctx.writer.status(self.object, &outcome.status).await;
-            state.status_written = Some(Instant::now());
-            match written {
-                Ok(version) => state.status_version = version.and_then(|version| version.parse().ok()),
-                // There is no status to write.
-                Err(source) if is_gone(&source) => return Ok(Action::await_change()),
-                Err(_) if !self.ctx.shared.state.lock().index.is_alive(self.uid) => return Ok(Action::await_change()),
-                Err(source) => {
-                    let failures = state.status_retry.as_ref().map_or(1, |retry| retry.failures.saturating_add(1));
-                    let wait = self.ctx.retry.delay(failures, 3, &self.uid.0);
-                    let (status, at) = (outcome.status, Instant::now() + wait);
-                    state.status_retry = Some(StatusRetry { failures, at, status });
-                    // Only the status waits so long: the Secrets may be due before.
-                    return Err(Error::Status { source, wait: wait.min(outcome.requeue_after) });
-                }
-            }
-        }
-        state.status_retry = None;
-        if state.last_status.as_ref() != Some(&outcome.status) {
-            state.last_status = Some(outcome.status.clone());
+        match state.status.write(self.ctx, self.uid, self.object, self.stored, &outcome).await? {
+            StatusWrite::Done => {}
+            StatusWrite::Later(wait) => return Ok(Action::requeue(wait.min(outcome.requeue_after))),
+            StatusWrite::Gone => return Ok(Action::await_change()),
         }
         for event in outcome.events.into_iter().filter(|event| self.is_due(event)) {
             self.ctx.events.send(self.object, event);
