@@ -261,7 +261,7 @@ impl Reconciliation<'_> {
     }
 
     /// The refresh on demand that is not served yet, if any. Each value of the annotation is served once, also across restarts. Where
-    /// no token is known there is nothing to refresh, and the first tokens serve it.
+    /// no token is known, the first tokens serve it however old they are, and it only ends the wait after a failure.
     fn demand(&self, state: &mut CredentialState, now: Timestamp) -> Option<Demand> {
         let value = refresh_request(self.object)?;
         let known = state.demand.take().filter(|demand| demand.value == value);
@@ -275,8 +275,9 @@ impl Reconciliation<'_> {
         // A clock that was set back must not make every new token too old.
         demand.since = demand.since.min(second);
         let demand = state.demand.insert(demand);
+        let Requested { since, first, served, .. } = *demand;
         let refreshed = !state.published.is_empty() || state.tenants.has_any();
-        (refreshed && !demand.served).then_some(Demand { since: demand.since, first: demand.first })
+        (!served).then_some(Demand { since: if refreshed { since } else { Timestamp::MIN }, first })
     }
 
     /// How long to wait for the very first tokens, so that a new Secret is written once and with all of them. Nobody else waits for

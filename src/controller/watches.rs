@@ -17,6 +17,7 @@ use wildmatch::WildMatch;
 use super::Shared;
 use super::follow::{Subject, follow};
 use super::secret_key::SecretKey;
+use super::secret_list::SecretList;
 use super::unreadable::UnreadableReports;
 use crate::api::observed::{ObservedCredential, Unreadable};
 use crate::api::{Auth, EcrCredential, EcrCredentialSpec, NamespaceSelection};
@@ -248,27 +249,42 @@ pub async fn secrets(client: Client, scope: SecretScope, shared: Arc<Shared>) {
     let subject = Subject { what: "Secrets", kind: "Secret", scope: scope.to_string() };
     let begin = move || watcher(api.clone(), config.clone());
     let mut events = std::pin::pin!(follow(subject, shared.clone(), begin, || shared.secrets_refused(&scope)));
-    let mut seen: HashSet<SecretKey> = HashSet::new();
-    while let Some(event) = events.next().await {
-        match event {
-            Event::Init => seen.clear(),
-            Event::InitApply(object) => {
-                seen.insert(SecretKey::new(object.name_any(), object.namespace().unwrap_or_default()));
-                secret_seen(&shared, &object);
-            }
-            Event::Apply(object) => secret_seen(&shared, &object),
-            Event::Delete(object) => {
-                let uid = object.record().map(|record| &*record.uid);
-                shared.secret_gone(&object.name_any(), &object.namespace().unwrap_or_default(), uid);
-            }
-            Event::InitDone => shared.secrets_listed(&scope, &std::mem::take(&mut seen)),
+    let mut list = SecretList::new(scope.clone(), shared.clone());
+    let key = |object: &SecretMetadata| SecretKey::new(object.name_any(), object.namespace().unwrap_or_default());
+    let seen = |key: &SecretKey, object: &SecretMetadata| {
+        if let Some(record) = object.record() {
+            shared.secret_seen(&key.name, &key.namespace, record.clone());
         }
-    }
-}
-
-fn secret_seen(shared: &Shared, object: &SecretMetadata) {
-    if let Some(record) = object.record() {
-        shared.secret_seen(&object.name_any(), &object.namespace().unwrap_or_default(), record.clone());
+    };
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = list.due() => {
+                list.expire();
+                continue;
+            }
+        };
+        match event {
+            Some(Event::Init) => list.begins(),
+            Some(Event::InitApply(object)) => {
+                let key = key(&object);
+                seen(&key, &object);
+                list.lists(key);
+            }
+            Some(Event::Apply(object)) => {
+                let key = key(&object);
+                list.shown(&key);
+                seen(&key, &object);
+            }
+            Some(Event::Delete(object)) => {
+                let key = key(&object);
+                list.shown(&key);
+                let uid = object.record().map(|record| &*record.uid);
+                shared.secret_gone(&key.name, &key.namespace, uid);
+            }
+            Some(Event::InitDone) => list.ends(),
+            None => return,
+        }
     }
 }
 
