@@ -106,6 +106,16 @@ pub struct ServiceAccountRecord {
     pub attached: Option<Box<str>>,
 }
 
+/// The pull secrets of a ServiceAccount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Those that it should name.
+    pub desired: BTreeSet<Arc<str>>,
+    /// Those that stay where the operator has added them, and are not added: their `EcrCredential` is not served at present, and pods
+    /// may still pull with them.
+    pub kept: BTreeSet<Arc<str>>,
+}
+
 /// One operation of a JSON patch (RFC 6902).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Operation {
@@ -117,7 +127,7 @@ pub struct Operation {
 
 impl ServiceAccountRecord {
     /// The pull secrets that the operator has added, as the annotation says.
-    fn marked(&self) -> BTreeSet<&str> {
+    pub fn marked(&self) -> BTreeSet<&str> {
         self.attached.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|name| !name.is_empty()).collect()
     }
 
@@ -126,18 +136,18 @@ impl ServiceAccountRecord {
     }
 }
 
-/// The patch that makes a ServiceAccount name the pull secrets `desired` and none that the operator has added before and that is no
-/// longer desired; none when nothing has to change.
+/// The patch that makes a ServiceAccount name the desired pull secrets and none that the operator has added before and that is neither
+/// desired nor kept; none when nothing has to change.
 ///
 /// Entries that somebody else has added are never removed and keep their order. An entry that was there before is not marked as
 /// the operator's.
-pub fn patch(account: &ServiceAccountRecord, desired: &BTreeSet<Arc<str>>) -> Option<Vec<Operation>> {
+pub fn patch(account: &ServiceAccountRecord, Wanted { desired, kept }: &Wanted) -> Option<Vec<Operation>> {
     let present: BTreeSet<&str> = account.names().map(|(_, name)| name).collect();
     let marked = account.marked();
-    let wanted = |name: &str| desired.contains(name);
+    let wanted = |name: &str| desired.contains(name) || kept.contains(name);
     let added: Vec<&str> = desired.iter().map(AsRef::as_ref).filter(|name| !present.contains(name)).collect();
-    let kept = marked.iter().copied().filter(|name| wanted(name) && present.contains(name));
-    let marks: BTreeSet<&str> = kept.chain(added.iter().copied()).collect();
+    let still = marked.iter().copied().filter(|name| wanted(name) && present.contains(name));
+    let marks: BTreeSet<&str> = still.chain(added.iter().copied()).collect();
 
     let mut changes = Vec::new();
     // From the end, so that earlier indexes stay valid.
@@ -218,6 +228,10 @@ mod tests {
             has_annotations: object["metadata"]["annotations"].is_object(),
             attached: object["metadata"]["annotations"][ATTACHED].as_str().map(Into::into),
         }
+    }
+
+    fn patch(account: &ServiceAccountRecord, desired: &BTreeSet<Arc<str>>) -> Option<Vec<Operation>> {
+        super::patch(account, &Wanted { desired: desired.clone(), ..Wanted::default() })
     }
 
     fn desired(names: &[&str]) -> BTreeSet<Arc<str>> {

@@ -15,6 +15,7 @@ use crate::plan::references::AllowedIdentities;
 use crate::plan::schedule;
 use crate::plan::scopes::{AccountScope, IncludeScope, KeysScope, OutputScope};
 use crate::process::telemetry::LogFormat;
+use crate::token::LONGEST_LIFE;
 use crate::token::settings::{AwsSettings, Endpoints, WebIdentityFile};
 
 /// Keeps Kubernetes pull secrets for Amazon ECR up to date in every namespace that needs them.
@@ -282,6 +283,34 @@ pub struct RunArgs {
     /// The format of log lines.
     #[arg(long, env = "ECO_LOG_FORMAT", default_value = "text", value_enum, help_heading = "Process")]
     pub log_format: LogFormat,
+}
+
+impl RunArgs {
+    /// Checks that the flags can work together.
+    ///
+    /// # Errors
+    /// They cannot; the text says which flags, why, and what to do.
+    pub fn consistent(&self) -> Result<(), String> {
+        if self.retry_initial > self.retry_max {
+            return Err(format!(
+                "--retry-initial ({:?}) is longer than --retry-max ({:?}), the maximum backoff: lower the first or raise the second",
+                self.retry_initial, self.retry_max
+            ));
+        }
+        let lease = Some(("--lease-duration", self.lease_duration, "when a leader fails, they would expire first"));
+        let lease = lease.filter(|_| !self.lease.no_leader_election);
+        let durations = [
+            ("--minimum-token-life", self.minimum_token_life, "every new token would be rejected"),
+            ("--retry-max", self.retry_max, "they would expire before the next attempt"),
+            ("--aws-timeout", self.aws.aws_timeout, "they would expire while a call waits"),
+        ];
+        match durations.into_iter().chain(lease).find(|(_, duration, _)| *duration >= LONGEST_LIFE) {
+            None => Ok(()),
+            Some((flag, duration, why)) => Err(format!(
+                "{flag} ({duration:?}) is too long: ECR authorization tokens expire after 12 hours, so {why}: choose less than 12h"
+            )),
+        }
+    }
 }
 
 impl ScopeArgs {

@@ -239,8 +239,8 @@ impl Operator {
         watches
     }
 
-    /// Attaches Secrets to the ServiceAccounts of a scope, once all EcrCredentials and namespaces are known: what is no longer asked
-    /// for is taken back.
+    /// Attaches Secrets to the ServiceAccounts of a scope, once all EcrCredentials, namespaces and Secrets are known: what is no longer
+    /// asked for is taken back.
     fn attach(
         &self,
         client: &Client,
@@ -248,10 +248,11 @@ impl Operator {
         ctx: &Arc<Context>,
     ) -> impl Future<Output = ()> + use<> {
         let (client, shared, stop) = (client.clone(), ctx.shared.clone(), self.stop.clone());
+        let scopes = scope::watched_secrets(&self.args.scope).len();
         let attacher = Arc::new(Attacher::new(shared.clone(), ctx.writer.clone(), ctx.retry));
         async move {
             let mut listed = shared.listed();
-            let known = async { listed.wait_for(|listed| listed.has_targets()).await.is_ok() };
+            let known = async { listed.wait_for(|listed| listed.is_complete(scopes, 0)).await.is_ok() };
             let work = async {
                 if known.await {
                     attacher.run(client, scope).await;

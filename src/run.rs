@@ -66,6 +66,7 @@ pub enum RunError {
 /// [`RunError`].
 pub fn run(args: RunArgs) -> Result<(), RunError> {
     telemetry::start_logs(&args.log, args.log_format).map_err(RunError::Logs)?;
+    args.consistent().map_err(RunError::Settings)?;
     // With two providers in the binary, rustls panics unless one is installed as default.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);

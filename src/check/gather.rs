@@ -59,7 +59,8 @@ impl Cluster {
         let params = selector.map_or_else(ListParams::default, |labels| ListParams::default().labels(labels));
         let listed = pages(params, async |params| api.list(&params).await).await;
         let listed = listed.map_err(|error| match error {
-            kube::Error::Api(status) if status.is_not_found() => CheckError::NoCrd,
+            // For a group that is not served, the answer is a plain text, and so has no reason.
+            kube::Error::Api(status) if status.code == 404 => CheckError::NoCrd,
             error => CheckError::of(error, "EcrCredentials"),
         })?;
         let (mut good, mut bad) = (Vec::new(), Vec::new());

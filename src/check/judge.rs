@@ -19,7 +19,7 @@ use crate::controller::watches::SecretScope;
 use crate::plan::outputs::{SecretPlan, include_not_allowed, output_not_allowed};
 use crate::plan::schedule::later;
 use crate::plan::{Plan, RegistryPlan, SpecError};
-use crate::secret::{Owner, SecretTarget, Selection};
+use crate::secret::{LAST_CALL, Owner, SecretTarget, Selection};
 use crate::token::TokenError;
 
 /// How long after its time a refresh is overdue.
@@ -90,17 +90,22 @@ fn credential(facts: &Facts, subject: &Subject<'_>, now: Timestamp) -> Credentia
         secret: object.spec.secret.name.clone(),
         namespaces: Namespaces { selected: selected(facts, subject), ..Namespaces::default() },
     };
+    if object.spec.suspend {
+        let text = "spec.suspend is true: nothing is refreshed, and its namespaces are not checked";
+        report.notes.push(Finding::new(Reason::Suspended.as_str(), text));
+        match &subject.plan {
+            Err(error) => report.notes.push(stalled(finding(error))),
+            Ok(plan) => report.registries = registries(plan, &facts.resolve(&subject.uid, plan), &status),
+        }
+        report.problems.extend(several_installations(&status));
+        return report;
+    }
     match &subject.plan {
-        Err(error) if is_mine(facts, error) => report.problems.push(finding(error)),
+        Err(error) if is_mine(facts, error) => report.problems.push(stalled(finding(error))),
         Err(error) => report.notes.push(finding(error)),
         Ok(plan) => {
             let resolved = facts.resolve(&subject.uid, plan);
             report.registries = registries(plan, &resolved, &status);
-            if object.spec.suspend {
-                let text = "spec.suspend is true: nothing is refreshed, and its namespaces are not checked";
-                report.notes.push(Finding::new(Reason::Suspended.as_str(), text));
-                return report;
-            }
             let problems = plan.registries.iter().filter_map(|registry| registry.problem.as_ref());
             let shared = resolved.iter().filter(|r| r.namespace.is_none());
             for error in problems.chain(shared.filter_map(|r| r.key.as_ref().err())) {
@@ -123,6 +128,11 @@ fn credential(facts: &Facts, subject: &Subject<'_>, now: Timestamp) -> Credentia
     observed(object, &status, &mut report);
     report.problems.extend(several_installations(&status));
     report
+}
+
+/// A finding because of which the `EcrCredential` is not served at all.
+fn stalled(Finding { reason, message }: Finding) -> Finding {
+    Finding { reason, message: format!("{message}; it is stalled: nothing is refreshed until this is changed") }
 }
 
 /// Whether another installation of the operator serves it as well.
@@ -207,7 +217,9 @@ fn observed(object: &crate::api::EcrCredential, status: &EcrCredentialStatus, re
         && report.namespaces.failing.is_empty()
         && let Some(ready) = report.operator_says.as_ref().filter(|ready| ready.status != "True")
     {
-        report.problems.push(Finding::new(ready.reason.clone(), ready.message.clone()));
+        let problem = Finding::new(ready.reason.clone(), ready.message.clone());
+        let is_stalled = status.conditions.iter().any(|c| c.type_ == condition::STALLED && c.status == "True");
+        report.problems.push(if is_stalled { stalled(problem) } else { problem });
     }
 }
 
@@ -223,7 +235,12 @@ fn stale_include(
     let of_registry = status.registries.iter().any(|registry| registry.reason.as_ref() == Some(&told.reason));
     let is_told = report.problems.iter().any(|problem| problem.reason == told.reason);
     let of_include = !object.spec.include.is_empty() && !of_registry && !is_told;
-    of_include.then(|| Finding::new(told.reason.clone(), told.message.clone()))
+    let minutes = LAST_CALL.as_secs() / 60;
+    let message = format!(
+        "{}; the last valid content stays in the docker configs; after a restart of the operator, those that may have its entries stay as they are until {minutes} minutes before their first token expires, and are then written without them",
+        told.message
+    );
+    of_include.then(|| Finding::new(told.reason.clone(), message))
 }
 
 fn registries(plan: &Plan, resolved: &[Resolved<'_>], status: &EcrCredentialStatus) -> Vec<RegistryReport> {

@@ -10,7 +10,7 @@ mod rights;
 mod targets;
 mod text;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use kube::client::ClientBuilder;
@@ -47,10 +47,17 @@ pub enum CheckError {
     #[error("no Kubernetes cluster: run inside a cluster, or set KUBECONFIG: {0}")]
     NoCluster(String),
     /// The API server did not answer.
-    #[error("the Kubernetes cluster cannot be reached: {0}")]
-    Unreachable(String),
+    #[error("the Kubernetes cluster cannot be reached: {error}: {advice}")]
+    Unreachable {
+        /// Why.
+        error: String,
+        /// What to do.
+        advice: &'static str,
+    },
     /// The CRD is not there.
-    #[error("the CRD ecrcredentials.pullsecrets.dev is not installed: install the chart, or apply what `crd` prints")]
+    #[error(
+        "the CRD ecrcredentials.pullsecrets.dev is not installed in this cluster: install the chart, or run `ecr-credential-operator crd | kubectl apply --server-side -f -`; if it is installed, check that KUBECONFIG names the right API server"
+    )]
     NoCrd,
     /// A resource may not be listed.
     #[error("{what} cannot be listed: {message}")]
@@ -78,8 +85,23 @@ impl CheckError {
     fn of(error: kube::Error, what: &'static str) -> Self {
         match error {
             kube::Error::Api(status) => Self::Refused { what, message: status.message },
-            error => Self::Unreachable(chain(&error)),
+            error => Self::Unreachable { advice: advice(&error), error: chain(&error) },
         }
+    }
+}
+
+/// What to do about an API server that cannot be reached.
+fn advice(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let kinds = causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
+    match kinds.last() {
+        Some(ErrorKind::ConnectionRefused) => {
+            "nothing listens at this address: check that the API server is running, and the address and port in KUBECONFIG"
+        }
+        Some(ErrorKind::TimedOut) => {
+            "it does not answer in time: check firewalls, NetworkPolicies and proxies on the way to the API server, and whether it is overloaded"
+        }
+        _ => "check the address in KUBECONFIG, DNS and the network",
     }
 }
 

@@ -751,6 +751,90 @@ fn an_output_that_is_missing_or_refused_and_an_include_that_is_not_current_are_p
     }
 }
 
+#[test]
+fn an_include_that_is_not_current_is_told_with_the_time_after_which_it_is_left_out() {
+    let object = credential(|object| {
+        object["spec"]["include"] = json!([{ "secretRef": { "namespace": "ops", "name": "hub" } }]);
+        let mut reconciling = ready("True", "IncludeFailed");
+        reconciling["type"] = json!("Reconciling");
+        object["status"]["conditions"].as_array_mut().unwrap().push(reconciling);
+    });
+    let includes = BTreeSet::from([IncludeScope { namespace: "ops".into(), name: "hub".into() }]);
+    let found = written(&object);
+    let report =
+        judge(&Facts { limits: Limits { includes, ..limits() }, ..facts(vec![object], &[("a", found)]) }, at(NOW));
+    let [problem] = &report.credentials[0].problems[..] else { panic!("{report:#?}") };
+    assert!(problem.message.contains("until 10 minutes before their first token expires"), "{}", problem.message);
+}
+
+#[test]
+fn one_that_is_suspended_or_stalled_is_called_so_and_nothing_is_overdue() {
+    let bad = |object: &mut Value| object["spec"]["secret"]["name"] = json!("other");
+    let report = |object: EcrCredential| judge(&facts(vec![object], &[]), at(NOW + 100_000));
+    for invalid in [false, true] {
+        let report = report(credential(|object| {
+            object["spec"]["suspend"] = json!(true);
+            if invalid {
+                bad(object);
+            }
+        }));
+        let [notes, problems] = [&report.credentials[0].notes, &report.credentials[0].problems];
+        assert_eq!((notes[0].reason.as_str(), notes.len(), problems.len()), ("Suspended", 1 + usize::from(invalid), 0));
+        assert_eq!(report.problem_count, 0, "{report:#?}");
+    }
+    let stalled = report(credential(bad));
+    let [problem] = &stalled.credentials[0].problems[..] else { panic!("{stalled:#?}") };
+    assert_eq!(problem.reason, "SecretNameNotAllowed");
+    assert!(problem.message.ends_with("it is stalled: nothing is refreshed until this is changed"), "{problem:?}");
+    // For a reason that shows nowhere else.
+    let told = report(credential(|object| {
+        let mut condition = ready("True", "InvalidSpec");
+        condition["type"] = json!("Stalled");
+        object["spec"]["namespaces"] = json!({ "names": [] });
+        object["status"]["conditions"] = json!([ready("False", "InvalidSpec"), condition]);
+        object["status"]["registries"] = json!([]);
+        object["status"].as_object_mut().unwrap().remove("nextRefreshAt");
+    }));
+    let [problem] = &told.credentials[0].problems[..] else { panic!("{told:#?}") };
+    assert!(problem.reason == "InvalidSpec" && problem.message.contains("it is stalled"), "{problem:?}");
+}
+
+/// Why the list of EcrCredentials of an API server at this address fails.
+async fn unreachable(address: std::net::SocketAddr) -> String {
+    let mut config = kube::Config::new(format!("http://{address}").parse().unwrap());
+    config.read_timeout = Some(std::time::Duration::from_millis(200));
+    config.proxy_url = None;
+    let client = kube::client::ClientBuilder::try_from(config).unwrap().build();
+    gather::Cluster { client }.credentials(None).await.unwrap_err().to_string()
+}
+
+#[tokio::test]
+async fn an_api_server_that_hangs_is_told_from_one_that_refuses_the_connection() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // It accepts the connection and says nothing.
+    let hangs = unreachable(address).await;
+    assert!(hangs.contains("does not answer in time") && hangs.contains("firewalls"), "{hangs}");
+    drop(listener);
+    let refuses = unreachable(address).await;
+    assert!(refuses.contains("nothing listens") && refuses.contains("port in KUBECONFIG"), "{refuses}");
+}
+
+#[tokio::test]
+async fn a_cluster_without_the_crd_is_told_how_to_get_it() {
+    use http::{Request, Response};
+    use kube::client::Body;
+    // As the API server answers for a group that it does not serve.
+    let server = tower::service_fn(|_: Request<Body>| async {
+        let answer = Response::builder().status(404).body(Body::from(b"404 page not found\n".to_vec())).unwrap();
+        Ok::<_, std::convert::Infallible>(answer)
+    });
+    let cluster = gather::Cluster { client: kube::Client::new(server, "default") };
+    let why = cluster.credentials(None).await.unwrap_err().to_string();
+    assert!(why.contains("is not installed") && why.contains("crd | kubectl apply --server-side -f -"), "{why}");
+}
+
 /// An EcrCredential as the API server sends it, of a version that this one cannot read.
 fn unreadable(name: &str, deleted: bool) -> Unreadable {
     let time = deleted.then(|| at(1).to_string());

@@ -84,3 +84,28 @@ fn an_output_is_read_as_namespace_name_and_format() {
     assert_eq!(include_scope("ops/hub").unwrap(), IncludeScope { namespace: "ops".into(), name: "hub".into() });
     assert!(include_scope("*/hub").is_err());
 }
+
+#[test]
+fn flags_that_cannot_work_together_are_refused_with_their_names() {
+    assert_eq!(run(&[]).consistent(), Ok(()));
+    let good: [&[&str]; 4] = [
+        &["--retry-initial", "5m"],
+        &["--minimum-token-life", "11h59m"],
+        &["--retry-max", "11h", "--aws-timeout", "1h"],
+        &["--lease-duration", "24h", "--no-leader-election"],
+    ];
+    for flags in good {
+        assert_eq!(run(flags).consistent(), Ok(()), "{flags:?}");
+    }
+    let bad: [(&[&str], &[&str]); 5] = [
+        (&["--retry-initial", "6m"], &["--retry-initial (360s)", "--retry-max (300s)"]),
+        (&["--minimum-token-life", "12h"], &["--minimum-token-life", "every new token would be rejected"]),
+        (&["--retry-max", "12h"], &["--retry-max", "before the next attempt"]),
+        (&["--aws-timeout", "13h"], &["--aws-timeout", "while a call waits"]),
+        (&["--lease-duration", "12h"], &["--lease-duration", "when a leader fails"]),
+    ];
+    for (flags, words) in bad {
+        let why = run(flags).consistent().unwrap_err();
+        assert!(words.iter().all(|word| why.contains(word)), "{flags:?}: {why}");
+    }
+}

@@ -8,7 +8,7 @@ use super::includes::Includes;
 use super::secret_key::{Change, SecretKey};
 use crate::api::OutputFormat;
 use crate::api::status::Reason;
-use crate::attach::Unattached;
+use crate::attach::{ServiceAccountRecord, Unattached, Wanted};
 use crate::plan::Uid;
 use crate::plan::namespaces::{Labels, NamespaceUid};
 use crate::plan::references::References;
@@ -229,6 +229,18 @@ impl ClusterState {
         let owner = self.record(name, namespace)?.owner.as_ref()?;
         let unreadable = self.index.is_alive(owner) && !self.index.is_readable(owner);
         (unreadable && self.index.is_before(owner, me)).then_some(owner)
+    }
+
+    /// The pull secrets that a ServiceAccount should name, and those that it keeps.
+    pub fn pull_secrets_of(&self, namespace: &str, name: &str, account: &ServiceAccountRecord) -> Wanted {
+        let kept = account.marked().into_iter().filter(|secret| self.is_left_in_place(secret, namespace));
+        Wanted { desired: self.index.attached(namespace, name), kept: kept.map(Into::into).collect() }
+    }
+
+    /// Whether a Secret is there of an `EcrCredential` that is suspended, stalled or cannot be read.
+    pub(super) fn is_left_in_place(&self, name: &str, namespace: &str) -> bool {
+        let owner = self.record(name, namespace).and_then(|record| record.owner.as_ref());
+        owner.is_some_and(|owner| self.index.is_alive(owner) && !self.index.is_active(owner))
     }
 
     /// The ServiceAccounts that do not name the Secret of an `EcrCredential` though they should.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::answers::{message, shorten};
 use crate::secret::DesiredError;
 
 /// A reconciliation that could not be brought to its end; it is tried again.
@@ -51,10 +52,23 @@ impl From<DesiredError> for crate::plan::SpecError {
     }
 }
 
-/// The API server's message, or the error itself.
+/// The API server's message, cut if it is long, or the error itself.
 fn brief(error: &kube::Error) -> String {
     match error {
-        kube::Error::Api(status) => status.message.clone(),
+        kube::Error::Api(status) => shorten(&message(status)),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_long_a_refusal_of_the_status_is_the_log_line_is_short() {
+        let status = kube::core::Status::failure(&"no ".repeat(10_000), "Forbidden").with_code(403);
+        let error = Error::Status { source: kube::Error::Api(status.boxed()), wait: Duration::ZERO };
+        let text = error.to_string();
+        assert!(text.contains("no no") && text.len() < 400, "{} bytes", text.len());
     }
 }

@@ -25,9 +25,10 @@ use super::Shared;
 use super::follow::{Subject, follow};
 use crate::api::status::Reason;
 use crate::apply::{WriteError, Writer};
-use crate::attach::{self, ATTACHED, ServiceAccountRecord};
-use crate::lenient::{Extract, Object, Observed, lenient, read};
+use crate::attach::{self, ATTACHED, ServiceAccountRecord, Wanted};
+use crate::lenient::{Extract, Items, Object, Observed, Pairs, Text, lenient, read};
 use crate::plan::schedule::RetryPolicy;
+use crate::secret::FIELD_MANAGER;
 
 /// How many ServiceAccounts are patched at a time.
 const CONCURRENCY: u16 = 8;
@@ -42,8 +43,6 @@ const CONTESTED: RetryPolicy = RetryPolicy { initial: Duration::from_secs(60), m
 /// A ServiceAccount that stayed as it should for so long is not contested.
 const PEACE: Duration = Duration::from_secs(600);
 
-const CONTESTED_MESSAGE: &str = "another client keeps removing the pull secret from the ServiceAccount, so it is added less often: add it to the source that manages the ServiceAccount, or exclude the namespace";
-
 /// Changes of targets within this time are looked at together: thousands of namespaces may come at once.
 const TOGETHER: Duration = Duration::from_millis(500);
 
@@ -52,13 +51,11 @@ pub type PullSecretsOf = Observed<ServiceAccount, PullSecrets>;
 
 /// What is kept of a ServiceAccount.
 #[derive(Clone, Debug)]
-pub struct PullSecrets(ServiceAccountRecord);
-
-impl PullSecrets {
+pub struct PullSecrets {
     /// What decides which patch it needs.
-    pub const fn record(&self) -> &ServiceAccountRecord {
-        &self.0
-    }
+    pub record: ServiceAccountRecord,
+    /// The field manager other than the operator that has set `imagePullSecrets`, if `managedFields` says so.
+    manager: Option<Box<str>>,
 }
 
 impl Extract for PullSecrets {
@@ -76,9 +73,28 @@ impl Extract for PullSecrets {
             #[serde(default)]
             name: Box<str>,
         }
+        #[derive(Default, Deserialize)]
+        #[serde(default, rename_all = "camelCase")]
+        struct Managed<'a> {
+            #[serde(borrow)]
+            managed_fields: Items<Manager<'a>>,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default, rename_all = "camelCase")]
+        struct Manager<'a> {
+            #[serde(borrow, deserialize_with = "lenient")]
+            manager: Option<Text<'a>>,
+            #[serde(borrow)]
+            fields_v1: Pairs<'a, &'a RawValue>,
+        }
         // An entry that cannot be read keeps its place in the list: a patch names entries by number.
         let name = |raw: &RawValue| read::<Entry>(raw).unwrap_or_default().name;
-        let mut metadata = Object::of(object).head();
+        let parts = Object::of(object);
+        let mut metadata = parts.head();
+        let Managed { managed_fields: Items(managers) } = parts.metadata.and_then(read).unwrap_or_default();
+        let sets_list = |entry: &Manager<'_>| entry.fields_v1.get("f:imagePullSecrets").is_some();
+        let others = managers.iter().filter(|entry| sets_list(entry)).filter_map(|entry| entry.manager.as_deref());
+        let manager = others.filter(|name| *name != FIELD_MANAGER).last().map(Into::into);
         let Account { image_pull_secrets } = read(object).unwrap_or_default();
         let annotations = metadata.annotations.take();
         let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
@@ -90,7 +106,7 @@ impl Extract for PullSecrets {
             has_annotations: annotations.is_some(),
         };
         metadata.labels = None;
-        (metadata, Self(record))
+        (metadata, Self { record, manager })
     }
 }
 
@@ -107,9 +123,15 @@ struct Attempts {
     failures: u32,
     /// When the last one ended.
     last: Instant,
+    /// Since when it has been as it should; none while it is not.
+    right_since: Option<Instant>,
 }
 
 impl Attempts {
+    const fn new(desired: BTreeSet<Arc<str>>, now: Instant) -> Self {
+        Self { desired, patches: 0, failures: 0, last: now, right_since: None }
+    }
+
     /// How long the next patch waits from the last one.
     fn wait(&self, retry: &RetryPolicy, seed: &str) -> Duration {
         match (self.failures, self.patches.checked_sub(QUICK_PATCHES)) {
@@ -119,8 +141,15 @@ impl Attempts {
         }
     }
 
+    /// Whether the next patch waits because somebody else undoes each.
     const fn is_contested(&self) -> bool {
-        self.patches >= QUICK_PATCHES
+        self.patches > QUICK_PATCHES
+    }
+
+    /// How long one that is as it should be has to stay so to be forgotten.
+    fn peace_in(&mut self, now: Instant) -> Duration {
+        let since = *self.right_since.get_or_insert(now);
+        PEACE.saturating_sub(now.duration_since(since))
     }
 }
 
@@ -159,7 +188,7 @@ impl Attacher {
         Self { shared, writer, retry, attempts: Mutex::default() }
     }
 
-    /// Follows the ServiceAccounts of a scope and patches them; ends with the process. It must not begin before all EcrCredentials and
+    /// Follows the ServiceAccounts of a scope and patches them; ends with the process. It must not begin before all EcrCredentials, Secrets and
     /// namespaces are known: what nobody asks for any more is taken back.
     pub async fn run(self: Arc<Self>, client: Client, scope: Scope) {
         let api: Api<PullSecretsOf> = match &scope.namespace {
@@ -208,7 +237,7 @@ impl Attacher {
     /// Puts the ServiceAccounts on the queue that are not as they should be.
     fn request_all(&self, store: &Store<PullSecretsOf>, send: &UnboundedSender<Key>) {
         for account in store.state() {
-            if attach::patch(account.content.record(), &self.desired(&account)).is_some() {
+            if attach::patch(&account.content.record, &self.wanted(&account)).is_some() {
                 request(send, &account);
             }
         }
@@ -228,24 +257,27 @@ impl Attacher {
         while work.next().await.is_some() {}
     }
 
-    fn desired(&self, account: &PullSecretsOf) -> BTreeSet<Arc<str>> {
+    fn wanted(&self, account: &PullSecretsOf) -> Wanted {
         let (namespace, name) = place(account);
-        self.shared.state.lock().index.attached(&namespace, &name)
+        self.shared.state.lock().pull_secrets_of(&namespace, &name, &account.content.record)
     }
 
     async fn reconcile(&self, account: &PullSecretsOf) -> Result<Action, Infallible> {
-        let (place, desired) = (place(account), self.desired(account));
-        let Some(operations) = attach::patch(account.content.record(), &desired) else {
-            self.settled(&place);
-            return Ok(Action::await_change());
-        };
+        let (place, wanted) = (place(account), self.wanted(account));
+        let operations = attach::patch(&account.content.record, &wanted);
+        let Wanted { desired, .. } = wanted;
+        let Some(operations) = operations else { return Ok(self.settled(&place, &desired)) };
         let known = self.attempts.lock().get(&place).filter(|known| known.desired == desired).cloned();
-        let mut attempts = known.unwrap_or(Attempts { desired, patches: 0, failures: 0, last: Instant::now() });
+        let mut attempts = known.unwrap_or_else(|| Attempts::new(desired, Instant::now()));
+        attempts.right_since = None;
+        let contested =
+            |attempts: &Attempts| attempts.is_contested().then(|| contested(account.content.manager.as_deref()));
         let left = attempts.wait(&self.retry, &place.0).saturating_sub(attempts.last.elapsed());
         if !left.is_zero() {
-            if attempts.is_contested() {
-                self.report(&place, Some((Reason::Contested, CONTESTED_MESSAGE.to_owned())));
+            if let Some(contested) = contested(&attempts) {
+                self.report(&place, Some(contested));
             }
+            self.attempts.lock().insert(place, attempts);
             return Ok(Action::requeue(left));
         }
         let result = self.writer.patch_service_account(&place.0, &place.1, &operations).await;
@@ -256,11 +288,12 @@ impl Attacher {
             Err(WriteError::NamespaceGone) => return Ok(Action::await_change()),
             Err(_) => attempts.failures = attempts.failures.saturating_add(1),
         }
-        let wait = attempts.wait(&self.retry, &place.0);
+        let (wait, contested) = (attempts.wait(&self.retry, &place.0), contested(&attempts));
         self.attempts.lock().insert(place.clone(), attempts);
         match result {
             Ok(()) => {
-                self.report(&place, None);
+                // A contested one has the entry until it is removed again: the status must not flap.
+                self.report(&place, contested);
                 return Ok(Action::await_change());
             }
             Err(WriteError::Unchangeable(reason, message) | WriteError::Refused(reason, message)) => {
@@ -272,14 +305,24 @@ impl Attacher {
         Ok(Action::requeue(wait))
     }
 
-    /// A ServiceAccount is as it should be. Only one that stays so is not contested.
-    fn settled(&self, place: &(String, String)) {
-        let mut attempts = self.attempts.lock();
-        let over = |attempts: &Attempts| attempts.last.elapsed() >= PEACE;
-        if attempts.get(place).is_none_or(|known| !known.is_contested() || over(known)) {
+    /// A ServiceAccount is as it should be. One that was contested is reported until it has stayed so for a while. It is examined
+    /// again then, because no event may come.
+    fn settled(&self, place: &(String, String), desired: &BTreeSet<Arc<str>>) -> Action {
+        let now = Instant::now();
+        let left = {
+            let mut attempts = self.attempts.lock();
+            let known = attempts.get_mut(place).filter(|known| known.desired == *desired);
+            let left = known.map(|known| (known.peace_in(now), known.is_contested()));
+            let left = left.filter(|(left, _)| !left.is_zero());
+            if left.is_none() {
+                attempts.remove(place);
+            }
+            left
+        };
+        if !left.is_some_and(|(_, contested)| contested) {
             self.report(place, None);
         }
-        attempts.retain(|_, attempts| !over(attempts));
+        left.map_or_else(Action::await_change, |(left, _)| Action::requeue(left))
     }
 
     /// A whole list: who is not on it is gone, though nobody has told of its end.
@@ -304,6 +347,15 @@ impl Attacher {
     }
 }
 
+/// What the status says of a ServiceAccount from which somebody keeps removing our entry. `manager` has set its list.
+fn contested(manager: Option<&str>) -> (Reason, String) {
+    let who = manager.map(|name| format!(" (field manager {name:?})")).unwrap_or_default();
+    let message = format!(
+        "another client{who} keeps removing the pull secret from the ServiceAccount, so it is added less often: add it to the source that manages the ServiceAccount, or exclude the namespace"
+    );
+    (Reason::Contested, message)
+}
+
 fn place(account: &PullSecretsOf) -> (String, String) {
     (account.namespace().unwrap_or_default(), account.name_any())
 }
@@ -316,15 +368,24 @@ fn request(send: &UnboundedSender<Key>, account: &PullSecretsOf) {
 #[cfg(test)]
 mod tests {
     use http::{Request, Response};
+    use k8s_openapi::jiff::Timestamp;
     use kube::client::Body;
     use serde_json::json;
 
     use super::*;
+    use crate::api::NamespaceSelection;
+    use crate::controller::cluster_state::ClusterState;
+    use crate::plan::Uid;
+    use crate::plan::namespaces::{Labels, NamespaceMatcher, NamespaceUid};
+    use crate::plan::outputs::WantedSecret;
+    use crate::plan::targets::{Activity, CredentialRef};
+    use crate::secret::ownership::{ManagedFieldsDigest, SecretRecord};
 
     #[test]
     fn a_service_account_is_read_as_far_as_it_matters() {
-        let read =
-            |object: serde_json::Value| serde_json::from_str::<PullSecretsOf>(&object.to_string()).unwrap().content.0;
+        let read = |object: serde_json::Value| {
+            serde_json::from_str::<PullSecretsOf>(&object.to_string()).unwrap().content.record
+        };
         let metadata = json!({ "name": "default", "namespace": "a", "uid": "u", "resourceVersion": "7" });
         let bare = read(json!({ "metadata": metadata }));
         assert_eq!((bare.pull_secrets, bare.has_annotations, bare.attached), (None, false, None));
@@ -337,18 +398,150 @@ mod tests {
         assert_eq!(full.attached.as_deref(), Some("x"));
     }
 
-    #[tokio::test]
-    async fn what_is_told_of_accounts_ends_with_them_also_when_their_end_was_not_seen() {
-        let nobody = tower::service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::empty())) });
-        let writer = Writer::new(Client::new(nobody, "default"), 1, Duration::from_secs(1));
-        let cluster = crate::controller::cluster_state::ClusterState::new(Default::default(), Default::default());
+    /// An attacher to an API server that accepts each patch, and how many it has accepted.
+    fn attacher() -> (Attacher, Arc<Mutex<usize>>) {
+        let patches: Arc<Mutex<usize>> = Arc::default();
+        let counted = patches.clone();
+        let server = tower::service_fn(move |_: Request<Body>| {
+            *counted.lock() += 1;
+            let answer = json!({ "metadata": { "name": "default", "namespace": "a" } }).to_string();
+            async move { Ok::<_, Infallible>(Response::new(Body::from(answer.into_bytes()))) }
+        });
+        let writer = Writer::new(Client::new(server, "default"), 1, Duration::from_secs(1));
+        let cluster = ClusterState::new(Default::default(), Default::default());
         let shared = Arc::new(Shared::new(cluster, Default::default(), unbounded_channel().0, Quiet));
         let retry = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(300) };
-        let attacher = Attacher::new(shared.clone(), writer, retry);
+        (Attacher::new(shared, writer, retry), patches)
+    }
+
+    /// An `EcrCredential` whose Secret `pull` in the namespace `a` is attached to `default`.
+    fn attach(attacher: &Attacher, uid: &str, activity: Activity) {
+        let selection = NamespaceSelection { names: vec!["a".to_owned()], ..NamespaceSelection::default() };
+        let credential = CredentialRef {
+            name: uid.into(),
+            created: Timestamp::UNIX_EPOCH,
+            activity,
+            secrets: vec![WantedSecret::anywhere("pull", NamespaceMatcher::parse(&selection).ok())],
+            generation: Some(1),
+            references: BTreeSet::new(),
+            attach: vec![wildmatch::WildMatch::new("default")],
+        };
+        let mut state = attacher.shared.state.lock();
+        state.set_namespace("a", NamespaceUid::default(), &Labels::new(), false);
+        state.set_credential(&Uid(uid.into()), credential);
+    }
+
+    /// The ServiceAccount `default` of the namespace `a` that names these pull secrets. `manager` wrote the list.
+    fn account(names: &[&str], attached: Option<&str>, manager: &str) -> PullSecretsOf {
+        let names: Vec<_> = names.iter().map(|name| json!({ "name": name })).collect();
+        let fields = |field: &str| json!({ field: {} });
+        let object = json!({
+            "metadata": {
+                "name": "default", "namespace": "a", "uid": "u", "resourceVersion": "7",
+                "annotations": attached.map(|text| json!({ ATTACHED: text })),
+                "managedFields": [
+                    { "manager": "kubectl", "operation": "Update", "fieldsV1": fields("f:secrets") },
+                    { "manager": manager, "operation": "Update", "fieldsV1": fields("f:imagePullSecrets") },
+                ],
+            },
+            "imagePullSecrets": names,
+        });
+        serde_json::from_str(&object.to_string()).unwrap()
+    }
+
+    fn told(attacher: &Attacher) -> Option<(Reason, String)> {
+        attacher.shared.state.lock().unattached.values().next().cloned()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_somebody_keeps_removing_the_entry_it_is_added_less_often_and_what_is_told_does_not_change() {
+        let (attacher, patches) = attacher();
+        attach(&attacher, "x", Activity::Active);
+        let (removed, added) =
+            (account(&["theirs"], Some("pull"), "gitops"), account(&["theirs", "pull"], Some("pull"), FIELD_MANAGER));
+        let mut seen = Vec::new();
+        let begun = Instant::now();
+        // It takes the entry out as soon as it is there, and others settle meanwhile.
+        while begun.elapsed() < Duration::from_secs(24 * 3600) {
+            let action = attacher.reconcile(&removed).await.unwrap();
+            seen.push(told(&attacher));
+            if action == Action::await_change() {
+                attacher.reconcile(&added).await.unwrap();
+                seen.push(told(&attacher));
+            }
+            attacher.settled(&("b".to_owned(), "default".to_owned()), &BTreeSet::new());
+            tokio::time::advance(Duration::from_secs(10)).await;
+        }
+        let sent = *patches.lock();
+        assert!((24..60).contains(&sent), "about one in an hour in the end, not {sent} in a day");
+        let first = seen.iter().position(Option::is_some).unwrap();
+        seen.drain(..first);
+        seen.dedup();
+        let [Some((Reason::Contested, message))] = &seen[..] else { panic!("{seen:?}") };
+        assert!(message.contains("\"gitops\""), "{message}");
+        // It ends when the entry has stayed for a while, though nothing happens then.
+        let action = attacher.reconcile(&added).await.unwrap();
+        assert_eq!(action, Action::requeue(PEACE));
+        tokio::time::advance(PEACE).await;
+        assert!(told(&attacher).is_some());
+        assert_eq!(attacher.reconcile(&added).await.unwrap(), Action::await_change());
+        assert_eq!((told(&attacher), attacher.attempts.lock().len()), (None, 0));
+        // A single removal after that is repaired at once.
+        attacher.reconcile(&removed).await.unwrap();
+        assert_eq!((told(&attacher), *patches.lock()), (None, sent + 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_attached_stays_while_the_credential_is_suspended_and_its_secret_is_there() {
+        let (attacher, patches) = attacher();
+        let digest = ManagedFieldsDigest::desired(&ObjectMeta::default());
+        let secret = || Arc::new(SecretRecord::fixture(Some(Uid("x".into())), "7", digest));
+        let (bare, ours) =
+            (account(&["theirs"], None, "gitops"), account(&["theirs", "pull"], Some("pull"), FIELD_MANAGER));
+        for activity in [Activity::Idle, Activity::Unreadable] {
+            let begun = *patches.lock();
+            attach(&attacher, "x", activity);
+            attacher.shared.secret_seen("pull", "a", secret());
+            for account in [&bare, &ours] {
+                assert_eq!(attacher.reconcile(account).await.unwrap(), Action::await_change(), "{activity:?}");
+            }
+            assert_eq!(*patches.lock(), begun, "{activity:?}: nothing is added and nothing removed");
+            // What somebody else has removed is not added again.
+            let marked = account(&["theirs"], Some("pull"), "gitops");
+            let operations = attach::patch(&marked.content.record, &attacher.wanted(&marked));
+            assert!(!json!(operations).to_string().contains("imagePullSecrets"), "{operations:?}");
+            attacher.shared.secret_gone("pull", "a", None);
+            assert!(attach::patch(&ours.content.record, &attacher.wanted(&ours)).is_some(), "the Secret is gone");
+        }
+        attacher.shared.secret_seen("pull", "a", secret());
+        attach(&attacher, "x", Activity::Active);
+        assert!(attach::patch(&bare.content.record, &attacher.wanted(&bare)).is_some());
+        attacher.shared.state.lock().remove_credential(&Uid("x".into()));
+        assert!(attach::patch(&ours.content.record, &attacher.wanted(&ours)).is_some(), "the EcrCredential is gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_told_of_a_contested_account_that_nobody_attaches_to_any_more() {
+        let (attacher, _) = attacher();
+        attach(&attacher, "x", Activity::Active);
+        let removed = account(&[], Some("pull"), "gitops");
+        for _ in 0..10 {
+            attacher.reconcile(&removed).await.unwrap();
+        }
+        assert!(told(&attacher).is_some());
+        attacher.shared.state.lock().remove_credential(&Uid("x".into()));
+        assert_eq!(attacher.reconcile(&account(&[], None, "gitops")).await.unwrap(), Action::await_change());
+        assert_eq!((told(&attacher), attacher.attempts.lock().len()), (None, 0));
+    }
+
+    #[tokio::test]
+    async fn what_is_told_of_accounts_ends_with_them_also_when_their_end_was_not_seen() {
+        let (attacher, _) = attacher();
+        let shared = attacher.shared.clone();
         let failure = || Some((Reason::Forbidden, "why".to_owned()));
         for (namespace, name) in [("a", "default"), ("b", "default"), ("b", "other")] {
             attacher.report(&(namespace.to_owned(), name.to_owned()), failure());
-            let attempts = Attempts { desired: BTreeSet::new(), patches: 0, failures: 1, last: Instant::now() };
+            let attempts = Attempts { failures: 1, ..Attempts::new(BTreeSet::new(), Instant::now()) };
             attacher.attempts.lock().insert((namespace.to_owned(), name.to_owned()), attempts);
         }
         let (store, mut writer) = store();
@@ -380,7 +573,7 @@ mod tests {
     async fn whoever_keeps_reverting_is_not_fought() {
         let retry = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(300) };
         let attempts = |patches, failures| {
-            Attempts { desired: BTreeSet::new(), patches, failures, last: Instant::now() }.wait(&retry, "a")
+            Attempts { patches, failures, ..Attempts::new(BTreeSet::new(), Instant::now()) }.wait(&retry, "a")
         };
         assert!((0..=QUICK_PATCHES).all(|patches| attempts(patches, 0).is_zero()));
         assert!(attempts(QUICK_PATCHES + 1, 0) >= Duration::from_secs(30));

@@ -64,11 +64,6 @@ pub struct Listed {
 }
 
 impl Listed {
-    /// Whether all `EcrCredentials` and all namespaces are known.
-    pub const fn has_targets(&self) -> bool {
-        self.credentials && self.namespaces
-    }
-
     /// Whether all have, of so many watches of our Secrets and of what identities refer to; those that are refused do not
     /// count, unless all of them are.
     pub fn is_complete(&self, secret_scopes: usize, references: usize) -> bool {
@@ -249,7 +244,12 @@ impl Shared {
 
     /// A Secret that is gone.
     pub fn secret_gone(&self, name: &str, namespace: &str, uid: Option<&str>) {
+        let was_left = self.state.lock().is_left_in_place(name, namespace);
         self.change(|state| state.remove_secret(name, namespace, uid));
+        if was_left {
+            // ServiceAccounts name it no longer.
+            self.targets_changed.notify_waiters();
+        }
     }
 
     /// The keys of the Secrets in a scope that are known or being written.

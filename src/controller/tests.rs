@@ -165,7 +165,7 @@ fn odd_service_accounts_are_read_as_far_as_possible() {
         let single = ["imagePullSecrets/0", "imagePullSecrets/1"].iter().any(|part| odd.what.contains(part));
         if single || is_elsewhere(odd) {
             // A patch names entries by their number.
-            assert_eq!(object.content.record().pull_secrets.as_ref().map(Vec::len), Some(2), "{}", odd.what);
+            assert_eq!(object.content.record.pull_secrets.as_ref().map(Vec::len), Some(2), "{}", odd.what);
         }
     });
 }

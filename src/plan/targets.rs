@@ -361,11 +361,13 @@ impl SelectorIndex {
         self.referring.get(reference).cloned().unwrap_or_default()
     }
 
-    /// The `EcrCredentials` whose pull secret a ServiceAccount should name.
+    /// The `EcrCredentials` whose pull secret a ServiceAccount should name: none that is not served.
     fn attaching_to(&self, namespace: &str, service_account: &str) -> impl Iterator<Item = (&Uid, &CredentialRef)> {
         let attaching = self.attaching.iter().filter_map(|uid| Some((uid, &self.credentials.get(uid)?.credential)));
         attaching.filter(move |(uid, credential)| {
-            credential.attaches_to(service_account) && self.winner(credential.pull_secret(), namespace) == Some(*uid)
+            credential.activity == Activity::Active
+                && credential.attaches_to(service_account)
+                && self.winner(credential.pull_secret(), namespace) == Some(*uid)
         })
     }
 

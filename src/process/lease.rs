@@ -44,6 +44,10 @@ impl LeaseSettings {
     }
 }
 
+/// The longest that the release of a lease may take: the end of the process must not wait for a slow API server. After that, the next
+/// leader waits until the lease expires.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A lease that is held, or was.
 pub struct Leadership {
     api: Api<StoredLease>,
@@ -248,22 +252,29 @@ impl Leadership {
         }
     }
 
-    /// Releases the lease, so that the next leader need not wait for its expiry. Nothing is written afterwards.
+    /// Releases the lease, so that the next leader need not wait for its expiry. Nothing is written afterwards. It takes at most 5
+    /// seconds.
     pub async fn release(mut self) {
         self.fence.close();
-        // A renewal in flight may have changed the Lease: then it is read and released again.
-        for _ in 0..2 {
-            match self.try_release().await {
-                Ok(()) => return tracing::info!("the lease was released"),
-                Err(error) if is_conflict(&error) => {
-                    if self.look().await.is_some() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    return tracing::warn!(%error, "the lease could not be released: the next leader waits until it expires");
-                }
+        let released = tokio::time::timeout(RELEASE_TIMEOUT, self.release_or_look()).await;
+        match released.unwrap_or_else(|_| Err(late())) {
+            Ok(true) => tracing::info!("the lease was released"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the lease could not be released: the next leader waits until it expires");
             }
+        }
+    }
+
+    /// Releases the lease; returns false if it is another's already.
+    async fn release_or_look(&mut self) -> Result<bool, kube::Error> {
+        match self.try_release().await {
+            // A renewal in flight may have changed the Lease: then it is read and released again.
+            Err(error) if is_conflict(&error) => match self.look().await {
+                Some(_) => Ok(false),
+                None => self.try_release().await.map(|()| true),
+            },
+            released => released.map(|()| true),
         }
     }
 

@@ -36,11 +36,19 @@ fn is_harmless(line: &Metadata<'_>) -> bool {
     if KUBE.iter().any(|library| is_within(target, library)) && !is_within(target, KUBE_TLS) {
         return *line.level() <= Level::ERROR;
     }
+    // The AWS SDK warns of a refusal with the whole response, which may repeat the request. The controller logs each failure once,
+    // with a limited message.
+    if target.starts_with("aws_") && !AWS_SETTINGS.iter().any(|module| is_within(target, module)) {
+        return *line.level() <= Level::ERROR;
+    }
     *line.level() <= Level::INFO || is_within(target, "ecr_credential_operator")
 }
 
 /// The parts of kube.
 const KUBE: [&str; 4] = ["kube", "kube_client", "kube_core", "kube_runtime"];
+
+/// They warn about settings of the AWS SDK that cannot be read.
+const AWS_SETTINGS: [&str; 2] = ["aws_config::default_provider", "aws_runtime::env_config"];
 
 /// It warns about certificates that cannot be read, by their path.
 const KUBE_TLS: &str = "kube_client::client::tls";
@@ -614,12 +622,17 @@ mod tests {
             tracing::info!(target: "kube_core::request", "body-3");
             tracing::debug!(target: "kube_runtime::watcher", "body-4");
             tracing::warn!(target: "kube_client::client::tls", "warning-1");
+            tracing::error!(target: "aws_smithy_runtime::client", "error-2");
+            tracing::warn!(target: "aws_config::sts::assume_role", "body-6");
+            tracing::warn!(target: "aws_config::web_identity_token", "body-7");
+            tracing::info!(target: "aws_config::profile::credentials", "body-8");
+            tracing::warn!(target: "aws_config::default_provider::use_fips", "warning-2");
             tracing::info!(target: "hyper", "info-1");
             tracing::debug!(target: "hyper", "body-5");
             tracing::trace!(target: "ecr_credential_operator", "trace-1");
             tracing::info!(target: "kubernetes", "info-2");
         });
-        for word in ["error-1", "warning-1", "info-1", "trace-1", "info-2"] {
+        for word in ["error-1", "error-2", "warning-1", "warning-2", "info-1", "trace-1", "info-2"] {
             assert!(text.contains(word), "{word} is missing: {text}");
         }
         assert!(!text.contains("body"), "{text}");

@@ -567,7 +567,7 @@ fn wanted(
 
 /// How long before the first token in a Secret expires it is replaced by an incomplete one, at the latest: enough time to write
 /// thousands of Secrets.
-const LAST_CALL: Duration = Duration::from_secs(600);
+pub const LAST_CALL: Duration = Duration::from_secs(600);
 
 /// Whether a Secret has other hosts than the incomplete desired one and is still valid. It is kept until its first token is about to
 /// expire: the missing token may be fetched until then.

@@ -180,6 +180,33 @@ async fn a_lease_that_is_given_back_is_free_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_end_waits_five_seconds_at_most_for_the_lease_to_be_given_back() {
+    // Each answer of a slow one comes in time, and two more follow because somebody has changed the Lease.
+    for takes in [None, Some(4)] {
+        let (server, fence) = (Server::new(Duration::ZERO), Fence::default());
+        let leadership = lead(&server, &fence).await;
+        match takes {
+            None => server.0.lock().silent = true,
+            Some(seconds) => server.0.lock().takes = Duration::from_secs(seconds),
+        }
+        server.change("note", json!("x"));
+        let begun = Instant::now();
+        leadership.release().await;
+        assert!(begun.elapsed() <= Duration::from_secs(5), "{takes:?}: {:?}", begun.elapsed());
+        assert!(fence.deadline().is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_was_renewed_meanwhile_is_given_back_all_the_same() {
+    let (server, fence) = (Server::new(Duration::from_secs(1)), Fence::default());
+    let leadership = lead(&server, &fence).await;
+    server.change("note", json!("x"));
+    leadership.release().await;
+    assert_eq!(server.holder(), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_a_webhook_refuses_is_an_obstacle_and_not_the_lease_of_another() {
     for code in [404, 409] {
         // The Lease does not exist, or its holder has released it.
