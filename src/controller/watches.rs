@@ -254,21 +254,21 @@ pub async fn secrets(client: Client, scope: SecretScope, shared: Arc<Shared>) {
             Event::Init => seen.clear(),
             Event::InitApply(object) => {
                 seen.insert(SecretKey::new(object.name_any(), object.namespace().unwrap_or_default()));
-                secret_seen(&shared, &object);
+                if let Some(record) = object.record() {
+                    shared.secret_listed(&object.name_any(), &object.namespace().unwrap_or_default(), record.clone());
+                }
             }
-            Event::Apply(object) => secret_seen(&shared, &object),
+            Event::Apply(object) => {
+                if let Some(record) = object.record() {
+                    shared.secret_changed(&object.name_any(), &object.namespace().unwrap_or_default(), record.clone());
+                }
+            }
             Event::Delete(object) => {
                 let uid = object.record().map(|record| &*record.uid);
                 shared.secret_gone(&object.name_any(), &object.namespace().unwrap_or_default(), uid);
             }
             Event::InitDone => shared.secrets_listed(&scope, &std::mem::take(&mut seen)),
         }
-    }
-}
-
-fn secret_seen(shared: &Shared, object: &SecretMetadata) {
-    if let Some(record) = object.record() {
-        shared.secret_seen(&object.name_any(), &object.namespace().unwrap_or_default(), record.clone());
     }
 }
 

@@ -43,7 +43,7 @@ const MAX_TOKEN_BYTES: usize = 512 * 1024;
 
 /// The longest life of a token (ECR API Reference, AuthorizationData: 12 hours). A later expiry is not believed: a token
 /// held for ten years would be preferred to every true one that comes after it.
-const LONGEST_LIFE: Duration = Duration::from_secs(12 * 3600);
+pub const LONGEST_LIFE: Duration = Duration::from_secs(12 * 3600);
 
 /// An authorization token as docker's `auth` field has it: base64 of `AWS:<password>`. Its `Debug` output is redacted.
 #[derive(Clone, Debug)]
