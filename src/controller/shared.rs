@@ -231,9 +231,14 @@ impl Shared {
         self.listed.send_modify(|listed| listed.namespaces = true);
     }
 
-    /// A Secret as a watch or the answer to a write shows it.
-    pub fn secret_seen(&self, name: &str, namespace: &str, record: Arc<SecretRecord>) {
+    /// A Secret as a list shows it.
+    pub fn secret_listed(&self, name: &str, namespace: &str, record: Arc<SecretRecord>) {
         self.change(|state| state.set_secret(name, namespace, record));
+    }
+
+    /// A Secret as an event shows it, which was created or changed.
+    pub fn secret_changed(&self, name: &str, namespace: &str, record: Arc<SecretRecord>) {
+        self.change(|state| state.change_secret(name, namespace, record));
     }
 
     /// Announces a write, before it is sent.

@@ -303,6 +303,6 @@ impl Stage {
     pub(super) fn sees(&self, namespace: &str, digest: ManagedFieldsDigest, expires: i64) {
         let (uid, expires_at) = (namespace.into(), Some(at(expires)));
         let record = SecretRecord { uid, expires_at, ..SecretRecord::fixture(Some(self.uid.clone()), "1", digest) };
-        self.ctx.shared.secret_seen("pull", namespace, Arc::new(record));
+        self.ctx.shared.secret_listed("pull", namespace, Arc::new(record));
     }
 }

@@ -251,11 +251,6 @@ pub async fn secrets(client: Client, scope: SecretScope, shared: Arc<Shared>) {
     let mut events = std::pin::pin!(follow(subject, shared.clone(), begin, || shared.secrets_refused(&scope)));
     let mut list = SecretList::new(scope.clone(), shared.clone());
     let key = |object: &SecretMetadata| SecretKey::new(object.name_any(), object.namespace().unwrap_or_default());
-    let seen = |key: &SecretKey, object: &SecretMetadata| {
-        if let Some(record) = object.record() {
-            shared.secret_seen(&key.name, &key.namespace, record.clone());
-        }
-    };
     loop {
         let event = tokio::select! {
             event = events.next() => event,
@@ -268,13 +263,17 @@ pub async fn secrets(client: Client, scope: SecretScope, shared: Arc<Shared>) {
             Some(Event::Init) => list.begins(),
             Some(Event::InitApply(object)) => {
                 let key = key(&object);
-                seen(&key, &object);
+                if let Some(record) = object.record() {
+                    shared.secret_listed(&key.name, &key.namespace, record.clone());
+                }
                 list.lists(key);
             }
             Some(Event::Apply(object)) => {
                 let key = key(&object);
                 list.shown(&key);
-                seen(&key, &object);
+                if let Some(record) = object.record() {
+                    shared.secret_changed(&key.name, &key.namespace, record.clone());
+                }
             }
             Some(Event::Delete(object)) => {
                 let key = key(&object);

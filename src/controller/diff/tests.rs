@@ -19,6 +19,7 @@ use crate::api::registry::Region;
 use crate::api::status::Reason;
 use crate::api::{EcrCredential, NamespaceSelection, OutputFormat};
 use crate::apply::{WriteError, Written};
+use crate::clock::Server;
 use crate::plan::namespaces::{Labels, NamespaceMatcher, NamespaceUid};
 use crate::plan::outputs::WantedSecret;
 use crate::plan::references::References;
@@ -486,6 +487,18 @@ fn a_new_namespace_goes_before_all_others_also_if_all_are_examined_again() {
         assert_eq!(scene.resyncs, before + 1, "{news_first}");
         assert_eq!(next(&mut scene), Some(("d".to_owned(), SecretAction::Create)), "{news_first}");
     }
+}
+
+#[test]
+fn a_clock_that_is_behind_makes_no_expiry_unbelievable() {
+    let mut scene = Scene::new(false);
+    scene.clock = Clock::new(|| at(NOW - 13 * HOUR), Duration::default);
+    scene.clock.hear(Server::Kubernetes, "Fri, 15 Jan 2027 08:00:00 GMT", Duration::ZERO);
+    scene.apply(&Step::Namespace { namespace: 0, namespace_uid: 0, terminating: false });
+    // It is good for an hour longer than what is to be written.
+    scene.apply(&Step::Secret { name: 0, namespace: 0, owner: 1, content: 1, held: false });
+    scene.with(|diff, retries, resynced| diff.sync(retries, resynced)).ok().unwrap();
+    assert_eq!(next(&mut scene).filter(|(_, action)| *action != SecretAction::Create), None);
 }
 
 #[test]
