@@ -328,12 +328,12 @@ impl Reconciliation<'_> {
 
     /// The namespaces of the pull secret, and the failures of all Secrets.
     fn report_namespaces(&self, plan: &Plan, counts: SyncCounts) -> NamespaceReport {
-        let Counts { selected, synced, failed, fetching } = counts.of(&plan.secret.name);
+        let Counts { selected, synced, failed, fetching, first_failure } = counts.of(&plan.secret.name);
         let of_output = |name: &String| *name != *plan.secret.name;
         let failures = counts.failures.into_iter();
         let failures = failures.map(|f| NamespaceFailure { secret: f.secret.filter(of_output), ..f }).collect();
         let unselected = self.ctx.shared.state.lock().index.unselected(self.uid);
-        NamespaceReport { selected, synced, failed, fetching, failures, unselected }
+        NamespaceReport { selected, synced, failed, fetching, first_failure, failures, unselected }
     }
 
     /// Whether the Secret is attached to pods and ServiceAccounts as the spec asks.
@@ -417,7 +417,8 @@ impl Reconciliation<'_> {
     /// Whether an Event is to be sent: nothing has recovered in a namespace that is not selected any more.
     fn is_due(&self, event: &ReportedEvent) -> bool {
         let index = &self.ctx.shared.state.lock().index;
-        let wanted = |namespace: &String| index.wants(self.uid, &self.object.spec.secret.name, namespace);
+        let secret = event.secret.as_ref().unwrap_or(&self.object.spec.secret.name);
+        let wanted = |namespace: &String| index.wants(self.uid, secret, namespace);
         event.warning || event.namespace.as_ref().is_none_or(wanted)
     }
 
@@ -429,11 +430,11 @@ impl Reconciliation<'_> {
 }
 
 fn report_output(plan: &Plan, output: &SecretPlan, counts: &SyncCounts, state: &CredentialState) -> OutputReport {
-    let Counts { selected, synced, failed, .. } = counts.of(&output.name);
+    let Counts { selected, synced, failed, first_failure, .. } = counts.of(&output.name);
     // Where each namespace has its own token, the account may differ as well.
     let lacks_host = || secret::lacks_host(plan, output, &state.published).filter(|_| !plan.has_tenants());
     let refusal = output.refusal.clone().or_else(lacks_host);
-    OutputReport { name: output.name.clone(), format: output.format, selected, synced, failed, refusal }
+    OutputReport { name: output.name.clone(), format: output.format, selected, synced, failed, first_failure, refusal }
 }
 
 /// A recovered token without its account is of no use where the account determines the hosts.

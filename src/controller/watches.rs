@@ -1,7 +1,6 @@
 //! The watches: what they see goes into the cluster state, and whom it concerns onto the queue.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fmt;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -17,6 +16,7 @@ use wildmatch::WildMatch;
 use super::Shared;
 use super::follow::{Subject, follow};
 use super::secret_key::SecretKey;
+pub use super::secret_key::SecretScope;
 use super::secret_list::SecretList;
 use super::unreadable::UnreadableReports;
 use crate::api::observed::{ObservedCredential, Unreadable};
@@ -28,30 +28,6 @@ use crate::plan::scopes::{OutputScope, Reference};
 use crate::plan::targets::{Activity, CredentialRef};
 use crate::plan::{self, Limits};
 use crate::secret::observed::SecretMetadata;
-
-/// One watch of Secrets, as narrow as the rights allow.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SecretScope {
-    /// Only Secrets of this name.
-    pub name: Option<Arc<str>>,
-    /// Only Secrets in this namespace.
-    pub namespace: Option<Arc<str>>,
-}
-
-impl SecretScope {
-    /// Whether each Secret in another scope is in this one.
-    fn covers(&self, other: &Self) -> bool {
-        let within = |outer: &Option<Arc<str>>, inner: &Option<Arc<str>>| outer.is_none() || outer == inner;
-        within(&self.name, &other.name) && within(&self.namespace, &other.namespace)
-    }
-}
-
-impl fmt::Display for SecretScope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let any = |part: &Option<Arc<str>>| part.clone().unwrap_or_else(|| "*".into());
-        write!(f, "{}/{}", any(&self.namespace), any(&self.name))
-    }
-}
 
 /// The watches that show every Secret that may be written: of these names, or any for none, in these namespaces, or any for none; and
 /// of these outputs.

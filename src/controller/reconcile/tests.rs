@@ -13,6 +13,7 @@ use super::*;
 use crate::api::REFRESH_REQUESTED_AT;
 use crate::apply::{WriteError, Written};
 use crate::clock::{Clock, Server as DateOf};
+use crate::plan::namespaces::NamespaceUid;
 use crate::plan::{Identity, TokenKey};
 use crate::secret::SecretAction;
 
@@ -242,4 +243,30 @@ async fn a_requested_refresh_takes_a_first_token_that_is_in_memory() {
     assert!(reconciliation.run(&mut state).await.is_ok());
     assert_eq!((aws.asked(), state.published.len()), (0, 1));
     assert!(state.demand.is_some_and(|demand| demand.served));
+}
+
+#[tokio::test]
+async fn an_event_about_a_secret_that_has_recovered_is_due_where_that_secret_is_selected() {
+    let mut stage = Stage::new(json!([{ "private": { "accountIds": [ACCOUNT] } }]));
+    let outputs = json!([{ "name": "out", "format": "DockerConfigFile", "namespaces": { "names": ["d", "argocd"] } }]);
+    stage.object.spec.outputs = serde_json::from_value(outputs).unwrap();
+    stage.object.metadata.generation = Some(2);
+    let Stage { ctx, object, uid, .. } = stage;
+    ctx.shared.state.lock().set_namespace("argocd", NamespaceUid::of("argocd", None), &BTreeMap::new(), false);
+    ctx.shared.credential_seen(&object);
+    let (ctx, status) = (Arc::new(ctx), EcrCredentialStatus::default());
+    let reconciliation = Reconciliation { object: &object, ctx: &ctx, uid: &uid, status: &status, stored: &status };
+    for (namespace, secret, warning, due) in [
+        ("a", None, false, true),
+        ("a", Some("out"), false, false),
+        ("argocd", None, false, false),
+        ("argocd", None, true, true),
+        ("argocd", Some("out"), false, true),
+        ("d", Some("out"), false, true),
+    ] {
+        let (reason, message) = ("Synced".to_owned(), String::new());
+        let (namespace, secret) = (Some(namespace.to_owned()), secret.map(str::to_owned));
+        let event = ReportedEvent { warning, reason, message, namespace, secret };
+        assert_eq!(reconciliation.is_due(&event), due, "{event:?}");
+    }
 }
