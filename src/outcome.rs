@@ -225,8 +225,8 @@ pub fn conclude(
     let mut each_targets = false;
     let mut attached = None;
     let mut namespace_events = Vec::new();
-    if let Observation::Suspended = observation {
-        // The namespaces are not checked. The tokens stay in the status, since they still expire.
+    if let Observation::Suspended | Observation::Stalled(_) = observation {
+        // The namespaces are not checked, and earlier counts may be wrong by now. The tokens stay in the status, since they still expire.
         status.namespaces = None;
         status.outputs.clear();
         status.failures.clear();
@@ -253,7 +253,8 @@ pub fn conclude(
         status.next_refresh_at = next_refresh_at.map(whole_seconds);
         status.handled_refresh_request = handled_refresh_request;
         status.registries = registries.into_iter().map(registry_status).collect();
-        status.namespaces = Some(counts(&namespaces));
+        // While nothing that is selected may be written, 0 of 0 would look like a success.
+        status.namespaces = judgement.stalled.is_none().then(|| counts(&namespaces));
         status.failures = namespaces.failures;
         status.outputs = outputs.into_iter().map(output_status).collect();
         status.failures.sort_by(|a, b| (&a.namespace, &a.secret).cmp(&(&b.namespace, &b.secret)));

@@ -38,10 +38,11 @@ pub struct EcrCredentialStatus {
     /// One entry for each of `spec.registries`, in the same order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub registries: Vec<RegistryStatus>,
-    /// The number of target namespaces, and in how many of them the Secret is up to date; absent while `spec.suspend` is true.
+    /// The number of target namespaces, and in how many of them the Secret is up to date; absent while `spec.suspend` is true or the
+    /// condition `Stalled` holds, because the namespaces are not checked then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespaces: Option<NamespaceCounts>,
-    /// One entry for each of `spec.outputs`, in the same order.
+    /// One entry for each of `spec.outputs`, in the same order; absent while `spec.suspend` is true or the spec cannot be served.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outputs: Vec<OutputStatus>,
     /// Namespaces in which a Secret is not up to date: the first 20 by name.

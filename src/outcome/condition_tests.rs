@@ -60,7 +60,7 @@ fn no_condition_says_that_all_is_well_while_it_is_not_ready() {
 }
 
 #[test]
-fn whoever_is_suspended_or_stalled_tells_of_no_next_refresh_and_the_suspended_of_no_namespaces() {
+fn whoever_is_suspended_or_stalled_tells_of_no_next_refresh_and_of_no_namespaces() {
     let failing = concluded(ran(namespaces(2, vec![failure("a", "QuotaExceeded")]), None), &Default::default()).status;
     assert!(failing.next_refresh_at.is_some() && failing.namespaces.is_some() && failing.failures.len() == 1);
     let suspended = concluded(Observation::Suspended, &failing).status;
@@ -69,7 +69,12 @@ fn whoever_is_suspended_or_stalled_tells_of_no_next_refresh_and_the_suspended_of
     assert_eq!((suspended.registries, suspended.expires_at), (failing.registries.clone(), failing.expires_at));
     let error = SpecError { reason: Reason::InvalidSpec, message: String::new() };
     let stalled = concluded(Observation::Stalled(error), &failing).status;
-    assert_eq!((stalled.next_refresh_at, stalled.namespaces), (None, failing.namespaces.clone()));
+    assert_eq!((stalled.next_refresh_at, stalled.namespaces, stalled.failures.len()), (None, None, 0));
+    assert_eq!((stalled.registries, stalled.expires_at), (failing.registries.clone(), failing.expires_at));
+    // All that is selected is out of reach.
+    let unselected = Unselected { not_allowed: vec!["x".to_owned()], ..Unselected::default() };
+    let beyond = ran(NamespaceReport { unselected, ..NamespaceReport::default() }, None);
+    assert_eq!(concluded(beyond, &failing).status.namespaces, None);
 }
 
 #[test]

@@ -104,9 +104,47 @@ async fn a_service_account_that_something_else_manages_is_not_fought() {
         merge(&bed, &a, &builder, json!({ "metadata": { "labels": { "touched": format!("{before}") } } })).await;
         manage().await;
     }
+    let told = bed.condition_until(&bed.name("x"), "Attached", "False", "AttachFailed").await.unwrap();
+    let message = condition(&told, "Attached").unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("Contested") && message.contains("\"gitops\""), "{message}");
     bed.ready(&bed.name("x")).await.unwrap();
     assert_eq!((before, patches()), (4, 4), "each change is answered by no further patch");
     named(&bed, &a, &builder, &["theirs"]).await;
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_attached_stays_while_the_credential_is_suspended() {
+    let bed = bed("attach-suspended").await;
+    let (a, b) = (bed.namespace("a", &[("pull", "ecr")]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());
+    let builder = bed.name("builder");
+    for namespace in [&a, &b] {
+        bed.service_account(namespace, &builder, &[]).await.unwrap();
+    }
+    let operator = bed.operator(launch().attaching(&builder)).await.unwrap();
+    let selected = json!({ "selector": { "matchLabels": { "pull": "ecr" } } });
+    let name = bed.credential("x", attaching(selected, &builder)).await.unwrap();
+    named(&bed, &a, &builder, &[&bed.secret]).await;
+    bed.ready(&name).await.unwrap();
+    bed.change(&name, json!({ "spec": { "suspend": true } })).await.unwrap();
+    bed.condition_until(&name, "Ready", "False", "Suspended").await.unwrap();
+    bed.label(&b, &[("pull", Some("ecr"))]).await.unwrap();
+    // Another operator learns all anew, and a witness shows when it has come so far.
+    operator.stop().await.unwrap();
+    let witness = bed.namespace("witness", &[]).await.unwrap();
+    bed.service_account(&witness, &builder, &[]).await.unwrap();
+    let second = bed.credential("second", attaching(json!({ "names": [witness] }), &builder)).await.unwrap();
+    let _operator = bed.operator(launch().attaching(&builder)).await.unwrap();
+    named(&bed, &witness, &builder, &[&bed.secret]).await;
+    bed.ready(&second).await.unwrap();
+    named(&bed, &a, &builder, &[&bed.secret]).await;
+    named(&bed, &b, &builder, &[]).await;
+    // A spec that cannot be served, and in the end the Secret is gone.
+    bed.change(&name, json!({ "spec": { "suspend": false, "secret": { "name": bed.name("other") } } })).await.unwrap();
+    bed.condition_until(&name, "Stalled", "True", "SecretNameNotAllowed").await.unwrap();
+    named(&bed, &a, &builder, &[&bed.secret]).await;
+    bed.secrets(&a).delete(&bed.secret, &Default::default()).await.unwrap();
+    named(&bed, &a, &builder, &[]).await;
     bed.finish().await.unwrap();
 }
 

@@ -209,6 +209,7 @@ async fn a_secret_name_that_is_not_allowed_stalls_and_touches_nothing() {
     let status = bed.condition_until(&name, "Stalled", "True", "SecretNameNotAllowed").await.unwrap();
     let ready = condition(&status, "Ready").unwrap();
     assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("SecretNameNotAllowed")));
+    assert_eq!(status.data.pointer("/status/namespaces"), None, "the namespaces are not checked any more");
     assert!(ready["message"].as_str().unwrap().contains(&bed.secret), "the message names what is allowed: {ready}");
     quiet(&bed).await;
     assert_eq!(version(&bed.secret(&a).await.unwrap().unwrap()), version(&before));
@@ -216,7 +217,7 @@ async fn a_secret_name_that_is_not_allowed_stalls_and_touches_nothing() {
 
     bed.change(&name, json!({ "spec": { "secret": { "name": bed.secret } } })).await.unwrap();
     let status = at_once(bed.ready(&name)).await;
-    assert_eq!(condition(&status, "Stalled").unwrap()["status"], "False");
+    assert_eq!((&condition(&status, "Stalled").unwrap()["status"], counts(&status)), (&json!("False"), [1, 1, 0]));
     assert_eq!(bed.proxy.log().writes_to_secrets_since(mark).len(), 0);
     assert_eq!(bed.aws.calls(Service::Ecr).len(), 1);
     operator.stop().await.unwrap();

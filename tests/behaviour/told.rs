@@ -54,6 +54,7 @@ async fn namespaces_that_are_out_of_reach_or_missing_are_named() {
     let found = bed.condition_until(&alone, "Stalled", "True", "NamespaceNotAllowed").await.unwrap();
     let message = |object, type_| condition(object, type_).unwrap()["message"].as_str().unwrap().to_owned();
     assert!(message(&found, "Ready").contains(&b), "{}", message(&found, "Ready"));
+    assert_eq!(found.data.pointer("/status/namespaces"), None, "0 of 0 would look like a success");
     let both = bed.credential("both", spec(json!({ "names": [a, b] }))).await.unwrap();
     let found = bed.condition_until(&both, "Ready", "False", "NamespaceNotAllowed").await.unwrap();
     assert_eq!(counts(&found), [1, 1, 0]);
