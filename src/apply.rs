@@ -34,7 +34,7 @@ use crate::secret::{Desired, FIELD_MANAGER, REFRESHED_AT, SecretAction, SecretTa
 pub const SLOW: Duration = Duration::from_secs(2);
 
 /// How many writes may be under way for each that may be under way and not slow.
-pub const SLOW_FACTOR: usize = 8;
+const SLOW_FACTOR: usize = 8;
 
 /// The result of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +118,11 @@ impl Writer {
         let slots = |number: usize| Arc::new(Semaphore::new(number.clamp(1, Semaphore::MAX_PERMITS)));
         let all = slots(concurrency.saturating_mul(SLOW_FACTOR));
         Self { client, all, slots: slots(concurrency), timeout }
+    }
+
+    /// How many more writes may be under way, slow ones included.
+    pub fn free(&self) -> usize {
+        self.all.available_permits()
     }
 
     /// Performs an action once there is a free slot and `begin` allows it. An action without a write returns [`WriteError::Stale`], so

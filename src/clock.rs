@@ -66,6 +66,11 @@ impl Clock {
         self.0.heard.lock().earliest(self.read())
     }
 
+    /// The latest time of all clocks.
+    pub fn latest(&self) -> Timestamp {
+        self.0.heard.lock().latest(self.read())
+    }
+
     /// The time by the servers: that of AWS, before it has answered that of the API server, and before any has that of the node.
     pub fn of_servers(&self) -> Timestamp {
         self.0.heard.lock().of_servers(self.read())
@@ -172,6 +177,10 @@ impl Heard {
 
     fn earliest(&self, at: Readings) -> Timestamp {
         self.estimates(at)[0]
+    }
+
+    fn latest(&self, at: Readings) -> Timestamp {
+        self.estimates(at)[2]
     }
 
     /// The time by each clock, in order. A clock that is not there is replaced by the one that is trusted most.

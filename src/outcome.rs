@@ -78,7 +78,9 @@ pub struct NamespaceReport {
     pub failed: usize,
     /// How many others wait for their first token.
     pub fetching: usize,
-    /// The failures.
+    /// The failure of the first of those that do not hold it as desired, by name.
+    pub first_failure: Option<NamespaceFailure>,
+    /// The failures of all Secrets, also in namespaces that hold theirs as desired for now.
     pub failures: Vec<NamespaceFailure>,
     /// The parts of the selection that select nothing.
     pub unselected: Unselected,
@@ -97,6 +99,8 @@ pub struct OutputReport {
     pub synced: usize,
     /// How many others have a failure.
     pub failed: usize,
+    /// The failure of the first of these, by name.
+    pub first_failure: Option<NamespaceFailure>,
     /// Why it is not written, if it is refused.
     pub refusal: Option<SpecError>,
 }
@@ -142,8 +146,17 @@ pub struct ReportedEvent {
     pub reason: String,
     /// What happened.
     pub message: String,
-    /// The target namespace that it is about, and in which it is created; none for one about the `EcrCredential`.
+    /// The target namespace in which it is created; none for one about the `EcrCredential`.
     pub namespace: Option<String>,
+    /// The Secret there that it is about, if it is not the pull secret.
+    pub secret: Option<String>,
+}
+
+impl ReportedEvent {
+    /// One about the `EcrCredential`.
+    fn of_credential(warning: bool, reason: Reason, message: String) -> Self {
+        Self { warning, reason: reason.as_str().to_owned(), message, namespace: None, secret: None }
+    }
 }
 
 /// The status, the Events, and the time of the next reconciliation.
@@ -336,17 +349,17 @@ fn ran(
         (false, error.reason, error.message.clone())
     } else if let (0, Some(error)) = (missing, refused) {
         (false, error.reason, error.message.clone())
-    } else if missing > 0 && namespaces.failures.is_empty() && namespaces.fetching > 0 {
+    } else if missing > 0 && namespaces.first_failure.is_none() && namespaces.fetching > 0 {
         let NamespaceReport { selected, fetching, .. } = namespaces;
         (false, Reason::FetchingToken, format!("{fetching} of {selected} namespaces wait for their first token"))
     } else if missing > 0 {
-        let detail = first_failure(namespaces, None);
+        let detail = first_failure(namespaces.first_failure.as_ref());
         let message = format!("{missing} of {} namespaces lack an up-to-date Secret{detail}", namespaces.selected);
         (false, Reason::NamespacesFailed, message)
     } else if let Some(why) = &out_of_reach {
         (false, Reason::NamespaceNotAllowed, why.clone())
-    } else if let Some(OutputReport { name, selected, synced, .. }) = lacking {
-        let detail = first_failure(namespaces, Some(name));
+    } else if let Some(OutputReport { name, selected, synced, first_failure: first, .. }) = lacking {
+        let detail = first_failure(first.as_ref());
         let missing = selected.saturating_sub(*synced);
         (false, Reason::NamespacesFailed, format!("{missing} of {selected} namespaces lack the output {name}{detail}"))
     } else {
@@ -369,10 +382,8 @@ fn ran(
     Judgement { ready, reconciling, stalled }
 }
 
-/// The first failure of the pull secret, or of an output, by namespace; empty if there is none.
-fn first_failure(namespaces: &NamespaceReport, output: Option<&str>) -> String {
-    let failures = namespaces.failures.iter().filter(|failure| failure.secret.as_deref() == output);
-    let first = failures.min_by(|a, b| a.namespace.cmp(&b.namespace));
+/// The first failure in words; empty if there is none.
+fn first_failure(first: Option<&NamespaceFailure>) -> String {
     first.map(|f| format!("; first failure: {}: {}: {}", f.namespace, f.reason, f.message)).unwrap_or_default()
 }
 
@@ -466,7 +477,7 @@ fn attachment_event(attached: Attachment, previous: &[Condition]) -> Option<Repo
     let Attachment { holds, reason, message } = attached;
     let before = previous.iter().find(|c| c.type_ == condition::ATTACHED).map(|c| c.reason.as_str());
     let is_news = before.map_or(!holds, |before| before != reason.as_str());
-    is_news.then(|| ReportedEvent { warning: !holds, reason: reason.as_str().to_owned(), message, namespace: None })
+    is_news.then(|| ReportedEvent::of_credential(!holds, reason, message))
 }
 
 /// Events in target namespaces, whose owners may not see the `EcrCredential`: when its Secret there begins to fail or fails for another
@@ -480,6 +491,7 @@ fn events_of_namespaces(before: &[NamespaceFailure], now: &[NamespaceFailure]) -
         reason: failure.reason.clone(),
         message: failure.message.clone(),
         namespace: Some(failure.namespace.clone()),
+        secret: failure.secret.clone(),
     });
     let failing: BTreeSet<_> = now.iter().map(key).collect();
     let over = before.iter().filter(|failure| !failing.contains(&key(failure))).map(|failure| ReportedEvent {
@@ -490,6 +502,7 @@ fn events_of_namespaces(before: &[NamespaceFailure], now: &[NamespaceFailure]) -
             None => "the pull secret is up to date again".to_owned(),
         },
         namespace: Some(failure.namespace.clone()),
+        secret: failure.secret.clone(),
     });
     begun.chain(over).collect()
 }
@@ -505,8 +518,7 @@ fn events(
     let mut events = Vec::new();
     if !each_targets && status.refreshed_at.is_some() && status.refreshed_at > previous.refreshed_at {
         let expiry = status.expires_at.map(|at| format!(", valid until {at}")).unwrap_or_default();
-        let (reason, message) = (Reason::Refreshed.as_str().to_owned(), format!("new tokens{expiry}"));
-        events.push(ReportedEvent { warning: false, reason, message, namespace: None });
+        events.push(ReportedEvent::of_credential(false, Reason::Refreshed, format!("new tokens{expiry}")));
     }
     let before = |type_: &str| {
         previous.conditions.iter().find(|c| c.type_ == type_).map(|c| (c.status.as_str(), c.reason.as_str()))
@@ -515,18 +527,12 @@ fn events(
     let holds = if *ready { "True" } else { "False" };
     if before(condition::READY) != Some((holds, reason.as_str())) && *reason != Reason::FetchingToken {
         let warning = !ready && *reason != Reason::Suspended;
-        events.push(ReportedEvent {
-            warning,
-            reason: reason.as_str().to_owned(),
-            message: message.clone(),
-            namespace: None,
-        });
+        events.push(ReportedEvent::of_credential(warning, *reason, message.clone()));
     }
     if let (true, Some((reason, message))) = (*ready, &judgement.reconciling)
         && before(condition::RECONCILING) != Some(("True", reason.as_str()))
     {
-        let (reason, message) = (reason.as_str().to_owned(), message.clone());
-        events.push(ReportedEvent { warning: true, reason, message, namespace: None });
+        events.push(ReportedEvent::of_credential(true, *reason, message.clone()));
     }
     events
 }

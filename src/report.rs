@@ -16,25 +16,12 @@ use crate::process::telemetry::{
     ResultLabels, SourceLabels, StateLabels, TokenLabels, WriteLabels,
 };
 use crate::secret::SecretAction;
+use crate::token::FailureKind;
 use crate::token::cache::{Fetched, TokenCache};
 use crate::token::identity::HttpRequest;
 use crate::token::settings::Origin;
 use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
-
-/// The reasons for which a fetch may fail. Each has a counter from the start, so that its first failure is an increase.
-const FETCH_FAILURES: [Reason; 10] = [
-    Reason::NoCredentials,
-    Reason::IdentityNotFound,
-    Reason::IdentityChanged,
-    Reason::Forbidden,
-    Reason::ApiError,
-    Reason::AccessDenied,
-    Reason::Throttled,
-    Reason::AwsUnavailable,
-    Reason::ExpiredToken,
-    Reason::InvalidToken,
-];
 
 /// The reasons for which a write may fail, besides `stale` and `namespace_gone`.
 const WRITE_FAILURES: [Reason; 8] = [
@@ -50,7 +37,7 @@ const WRITE_FAILURES: [Reason; 8] = [
 
 const SUCCESS: &str = "success";
 
-/// Creates all counters whose labels are known in advance, with the value 0. `allowed` limits the kinds of identities.
+/// Creates all counters whose labels are known in advance, with the value 0, so that the first failure is an increase. `allowed` limits the kinds of identities.
 pub fn start_counters(metrics: &Metrics, allowed: &AllowedIdentities) {
     let mut identities = vec!["operator", "operator_role"];
     if !allowed.accounts.is_empty() {
@@ -61,7 +48,7 @@ pub fn start_counters(metrics: &Metrics, allowed: &AllowedIdentities) {
     }
     for identity in identities {
         for api in ["ecr", "ecr-public"] {
-            for result in FETCH_FAILURES.map(Reason::as_str).into_iter().chain([SUCCESS]) {
+            for result in FailureKind::ALL.iter().map(|kind| kind.reason().as_str()).chain([SUCCESS]) {
                 let _ = metrics.aws_requests.get_or_create(&CallLabels { api, identity, result });
             }
         }
@@ -482,6 +469,7 @@ mod tests {
         start_counters(&all, &allowed);
         let known = |name: &str, labels: &str| metrics(&registry, name).contains(&format!("{labels} 0"));
         assert!(known("aws_requests_total", "{api=\"ecr\",identity=\"operator\",result=\"AccessDenied\"}"));
+        assert!(known("aws_requests_total", "{api=\"ecr\",identity=\"operator\",result=\"AdmissionRefused\"}"));
         assert!(known("secret_writes_total", "{operation=\"create\",result=\"QuotaExceeded\"}"));
         assert!(known("reconcile_duration_seconds_count", "{result=\"status\"}"));
         let tenants = "{api=\"ecr\",identity=\"service_account\",result=\"success\"}";

@@ -12,8 +12,6 @@ operator=$base/operator-$commit
 if [ ! -x "$operator" ]; then
   rm -rf "$tree" && mkdir -p "$tree"
   git archive "$commit" | tar --extract --directory "$tree"
-  # The dependencies are those of this tree, where they are the same: Cargo replaces files and never changes one.
-  [ -d "$base/target" ] || [ ! -d target/debug ] || { mkdir -p "$base/target" && cp -al target/debug "$base/target/" && rm -f "$base"/target/debug/.cargo-*lock; }
   echo "building the operator of $(git log -1 --format='%h of %cs' "$commit")"
   (cd "$tree" && CARGO_TARGET_DIR=$base/target cargo build --quiet --workspace --bin ecr-credential-operator)
   cp "$base/target/debug/ecr-credential-operator" "$operator"

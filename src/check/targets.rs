@@ -55,7 +55,7 @@ impl TargetCheck<'_> {
     fn state(&self, target: &SecretTarget, found: Option<&ObjectMeta>) -> Option<(State, String, String)> {
         let name = &target.name;
         // The same decision as of an operator that has no token yet.
-        let action = secret::action(target, None, self.plan.conflict_policy, None, self.now);
+        let action = secret::action(target, None, self.plan.conflict_policy, None, self.now.into());
         let plain = |state: State, message: String| Some((state, format!("{state:?}"), message));
         match (action, &target.ownership) {
             (SecretAction::Refuse(reason, message), _) => {
@@ -108,8 +108,9 @@ impl TargetCheck<'_> {
                 format!("another client added {}: the operator should remove it at once", what.join(", ")),
             );
         }
-        let Some(expires_at) = record.expires_at else {
-            return plain(State::Changed, "it has no readable expiry annotation".to_owned());
+        let Some(expires_at) = record.valid_until(self.now) else {
+            let message = "its expiry annotation is missing, cannot be read, or is later than AWS issues tokens for";
+            return plain(State::Changed, message.to_owned());
         };
         if expires_at <= self.now {
             return plain(State::Expired, format!("its tokens expired at {expires_at}"));

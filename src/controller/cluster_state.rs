@@ -13,7 +13,7 @@ use crate::plan::Uid;
 use crate::plan::namespaces::{Labels, NamespaceUid};
 use crate::plan::references::References;
 use crate::plan::targets::{CredentialRef, SelectorIndex};
-use crate::secret::ownership::{Ownership, SecretRecord};
+use crate::secret::ownership::{Ownership, SecretRecord, Trust};
 use crate::secret::{Records, SecretTarget, Selection};
 
 /// So many changes are kept for an `EcrCredential`. After more, all of its Secrets are examined again.
@@ -55,13 +55,38 @@ impl ClusterState {
         Self { index, references, records, owned, touched, includes, awaited, unattached }
     }
 
-    /// Takes a Secret as it is now; returns whom it concerns. A state older than the one known is no news: the answer
-    /// to a write often overtakes the watch.
+    /// Takes a Secret as a list shows it; returns whom it concerns. One that was not known is believed: so it was found.
     pub fn set_secret(&mut self, name: &str, namespace: &str, record: Arc<SecretRecord>) -> BTreeSet<Uid> {
+        self.secret_shown(name, namespace, record, Trust::Unchanged)
+    }
+
+    /// Takes a Secret as an event shows it; returns whom it concerns. One that was not known was created by the write in flight, or by
+    /// somebody else.
+    pub fn change_secret(&mut self, name: &str, namespace: &str, record: Arc<SecretRecord>) -> BTreeSet<Uid> {
+        let is_awaited = self.awaited.contains(&SecretKey::new(name, namespace));
+        let trust = if is_awaited { Trust::Changed } else { Trust::Forged };
+        self.secret_shown(name, namespace, record, trust)
+    }
+
+    /// A state older than the one known is no news: the answer to a write often overtakes the watch.
+    fn secret_shown(
+        &mut self,
+        name: &str,
+        namespace: &str,
+        record: Arc<SecretRecord>,
+        if_unknown: Trust,
+    ) -> BTreeSet<Uid> {
+        let known = self.record(name, namespace);
+        if known.is_some_and(|known| record.is_older_than(known)) {
+            return BTreeSet::new();
+        }
+        let trust = known.map_or(if_unknown, |known| record.trust_after(known));
+        self.put_secret(name, namespace, with_trust(record, trust))
+    }
+
+    fn put_secret(&mut self, name: &str, namespace: &str, record: Arc<SecretRecord>) -> BTreeSet<Uid> {
         let known = self.record(name, namespace).cloned();
-        if let Some(known) = &known
-            && (**known == *record || record.is_older_than(known))
-        {
+        if known.as_ref() == Some(&record) {
             return BTreeSet::new();
         }
         let key = self.shared_key(name, namespace);
@@ -79,10 +104,15 @@ impl ClusterState {
 
     /// Takes the answer to a write; returns whom it concerns. It is no news where the watch has told of the Secret's end.
     pub fn answered(&mut self, key: &SecretKey, record: Arc<SecretRecord>) -> BTreeSet<Uid> {
-        match self.awaited.holds(key, &record.uid) {
-            true => self.set_secret(&key.name, &key.namespace, record),
-            false => BTreeSet::new(),
+        if !self.awaited.holds(key, &record.uid) {
+            return BTreeSet::new();
         }
+        let now = match self.record(&key.name, &key.namespace) {
+            // The watch has shown more since, which is judged by what we have written.
+            Some(known) if record.is_older_than(known) => with_trust(known.clone(), known.trust_after(&record)),
+            _ => record,
+        };
+        self.put_secret(&key.name, &key.namespace, now)
     }
 
     /// Forgets a Secret that is gone; returns whom that concerns. With a `uid`, only that very Secret.
@@ -401,6 +431,13 @@ impl ClusterState {
     }
 }
 
+fn with_trust(mut record: Arc<SecretRecord>, trust: Trust) -> Arc<SecretRecord> {
+    if record.trust != trust {
+        Arc::make_mut(&mut record).trust = trust;
+    }
+    record
+}
+
 /// The names of the Secrets in one namespace.
 fn in_namespace<'a>(
     owned: &'a BTreeSet<SecretKey>,
@@ -523,6 +560,90 @@ mod tests {
                     "{name}"
                 );
             }
+        }
+    }
+
+    /// What is heard of the Secret in the namespace a, in which order.
+    enum Heard {
+        Listed(Version),
+        Event(Version),
+        Begin,
+        Answer(Version),
+        /// A write has ended without an answer.
+        Lost,
+        Gone,
+    }
+
+    /// The resourceVersion of a Secret, its content, and when it was applied.
+    type Version = (u32, u8, u32);
+
+    fn version((version, content, applied_at): Version) -> Arc<SecretRecord> {
+        let annotations = Some([("hash".to_owned(), content.to_string())].into());
+        let digest = ManagedFieldsDigest::desired(&ObjectMeta { annotations, ..ObjectMeta::default() });
+        Arc::new(SecretRecord { applied_at, ..SecretRecord::fixture(Some(uid("me")), &version.to_string(), digest) })
+    }
+
+    #[test]
+    fn what_others_apply_under_our_name_is_told_from_our_own_writes() {
+        use Heard::{Answer, Begin, Event, Gone, Listed, Lost};
+        use Trust::{Changed, Forged, Unchanged};
+        let table = [
+            ("found after a restart", vec![Listed((1, 1, 10))], Unchanged),
+            ("written", vec![Listed((1, 1, 10)), Begin, Answer((2, 2, 20)), Event((2, 2, 20))], Unchanged),
+            (
+                "written, the event first",
+                vec![Listed((1, 1, 10)), Begin, Event((2, 2, 20)), Answer((2, 2, 20))],
+                Unchanged,
+            ),
+            ("written, the answer lost", vec![Listed((1, 1, 10)), Begin, Event((2, 2, 20)), Lost], Changed),
+            ("written, the event late", vec![Listed((1, 1, 10)), Begin, Lost, Event((2, 2, 20))], Changed),
+            ("labelled", vec![Listed((1, 1, 10)), Event((2, 1, 10))], Unchanged),
+            (
+                "labelled before the answer",
+                vec![Begin, Event((1, 1, 10)), Event((2, 1, 10)), Answer((1, 1, 10))],
+                Unchanged,
+            ),
+            ("forged", vec![Listed((1, 1, 10)), Event((2, 1, 20))], Forged),
+            ("forged, in a list", vec![Listed((1, 1, 10)), Listed((2, 1, 20))], Forged),
+            ("forged and labelled", vec![Listed((1, 1, 10)), Event((2, 1, 20)), Event((3, 1, 20))], Forged),
+            ("forged and the time put back", vec![Listed((1, 1, 10)), Event((2, 1, 20)), Event((3, 1, 10))], Forged),
+            ("forged in two steps", vec![Listed((1, 1, 10)), Event((2, 2, 20)), Event((3, 1, 21))], Forged),
+            ("edited and forged", vec![Listed((1, 1, 10)), Event((2, 2, 10)), Event((3, 1, 21))], Forged),
+            ("forged before the answer", vec![Begin, Event((1, 1, 10)), Event((2, 1, 20)), Answer((1, 1, 10))], Forged),
+            ("forged, the answer late", vec![Listed((1, 1, 10)), Begin, Event((3, 2, 21)), Answer((2, 2, 20))], Forged),
+            (
+                "forged and repaired",
+                vec![Listed((1, 1, 10)), Event((2, 1, 20)), Begin, Event((3, 1, 30)), Answer((3, 1, 30))],
+                Unchanged,
+            ),
+            (
+                "forged with our own content",
+                vec![Listed((1, 1, 10)), Event((2, 1, 20)), Begin, Answer((2, 1, 20))],
+                Unchanged,
+            ),
+            ("forged, its repair refused", vec![Listed((1, 1, 10)), Event((2, 1, 20)), Begin, Lost], Forged),
+            ("created", vec![Begin, Event((1, 1, 10)), Answer((1, 1, 10))], Unchanged),
+            ("created, the answer lost", vec![Begin, Event((1, 1, 10)), Lost], Changed),
+            ("created by somebody else", vec![Event((1, 1, 10))], Forged),
+            ("deleted and created", vec![Listed((1, 1, 10)), Gone, Event((3, 1, 20))], Forged),
+        ];
+        for (what, heard, expected) in table {
+            let mut cluster = cluster();
+            let key = SecretKey::new("pull", "a");
+            for one in heard {
+                match one {
+                    Listed(record) => drop(cluster.set_secret("pull", "a", version(record))),
+                    Event(record) => drop(cluster.change_secret("pull", "a", version(record))),
+                    Begin => cluster.awaited.begin(key.clone()),
+                    Answer(record) => {
+                        cluster.answered(&key, version(record));
+                        cluster.awaited.end(&key);
+                    }
+                    Lost => cluster.awaited.end(&key),
+                    Gone => drop(cluster.remove_secret("pull", "a", None)),
+                }
+            }
+            assert_eq!(cluster.record("pull", "a").unwrap().trust, expected, "{what}");
         }
     }
 

@@ -14,7 +14,7 @@ use super::work_queue::WritePriority;
 use crate::clock::Clock;
 use crate::plan::Plan;
 use crate::plan::outputs::output_not_allowed;
-use crate::secret::{Owner, SecretAction, SecretTarget, action};
+use crate::secret::{Now, Owner, SecretAction, SecretTarget, action};
 
 /// What one reconciliation compares with, and what it may use for that.
 pub(super) struct Diff<'a> {
@@ -35,8 +35,8 @@ pub(super) struct Superseded;
 #[derive(Clone, Copy)]
 struct Times {
     now: Timestamp,
-    /// The time that has passed by every clock. A valid token is dropped only when it has expired by that.
-    earliest: Timestamp,
+    /// The same by the clocks that are furthest behind and ahead.
+    by_clocks: Now,
 }
 
 /// A write that may begin now.
@@ -144,7 +144,8 @@ impl Diff<'_> {
     }
 
     fn times(&self) -> Times {
-        Times { now: self.clock.now(), earliest: self.clock.earliest() }
+        let by_clocks = Now { earliest: self.clock.earliest(), latest: self.clock.latest() };
+        Times { now: self.clock.now(), by_clocks }
     }
 
     fn resync(&self, state: &ClusterState, retries: &mut RetryState, times: Times) -> Result<(), Superseded> {
@@ -247,7 +248,7 @@ impl Diff<'_> {
 
     fn action(&self, target: &SecretTarget, retries: &RetryState, times: Times) -> SecretAction {
         let desired = self.desired.at(target).map(AsRef::as_ref);
-        match action(target, desired, self.plan.conflict_policy, retries.accepted(target), times.earliest) {
+        match action(target, desired, self.plan.conflict_policy, retries.accepted(target), times.by_clocks) {
             SecretAction::Create if self.desired.share(target).is_some_and(|share| !share.current) => {
                 SecretAction::Wait
             }

@@ -31,7 +31,10 @@ impl Events {
         let about = object.object_ref(&());
         let (reference, secondary) = match note.namespace {
             Some(_) if !self.in_namespaces => return,
-            Some(namespace) => (secret(namespace, &object.spec.secret.name), Some(about)),
+            Some(namespace) => {
+                let name = note.secret.unwrap_or_else(|| object.spec.secret.name.clone());
+                (secret(namespace, name), Some(about))
+            }
             None => (about, None),
         };
         let recorder = self.recorder.clone();
@@ -50,13 +53,57 @@ impl Events {
     }
 }
 
-/// The pull secret of a namespace, which need not be there.
-fn secret(namespace: String, name: &str) -> ObjectReference {
+/// A Secret in a target namespace, which need not be there.
+fn secret(namespace: String, name: String) -> ObjectReference {
     ObjectReference {
         api_version: Some("v1".to_owned()),
         kind: Some("Secret".to_owned()),
-        name: Some(name.to_owned()),
+        name: Some(name),
         namespace: Some(namespace),
         ..ObjectReference::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_event_in_a_namespace_is_about_the_secret_that_fails_there() {
+        let (send, mut sent) = unbounded_channel();
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let send = send.clone();
+            async move {
+                let body = request.into_body().collect_bytes().await.unwrap();
+                send.send(serde_json::from_slice::<Value>(&body).unwrap()).unwrap();
+                Ok::<_, Infallible>(http::Response::new(Body::from(body)))
+            }
+        });
+        let events = Events::new(Client::new(service, "default"), "test", "test").in_namespaces(true);
+        let object: EcrCredential = serde_json::from_value(json!({
+            "apiVersion": "pullsecrets.dev/v1alpha1", "kind": "EcrCredential", "metadata": { "name": "x", "uid": "x" },
+            "spec": { "registries": [{ "public": {} }], "namespaces": { "names": ["a"] }, "secret": { "name": "pull" } },
+        }))
+        .unwrap();
+        for (namespace, secret, kind, name) in [
+            (None, None, "EcrCredential", "x"),
+            (Some("a"), None, "Secret", "pull"),
+            (Some("a"), Some("argocd"), "Secret", "argocd"),
+        ] {
+            let [namespace, secret] = [namespace, secret].map(|text| text.map(str::to_owned));
+            let (reason, message) = ("QuotaExceeded".to_owned(), "no".to_owned());
+            events
+                .send(&object, ReportedEvent { warning: true, reason, message, namespace: namespace.clone(), secret });
+            let event = sent.recv().await.unwrap();
+            let regarding = ["kind", "name"].map(|field| event["regarding"][field].as_str().unwrap());
+            assert_eq!(regarding, [kind, name]);
+            assert_eq!(event["regarding"]["namespace"].as_str(), namespace.as_deref());
+        }
     }
 }

@@ -51,6 +51,11 @@ impl Expectations {
         self.0.get(key).is_none_or(|since| !since.missed && since.gone.iter().all(|gone| **gone != *uid))
     }
 
+    /// Whether a write of a Secret is in flight.
+    pub fn contains(&self, key: &SecretKey) -> bool {
+        self.0.contains_key(key)
+    }
+
     /// The Secrets with writes in flight.
     pub fn keys(&self) -> impl Iterator<Item = &SecretKey> {
         self.0.keys()

@@ -32,6 +32,10 @@ const LONGEST_REFUSED: Duration = Duration::from_secs(60);
 /// A watch that has gone well for so long has recovered.
 const WELL: Duration = Duration::from_secs(30);
 
+/// A watch that has failed for so long begins with a list: the API server may have forgotten the version at which it stopped. By default
+/// it compacts its history every five minutes (kube-apiserver, `--etcd-compaction-interval`).
+const STALE: Duration = Duration::from_secs(300);
+
 /// How long a watch is refused before the work begins without it.
 const REFUSED: Duration = Duration::from_secs(10);
 
@@ -142,8 +146,10 @@ where
         }
         tokio::time::sleep(self.retries.wait(failure, scope)).await;
         self.retries.waited = Some(Instant::now());
-        if failure == Failure::Garbled {
-            // What the line was about is lost, unless all is listed again.
+        // What a line that cannot be read was about is lost, and so is what a forgotten version would go on from. kube lists by itself only
+        // if a watch that has begun ends with 410.
+        let expired = status(error).is_some_and(|status| status.code == 410);
+        if failure == Failure::Garbled || expired || self.retries.lasted() >= STALE {
             self.stream = Box::pin((self.begin)());
         }
     }
@@ -396,6 +402,42 @@ mod tests {
             assert!(until.elapsed() <= Duration::from_secs(latest), "{name}: {:?} after its end", until.elapsed());
             let tries = tries.load(Ordering::Relaxed);
             assert!(tries <= most, "{name}: {tries} tries");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_was_refused_for_long_lists_anew_and_another_goes_on() {
+        let forbidden =
+            || Error::WatchStartFailed(kube::Error::Api(Status::failure("no", "No").with_code(403).boxed()));
+        let expired = || Error::WatchStartFailed(kube::Error::Api(Status::failure("no", "No").with_code(410).boxed()));
+        let table: [(&str, fn() -> Error, u64, bool); 6] = [
+            ("refused for a minute", forbidden, 60, false),
+            ("refused for an hour", forbidden, 3600, true),
+            ("refused for a day", forbidden, 86_400, true),
+            ("unreachable for a minute", unreachable, 60, false),
+            ("unreachable for an hour", unreachable, 3600, true),
+            ("its version is too old", expired, 1, true),
+        ];
+        for (what, error, lasts, lists) in table {
+            let until = Instant::now() + Duration::from_secs(lasts);
+            let begun = AtomicUsize::new(0);
+            let tries = Arc::default();
+            // The first is a watch that goes on where it was, the others begin with a list.
+            let begin = || match begun.fetch_add(1, Ordering::Relaxed) {
+                0 => away(until, error, &tries),
+                _ => {
+                    let list = [Ok(Event::Init), Ok(Event::InitDone)];
+                    away(until, error, &tries)
+                        .take_while(|item| std::future::ready(item.is_err()))
+                        .chain(stream::iter(list))
+                        .chain(stream::pending())
+                        .boxed()
+                }
+            };
+            let mut events = std::pin::pin!(follow(subject(), shared(Last::default()), begin, || {}));
+            let event = events.next().await;
+            assert_eq!(matches!(event, Some(Event::Init)), lists, "{what}: {event:?}");
+            assert!(until.elapsed() <= Duration::from_secs(60), "{what}: {:?} after its end", until.elapsed());
         }
     }
 

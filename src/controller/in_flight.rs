@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::Context;
 use super::secret_key::SecretKey;
 use crate::api::status::Reason;
-use crate::apply::{SLOW, SLOW_FACTOR, WriteError, Written};
+use crate::apply::{SLOW, WriteError, Written};
 use crate::plan::Uid;
 use crate::secret::{Desired, SecretAction, SecretTarget};
 
@@ -46,11 +46,11 @@ impl InFlight {
         self.sent.contains_key(key)
     }
 
-    /// Whether one more may begin, of so many at a time. Slow ones count little.
-    pub(super) fn has_room(&self, concurrency: usize) -> bool {
+    /// Whether one more may begin, of so many at a time that are not slow, where the writer has `free` places: as many stay free
+    /// as are taken here, so that writes that hang leave room for those of other `EcrCredentials`.
+    pub(super) fn has_room(&self, concurrency: usize, free: usize) -> bool {
         let quick = || self.sent.values().filter(|sent| !is_older(sent, SLOW)).count();
-        self.sent.len() < concurrency
-            || (self.sent.len() < concurrency.saturating_mul(SLOW_FACTOR / 2) && quick() < concurrency)
+        self.is_empty() || (self.sent.len() < free && quick() < concurrency)
     }
 
     /// Whether the write of a Secret was sent long ago.
@@ -171,6 +171,32 @@ mod tests {
 
     fn change_spec(ctx: &Context, edit: serde_json::Value) {
         ctx.shared.state.lock().set_credential(&uid("x"), credential_ref(&object(edit), &ctx.limits));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_that_hang_leave_room_for_those_of_other_ecrcredentials() {
+        let mut free = 256;
+        let mut taken = vec![];
+        for _ in 0..9 {
+            let mut in_flight = InFlight::default();
+            while in_flight.has_room(32, free) {
+                let key = SecretKey::new("pull", format!("n{}", in_flight.sent.len()));
+                in_flight.sent.insert(key, Arc::new(OnceLock::from(Instant::now())));
+                free -= 1;
+                tokio::time::advance(SLOW).await;
+            }
+            taken.push(in_flight.sent.len());
+        }
+        assert_eq!(taken, [128, 64, 32, 16, 8, 4, 2, 1, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_that_are_not_slow_are_in_flight_at_a_time() {
+        let mut in_flight = InFlight::default();
+        while in_flight.has_room(32, 256 - in_flight.sent.len()) {
+            in_flight.pretend(&SecretKey::new("pull", format!("n{}", in_flight.sent.len())), true);
+        }
+        assert_eq!(in_flight.sent.len(), 32);
     }
 
     #[tokio::test(start_paused = true)]

@@ -111,7 +111,7 @@ mod tests {
             // All other watches have listed.
             shared.credentials_listed(&CredentialList::default());
             shared.namespaces_listed(&HashSet::new());
-            shared.secrets_listed(&SecretScope { name: None, namespace: None }, &HashSet::new());
+            shared.secrets_listed(&SecretScope { name: None, namespace: None });
             let answers = Arc::new(Answers(Mutex::new(answers.into())));
             let reader = KeysReader::new(answers.clone(), scope.clone(), shared.clone(), INTERVAL);
             Self { reader, answers, shared, scope }

@@ -19,6 +19,7 @@ pub mod recover;
 pub mod references;
 mod retry_state;
 pub mod secret_key;
+mod secret_list;
 pub mod service_accounts;
 pub mod shared;
 mod status_writer;

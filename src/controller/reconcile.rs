@@ -261,7 +261,7 @@ impl Reconciliation<'_> {
     }
 
     /// The refresh on demand that is not served yet, if any. Each value of the annotation is served once, also across restarts. Where
-    /// no token is known there is nothing to refresh, and the first tokens serve it.
+    /// no token is known, the first tokens serve it however old they are, and it only ends the wait after a failure.
     fn demand(&self, state: &mut CredentialState, now: Timestamp) -> Option<Demand> {
         let value = refresh_request(self.object)?;
         let known = state.demand.take().filter(|demand| demand.value == value);
@@ -275,8 +275,9 @@ impl Reconciliation<'_> {
         // A clock that was set back must not make every new token too old.
         demand.since = demand.since.min(second);
         let demand = state.demand.insert(demand);
+        let Requested { since, first, served, .. } = *demand;
         let refreshed = !state.published.is_empty() || state.tenants.has_any();
-        (refreshed && !demand.served).then_some(Demand { since: demand.since, first: demand.first })
+        (!served).then_some(Demand { since: if refreshed { since } else { Timestamp::MIN }, first })
     }
 
     /// How long to wait for the very first tokens, so that a new Secret is written once and with all of them. Nobody else waits for
@@ -327,12 +328,12 @@ impl Reconciliation<'_> {
 
     /// The namespaces of the pull secret, and the failures of all Secrets.
     fn report_namespaces(&self, plan: &Plan, counts: SyncCounts) -> NamespaceReport {
-        let Counts { selected, synced, failed, fetching } = counts.of(&plan.secret.name);
+        let Counts { selected, synced, failed, fetching, first_failure } = counts.of(&plan.secret.name);
         let of_output = |name: &String| *name != *plan.secret.name;
         let failures = counts.failures.into_iter();
         let failures = failures.map(|f| NamespaceFailure { secret: f.secret.filter(of_output), ..f }).collect();
         let unselected = self.ctx.shared.state.lock().index.unselected(self.uid);
-        NamespaceReport { selected, synced, failed, fetching, failures, unselected }
+        NamespaceReport { selected, synced, failed, fetching, first_failure, failures, unselected }
     }
 
     /// Whether the Secret is attached to pods and ServiceAccounts as the spec asks.
@@ -416,7 +417,8 @@ impl Reconciliation<'_> {
     /// Whether an Event is to be sent: nothing has recovered in a namespace that is not selected any more.
     fn is_due(&self, event: &ReportedEvent) -> bool {
         let index = &self.ctx.shared.state.lock().index;
-        let wanted = |namespace: &String| index.wants(self.uid, &self.object.spec.secret.name, namespace);
+        let secret = event.secret.as_ref().unwrap_or(&self.object.spec.secret.name);
+        let wanted = |namespace: &String| index.wants(self.uid, secret, namespace);
         event.warning || event.namespace.as_ref().is_none_or(wanted)
     }
 
@@ -428,11 +430,11 @@ impl Reconciliation<'_> {
 }
 
 fn report_output(plan: &Plan, output: &SecretPlan, counts: &SyncCounts, state: &CredentialState) -> OutputReport {
-    let Counts { selected, synced, failed, .. } = counts.of(&output.name);
+    let Counts { selected, synced, failed, first_failure, .. } = counts.of(&output.name);
     // Where each namespace has its own token, the account may differ as well.
     let lacks_host = || secret::lacks_host(plan, output, &state.published).filter(|_| !plan.has_tenants());
     let refusal = output.refusal.clone().or_else(lacks_host);
-    OutputReport { name: output.name.clone(), format: output.format, selected, synced, failed, refusal }
+    OutputReport { name: output.name.clone(), format: output.format, selected, synced, failed, first_failure, refusal }
 }
 
 /// A recovered token without its account is of no use where the account determines the hosts.

@@ -352,8 +352,10 @@ fn own_record(
     namespace: &Arc<str>,
     now: Timestamp,
 ) -> Option<Arc<SecretRecord>> {
-    let record = context.ctx.shared.state.lock().record(&secret.name, namespace).cloned()?;
-    (record.owner.as_ref() == Some(context.uid) && record.expires_at.is_some_and(|at| at > now)).then_some(record)
+    let TenantContext { ctx, uid, .. } = context;
+    let record = ctx.shared.state.lock().record(&secret.name, namespace).cloned()?;
+    let is_valid = record.valid_until(ctx.clock.latest()).is_some_and(|at| at > now);
+    (record.owner.as_ref() == Some(uid) && is_valid).then_some(record)
 }
 
 /// Reads the Secrets of a namespace that has an identity of its own, and takes the tokens of each that is just as we would write

@@ -1,5 +1,6 @@
-//! The key of everything that is kept for one Secret.
+//! The key of everything that is kept for one Secret, and the scopes in which Secrets are watched.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::secret::SecretTarget;
@@ -22,6 +23,30 @@ impl SecretKey {
     /// The key of a target.
     pub fn of(target: &SecretTarget) -> Self {
         Self::new(target.name.clone(), target.namespace.clone())
+    }
+}
+
+/// One watch of Secrets, as narrow as the rights allow.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SecretScope {
+    /// Only Secrets of this name.
+    pub name: Option<Arc<str>>,
+    /// Only Secrets in this namespace.
+    pub namespace: Option<Arc<str>>,
+}
+
+impl SecretScope {
+    /// Whether each Secret in another scope is in this one.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        let within = |outer: &Option<Arc<str>>, inner: &Option<Arc<str>>| outer.is_none() || outer == inner;
+        within(&self.name, &other.name) && within(&self.namespace, &other.namespace)
+    }
+}
+
+impl fmt::Display for SecretScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let any = |part: &Option<Arc<str>>| part.clone().unwrap_or_else(|| "*".into());
+        write!(f, "{}/{}", any(&self.namespace), any(&self.name))
     }
 }
 

@@ -501,7 +501,7 @@ mod tests {
         for activity in [Activity::Idle, Activity::Unreadable] {
             let begun = *patches.lock();
             attach(&attacher, "x", activity);
-            attacher.shared.secret_seen("pull", "a", secret());
+            attacher.shared.secret_changed("pull", "a", secret());
             for account in [&bare, &ours] {
                 assert_eq!(attacher.reconcile(account).await.unwrap(), Action::await_change(), "{activity:?}");
             }
@@ -513,7 +513,7 @@ mod tests {
             attacher.shared.secret_gone("pull", "a", None);
             assert!(attach::patch(&ours.content.record, &attacher.wanted(&ours)).is_some(), "the Secret is gone");
         }
-        attacher.shared.secret_seen("pull", "a", secret());
+        attacher.shared.secret_changed("pull", "a", secret());
         attach(&attacher, "x", Activity::Active);
         assert!(attach::patch(&bare.content.record, &attacher.wanted(&bare)).is_some());
         attacher.shared.state.lock().remove_credential(&Uid("x".into()));

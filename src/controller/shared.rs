@@ -231,9 +231,14 @@ impl Shared {
         self.listed.send_modify(|listed| listed.namespaces = true);
     }
 
-    /// A Secret as a watch or the answer to a write shows it.
-    pub fn secret_seen(&self, name: &str, namespace: &str, record: Arc<SecretRecord>) {
+    /// A Secret as a list shows it.
+    pub fn secret_listed(&self, name: &str, namespace: &str, record: Arc<SecretRecord>) {
         self.change(|state| state.set_secret(name, namespace, record));
+    }
+
+    /// A Secret as an event shows it, which was created or changed.
+    pub fn secret_changed(&self, name: &str, namespace: &str, record: Arc<SecretRecord>) {
+        self.change(|state| state.change_secret(name, namespace, record));
     }
 
     /// Announces a write, before it is sent.
@@ -252,11 +257,35 @@ impl Shared {
         }
     }
 
-    pub(super) fn secrets_listed(&self, scope: &SecretScope, seen: &HashSet<SecretKey>) {
-        let known = self.state.lock().secret_keys(scope.name.as_deref(), scope.namespace.as_deref());
-        for key in known.iter().filter(|key| !seen.contains(key)) {
-            self.secret_gone(&key.name, &key.namespace, None);
-        }
+    /// The keys of the Secrets in a scope that are known or being written.
+    pub(super) fn secret_keys(&self, scope: &SecretScope) -> Vec<SecretKey> {
+        self.state.lock().secret_keys(scope.name.as_deref(), scope.namespace.as_deref())
+    }
+
+    /// The Secrets in a scope that are known.
+    pub(super) fn secrets_known(&self, scope: &SecretScope) -> HashMap<SecretKey, Arc<SecretRecord>> {
+        let state = self.state.lock();
+        let keys = state.secret_keys(scope.name.as_deref(), scope.namespace.as_deref()).into_iter();
+        keys.filter_map(|key| state.record(&key.name, &key.namespace).cloned().map(|record| (key, record))).collect()
+    }
+
+    /// A list has come without a Secret, which had the uid `before` when the list began. Returns the uid of one that was written since
+    /// and stays: it may be newer than the list.
+    pub(super) fn secret_unlisted(&self, key: &SecretKey, before: Option<&str>) -> Option<Box<str>> {
+        let mut newer = None;
+        self.change(|state| {
+            let known = state.record(&key.name, &key.namespace).map(|record| record.uid.clone());
+            newer = known.filter(|uid| before != Some(&**uid));
+            match newer {
+                Some(_) => BTreeSet::new(),
+                None => state.remove_secret(&key.name, &key.namespace, None),
+            }
+        });
+        newer
+    }
+
+    /// A whole list of the Secrets in a scope has come.
+    pub(super) fn secrets_listed(&self, scope: &SecretScope) {
         self.listed.send_modify(|listed| {
             listed.secrets.insert(scope.clone());
         });

@@ -1,8 +1,10 @@
 //! For tests: the parts that a reconciliation needs, over an API server and an AWS that answer as the test says.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -38,7 +40,7 @@ use crate::secret::{Desired, Owner, SecretAction};
 use crate::token::cache::{CacheSettings, TokenCache};
 use crate::token::{AuthorizationToken, DockerAuth, RawToken, Token, TokenError, TokenSource};
 
-/// The time of every test.
+/// The time at which every test begins.
 pub(super) const NOW: i64 = 1_800_000_000;
 pub(super) const HOUR: i64 = 3600;
 
@@ -53,6 +55,15 @@ pub(super) fn cpu_time() -> Duration {
 
 pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
+}
+
+thread_local! {
+    static PASSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// Moves the clock of this test on.
+pub(super) fn pass(time: Duration) {
+    PASSED.set(PASSED.get() + time);
 }
 
 pub(super) fn uid(text: &str) -> Uid {
@@ -164,12 +175,32 @@ pub(super) fn refusal(code: u16, message: &str) -> Value {
     json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "x", "message": message, "code": code })
 }
 
-/// AWS says nothing: no test of this kind fetches.
-struct Silent;
+/// AWS: each fetch fails as the test says, or never ends where it says nothing.
+#[derive(Clone, Default)]
+pub(super) struct Aws {
+    failure: Arc<Mutex<Option<TokenError>>>,
+    asked: Arc<AtomicUsize>,
+}
 
-impl TokenSource for Silent {
+impl Aws {
+    /// From now on each fetch fails.
+    pub(super) fn fails(&self) {
+        *self.failure.lock() = Some(TokenError::Unavailable("no answer".to_owned()));
+    }
+
+    /// How many fetches there were.
+    pub(super) fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+impl TokenSource for Aws {
     fn fetch<'a>(&'a self, _: &'a TokenKey) -> BoxFuture<'a, Result<Vec<RawToken>, TokenError>> {
-        Box::pin(std::future::pending())
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        match self.failure.lock().clone() {
+            Some(error) => Box::pin(std::future::ready(Err(error))),
+            None => Box::pin(std::future::pending()),
+        }
     }
 
     fn fingerprint(&self, identity: &Identity) -> String {
@@ -197,6 +228,7 @@ impl WatchObserver for Nobody {
 pub(super) struct Stage {
     pub(super) ctx: Context,
     pub(super) server: Server,
+    pub(super) aws: Aws,
     pub(super) object: EcrCredential,
     pub(super) plan: Plan,
     pub(super) uid: Uid,
@@ -236,12 +268,14 @@ impl Stage {
         cluster.set_credential(&uid("x"), credential_ref(&object, &limits));
         let (send, queue) = unbounded_channel();
         let server = Server::default();
-        let clock = Clock::new(|| at(NOW), Duration::default);
+        PASSED.set(Duration::ZERO);
+        let clock = Clock::new(|| at(NOW) + PASSED.get(), || PASSED.get());
+        let aws = Aws::default();
         let retry = RetryPolicy { initial: Duration::from_secs(1), max: Duration::from_secs(300) };
         let cache = CacheSettings { retry, min_life: Duration::from_secs(60), rate: 10, clock: clock.clone() };
         let ctx = Context {
             shared: Arc::new(Shared::new(cluster, limits.clone(), send.clone(), Nobody)),
-            tokens: Arc::new(TokenCache::new(Arc::new(Silent), cache, send, |_| ())),
+            tokens: Arc::new(TokenCache::new(Arc::new(aws.clone()), cache, send, |_| ())),
             writer: Writer::new(server.client(), 4, Duration::from_secs(65)),
             events: Events::new(server.client(), "test", "test"),
             installation: "operator/operator".into(),
@@ -256,7 +290,7 @@ impl Stage {
         };
         let plan = plan(&object.spec, &ctx.limits).unwrap();
         let owner = Owner { name: "x".to_owned(), uid: uid("x") };
-        Self { ctx, server, plan, uid: uid("x"), owner, object, queue }
+        Self { ctx, server, aws, plan, uid: uid("x"), owner, object, queue }
     }
 
     /// What the Secret should be with these tokens.
@@ -269,6 +303,6 @@ impl Stage {
     pub(super) fn sees(&self, namespace: &str, digest: ManagedFieldsDigest, expires: i64) {
         let (uid, expires_at) = (namespace.into(), Some(at(expires)));
         let record = SecretRecord { uid, expires_at, ..SecretRecord::fixture(Some(self.uid.clone()), "1", digest) };
-        self.ctx.shared.secret_seen("pull", namespace, Arc::new(record));
+        self.ctx.shared.secret_listed("pull", namespace, Arc::new(record));
     }
 }

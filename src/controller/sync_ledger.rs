@@ -34,7 +34,7 @@ pub(super) struct SyncCounts {
 }
 
 /// The selected namespaces of one Secret.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     /// How many are selected.
     pub(super) selected: usize,
@@ -44,6 +44,8 @@ pub(super) struct Counts {
     pub(super) failed: usize,
     /// How many wait for their first token.
     pub(super) fetching: usize,
+    /// The failure of the first namespace, by name, that does not hold it as desired.
+    pub(super) first_failure: Option<NamespaceFailure>,
 }
 
 impl SyncLedger {
@@ -67,19 +69,22 @@ impl SyncLedger {
             (name.clone(), Counts { selected, synced: selected, ..Counts::default() })
         };
         let mut counts = SyncCounts { secrets: selected.map(all).collect(), failures: Vec::new() };
+        // In order of the namespaces.
         for (SecretKey { namespace, name }, SyncState { selected, synced, fetching, problem }) in &self.0 {
+            let failure = problem.as_ref().map(|(reason, message)| NamespaceFailure {
+                namespace: namespace.to_string(),
+                secret: Some(name.to_string()),
+                reason: reason.as_str().to_owned(),
+                message: message.clone(),
+            });
             if *selected && !synced {
                 let of_secret = counts.secrets.entry(name.clone()).or_default();
                 of_secret.synced = of_secret.synced.saturating_sub(1);
                 of_secret.failed = of_secret.failed.saturating_add(usize::from(problem.is_some()));
                 of_secret.fetching = of_secret.fetching.saturating_add(usize::from(*fetching));
+                of_secret.first_failure = of_secret.first_failure.take().or_else(|| failure.clone());
             }
-            counts.failures.extend(problem.as_ref().map(|(reason, message)| NamespaceFailure {
-                namespace: namespace.to_string(),
-                secret: Some(name.to_string()),
-                reason: reason.as_str().to_owned(),
-                message: message.clone(),
-            }));
+            counts.failures.extend(failure);
         }
         counts
     }
@@ -88,6 +93,37 @@ impl SyncLedger {
 impl SyncCounts {
     /// The namespaces of one Secret.
     pub(super) fn of(&self, name: &str) -> Counts {
-        self.secrets.get(name).copied().unwrap_or_default()
+        self.secrets.get(name).cloned().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failure_is_that_of_a_namespace_that_lacks_the_secret() {
+        let mut ledger = SyncLedger::default();
+        let failing = |selected, synced| SyncState {
+            selected,
+            synced,
+            problem: Some((Reason::AccessDenied, "no".to_owned())),
+            ..SyncState::default()
+        };
+        for (namespace, name, state) in [
+            ("a", "pull", failing(true, true)),
+            ("b", "pull", failing(false, false)),
+            ("c", "out", failing(true, false)),
+            ("d", "pull", SyncState { selected: true, fetching: true, ..SyncState::default() }),
+            ("e", "pull", failing(true, false)),
+            ("f", "pull", failing(true, false)),
+        ] {
+            ledger.record(SecretKey::new(name, namespace), state);
+        }
+        let names: [Arc<str>; 3] = ["pull".into(), "out".into(), "other".into()];
+        let counts = ledger.counts(names.iter().map(|name| (name, 6)));
+        let first = |name: &str| counts.of(name).first_failure.map(|failure| failure.namespace);
+        assert_eq!(["pull", "out", "other"].map(first), [Some("e".to_owned()), Some("c".to_owned()), None]);
+        assert_eq!((counts.of("pull").failed, counts.failures.len()), (2, 5));
     }
 }

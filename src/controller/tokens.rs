@@ -41,7 +41,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Why a need is not met, if the last try failed, or why it is perhaps not met as it should be now.
+    /// Why a need is not met, if it is due and the last try failed, or why it is perhaps not met as it should be now.
     pub(super) fn failure(&self, ctx: &Context, token_spec: &TokenSpec) -> Option<SpecError> {
         let failure = match self.keys.get(token_spec)? {
             Err(problem) => Some(problem.clone()),
@@ -49,6 +49,7 @@ impl Progress {
                 .tokens
                 .look(key)
                 .failure
+                .filter(|failure| self.step.due.get(token_spec).is_some_and(|since| *since <= failure.at))
                 .map(|failure| SpecError { reason: failure.error.reason(), message: failure.error.to_string() }),
         };
         let Some(reference) = self.limited.get(token_spec) else { return failure };
@@ -160,6 +161,11 @@ fn held(known: &Snapshot, key: Option<&TokenKey>, published: Option<&Arc<Authori
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::super::stage::{ACCOUNT, HOUR, NOW, Stage, at, pass, token};
     use super::*;
     use crate::api::HostVariant;
     use crate::api::registry::Region;
@@ -223,5 +229,42 @@ mod tests {
             carry_over(&mut published, &keys);
             assert_eq!(published.into_keys().collect::<BTreeSet<_>>(), token_specs(after), "{what}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_told_of_a_token_that_is_due_and_of_none_that_is_fetched_early() {
+        let mut stage = Stage::new(json!([
+            { "private": { "region": "eu-west-1", "accountIds": [ACCOUNT] } },
+            { "private": { "region": "eu-central-1", "accountIds": [ACCOUNT] } },
+        ]));
+        let [due, early] = [0, 1].map(|number| stage.plan.registries[number].token_specs[0].clone());
+        let issued = |hours| {
+            let life = Life { issued_at: at(NOW - hours * HOUR), expires_at: at(NOW + (12 - hours) * HOUR) };
+            Arc::new(AuthorizationToken { life, ..(*token("p", NOW, &Identity::operator())).clone() })
+        };
+        let mut published: Published = [(due.clone(), issued(6)), (early.clone(), issued(5))].into();
+        let token_specs = BTreeSet::from([&due, &early]);
+        let group = TokenGroup { token_specs: &token_specs, target: None, policy: &stage.plan.refresh, seed: "x" };
+        let advance = |stage: &Stage, published: &mut Published| {
+            let keys = keys(&stage.ctx, &token_specs, None);
+            stage.ctx.tokens.want(&stage.uid, keys.values().flatten().cloned().collect());
+            group.advance(&stage.ctx, &stage.uid, keys, None, published, stage.ctx.clock.now())
+        };
+        let fails = |stage: &Stage, published: &mut Published| {
+            let progress = advance(stage, published);
+            [&due, &early].map(|token_spec| progress.failure(&stage.ctx, token_spec).is_some())
+        };
+        stage.aws.fails();
+        assert_eq!(advance(&stage, &mut published).step.fetch.len(), 2, "they are refreshed together");
+        for _ in 0..2 {
+            stage.queue.recv().await;
+        }
+        assert_eq!(fails(&stage, &mut published), [true, false]);
+        published.insert(due.clone(), issued(0));
+        assert_eq!(fails(&stage, &mut published), [false, false]);
+        pass(Duration::from_secs(3600));
+        assert_eq!(fails(&stage, &mut published), [false, false], "it has become due, and has not failed since");
+        stage.queue.recv().await;
+        assert_eq!(fails(&stage, &mut published), [false, true]);
     }
 }

@@ -1,7 +1,6 @@
 //! The watches: what they see goes into the cluster state, and whom it concerns onto the queue.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fmt;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -17,6 +16,8 @@ use wildmatch::WildMatch;
 use super::Shared;
 use super::follow::{Subject, follow};
 use super::secret_key::SecretKey;
+pub use super::secret_key::SecretScope;
+use super::secret_list::SecretList;
 use super::unreadable::UnreadableReports;
 use crate::api::observed::{ObservedCredential, Unreadable};
 use crate::api::{Auth, EcrCredential, EcrCredentialSpec, NamespaceSelection};
@@ -27,30 +28,6 @@ use crate::plan::scopes::{OutputScope, Reference};
 use crate::plan::targets::{Activity, CredentialRef};
 use crate::plan::{self, Limits};
 use crate::secret::observed::SecretMetadata;
-
-/// One watch of Secrets, as narrow as the rights allow.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SecretScope {
-    /// Only Secrets of this name.
-    pub name: Option<Arc<str>>,
-    /// Only Secrets in this namespace.
-    pub namespace: Option<Arc<str>>,
-}
-
-impl SecretScope {
-    /// Whether each Secret in another scope is in this one.
-    fn covers(&self, other: &Self) -> bool {
-        let within = |outer: &Option<Arc<str>>, inner: &Option<Arc<str>>| outer.is_none() || outer == inner;
-        within(&self.name, &other.name) && within(&self.namespace, &other.namespace)
-    }
-}
-
-impl fmt::Display for SecretScope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let any = |part: &Option<Arc<str>>| part.clone().unwrap_or_else(|| "*".into());
-        write!(f, "{}/{}", any(&self.namespace), any(&self.name))
-    }
-}
 
 /// The watches that show every Secret that may be written: of these names, or any for none, in these namespaces, or any for none; and
 /// of these outputs.
@@ -248,27 +225,41 @@ pub async fn secrets(client: Client, scope: SecretScope, shared: Arc<Shared>) {
     let subject = Subject { what: "Secrets", kind: "Secret", scope: scope.to_string() };
     let begin = move || watcher(api.clone(), config.clone());
     let mut events = std::pin::pin!(follow(subject, shared.clone(), begin, || shared.secrets_refused(&scope)));
-    let mut seen: HashSet<SecretKey> = HashSet::new();
-    while let Some(event) = events.next().await {
+    let mut list = SecretList::new(scope.clone(), shared.clone());
+    let key = |object: &SecretMetadata| SecretKey::new(object.name_any(), object.namespace().unwrap_or_default());
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = list.due() => {
+                list.expire();
+                continue;
+            }
+        };
         match event {
-            Event::Init => seen.clear(),
-            Event::InitApply(object) => {
-                seen.insert(SecretKey::new(object.name_any(), object.namespace().unwrap_or_default()));
-                secret_seen(&shared, &object);
+            Some(Event::Init) => list.begins(),
+            Some(Event::InitApply(object)) => {
+                let key = key(&object);
+                if let Some(record) = object.record() {
+                    shared.secret_listed(&key.name, &key.namespace, record.clone());
+                }
+                list.lists(key);
             }
-            Event::Apply(object) => secret_seen(&shared, &object),
-            Event::Delete(object) => {
+            Some(Event::Apply(object)) => {
+                let key = key(&object);
+                list.shown(&key);
+                if let Some(record) = object.record() {
+                    shared.secret_changed(&key.name, &key.namespace, record.clone());
+                }
+            }
+            Some(Event::Delete(object)) => {
+                let key = key(&object);
+                list.shown(&key);
                 let uid = object.record().map(|record| &*record.uid);
-                shared.secret_gone(&object.name_any(), &object.namespace().unwrap_or_default(), uid);
+                shared.secret_gone(&key.name, &key.namespace, uid);
             }
-            Event::InitDone => shared.secrets_listed(&scope, &std::mem::take(&mut seen)),
+            Some(Event::InitDone) => list.ends(),
+            None => return,
         }
-    }
-}
-
-fn secret_seen(shared: &Shared, object: &SecretMetadata) {
-    if let Some(record) = object.record() {
-        shared.secret_seen(&object.name_any(), &object.namespace().unwrap_or_default(), record.clone());
     }
 }
 

@@ -90,7 +90,8 @@ fn begin_due(ctx: &Arc<Context>, diff: &Diff<'_>, retries: &mut RetryState) -> R
     let has_room = |retries: &RetryState, priority: WritePriority| {
         // A new namespace does not wait until one of the writes in flight has ended.
         let factor = if priority == WritePriority::Urgent { 2 } else { 1 };
-        !ctx.stop.is_cancelled() && retries.in_flight.has_room(ctx.concurrency.saturating_mul(factor))
+        let times = |number: usize| number.saturating_mul(factor);
+        !ctx.stop.is_cancelled() && retries.in_flight.has_room(times(ctx.concurrency), times(ctx.writer.free()))
     };
     while let Some((target, action)) = diff.next_write(retries, has_room)? {
         let desired = diff.desired.at(&target).cloned();

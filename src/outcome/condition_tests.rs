@@ -133,6 +133,14 @@ fn namespaces_are_told_when_they_begin_to_fail_and_when_they_do_no_more() {
     assert_eq!(events, told("a", false));
     let (events, _) = run(&[], &status);
     assert_eq!(events, []);
+    // Each is about the Secret that fails.
+    let of_output = NamespaceFailure { secret: Some("argocd".to_owned()), ..failure("a", "QuotaExceeded") };
+    let failing = concluded(ran(namespaces(50, vec![of_output]), None), &status);
+    let over = concluded(ran(namespaces(50, vec![]), None), &failing.status);
+    for (outcome, warning) in [(failing, true), (over, false)] {
+        let about = outcome.events.iter().find(|event| event.namespace.is_some());
+        assert_eq!(about.map(|event| (event.warning, event.secret.as_deref())), Some((warning, Some("argocd"))));
+    }
     // No more than a status tells of; who is only not told of any more has not recovered.
     let names: Vec<String> = (0..40).map(|n| format!("n{n:02}")).collect();
     let late: Vec<_> = names[20..].iter().map(|name| (name.as_str(), "QuotaExceeded")).collect();

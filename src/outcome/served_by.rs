@@ -100,8 +100,7 @@ impl Outcome {
         self.status.conditions.push(with_transition(warning, &known, self.status.observed_generation, now));
         if !previous.conditions.iter().any(|known| known.type_ == condition::CONTESTED) {
             cut(&mut message, LONGEST_EVENT);
-            let reason = Reason::Contested.as_str().to_owned();
-            self.events.push(ReportedEvent { warning: true, reason, message, namespace: None });
+            self.events.push(ReportedEvent::of_credential(true, Reason::Contested, message));
         }
         if let Some(wait) = installations.unchanged_for() {
             self.requeue_after = self.requeue_after.min(wait.max(SHORTEST_WAIT));

@@ -29,8 +29,10 @@ pub(super) fn failure(namespace: &str, message: &str) -> NamespaceFailure {
 }
 
 pub(super) fn namespaces(selected: usize, synced: usize, failures: Vec<NamespaceFailure>) -> NamespaceReport {
-    let failed = failures.len();
-    NamespaceReport { selected, synced, failed, fetching: 0, failures, unselected: Unselected::default() }
+    let of_pull_secret = failures.iter().filter(|failure| failure.secret.is_none());
+    let first_failure = of_pull_secret.min_by(|a, b| a.namespace.cmp(&b.namespace)).cloned();
+    let (failed, unselected) = (failures.len(), Unselected::default());
+    NamespaceReport { selected, synced, failed, fetching: 0, first_failure, failures, unselected }
 }
 
 pub(super) fn ran(
@@ -65,6 +67,7 @@ fn ready_says_that_every_target_namespace_has_a_valid_token() {
     let dead = || registry(Some(NOW - 1), Some(Reason::AwsUnavailable));
     let each = || RegistryReport { each_targets: true, ..good() };
     let waiting = NamespaceReport { fetching: 1, ..namespaces(2, 1, vec![]) };
+    let beside_failing = || NamespaceReport { failures: vec![failure("a", "its refresh fails")], ..waiting.clone() };
     for (what, observation, ready, reason) in [
         ("all is well", ran(vec![good()], namespaces(2, 2, vec![]), None), "True", "Synced"),
         ("none is selected", ran(vec![good()], namespaces(0, 0, vec![]), None), "True", "NoNamespaces"),
@@ -77,7 +80,13 @@ fn ready_says_that_every_target_namespace_has_a_valid_token() {
             "False",
             "FetchingToken",
         ),
-        ("one waits for its own token", ran(vec![each()], waiting, None), "False", "FetchingToken"),
+        ("one waits for its own token", ran(vec![each()], waiting.clone(), None), "False", "FetchingToken"),
+        (
+            "one waits beside one whose refresh fails",
+            ran(vec![each()], beside_failing(), None),
+            "False",
+            "FetchingToken",
+        ),
         ("one is to be written", ran(vec![each()], namespaces(2, 1, vec![]), None), "False", "NamespacesFailed"),
         ("it is suspended", Observation::Suspended, "False", "Suspended"),
         (
@@ -167,15 +176,16 @@ fn the_next_look_is_when_something_is_due_and_within_a_minute() {
 
 #[test]
 fn ready_says_that_every_output_is_there_as_well_and_what_one_lacks() {
+    let of_output = NamespaceFailure { secret: Some("argocd".to_owned()), ..failure("b", "every Secret needs a team") };
     let output = |selected, synced, refusal: Option<Reason>| OutputReport {
         name: "argocd".into(),
         format: OutputFormat::ArgoCDHelm,
         selected,
         synced,
         failed: selected - synced,
+        first_failure: (synced < selected).then(|| of_output.clone()),
         refusal: refusal.map(|reason| SpecError { reason, message: "add it to outputs".to_owned() }),
     };
-    let of_output = NamespaceFailure { secret: Some("argocd".to_owned()), ..failure("b", "every Secret needs a team") };
     let table = [
         ("all there", namespaces(2, 2, vec![]), output(2, 2, None), ("True", "Synced"), "every target"),
         ("only the output is asked for", namespaces(0, 0, vec![]), output(1, 1, None), ("True", "Synced"), "every"),
@@ -189,7 +199,7 @@ fn ready_says_that_every_output_is_there_as_well_and_what_one_lacks() {
         ),
         (
             "both are: the pull secret comes first",
-            namespaces(2, 1, vec![of_output, failure("c", "no")]),
+            namespaces(2, 1, vec![of_output.clone(), failure("c", "no")]),
             output(2, 1, None),
             ("False", "NamespacesFailed"),
             "1 of 2 namespaces lack an up-to-date Secret; first failure: c",

@@ -39,6 +39,9 @@ pub struct Demand {
 /// What to do about the tokens of one `EcrCredential`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
+    /// The tokens that are due, and since when. Only a fetch of these that has failed since then is a failure to report: other tokens
+    /// may be fetched early, together with one that is due or for another `EcrCredential`.
+    pub due: BTreeMap<TokenSpec, Timestamp>,
     /// Tokens to fetch now.
     pub fetch: Vec<TokenSpec>,
     /// Tokens whose cached version replaces the published one. Empty while another token is fetched for the first time, so that
@@ -62,9 +65,12 @@ pub fn step(
     demand: Option<Demand>,
     held: &BTreeMap<TokenSpec, Held>,
 ) -> Step {
-    let current = |life: Life| {
-        life.is_valid(now) && now < policy.due_at(life, seed) && demand.is_none_or(|d| life.issued_at >= d.since)
+    let due_since = |life: Life| {
+        let demanded = demand.filter(|d| life.issued_at < d.since).map(|d| d.since.min(now));
+        let times = [policy.due_at(life, seed), life.expires_at].into_iter().chain(demanded);
+        times.filter(|at| *at <= now).min()
     };
+    let current = |life: Life| due_since(life).is_none();
     // A token new to the Secret must not shorten its recorded expiry: an older one from memory is fetched anew.
     let floor = held.values().filter_map(|h| h.published).filter(|l| l.is_valid(now)).map(|l| l.expires_at).min();
     let acceptable = |h: &Held, life: Life| {
@@ -73,9 +79,13 @@ pub fn step(
             floor.is_none_or(|f| life.expires_at >= f) || now.duration_since(life.issued_at).as_secs() < JUST_FETCHED;
         newer && long_enough && current(life)
     };
-    let up_to_date = |h: &Held| !h.outdated && h.published.is_some_and(current);
-    let due = held.values().any(|h| !up_to_date(h));
+    let due = |h: &Held| match h.published {
+        Some(life) if !h.outdated => due_since(life),
+        // There is none, or it is that of another identity.
+        _ => Some(Timestamp::MIN),
+    };
     let mut step = Step {
+        due: held.iter().filter_map(|(key, h)| Some((key.clone(), due(h)?))).collect(),
         fetch: Vec::new(),
         publish: Vec::new(),
         incomplete: false,
@@ -85,8 +95,9 @@ pub fn step(
     };
     let (mut pending, mut awaited) = (false, false);
     for (key, h) in held {
+        let is_due = step.due.contains_key(key);
         let wanted = match h.published {
-            Some(life) => !up_to_date(h) || (due && policy.due_together(life, seed, now)),
+            Some(life) => is_due || (!step.due.is_empty() && policy.due_together(life, seed, now)),
             None => true,
         };
         if !wanted {
@@ -96,7 +107,7 @@ pub fn step(
             step.publish.push(key.clone());
             continue;
         }
-        step.fresh &= up_to_date(h);
+        step.fresh &= !is_due;
         if h.blocked {
             continue;
         }
@@ -192,6 +203,27 @@ mod tests {
         let step = decide(HOUR, None, &[("eu-west-1", Held { published: life(0), ..Held::default() })]);
         assert!(step.fetch.is_empty() && step.publish.is_empty() && step.fresh);
         assert!(step.look_again.unwrap() >= at(20_520) && step.look_again.unwrap() <= at(6 * HOUR));
+    }
+
+    #[test]
+    fn a_token_is_due_by_its_age_a_request_or_another_identity_and_not_because_another_is() {
+        let issued = |hour: i64| Held { published: life(hour * HOUR), ..Held::default() };
+        let demand = |since| Some(Demand { since: at(since), first: true });
+        let due_at = POLICY.due_at(life(0).unwrap(), "seed");
+        for (what, held, demand, since) in [
+            ("young", issued(5), None, None),
+            ("fetched together with the other", issued(1), None, None),
+            ("by its age", issued(0), None, Some(due_at)),
+            ("expired", issued(-12), None, Some(POLICY.due_at(life(-12 * HOUR).unwrap(), "seed"))),
+            ("requested", issued(5), demand(6 * HOUR), Some(at(6 * HOUR))),
+            ("requested later than it was due", issued(0), demand(6 * HOUR), Some(due_at)),
+            ("newer than the request", issued(5), demand(4 * HOUR), None),
+            ("of another identity", Held { outdated: true, ..issued(5) }, None, Some(Timestamp::MIN)),
+            ("never fetched", Held::default(), None, Some(Timestamp::MIN)),
+        ] {
+            let step = decide(6 * HOUR, demand, &[("eu-west-1", held), ("eu-west-2", Held::default())]);
+            assert_eq!(step.due.get(&key("eu-west-1")), since.as_ref(), "{what}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A Secret's metadata as the API server sends it, parsed without copies and only as far as it is used: `managedFields` alone would
 //! otherwise take dozens of allocations for each response and each watch event.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, ObjectMeta, OwnerReference, Time};
 use serde::Deserialize;
 use serde::de::Deserializer;
 use serde_json::Value;
@@ -60,6 +60,8 @@ pub struct FieldsEntry<'a> {
     pub(super) operation: Option<Text<'a>>,
     #[serde(borrow, deserialize_with = "lenient")]
     pub(super) subresource: Option<Text<'a>>,
+    #[serde(deserialize_with = "lenient")]
+    pub(super) time: Option<Time>,
     #[serde(borrow, deserialize_with = "fields")]
     pub(super) fields_v1: Option<Fields<'a>>,
 }
@@ -70,6 +72,7 @@ impl<'a> FieldsEntry<'a> {
             manager: text(entry.manager.as_ref()),
             operation: text(entry.operation.as_ref()),
             subresource: text(entry.subresource.as_ref()),
+            time: entry.time.clone(),
             fields_v1: entry.fields_v1.as_ref().map(|fields| Fields::of(&fields.0, DEPTH)),
         }
     }
@@ -79,6 +82,7 @@ impl<'a> FieldsEntry<'a> {
             manager: string(self.manager.as_ref()),
             operation: string(self.operation.as_ref()),
             subresource: string(self.subresource.as_ref()),
+            time: self.time.clone(),
             fields_v1: self.fields_v1.as_ref().map(|fields| FieldsV1(fields.to_value())),
             ..ManagedFieldsEntry::default()
         }

@@ -26,7 +26,7 @@ use crate::token::{AuthorizationToken, DockerAuth, Token};
 use docker_config::{DockerConfig, Entries};
 use formats::{Content, Payload, form};
 use include::Included;
-use ownership::{ManagedFieldsDigest, Ownership, SecretRecord};
+use ownership::{ManagedFieldsDigest, Ownership, SecretRecord, Trust};
 
 /// The name under which the API server records what we write, and the value of `app.kubernetes.io/managed-by`.
 pub const FIELD_MANAGER: &str = "ecr-credential-operator";
@@ -474,6 +474,28 @@ pub enum SecretAction {
     Refuse(Reason, String),
 }
 
+/// The current time by the clocks of the process, which may differ.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// The time that has passed by every clock. A valid token is dropped only when it has expired by that.
+    pub earliest: Timestamp,
+    /// The time by the clock that is furthest ahead. An expiry is disbelieved only if AWS cannot have issued it by that.
+    pub latest: Timestamp,
+}
+
+impl From<Timestamp> for Now {
+    fn from(now: Timestamp) -> Self {
+        Self { earliest: now, latest: now }
+    }
+}
+
+impl Now {
+    /// Until when the tokens of a Secret are valid by its metadata, if they still are.
+    fn validity(&self, record: &SecretRecord) -> Option<Timestamp> {
+        record.valid_until(self.latest).filter(|at| *at > self.earliest)
+    }
+}
+
 /// Decides about one Secret. `accepted` is the digest that the Secret had after it was last applied, if an admission webhook changed
 /// our fields: it counts as desired, since applying again would give the same.
 pub fn action(
@@ -481,13 +503,11 @@ pub fn action(
     desired: Option<&Desired>,
     policy: ConflictPolicy,
     accepted: Option<ManagedFieldsDigest>,
-    now: Timestamp,
+    now: Now,
 ) -> SecretAction {
     match (&target.selection, &target.ownership) {
         // Pods still use it, so it stays as long as its tokens are valid: until the expiry in its annotation, also after a restart.
-        (Selection::Renamed, Ownership::Owned(record)) if record.expires_at.is_some_and(|at| at > now) => {
-            SecretAction::Keep
-        }
+        (Selection::Renamed, Ownership::Owned(record)) if now.validity(record).is_some() => SecretAction::Keep,
         // A Secret that is being deleted is not deleted again, and a copy belongs to whoever made it.
         (Selection::Deselected | Selection::Renamed, Ownership::Owned(record))
             if record.held_by.is_none() && record.applied =>
@@ -524,22 +544,23 @@ fn wanted(
     ownership: &Ownership,
     desired: Option<&Desired>,
     accepted: Option<ManagedFieldsDigest>,
-    now: Timestamp,
+    now: Now,
 ) -> SecretAction {
     match (ownership, desired) {
         (Ownership::Absent, Some(desired)) if desired.has_entries => SecretAction::Create,
         (Ownership::Absent, _) => SecretAction::Wait,
         // Without a token nothing is changed: the existing Secret may still be valid.
-        (Ownership::Owned(record), None) if record.expires_at.is_some_and(|at| at > now) => SecretAction::Keep,
+        (Ownership::Owned(record), None) if now.validity(record).is_some() => SecretAction::Keep,
         (_, None) => SecretAction::Wait,
         (Ownership::Owned(record), Some(desired)) => {
-            let written = record.digest == desired.digest || accepted == Some(record.digest);
+            let written =
+                (record.digest == desired.digest || accepted == Some(record.digest)) && record.trust != Trust::Forged;
             // A later expiry for the same hosts was written by a process that crashed before it updated the status, and is valid
             // until then. With other hosts this does not hold: an added host may have an older token. With another identity the
             // Secret is not the desired one.
             let newer = record.hosts == Some(desired.payload.hosts())
                 && record.identity == Some(desired.identity)
-                && record.expires_at.is_some_and(|at| at > desired.expires_at && at > now);
+                && now.validity(record).is_some_and(|at| at > desired.expires_at);
             if written || newer {
                 if record.has_additions(Some(&desired.payload)) {
                     SecretAction::Strip(record.clone())
@@ -571,9 +592,9 @@ pub const LAST_CALL: Duration = Duration::from_secs(600);
 
 /// Whether a Secret has other hosts than the incomplete desired one and is still valid. It is kept until its first token is about to
 /// expire: the missing token may be fetched until then.
-fn has_more(record: &SecretRecord, desired: &Desired, now: Timestamp) -> bool {
-    let gain = until(now, desired.expires_at);
-    let left = record.expires_at.map_or(Duration::ZERO, |at| until(now, at));
+fn has_more(record: &SecretRecord, desired: &Desired, now: Now) -> bool {
+    let gain = until(now.earliest, desired.expires_at);
+    let left = now.validity(record).map_or(Duration::ZERO, |at| until(now.earliest, at));
     record.hosts != Some(desired.payload.hosts()) && left > LAST_CALL.min(gain / 4)
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
@@ -13,9 +14,14 @@ use super::metadata::{Fields, FieldsEntry, Metadata};
 use super::{CREDENTIAL_UID, EXPIRES_AT, FIELD_MANAGER, HOSTS_HASH, IDENTITY_HASH, MANAGED_BY, OUTPUT};
 use crate::api::{GROUP, OutputFormat};
 use crate::plan::Uid;
+use crate::plan::schedule::later;
+use crate::token::LONGEST_LIFE;
 
 /// The longest uid that is kept of an owner reference, which may contain any text.
 const LONGEST_UID: usize = 64;
+
+/// How much later than possible a recorded expiry may be: clocks differ.
+const EXPIRY_TOLERANCE: Duration = Duration::from_secs(600);
 
 /// The most keys of others that are kept of a Secret.
 const MOST_EXTRA_KEYS: usize = 16;
@@ -113,7 +119,33 @@ pub fn lost_fields(desired: &ObjectMeta, found: &ObjectMeta) -> Vec<String> {
 
 /// The fields that our apply owns, by `managedFields`.
 fn our_fields<'a, 'b>(metadata: &'a Metadata<'b>) -> Option<&'a Fields<'b>> {
-    metadata.managed_fields.0.iter().find(|entry| is_our_apply(entry))?.fields_v1.as_ref()
+    our_entry(metadata)?.fields_v1.as_ref()
+}
+
+/// The entry of our apply in `managedFields`.
+fn our_entry<'a, 'b>(metadata: &'a Metadata<'b>) -> Option<&'a FieldsEntry<'b>> {
+    metadata.managed_fields.0.iter().find(|entry| is_our_apply(entry))
+}
+
+/// The time of the entry of our apply, in seconds; 0 if there is none.
+fn applied_at(metadata: &Metadata<'_>) -> u32 {
+    let time = our_entry(metadata).and_then(|entry| entry.time.as_ref());
+    time.and_then(|time| u32::try_from(time.0.as_second()).ok()).unwrap_or_default()
+}
+
+/// Whether the data of a Secret can be ours, by what has changed in its metadata since our last write, or since the first list after a
+/// restart. Whoever applies under the name of our field manager leaves the [`ManagedFieldsDigest`] as it is, but the API server sets
+/// the time of our entry whenever an apply changes something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// Nothing of ours has changed.
+    #[default]
+    Unchanged,
+    /// Something has changed once. If the Secret is as desired, then by a write of ours whose answer was lost: only we know the hash
+    /// of a content that was not yet written.
+    Changed,
+    /// Somebody else has applied under our name.
+    Forged,
 }
 
 impl fmt::Debug for ManagedFieldsDigest {
@@ -156,7 +188,11 @@ pub struct SecretRecord {
     pub owner: Option<Uid>,
     /// See [`ManagedFieldsDigest`].
     pub digest: ManagedFieldsDigest,
-    /// The recorded expiry, unless somebody else wrote it or the data.
+    /// When an apply under our name last changed something, in seconds; 0 if that is unknown.
+    pub applied_at: u32,
+    /// See [`Trust`].
+    pub trust: Trust,
+    /// The recorded expiry, unless somebody else wrote it or the data. It may be forged: see [`Self::valid_until`].
     pub expires_at: Option<Timestamp>,
     /// The hash over its hosts, unless somebody else wrote it or the data.
     pub hosts: Option<u64>,
@@ -197,6 +233,8 @@ impl SecretRecord {
             resource_version: metadata.resource_version.as_deref()?.into(),
             owner: owner(metadata, ours),
             digest: ManagedFieldsDigest::of(&lines_observed(metadata, ours)),
+            applied_at: applied_at(metadata),
+            trust: Trust::default(),
             expires_at: own_annotation(metadata, ours, EXPIRES_AT).and_then(|at| at.parse().ok()),
             hosts: own_annotation(metadata, ours, HOSTS_HASH).and_then(number),
             identity: own_annotation(metadata, ours, IDENTITY_HASH).and_then(number),
@@ -211,6 +249,22 @@ impl SecretRecord {
                     .into()
             }),
         })
+    }
+
+    /// The recorded expiry, if AWS can have issued the tokens by `latest`, the latest time of all clocks.
+    pub fn valid_until(&self, latest: Timestamp) -> Option<Timestamp> {
+        self.expires_at.filter(|at| *at <= later(latest, LONGEST_LIFE.saturating_add(EXPIRY_TOLERANCE)))
+    }
+
+    /// The trust in this state of a Secret, which follows another one and was not shown by the answer to a write.
+    pub fn trust_after(&self, before: &Self) -> Trust {
+        let is_applied_again = self.uid != before.uid || self.applied_at != before.applied_at;
+        match (self.digest == before.digest, before.trust) {
+            (true, trust) if !is_applied_again => trust,
+            (false, Trust::Unchanged) if self.uid == before.uid => Trust::Changed,
+            // With equal metadata we would have written equal data, which changes no time. And two changes may have undone each other.
+            _ => Trust::Forged,
+        }
     }
 
     /// Whether somebody made additions that an apply does not remove and that must be removed.
@@ -323,6 +377,8 @@ impl SecretRecord {
             resource_version: version.into(),
             owner,
             digest,
+            applied_at: 0,
+            trust: Trust::default(),
             expires_at: None,
             hosts: None,
             identity: None,
@@ -338,7 +394,7 @@ impl SecretRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, OwnerReference};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, OwnerReference, Time};
     use serde_json::{Value, json};
 
     /// A Secret's metadata as the API server (1.36) shows it after our apply.
@@ -361,6 +417,7 @@ mod tests {
             managed_fields: Some(vec![ManagedFieldsEntry {
                 manager: Some(FIELD_MANAGER.to_owned()),
                 operation: Some("Apply".to_owned()),
+                time: Some(Time("2026-01-01T00:00:00Z".parse().unwrap())),
                 fields_v1: Some(FieldsV1(json!({
                     "f:data": { "f:.dockerconfigjson": {} },
                     "f:metadata": {
@@ -505,6 +562,47 @@ mod tests {
         let crate::secret::formats::Content::Login(texts) = form(OutputFormat::BasicAuth).content else { panic!() };
         let desired = Payload::login(form(OutputFormat::BasicAuth), texts, &host, &auth).unwrap();
         assert!(!forged.has_additions(Some(&desired)), "its own keys are never taken out");
+    }
+
+    #[test]
+    fn whoever_applies_under_our_name_is_seen_by_the_time_of_the_entry() {
+        use Trust::{Changed, Forged, Unchanged};
+        let written = SecretRecord::read(&applied()).unwrap();
+        assert_eq!((written.applied_at, written.trust), (1_767_225_600, Unchanged));
+        let other = ManagedFieldsDigest::desired(&ObjectMeta::default());
+        let after = |edit: fn(&mut SecretRecord)| {
+            let mut record = SecretRecord { resource_version: "8".into(), ..written.clone() };
+            edit(&mut record);
+            record
+        };
+        let (label, applied) = (after(|_| {}), after(|record| record.applied_at += 1));
+        let again = after(|record| record.uid = "t".into());
+        let taken = SecretRecord { digest: other, ..label.clone() };
+        let refreshed = SecretRecord { digest: other, ..applied.clone() };
+        let table = [
+            ("a label of others", &label, [Unchanged, Changed, Forged]),
+            ("the same applied again", &applied, [Forged; 3]),
+            ("deleted and created again", &again, [Forged; 3]),
+            ("taken over by another manager", &taken, [Changed, Forged, Forged]),
+            ("something else applied", &refreshed, [Changed, Forged, Forged]),
+        ];
+        for (what, record, expected) in table {
+            let seen = [Unchanged, Changed, Forged]
+                .map(|trust| record.trust_after(&SecretRecord { trust, ..written.clone() }));
+            assert_eq!(seen, expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn an_expiry_that_aws_cannot_have_issued_is_not_believed() {
+        let record = SecretRecord::read(&applied()).unwrap();
+        let expiry = record.expires_at.unwrap();
+        for (minutes, is_believed) in
+            [(13 * 60, false), (12 * 60 + 11, false), (12 * 60 + 9, true), (1, true), (-60, true)]
+        {
+            let now = expiry.checked_sub(k8s_openapi::jiff::SignedDuration::from_mins(minutes)).unwrap();
+            assert_eq!(record.valid_until(now).is_some(), is_believed, "{minutes} minutes before");
+        }
     }
 
     #[test]

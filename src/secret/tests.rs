@@ -288,7 +288,7 @@ fn target(ownership: Ownership, selection: Selection) -> SecretTarget {
 }
 
 fn judge(target: &SecretTarget, desired: Option<&Desired>, policy: ConflictPolicy) -> &'static str {
-    match action(target, desired, policy, None, at(NOW)) {
+    match action(target, desired, policy, None, at(NOW).into()) {
         SecretAction::Keep => "keep",
         SecretAction::Wait => "wait",
         SecretAction::Create => "create",
@@ -321,6 +321,10 @@ fn every_target_has_its_action() {
     let expired_copy = Arc::new(SecretRecord { applied: false, ..(*dead).clone() });
     let copy = Arc::new(SecretRecord { applied: false, ..(*older).clone() });
     let held = Arc::new(SecretRecord { held_by: Some("example.com/x".into()), ..(*older).clone() });
+    let forged = Arc::new(SecretRecord { trust: Trust::Forged, ..(*written).clone() });
+    let by_lost_answer = Arc::new(SecretRecord { trust: Trust::Changed, ..(*written).clone() });
+    let forged_newer = Arc::new(SecretRecord { expires_at: Some(at(NOW + 365 * 24 * HOUR)), ..(*newer).clone() });
+    let forged_others = Arc::new(SecretRecord { hosts: None, ..(*forged_newer).clone() });
     let (some, none, nothing, part) = (Some(&good), None, Some(&empty), Some(&one_missing));
     let table = [
         ("missing", Ownership::Absent, Selection::Selected, some, Fail, "create"),
@@ -328,6 +332,12 @@ fn every_target_has_its_action() {
         ("missing, nothing valid", Ownership::Absent, Selection::Selected, nothing, Fail, "wait"),
         ("as it should be", Ownership::Owned(written.clone()), Selection::Selected, some, Fail, "keep"),
         ("edited", Ownership::Owned(edited.clone()), Selection::Selected, some, Fail, "update"),
+        ("applied under our name", Ownership::Owned(forged), Selection::Selected, some, Fail, "update"),
+        ("the answer was lost", Ownership::Owned(by_lost_answer), Selection::Selected, some, Fail, "keep"),
+        ("good for a year", Ownership::Owned(forged_newer.clone()), Selection::Selected, some, Fail, "update"),
+        ("no token, good for a year", Ownership::Owned(forged_newer.clone()), Selection::Selected, none, Fail, "wait"),
+        ("more hosts, good for a year", Ownership::Owned(forged_others), Selection::Selected, part, Fail, "update"),
+        ("renamed, good for a year", Ownership::Owned(forged_newer), Selection::Renamed, some, Fail, "delete"),
         ("a refresh", Ownership::Owned(older.clone()), Selection::Selected, some, Fail, "update"),
         ("written by a process that died", Ownership::Owned(newer.clone()), Selection::Selected, some, Fail, "keep"),
         ("the login is another identity's", Ownership::Owned(of_another), Selection::Selected, some, Fail, "update"),
@@ -420,5 +430,5 @@ fn what_admission_makes_of_a_write_counts_as_written() {
     let desired = build(&spec, &published(&spec, NOW + HOUR, None)).unwrap();
     let other = build(&spec, &published(&spec, NOW - 1, Some(NOW - 1))).unwrap().digest;
     let target = target(Ownership::Owned(record(other, None)), Selection::Selected);
-    assert_eq!(action(&target, Some(&desired), ConflictPolicy::Fail, Some(other), at(NOW)), SecretAction::Keep);
+    assert_eq!(action(&target, Some(&desired), ConflictPolicy::Fail, Some(other), at(NOW).into()), SecretAction::Keep);
 }

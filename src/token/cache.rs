@@ -47,6 +47,8 @@ pub struct Failure {
     pub error: TokenError,
     /// How many failed in a row.
     pub count: u32,
+    /// When the last of them ended.
+    pub at: Timestamp,
     /// When the next may be tried.
     pub retry_at: Timestamp,
 }
@@ -382,7 +384,7 @@ impl TokenCache {
                     // An equal refusal keeps its first request id, so that a status is not written for each attempt.
                     let before = slot.state.failure.take().map(|failure| failure.error).filter(|old| *old == error);
                     let told = before.unwrap_or_else(|| error.clone());
-                    slot.state.failure = Some(Failure { error: told, count, retry_at: later(now, wait) });
+                    slot.state.failure = Some(Failure { error: told, count, at: now, retry_at: later(now, wait) });
                     Err(error)
                 }
             };

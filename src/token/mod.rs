@@ -287,23 +287,64 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// Defines [`FailureKind`] from the reasons that it may have, so that none is missing in its list.
+macro_rules! failure_kinds {
+    ($($name:ident),+ $(,)?) => {
+        /// The kind of a failure to fetch a token. Each is a [`Reason`] of the same name.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum FailureKind {
+            $(#[doc = concat!("See [`Reason::", stringify!($name), "`].")] $name,)+
+        }
+
+        impl FailureKind {
+            /// All kinds: the metrics have a counter for each.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The reason for conditions, Events and metrics.
+            pub const fn reason(self) -> Reason {
+                match self {
+                    $(Self::$name => Reason::$name,)+
+                }
+            }
+        }
+    };
+}
+
+failure_kinds!(
+    NoCredentials,
+    IdentityNotFound,
+    IdentityChanged,
+    Forbidden,
+    AdmissionRefused,
+    ApiError,
+    AccessDenied,
+    Throttled,
+    AwsUnavailable,
+    ExpiredToken,
+    InvalidToken,
+);
+
 impl TokenError {
     /// The reason for conditions, Events and metrics.
     pub const fn reason(&self) -> Reason {
+        self.kind().reason()
+    }
+
+    const fn kind(&self) -> FailureKind {
         match self {
-            Self::NoCredentials(_) => Reason::NoCredentials,
-            Self::IdentityNotFound(_) => Reason::IdentityNotFound,
-            Self::IdentityChanged(_) => Reason::IdentityChanged,
-            Self::Forbidden(_) => Reason::Forbidden,
-            Self::AdmissionRefused(_) => Reason::AdmissionRefused,
-            Self::Cluster(_) => Reason::ApiError,
-            Self::Denied(_) | Self::BadSignature(_) => Reason::AccessDenied,
-            Self::Throttled(_) => Reason::Throttled,
-            Self::Unavailable(_) => Reason::AwsUnavailable,
+            Self::NoCredentials(_) => FailureKind::NoCredentials,
+            Self::IdentityNotFound(_) => FailureKind::IdentityNotFound,
+            Self::IdentityChanged(_) => FailureKind::IdentityChanged,
+            Self::Forbidden(_) => FailureKind::Forbidden,
+            Self::AdmissionRefused(_) => FailureKind::AdmissionRefused,
+            Self::Cluster(_) => FailureKind::ApiError,
+            Self::Denied(_) | Self::BadSignature(_) => FailureKind::AccessDenied,
+            Self::Throttled(_) => FailureKind::Throttled,
+            Self::Unavailable(_) => FailureKind::AwsUnavailable,
             Self::NearlyOver(_) | Self::Invalid(InvalidToken::Expired(_) | InvalidToken::NearlyExpired(_)) => {
-                Reason::ExpiredToken
+                FailureKind::ExpiredToken
             }
-            Self::Invalid(_) | Self::Unreadable(_) => Reason::InvalidToken,
+            Self::Invalid(_) | Self::Unreadable(_) => FailureKind::InvalidToken,
         }
     }
 

@@ -1,17 +1,24 @@
 //! What others do to our Secrets is undone at once, in place where Kubernetes allows it, and with no write more than that takes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use testbed::aws::Service;
 use testbed::bed::Bed;
 use testbed::proxy::{Action, Fault, Gate, Match};
+use testbed::recorder::Invariant;
 
 use super::look::{at_once, quiet, spec, stored_in, uid, writes_in};
 use super::{OWN, bed, operator};
+
+/// The name of the operator's field manager.
+const MANAGER: &str = "ecr-credential-operator";
 
 /// What somebody does to a Secret.
 enum Edit {
@@ -21,6 +28,8 @@ enum Edit {
     Replace(fn(&mut Secret)),
     /// `kubectl apply --server-side --force-conflicts`.
     Apply(Value),
+    /// The same under the name of the operator's field manager, with all that it wrote except for this.
+    Forge(fn(&mut Secret)),
     /// `kubectl delete`.
     Delete,
 }
@@ -57,6 +66,21 @@ async fn edits_of_the_data_are_undone() {
         ),
     ];
     edits_are_undone("edited-data", cases).await;
+}
+
+#[tokio::test]
+async fn what_is_applied_under_our_name_is_undone() {
+    let put_off = |secret: &mut Secret| {
+        set_data(secret, &[(".dockerconfigjson", r#"{"auths":{}}"#)]);
+        let annotations = secret.metadata.annotations.as_mut().unwrap();
+        annotations.insert("pullsecrets.dev/expires-at".to_owned(), "2099-01-01T00:00:00Z".to_owned());
+    };
+    let cases = vec![
+        case("data", Edit::Forge(|secret| set_data(secret, &[(".dockerconfigjson", r#"{"auths":{}}"#)])), 1),
+        case("data-and-expiry", Edit::Forge(put_off), 1),
+        case("nothing", Edit::Forge(|_| {}), 0),
+    ];
+    edits_are_undone("forged", cases).await;
 }
 
 #[tokio::test]
@@ -186,8 +210,30 @@ async fn perform(bed: &Bed, namespace: &str, good: &Secret, edit: &Edit) {
             (object["apiVersion"], object["kind"]) = (json!("v1"), json!("Secret"));
             secrets.patch(name, &by("theirs").force(), &Patch::Apply(object)).await.unwrap();
         }
+        Edit::Forge(change) => {
+            for invariant in [Invariant::I3WellFormed, Invariant::I5FailStatic] {
+                let about = format!("{namespace}/{name}");
+                bed.recorder.excuse(invariant, about, "a write under the operator's name counts as one of its own");
+            }
+            next_second(good).await;
+            let mut secret = good.clone();
+            change(&mut secret);
+            let ObjectMeta { labels, annotations, owner_references, .. } = secret.metadata;
+            let metadata = ObjectMeta { labels, annotations, owner_references, ..ObjectMeta::default() };
+            let forged = Secret { metadata, ..secret };
+            secrets.patch(name, &by(MANAGER).force(), &Patch::Apply(forged)).await.unwrap();
+        }
         Edit::Delete => drop(secrets.delete(name, &DeleteParams::default()).await.unwrap()),
     }
+}
+
+/// Waits until the time at which a Secret was applied is over. The API server records times in whole seconds.
+async fn next_second(secret: &Secret) {
+    let mut entries = secret.metadata.managed_fields.iter().flatten();
+    let applied = entries.find(|entry| entry.manager.as_deref() == Some(MANAGER)).unwrap();
+    let end = applied.time.as_ref().unwrap().0.checked_add(SignedDuration::from_secs(1)).unwrap();
+    let left = end.duration_since(Timestamp::now());
+    tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
 }
 
 /// Whether everything that the operator wrote is as it was; labels and annotations of others do not matter.

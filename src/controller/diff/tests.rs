@@ -16,9 +16,10 @@ use super::super::sync_ledger::Counts;
 use super::super::watches::credential_ref;
 use super::*;
 use crate::api::registry::Region;
-use crate::api::status::Reason;
+use crate::api::status::{NamespaceFailure, Reason};
 use crate::api::{EcrCredential, NamespaceSelection, OutputFormat};
 use crate::apply::{WriteError, Written};
+use crate::clock::Server;
 use crate::plan::namespaces::{Labels, NamespaceMatcher, NamespaceUid};
 use crate::plan::outputs::WantedSecret;
 use crate::plan::references::References;
@@ -343,6 +344,7 @@ impl Scene {
             let queued: BTreeSet<SecretKey> = retries.queue.keys().cloned().collect();
             let mut expected: BTreeMap<&str, Counts> = BTreeMap::new();
             let mut problems = BTreeSet::new();
+            let told = |f: NamespaceFailure| (f.namespace, f.secret.unwrap_or_default(), f.reason, f.message);
             for (name, namespace) in NAMES.iter().flat_map(|name| NAMESPACES.map(|namespace| (*name, namespace))) {
                 let key = SecretKey::new(name, namespace);
                 let Ok(assessment) = diff.assess(&state, &key, retries, diff.times()) else { panic!("superseded") };
@@ -353,17 +355,22 @@ impl Scene {
                 counts.synced += usize::from(selected && synced);
                 counts.failed += usize::from(selected && !synced && problem.is_some());
                 counts.fetching += usize::from(selected && !synced && fetching);
-                problems.extend(problem.map(|(reason, message)| {
-                    (namespace.to_owned(), name.to_owned(), reason.as_str().to_owned(), message)
-                }));
+                let failure = problem.map(|(reason, message)| NamespaceFailure {
+                    namespace: namespace.to_owned(),
+                    secret: Some(name.to_owned()),
+                    reason: reason.as_str().to_owned(),
+                    message,
+                });
+                if selected && !synced && counts.first_failure.is_none() {
+                    counts.first_failure.clone_from(&failure);
+                }
+                problems.extend(failure.map(told));
             }
             let counts = retries.ledger.counts(state.index.secrets(&diff.owner.uid));
             for (name, expected) in expected {
                 prop_assert_eq!(counts.of(name), expected, "{}", name);
             }
-            let told = counts.failures.into_iter();
-            let told = told.map(|f| (f.namespace, f.secret.unwrap_or_default(), f.reason, f.message));
-            prop_assert_eq!(told.collect::<BTreeSet<_>>(), problems);
+            prop_assert_eq!(counts.failures.into_iter().map(told).collect::<BTreeSet<_>>(), problems);
             Ok(())
         })
     }
@@ -486,6 +493,18 @@ fn a_new_namespace_goes_before_all_others_also_if_all_are_examined_again() {
         assert_eq!(scene.resyncs, before + 1, "{news_first}");
         assert_eq!(next(&mut scene), Some(("d".to_owned(), SecretAction::Create)), "{news_first}");
     }
+}
+
+#[test]
+fn a_clock_that_is_behind_makes_no_expiry_unbelievable() {
+    let mut scene = Scene::new(false);
+    scene.clock = Clock::new(|| at(NOW - 13 * HOUR), Duration::default);
+    scene.clock.hear(Server::Kubernetes, "Fri, 15 Jan 2027 08:00:00 GMT", Duration::ZERO);
+    scene.apply(&Step::Namespace { namespace: 0, namespace_uid: 0, terminating: false });
+    // It is good for an hour longer than what is to be written.
+    scene.apply(&Step::Secret { name: 0, namespace: 0, owner: 1, content: 1, held: false });
+    scene.with(|diff, retries, resynced| diff.sync(retries, resynced)).ok().unwrap();
+    assert_eq!(next(&mut scene).filter(|(_, action)| *action != SecretAction::Create), None);
 }
 
 #[test]

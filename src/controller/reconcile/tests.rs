@@ -10,9 +10,11 @@ use serde_json::{Value, json};
 use super::super::stage::{ACCOUNT, HOUR, NOW, Server, Stage, at, identity_of, refusal, token};
 use super::super::{Observer, queue, run};
 use super::*;
+use crate::api::REFRESH_REQUESTED_AT;
 use crate::apply::{WriteError, Written};
 use crate::clock::{Clock, Server as DateOf};
-use crate::plan::Identity;
+use crate::plan::namespaces::NamespaceUid;
+use crate::plan::{Identity, TokenKey};
 use crate::secret::SecretAction;
 
 const PATH: &str = "/apis/pullsecrets.dev/v1alpha1/ecrcredentials/x/status";
@@ -201,4 +203,70 @@ async fn a_node_clock_that_is_ahead_takes_no_login_of_a_namespace_after_a_restar
     let state = ctx.credential_state(&uid);
     assert!(state.lock().await.tenants.has_any(), "its token was found again");
     assert_eq!(server.asked(SECRET), 1, "it was read, and not changed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_requested_refresh_cuts_short_the_wait_for_a_first_token_once() {
+    let stage = Stage::new(json!([{ "private": { "accountIds": [ACCOUNT] } }]));
+    let Stage { ctx, aws, mut object, uid, mut queue, .. } = stage;
+    let (ctx, mut state) = (Arc::new(ctx), CredentialState::default());
+    let status = EcrCredentialStatus::default();
+    aws.fails();
+    for (what, request, asked) in [
+        ("the first try", None, 1),
+        ("it waits", None, 1),
+        ("a refresh is requested", Some("1"), 2),
+        ("it waits again", Some("1"), 2),
+        ("another one is", Some("2"), 3),
+    ] {
+        object.metadata.annotations = request.map(|value| [(REFRESH_REQUESTED_AT.to_owned(), value.to_owned())].into());
+        let reconciliation = Reconciliation { object: &object, ctx: &ctx, uid: &uid, status: &status, stored: &status };
+        assert!(reconciliation.run(&mut state).await.is_ok());
+        if asked > aws.asked() {
+            let _ = tokio::time::timeout(Duration::from_secs(10), queue.recv()).await;
+        }
+        assert_eq!(aws.asked(), asked, "{what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_requested_refresh_takes_a_first_token_that_is_in_memory() {
+    let mut stage = Stage::new(json!([{ "private": { "accountIds": [ACCOUNT] } }]));
+    stage.object.metadata.annotations = Some([(REFRESH_REQUESTED_AT.to_owned(), "1".to_owned())].into());
+    let Stage { ctx, aws, object, uid, plan, .. } = stage;
+    let key = TokenKey { identity: Identity::operator(), service: plan.registries[0].token_specs[0].service.clone() };
+    ctx.tokens.want(&Uid("other".into()), [key.clone()].into());
+    ctx.tokens.seed(&key, &token("p", NOW + 11 * HOUR, &Identity::operator()));
+    let (ctx, mut state) = (Arc::new(ctx), CredentialState::default());
+    let status = EcrCredentialStatus::default();
+    let reconciliation = Reconciliation { object: &object, ctx: &ctx, uid: &uid, status: &status, stored: &status };
+    assert!(reconciliation.run(&mut state).await.is_ok());
+    assert_eq!((aws.asked(), state.published.len()), (0, 1));
+    assert!(state.demand.is_some_and(|demand| demand.served));
+}
+
+#[tokio::test]
+async fn an_event_about_a_secret_that_has_recovered_is_due_where_that_secret_is_selected() {
+    let mut stage = Stage::new(json!([{ "private": { "accountIds": [ACCOUNT] } }]));
+    let outputs = json!([{ "name": "out", "format": "DockerConfigFile", "namespaces": { "names": ["d", "argocd"] } }]);
+    stage.object.spec.outputs = serde_json::from_value(outputs).unwrap();
+    stage.object.metadata.generation = Some(2);
+    let Stage { ctx, object, uid, .. } = stage;
+    ctx.shared.state.lock().set_namespace("argocd", NamespaceUid::of("argocd", None), &BTreeMap::new(), false);
+    ctx.shared.credential_seen(&object);
+    let (ctx, status) = (Arc::new(ctx), EcrCredentialStatus::default());
+    let reconciliation = Reconciliation { object: &object, ctx: &ctx, uid: &uid, status: &status, stored: &status };
+    for (namespace, secret, warning, due) in [
+        ("a", None, false, true),
+        ("a", Some("out"), false, false),
+        ("argocd", None, false, false),
+        ("argocd", None, true, true),
+        ("argocd", Some("out"), false, true),
+        ("d", Some("out"), false, true),
+    ] {
+        let (reason, message) = ("Synced".to_owned(), String::new());
+        let (namespace, secret) = (Some(namespace.to_owned()), secret.map(str::to_owned));
+        let event = ReportedEvent { warning, reason, message, namespace, secret };
+        assert_eq!(reconciliation.is_due(&event), due, "{event:?}");
+    }
 }

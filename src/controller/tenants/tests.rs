@@ -94,10 +94,11 @@ async fn of_a_tenants_secret_only_what_we_would_write_is_taken() {
         ("its owner has edited it", true, true, NOW + HOUR, false),
         ("it is another EcrCredential's", false, false, NOW + HOUR, false),
         ("it has expired", false, true, NOW - 1, false),
+        ("it is good for longer than AWS issues tokens", false, true, NOW + 13 * HOUR, false),
     ] {
         let stage = stage();
         let none = Published::new();
-        let before = tenant(&stage, "a", "p", NOW + HOUR);
+        let before = tenant(&stage, "a", "p", expires.max(NOW + HOUR));
         let desired = stage.desired(&before.published);
         let digest =
             if forged { stage.desired(&tenant(&stage, "a", "q", NOW + HOUR).published).digest } else { desired.digest };

@@ -21,7 +21,7 @@ fn each_fetch_waits_in_the_queue_of_what_it_is_for() {
             Arc::new(AuthorizationToken { tokens: Vec::new(), life, identity: Identity::operator() })
         });
         let error = TokenError::Unavailable("down".to_owned());
-        let failure = failed.then_some(Failure { error, count: 1, retry_at: now });
+        let failure = failed.then_some(Failure { error, count: 1, at: now, retry_at: now });
         let slot = Slot { state: Snapshot { token, failure, in_flight: false }, ..Slot::default() };
         assert_eq!(slot.priority(turn, now), priority, "{turn:?} {expires:?} {failed}");
     }

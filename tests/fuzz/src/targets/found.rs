@@ -192,7 +192,7 @@ fn judge(found: &ObjectMeta, desired: &Desired, now: Timestamp) -> SecretAction 
     let (namespace, name) = ("a".into(), "pull".into());
     let place =
         SecretTarget { namespace, namespace_uid: Default::default(), name, ownership, selection: Selection::Selected };
-    action(&place, Some(desired), Default::default(), None, now)
+    action(&place, Some(desired), Default::default(), None, now.into())
 }
 
 /// Somebody changes one of our fields: the API server takes it out of our entry. Or changes nothing.

@@ -8,7 +8,7 @@ use ecr_credential_operator::api::{ConflictPolicy, OutputFormat};
 use ecr_credential_operator::plan::Uid;
 use ecr_credential_operator::secret::docker_config::{DockerConfig, Entries};
 use ecr_credential_operator::secret::formats::{Payload, form};
-use ecr_credential_operator::secret::ownership::{ManagedFieldsDigest, Ownership, SecretRecord};
+use ecr_credential_operator::secret::ownership::{ManagedFieldsDigest, Ownership, SecretRecord, Trust};
 use ecr_credential_operator::secret::{Desired, SecretAction, SecretTarget, Selection, action};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
@@ -42,7 +42,7 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
         ownership,
         selection,
     };
-    let said = action(&place, desired.as_ref(), policy, accepted, now);
+    let said = action(&place, desired.as_ref(), policy, accepted, now.into());
     safe(&said, &place, desired.as_ref(), policy, now);
     if place.selection == Selection::Selected
         && let Some(desired) = &desired
@@ -83,11 +83,13 @@ fn desired(u: &mut Unstructured<'_>) -> Result<Desired> {
 fn ownership(u: &mut Unstructured<'_>) -> Result<Ownership> {
     let me = Uid("me".into());
     let owner = u.choose(&[Some("me"), Some("me"), Some("other"), None])?.map(|uid| Uid(uid.into()));
-    let record = SecretRecord {
+    let mut record = SecretRecord {
         uid: "s".into(),
         resource_version: "7".into(),
         owner,
         digest: digest(u)?,
+        applied_at: 0,
+        trust: Trust::Unchanged,
         expires_at: u.ratio(5, 6)?.then(|| moment(u)).transpose()?,
         hosts: u.ratio(5, 6)?.then(|| Ok(config(u)?.0.hosts())).transpose()?,
         identity: u.ratio(5, 6)?.then(|| u.int_in_range(1..=2)).transpose()?,
@@ -97,8 +99,9 @@ fn ownership(u: &mut Unstructured<'_>) -> Result<Ownership> {
         applied: u.ratio(5, 6)?,
         held_by: u.ratio(1, 6)?.then(|| "example.com/x".into()),
     };
-    let alive = u.arbitrary::<bool>()?;
-    Ok(Ownership::of(u.ratio(5, 6)?.then(|| Arc::new(record)).as_ref(), &me, |_| alive))
+    let (alive, is_there) = (u.arbitrary::<bool>()?, u.ratio(5, 6)?);
+    record.trust = *u.choose(&[Trust::Unchanged, Trust::Changed, Trust::Forged])?;
+    Ok(Ownership::of(is_there.then(|| Arc::new(record)).as_ref(), &me, |_| alive))
 }
 
 /// The Secret that a verdict changes, if it changes one.
@@ -113,7 +116,7 @@ fn changed(said: &SecretAction) -> Option<&Arc<SecretRecord>> {
 fn is_better(record: &SecretRecord, desired: &Desired, now: Timestamp) -> bool {
     record.hosts == Some(desired.payload.hosts())
         && record.identity == Some(desired.identity)
-        && record.expires_at.is_some_and(|at| at > now && at > desired.expires_at)
+        && record.valid_until(now).is_some_and(|at| at > now && at > desired.expires_at)
 }
 
 fn safe(said: &SecretAction, place: &SecretTarget, desired: Option<&Desired>, policy: ConflictPolicy, now: Timestamp) {
@@ -147,7 +150,7 @@ fn safe(said: &SecretAction, place: &SecretTarget, desired: Option<&Desired>, po
             );
         }
         SecretAction::Delete(record) => {
-            let expired = record.expires_at.is_none_or(|at| at <= now);
+            let expired = record.valid_until(now).is_none_or(|at| at <= now);
             let left = place.selection == Selection::Deselected || (place.selection == Selection::Renamed && expired);
             assert!(left && matches!(place.ownership, Ownership::Owned(_)));
         }
@@ -190,6 +193,8 @@ fn settled(said: &SecretAction, place: &SecretTarget, desired: &Desired, policy:
         resource_version: "8".into(),
         owner: Some(Uid("me".into())),
         digest: desired.digest,
+        applied_at: 0,
+        trust: Trust::Unchanged,
         expires_at: Some(desired.expires_at),
         hosts: Some(desired.payload.hosts()),
         identity: Some(desired.identity),
@@ -200,5 +205,5 @@ fn settled(said: &SecretAction, place: &SecretTarget, desired: &Desired, policy:
         held_by: None,
     };
     let place = SecretTarget { ownership: Ownership::Owned(Arc::new(written)), ..place.clone() };
-    assert_eq!(action(&place, Some(desired), policy, None, now), SecretAction::Keep);
+    assert_eq!(action(&place, Some(desired), policy, None, now.into()), SecretAction::Keep);
 }

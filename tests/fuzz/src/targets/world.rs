@@ -18,7 +18,7 @@ use ecr_credential_operator::plan::targets::{Activity, CredentialRef};
 use ecr_credential_operator::plan::{self, Limits, SpecError, Uid};
 use ecr_credential_operator::secret::Selection;
 use ecr_credential_operator::secret::include::IncludedConfig;
-use ecr_credential_operator::secret::ownership::{ManagedFieldsDigest, SecretRecord};
+use ecr_credential_operator::secret::ownership::{ManagedFieldsDigest, SecretRecord, Trust};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::json;
 
@@ -306,6 +306,8 @@ fn record(u: &mut Unstructured<'_>) -> Result<SecretRecord> {
         resource_version: version.into(),
         owner,
         digest: ManagedFieldsDigest::desired(&ObjectMeta::default()),
+        applied_at: 0,
+        trust: Trust::Unchanged,
         expires_at: None,
         hosts: None,
         identity: None,

@@ -12,7 +12,7 @@ use ecr_credential_operator::plan::namespaces::{Labels, NamespaceMatcher, Namesp
 use ecr_credential_operator::plan::outputs::WantedSecret;
 use ecr_credential_operator::plan::references::References;
 use ecr_credential_operator::plan::targets::{Activity, CredentialRef, SelectorIndex};
-use ecr_credential_operator::secret::ownership::{ManagedFieldsDigest, SecretRecord};
+use ecr_credential_operator::secret::ownership::{ManagedFieldsDigest, SecretRecord, Trust};
 use k8s_openapi::jiff::Timestamp;
 
 use super::cost::resident;
@@ -83,6 +83,8 @@ impl Crowd {
                     // As a watch brings it: a text of its own.
                     owner: Some(Uid(uid.0.as_ref().into())),
                     digest: ManagedFieldsDigest::desired(&Default::default()),
+                    applied_at: 0,
+                    trust: Trust::Unchanged,
                     expires_at: Some(Timestamp::UNIX_EPOCH),
                     hosts: Some(1),
                     identity: Some(1),
