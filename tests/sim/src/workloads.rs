@@ -72,6 +72,42 @@ pub fn edit(api: &ApiServer, name: &str, changes: Value) {
     api.edit(Kind::Credential, "", name, json!({ "spec": changes }));
 }
 
+/// The ServiceAccount of each tenant.
+pub const PULLER: &str = "puller";
+
+/// Namespaces with AWS accounts of their own.
+pub const TENANTS: [(&str, &str); 3] = [("a", "111111111111"), ("b", "222222222222"), ("c", "333333333333")];
+
+/// What makes each namespace have tokens of its own.
+pub fn of_tenants() -> Value {
+    json!({ "auth": { "serviceAccount": { "fromTargetNamespace": PULLER } } })
+}
+
+/// The role that the ServiceAccount of a tenant has.
+pub fn role(account: &str) -> String {
+    format!("arn:aws:iam::{account}:role/pull")
+}
+
+/// A selected namespace with a ServiceAccount whose role trusts it.
+pub fn tenant(sim: &mut Sim, namespace: &str, account: &str) {
+    sim.api.create_namespace(namespace, json!({ "pull": "ecr" }));
+    puller(sim, namespace, account);
+}
+
+/// The ServiceAccount of a tenant, whose role trusts it.
+pub fn puller(sim: &mut Sim, namespace: &str, account: &str) {
+    let annotations = json!({ "eks.amazonaws.com/role-arn": role(account) });
+    let object = json!({ "metadata": { "name": PULLER, "annotations": annotations } });
+    sim.api.create(Kind::ServiceAccount, namespace, object);
+    trusted(sim, namespace, &role(account));
+}
+
+/// A role trusts the ServiceAccount of a tenant, whose Secrets may hold its logins.
+pub fn trusted(sim: &mut Sim, namespace: &str, role: &str) {
+    sim.aws.trust(role, namespace, PULLER);
+    sim.tenants.entry(namespace.to_owned()).or_default().insert(role.to_owned());
+}
+
 fn ground(changes: Value) -> Vec<Step> {
     vec![step(Until::Ready, move |sim| {
         namespaces(&sim.api, &["a", "b", "c"]);
