@@ -300,6 +300,41 @@ fn judge(target: &SecretTarget, desired: Option<&Desired>, policy: ConflictPolic
 }
 
 #[test]
+fn a_secret_with_a_token_of_an_identity_that_is_unknown_now_is_as_desired_whatever_it_records_of_it() {
+    let spec = two_registries();
+    let known = published(&spec, NOW + 2 * HOUR, Some(NOW + HOUR));
+    let written = build(&spec, &known).unwrap();
+    let found = |digest, identity, expires| {
+        let (hosts, identity) = (Some(written.payload.hosts()), Some(identity));
+        let own = |record: Arc<SecretRecord>| SecretRecord { hosts, identity, ..(*record).clone() };
+        target(Ownership::Owned(Arc::new(own(record(digest, Some(expires))))), Selection::Selected)
+    };
+    let edited = ManagedFieldsDigest::desired(&ObjectMeta::default());
+    // After a restart, while the Secret with the keys of the private registry is missing.
+    let mut former = known;
+    let first = former.values_mut().next().unwrap();
+    *first = Arc::new(AuthorizationToken { identity: Identity::unresolved(), ..(**first).clone() });
+    let desired = build(&spec, &former).unwrap();
+    assert_ne!(desired.identity, written.identity);
+    let table = [
+        ("as it was written", found(written.digest, written.identity, NOW + HOUR), "keep"),
+        ("edited", found(edited, written.identity, NOW + HOUR), "update"),
+        ("written by a process that died", found(edited, written.identity, NOW + 3 * HOUR), "keep"),
+        (
+            "as it was written by one that did not know it either",
+            found(desired.digest, desired.identity, NOW + HOUR),
+            "keep",
+        ),
+    ];
+    for (name, target, expected) in table {
+        assert_eq!(judge(&target, Some(&desired), ConflictPolicy::Fail), expected, "{name}");
+    }
+    let other = Arc::new(SecretRecord { identity: Some(7), ..(*record(written.digest, Some(NOW + HOUR))).clone() });
+    let other = target(Ownership::Owned(other), Selection::Selected);
+    assert_eq!(judge(&other, Some(&desired), ConflictPolicy::Fail), "update", "its other fields are not as they were");
+}
+
+#[test]
 fn every_target_has_its_action() {
     use ConflictPolicy::{Adopt, Fail};
     let spec = two_registries();

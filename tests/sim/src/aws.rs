@@ -94,12 +94,14 @@ pub struct Caller {
     pub arn: Option<String>,
     /// As whose session: two ServiceAccounts may have one role.
     pub session: String,
+    /// The access key id of a user.
+    pub access_key: Option<String>,
 }
 
 impl Caller {
     /// The operator's own identity.
     pub fn operator() -> Self {
-        Self { arn: None, session: "the operator".to_owned() }
+        Self { arn: None, session: "the operator".to_owned(), access_key: None }
     }
 
     /// The account that `proxyEndpoint` names.
@@ -224,7 +226,8 @@ impl Aws {
         let mut state = self.0.lock();
         let claims: Value = serde_json::from_str(token).unwrap_or_default();
         let subject = claims["sub"].as_str().unwrap_or_default();
-        let caller = Caller { arn: Some(role.to_owned()), session: format!("{role} of {subject}") };
+        let session = format!("{role} of {subject}");
+        let caller = Caller { arn: Some(role.to_owned()), session, access_key: None };
         let is_trusted = state.trusted.get(role).is_some_and(|subjects| subjects.contains(subject));
         let is_for_us = claims["aud"].as_array().is_some_and(|all| all.iter().any(|one| one == AUDIENCE));
         let is_in_time = claims["exp"].as_i64().is_some_and(|end| clock::true_now().as_second() < end);
@@ -245,7 +248,8 @@ impl Aws {
     pub fn user(&self, process: u32, id: &str, secret: &str, key: &str) -> Result<Caller, Failure> {
         let mut state = self.0.lock();
         let user = state.users.get(id).filter(|(known, _)| known == secret).map(|(_, user)| user.clone());
-        let caller = Caller { session: format!("{} by {id}", user.as_deref().unwrap_or("nobody")), arn: user };
+        let session = format!("{} by {id}", user.as_deref().unwrap_or("nobody"));
+        let caller = Caller { session, arn: user, access_key: Some(id.to_owned()) };
         if caller.arn.is_none() {
             state.note(process, &caller, key, Some(Failure::Denied));
             return Err(Failure::Denied);
@@ -271,7 +275,8 @@ impl Aws {
     pub fn call(&self, process: u32, caller: &Caller, key: &str) -> (Issued, Option<Failure>) {
         let mut state = self.0.lock();
         let now = clock::true_now();
-        let failure = state.failure(caller, key);
+        let is_known = caller.access_key.as_ref().is_none_or(|id| state.users.contains_key(id));
+        let failure = state.failure(caller, key).or((!is_known).then_some(Failure::Denied));
         state.note(process, caller, key, failure);
         let whose = format!("{}{key}", caller.prefix());
         let count = state.counts.entry(whose.clone()).or_default();

@@ -106,7 +106,7 @@ impl Store {
             metadata["namespace"] = target.namespace.as_str().into();
         }
         metadata["creationTimestamp"] = now_text().into();
-        metadata["uid"] = self.fresh_uid().into();
+        metadata["uid"] = self.fresh_uid(target.kind).into();
         if matches!(target.kind, Kind::Credential) {
             metadata["generation"] = 1.into();
         }

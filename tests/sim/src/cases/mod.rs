@@ -16,6 +16,7 @@ use crate::workloads::{self, SECRET};
 mod admission;
 mod aws;
 mod deletion;
+mod keys;
 mod leaders;
 mod objects;
 mod places;
@@ -75,6 +76,7 @@ pub fn all() -> Vec<Case> {
         ("several replicas", leaders::cases()),
         ("deletion", deletion::cases()),
         ("namespaces with identities of their own", tenants::cases()),
+        ("static keys in a Secret", keys::cases()),
     ];
     let classed =
         parts.into_iter().flat_map(|(class, cases)| cases.into_iter().map(move |case| Case { class, ..case }));

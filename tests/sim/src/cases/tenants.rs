@@ -15,7 +15,7 @@ use crate::aws::Failure;
 use crate::judge::Invariant;
 use crate::judge::short::{I4, I5, I6, I7, I9, I10, I12, I14, I17};
 use crate::sim::{Sim, Until};
-use crate::workloads::{PULLER, SECRET, TENANTS, credential, of_tenants, puller, role, tenant, trusted};
+use crate::workloads::{PULLER, SECRET, TENANTS, annotate, credential, of_tenants, puller, role, tenant, trusted};
 
 const TRIED: &[Invariant] = &[I4, I5, I6, I7, I9, I10, I14, I17];
 
@@ -278,11 +278,6 @@ fn another_role(sim: &mut Sim) {
     sim.expect(kept, I17, "it has not kept its own logins");
     annotate(&sim.api, "b", &own);
     calm(sim);
-}
-
-fn annotate(api: &ApiServer, namespace: &str, role: &str) {
-    let annotations = json!({ "metadata": { "annotations": { "eks.amazonaws.com/role-arn": role } } });
-    api.edit(Kind::ServiceAccount, namespace, PULLER, annotations);
 }
 
 /// Another role of the same account: its tokens replace those of the old one, which stay until then.
