@@ -9,7 +9,7 @@ use ecr_credential_operator::plan::Uid;
 use ecr_credential_operator::secret::docker_config::{DockerConfig, Entries};
 use ecr_credential_operator::secret::formats::{Payload, form};
 use ecr_credential_operator::secret::ownership::{ManagedFieldsDigest, Ownership, SecretRecord, Trust};
-use ecr_credential_operator::secret::{Desired, SecretAction, SecretTarget, Selection, action};
+use ecr_credential_operator::secret::{Desired, IDENTITY_HASH, SecretAction, SecretTarget, Selection, action};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 
@@ -23,7 +23,13 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     let now = moment(u)?;
     let desired = u.ratio(5, 6)?.then(|| desired(u)).transpose()?;
     let policy = *u.choose(&[ConflictPolicy::Fail, ConflictPolicy::Adopt])?;
-    let accepted = u.ratio(1, 4)?.then(|| digest(u)).transpose()?;
+    let accepted = u
+        .ratio(1, 4)?
+        .then(|| {
+            let of = identity(u)?;
+            Ok(ManagedFieldsDigest::desired(&metadata(u, of)?))
+        })
+        .transpose()?;
     let lost = Selection::Conflict("older".into());
     let claims = [
         Selection::Selected,
@@ -53,10 +59,15 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-fn digest(u: &mut Unstructured<'_>) -> Result<ManagedFieldsDigest> {
-    let name = Some((*u.choose(&["x", "y", "z"])?).to_owned());
-    let annotations = name.map(|name| [(name, String::new())].into());
-    Ok(ManagedFieldsDigest::desired(&ObjectMeta { annotations, ..ObjectMeta::default() }))
+/// The metadata of one of three Secrets, with the identities that it records.
+fn metadata(u: &mut Unstructured<'_>, identity: u64) -> Result<ObjectMeta> {
+    let name = (*u.choose(&["x", "y", "z"])?).to_owned();
+    let annotations = [(name, String::new()), (IDENTITY_HASH.to_owned(), format!("{identity:016x}"))].into();
+    Ok(ObjectMeta { annotations: Some(annotations), ..ObjectMeta::default() })
+}
+
+fn identity(u: &mut Unstructured<'_>) -> Result<u64> {
+    u.int_in_range(1..=2)
 }
 
 fn config(u: &mut Unstructured<'_>) -> Result<(DockerConfig, bool)> {
@@ -68,12 +79,14 @@ fn config(u: &mut Unstructured<'_>) -> Result<(DockerConfig, bool)> {
 
 fn desired(u: &mut Unstructured<'_>) -> Result<Desired> {
     let (config, has_entries) = config(u)?;
+    let identity = identity(u)?;
+    let metadata = metadata(u, identity)?;
     Ok(Desired {
-        metadata: ObjectMeta::default(),
+        digest: ManagedFieldsDigest::desired(&metadata),
+        metadata,
         payload: Payload::docker_config(form(OutputFormat::DockerConfigJson), config),
-        digest: digest(u)?,
         expires_at: moment(u)?,
-        identity: u.int_in_range(1..=2)?,
+        identity,
         of_unknown_identity: u.arbitrary()?,
         incomplete: u.arbitrary()?,
         of_one_namespace: u.arbitrary()?,
@@ -84,16 +97,17 @@ fn desired(u: &mut Unstructured<'_>) -> Result<Desired> {
 fn ownership(u: &mut Unstructured<'_>) -> Result<Ownership> {
     let me = Uid("me".into());
     let owner = u.choose(&[Some("me"), Some("me"), Some("other"), None])?.map(|uid| Uid(uid.into()));
+    let recorded = identity(u)?;
     let mut record = SecretRecord {
         uid: "s".into(),
         resource_version: "7".into(),
         owner,
-        digest: digest(u)?,
+        digest: ManagedFieldsDigest::desired(&metadata(u, recorded)?),
         applied_at: 0,
         trust: Trust::Unchanged,
         expires_at: u.ratio(5, 6)?.then(|| moment(u)).transpose()?,
         hosts: u.ratio(5, 6)?.then(|| Ok(config(u)?.0.hosts())).transpose()?,
-        identity: u.ratio(5, 6)?.then(|| u.int_in_range(1..=2)).transpose()?,
+        identity: u.ratio(5, 6)?.then_some(recorded),
         format: OutputFormat::DockerConfigJson,
         extra_keys: some(u, &["extra".to_owned()])?.into(),
         sets_immutable: u.ratio(1, 6)?,

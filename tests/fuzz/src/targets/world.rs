@@ -339,8 +339,12 @@ impl Model {
     /// Whether a Secret of a name may be written in a namespace, as far as namespaces are limited.
     fn is_allowed(&self, name: &str, namespace: &str) -> bool {
         let as_output = |scope: &OutputScope| *scope.name == *name && scope.namespace.as_deref() == Some(namespace);
+        self.is_selectable(namespace) || self.limits.outputs.iter().flatten().any(as_output)
+    }
+
+    /// Whether Secrets of any allowed name may be written in a namespace.
+    fn is_selectable(&self, namespace: &str) -> bool {
         self.limits.namespaces.as_ref().is_none_or(|allowed| allowed.contains(namespace))
-            || self.limits.outputs.iter().flatten().any(as_output)
     }
 
     fn is_open(&self, name: &str, namespace: &str) -> bool {
@@ -359,11 +363,12 @@ impl Model {
                 && scope.namespace.as_deref().is_none_or(|only| only == namespace)
         };
         let as_output = self.limits.outputs.as_ref().is_none_or(|outputs| outputs.iter().any(fits));
-        match (self.is_allowed(&wish.name, namespace), wish.is_output) {
-            (true, false) => Want::Target,
-            (true, true) if as_output && !wish.is_refused => Want::Target,
-            (false, false) => Want::Nothing,
-            _ => Want::Denied,
+        match wish.is_output {
+            false if self.is_selectable(namespace) => Want::Target,
+            // Though an output of that name may be written there.
+            false => Want::Nothing,
+            true if self.is_allowed(&wish.name, namespace) && as_output && !wish.is_refused => Want::Target,
+            true => Want::Denied,
         }
     }
 
@@ -434,9 +439,16 @@ impl Model {
                 let unreadable = self.is_unreadable(claims[0]);
                 return Some(if unreadable { Selection::Blocked(winner) } else { Selection::Conflict(winner) });
             }
-            // Pods may name a pull secret that goes by another name now. Nothing that may not be written is taken away.
+            // Pods may name a pull secret that goes by another name now, which the spec does not have any more. Nothing that may not be
+            // written is taken away.
             let pull_secret = |format| format == OutputFormat::DockerConfigJson;
-            let renamed = self.secrets.get(spot).is_some_and(|record| pull_secret(record.format))
+            let of_spec = |name: &str| {
+                self.claimants
+                    .get(me)
+                    .is_some_and(|one| one.claimant.secrets.iter().any(|secret| *secret.name == *name))
+            };
+            let renamed = !of_spec(&spot.0)
+                && self.secrets.get(spot).is_some_and(|record| pull_secret(record.format))
                 && targets.iter().any(|((_, namespace), format)| *namespace == spot.1 && pull_secret(*format));
             let left = match (claims.is_empty(), renamed) {
                 (false, _) => Selection::Superseded,
