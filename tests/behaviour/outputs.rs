@@ -14,6 +14,8 @@ use testbed::bed::{Bed, Launch, condition};
 
 use super::demand::{demand, page_until, served};
 use super::look::{at_once, owner, quiet, spec, uid, version};
+use super::rights::allow_events;
+use super::told::event_in;
 use super::{CRD, OWN, PUBLIC, launch};
 
 /// Every format, with the host where it is of one.
@@ -291,7 +293,8 @@ async fn a_foreign_secret_in_the_place_of_an_output_is_left_alone_until_it_is_ad
     });
     let foreign: Secret = serde_json::from_value(foreign).unwrap();
     let foreign = bed.secrets(&a).create(&PostParams::default(), &foreign).await.unwrap();
-    let operator = bed.operator(allowing(&bed, &["BasicAuth"])).await.unwrap();
+    allow_events(&bed, &a).await;
+    let operator = bed.operator(allowing(&bed, &["BasicAuth"]).args(&["--namespace-events"])).await.unwrap();
     let mut spec = spec(json!({ "names": [a, b] }));
     spec["outputs"] = json!([output(&bed, "BasicAuth")]);
     let name = bed.credential("x", spec).await.unwrap();
@@ -299,6 +302,7 @@ async fn a_foreign_secret_in_the_place_of_an_output_is_left_alone_until_it_is_ad
     assert_eq!(counts(&status, "BasicAuth"), [2, 1, 1]);
     assert_eq!(status.data.pointer("/status/failures/0/secret"), Some(&json!(basic)));
     assert_eq!(status.data.pointer("/status/failures/0/reason"), Some(&json!("SecretNotOwned")));
+    event_in(&bed, &a, &basic, "Warning", "SecretNotOwned").await;
     bed.logins_until(&a, &[OWN]).await.unwrap();
     output_until(&bed, &b, "BasicAuth").await;
     assert_eq!(version(&bed.secrets(&a).get(&basic).await.unwrap()), version(&foreign));
@@ -306,6 +310,7 @@ async fn a_foreign_secret_in_the_place_of_an_output_is_left_alone_until_it_is_ad
         .await
         .unwrap();
     at_once(bed.ready(&name)).await;
+    event_in(&bed, &a, &basic, "Normal", "up to date again").await;
     let adopted = output_until(&bed, &a, "BasicAuth").await;
     assert_eq!((uid(&adopted), adopted.labels().get("theirs").map(String::as_str)), (uid(&foreign), Some("x")));
     assert_eq!(owner(&adopted), None, "it is retained");

@@ -95,18 +95,18 @@ async fn a_namespace_is_told_when_its_secret_begins_to_fail_and_when_it_is_good_
     let operator = bed.operator(launch().args(&["--namespace-events"])).await.unwrap();
     let name = bed.credential("x", spec(json!({ "names": [a] }))).await.unwrap();
     bed.condition_until(&name, "Ready", "False", "NamespacesFailed").await.unwrap();
-    event_in(&bed, &a, "Warning", "SecretNotOwned").await;
+    event_in(&bed, &a, &bed.secret, "Warning", "SecretNotOwned").await;
     bed.secrets(&a).delete(&bed.secret, &DeleteParams::default()).await.unwrap();
     bed.logins_until(&a, &[OWN]).await.unwrap();
-    event_in(&bed, &a, "Normal", "up to date again").await;
+    event_in(&bed, &a, &bed.secret, "Normal", "up to date again").await;
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();
 }
 
-/// Waits for an Event about the pull secret of a namespace.
-async fn event_in(bed: &Bed, namespace: &str, type_: &str, words: &str) {
+/// Waits for an Event about a Secret of a namespace.
+pub(super) async fn event_in(bed: &Bed, namespace: &str, secret: &str, type_: &str, words: &str) {
     let events: Api<Event> = Api::namespaced(bed.client.clone(), namespace);
-    let about = watcher::Config::default().fields(&format!("involvedObject.name={}", bed.secret));
+    let about = watcher::Config::default().fields(&format!("involvedObject.name={secret}"));
     let is_it = |event: &Event| {
         let value = serde_json::to_value(event).unwrap();
         let text = |path: &str| value.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
