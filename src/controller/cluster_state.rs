@@ -247,9 +247,13 @@ impl ClusterState {
         self.index.is_alive(me) && self.index.generation(me) == generation
     }
 
-    /// Whether pods may name a Secret that goes by another name now.
+    /// Whether pods may name a Secret that goes by another name now. If the spec still has the name, the namespace was deselected, whatever
+    /// other Secrets of that format it holds.
     fn is_renamed(&self, me: &Uid, name: &str, namespace: &str) -> bool {
         const PULLED_WITH: OutputFormat = OutputFormat::DockerConfigJson;
+        if self.index.secrets(me).any(|(of_spec, _)| **of_spec == *name) {
+            return false;
+        }
         self.record(name, namespace).is_some_and(|record| record.format == PULLED_WITH)
             && self.index.wants_format(me, PULLED_WITH, namespace)
     }
@@ -518,6 +522,30 @@ mod tests {
     fn selection(cluster: &ClusterState, me: &str) -> Option<Selection> {
         let key = SecretKey::new("pull", "a");
         cluster.target(&uid(me), &key).map(|target| target.selection)
+    }
+
+    #[test]
+    fn a_secret_is_renamed_where_the_spec_has_its_name_no_more_and_else_deselected() {
+        use Selection::{Deselected, Renamed, Selected};
+        // The name and the namespace of the pull secret, and the namespace of an output of the same format.
+        let table = [
+            ("as it was", "pull", "a", "b", Selected),
+            ("another name", "new", "a", "b", Renamed),
+            ("deselected", "pull", "b", "b", Deselected),
+            ("deselected, beside an output", "pull", "b", "a", Deselected),
+            ("another name elsewhere", "new", "b", "b", Deselected),
+            ("another name elsewhere, beside an output", "new", "b", "a", Renamed),
+        ];
+        for (what, name, namespace, placed, expected) in table {
+            let mut cluster = cluster();
+            cluster.set_secret("pull", "a", record(Some("me")));
+            let mut me = credential("me", 1, Activity::Active, &[namespace]);
+            me.secrets[0].name = name.into();
+            let [output] = credential("me", 1, Activity::Active, &[placed]).secrets.try_into().unwrap();
+            me.secrets.push(WantedSecret { name: "out".into(), ..output });
+            cluster.set_credential(&uid("me"), me);
+            assert_eq!(selection(&cluster, "me"), Some(expected), "{what}");
+        }
     }
 
     #[test]

@@ -218,7 +218,7 @@ impl Diff<'_> {
     /// Whether a Secret that is not as desired is left as it is: its tokens are still good, and that ends.
     fn is_kept_for_now(&self, target: &SecretTarget, action: &SecretAction, retries: &RetryState) -> bool {
         let Some(record) = target.ownership.record() else { return false };
-        let as_desired = || self.desired.at(target).is_some_and(|desired| desired.digest == record.digest);
+        let as_desired = || self.desired.at(target).is_some_and(|desired| desired.digest_of(record) == record.digest);
         matches!(action, SecretAction::Keep | SecretAction::Wait)
             && !as_desired()
             && retries.accepted(target) != Some(record.digest)

@@ -423,7 +423,7 @@ async fn recover_from(
         }
     }
     let as_found = secret::bundle(plan, context.owner, &tenant.with(context.shared), context.included, now);
-    let expected = as_found.ok().and_then(|bundle| bundle.get(&secret.name).map(|desired| desired.digest));
+    let expected = as_found.ok().and_then(|bundle| bundle.get(&secret.name).map(|desired| desired.digest_of(&record)));
     let as_expected = expected == Some(record.digest);
     if !as_expected {
         tenant.published = before;

@@ -13,6 +13,10 @@ const JITTER_PERCENT: f64 = 5.0;
 /// refreshed in one write.
 const TOGETHER: f64 = 0.75;
 
+/// The longest life of a token (ECR API Reference, AuthorizationData: 12 hours). A later expiry is not believed: a token
+/// held for ten years would be preferred to every true one that comes after it.
+pub const LONGEST_LIFE: Duration = Duration::from_secs(12 * 3600);
+
 /// When tokens are refreshed, from the spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefreshPolicy {

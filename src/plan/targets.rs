@@ -800,6 +800,25 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_of_an_output_alone_has_no_pull_secret() {
+        let mut one = credential(1, &selection(&["a"], None, &[]));
+        one.attach = vec![WildMatch::new("*")];
+        let placed = NamespaceMatcher::parse(&selection(&["argocd"], None, &[])).ok();
+        one.secrets.push(WantedSecret::anywhere("out", placed));
+        let mut index = SelectorIndex::default();
+        index.set_credential(&uid("x"), one);
+        for namespace in ["a", "argocd"] {
+            index.set_namespace(namespace, NamespaceUid::default(), &labels(&[]), false);
+        }
+        assert_eq!(pairs(index.targets(&uid("x"))), ["pull/a", "out/argocd"]);
+        let counts = index.secrets(&uid("x")).map(|(name, count)| (&**name, count));
+        assert_eq!(counts.collect::<Vec<_>>(), [("pull", 1), ("out", 1)]);
+        assert!(!index.wants(&uid("x"), "pull", "argocd") && !index.is_denied(&uid("x"), "pull", "argocd"));
+        let attached = ["a", "argocd"].map(|namespace| index.attached(namespace, "default").len());
+        assert_eq!(attached, [1, 0]);
+    }
+
+    #[test]
     fn an_output_is_denied_where_it_may_not_be_written_and_claims_nothing_there() {
         let mut one = credential(1, &selection(&["*"], None, &[]));
         let everywhere = NamespaceMatcher::parse(&selection(&["*"], None, &[])).ok();

@@ -83,6 +83,9 @@ pub struct Desired {
     pub expires_at: Timestamp,
     /// The hash over the identities that fetched its logins, recorded on it.
     pub identity: u64,
+    /// Whether it contains a token that was found again while `auth` did not resolve, so that it is unknown what a Secret with the
+    /// same tokens records of the identities.
+    pub of_unknown_identity: bool,
     /// Whether entries are missing because a registry has no token in memory or its hosts are left out. An existing Secret may
     /// have valid ones.
     pub incomplete: bool,
@@ -90,6 +93,22 @@ pub struct Desired {
     pub of_one_namespace: bool,
     /// Whether it has any entry. One without entries replaces an existing Secret, but is never created.
     pub has_entries: bool,
+}
+
+impl Desired {
+    /// The digest that an existing Secret with the same content has. A restart while `auth` does not resolve writes nothing: an
+    /// identity that is unknown is the one that the Secret records.
+    pub fn digest_of(&self, record: &SecretRecord) -> ManagedFieldsDigest {
+        let Some(identity) = record.identity.filter(|_| self.of_unknown_identity) else { return self.digest };
+        let mut metadata = self.metadata.clone();
+        record_identity(&mut metadata, identity);
+        ManagedFieldsDigest::desired(&metadata)
+    }
+
+    /// Whether an existing Secret has tokens of the same identities, as far as they are known.
+    fn is_of_identities(&self, record: &SecretRecord) -> bool {
+        self.of_unknown_identity || record.identity == Some(self.identity)
+    }
 }
 
 /// Why there is no desired Secret.
@@ -344,14 +363,25 @@ impl Source<'_> {
         annotations.insert(REFRESHED_AT.to_owned(), refreshed_at.to_string());
         annotations.insert(CONTENT_HASH.to_owned(), payload.hash().to_owned());
         annotations.insert(HOSTS_HASH.to_owned(), format!("{:016x}", payload.hosts()));
-        annotations.insert(IDENTITY_HASH.to_owned(), format!("{identity:016x}"));
+        record_identity(&mut metadata, identity);
         let digest = ManagedFieldsDigest::desired(&metadata);
+        let is_unknown =
+            |spec: &&TokenSpec| self.published.get(*spec).is_some_and(|token| token.identity.is_unresolved());
+        let of_unknown_identity = token_specs.iter().any(is_unknown);
         let has_entries = !entries.is_empty();
         let is_tenants = |spec: &&TokenSpec| spec.auth.is_each_targets() && self.published.contains_key(*spec);
         let of_one_namespace = token_specs.iter().any(is_tenants);
-        let desired =
-            Desired { metadata, payload, digest, expires_at, identity, of_one_namespace, has_entries, incomplete };
-        Ok(Some(desired))
+        Ok(Some(Desired {
+            metadata,
+            payload,
+            digest,
+            expires_at,
+            identity,
+            of_unknown_identity,
+            of_one_namespace,
+            has_entries,
+            incomplete,
+        }))
     }
 
     /// The docker config, with the includes as far as they fit.
@@ -378,6 +408,11 @@ fn identity_hash(published: &Published, token_specs: &[&TokenSpec], included: &I
         None => Fields::new("identities/v1").digests(&principals).finish().short(),
         Some(digest) => Fields::new("identities+included/v1").digests(&principals).digest(digest).finish().short(),
     }
+}
+
+fn record_identity(metadata: &mut ObjectMeta, identity: u64) {
+    let annotations = metadata.annotations.get_or_insert_default();
+    annotations.insert(IDENTITY_HASH.to_owned(), format!("{identity:016x}"));
 }
 
 /// The desired metadata, including the annotations about the content: of two Secrets with equal metadata that we wrote, only the tokens
@@ -553,15 +588,14 @@ fn wanted(
         (Ownership::Owned(record), None) if now.validity(record).is_some() => SecretAction::Keep,
         (_, None) => SecretAction::Wait,
         (Ownership::Owned(record), Some(desired)) => {
-            let written =
-                (record.digest == desired.digest || accepted == Some(record.digest)) && record.trust != Trust::Forged;
+            let written = record.digest == desired.digest_of(record) || accepted == Some(record.digest);
             // A later expiry for the same hosts was written by a process that crashed before it updated the status, and is valid
             // until then. With other hosts this does not hold: an added host may have an older token. With another identity the
             // Secret is not the desired one.
             let newer = record.hosts == Some(desired.payload.hosts())
-                && record.identity == Some(desired.identity)
+                && desired.is_of_identities(record)
                 && now.validity(record).is_some_and(|at| at > desired.expires_at);
-            if written || newer {
+            if (written || newer) && record.trust != Trust::Forged {
                 if record.has_additions(Some(&desired.payload)) {
                     SecretAction::Strip(record.clone())
                 } else {

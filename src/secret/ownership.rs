@@ -14,8 +14,7 @@ use super::metadata::{Fields, FieldsEntry, Metadata};
 use super::{CREDENTIAL_UID, EXPIRES_AT, FIELD_MANAGER, HOSTS_HASH, IDENTITY_HASH, MANAGED_BY, OUTPUT};
 use crate::api::{GROUP, OutputFormat};
 use crate::plan::Uid;
-use crate::plan::schedule::later;
-use crate::token::LONGEST_LIFE;
+use crate::plan::schedule::{LONGEST_LIFE, later};
 
 /// The longest uid that is kept of an owner reference, which may contain any text.
 const LONGEST_UID: usize = 64;

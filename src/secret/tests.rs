@@ -300,6 +300,41 @@ fn judge(target: &SecretTarget, desired: Option<&Desired>, policy: ConflictPolic
 }
 
 #[test]
+fn a_secret_with_a_token_of_an_identity_that_is_unknown_now_is_as_desired_whatever_it_records_of_it() {
+    let spec = two_registries();
+    let known = published(&spec, NOW + 2 * HOUR, Some(NOW + HOUR));
+    let written = build(&spec, &known).unwrap();
+    let found = |digest, identity, expires| {
+        let (hosts, identity) = (Some(written.payload.hosts()), Some(identity));
+        let own = |record: Arc<SecretRecord>| SecretRecord { hosts, identity, ..(*record).clone() };
+        target(Ownership::Owned(Arc::new(own(record(digest, Some(expires))))), Selection::Selected)
+    };
+    let edited = ManagedFieldsDigest::desired(&ObjectMeta::default());
+    // After a restart, while the Secret with the keys of the private registry is missing.
+    let mut former = known;
+    let first = former.values_mut().next().unwrap();
+    *first = Arc::new(AuthorizationToken { identity: Identity::unresolved(), ..(**first).clone() });
+    let desired = build(&spec, &former).unwrap();
+    assert_ne!(desired.identity, written.identity);
+    let table = [
+        ("as it was written", found(written.digest, written.identity, NOW + HOUR), "keep"),
+        ("edited", found(edited, written.identity, NOW + HOUR), "update"),
+        ("written by a process that died", found(edited, written.identity, NOW + 3 * HOUR), "keep"),
+        (
+            "as it was written by one that did not know it either",
+            found(desired.digest, desired.identity, NOW + HOUR),
+            "keep",
+        ),
+    ];
+    for (name, target, expected) in table {
+        assert_eq!(judge(&target, Some(&desired), ConflictPolicy::Fail), expected, "{name}");
+    }
+    let other = Arc::new(SecretRecord { identity: Some(7), ..(*record(written.digest, Some(NOW + HOUR))).clone() });
+    let other = target(Ownership::Owned(other), Selection::Selected);
+    assert_eq!(judge(&other, Some(&desired), ConflictPolicy::Fail), "update", "its other fields are not as they were");
+}
+
+#[test]
 fn every_target_has_its_action() {
     use ConflictPolicy::{Adopt, Fail};
     let spec = two_registries();
@@ -324,6 +359,7 @@ fn every_target_has_its_action() {
     let forged = Arc::new(SecretRecord { trust: Trust::Forged, ..(*written).clone() });
     let by_lost_answer = Arc::new(SecretRecord { trust: Trust::Changed, ..(*written).clone() });
     let forged_newer = Arc::new(SecretRecord { expires_at: Some(at(NOW + 365 * 24 * HOUR)), ..(*newer).clone() });
+    let forged_later = Arc::new(SecretRecord { trust: Trust::Forged, ..(*newer).clone() });
     let forged_others = Arc::new(SecretRecord { hosts: None, ..(*forged_newer).clone() });
     let (some, none, nothing, part) = (Some(&good), None, Some(&empty), Some(&one_missing));
     let table = [
@@ -334,6 +370,14 @@ fn every_target_has_its_action() {
         ("edited", Ownership::Owned(edited.clone()), Selection::Selected, some, Fail, "update"),
         ("applied under our name", Ownership::Owned(forged), Selection::Selected, some, Fail, "update"),
         ("the answer was lost", Ownership::Owned(by_lost_answer), Selection::Selected, some, Fail, "keep"),
+        (
+            "applied under our name, with a later expiry",
+            Ownership::Owned(forged_later),
+            Selection::Selected,
+            some,
+            Fail,
+            "update",
+        ),
         ("good for a year", Ownership::Owned(forged_newer.clone()), Selection::Selected, some, Fail, "update"),
         ("no token, good for a year", Ownership::Owned(forged_newer.clone()), Selection::Selected, none, Fail, "wait"),
         ("more hosts, good for a year", Ownership::Owned(forged_others), Selection::Selected, part, Fail, "update"),

@@ -31,7 +31,7 @@ use crate::api::status::Reason;
 use crate::encoding::Fields;
 use crate::plan::auth::{Account, KeyMaterial, Keys};
 use crate::plan::references::KeysRecord;
-use crate::plan::schedule::{Life, later, whole_seconds};
+use crate::plan::schedule::{LONGEST_LIFE, Life, later, whole_seconds};
 use crate::plan::scopes::KeysScope;
 use crate::plan::{Identity, Service, TokenKey};
 
@@ -40,10 +40,6 @@ const USER: &str = "AWS";
 
 /// The greatest token that can reach a Secret: its data may have 1 MiB, and base64 makes it a third longer twice.
 const MAX_TOKEN_BYTES: usize = 512 * 1024;
-
-/// The longest life of a token (ECR API Reference, AuthorizationData: 12 hours). A later expiry is not believed: a token
-/// held for ten years would be preferred to every true one that comes after it.
-pub const LONGEST_LIFE: Duration = Duration::from_secs(12 * 3600);
 
 /// An authorization token as docker's `auth` field has it: base64 of `AWS:<password>`. Its `Debug` output is redacted.
 #[derive(Clone, Debug)]

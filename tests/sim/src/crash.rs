@@ -86,7 +86,7 @@ impl Baselines {
         // Many writes at a time, as by default, or one after the other.
         let concurrency = plan.seed.is_multiple_of(2).then_some(1);
         let lease = plan.seed.is_multiple_of(3).then_some(std::time::Duration::from_secs(15));
-        let mut sim = Sim::new(plan.seed, Settings { concurrency, lease, ..Settings::default() });
+        let mut sim = Sim::new(plan.seed, Settings { concurrency, lease, ..workload.settings.clone() });
         sim.play(&workload.ground);
         let counted = |sim: &Sim| {
             sim.api.sent().iter().filter(|sent| sent.is_mutation && sent.target.kind != Kind::Lease).count()

@@ -1,9 +1,9 @@
 //! What a simulated run tells the judges: the stand-ins know who wrote what and when, whom AWS issued what, and by whose Lease.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
-use ::judge::evidence::{Aws, Call, Holder};
+use ::judge::evidence::{Account, Aws, Call, Holder};
 use ::judge::history::{History, Kind, Version};
 use ::judge::hosts::Defaults;
 use ::judge::{Evidence, Request, Scope, Settings, Stored, Target};
@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::api_server::{self, Change, Sent};
-use crate::aws::{ACCOUNT, Issued, nameless};
+use crate::aws::{ACCOUNT, Issued};
 use crate::clock;
 use crate::sim::Sim;
 
@@ -22,7 +22,7 @@ pub mod short {
     pub use ::judge::Invariant::{
         I1Scope as I1, I2Foreign as I2, I3WellFormed as I3, I4Monotone as I4, I5FailStatic as I5, I6NoGap as I6,
         I7Quiet as I7, I9Isolation as I9, I10AwsBound as I10, I12SingleWriter as I12, I13Deletion as I13,
-        I14TrueStatus as I14,
+        I14TrueStatus as I14, I17Tenancy as I17,
     };
 }
 
@@ -47,15 +47,27 @@ fn evidence(sim: &Sim) -> Evidence {
         aws: aws(sim),
         now: clock::true_now(),
         found: sim.complaints.clone(),
-        service_accounts: vec![],
-        tenants: BTreeMap::new(),
+        service_accounts: sim.all_settings.iter().flat_map(|all| all.service_accounts.iter().map(account)).collect(),
+        tenants: sim.tenants.clone(),
         included: vec![],
     }
 }
 
+/// A ServiceAccount as the flag names it: `*/NAME` is one of each namespace.
+fn account(flag: &String) -> Account {
+    let (namespace, name) = flag.split_once('/').unwrap_or(("*", flag));
+    Account { namespace: Some(namespace.to_owned()).filter(|namespace| namespace != "*"), name: name.to_owned() }
+}
+
+/// The name of an output as the flag has it: `*/NAME=FORMAT`.
+fn output(flag: &String) -> String {
+    let place = flag.split_once('=').map_or(flag.as_str(), |(place, _)| place);
+    place.rsplit_once('/').map_or(place, |(_, name)| name).to_owned()
+}
+
 fn scope(sim: &Sim) -> Scope {
     let settings = sim.all_settings.iter().map(|settings| Settings {
-        secret_names: settings.secret_names.clone(),
+        secret_names: settings.secret_names.iter().cloned().chain(settings.outputs.iter().map(output)).collect(),
         namespaces: settings.namespaces.clone(),
         defaults: Defaults { region: Some(settings.region.clone()), account: Some(ACCOUNT.to_owned()) },
     });
@@ -86,7 +98,7 @@ fn history(changes: &[Change], sent: &[Sent]) -> History {
             api_server::Kind::Secret => Kind::Secret,
             api_server::Kind::Credential => Kind::Credential,
             api_server::Kind::Namespace => Kind::Namespace,
-            api_server::Kind::Lease | api_server::Kind::Event => continue,
+            api_server::Kind::ServiceAccount | api_server::Kind::Lease | api_server::Kind::Event => continue,
         };
         let sent = change.by.and_then(|process| when.get(&(change.version, process)).copied());
         let (at, by_operator) = (change.at, change.by.is_some());
@@ -143,16 +155,15 @@ fn path(target: &api_server::Target) -> String {
 
 fn aws(sim: &Sim) -> Aws {
     let calls = sim.aws.calls().into_iter().map(|call| Call {
-        identity: "the operator".to_owned(),
+        identity: call.session,
         registry: call.key,
         at: call.at,
         process: Some(call.process),
         failed: call.failure.is_some_and(|failure| !failure.is_harmless()),
     });
-    let login = |Issued { text, issued_at, expires_at: accepted_until }| {
+    let login = |Issued { text, caller, key: registry, issued_at, expires_at: accepted_until }| {
         let login = String::from_utf8(STANDARD.decode(&text).ok()?).ok()?;
-        let registry = nameless(&text).replace("AWS:password/", "");
-        let principal = "the operator".to_owned();
+        let principal = caller.arn.unwrap_or(caller.session);
         Some((login, Holder { role: None, principal, registry, issued_at, accepted_until, revoked: false }))
     };
     Aws {

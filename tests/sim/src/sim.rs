@@ -1,5 +1,6 @@
 //! A run: the stand-ins, the operator's processes on a runtime with paused time, and steps of whoever changes the world.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -38,6 +39,8 @@ pub struct Sim {
     pub all_settings: Vec<Settings>,
     /// How old the state may be that the operator acts on.
     pub staleness: SignedDuration,
+    /// The roles and users of each namespace that has identities of its own.
+    pub tenants: BTreeMap<String, BTreeSet<String>>,
     /// Deaths to come, each after so many mutating requests of the process.
     pub planned: Vec<(usize, Blow)>,
     /// How long the control plane may take to do what it owes, in virtual time.
@@ -72,6 +75,7 @@ impl Sim {
             complaints: Vec::new(),
             all_settings: vec![settings],
             staleness: SignedDuration::from_secs(10),
+            tenants: BTreeMap::new(),
             planned: Vec::new(),
             step: Duration::from_secs(1),
             runtime: None,
@@ -134,7 +138,7 @@ impl Sim {
 
     /// Nothing may be written for five minutes: as many looks at the clock. A refresh that is due then comes first.
     pub fn expect_quiet(&mut self) {
-        for _ in 0..4 {
+        for _ in 0..25 {
             let soon = clock::true_now().checked_add(SignedDuration::from_secs(330)).expect("within the run");
             let Some(due) = self.next_refresh().filter(|due| *due < soon) else { break };
             let left = Duration::try_from(due.duration_since(clock::true_now())).unwrap_or_default();

@@ -20,6 +20,8 @@ pub struct Step {
 /// Steps that make the ground ready, and the steps that are tried.
 pub struct Workload {
     pub name: &'static str,
+    /// Whose identities may be used, and what else is allowed.
+    pub settings: Settings,
     pub ground: Vec<Step>,
     pub steps: Vec<Step>,
 }
@@ -72,6 +74,48 @@ pub fn edit(api: &ApiServer, name: &str, changes: Value) {
     api.edit(Kind::Credential, "", name, json!({ "spec": changes }));
 }
 
+/// The ServiceAccount of each tenant.
+pub const PULLER: &str = "puller";
+
+/// Namespaces with AWS accounts of their own.
+pub const TENANTS: [(&str, &str); 3] = [("a", "111111111111"), ("b", "222222222222"), ("c", "333333333333")];
+
+/// What makes each namespace have tokens of its own.
+pub fn of_tenants() -> Value {
+    json!({ "auth": { "serviceAccount": { "fromTargetNamespace": PULLER } } })
+}
+
+/// The role that the ServiceAccount of a tenant has.
+pub fn role(account: &str) -> String {
+    format!("arn:aws:iam::{account}:role/pull")
+}
+
+/// A selected namespace with a ServiceAccount whose role trusts it.
+pub fn tenant(sim: &mut Sim, namespace: &str, account: &str) {
+    sim.api.create_namespace(namespace, json!({ "pull": "ecr" }));
+    puller(sim, namespace, account);
+}
+
+/// The ServiceAccount of a tenant, whose role trusts it.
+pub fn puller(sim: &mut Sim, namespace: &str, account: &str) {
+    let annotations = json!({ "eks.amazonaws.com/role-arn": role(account) });
+    let object = json!({ "metadata": { "name": PULLER, "annotations": annotations } });
+    sim.api.create(Kind::ServiceAccount, namespace, object);
+    trusted(sim, namespace, &role(account));
+}
+
+/// The ServiceAccount of a tenant has this role from now on.
+pub fn annotate(api: &ApiServer, namespace: &str, role: &str) {
+    let annotations = json!({ "eks.amazonaws.com/role-arn": role });
+    api.edit(Kind::ServiceAccount, namespace, PULLER, json!({ "metadata": { "annotations": annotations } }));
+}
+
+/// A role trusts the ServiceAccount of a tenant, whose Secrets may hold its logins.
+pub fn trusted(sim: &mut Sim, namespace: &str, role: &str) {
+    sim.aws.trust(role, namespace, PULLER);
+    sim.tenants.entry(namespace.to_owned()).or_default().insert(role.to_owned());
+}
+
 fn ground(changes: Value) -> Vec<Step> {
     vec![step(Until::Ready, move |sim| {
         namespaces(&sim.api, &["a", "b", "c"]);
@@ -81,9 +125,9 @@ fn ground(changes: Value) -> Vec<Step> {
 
 /// The workloads of the crash plans.
 pub fn all() -> Vec<Workload> {
-    let workload = |name, ground, steps| Workload { name, ground, steps };
+    let workload = |name, ground, steps| Workload { name, settings: Settings::default(), ground, steps };
     let settled = || ground(json!({}));
-    vec![
+    let mut all = vec![
         workload("create", vec![], settled()),
         workload("scheduled refresh", settled(), vec![step(Until::Passed(1900), |_| ()), step(Until::Ready, |_| ())]),
         workload(
@@ -155,6 +199,41 @@ pub fn all() -> Vec<Workload> {
                 }),
                 step(Until::Ready, |sim| drop(sim.api.delete(Kind::Secret, "b", SECRET))),
             ],
+        ),
+    ];
+    let settings = Settings { service_accounts: vec![format!("*/{PULLER}")], ..Settings::default() };
+    all.extend(tenants().into_iter().map(|workload| Workload { settings: settings.clone(), ..workload }));
+    all
+}
+
+/// Those of namespaces with identities of their own.
+fn tenants() -> Vec<Workload> {
+    let workload = |name, ground, steps| Workload { name, settings: Settings::default(), ground, steps };
+    let ground = || {
+        vec![step(Until::Ready, |sim| {
+            TENANTS.iter().for_each(|(namespace, account)| tenant(sim, namespace, account));
+            sim.api.create_namespace("operator", json!({}));
+            credential(&sim.api, "platform", of_tenants());
+        })]
+    };
+    vec![
+        workload("created for tenants", vec![], ground()),
+        workload(
+            "a tenant comes and one goes",
+            ground(),
+            vec![step(Until::Ready, |sim| {
+                tenant(sim, "late", "444444444444");
+                sim.api.label_namespace("b", json!({ "pull": null }));
+            })],
+        ),
+        workload(
+            "the role of a tenant changes",
+            ground(),
+            vec![step(Until::Ready, |sim| {
+                let other = format!("arn:aws:iam::{}:role/other", TENANTS[1].1);
+                trusted(sim, "b", &other);
+                annotate(&sim.api, "b", &other);
+            })],
         ),
     ]
 }

@@ -5,7 +5,8 @@ use sim::{cases, parallel};
 #[test]
 fn no_fault_breaks_an_invariant() {
     let only = std::env::var("SIM_CASE").unwrap_or_default();
-    let cases: Vec<_> = cases::all().into_iter().filter(|case| case.name.contains(&only)).collect();
+    let cases: Vec<_> =
+        cases::all().into_iter().filter(|case| case.name.contains(&only) || case.class.contains(&only)).collect();
     let seed = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     let verdicts = parallel::map(&cases, |case| case.run(seed));
     let faults: usize = verdicts.iter().map(|verdict| verdict.faults).sum();

@@ -94,9 +94,27 @@ fn status(what: &'static str, name: &str, uid: &str, expires: &str) -> Call {
     call(what, "PATCH", &path, JSON_PATCH, body)
 }
 
+fn account(name: &str) -> String {
+    format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{name}")
+}
+
+fn token(what: &'static str, name: &str, uid: &str) -> Call {
+    let spec = json!({ "audiences": ["sts.amazonaws.com"], "expirationSeconds": 600 });
+    call(what, "POST", &format!("{}/token", account(name)), JSON, json!({ "metadata": { "uid": uid }, "spec": spec }))
+}
+
+/// A patch of a ServiceAccount's pull secrets, guarded by its version.
+fn attach(what: &'static str, name: &str, version: &str, operations: &[Value]) -> Call {
+    let test = json!({ "op": "test", "path": "/metadata/resourceVersion", "value": version });
+    let operations: Vec<Value> = std::iter::once(test).chain(operations.iter().cloned()).collect();
+    let path = format!("{}?fieldManager=ecr-credential-operator", account(name));
+    call(what, "PATCH", &path, JSON_PATCH, operations.into())
+}
+
 #[rustfmt::skip]
 fn calls() -> Vec<Call> {
     let secrets = format!("/api/v1/namespaces/{NAMESPACE}/secrets");
+    let accounts = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts");
     let credentials = "/apis/pullsecrets.dev/v1alpha1/ecrcredentials";
     let leases = format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases");
     let current = |name: &str| json!({ "uid": format!("{{uid:{name}}}"), "resourceVersion": format!("{{rv:{name}}}") });
@@ -169,12 +187,41 @@ fn calls() -> Vec<Call> {
         call("the Lease again", "POST", &leases, JSON, lease(None)),
         call("the Lease renewed", "PUT", &format!("{leases}/lead"), JSON, lease(Some("{rv:lead}"))),
         call("the Lease renewed by one who is late", "PUT", &format!("{leases}/lead"), JSON, lease(Some("1"))),
+        token("a token of nobody", "puller", wrong),
+        attach("attached to nobody", "puller", "1", &[]),
+        call("a ServiceAccount", "POST", &accounts, JSON, json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "puller" } })),
+        call("the same ServiceAccount again", "POST", &accounts, JSON, json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "puller" } })),
+        Call { accept: METADATA_LIST, ..call("a list of ServiceAccounts", "GET", "/api/v1/serviceaccounts?fieldSelector=metadata.name%3Dpuller", JSON, Value::Null) },
+        token("its token", "puller", "{uid:puller}"),
+        token("the token of another with its name", "puller", wrong),
+        attach("attached where there is nothing", "puller", "{rv:puller}", &[
+            json!({ "op": "add", "path": "/imagePullSecrets", "value": [{ "name": "pull" }] }),
+            json!({ "op": "add", "path": "/metadata/annotations", "value": { "pullsecrets.dev/attached": "pull" } }),
+        ]),
+        attach("attached to an old version", "puller", "1", &[json!({ "op": "add", "path": "/imagePullSecrets/-", "value": { "name": "late" } })]),
+        attach("one more", "puller", "{rv:puller}", &[
+            json!({ "op": "add", "path": "/imagePullSecrets/-", "value": { "name": "more" } }),
+            json!({ "op": "add", "path": "/metadata/annotations/pullsecrets.dev~1attached", "value": "more,pull" }),
+        ]),
+        attach("what is not there taken out", "puller", "{rv:puller}", &[json!({ "op": "remove", "path": "/imagePullSecrets/5" })]),
+        call("annotated by hand", "PATCH", &format!("{}?fieldManager=kubectl", account("puller")), MERGE, json!({ "metadata": { "annotations": { "eks.amazonaws.com/role-arn": "arn:aws:iam::111122223333:role/pull" } } })),
+        attach("all taken out", "puller", "{rv:puller}", &[
+            json!({ "op": "remove", "path": "/imagePullSecrets/1" }),
+            json!({ "op": "remove", "path": "/imagePullSecrets/0" }),
+            json!({ "op": "remove", "path": "/metadata/annotations/pullsecrets.dev~1attached" }),
+        ]),
+        attach("nothing patched", "puller", "{rv:puller}", &[]),
+        call("its pull secrets and annotations emptied by hand", "PATCH", &account("puller"), MERGE, json!({ "imagePullSecrets": [], "metadata": { "annotations": {} } })),
+        Call { accept: METADATA, ..call("ServiceAccounts watched from the first list on", "GET", "/api/v1/serviceaccounts?watch=true&fieldSelector=metadata.name%3Dpuller&resourceVersion={list:1}&timeoutSeconds=1", JSON, Value::Null) },
+        call("a token in no namespace", "POST", "/api/v1/namespaces/nowhere/serviceaccounts/puller/token", JSON, json!({ "spec": { "audiences": ["x"] } })),
         call("applied in no namespace", "PATCH", "/api/v1/namespaces/nowhere/secrets/pull?fieldManager=ecr-credential-operator", APPLY, manifest("pull", "one", json!({}))),
         call("QUOTA", "QUOTA", "", JSON, Value::Null),
         apply("applied beyond the quota", "more", false, manifest("more", "one", json!({}))),
         apply("applied to what is there, at the quota", "pull", true, manifest("pull", "two", json!({ "labels": { "z": "1" } }))),
         call("held", "PATCH", &secret("opaque"), MERGE, json!({ "metadata": { "finalizers": ["likeness.test/held"] } })),
         call("the namespace deleted", "DELETE", &format!("/api/v1/namespaces/{NAMESPACE}"), JSON, Value::Null),
+        token("a token while it ends", "puller", "{uid:puller}"),
+        attach("attached while it ends", "puller", "{rv:puller}", &[json!({ "op": "add", "path": "/imagePullSecrets", "value": [{ "name": "pull" }] })]),
         apply("applied while it ends", "again", false, manifest("again", "one", json!({}))),
         call("released", "PATCH", &secret("opaque"), MERGE, json!({ "metadata": { "finalizers": null } })),
         call("the EcrCredential deleted", "DELETE", &format!("{credentials}/likeness"), JSON, Value::Null),
@@ -227,7 +274,7 @@ impl Side {
             let version = metadata["resourceVersion"].as_str().unwrap_or_default();
             self.known.insert(format!("list:{}", self.lists), version.to_owned());
             self.known.insert("continue".to_owned(), more(metadata).to_owned());
-        } else if let Some(name) = metadata["name"].as_str() {
+        } else if let Some(name) = metadata["name"].as_str().filter(|_| body["kind"] != "TokenRequest") {
             for (key, field) in [("uid", "uid"), ("rv", "resourceVersion")] {
                 self.known.insert(format!("{key}:{name}"), metadata[field].as_str().unwrap_or_default().to_owned());
             }
@@ -254,6 +301,7 @@ fn events(text: &str) -> Result<Value> {
 fn normal(body: &Value) -> Value {
     match body["kind"].as_str() {
         Some("Status") => status_of(body),
+        Some("TokenRequest") => token_of(body),
         Some(kind) if kind.ends_with("List") => {
             let items = body["items"].as_array().into_iter().flatten().map(object);
             let ends = more(&body["metadata"]).is_empty();
@@ -261,6 +309,12 @@ fn normal(body: &Value) -> Value {
         }
         _ => object(body),
     }
+}
+
+/// A token as far as the operator reads it, and what it was asked with.
+fn token_of(body: &Value) -> Value {
+    let is_there = body["status"]["token"].as_str().is_some_and(|token| !token.is_empty());
+    json!({ "kind": body["kind"], "spec": body["spec"], "is there": is_there, "name": body["metadata"]["name"] })
 }
 
 /// What asks for the next page of a list.
@@ -290,7 +344,7 @@ fn object(body: &Value) -> Value {
     let owners: Vec<Value> = owners.map(|o| json!([o["kind"], o["name"], o["controller"]])).collect();
     let uids: Vec<&str> =
         metadata["ownerReferences"].as_array().into_iter().flatten().filter_map(|o| o["uid"].as_str()).collect();
-    let is_secret = metadata["namespace"] == NAMESPACE && body["spec"].is_null();
+    let is_secret = metadata["namespace"] == NAMESPACE && body["spec"].is_null() && body["kind"] != "ServiceAccount";
     let managers: BTreeSet<String> = metadata["managedFields"]
         .as_array()
         .into_iter()
@@ -309,7 +363,7 @@ fn object(body: &Value) -> Value {
         "kind": body["kind"], "name": metadata["name"], "namespace": metadata["namespace"], "labels": labels,
         "annotations": metadata["annotations"], "owners": owners, "managers": managers, "type": body["type"],
         "data": body["data"], "immutable": body["immutable"], "generation": metadata["generation"],
-        "ends": !metadata["deletionTimestamp"].is_null(),
+        "ends": !metadata["deletionTimestamp"].is_null(), "pull secrets": body["imagePullSecrets"],
         "status": if body["kind"] == "EcrCredential" { body["status"].clone() } else { Value::Null },
     })
 }

@@ -74,6 +74,7 @@ fn desired(u: &mut Unstructured<'_>) -> Result<Desired> {
         digest: digest(u)?,
         expires_at: moment(u)?,
         identity: u.int_in_range(1..=2)?,
+        of_unknown_identity: u.arbitrary()?,
         incomplete: u.arbitrary()?,
         of_one_namespace: u.arbitrary()?,
         has_entries,
@@ -112,10 +113,11 @@ fn changed(said: &SecretAction) -> Option<&Arc<SecretRecord>> {
     }
 }
 
-/// A Secret with the desired hosts and identities that is good for longer than the desired one.
+/// A Secret of ours with the desired hosts and identities that is good for longer than the desired one.
 fn is_better(record: &SecretRecord, desired: &Desired, now: Timestamp) -> bool {
     record.hosts == Some(desired.payload.hosts())
-        && record.identity == Some(desired.identity)
+        && (desired.of_unknown_identity || record.identity == Some(desired.identity))
+        && record.trust != Trust::Forged
         && record.valid_until(now).is_some_and(|at| at > now && at > desired.expires_at)
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use jiff::SignedDuration;
 use serde_json::Value;
 
 use super::credentials::is_judged_at_last;
@@ -217,13 +218,14 @@ fn check_as(evidence: &Evidence, secret: &Version, owners: &[&Version], one: &As
     Some(format!("the entry of {odd} has the fields {:?}", keys(&config["auths"][odd])))
 }
 
-/// Whether no login was left that AWS still accepted when this version was written.
+/// Whether no login was left that AWS still accepted when this version was written. Expiries are kept in whole seconds.
 fn held_nothing_good(evidence: &Evidence, secret: &Version) -> bool {
     let name = secret.object["metadata"]["name"].as_str().unwrap_or_default();
     let versions = evidence.history.versions(&Key::secret(namespace(secret), name));
     let mut earlier =
         versions.iter().rev().skip_while(|version| version.resource_version() != secret.resource_version());
-    earlier.nth(1).is_some_and(|before| before.uid() == secret.uid() && !is_valid(evidence, before, secret.at))
+    let at = secret.at + SignedDuration::from_secs(1);
+    earlier.nth(1).is_some_and(|before| before.uid() == secret.uid() && !is_valid(evidence, before, at))
 }
 
 /// The logins without those that the test lets be merged from others, which must be as they are there.
@@ -386,12 +388,21 @@ mod tests {
 
     #[test]
     fn a_secret_is_empty_only_once_all_that_it_held_has_expired() {
+        let empty = || secret().set("/data/.dockerconfigjson", BASE64_STANDARD.encode(r#"{"auths":{}}"#).into());
         let emptied = |hours: u64| {
-            let empty = secret().set("/data/.dockerconfigjson", BASE64_STANDARD.encode(r#"{"auths":{}}"#).into());
-            let story = Story::new().operator_writes(secret()).passes(hours * 3600).operator_writes(empty);
+            let story = Story::new().operator_writes(secret()).passes(hours * 3600).operator_writes(empty());
             well_formed(&story.evidence()).len()
         };
         assert_eq!((emptied(1), emptied(13)), (1, 0));
+        let left = |milliseconds: i64| {
+            let story = Story::new().operator_writes(secret().value("held")).operator_writes(empty());
+            let mut evidence = story.evidence();
+            let at = evidence.own_writes().last().map(|write| write.version.at).unwrap();
+            let accepted_until = at + SignedDuration::from_millis(milliseconds);
+            evidence.aws.issued = [("AWS:held".to_owned(), Holder { accepted_until, ..holder("operator") })].into();
+            well_formed(&evidence).len()
+        };
+        assert_eq!((left(900), left(1100)), (0, 1), "the operator keeps no fraction of a second");
     }
 
     #[test]

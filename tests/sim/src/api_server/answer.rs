@@ -81,6 +81,12 @@ impl Answer {
         Self::refusal(422, "Invalid", what).causes(target, vec![cause])
     }
 
+    /// What is said to a JSON patch whose test fails, or that cannot be applied.
+    pub fn unpatched(target: &Target) -> Self {
+        let message = "the server rejected our request due to an error in our request";
+        Self::refusal(422, "Invalid", message).causes(target, vec![])
+    }
+
     /// What a webhook says that refuses with this status code.
     pub fn denied(code: u16) -> Self {
         let reason = if code == 404 { "NotFound" } else { "Refused" };

@@ -18,7 +18,7 @@ pub struct Sent {
     pub target: Target,
     pub method: Method,
     pub content_type: String,
-    /// What was sent to change a Secret otherwise than by an apply.
+    /// What was sent about a ServiceAccount, or to change a Secret otherwise than by an apply.
     pub body: Option<Value>,
     pub is_mutation: bool,
     /// When it was done, and the status code.
@@ -31,7 +31,10 @@ pub struct Sent {
 
 impl Sent {
     fn new(request: &Request, process: u32) -> Self {
-        let is_odd = request.target.kind == Kind::Secret && !request.is_apply();
+        let is_odd = match request.target.kind {
+            Kind::Secret => !request.is_apply(),
+            kind => kind == Kind::ServiceAccount,
+        };
         let mut target = request.target.clone();
         if target.name.is_empty() {
             // A creation names the object in its body.
@@ -52,9 +55,9 @@ impl Sent {
         }
     }
 
-    /// Whether it changes what others see: neither a Lease nor an Event.
+    /// Whether it changes what others see: neither a Lease nor an Event, nor nothing at all, as a request for a token.
     pub fn is_change(&self) -> bool {
-        self.is_mutation && !matches!(self.target.kind, Kind::Lease | Kind::Event)
+        self.is_mutation && !matches!(self.target.kind, Kind::Lease | Kind::Event) && !self.target.is_token()
     }
 }
 

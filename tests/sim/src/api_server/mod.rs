@@ -22,6 +22,7 @@ use stopwatch::Stopwatch;
 use store::Store;
 use under_way::UnderWay;
 
+mod accounts;
 mod admission;
 mod answer;
 mod faults;

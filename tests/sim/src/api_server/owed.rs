@@ -35,7 +35,7 @@ impl Owed {
             Kind::Credential => drop(self.alive.insert(uid(&object["metadata"]))),
             Kind::Secret => note(&mut self.orphans, key, is_orphan(&self.alive, object)),
             Kind::Namespace => note(&mut self.ending, key, is_terminating(object)),
-            Kind::Lease | Kind::Event => {}
+            Kind::ServiceAccount | Kind::Lease | Kind::Event => {}
         }
     }
 

@@ -11,17 +11,19 @@ use serde_json::Value;
 pub enum Kind {
     Namespace,
     Secret,
+    ServiceAccount,
     Credential,
     Lease,
     Event,
 }
 
 impl Kind {
-    pub const ALL: [Self; 5] = [Self::Namespace, Self::Secret, Self::Credential, Self::Lease, Self::Event];
+    pub const ALL: [Self; 6] =
+        [Self::Namespace, Self::Secret, Self::ServiceAccount, Self::Credential, Self::Lease, Self::Event];
 
     pub const fn group(self) -> &'static str {
         match self {
-            Self::Namespace | Self::Secret => "",
+            Self::Namespace | Self::Secret | Self::ServiceAccount => "",
             Self::Credential => "pullsecrets.dev",
             Self::Lease => "coordination.k8s.io",
             Self::Event => "events.k8s.io",
@@ -30,7 +32,7 @@ impl Kind {
 
     pub const fn api_version(self) -> &'static str {
         match self {
-            Self::Namespace | Self::Secret => "v1",
+            Self::Namespace | Self::Secret | Self::ServiceAccount => "v1",
             Self::Credential => "pullsecrets.dev/v1alpha1",
             Self::Lease => "coordination.k8s.io/v1",
             Self::Event => "events.k8s.io/v1",
@@ -41,6 +43,7 @@ impl Kind {
         match self {
             Self::Namespace => "Namespace",
             Self::Secret => "Secret",
+            Self::ServiceAccount => "ServiceAccount",
             Self::Credential => "EcrCredential",
             Self::Lease => "Lease",
             Self::Event => "Event",
@@ -51,6 +54,7 @@ impl Kind {
         match self {
             Self::Namespace => "namespaces",
             Self::Secret => "secrets",
+            Self::ServiceAccount => "serviceaccounts",
             Self::Credential => "ecrcredentials",
             Self::Lease => "leases",
             Self::Event => "events",
@@ -73,6 +77,13 @@ pub struct Target {
     pub namespace: String,
     pub name: String,
     pub subresource: String,
+}
+
+impl Target {
+    /// Whether it is the token of a ServiceAccount.
+    pub fn is_token(&self) -> bool {
+        self.kind == Kind::ServiceAccount && self.subresource == "token"
+    }
 }
 
 /// A request, read.
@@ -123,6 +134,11 @@ impl Request {
 
     pub fn is_mutation(&self) -> bool {
         self.method != Method::GET
+    }
+
+    /// Whether it asks for the token of a ServiceAccount, which changes nothing.
+    pub fn is_token_request(&self) -> bool {
+        self.target.is_token() && self.method == Method::POST
     }
 
     pub fn is_apply(&self) -> bool {

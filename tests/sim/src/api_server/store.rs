@@ -46,7 +46,7 @@ pub struct Store {
     /// Whether Secrets are kept as text, and only so many of the last changes.
     window: Option<usize>,
     owed: Owed,
-    uids: u64,
+    uids: BTreeMap<Kind, u64>,
 }
 
 impl Store {
@@ -100,9 +100,11 @@ impl Store {
         }))
     }
 
-    pub(super) fn fresh_uid(&mut self) -> String {
-        self.uids += 1;
-        format!("00000000-0000-4000-8000-{:012}", self.uids)
+    /// One of each kind comes after the other, so that the hash of an identity does not depend on how many Leases there were.
+    pub(super) fn fresh_uid(&mut self, kind: Kind) -> String {
+        let number = self.uids.entry(kind).or_default();
+        *number += 1;
+        format!("00000000-0000-4000-8{:03}-{number:012}", kind as u8)
     }
 
     /// Stores an object under the next version, over what was there before.

@@ -3,6 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
+use super::accounts;
 use super::answer::{Answer, list, metadata_of};
 use super::fields;
 use super::kept::Stored;
@@ -23,8 +24,12 @@ impl Store {
         let answer = match request.method {
             Method::GET if target.name.is_empty() => return self.list(request, self.version),
             Method::GET => self.get(&key(target)).map(|stored| Answer::ok((*stored.shown).clone())),
+            Method::POST if request.is_token_request() => self.token(request),
             Method::POST => Some(self.create(request, by)),
             Method::PUT => self.replace(request, by),
+            Method::PATCH if request.is_json_patch() && target.kind == Kind::ServiceAccount => {
+                self.patch_account(request, by)
+            }
             Method::PATCH if request.is_json_patch() => self.patch_status(request, by),
             Method::PATCH if request.is_apply() => Some(self.apply(request, by)),
             Method::PATCH => self.merge(request, by),
@@ -101,7 +106,7 @@ impl Store {
             metadata["namespace"] = target.namespace.as_str().into();
         }
         metadata["creationTimestamp"] = now_text().into();
-        metadata["uid"] = self.fresh_uid().into();
+        metadata["uid"] = self.fresh_uid(target.kind).into();
         if matches!(target.kind, Kind::Credential) {
             metadata["generation"] = 1.into();
         }
@@ -110,20 +115,10 @@ impl Store {
 
     /// Checks what belongs to a change; none lets it pass.
     fn admit(&self, target: &Target, before: Option<&Value>, after: &Value) -> Option<Answer> {
-        if before.is_none() && !target.namespace.is_empty() {
-            let home = Target {
-                kind: Kind::Namespace,
-                namespace: String::new(),
-                name: target.namespace.clone(),
-                subresource: String::new(),
-            };
-            let Some(namespace) = self.get(&key(&home)) else { return Some(Answer::not_found(&home)) };
-            if is_terminating(&namespace.object) {
-                return Some(terminating(target));
-            }
-            if let Some(refusal) = self.exceeded(target) {
-                return Some(refusal);
-            }
+        if before.is_none()
+            && let Some(refusal) = self.homeless(target).or_else(|| self.exceeded(target))
+        {
+            return Some(refusal);
         }
         if target.kind != Kind::Secret {
             return None;
@@ -139,6 +134,18 @@ impl Store {
             return Some(Answer::invalid(target, "immutable", message));
         }
         (sealed && before["data"] != after["data"]).then(|| Answer::invalid(target, "data", message))
+    }
+
+    /// What is said to a creation in a namespace that is not there, or ends.
+    pub(super) fn homeless(&self, target: &Target) -> Option<Answer> {
+        if target.namespace.is_empty() {
+            return None;
+        }
+        let home = super::target(Kind::Namespace, "", &target.namespace);
+        match self.get(&key(&home)) {
+            None => Some(Answer::not_found(&home)),
+            Some(namespace) => is_terminating(&namespace.object).then(|| terminating(target)),
+        }
     }
 
     /// What the quota of a namespace says to one Secret more.
@@ -201,8 +208,7 @@ impl Store {
             return Some(Answer::refusal(501, "NotImplemented", "the stand-in does not know this JSON patch"));
         }
         if patch[0]["value"] != stored.object["metadata"]["uid"] {
-            let message = "the server rejected our request due to an error in our request";
-            return Some(Answer::refusal(422, "Invalid", message).causes(target, vec![]));
+            return Some(Answer::unpatched(target));
         }
         let mut object = stored.object.clone();
         object["status"] = patch[1]["value"].clone();
@@ -236,7 +242,7 @@ impl Store {
     }
 
     /// The end of every ordinary write to an object that exists.
-    fn write_over(
+    pub(super) fn write_over(
         &mut self,
         target: &Target,
         request: &Request,
@@ -260,6 +266,9 @@ impl Store {
         let mut managers = stored.managers.clone();
         if target.kind == Kind::Secret {
             fields::updated(&mut managers, &request.manager(), Some(before), &after, &now_text());
+        }
+        if target.kind == Kind::ServiceAccount {
+            accounts::tidy(&mut after);
         }
         if after == stored.object && managers == stored.managers {
             return Answer::ok((*stored.shown).clone());

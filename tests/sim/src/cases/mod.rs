@@ -16,11 +16,13 @@ use crate::workloads::{self, SECRET};
 mod admission;
 mod aws;
 mod deletion;
+mod keys;
 mod leaders;
 mod objects;
 mod places;
 mod reads;
 mod registries;
+mod tenants;
 mod unseen;
 
 /// See the file's first line.
@@ -73,6 +75,8 @@ pub fn all() -> Vec<Case> {
         ("one registry in every state beside a good one", registries::cases()),
         ("several replicas", leaders::cases()),
         ("deletion", deletion::cases()),
+        ("namespaces with identities of their own", tenants::cases()),
+        ("static keys in a Secret", keys::cases()),
     ];
     let classed =
         parts.into_iter().flat_map(|(class, cases)| cases.into_iter().map(move |case| Case { class, ..case }));
