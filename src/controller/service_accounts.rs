@@ -93,8 +93,8 @@ impl Extract for PullSecrets {
         let mut metadata = parts.head();
         let Managed { managed_fields: Items(managers) } = parts.metadata.and_then(read).unwrap_or_default();
         let sets_list = |entry: &Manager<'_>| entry.fields_v1.get("f:imagePullSecrets").is_some();
-        let others = managers.iter().filter(|entry| sets_list(entry)).filter_map(|entry| entry.manager.as_deref());
-        let manager = others.filter(|name| *name != FIELD_MANAGER).last().map(Into::into);
+        let mut others = managers.iter().filter(|entry| sets_list(entry)).filter_map(|entry| entry.manager.as_deref());
+        let manager = others.rfind(|name| *name != FIELD_MANAGER).map(Into::into);
         let Account { image_pull_secrets } = read(object).unwrap_or_default();
         let annotations = metadata.annotations.take();
         let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
