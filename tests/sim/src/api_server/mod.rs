@@ -178,6 +178,12 @@ impl ApiServer {
         self.others(Method::PATCH, to, patch, "application/merge-patch+json", "kubectl-edit")
     }
 
+    /// A server-side apply under the name of any field manager.
+    pub fn apply_as(&self, manager: &str, kind: Kind, namespace: &str, name: &str, body: Value) -> Answer {
+        let to = target(kind, namespace, name);
+        self.others(Method::PATCH, to, body, "application/apply-patch+yaml", manager)
+    }
+
     pub fn delete(&self, kind: Kind, namespace: &str, name: &str) -> Answer {
         self.others(Method::DELETE, target(kind, namespace, name), Value::Null, "application/json", "kubectl")
     }

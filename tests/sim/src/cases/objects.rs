@@ -94,7 +94,58 @@ pub(super) fn cases() -> Vec<Case> {
             calm(sim);
         })
     }));
+    cases.extend(forgeries().into_iter().map(|(name, forge)| {
+        case(format!("applied under the operator's name: {name}"), &[I3, I4, I7], move |sim| {
+            ready(sim);
+            sim.run_for(Duration::from_secs(5));
+            sim.harm += 1;
+            let good = sim.api.get(Kind::Secret, "b", SECRET).expect("it is there");
+            forge(&sim.api, &good);
+            sim.run_for(Duration::from_secs(10));
+            let now = sim.api.get(Kind::Secret, "b", SECRET).expect("it is there");
+            sim.expect(now["data"] == good["data"], I3, "what was forged is still there");
+            calm(sim);
+            sim.crash();
+            calm(sim);
+        })
+    }));
     cases
+}
+
+/// What somebody does under the name of the operator's field manager to a Secret that the operator wrote.
+type Forgery = fn(&ApiServer, &Value);
+
+fn forgeries() -> Vec<(&'static str, Forgery)> {
+    vec![
+        ("other data", |api, good| apply(api, good, json!({}))),
+        ("other data, good for a year", |api, good| {
+            apply(api, good, json!({ "pullsecrets.dev/expires-at": "2040-01-01T00:00:00Z" }));
+        }),
+        ("other metadata, and then what was there", |api, good| {
+            apply(api, good, json!({ "pullsecrets.dev/content-hash": "x" }));
+            apply(api, good, json!({}));
+        }),
+        ("deleted, and created with other data", |api, good| {
+            api.delete(Kind::Secret, "b", SECRET);
+            apply(api, good, json!({}));
+        }),
+    ]
+}
+
+/// Applies other data with the metadata of a Secret, except for some annotations.
+fn apply(api: &ApiServer, good: &Value, annotations: Value) {
+    let metadata = &good["metadata"];
+    let mut body = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": good["type"], "data": { ".dockerconfigjson": "e30=" },
+        "metadata": {
+            "name": SECRET, "labels": metadata["labels"], "annotations": metadata["annotations"],
+            "ownerReferences": metadata["ownerReferences"],
+        },
+    });
+    for (key, value) in annotations.as_object().into_iter().flatten() {
+        body["metadata"]["annotations"][key] = value.clone();
+    }
+    api.apply_as("ecr-credential-operator", Kind::Secret, "b", SECRET, body);
 }
 
 fn edits() -> Vec<(&'static str, Value)> {
