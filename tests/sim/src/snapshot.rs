@@ -57,8 +57,13 @@ fn secret(object: &Value, uids: &BTreeMap<String, String>) -> Value {
     for field in ["resourceVersion", "uid", "creationTimestamp"] {
         metadata[field] = Value::Null;
     }
-    if let Some(config) = shown["data"][".dockerconfigjson"].as_str() {
-        shown["data"][".dockerconfigjson"] = masked(config).into();
+    for key in [".dockerconfigjson", "config.json"] {
+        if let Some(config) = shown["data"][key].as_str() {
+            shown["data"][key] = masked(config).into();
+        }
+    }
+    if let Some(password) = shown["data"]["password"].as_str() {
+        shown["data"]["password"] = nameless(password).into();
     }
     shown
 }

@@ -74,6 +74,21 @@ pub fn edit(api: &ApiServer, name: &str, changes: Value) {
     api.edit(Kind::Credential, "", name, json!({ "spec": changes }));
 }
 
+/// The names of the outputs: one with all logins, and one with that of ECR Public.
+pub const FILE: &str = "registry-file";
+pub const TOKEN: &str = "public-token";
+
+/// What allows them.
+pub const OUTPUTS: [&str; 2] = ["*/registry-file=DockerConfigFile", "*/public-token=BasicAuth"];
+
+/// What asks for the outputs.
+pub fn outputs() -> Value {
+    json!({ "outputs": [
+        { "name": FILE, "format": "DockerConfigFile" },
+        { "name": TOKEN, "format": "BasicAuth", "host": "public.ecr.aws" },
+    ] })
+}
+
 /// The ServiceAccount of each tenant.
 pub const PULLER: &str = "puller";
 
@@ -203,6 +218,15 @@ pub fn all() -> Vec<Workload> {
     ];
     let settings = Settings { service_accounts: vec![format!("*/{PULLER}")], ..Settings::default() };
     all.extend(tenants().into_iter().map(|workload| Workload { settings: settings.clone(), ..workload }));
+    all.push(Workload {
+        name: "outputs come and go",
+        settings: Settings { outputs: OUTPUTS.map(str::to_owned).to_vec(), ..Settings::default() },
+        ground: ground(json!({})),
+        steps: vec![
+            step(Until::Ready, |sim| edit(&sim.api, "platform", outputs())),
+            step(Until::Ready, |sim| edit(&sim.api, "platform", json!({ "outputs": [outputs()["outputs"][0]] }))),
+        ],
+    });
     all
 }
 

@@ -19,6 +19,7 @@ mod deletion;
 mod keys;
 mod leaders;
 mod objects;
+mod outputs;
 mod places;
 mod reads;
 mod registries;
@@ -77,6 +78,7 @@ pub fn all() -> Vec<Case> {
         ("deletion", deletion::cases()),
         ("namespaces with identities of their own", tenants::cases()),
         ("static keys in a Secret", keys::cases()),
+        ("outputs in other formats", outputs::cases()),
     ];
     let classed =
         parts.into_iter().flat_map(|(class, cases)| cases.into_iter().map(move |case| Case { class, ..case }));
