@@ -89,6 +89,20 @@ pub fn outputs() -> Value {
     ] })
 }
 
+/// The ServiceAccounts that Secrets are attached to.
+pub const BUILDER: &str = "builder";
+
+/// What attaches the Secret to them.
+pub fn attached() -> Value {
+    json!({ "attachTo": { "pods": "Never", "serviceAccounts": ["build*"] } })
+}
+
+/// One of them, which names a Secret of somebody else.
+pub fn builder(api: &ApiServer, namespace: &str) {
+    let object = json!({ "metadata": { "name": BUILDER }, "imagePullSecrets": [{ "name": "theirs" }] });
+    api.create(Kind::ServiceAccount, namespace, object);
+}
+
 /// The ServiceAccount of each tenant.
 pub const PULLER: &str = "puller";
 
@@ -218,6 +232,18 @@ pub fn all() -> Vec<Workload> {
     ];
     let settings = Settings { service_accounts: vec![format!("*/{PULLER}")], ..Settings::default() };
     all.extend(tenants().into_iter().map(|workload| Workload { settings: settings.clone(), ..workload }));
+    all.push(Workload {
+        name: "attached to ServiceAccounts and taken back",
+        settings: Settings { attachable: vec![BUILDER.to_owned()], ..Settings::default() },
+        ground: then(
+            ground(json!({})),
+            step(Until::Ready, |sim| ["a", "b", "c"].iter().for_each(|namespace| builder(&sim.api, namespace))),
+        ),
+        steps: vec![
+            step(Until::Ready, |sim| edit(&sim.api, "platform", attached())),
+            step(Until::Ready, |sim| drop(sim.api.label_namespace("b", json!({ "pull": null })))),
+        ],
+    });
     all.push(Workload {
         name: "outputs come and go",
         settings: Settings { outputs: OUTPUTS.map(str::to_owned).to_vec(), ..Settings::default() },

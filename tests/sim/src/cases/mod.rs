@@ -14,6 +14,7 @@ use crate::sim::{Sim, Until};
 use crate::workloads::{self, SECRET};
 
 mod admission;
+mod attach;
 mod aws;
 mod deletion;
 mod keys;
@@ -79,6 +80,7 @@ pub fn all() -> Vec<Case> {
         ("namespaces with identities of their own", tenants::cases()),
         ("static keys in a Secret", keys::cases()),
         ("outputs in other formats", outputs::cases()),
+        ("Secrets that are attached to ServiceAccounts", attach::cases()),
     ];
     let classed =
         parts.into_iter().flat_map(|(class, cases)| cases.into_iter().map(move |case| Case { class, ..case }));
