@@ -21,7 +21,7 @@ impl History {
             let authors: Vec<Option<Timestamp>> = match key.kind {
                 Kind::Secret => (0..versions.len()).map(|at| author(key, versions, at, &stored, requests)).collect(),
                 Kind::Credential => versions.iter().map(|version| Some(request(&stored, version)?.started)).collect(),
-                Kind::Namespace | Kind::Event => continue,
+                Kind::Namespace | Kind::ServiceAccount | Kind::Event => continue,
             };
             for (version, sent) in versions.iter_mut().zip(authors) {
                 version.by_operator = sent.is_some();

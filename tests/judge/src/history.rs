@@ -11,6 +11,8 @@ pub enum Kind {
     Secret,
     Credential,
     Namespace,
+    /// Where it is recorded.
+    ServiceAccount,
     Event,
 }
 

@@ -46,6 +46,8 @@ pub enum Invariant {
     I18Neighbours,
     /// What is told is true: counters are of selected namespaces and never negative, and a condition does not flap.
     I20TrueWords,
+    /// Of a ServiceAccount only the operator's own entries in `imagePullSecrets` are changed.
+    I23Attach,
 }
 
 impl Invariant {

@@ -22,7 +22,7 @@ pub mod short {
     pub use ::judge::Invariant::{
         I1Scope as I1, I2Foreign as I2, I3WellFormed as I3, I4Monotone as I4, I5FailStatic as I5, I6NoGap as I6,
         I7Quiet as I7, I9Isolation as I9, I10AwsBound as I10, I12SingleWriter as I12, I13Deletion as I13,
-        I14TrueStatus as I14, I17Tenancy as I17,
+        I14TrueStatus as I14, I17Tenancy as I17, I18Neighbours as I18, I23Attach as I23,
     };
 }
 
@@ -98,7 +98,8 @@ fn history(changes: &[Change], sent: &[Sent]) -> History {
             api_server::Kind::Secret => Kind::Secret,
             api_server::Kind::Credential => Kind::Credential,
             api_server::Kind::Namespace => Kind::Namespace,
-            api_server::Kind::ServiceAccount | api_server::Kind::Lease | api_server::Kind::Event => continue,
+            api_server::Kind::ServiceAccount => Kind::ServiceAccount,
+            api_server::Kind::Lease | api_server::Kind::Event => continue,
         };
         let sent = change.by.and_then(|process| when.get(&(change.version, process)).copied());
         let (at, by_operator) = (change.at, change.by.is_some());

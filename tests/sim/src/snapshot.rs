@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::api_server::{ApiServer, Kind};
 use crate::aws::nameless;
 
-/// One text for each Secret and each `EcrCredential`.
+/// One text for each Secret, each `EcrCredential` and each ServiceAccount.
 pub fn snapshot(api: &ApiServer) -> BTreeMap<String, String> {
     let uids: BTreeMap<String, String> = api
         .all(Kind::Credential)
@@ -17,9 +17,13 @@ pub fn snapshot(api: &ApiServer) -> BTreeMap<String, String> {
         .map(|(key, object)| (object["metadata"]["uid"].as_str().unwrap_or_default().to_owned(), key.2))
         .collect();
     let named = |kind: Kind| api.all(kind).into_iter().map(move |(key, object)| (kind, key, object));
-    let all = named(Kind::Secret).chain(named(Kind::Credential));
+    let all = named(Kind::Secret).chain(named(Kind::Credential)).chain(named(Kind::ServiceAccount));
     all.map(|(kind, key, object)| {
-        let shown = if kind == Kind::Secret { secret(&object, &uids) } else { credential(&object) };
+        let shown = match kind {
+            Kind::Secret => secret(&object, &uids),
+            Kind::Credential => credential(&object),
+            _ => json!([object["imagePullSecrets"], object["metadata"]["annotations"]]),
+        };
         (format!("{} {}/{}", kind.name(), key.1, key.2), shown.to_string())
     })
     .collect()
@@ -57,8 +61,13 @@ fn secret(object: &Value, uids: &BTreeMap<String, String>) -> Value {
     for field in ["resourceVersion", "uid", "creationTimestamp"] {
         metadata[field] = Value::Null;
     }
-    if let Some(config) = shown["data"][".dockerconfigjson"].as_str() {
-        shown["data"][".dockerconfigjson"] = masked(config).into();
+    for key in [".dockerconfigjson", "config.json"] {
+        if let Some(config) = shown["data"][key].as_str() {
+            shown["data"][key] = masked(config).into();
+        }
+    }
+    if let Some(password) = shown["data"]["password"].as_str() {
+        shown["data"]["password"] = nameless(password).into();
     }
     shown
 }

@@ -74,6 +74,35 @@ pub fn edit(api: &ApiServer, name: &str, changes: Value) {
     api.edit(Kind::Credential, "", name, json!({ "spec": changes }));
 }
 
+/// The names of the outputs: one with all logins, and one with that of ECR Public.
+pub const FILE: &str = "registry-file";
+pub const TOKEN: &str = "public-token";
+
+/// What allows them.
+pub const OUTPUTS: [&str; 2] = ["*/registry-file=DockerConfigFile", "*/public-token=BasicAuth"];
+
+/// What asks for the outputs.
+pub fn outputs() -> Value {
+    json!({ "outputs": [
+        { "name": FILE, "format": "DockerConfigFile" },
+        { "name": TOKEN, "format": "BasicAuth", "host": "public.ecr.aws" },
+    ] })
+}
+
+/// The ServiceAccounts that Secrets are attached to.
+pub const BUILDER: &str = "builder";
+
+/// What attaches the Secret to them.
+pub fn attached() -> Value {
+    json!({ "attachTo": { "pods": "Never", "serviceAccounts": ["build*"] } })
+}
+
+/// One of them, which names a Secret of somebody else.
+pub fn builder(api: &ApiServer, namespace: &str) {
+    let object = json!({ "metadata": { "name": BUILDER }, "imagePullSecrets": [{ "name": "theirs" }] });
+    api.create(Kind::ServiceAccount, namespace, object);
+}
+
 /// The ServiceAccount of each tenant.
 pub const PULLER: &str = "puller";
 
@@ -203,6 +232,27 @@ pub fn all() -> Vec<Workload> {
     ];
     let settings = Settings { service_accounts: vec![format!("*/{PULLER}")], ..Settings::default() };
     all.extend(tenants().into_iter().map(|workload| Workload { settings: settings.clone(), ..workload }));
+    all.push(Workload {
+        name: "attached to ServiceAccounts and taken back",
+        settings: Settings { attachable: vec![BUILDER.to_owned()], ..Settings::default() },
+        ground: then(
+            ground(json!({})),
+            step(Until::Ready, |sim| ["a", "b", "c"].iter().for_each(|namespace| builder(&sim.api, namespace))),
+        ),
+        steps: vec![
+            step(Until::Ready, |sim| edit(&sim.api, "platform", attached())),
+            step(Until::Ready, |sim| drop(sim.api.label_namespace("b", json!({ "pull": null })))),
+        ],
+    });
+    all.push(Workload {
+        name: "outputs come and go",
+        settings: Settings { outputs: OUTPUTS.map(str::to_owned).to_vec(), ..Settings::default() },
+        ground: ground(json!({})),
+        steps: vec![
+            step(Until::Ready, |sim| edit(&sim.api, "platform", outputs())),
+            step(Until::Ready, |sim| edit(&sim.api, "platform", json!({ "outputs": [outputs()["outputs"][0]] }))),
+        ],
+    });
     all
 }
 

@@ -8,6 +8,7 @@ pub use credentials::is_collected;
 pub use secrets::least_life;
 pub use well_formed::logins;
 
+mod attach;
 mod calls;
 mod conduct;
 mod credentials;
@@ -19,7 +20,7 @@ mod well_formed;
 
 /// Everything that was wrong, in the order of the invariants.
 pub fn judge(evidence: &Evidence) -> Vec<Violation> {
-    let checks: [fn(&Evidence) -> Vec<Violation>; 22] = [
+    let checks: [fn(&Evidence) -> Vec<Violation>; 23] = [
         requests::scope,
         requests::rbac,
         secrets::foreign,
@@ -42,6 +43,7 @@ pub fn judge(evidence: &Evidence) -> Vec<Violation> {
         conduct::named_failures,
         conduct::quoted_refusals,
         conduct::single_writer,
+        attach::entries_of_others,
     ];
     let mut violations = evidence.found.clone();
     violations.extend(checks.iter().flat_map(|check| check(evidence)));

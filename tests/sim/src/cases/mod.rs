@@ -14,11 +14,13 @@ use crate::sim::{Sim, Until};
 use crate::workloads::{self, SECRET};
 
 mod admission;
+mod attach;
 mod aws;
 mod deletion;
 mod keys;
 mod leaders;
 mod objects;
+mod outputs;
 mod places;
 mod reads;
 mod registries;
@@ -77,6 +79,8 @@ pub fn all() -> Vec<Case> {
         ("deletion", deletion::cases()),
         ("namespaces with identities of their own", tenants::cases()),
         ("static keys in a Secret", keys::cases()),
+        ("outputs in other formats", outputs::cases()),
+        ("Secrets that are attached to ServiceAccounts", attach::cases()),
     ];
     let classed =
         parts.into_iter().flat_map(|(class, cases)| cases.into_iter().map(move |case| Case { class, ..case }));
