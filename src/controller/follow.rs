@@ -410,7 +410,8 @@ mod tests {
         let forbidden =
             || Error::WatchStartFailed(kube::Error::Api(Status::failure("no", "No").with_code(403).boxed()));
         let expired = || Error::WatchStartFailed(kube::Error::Api(Status::failure("no", "No").with_code(410).boxed()));
-        let table: [(&str, fn() -> Error, u64, bool); 6] = [
+        type Case = (&'static str, fn() -> Error, u64, bool);
+        let table: [Case; 6] = [
             ("refused for a minute", forbidden, 60, false),
             ("refused for an hour", forbidden, 3600, true),
             ("refused for a day", forbidden, 86_400, true),
