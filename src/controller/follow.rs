@@ -410,14 +410,9 @@ mod tests {
         let forbidden =
             || Error::WatchStartFailed(kube::Error::Api(Status::failure("no", "No").with_code(403).boxed()));
         let expired = || Error::WatchStartFailed(kube::Error::Api(Status::failure("no", "No").with_code(410).boxed()));
-<<<<<<< HEAD
         /// What happened, how the watch fails, for how many seconds, and whether it then begins with a list.
         type Outage = (&'static str, fn() -> Error, u64, bool);
         let table: [Outage; 6] = [
-=======
-        type Case = (&'static str, fn() -> Error, u64, bool);
-        let table: [Case; 6] = [
->>>>>>> h/edge
             ("refused for a minute", forbidden, 60, false),
             ("refused for an hour", forbidden, 3600, true),
             ("refused for a day", forbidden, 86_400, true),

@@ -588,14 +588,15 @@ fn wanted(
         (Ownership::Owned(record), None) if now.validity(record).is_some() => SecretAction::Keep,
         (_, None) => SecretAction::Wait,
         (Ownership::Owned(record), Some(desired)) => {
-            let written = record.digest == desired.digest_of(record) || accepted == Some(record.digest);
+            let written = (record.digest == desired.digest_of(record) || accepted == Some(record.digest))
+                && record.trust != Trust::Forged;
             // A later expiry for the same hosts was written by a process that crashed before it updated the status, and is valid
             // until then. With other hosts this does not hold: an added host may have an older token. With another identity the
             // Secret is not the desired one.
             let newer = record.hosts == Some(desired.payload.hosts())
                 && desired.is_of_identities(record)
                 && now.validity(record).is_some_and(|at| at > desired.expires_at);
-            if (written || newer) && record.trust != Trust::Forged {
+            if written || newer {
                 if record.has_additions(Some(&desired.payload)) {
                     SecretAction::Strip(record.clone())
                 } else {

@@ -359,7 +359,6 @@ fn every_target_has_its_action() {
     let forged = Arc::new(SecretRecord { trust: Trust::Forged, ..(*written).clone() });
     let by_lost_answer = Arc::new(SecretRecord { trust: Trust::Changed, ..(*written).clone() });
     let forged_newer = Arc::new(SecretRecord { expires_at: Some(at(NOW + 365 * 24 * HOUR)), ..(*newer).clone() });
-    let forged_later = Arc::new(SecretRecord { trust: Trust::Forged, ..(*newer).clone() });
     let forged_others = Arc::new(SecretRecord { hosts: None, ..(*forged_newer).clone() });
     let (some, none, nothing, part) = (Some(&good), None, Some(&empty), Some(&one_missing));
     let table = [
@@ -370,14 +369,6 @@ fn every_target_has_its_action() {
         ("edited", Ownership::Owned(edited.clone()), Selection::Selected, some, Fail, "update"),
         ("applied under our name", Ownership::Owned(forged), Selection::Selected, some, Fail, "update"),
         ("the answer was lost", Ownership::Owned(by_lost_answer), Selection::Selected, some, Fail, "keep"),
-        (
-            "applied under our name, with a later expiry",
-            Ownership::Owned(forged_later),
-            Selection::Selected,
-            some,
-            Fail,
-            "update",
-        ),
         ("good for a year", Ownership::Owned(forged_newer.clone()), Selection::Selected, some, Fail, "update"),
         ("no token, good for a year", Ownership::Owned(forged_newer.clone()), Selection::Selected, none, Fail, "wait"),
         ("more hosts, good for a year", Ownership::Owned(forged_others), Selection::Selected, part, Fail, "update"),

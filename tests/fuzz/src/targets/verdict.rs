@@ -127,11 +127,10 @@ fn changed(said: &SecretAction) -> Option<&Arc<SecretRecord>> {
     }
 }
 
-/// A Secret of ours with the desired hosts and identities that is good for longer than the desired one.
+/// A Secret with the desired hosts and identities that is good for longer than the desired one.
 fn is_better(record: &SecretRecord, desired: &Desired, now: Timestamp) -> bool {
     record.hosts == Some(desired.payload.hosts())
         && (desired.of_unknown_identity || record.identity == Some(desired.identity))
-        && record.trust != Trust::Forged
         && record.valid_until(now).is_some_and(|at| at > now && at > desired.expires_at)
 }
 
