@@ -320,7 +320,7 @@ fn namespaces(
     targets.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     let mut all = Namespaces::default();
     for target in &targets {
-        let found = facts.metadata.get(&SecretKey::of(&target));
+        let found = facts.metadata.get(&SecretKey::of(target));
         let report = if is_hidden(facts, target) { Some(hidden(target)) } else { check.judge(target, found) };
         let report = with_identity(facts, target, resolved, report);
         // The namespaces of outputs are reported only if they have a problem.

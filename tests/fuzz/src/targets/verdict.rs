@@ -74,6 +74,8 @@ fn desired(u: &mut Unstructured<'_>) -> Result<Desired> {
         digest: digest(u)?,
         expires_at: moment(u)?,
         identity: u.int_in_range(1..=2)?,
+        // The digest is not that of the metadata here, so it cannot be made anew for another identity.
+        of_unknown_identity: false,
         incomplete: u.arbitrary()?,
         of_one_namespace: u.arbitrary()?,
         has_entries,
