@@ -47,27 +47,36 @@ fn evidence(sim: &Sim) -> Evidence {
         aws: aws(sim),
         now: clock::true_now(),
         found: sim.complaints.clone(),
-        service_accounts: sim.all_settings.iter().flat_map(|all| all.service_accounts.iter().map(account)).collect(),
+        service_accounts: sim
+            .all_settings
+            .iter()
+            .flat_map(|all| all.service_accounts.iter().map(|flag| account(flag)))
+            .collect(),
         tenants: sim.tenants.clone(),
         included: vec![],
     }
 }
 
 /// A ServiceAccount as the flag names it: `*/NAME` is one of each namespace.
-fn account(flag: &String) -> Account {
+fn account(flag: &str) -> Account {
     let (namespace, name) = flag.split_once('/').unwrap_or(("*", flag));
     Account { namespace: Some(namespace.to_owned()).filter(|namespace| namespace != "*"), name: name.to_owned() }
 }
 
 /// The name of an output as the flag has it: `*/NAME=FORMAT`.
-fn output(flag: &String) -> String {
-    let place = flag.split_once('=').map_or(flag.as_str(), |(place, _)| place);
+fn output(flag: &str) -> String {
+    let place = flag.split_once('=').map_or(flag, |(place, _)| place);
     place.rsplit_once('/').map_or(place, |(_, name)| name).to_owned()
 }
 
 fn scope(sim: &Sim) -> Scope {
     let settings = sim.all_settings.iter().map(|settings| Settings {
-        secret_names: settings.secret_names.iter().cloned().chain(settings.outputs.iter().map(output)).collect(),
+        secret_names: settings
+            .secret_names
+            .iter()
+            .cloned()
+            .chain(settings.outputs.iter().map(|flag| output(flag)))
+            .collect(),
         namespaces: settings.namespaces.clone(),
         defaults: Defaults { region: Some(settings.region.clone()), account: Some(ACCOUNT.to_owned()) },
     });

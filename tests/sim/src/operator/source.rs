@@ -48,13 +48,14 @@ enum Proof {
     Keys(StaticKeys),
 }
 
-type Request = Shared<BoxFuture<'static, Result<Proof, TokenError>>>;
+type Answer = BoxFuture<'static, Result<Proof, TokenError>>;
+type Request = Shared<Answer>;
 
 /// The session of an identity that is not the operator's own.
 #[derive(Default)]
 pub(super) struct Session {
     /// The last request to the API server and when it was sent, as long as a fetch uses it.
-    request: Mutex<Option<(Instant, WeakShared<BoxFuture<'static, Result<Proof, TokenError>>>)>>,
+    request: Mutex<Option<(Instant, WeakShared<Answer>)>>,
     /// Whose it is, and until when.
     lasts: Mutex<Option<(Caller, Instant)>>,
 }
