@@ -60,12 +60,10 @@ impl ClusterState {
         self.secret_shown(name, namespace, record, Trust::Unchanged)
     }
 
-    /// Takes a Secret as an event shows it; returns whom it concerns. One that was not known was created by the write in flight, or by
+    /// Takes a Secret as an event shows it; returns whom it concerns. One that was not known was created by a write of ours, or by
     /// somebody else.
     pub fn change_secret(&mut self, name: &str, namespace: &str, record: Arc<SecretRecord>) -> BTreeSet<Uid> {
-        let is_awaited = self.awaited.contains(&SecretKey::new(name, namespace));
-        let trust = if is_awaited { Trust::Changed } else { Trust::Forged };
-        self.secret_shown(name, namespace, record, trust)
+        self.secret_shown(name, namespace, record, Trust::Forged)
     }
 
     /// A state older than the one known is no news: the answer to a write often overtakes the watch.
@@ -76,11 +74,16 @@ impl ClusterState {
         record: Arc<SecretRecord>,
         if_unknown: Trust,
     ) -> BTreeSet<Uid> {
-        let known = self.record(name, namespace);
-        if known.is_some_and(|known| record.is_older_than(known)) {
+        let known = self.record(name, namespace).cloned();
+        if known.as_ref().is_some_and(|known| record.is_older_than(known)) {
             return BTreeSet::new();
         }
-        let trust = known.map_or(if_unknown, |known| record.trust_after(known));
+        let may_be_ours = self.awaited.shown(&SecretKey::new(name, namespace));
+        let trust = match known {
+            Some(known) => record.trust_after(&known, may_be_ours),
+            None if may_be_ours && if_unknown == Trust::Forged => Trust::Changed,
+            None => if_unknown,
+        };
         self.put_secret(name, namespace, with_trust(record, trust))
     }
 
@@ -109,7 +112,7 @@ impl ClusterState {
         }
         let now = match self.record(&key.name, &key.namespace) {
             // The watch has shown more since, which is judged by what we have written.
-            Some(known) if record.is_older_than(known) => with_trust(known.clone(), known.trust_after(&record)),
+            Some(known) if record.is_older_than(known) => with_trust(known.clone(), known.trust_after(&record, false)),
             _ => record,
         };
         self.put_secret(&key.name, &key.namespace, now)
@@ -652,6 +655,17 @@ mod tests {
             ("forged, its repair refused", vec![Listed((1, 1, 10)), Event((2, 1, 20)), Begin, Lost], Forged),
             ("created", vec![Begin, Event((1, 1, 10)), Answer((1, 1, 10))], Unchanged),
             ("created, the answer lost", vec![Begin, Event((1, 1, 10)), Lost], Changed),
+            ("created, the answer lost and the event late", vec![Begin, Lost, Event((1, 1, 10))], Changed),
+            (
+                "written twice, the answers lost and the events late",
+                vec![Listed((1, 1, 10)), Begin, Lost, Event((2, 2, 20)), Begin, Lost, Event((3, 3, 30))],
+                Changed,
+            ),
+            (
+                "forged after a write without an answer",
+                vec![Listed((1, 1, 10)), Begin, Lost, Event((2, 2, 20)), Event((3, 2, 30))],
+                Forged,
+            ),
             ("created by somebody else", vec![Event((1, 1, 10))], Forged),
             ("deleted and created", vec![Listed((1, 1, 10)), Gone, Event((3, 1, 20))], Forged),
         ];
@@ -667,7 +681,10 @@ mod tests {
                         cluster.answered(&key, version(record));
                         cluster.awaited.end(&key);
                     }
-                    Lost => cluster.awaited.end(&key),
+                    Lost => {
+                        cluster.awaited.unanswered(key.clone());
+                        cluster.awaited.end(&key);
+                    }
                     Gone => drop(cluster.remove_secret("pull", "a", None)),
                 }
             }

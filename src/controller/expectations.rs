@@ -1,6 +1,6 @@
 //! The answers that writes wait for: the watch may overtake them, and show first that the Secret is gone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::secret_key::SecretKey;
 
@@ -8,7 +8,12 @@ use super::secret_key::SecretKey;
 ///
 /// An answer shows the Secret as it was when it was written. If it has been deleted since, no other event will say so again.
 #[derive(Debug, Default)]
-pub struct Expectations(HashMap<SecretKey, Since>);
+pub struct Expectations {
+    in_flight: HashMap<SecretKey, Since>,
+    /// Where a write that has ended may have been done: its event may still come. A list forgets them, so they are as many as the writes
+    /// that fail between two lists at most.
+    unanswered: HashSet<SecretKey>,
+}
 
 #[derive(Debug, Default)]
 struct Since {
@@ -22,22 +27,22 @@ struct Since {
 impl Expectations {
     /// A write begins.
     pub fn begin(&mut self, key: SecretKey) {
-        self.0.entry(key).or_default().writes += 1;
+        self.in_flight.entry(key).or_default().writes += 1;
     }
 
     /// A write has ended, with an answer or without.
     pub fn end(&mut self, key: &SecretKey) {
-        if let Some(since) = self.0.get_mut(key) {
+        if let Some(since) = self.in_flight.get_mut(key) {
             since.writes = since.writes.saturating_sub(1);
             if since.writes == 0 {
-                self.0.remove(key);
+                self.in_flight.remove(key);
             }
         }
     }
 
     /// A Secret has gone; without a uid, the one that a list should have shown, whichever it is.
     pub fn gone(&mut self, key: &SecretKey, uid: Option<&str>) {
-        if let Some(since) = self.0.get_mut(key) {
+        if let Some(since) = self.in_flight.get_mut(key) {
             match uid {
                 Some(uid) => since.gone.push(uid.into()),
                 None => since.missed = true,
@@ -48,17 +53,27 @@ impl Expectations {
     /// Whether an answer shows the current state, as far as is known. For a Secret that was missing in a list only the watch counts:
     /// if it was created after the list, its event is still to come.
     pub fn holds(&self, key: &SecretKey, uid: &str) -> bool {
-        self.0.get(key).is_none_or(|since| !since.missed && since.gone.iter().all(|gone| **gone != *uid))
+        self.in_flight.get(key).is_none_or(|since| !since.missed && since.gone.iter().all(|gone| **gone != *uid))
     }
 
-    /// Whether a write of a Secret is in flight.
-    pub fn contains(&self, key: &SecretKey) -> bool {
-        self.0.contains_key(key)
+    /// A write has ended without an answer that says whether it was done.
+    pub fn unanswered(&mut self, key: SecretKey) {
+        self.unanswered.insert(key);
+    }
+
+    /// Whether what is shown of a Secret may come of a write: one is in flight, or has ended without an answer and was not shown yet.
+    pub fn shown(&mut self, key: &SecretKey) -> bool {
+        self.unanswered.remove(key) || self.in_flight.contains_key(key)
+    }
+
+    /// A list has come, which shows whatever was done.
+    pub fn listed(&mut self) {
+        self.unanswered = HashSet::new();
     }
 
     /// The Secrets with writes in flight.
     pub fn keys(&self) -> impl Iterator<Item = &SecretKey> {
-        self.0.keys()
+        self.in_flight.keys()
     }
 }
 

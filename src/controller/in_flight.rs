@@ -131,6 +131,8 @@ async fn perform(
             };
             ctx.shared.secret_gone(&target.name, &target.namespace, uid);
         }
+        // No answer, or one of a server in trouble.
+        Err(WriteError::Refused(Reason::ApiError, _)) => write.unanswered(),
         Err(_) => {}
     }
     if result.is_ok() && matches!(action, SecretAction::Delete(_)) {

@@ -286,6 +286,7 @@ impl Shared {
 
     /// A whole list of the Secrets in a scope has come.
     pub(super) fn secrets_listed(&self, scope: &SecretScope) {
+        self.state.lock().awaited.listed();
         self.listed.send_modify(|listed| {
             listed.secrets.insert(scope.clone());
         });
@@ -401,6 +402,11 @@ impl Write<'_> {
         let mut concerned = self.shared.state.lock().answered(&self.key, record);
         concerned.remove(writer);
         self.shared.send(&concerned);
+    }
+
+    /// It is unknown whether it was done.
+    pub(super) fn unanswered(&self) {
+        self.shared.state.lock().awaited.unanswered(self.key.clone());
     }
 }
 

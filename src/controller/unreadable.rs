@@ -82,7 +82,10 @@ fn status(object: &Unreadable, now: Timestamp) -> Option<EcrCredentialStatus> {
         object.error
     );
     let error = SpecError { reason: Reason::InvalidSpec, message };
-    let status = conclude(Observation::Stalled(error), &previous, object.metadata.generation, now).status;
+    let EcrCredentialStatus { conditions, observed_generation, next_refresh_at, .. } =
+        conclude(Observation::Stalled(error), &previous, object.metadata.generation, now).status;
+    // What another version may have written besides stays.
+    let status = EcrCredentialStatus { conditions, observed_generation, next_refresh_at, ..previous.clone() };
     (status != previous).then_some(status)
 }
 
@@ -112,6 +115,8 @@ mod tests {
         let before = json!({
             "observedGeneration": 2, "expiresAt": "2026-01-01T12:00:00Z", "nextRefreshAt": "2026-01-01T06:00:00Z",
             "conditions": [ready], "registries": [{ "hosts": ["x"], "tokenHash": "h" }],
+            "namespaces": { "selected": 2, "synced": 1, "failed": 1, "summary": "1/2" },
+            "failures": [{ "namespace": "a", "reason": "QuotaExceeded", "message": "no" }],
         });
         let written = status(&unreadable(&before, None), now).unwrap();
         let found: Vec<_> =

@@ -255,12 +255,14 @@ impl SecretRecord {
         self.expires_at.filter(|at| *at <= later(latest, LONGEST_LIFE.saturating_add(EXPIRY_TOLERANCE)))
     }
 
-    /// The trust in this state of a Secret, which follows another one and was not shown by the answer to a write.
-    pub fn trust_after(&self, before: &Self) -> Trust {
+    /// The trust in this state of a Secret, which follows another one and was not shown by the answer to a write. It may still come of a
+    /// write of ours, in flight or without an answer.
+    pub fn trust_after(&self, before: &Self, may_be_ours: bool) -> Trust {
         let is_applied_again = self.uid != before.uid || self.applied_at != before.applied_at;
         match (self.digest == before.digest, before.trust) {
             (true, trust) if !is_applied_again => trust,
             (false, Trust::Unchanged) if self.uid == before.uid => Trust::Changed,
+            (false, Trust::Changed) if self.uid == before.uid && may_be_ours => Trust::Changed,
             // With equal metadata we would have written equal data, which changes no time. And two changes may have undone each other.
             _ => Trust::Forged,
         }
@@ -587,7 +589,7 @@ mod tests {
         ];
         for (what, record, expected) in table {
             let seen = [Unchanged, Changed, Forged]
-                .map(|trust| record.trust_after(&SecretRecord { trust, ..written.clone() }));
+                .map(|trust| record.trust_after(&SecretRecord { trust, ..written.clone() }, false));
             assert_eq!(seen, expected, "{what}");
         }
     }
