@@ -118,6 +118,15 @@ impl ClusterState {
         self.put_secret(&key.name, &key.namespace, now)
     }
 
+    /// Takes the refusal of a write: what has changed meanwhile was somebody else's doing.
+    pub fn refused(&mut self, key: &SecretKey) {
+        if let Some(record) = self.records.get_mut(&key.name).and_then(|records| records.get_mut(&key.namespace))
+            && record.trust == Trust::Changed
+        {
+            *record = with_trust(record.clone(), Trust::Forged);
+        }
+    }
+
     /// Forgets a Secret that is gone; returns whom that concerns. With a `uid`, only that very Secret.
     pub fn remove_secret(&mut self, name: &str, namespace: &str, uid: Option<&str>) -> BTreeSet<Uid> {
         let key = self.shared_key(name, namespace);
@@ -349,6 +358,7 @@ impl ClusterState {
     /// Forgets a namespace that is gone; returns whom that concerns.
     pub fn remove_namespace(&mut self, name: &str) -> BTreeSet<Uid> {
         let shared_name = self.index.namespace_name(name);
+        self.awaited.namespace_gone(name);
         let mut concerned = self.index.remove_namespace(name);
         concerned.extend(self.owners_in(name));
         if let Some(name) = shared_name {
@@ -602,6 +612,8 @@ mod tests {
         Answer(Version),
         /// A write has ended without an answer.
         Lost,
+        /// A write was refused.
+        Refused,
         Gone,
     }
 
@@ -616,7 +628,7 @@ mod tests {
 
     #[test]
     fn what_others_apply_under_our_name_is_told_from_our_own_writes() {
-        use Heard::{Answer, Begin, Event, Gone, Listed, Lost};
+        use Heard::{Answer, Begin, Event, Gone, Listed, Lost, Refused};
         use Trust::{Changed, Forged, Unchanged};
         let table = [
             ("found after a restart", vec![Listed((1, 1, 10))], Unchanged),
@@ -652,6 +664,12 @@ mod tests {
                 vec![Listed((1, 1, 10)), Event((2, 1, 20)), Begin, Answer((2, 1, 20))],
                 Unchanged,
             ),
+            (
+                "edited, and forged during the repair that this refuses",
+                vec![Listed((1, 1, 10)), Event((2, 2, 10)), Begin, Event((3, 1, 20)), Refused],
+                Forged,
+            ),
+            ("created by somebody else during our create", vec![Begin, Event((1, 1, 10)), Refused], Forged),
             ("forged, its repair refused", vec![Listed((1, 1, 10)), Event((2, 1, 20)), Begin, Lost], Forged),
             ("created", vec![Begin, Event((1, 1, 10)), Answer((1, 1, 10))], Unchanged),
             ("created, the answer lost", vec![Begin, Event((1, 1, 10)), Lost], Changed),
@@ -683,6 +701,10 @@ mod tests {
                     }
                     Lost => {
                         cluster.awaited.unanswered(key.clone());
+                        cluster.awaited.end(&key);
+                    }
+                    Refused => {
+                        cluster.refused(&key);
                         cluster.awaited.end(&key);
                     }
                     Gone => drop(cluster.remove_secret("pull", "a", None)),

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::secret_key::SecretKey;
+use super::secret_key::{SecretKey, SecretScope};
 
 /// The Secrets with writes in flight, and what the watch has shown of them since.
 ///
@@ -10,8 +10,7 @@ use super::secret_key::SecretKey;
 #[derive(Debug, Default)]
 pub struct Expectations {
     in_flight: HashMap<SecretKey, Since>,
-    /// Where a write that has ended may have been done: its event may still come. A list forgets them, so they are as many as the writes
-    /// that fail between two lists at most.
+    /// Where a write that has ended may have been done: its event may still come.
     unanswered: HashSet<SecretKey>,
 }
 
@@ -66,9 +65,14 @@ impl Expectations {
         self.unanswered.remove(key) || self.in_flight.contains_key(key)
     }
 
-    /// A list has come, which shows whatever was done.
-    pub fn listed(&mut self) {
-        self.unanswered = HashSet::new();
+    /// A list of a scope has come.
+    pub fn listed(&mut self, scope: &SecretScope) {
+        self.unanswered.retain(|key| !scope.contains(key));
+    }
+
+    /// A namespace has gone.
+    pub fn namespace_gone(&mut self, namespace: &str) {
+        self.unanswered.retain(|key| *key.namespace != *namespace);
     }
 
     /// The Secrets with writes in flight.

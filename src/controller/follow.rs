@@ -149,7 +149,8 @@ where
         // What a line that cannot be read was about is lost, and so is what a forgotten version would go on from. kube lists by itself only
         // if a watch that has begun ends with 410.
         let expired = status(error).is_some_and(|status| status.code == 410);
-        if failure == Failure::Garbled || expired || self.retries.lasted() >= STALE {
+        if failure == Failure::Garbled || expired || self.retries.stale() >= STALE {
+            self.retries.last = Some(Instant::now());
             self.stream = Box::pin((self.begin)());
         }
     }
@@ -241,6 +242,8 @@ impl Failure {
 struct Retries {
     count: u32,
     since: Option<Instant>,
+    /// When it last showed something, or began with a list.
+    last: Option<Instant>,
     /// When the last wait ended.
     waited: Option<Instant>,
     /// What the log says.
@@ -250,6 +253,7 @@ struct Retries {
 impl Retries {
     fn succeeded(&mut self) {
         self.told.clear();
+        self.last = Some(Instant::now());
     }
 
     /// Notes a failure. Returns what is to be logged: each text once, until the watch goes on.
@@ -266,6 +270,11 @@ impl Retries {
     /// How long it has failed.
     fn lasted(&self) -> Duration {
         self.since.map(|since| since.elapsed()).unwrap_or_default()
+    }
+
+    /// How long it has failed and shown nothing.
+    fn stale(&self) -> Duration {
+        self.since.max(self.since.and(self.last)).map(|since| since.elapsed()).unwrap_or_default()
     }
 
     fn wait(&self, failure: Failure, seed: &str) -> Duration {
@@ -441,6 +450,25 @@ mod tests {
             assert_eq!(matches!(event, Some(Event::Init)), lists, "{what}: {event:?}");
             assert!(until.elapsed() <= Duration::from_secs(60), "{what}: {:?} after its end", until.elapsed());
         }
+    }
+
+    /// A proxy may cut each connection after some seconds.
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_cut_again_and_again_and_shows_what_happens_between_goes_on() {
+        let lists = AtomicUsize::new(0);
+        let begin = || {
+            lists.fetch_add(1, Ordering::Relaxed);
+            let cut = |number: u32| async move {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                if number % 2 == 0 { Ok(Event::Apply(namespace(Some("a")))) } else { Err(unreachable()) }
+            };
+            stream::iter(0..720).then(cut).chain(stream::pending()).boxed()
+        };
+        let mut events = std::pin::pin!(follow(subject(), shared(Last::default()), begin, || {}));
+        for _ in 0..300 {
+            events.next().await;
+        }
+        assert_eq!(lists.load(Ordering::Relaxed), 1);
     }
 
     #[test]

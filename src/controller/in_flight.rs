@@ -15,6 +15,7 @@ use super::secret_key::SecretKey;
 use crate::api::status::Reason;
 use crate::apply::{SLOW, WriteError, Written};
 use crate::plan::Uid;
+use crate::secret::ownership::SecretRecord;
 use crate::secret::{Desired, SecretAction, SecretTarget};
 
 /// A write that takes longer than this is reported in the status.
@@ -119,6 +120,10 @@ async fn perform(
     let result = ctx.writer.perform(target, action, desired, begin).await;
     // The answer often comes before the watch event.
     match &result {
+        // The data is what it was.
+        Ok(Written::Stored(record)) if let SecretAction::Strip(before) = action => {
+            write.stored(Arc::new(SecretRecord { trust: before.trust, ..(**record).clone() }), me);
+        }
         Ok(Written::Stored(record) | Written::Deleting(record)) => {
             write.stored(record.clone(), me);
         }
@@ -133,7 +138,7 @@ async fn perform(
         }
         // No answer, or one of a server in trouble.
         Err(WriteError::Refused(Reason::ApiError, _)) => write.unanswered(),
-        Err(_) => {}
+        Err(_) => write.refused(),
     }
     if result.is_ok() && matches!(action, SecretAction::Delete(_)) {
         tracing::info!(namespace = %target.namespace, secret = %target.name, "deleted a Secret that is no longer needed");

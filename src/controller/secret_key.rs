@@ -36,6 +36,12 @@ pub struct SecretScope {
 }
 
 impl SecretScope {
+    /// Whether a Secret is in this scope.
+    pub(super) fn contains(&self, key: &SecretKey) -> bool {
+        let within = |scope: &Option<Arc<str>>, text: &Arc<str>| scope.as_ref().is_none_or(|scope| scope == text);
+        within(&self.name, &key.name) && within(&self.namespace, &key.namespace)
+    }
+
     /// Whether each Secret in another scope is in this one.
     pub(super) fn covers(&self, other: &Self) -> bool {
         let within = |outer: &Option<Arc<str>>, inner: &Option<Arc<str>>| outer.is_none() || outer == inner;

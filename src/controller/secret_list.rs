@@ -38,6 +38,8 @@ impl SecretList {
     /// A list begins: its request has not been sent yet.
     pub(super) fn begins(&mut self) {
         self.listed.clear();
+        // They are known, and so among those that this list has to show.
+        self.unshown.clear();
         self.before = self.shared.secrets_known(&self.scope);
     }
 

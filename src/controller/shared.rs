@@ -249,12 +249,15 @@ impl Shared {
 
     /// A Secret that is gone.
     pub fn secret_gone(&self, name: &str, namespace: &str, uid: Option<&str>) {
-        let was_left = self.state.lock().is_left_in_place(name, namespace);
-        self.change(|state| state.remove_secret(name, namespace, uid));
-        if was_left {
-            // ServiceAccounts name it no longer.
+        self.change(|state| self.remove_secret(state, name, namespace, uid));
+    }
+
+    fn remove_secret(&self, state: &mut ClusterState, name: &str, namespace: &str, uid: Option<&str>) -> BTreeSet<Uid> {
+        if state.is_left_in_place(name, namespace) {
+            // ServiceAccounts name it no longer. They are looked at after this lock.
             self.targets_changed.notify_waiters();
         }
+        state.remove_secret(name, namespace, uid)
     }
 
     /// The keys of the Secrets in a scope that are known or being written.
@@ -278,7 +281,7 @@ impl Shared {
             newer = known.filter(|uid| before != Some(&**uid));
             match newer {
                 Some(_) => BTreeSet::new(),
-                None => state.remove_secret(&key.name, &key.namespace, None),
+                None => self.remove_secret(state, &key.name, &key.namespace, None),
             }
         });
         newer
@@ -286,7 +289,7 @@ impl Shared {
 
     /// A whole list of the Secrets in a scope has come.
     pub(super) fn secrets_listed(&self, scope: &SecretScope) {
-        self.state.lock().awaited.listed();
+        self.state.lock().awaited.listed(scope);
         self.listed.send_modify(|listed| {
             listed.secrets.insert(scope.clone());
         });
@@ -402,6 +405,11 @@ impl Write<'_> {
         let mut concerned = self.shared.state.lock().answered(&self.key, record);
         concerned.remove(writer);
         self.shared.send(&concerned);
+    }
+
+    /// It was not done. A change that was taken for it was somebody else's.
+    pub(super) fn refused(&self) {
+        self.shared.state.lock().refused(&self.key);
     }
 
     /// It is unknown whether it was done.

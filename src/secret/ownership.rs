@@ -140,8 +140,8 @@ pub enum Trust {
     /// Nothing of ours has changed.
     #[default]
     Unchanged,
-    /// Something has changed once. If the Secret is as desired, then by a write of ours whose answer was lost: only we know the hash
-    /// of a content that was not yet written.
+    /// Something has changed once. If the Secret is as desired, then by a write of ours whose answer was lost. The hash of the new
+    /// content is known to nobody else, unless it was written in another namespace already (docs/security.md).
     Changed,
     /// Somebody else has applied under our name.
     Forged,
