@@ -460,7 +460,7 @@ mod tests {
             lists.fetch_add(1, Ordering::Relaxed);
             let cut = |number: u32| async move {
                 tokio::time::sleep(Duration::from_secs(10)).await;
-                if number % 2 == 0 { Ok(Event::Apply(namespace(Some("a")))) } else { Err(unreachable()) }
+                if number.is_multiple_of(2) { Ok(Event::Apply(namespace(Some("a")))) } else { Err(unreachable()) }
             };
             stream::iter(0..720).then(cut).chain(stream::pending()).boxed()
         };
