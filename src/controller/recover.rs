@@ -423,25 +423,13 @@ async fn recover_from(
         }
     }
     let as_found = secret::bundle(plan, context.owner, &tenant.with(context.shared), context.included, now);
-    let digests = as_found.ok().and_then(|bundle| {
-        let desired = bundle.get(&secret.name)?;
-        Some((desired.digest, desired.digest_of(&record)))
-    });
-    match digests {
-        Some((digest, _)) if digest == record.digest => Ok(true),
-        // The Secret records the identities of all its tokens in one hash. As another one is unknown, so is who requested these: they
-        // are published, and replaced.
-        Some((_, digest)) if digest == record.digest => {
-            for (_, token) in tenant.published.iter_mut().filter(|(token_spec, _)| !before.contains_key(*token_spec)) {
-                *token = Arc::new(AuthorizationToken { identity: Identity::unresolved(), ..(**token).clone() });
-            }
-            Ok(true)
-        }
-        _ => {
-            tenant.published = before;
-            Ok(false)
-        }
+    // Of a token that all share, the identity may be unknown: then it is the one that the Secret records. So a restart calls nothing.
+    let expected = as_found.ok().and_then(|bundle| bundle.get(&secret.name).map(|desired| desired.digest_of(&record)));
+    let as_expected = expected == Some(record.digest);
+    if !as_expected {
+        tenant.published = before;
     }
+    Ok(as_expected)
 }
 
 /// The hosts of a registry in a Secret: as the spec names them, or those of the one account that has them all.

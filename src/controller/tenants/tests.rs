@@ -11,7 +11,6 @@ use crate::plan::Identity;
 use crate::plan::namespaces::NamespaceUid;
 use crate::secret::Desired;
 use crate::secret::include::Included;
-use crate::secret::ownership::SecretRecord;
 
 fn stage() -> Stage {
     stage_of(&NAMESPACES)
@@ -114,30 +113,6 @@ async fn of_a_tenants_secret_only_what_we_would_write_is_taken() {
         recover_tenant(&context, &"a".into(), &mut tenant, true, Instant::now() + PASS, at(NOW)).await;
         assert_eq!(!tenant.published.is_empty(), taken, "{what}");
         assert_eq!(tenant.recovery, TenantRecovery::Done, "{what}");
-    }
-}
-
-#[tokio::test]
-async fn who_requested_a_tenants_token_is_unknown_while_another_identity_of_its_secret_is() {
-    let stage = stage();
-    let public = stage.plan.registries[1].token_specs[0].clone();
-    let shared = |identity| Published::from([(public.clone(), token("q", NOW + 9 * HOUR, &identity))]);
-    let known = shared(Identity::operator());
-    let written = stage.desired(&tenant(&stage, "a", "p", NOW + HOUR).with(&known));
-    for (what, shared, is_known) in [("resolved", known, true), ("unresolved", shared(Identity::unresolved()), false)] {
-        stage.server.has_secret("a", &written);
-        let record = SecretRecord {
-            uid: "a".into(),
-            identity: Some(written.identity),
-            expires_at: Some(at(NOW + HOUR)),
-            ..SecretRecord::fixture(Some(stage.uid.clone()), "1", written.digest)
-        };
-        stage.ctx.shared.secret_listed("pull", "a", Arc::new(record));
-        let mut tenant = Tenant { namespace_uid: NamespaceUid::of("a", None), ..Tenant::default() };
-        recover_tenant(&context(&stage, &shared), &"a".into(), &mut tenant, true, Instant::now() + PASS, at(NOW)).await;
-        let identities: Vec<_> = tenant.published.values().map(|token| token.identity.clone()).collect();
-        let expected = if is_known { identity(&stage, "a") } else { Identity::unresolved() };
-        assert_eq!(identities, [expected], "{what}");
     }
 }
 
