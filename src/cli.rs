@@ -12,8 +12,7 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::api::{DEFAULT_SECRET_NAME, OutputFormat};
 use crate::plan::references::AllowedIdentities;
-use crate::plan::schedule;
-use crate::plan::schedule::LONGEST_LIFE;
+use crate::plan::schedule::{self, LONGEST_LIFE};
 use crate::plan::scopes::{AccountScope, IncludeScope, KeysScope, OutputScope};
 use crate::process::telemetry::LogFormat;
 use crate::token::settings::{AwsSettings, Endpoints, WebIdentityFile};

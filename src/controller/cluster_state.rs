@@ -57,13 +57,13 @@ impl ClusterState {
 
     /// Takes a Secret as a list shows it; returns whom it concerns. One that was not known is believed: so it was found.
     pub fn set_secret(&mut self, name: &str, namespace: &str, record: Arc<SecretRecord>) -> BTreeSet<Uid> {
-        self.secret_shown(name, namespace, record, Trust::Unchanged)
+        self.secret_shown(name, namespace, record, true)
     }
 
     /// Takes a Secret as an event shows it; returns whom it concerns. One that was not known was created by a write of ours, or by
     /// somebody else.
     pub fn change_secret(&mut self, name: &str, namespace: &str, record: Arc<SecretRecord>) -> BTreeSet<Uid> {
-        self.secret_shown(name, namespace, record, Trust::Forged)
+        self.secret_shown(name, namespace, record, false)
     }
 
     /// A state older than the one known is no news: the answer to a write often overtakes the watch.
@@ -72,30 +72,34 @@ impl ClusterState {
         name: &str,
         namespace: &str,
         record: Arc<SecretRecord>,
-        if_unknown: Trust,
+        is_listed: bool,
     ) -> BTreeSet<Uid> {
-        let known = self.record(name, namespace).cloned();
+        let (key, known) = (self.shared_key(name, namespace), self.record(name, namespace).cloned());
         if known.as_ref().is_some_and(|known| record.is_older_than(known)) {
             return BTreeSet::new();
         }
-        let may_be_ours = self.awaited.shown(&SecretKey::new(name, namespace));
-        let trust = match known {
-            Some(known) => record.trust_after(&known, may_be_ours),
-            None if may_be_ours && if_unknown == Trust::Forged => Trust::Changed,
-            None => if_unknown,
+        let may_be_ours = self.awaited.shown(&key);
+        let trust = match &known {
+            Some(known) => record.trust_after(known, may_be_ours),
+            None if is_listed => Trust::Unchanged,
+            None if may_be_ours => Trust::Changed,
+            None => Trust::Forged,
         };
-        self.put_secret(name, namespace, with_trust(record, trust))
+        self.put_secret(key, known.as_ref(), with_trust(record, trust))
     }
 
-    fn put_secret(&mut self, name: &str, namespace: &str, record: Arc<SecretRecord>) -> BTreeSet<Uid> {
-        let known = self.record(name, namespace).cloned();
-        if known.as_ref() == Some(&record) {
+    fn put_secret(
+        &mut self,
+        key: SecretKey,
+        known: Option<&Arc<SecretRecord>>,
+        record: Arc<SecretRecord>,
+    ) -> BTreeSet<Uid> {
+        if known == Some(&record) {
             return BTreeSet::new();
         }
-        let key = self.shared_key(name, namespace);
         let record = self.with_shared_owner(record);
         let mut concerned = self.concerned(&key);
-        self.disown(known.as_deref(), &key, &mut concerned);
+        self.disown(known.map(AsRef::as_ref), &key, &mut concerned);
         if let Some(owner) = &record.owner {
             self.owned.entry(owner.clone()).or_default().insert(key.clone());
             concerned.insert(owner.clone());
@@ -110,12 +114,13 @@ impl ClusterState {
         if !self.awaited.holds(key, &record.uid) {
             return BTreeSet::new();
         }
-        let now = match self.record(&key.name, &key.namespace) {
+        let known = self.record(&key.name, &key.namespace).cloned();
+        let now = match &known {
             // The watch has shown more since, which is judged by what we have written.
             Some(known) if record.is_older_than(known) => with_trust(known.clone(), known.trust_after(&record, false)),
             _ => record,
         };
-        self.put_secret(&key.name, &key.namespace, now)
+        self.put_secret(self.shared_key(&key.name, &key.namespace), known.as_ref(), now)
     }
 
     /// Takes the refusal of a write: what has changed meanwhile was somebody else's doing.

@@ -38,14 +38,17 @@ pub struct SecretScope {
 impl SecretScope {
     /// Whether a Secret is in this scope.
     pub(super) fn contains(&self, key: &SecretKey) -> bool {
-        let within = |scope: &Option<Arc<str>>, text: &Arc<str>| scope.as_ref().is_none_or(|scope| scope == text);
-        within(&self.name, &key.name) && within(&self.namespace, &key.namespace)
+        self.has(Some(&key.name), Some(&key.namespace))
     }
 
     /// Whether each Secret in another scope is in this one.
     pub(super) fn covers(&self, other: &Self) -> bool {
-        let within = |outer: &Option<Arc<str>>, inner: &Option<Arc<str>>| outer.is_none() || outer == inner;
-        within(&self.name, &other.name) && within(&self.namespace, &other.namespace)
+        self.has(other.name.as_ref(), other.namespace.as_ref())
+    }
+
+    fn has(&self, name: Option<&Arc<str>>, namespace: Option<&Arc<str>>) -> bool {
+        let within = |outer: Option<&Arc<str>>, inner| outer.is_none() || outer == inner;
+        within(self.name.as_ref(), name) && within(self.namespace.as_ref(), namespace)
     }
 }
 

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::{Case, calm, case, has};
+use super::{Case, calm, case, has, restart_and_late_namespace, restart_without_writes};
 use crate::api_server::{Action, Answer, ApiServer, Kind, Request, Rule, target};
 use crate::aws::{ACCOUNT, Failure};
 use crate::judge::Invariant;
@@ -53,13 +53,7 @@ pub(super) fn cases() -> Vec<Case> {
             sim.api.delete(Kind::Secret, PLACE.0, PLACE.1);
             sim.aws.fail(Failure::Unavailable, None);
             sim.harm += 1;
-            let writes = sim.secret_writes();
-            sim.crash();
-            sim.run_for(Duration::from_secs(3600));
-            sim.api.create_namespace("late", json!({ "pull": "ecr" }));
-            sim.until(5, I9, "it has the tokens that were found again", |api| has(api, "late"));
-            let writes = sim.secret_writes() - writes;
-            sim.expect(writes == 1, I5, &format!("{writes} writes without a new token, for one new namespace"));
+            restart_and_late_namespace(sim, 3600, 1, "it has the tokens that were found again", has);
             sim.aws.recover();
             put(sim, 1);
             calm(sim);
@@ -122,11 +116,7 @@ pub(super) fn cases() -> Vec<Case> {
             let reads = |r: &Request| is_of_keys(r) && (r.is_watch() || r.is_list());
             let refusal = Answer::no_right(&target(Kind::Secret, PLACE.0, PLACE.1), "list");
             sim.api.faults().place(Rule::new(reads, Action::Answer(refusal)));
-            let writes = sim.secret_writes();
-            sim.crash();
-            sim.run_for(Duration::from_secs(60));
-            let writes = sim.secret_writes() - writes;
-            sim.expect(writes == 0, I5, &format!("{writes} writes without a new token"));
+            restart_without_writes(sim, 60);
             sim.run_for(Duration::from_secs(3600));
             calm(sim);
         }),
@@ -151,11 +141,7 @@ pub(super) fn cases() -> Vec<Case> {
         cases.push(keys(format!("a restart whose reads of the keys {how}"), move |sim| {
             ready(sim);
             sim.api.faults().place(Rule::new(is_read, read.clone()));
-            let writes = sim.secret_writes();
-            sim.crash();
-            sim.run_for(Duration::from_secs(300));
-            let writes = sim.secret_writes() - writes;
-            sim.expect(writes == 0, I5, &format!("{writes} writes without a new token"));
+            restart_without_writes(sim, 300);
             sim.api.create_namespace("late", json!({ "pull": "ecr" }));
             sim.until(5, I9, "it has the tokens that were found again", |api| has(api, "late"));
             calm(sim);
@@ -261,11 +247,9 @@ fn beside_tenants() -> Case {
         sim.api.delete(Kind::Secret, PLACE.0, PLACE.1);
         sim.aws.fail(Failure::Unavailable, None);
         sim.harm += 1;
-        let (calls, writes) = (sim.aws.calls().len(), sim.secret_writes());
-        sim.crash();
-        sim.run_for(Duration::from_secs(600));
-        let (calls, writes) = (sim.aws.calls().len() - calls, sim.secret_writes() - writes);
-        sim.expect(writes == 0, I5, &format!("{writes} writes without a new token"));
+        let calls = sim.aws.calls().len();
+        restart_without_writes(sim, 600);
+        let calls = sim.aws.calls().len() - calls;
         sim.expect(calls == 0, I10, &format!("{calls} calls for tokens that are in the Secrets"));
         sim.aws.recover();
         put(sim, 1);

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::api_server::{Answer, ApiServer, Kind, Request};
 use crate::clock;
+use crate::judge::short::{I5, I9};
 use crate::judge::{Invariant, Violation, judge, least_life};
 use crate::operator::Settings;
 use crate::sim::{Sim, Until};
@@ -109,6 +110,32 @@ fn calm(sim: &mut Sim) {
     sim.run_for(Duration::from_secs(305));
     sim.wait(Until::Ready);
     sim.expect_quiet();
+}
+
+/// The process dies, and its successor writes no Secret in so many seconds: it has no new token.
+fn restart_without_writes(sim: &mut Sim, seconds: u64) {
+    let writes = sim.secret_writes();
+    sim.crash();
+    sim.run_for(Duration::from_secs(seconds));
+    let writes = sim.secret_writes() - writes;
+    sim.expect(writes == 0, I5, &format!("{writes} writes without a new token"));
+}
+
+/// The process dies, and so many seconds later a namespace comes: it gets all that it should have, and so many writes are all.
+fn restart_and_late_namespace(
+    sim: &mut Sim,
+    seconds: u64,
+    expected: usize,
+    what: &str,
+    has: fn(&ApiServer, &str) -> bool,
+) {
+    let writes = sim.secret_writes();
+    sim.crash();
+    sim.run_for(Duration::from_secs(seconds));
+    sim.api.create_namespace("late", json!({ "pull": "ecr" }));
+    sim.until(5, I9, what, |api| has(api, "late"));
+    let writes = sim.secret_writes() - writes;
+    sim.expect(writes == expected, I5, &format!("{writes} writes without a new token, for one new namespace"));
 }
 
 fn is_secret_write(request: &Request) -> bool {

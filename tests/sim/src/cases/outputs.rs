@@ -6,7 +6,9 @@ use ::judge::logins;
 use ::judge::marks::owner;
 use serde_json::{Value, json};
 
-use super::{Case, calm, case, has, is_secret_write, no_right, ready_reason};
+use super::{
+    Case, calm, case, has, is_secret_write, no_right, ready_reason, restart_and_late_namespace, restart_without_writes,
+};
 use crate::api_server::{Action, Answer, ApiServer, Kind, Request, Rule};
 use crate::aws::Failure;
 use crate::judge::Invariant;
@@ -96,13 +98,7 @@ pub(super) fn cases() -> Vec<Case> {
             ready(sim);
             sim.aws.fail(Failure::Unavailable, None);
             sim.harm += 1;
-            let writes = sim.secret_writes();
-            sim.crash();
-            sim.run_for(Duration::from_secs(600));
-            sim.api.create_namespace("late", json!({ "pull": "ecr" }));
-            sim.until(5, I9, "it has all three", |api| has_all(api, "late"));
-            let writes = sim.secret_writes() - writes;
-            sim.expect(writes == 3, I5, &format!("{writes} writes without a new token, for one new namespace"));
+            restart_and_late_namespace(sim, 600, 3, "it has all three", has_all);
             sim.aws.recover();
             calm(sim);
         }),
@@ -128,11 +124,7 @@ pub(super) fn cases() -> Vec<Case> {
             ready_tenants(sim);
             sim.aws.fail(Failure::Unavailable, None);
             sim.harm += 1;
-            let writes = sim.secret_writes();
-            sim.crash();
-            sim.run_for(Duration::from_secs(600));
-            let writes = sim.secret_writes() - writes;
-            sim.expect(writes == 0, I5, &format!("{writes} writes without a new token"));
+            restart_without_writes(sim, 600);
             sim.aws.recover();
             calm(sim);
         }),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Case, calm, case, has, no_right, ready};
+use super::{Case, calm, case, has, no_right, ready, restart_and_late_namespace};
 use crate::api_server::{Action, Answer, Kind, Request, Rule};
 use crate::aws::Failure;
 use crate::judge::short::{I4, I5, I7, I9, I10, I14};
@@ -34,13 +34,7 @@ pub(super) fn cases() -> Vec<Case> {
                 ready(sim);
                 sim.aws.fail(Failure::Unavailable, None);
                 sim.api.faults().place(Rule::new(is_read, read.clone()).times(times));
-                sim.crash();
-                let writes = sim.secret_writes();
-                sim.run_for(Duration::from_secs(600));
-                sim.api.create_namespace("late", json!({ "pull": "ecr" }));
-                sim.until(5, I9, "it has the token that was found again", |api| has(api, "late"));
-                let writes = sim.secret_writes() - writes;
-                sim.expect(writes == 1, I5, &format!("{writes} writes without a new token, for one new namespace"));
+                restart_and_late_namespace(sim, 600, 1, "it has the token that was found again", has);
                 sim.aws.recover();
                 calm(sim);
             },

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::{Case, calm, case, failure, has, is_secret_write};
+use super::{Case, calm, case, failure, has, is_secret_write, restart_without_writes};
 use crate::api_server::{Action, Answer, ApiServer, Kind, Request, Rule, target};
 use crate::aws::Failure;
 use crate::judge::Invariant;
@@ -63,11 +63,7 @@ pub(super) fn cases() -> Vec<Case> {
             ready(sim);
             sim.aws.fail(Failure::Unavailable, None);
             sim.harm += 1;
-            let writes = sim.secret_writes();
-            sim.crash();
-            sim.run_for(Duration::from_secs(600));
-            let writes = sim.secret_writes() - writes;
-            sim.expect(writes == 0, I5, &format!("{writes} writes without a new token"));
+            restart_without_writes(sim, 600);
             sim.api.label_namespace("b", json!({ "pull": null }));
             sim.run_for(Duration::from_secs(60));
             sim.aws.recover();
@@ -90,11 +86,7 @@ pub(super) fn cases() -> Vec<Case> {
             let reads = |r: &Request| r.target.kind == Kind::ServiceAccount && (r.is_watch() || r.is_list());
             let refusal = Answer::no_right(&target(Kind::ServiceAccount, "", ""), "list");
             sim.api.faults().place(Rule::new(reads, Action::Answer(refusal)));
-            let writes = sim.secret_writes();
-            sim.crash();
-            sim.run_for(Duration::from_secs(3600));
-            let writes = sim.secret_writes() - writes;
-            sim.expect(writes == 0, I5, &format!("{writes} writes without a new token"));
+            restart_without_writes(sim, 3600);
             calm(sim);
         }),
         tenants("a role that changes every second, for five minutes", TRIED, flapping),
