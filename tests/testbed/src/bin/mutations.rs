@@ -140,10 +140,10 @@ impl Tree {
             std::os::unix::fs::symlink(root.join(".cache"), cache)?;
         }
         if !tree.target.exists() && root.join("target/debug/deps").exists() {
-            // The dependencies are those of the sound operator: Cargo replaces files and never changes one.
+            // The dependencies are those of the sound operator. A copy, since Cargo changes some of its files in place.
             fs::create_dir_all(&tree.target)?;
-            let link = Command::new("cp").arg("-al").arg(root.join("target/debug")).arg(&tree.target).status();
-            if !link.is_ok_and(|status| status.success()) {
+            let copied = Command::new("cp").arg("-a").arg(root.join("target/debug")).arg(&tree.target).status();
+            if !copied.is_ok_and(|status| status.success()) {
                 println!("the dependencies are built once more");
             }
             // A lock that both have would make Cargo wait here for every other build of this tree, and those for this one.
