@@ -36,9 +36,9 @@ const PEACE: Duration = Duration::from_secs(60);
 /// A Secret that stays as it is only until something in it expires is examined again after so long.
 const RECHECK: Duration = Duration::from_secs(30);
 
-/// All Secrets are examined again after so long, though events and timers have shown each change: clocks jump, and a missed change
-/// would leave a namespace without a valid token.
-const RESYNC_INTERVAL: Duration = Duration::from_secs(60);
+/// All Secrets are examined again after so long, though events and timers have shown each change: a missed change would leave a
+/// namespace without a valid token. Clocks that jump are noticed sooner, by the timers and by `follow_clock`.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(600);
 
 /// A clock is set back by so little when it follows the servers, whose times are in whole seconds.
 const CLOCK_CORRECTION: Duration = Duration::from_secs(2);
@@ -286,11 +286,9 @@ impl RetryState {
         self.queue.is_empty() && self.in_flight.is_empty()
     }
 
-    /// When the next Secret is to be examined again, or all of them are.
+    /// When the next Secret is to be examined again.
     pub(super) fn retry_at(&self) -> Option<Timestamp> {
-        let timer = self.timers.first().map(|(at, _)| *at);
-        let resync = self.resynced.map(|last| later(last.at, RESYNC_INTERVAL));
-        timer.into_iter().chain(resync).min()
+        self.timers.first().map(|(at, _)| *at)
     }
 
     /// What the API server made of our write of a Secret, where it is not what we wrote.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use testbed::bed::{Bed, Operator, PATIENCE};
 use testbed::proxy::{Mark, Match, Request};
 
-/// What an event brings about comes within this time. The operator looks at everything anew once a minute anyway: what
+/// What an event brings about comes within this time. The operator examines everything anew every ten minutes anyway: what
 /// takes longer than this was not brought about by an event.
 pub(super) const AT_ONCE: Duration = Duration::from_secs(20);
 

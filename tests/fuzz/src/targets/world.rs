@@ -104,15 +104,13 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
         if u.is_empty() {
             break;
         }
-        let (concerned, of_secret) = event(u, &mut world, &mut model)?;
+        let concerned = event(u, &mut world, &mut model)?;
         let after = model.view();
         for uid in UIDS {
             let (old, new) = (before.of(uid), after.of(uid));
             let told = concerned.contains(&Uid(uid.into()));
             let gone = !model.claimants.contains_key(uid);
-            let same = entitled(&old.places) == entitled(&new.places)
-                && old.denied == new.denied
-                && (!of_secret || old.places == new.places);
+            let same = old.places == new.places && old.denied == new.denied;
             assert!(gone || same || told, "{uid} is not told: {old:?} before, {new:?} after");
             compare(&world, &model, uid, &after);
         }
@@ -144,24 +142,12 @@ fn include_scope((namespace, name): (&str, &str)) -> IncludeScope {
     IncludeScope { namespace: namespace.into(), name: name.into() }
 }
 
-/// The places that an `EcrCredential` wants. Those that it has left are also looked at once a minute, and of a change by which
-/// another's claim to one ends nobody is told sooner.
-fn entitled(places: &Places) -> Vec<(&NameAndNamespace, &Treatment)> {
-    places
-        .iter()
-        .filter(|(_, (selection, _))| {
-            matches!(selection, Selection::Selected | Selection::Conflict(_) | Selection::Blocked(_))
-        })
-        .collect()
-}
-
-/// One event, for both; returns whom the world says that it concerns, and whether it is of a Secret.
-fn event(u: &mut Unstructured<'_>, world: &mut ClusterState, model: &mut Model) -> Result<(BTreeSet<Uid>, bool)> {
+/// One event, for both; returns whom the world says that it concerns.
+fn event(u: &mut Unstructured<'_>, world: &mut ClusterState, model: &mut Model) -> Result<BTreeSet<Uid>> {
     let namespace = *u.choose(&NAMESPACES)?;
     let uid = *u.choose(&UIDS)?;
     let spot = ((*u.choose(&SECRETS)?).to_owned(), namespace.to_owned());
-    let kind = u.int_in_range(0..=10)?;
-    let concerned = match kind {
+    Ok(match u.int_in_range(0..=10)? {
         0..=2 => {
             let (labels, terminating) = (material::labels(u)?, u.ratio(1, 6)?);
             let namespace_uid = NamespaceUid::of(u.choose(&["x", "y"])?, None);
@@ -170,7 +156,7 @@ fn event(u: &mut Unstructured<'_>, world: &mut ClusterState, model: &mut Model) 
         }
         3 => {
             model.namespaces.remove(namespace);
-            world.index.remove_namespace(namespace)
+            world.remove_namespace(namespace)
         }
         4..=5 => {
             let claimant = claimant(u, uid, &model.limits)?;
@@ -198,8 +184,7 @@ fn event(u: &mut Unstructured<'_>, world: &mut ClusterState, model: &mut Model) 
             model.secrets.remove(&spot);
             world.remove_secret(&spot.0, &spot.1, None)
         }
-    };
-    Ok((concerned, kind >= 8))
+    })
 }
 
 /// A docker config of others, as it is now: one of two, or none that can be used.
