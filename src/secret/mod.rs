@@ -335,7 +335,7 @@ impl Source<'_> {
             return Err(DesiredError::TooLarge(bytes));
         }
         let form = form(secret.format);
-        let may_be_empty = form.holds_every_host() && self.plan.registries.iter().any(|r| r.anonymous_works);
+        let may_be_empty = !secret.format.is_of_one_host() && self.plan.registries.iter().any(|r| r.anonymous_works);
         if entries.is_empty() && !may_be_empty {
             return Ok(None);
         }
