@@ -46,8 +46,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Items<T> {
 }
 
 /// A string, copied only where it has escapes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Text<'a>(Cow<'a, str>);
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl std::ops::Deref for Text<'_> {
     type Target = str;
@@ -66,25 +66,6 @@ impl<'a> From<&'a str> for Text<'a> {
 impl From<Text<'_>> for String {
     fn from(text: Text<'_>) -> Self {
         text.0.into_owned()
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextVisitor;
-        impl<'de> Visitor<'de> for TextVisitor {
-            type Value = Cow<'de, str>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Cow::Borrowed(text))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Cow::Owned(text.to_owned()))
-            }
-        }
-        deserializer.deserialize_str(TextVisitor).map(Self)
     }
 }
 
@@ -134,6 +115,13 @@ impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Pairs<'a, V> {
 #[derive(Default)]
 pub struct Members<'a>(pub Vec<(Text<'a>, &'a RawValue)>);
 
+impl<'a> Members<'a> {
+    /// The value of a member; none where it is missing, or not a `T`.
+    pub fn get<T: Deserialize<'a>>(&self, name: &str) -> Option<T> {
+        self.0.iter().find(|(key, _)| **key == *name).and_then(|(_, raw)| read(raw))
+    }
+}
+
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct MembersVisitor<'a>(PhantomData<&'a ()>);
@@ -177,53 +165,25 @@ impl<'a> Object<'a> {
 
     /// The metadata as far as it is read: without `managedFields`, owners and finalizers. An object without a name is to be skipped.
     pub fn head(&self) -> ObjectMeta {
-        self.metadata.and_then(read::<Head<'_>>).unwrap_or_default().into()
-    }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Head<'a> {
-    #[serde(deserialize_with = "lenient")]
-    name: Option<String>,
-    #[serde(deserialize_with = "lenient")]
-    namespace: Option<String>,
-    #[serde(deserialize_with = "lenient")]
-    uid: Option<String>,
-    /// A watch resumes from here.
-    #[serde(deserialize_with = "lenient")]
-    resource_version: Option<String>,
-    #[serde(deserialize_with = "lenient")]
-    generation: Option<i64>,
-    #[serde(deserialize_with = "lenient")]
-    creation_timestamp: Option<Time>,
-    #[serde(borrow)]
-    deletion_timestamp: Option<&'a RawValue>,
-    #[serde(borrow)]
-    labels: Pairs<'a, String>,
-    #[serde(borrow)]
-    annotations: Pairs<'a, String>,
-}
-
-impl From<Head<'_>> for ObjectMeta {
-    fn from(head: Head<'_>) -> Self {
-        let map = |Pairs(pairs): Pairs<'_, String>| {
-            let pairs = pairs.into_iter().map(|(key, value)| (key.into(), value));
-            Some(pairs.collect()).filter(|map: &std::collections::BTreeMap<String, String>| !map.is_empty())
+        let metadata: Members<'_> = self.metadata.and_then(read).unwrap_or_default();
+        let map = |name: &str| {
+            let Pairs(pairs) = metadata.get::<Pairs<'_, String>>(name).unwrap_or_default();
+            (!pairs.is_empty()).then(|| pairs.into_iter().map(|(key, value)| (key.into(), value)).collect())
         };
         // Only the presence of a deletion time matters.
         let deletion = |raw: &RawValue| read(raw).unwrap_or(Time(Timestamp::UNIX_EPOCH));
-        Self {
-            name: head.name,
-            namespace: head.namespace,
-            uid: head.uid,
-            resource_version: head.resource_version,
-            generation: head.generation,
-            creation_timestamp: head.creation_timestamp,
-            deletion_timestamp: head.deletion_timestamp.map(deletion),
-            labels: map(head.labels),
-            annotations: map(head.annotations),
-            ..Self::default()
+        ObjectMeta {
+            name: metadata.get("name"),
+            namespace: metadata.get("namespace"),
+            uid: metadata.get("uid"),
+            // A watch resumes from here.
+            resource_version: metadata.get("resourceVersion"),
+            generation: metadata.get("generation"),
+            creation_timestamp: metadata.get("creationTimestamp"),
+            deletion_timestamp: metadata.get::<Option<&RawValue>>("deletionTimestamp").flatten().map(deletion),
+            labels: map("labels"),
+            annotations: map("annotations"),
+            ..ObjectMeta::default()
         }
     }
 }

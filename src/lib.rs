@@ -17,6 +17,7 @@ pub mod controller;
 pub mod crd;
 pub mod encoding;
 pub mod lenient;
+mod named;
 pub mod operator;
 pub mod outcome;
 pub mod plan;

@@ -10,15 +10,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms whose names it may use.
-const ROOMS: [(&str, &[&str]); 21] = [
+const ROOMS: [(&str, &[&str]); 22] = [
     ("encoding", &[]),
     ("answers", &[]),
     ("lenient", &[]),
-    ("api", &["lenient"]),
+    ("named", &[]),
+    ("api", &["lenient", "named"]),
     ("attach", &["api"]),
     ("clock", &[]),
     ("plan", &["api", "encoding"]),
-    ("token", &["api", "clock", "encoding", "plan"]),
+    ("token", &["api", "clock", "encoding", "named", "plan"]),
     ("secret", &["api", "encoding", "lenient", "plan", "token"]),
     ("apply", &["answers", "api", "attach", "lenient", "plan", "secret"]),
     ("outcome", &["api", "attach", "plan", "token"]),

@@ -1,8 +1,7 @@
 //! The ARN of an IAM role, and the partitions of AWS that ARNs and regions belong to.
 
-use std::fmt;
-
 use super::registry::Region;
+use crate::named::shown_as_text;
 
 /// The ARN of an IAM role: `arn:PARTITION:iam::ACCOUNT:role/NAME`, where the name may have a path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,11 +32,6 @@ impl RoleArn {
         if valid { Ok(Self(text.into())) } else { Err(ArnError(text.chars().take(200).collect())) }
     }
 
-    /// The ARN.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// `aws`, `aws-cn`, `aws-us-gov`, ...
     pub fn partition(&self) -> &str {
         self.0.split(':').nth(1).unwrap_or_default()
@@ -55,11 +49,7 @@ fn is_role_name(text: &str) -> bool {
     text.len() <= 576 && text.bytes().all(|b| b.is_ascii_graphic()) && text.as_bytes().last().is_some_and(ends)
 }
 
-impl fmt::Display for RoleArn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+shown_as_text!(RoleArn);
 
 #[cfg(test)]
 mod tests {

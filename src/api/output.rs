@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::NamespaceSelection;
 use super::schema::{annotation_map, host, label_map, without_defaults};
+use crate::named::named;
 
 /// A Secret with the same authorization tokens in the format that a consumer reads.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,56 +50,37 @@ pub struct Output {
     pub login_fields: LoginFields,
 }
 
-/// The format of a Secret.
-#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum OutputFormat {
-    /// A docker config, as in the pull secret: type `kubernetes.io/dockerconfigjson`, key `.dockerconfigjson`.
-    #[default]
-    DockerConfigJson,
-    /// A docker config as a file: type `Opaque`, key `config.json`.
-    DockerConfigFile,
-    /// Type `kubernetes.io/basic-auth`, keys `username` and `password`.
-    BasicAuth,
-    /// A credential template (`repo-creds`) of Argo CD for Helm charts.
-    ArgoCDHelm,
-    /// A credential template (`repo-creds`) of Argo CD for OCI sources.
-    ArgoCDOCI,
-    /// A credential of type "username with password" for the Jenkins plugin kubernetes-credentials-provider.
-    Jenkins,
-    /// A Kargo credential for the images of one host.
-    KargoImage,
-    /// Type `kubernetes.io/basic-auth` with the annotation that Tekton looks for.
-    TektonBasicAuth,
+named! {
+    /// The format of a Secret.
+    #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+    pub enum OutputFormat {
+        /// A docker config, as in the pull secret: type `kubernetes.io/dockerconfigjson`, key `.dockerconfigjson`.
+        #[default]
+        DockerConfigJson,
+        /// A docker config as a file: type `Opaque`, key `config.json`.
+        DockerConfigFile,
+        /// Type `kubernetes.io/basic-auth`, keys `username` and `password`.
+        BasicAuth,
+        /// A credential template (`repo-creds`) of Argo CD for Helm charts.
+        ArgoCDHelm,
+        /// A credential template (`repo-creds`) of Argo CD for OCI sources.
+        ArgoCDOCI,
+        /// A credential of type "username with password" for the Jenkins plugin kubernetes-credentials-provider.
+        Jenkins,
+        /// A Kargo credential for the images of one host.
+        KargoImage,
+        /// Type `kubernetes.io/basic-auth` with the annotation that Tekton looks for.
+        TektonBasicAuth,
+    }
 }
 
 impl OutputFormat {
-    /// Every format.
-    pub const ALL: [Self; 8] = [
-        Self::DockerConfigJson,
-        Self::DockerConfigFile,
-        Self::BasicAuth,
-        Self::ArgoCDHelm,
-        Self::ArgoCDOCI,
-        Self::Jenkins,
-        Self::KargoImage,
-        Self::TektonBasicAuth,
-    ];
-
-    /// The format as it stands in specs, flags, annotations and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::DockerConfigJson => "DockerConfigJson",
-            Self::DockerConfigFile => "DockerConfigFile",
-            Self::BasicAuth => "BasicAuth",
-            Self::ArgoCDHelm => "ArgoCDHelm",
-            Self::ArgoCDOCI => "ArgoCDOCI",
-            Self::Jenkins => "Jenkins",
-            Self::KargoImage => "KargoImage",
-            Self::TektonBasicAuth => "TektonBasicAuth",
-        }
+    /// Whether a Secret of this format holds the token of one host. The others hold all hosts.
+    pub const fn is_of_one_host(self) -> bool {
+        !matches!(self, Self::DockerConfigJson | Self::DockerConfigFile)
     }
 
-    /// Reads what [`as_str`](Self::as_str) writes.
+    /// The format of this name.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|format| format.as_str() == text)
     }

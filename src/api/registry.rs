@@ -1,8 +1,7 @@
 //! Names of AWS things as types that cannot hold anything else: account, region, host.
 
-use std::fmt;
-
 use super::HostVariant;
+use crate::named::shown_as_text;
 
 /// The host of Amazon ECR Public.
 pub const PUBLIC_HOST: &str = "public.ecr.aws";
@@ -55,11 +54,6 @@ impl AccountId {
         let valid = text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit());
         if valid { Ok(Self(text.into())) } else { Err(NameError::Account(text.to_owned())) }
     }
-
-    /// The 12 digits.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
 }
 
 impl Region {
@@ -84,11 +78,6 @@ impl Region {
     /// The region of the ECR Public API.
     pub fn public() -> Self {
         Self(PUBLIC_REGION.into())
-    }
-
-    /// The region code.
-    pub fn as_str(&self) -> &str {
-        &self.0
     }
 
     /// The partition as ARNs name it: `aws`, `aws-cn`, `aws-us-gov`, ...
@@ -153,11 +142,6 @@ impl Host {
         }
     }
 
-    /// The host name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// The account in a private registry's host of any family, anchored at both ends; none for other hosts.
     pub fn account(&self) -> Option<AccountId> {
         let (account, rest) = self.0.split_once('.')?;
@@ -213,23 +197,7 @@ fn is_dns_label(label: &str) -> bool {
     (1..=63).contains(&label.len()) && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
 }
 
-impl fmt::Display for AccountId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for Region {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for Host {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+shown_as_text!(AccountId, Region, Host);
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,8 @@ use k8s_openapi::jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::named::named;
+
 /// The most entries of `status.failures`; the counters are exact.
 pub const MAX_FAILURES: usize = 20;
 
@@ -162,83 +164,85 @@ pub mod condition {
     pub const CONTESTED: &str = "Contested";
 }
 
-/// Every reason of a condition, a registry, a namespace failure or an Event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
-    /// Everything is up to date.
-    Synced,
-    /// No namespace is selected, so there is nothing to do.
-    NoNamespaces,
-    /// `spec.suspend` is true.
-    Suspended,
-    /// The first token is being requested.
-    FetchingToken,
-    /// New tokens were written.
-    Refreshed,
-    /// At least one target namespace is not up to date.
-    NamespacesFailed,
-    /// The spec is invalid.
-    InvalidSpec,
-    /// The operator is not allowed to write Secrets of this name.
-    SecretNameNotAllowed,
-    /// The operator is not allowed to write in a namespace that `spec.namespaces.names` lists.
-    NamespaceNotAllowed,
-    /// The operator is not allowed to write Secrets of this name in this format, or not in this namespace.
-    OutputNotAllowed,
-    /// The operator is not allowed to read a Secret of `spec.include`.
-    IncludeNotAllowed,
-    /// A Secret of `spec.include` is missing, too large, or not a docker config.
-    IncludeFailed,
-    /// The operator is not allowed to use the ServiceAccount or Secret of `auth`.
-    AuthNotAllowed,
-    /// The ServiceAccount or Secret of `auth` is missing or incomplete.
-    IdentityNotFound,
-    /// The ServiceAccount or Secret of `auth` changed while a token was being requested.
-    IdentityChanged,
-    /// The ServiceAccount or Secret of `auth` changes too often, so changes take effect with a delay.
-    IdentityUnstable,
-    /// The spec names no region and the operator has none.
-    NoRegion,
-    /// The operator has no AWS credentials.
-    NoCredentials,
-    /// AWS denied the identity or the call.
-    AccessDenied,
-    /// AWS or the API server is throttling requests.
-    Throttled,
-    /// AWS cannot be reached, or answered with an error.
-    AwsUnavailable,
-    /// AWS returned a token that is not usable.
-    InvalidToken,
-    /// AWS returned a token that has expired or is about to expire.
-    ExpiredToken,
-    /// The token in the Secret has expired and could not be refreshed.
-    TokenExpired,
-    /// A Secret of that name exists and the operator does not own it.
-    SecretNotOwned,
-    /// Another `EcrCredential` with precedence has the same Secret.
-    Conflict,
-    /// Someone else keeps changing the Secret, or another installation of the operator serves the same `EcrCredential`.
-    Contested,
-    /// The Secret has another type, and Kubernetes does not allow changing it.
-    WrongType,
-    /// The Secret is immutable.
-    Immutable,
-    /// The operator lacks a permission in the cluster.
-    Forbidden,
-    /// The quota of the namespace is exhausted.
-    QuotaExceeded,
-    /// An admission webhook or policy rejected the Secret, or the request for a token of a ServiceAccount.
-    AdmissionRefused,
-    /// The Secret is attached according to `spec.attachTo`.
-    Attached,
-    /// The policy that attaches Secrets to pods is not installed.
-    AttachPolicyMissing,
-    /// The operator is not allowed to change ServiceAccounts of that name.
-    AttachNotAllowed,
-    /// At least one ServiceAccount does not reference the Secret.
-    AttachFailed,
-    /// The API server rejected the request or failed for another reason.
-    ApiError,
+named! {
+    /// Every reason of a condition, a registry, a namespace failure or an Event.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub enum Reason {
+        /// Everything is up to date.
+        Synced,
+        /// No namespace is selected, so there is nothing to do.
+        NoNamespaces,
+        /// `spec.suspend` is true.
+        Suspended,
+        /// The first token is being requested.
+        FetchingToken,
+        /// New tokens were written.
+        Refreshed,
+        /// At least one target namespace is not up to date.
+        NamespacesFailed,
+        /// The spec is invalid.
+        InvalidSpec,
+        /// The operator is not allowed to write Secrets of this name.
+        SecretNameNotAllowed,
+        /// The operator is not allowed to write in a namespace that `spec.namespaces.names` lists.
+        NamespaceNotAllowed,
+        /// The operator is not allowed to write Secrets of this name in this format, or not in this namespace.
+        OutputNotAllowed,
+        /// The operator is not allowed to read a Secret of `spec.include`.
+        IncludeNotAllowed,
+        /// A Secret of `spec.include` is missing, too large, or not a docker config.
+        IncludeFailed,
+        /// The operator is not allowed to use the ServiceAccount or Secret of `auth`.
+        AuthNotAllowed,
+        /// The ServiceAccount or Secret of `auth` is missing or incomplete.
+        IdentityNotFound,
+        /// The ServiceAccount or Secret of `auth` changed while a token was being requested.
+        IdentityChanged,
+        /// The ServiceAccount or Secret of `auth` changes too often, so changes take effect with a delay.
+        IdentityUnstable,
+        /// The spec names no region and the operator has none.
+        NoRegion,
+        /// The operator has no AWS credentials.
+        NoCredentials,
+        /// AWS denied the identity or the call.
+        AccessDenied,
+        /// AWS or the API server is throttling requests.
+        Throttled,
+        /// AWS cannot be reached, or answered with an error.
+        AwsUnavailable,
+        /// AWS returned a token that is not usable.
+        InvalidToken,
+        /// AWS returned a token that has expired or is about to expire.
+        ExpiredToken,
+        /// The token in the Secret has expired and could not be refreshed.
+        TokenExpired,
+        /// A Secret of that name exists and the operator does not own it.
+        SecretNotOwned,
+        /// Another `EcrCredential` with precedence has the same Secret.
+        Conflict,
+        /// Someone else keeps changing the Secret, or another installation of the operator serves the same `EcrCredential`.
+        Contested,
+        /// The Secret has another type, and Kubernetes does not allow changing it.
+        WrongType,
+        /// The Secret is immutable.
+        Immutable,
+        /// The operator lacks a permission in the cluster.
+        Forbidden,
+        /// The quota of the namespace is exhausted.
+        QuotaExceeded,
+        /// An admission webhook or policy rejected the Secret, or the request for a token of a ServiceAccount.
+        AdmissionRefused,
+        /// The Secret is attached according to `spec.attachTo`.
+        Attached,
+        /// The policy that attaches Secrets to pods is not installed.
+        AttachPolicyMissing,
+        /// The operator is not allowed to change ServiceAccounts of that name.
+        AttachNotAllowed,
+        /// At least one ServiceAccount does not reference the Secret.
+        AttachFailed,
+        /// The API server rejected the request or failed for another reason.
+        ApiError,
+    }
 }
 
 impl Reason {
@@ -254,48 +258,5 @@ impl Reason {
                 | Self::AuthNotAllowed
                 | Self::NoRegion
         )
-    }
-
-    /// The reason as it stands in conditions, Events and metric labels.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Synced => "Synced",
-            Self::NoNamespaces => "NoNamespaces",
-            Self::Suspended => "Suspended",
-            Self::FetchingToken => "FetchingToken",
-            Self::Refreshed => "Refreshed",
-            Self::NamespacesFailed => "NamespacesFailed",
-            Self::InvalidSpec => "InvalidSpec",
-            Self::SecretNameNotAllowed => "SecretNameNotAllowed",
-            Self::NamespaceNotAllowed => "NamespaceNotAllowed",
-            Self::OutputNotAllowed => "OutputNotAllowed",
-            Self::IncludeNotAllowed => "IncludeNotAllowed",
-            Self::IncludeFailed => "IncludeFailed",
-            Self::AuthNotAllowed => "AuthNotAllowed",
-            Self::IdentityNotFound => "IdentityNotFound",
-            Self::IdentityChanged => "IdentityChanged",
-            Self::IdentityUnstable => "IdentityUnstable",
-            Self::NoRegion => "NoRegion",
-            Self::NoCredentials => "NoCredentials",
-            Self::AccessDenied => "AccessDenied",
-            Self::Throttled => "Throttled",
-            Self::AwsUnavailable => "AwsUnavailable",
-            Self::InvalidToken => "InvalidToken",
-            Self::ExpiredToken => "ExpiredToken",
-            Self::TokenExpired => "TokenExpired",
-            Self::SecretNotOwned => "SecretNotOwned",
-            Self::Conflict => "Conflict",
-            Self::Contested => "Contested",
-            Self::WrongType => "WrongType",
-            Self::Immutable => "Immutable",
-            Self::Forbidden => "Forbidden",
-            Self::QuotaExceeded => "QuotaExceeded",
-            Self::AdmissionRefused => "AdmissionRefused",
-            Self::Attached => "Attached",
-            Self::AttachPolicyMissing => "AttachPolicyMissing",
-            Self::AttachNotAllowed => "AttachNotAllowed",
-            Self::AttachFailed => "AttachFailed",
-            Self::ApiError => "ApiError",
-        }
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
@@ -13,6 +12,7 @@ use crate::controller::cluster_state::ClusterState;
 use crate::controller::secret_key::SecretKey;
 use crate::controller::watches::SecretScope;
 use crate::plan::{self, Identity, Limits, Plan, SpecError, TokenKey, TokenSpec, Uid};
+use crate::secret::observed::Details;
 use crate::token::TokenError;
 
 /// For how many namespaces with an identity of their own AWS is called, for each `EcrCredential`.
@@ -33,7 +33,7 @@ pub(super) struct Facts {
     /// `EcrCredentials` that cannot be read, and why.
     pub(super) unreadable: Vec<(String, String)>,
     /// The metadata of the Secrets as they are.
-    pub(super) metadata: HashMap<SecretKey, ObjectMeta>,
+    pub(super) metadata: HashMap<SecretKey, Details>,
     /// Where Secrets may not be listed, and what the API server says.
     pub(super) refused: Vec<(SecretScope, String)>,
     /// The permissions of the operator, and whether they are granted; none outside of its pod.

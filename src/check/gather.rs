@@ -1,15 +1,16 @@
 //! Reads from the cluster: one list of each kind, of metadata only where that is enough.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams, PostParams};
-use kube::core::{ApiResource, DynamicObject, ObjectList};
+use kube::core::{ApiResource, DynamicObject};
 use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::CheckError;
@@ -28,7 +29,7 @@ use crate::plan::namespaces::NamespaceUid;
 use crate::plan::references::AllowedIdentities;
 use crate::plan::scopes::{AccountScope, IncludeScope, KeysScope, OutputScope, Reference};
 use crate::plan::{Limits, SpecError, Uid, includes};
-use crate::secret::observed::SecretDetails;
+use crate::secret::observed::{Details, SecretDetails};
 use crate::secret::ownership::SecretRecord;
 use crate::token::Cluster as _;
 
@@ -50,14 +51,14 @@ pub(super) struct Cluster {
 pub(super) type Credentials = (Vec<EcrCredential>, Vec<Unreadable>);
 
 /// The metadata of Secrets by key, and the scopes that may not be listed.
-pub(super) type Secrets = (HashMap<SecretKey, ObjectMeta>, Vec<(SecretScope, String)>);
+pub(super) type Secrets = (HashMap<SecretKey, Details>, Vec<(SecretScope, String)>);
 
 impl Cluster {
     /// The `EcrCredentials` with these labels, by name.
     pub(super) async fn credentials(&self, selector: Option<&str>) -> Result<Credentials, CheckError> {
         let api: Api<ObservedCredential> = Api::all(self.client.clone());
         let params = selector.map_or_else(ListParams::default, |labels| ListParams::default().labels(labels));
-        let listed = pages(params, async |params| api.list(&params).await).await;
+        let listed = pages(&api, params).await;
         let listed = listed.map_err(|error| match error {
             // For a group that is not served, the answer is a plain text, and so has no reason.
             kube::Error::Api(status) if status.code == 404 => CheckError::NoCrd,
@@ -77,7 +78,7 @@ impl Cluster {
     /// Reads all namespaces into the state.
     pub(super) async fn namespaces(&self, state: &mut ClusterState) -> Result<(), CheckError> {
         let api: Api<Observed<Namespace>> = Api::all(self.client.clone());
-        let listed = pages(ListParams::default(), async |params| api.list(&params).await).await;
+        let listed = pages(&api, ListParams::default()).await;
         for object in listed.map_err(|error| CheckError::of(error, "namespaces"))? {
             let terminating = object.meta().deletion_timestamp.is_some();
             let namespace_uid = NamespaceUid::of_namespace(object.meta());
@@ -100,9 +101,11 @@ impl Cluster {
                 Ok(found) => {
                     for object in found {
                         let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
-                        if let Some(record) = SecretRecord::read(object.meta()) {
+                        if let Some(record) = SecretRecord::of(&object.content.metadata()) {
+                            // A Secret that a finalizer keeps is reported like any other.
+                            let record = SecretRecord { held_by: None, ..record };
                             state.set_secret(&name, &namespace, Arc::new(record));
-                            metadata.insert(SecretKey::new(name, namespace), object.meta().clone());
+                            metadata.insert(SecretKey::new(name, namespace), object.content);
                         }
                     }
                 }
@@ -117,7 +120,7 @@ impl Cluster {
             None => Api::all(self.client.clone()),
         };
         let params = scope.name.as_ref().map_or_else(ListParams::default, |name| named(name));
-        pages(params, async |params| api.list(&params).await).await
+        pages(&api, params).await
     }
 
     /// Reads the objects that identities may refer to into the state.
@@ -140,7 +143,7 @@ impl Cluster {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };
-        match pages(named(&scope.name), async |params| api.list(&params).await).await {
+        match pages(&api, named(&scope.name)).await {
             Err(kube::Error::Api(status)) if status.is_forbidden() => {
                 state.references.set_accounts_refused(scope, true);
             }
@@ -202,7 +205,7 @@ impl Cluster {
             plural: plural.to_owned(),
         };
         let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
-        pages(ListParams::default(), async |params| api.list(&params).await).await
+        pages(&api, ListParams::default()).await
     }
 
     /// Which of the permissions of the operator this process has.
@@ -236,14 +239,11 @@ pub(super) fn attach_policy(policies: &[DynamicObject], bindings: &[DynamicObjec
 }
 
 /// All pages of a list.
-async fn pages<K: Clone>(
-    mut params: ListParams,
-    list: impl AsyncFn(ListParams) -> Result<ObjectList<K>, kube::Error>,
-) -> Result<Vec<K>, kube::Error> {
-    params = params.limit(PAGE);
+async fn pages<K: Clone + Debug + DeserializeOwned>(api: &Api<K>, params: ListParams) -> Result<Vec<K>, kube::Error> {
+    let mut params = params.limit(PAGE);
     let mut all = Vec::new();
     loop {
-        let page = list(params.clone()).await?;
+        let page = api.list(&params).await?;
         all.extend(page.items);
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
@@ -257,14 +257,11 @@ fn named(name: &str) -> ListParams {
 }
 
 fn question(right: &Right) -> SelfSubjectAccessReview {
-    let (resource, subresource) = match right.resource.split_once('/') {
-        Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
-        None => (right.resource, None),
-    };
+    let mut parts = right.resource.splitn(2, '/').map(str::to_owned);
     let attributes = ResourceAttributes {
         group: Some(right.group.to_owned()),
-        resource: Some(resource.to_owned()),
-        subresource,
+        resource: parts.next(),
+        subresource: parts.next(),
         verb: Some(right.verb.to_owned()),
         namespace: right.namespace.as_deref().map(str::to_owned),
         name: right.name.as_deref().map(str::to_owned),

@@ -19,6 +19,7 @@ use crate::controller::watches::SecretScope;
 use crate::plan::outputs::{SecretPlan, include_not_allowed, output_not_allowed};
 use crate::plan::schedule::later;
 use crate::plan::{Plan, RegistryPlan, SpecError};
+use crate::secret::observed::Details;
 use crate::secret::{LAST_CALL, Owner, SecretTarget, Selection};
 use crate::token::TokenError;
 
@@ -337,8 +338,8 @@ fn namespaces(
     targets.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     let mut all = Namespaces::default();
     for target in &targets {
-        let found = facts.metadata.get(&SecretKey::of(target));
-        let report = if is_hidden(facts, target) { Some(hidden(target)) } else { check.judge(target, found) };
+        let found = facts.metadata.get(&SecretKey::of(target)).map(Details::metadata);
+        let report = if is_hidden(facts, target) { Some(hidden(target)) } else { check.judge(target, found.as_ref()) };
         let report = with_identity(facts, target, resolved, report);
         // The namespaces of outputs are reported only if they have a problem.
         let selected =
@@ -365,16 +366,8 @@ fn namespaces(
 
 /// An output that may not be written in a namespace.
 fn not_allowed(secret: &SecretPlan, namespace: &str) -> NamespaceReport {
-    let error = output_not_allowed(&secret.name, secret.format, namespace);
-    NamespaceReport {
-        namespace: namespace.to_owned(),
-        secret: secret.name.to_string(),
-        state: State::Missing,
-        reason: error.reason.as_str().to_owned(),
-        message: error.message,
-        issued_at: None,
-        expires_at: None,
-    }
+    let SpecError { reason, message } = output_not_allowed(&secret.name, secret.format, namespace);
+    NamespaceReport::new(namespace, &secret.name, State::Missing, reason.as_str(), message)
 }
 
 /// Whether the Secret of a target could not be listed.
@@ -386,15 +379,9 @@ fn is_hidden(facts: &Facts, target: &SecretTarget) -> bool {
 }
 
 fn hidden(target: &SecretTarget) -> NamespaceReport {
-    NamespaceReport {
-        namespace: target.namespace.to_string(),
-        secret: target.name.to_string(),
-        state: State::Unknown,
-        reason: Reason::Forbidden.as_str().to_owned(),
-        message: format!("listing Secrets named {} is not allowed here", target.name),
-        issued_at: None,
-        expires_at: None,
-    }
+    let SecretTarget { namespace, name, .. } = target;
+    let message = format!("listing Secrets named {name} is not allowed here");
+    NamespaceReport::new(namespace, name, State::Unknown, Reason::Forbidden.as_str(), message)
 }
 
 /// Adds that a namespace's own identity fails: the Secret cannot be refreshed, or there is no valid one because of it.
@@ -407,19 +394,15 @@ fn with_identity(
     let mine = resolved.iter().filter(|resolved| resolved.namespace.as_deref() == Some(&*target.namespace));
     let mut failures = mine.filter_map(|resolved| identities::failure(facts, resolved));
     let failure = failures.find(|error| is_mine(facts, error)).filter(|_| target.selection == Selection::Selected);
-    let (Some(error), unexplained) = (failure, report.as_ref().is_none_or(is_unexplained)) else { return report };
-    if !unexplained {
+    let Some(SpecError { reason, message }) = failure.filter(|_| report.as_ref().is_none_or(is_unexplained)) else {
         return report;
-    }
-    let record = facts.state.record(&target.name, &target.namespace);
+    };
+    let SecretTarget { namespace, name, .. } = target;
+    let state = report.as_ref().map_or(State::NotRenewable, |report| report.state);
     Some(NamespaceReport {
-        namespace: target.namespace.to_string(),
-        secret: target.name.to_string(),
-        state: report.as_ref().map_or(State::NotRenewable, |report| report.state),
-        reason: error.reason.as_str().to_owned(),
-        message: error.message,
         issued_at: report.and_then(|report| report.issued_at),
-        expires_at: record.and_then(|record| record.expires_at),
+        expires_at: facts.state.record(name, namespace).and_then(|record| record.expires_at),
+        ..NamespaceReport::new(namespace, name, state, reason.as_str(), message)
     })
 }
 

@@ -137,6 +137,28 @@ pub(super) struct NamespaceReport {
     pub(super) expires_at: Option<Timestamp>,
 }
 
+impl NamespaceReport {
+    /// A report without times.
+    pub(super) fn new(
+        namespace: &str,
+        secret: &str,
+        state: State,
+        reason: impl Into<String>,
+        message: impl Into<String>,
+    ) -> Self {
+        let (namespace, secret) = (namespace.to_owned(), secret.to_owned());
+        Self {
+            namespace,
+            secret,
+            state,
+            reason: reason.into(),
+            message: message.into(),
+            issued_at: None,
+            expires_at: None,
+        }
+    }
+}
+
 /// The problem of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) enum State {

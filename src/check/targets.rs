@@ -1,7 +1,6 @@
 //! The problem of one target, by the metadata of its Secret: the operator's own action, and what it would find with the tokens in
 //! memory.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 
 use super::report::{NamespaceReport, State};
@@ -10,6 +9,7 @@ use crate::api::registry::Host;
 use crate::api::status::{NamespaceFailure, RegistryStatus};
 use crate::plan::outputs::SecretPlan;
 use crate::plan::{Hosts, Plan};
+use crate::secret::metadata::Metadata;
 use crate::secret::ownership::{Ownership, SecretRecord, lost_fields};
 use crate::secret::{self, Owner, REFRESHED_AT, SecretAction, SecretTarget, Selection, docker_config};
 
@@ -23,7 +23,7 @@ pub(super) struct TargetCheck<'a> {
 
 impl TargetCheck<'_> {
     /// The problem of a target, if it has one. `found` is the metadata of its Secret.
-    pub(super) fn judge(&self, target: &SecretTarget, found: Option<&ObjectMeta>) -> Option<NamespaceReport> {
+    pub(super) fn judge(&self, target: &SecretTarget, found: Option<&Metadata<'_>>) -> Option<NamespaceReport> {
         let name = |failure: &NamespaceFailure| match &failure.secret {
             Some(output) => **output == *target.name,
             None => target.name == self.plan.secret.name,
@@ -40,19 +40,15 @@ impl TargetCheck<'_> {
             }
             (None, _) => return None,
         };
-        let time = |key: &str| found?.annotations.as_ref()?.get(key)?.parse().ok();
+        let time = |key: &str| found?.annotations.get(key)?.parse().ok();
         Some(NamespaceReport {
-            namespace: target.namespace.to_string(),
-            secret: target.name.to_string(),
-            state,
-            reason,
-            message,
             issued_at: time(REFRESHED_AT),
             expires_at: time(secret::EXPIRES_AT),
+            ..NamespaceReport::new(&target.namespace, &target.name, state, reason, message)
         })
     }
 
-    fn state(&self, target: &SecretTarget, found: Option<&ObjectMeta>) -> Option<(State, String, String)> {
+    fn state(&self, target: &SecretTarget, found: Option<&Metadata<'_>>) -> Option<(State, String, String)> {
         let name = &target.name;
         // The same decision as of an operator that has no token yet.
         let action = secret::action(target, None, self.plan.conflict_policy, None, self.now.into());
@@ -91,7 +87,7 @@ impl TargetCheck<'_> {
     }
 
     /// The problem of a Secret of ours.
-    fn own(&self, secret: &SecretPlan, record: &SecretRecord, found: &ObjectMeta) -> Option<(State, String, String)> {
+    fn own(&self, secret: &SecretPlan, record: &SecretRecord, found: &Metadata<'_>) -> Option<(State, String, String)> {
         let expected = secret::as_found(self.plan, self.owner, secret, found);
         let lost = lost_fields(&expected, found);
         let plain = |state: State, message: String| Some((state, format!("{state:?}"), message));

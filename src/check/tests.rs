@@ -23,6 +23,7 @@ use crate::plan::references::{AccountRecord, AllowedIdentities, References};
 use crate::plan::scopes::{AccountScope, IncludeScope};
 use crate::plan::targets::SelectorIndex;
 use crate::plan::{Identity, Limits, Uid, plan};
+use crate::secret::observed::Details;
 use crate::secret::ownership::SecretRecord;
 use crate::secret::{self, CONTENT_HASH, EXPIRES_AT, HOSTS_HASH, Owner, REFRESHED_AT, docker_config};
 use crate::token::TokenError;
@@ -88,7 +89,7 @@ fn written(object: &EcrCredential) -> ObjectMeta {
     };
     let owner = Owner { name: object.name_any(), uid: Uid(object.uid().unwrap().into()) };
     let plan = plan(&object.spec, &limits()).unwrap();
-    let mut metadata = secret::as_found(&plan, &owner, &plan.secret, &found);
+    let mut metadata = secret::as_found(&plan, &owner, &plan.secret, &Details::from(&found).metadata());
     metadata.uid = Some("s".to_owned());
     metadata.resource_version = Some("7".to_owned());
     let names = |map: &Option<std::collections::BTreeMap<String, String>>| -> Value {
@@ -132,7 +133,7 @@ fn facts(credentials: Vec<EcrCredential>, secrets: &[(&str, ObjectMeta)]) -> Fac
     let mut metadata = HashMap::new();
     for (namespace, found) in secrets {
         state.set_secret("pull", namespace, Arc::new(SecretRecord::read(found).unwrap()));
-        metadata.insert(SecretKey::new("pull", *namespace), found.clone());
+        metadata.insert(SecretKey::new("pull", *namespace), Details::from(found));
     }
     Facts {
         inside: true,

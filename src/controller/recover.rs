@@ -15,7 +15,7 @@ use crate::api::EcrCredentialStatus;
 use crate::api::registry::{AccountId, Host, Region};
 use crate::api::status::RegistryStatus;
 use crate::apply::Found;
-use crate::plan::outputs::{SecretPlan, is_of_one_host};
+use crate::plan::outputs::SecretPlan;
 use crate::plan::schedule::{Life, RetryPolicy};
 use crate::plan::{Hosts, Identity, Plan, RegistryPlan, Service, TokenKey, TokenSpec, Uid};
 use crate::secret::docker_config::Entries;
@@ -214,7 +214,7 @@ fn host_of<'a>(plan: &'a Plan, secret_name: &str) -> Option<&'a Host> {
 fn candidates(owned: Vec<(SecretKey, Arc<SecretRecord>)>) -> impl Iterator<Item = SecretKey> {
     let mut kinds: HashMap<_, Vec<SecretKey>> = HashMap::new();
     for (key, record) in owned {
-        kinds.entry((!is_of_one_host(record.format), record.digest)).or_default().push(key);
+        kinds.entry((!record.format.is_of_one_host(), record.digest)).or_default().push(key);
     }
     let mut kinds: Vec<(bool, Vec<SecretKey>)> = kinds.into_iter().map(|((whole, _), spots)| (whole, spots)).collect();
     kinds.sort_by(|(a_whole, a), (b_whole, b)| (b_whole, b.len(), b).cmp(&(a_whole, a.len(), a)));

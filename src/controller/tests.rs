@@ -86,7 +86,7 @@ fn odd_secrets_are_read_as_far_as_possible() {
         }
     });
     read_all(Kind::Secret, |_, object: &SecretDetails| {
-        crate::secret::ownership::SecretRecord::read(object.meta());
+        crate::secret::ownership::SecretRecord::of(&object.content.metadata());
     });
     read_all(Kind::Secret, |_, object: &Observed<Secret>| drop(object.meta().resource_version.clone()));
 }

@@ -72,16 +72,11 @@ impl SecretPlan {
     }
 }
 
-/// Whether a Secret of this format holds the token of one host.
-pub const fn is_of_one_host(format: OutputFormat) -> bool {
-    !matches!(format, OutputFormat::DockerConfigJson | OutputFormat::DockerConfigFile)
-}
-
 /// Why an output is invalid, by the spec alone.
 fn unfit(output: &Output, host: Option<&Host>, registries: &[RegistryPlan]) -> Option<SpecError> {
     let (name, format) = (&output.name, output.format.as_str());
     let Some(host) = host else {
-        return is_of_one_host(output.format)
+        return (output.format.is_of_one_host())
             .then(|| SpecError::invalid(format!("spec.outputs: {name}: the format {format} needs a host")));
     };
     // The caller's own account is known only once there is a token.

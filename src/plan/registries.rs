@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::auth::AuthPlan;
 use super::references::{account_not_allowed, keys_not_allowed};
 use super::scopes::{AccountScope, Reference};
-use super::{Hosts, Limits, RegistryPlan, Service, SpecError, TokenSpec};
+use super::{Hosts, Limits, RegistryPlan, Service, SpecError, TokenSpec, placeholder_account};
 use crate::api::registry::{AccountId, Host, NameError, Region};
 use crate::api::status::Reason;
 use crate::api::{self, EcrCredentialSpec, HostVariant, PrivateRegistry, Registry};
@@ -244,8 +244,7 @@ impl Hosts {
     /// Their size in a status, in bytes.
     fn bytes(&self) -> usize {
         // All accounts have ids of the same length.
-        let anyone = AccountId::parse("000000000000").ok();
-        let hosts = self.resolve(anyone.as_ref()).unwrap_or_default();
+        let hosts = self.resolve(placeholder_account().as_ref()).unwrap_or_default();
         hosts.iter().map(|(host, _)| host.as_str().len() + "\"\",".len()).sum()
     }
 }

@@ -40,9 +40,7 @@ impl Life {
     pub fn is_valid(&self, now: Timestamp) -> bool {
         now < self.expires_at
     }
-}
 
-impl Life {
     /// The life that ends first; of several, the one that began first. It compares whole seconds, as Secrets and statuses record
     /// them, so that a restarted process gets the same result.
     pub fn earliest(lives: impl Iterator<Item = Self>) -> Option<Self> {

@@ -334,11 +334,7 @@ impl SelectorIndex {
 
     /// Whether one `EcrCredential` ranks before another where both want the same Secret.
     pub fn is_before(&self, one: &Uid, other: &Uid) -> bool {
-        self.rank(one) < self.rank(other)
-    }
-
-    fn rank<'a>(&'a self, uid: &'a Uid) -> impl Ord + use<'a> {
-        (self.credentials.get(uid).map(|entry| entry.credential.precedence()), uid)
+        rank(&self.credentials, one) < rank(&self.credentials, other)
     }
 
     /// The name of an `EcrCredential`.
@@ -380,6 +376,16 @@ impl SelectorIndex {
         entry.flat_map(|entry| entry.credential.secrets.iter().zip(&entry.targets))
     }
 
+    /// The names of the Secrets of an `EcrCredential`, each with some of its namespaces.
+    fn names_with<'a>(
+        &'a self,
+        uid: &Uid,
+        namespaces: fn(&'a Targets) -> &'a BTreeSet<Arc<str>>,
+    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)> + use<'a> {
+        self.secrets_with_targets(uid)
+            .flat_map(move |(secret, targets)| namespaces(targets).iter().map(move |name| (&secret.name, name)))
+    }
+
     /// The Secrets that a ServiceAccount should name in its `imagePullSecrets`.
     pub fn attached(&self, namespace: &str, service_account: &str) -> BTreeSet<Arc<str>> {
         let attaching = self.attaching_to(namespace, service_account);
@@ -399,18 +405,12 @@ impl SelectorIndex {
 
     /// The Secrets that an `EcrCredential` wants, by name and namespace: those of one name together, their namespaces in order.
     pub fn targets<'a>(&'a self, uid: &Uid) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)> + use<'a> {
-        let of = |(secret, targets): (&'a WantedSecret, &'a Targets)| {
-            targets.selected.iter().map(move |namespace| (&secret.name, namespace))
-        };
-        self.secrets_with_targets(uid).flat_map(of)
+        self.names_with(uid, |targets| &targets.selected)
     }
 
     /// The namespaces that an `EcrCredential` selects for a Secret that it may not write there, by name and namespace.
     pub fn denied<'a>(&'a self, uid: &Uid) -> impl Iterator<Item = (&'a Arc<str>, &'a Arc<str>)> + use<'a> {
-        let of = |(secret, targets): (&'a WantedSecret, &'a Targets)| {
-            targets.denied.iter().map(move |namespace| (&secret.name, namespace))
-        };
-        self.secrets_with_targets(uid).flat_map(of)
+        self.names_with(uid, |targets| &targets.denied)
     }
 
     /// Whether an `EcrCredential` wants some Secret of a format in a namespace.
@@ -489,8 +489,7 @@ impl SelectorIndex {
         // Almost always there is one. The default capacity of four would take more memory than all else kept of a namespace.
         let claims = by_namespace.entry(namespace.clone()).or_insert_with(|| Vec::with_capacity(1));
         claims.push(shared.clone());
-        let rank = |uid: &Uid| (self.credentials.get(uid).map(|entry| entry.credential.precedence()), uid.clone());
-        claims.sort_by(|a, b| rank(a).cmp(&rank(b)));
+        claims.sort_by(|a, b| rank(&self.credentials, a).cmp(&rank(&self.credentials, b)));
         affected.extend(claims.iter().cloned());
         let Some(entry) = self.credentials.get_mut(uid) else { return };
         entry.unselected.take();
@@ -529,6 +528,11 @@ impl SelectorIndex {
             && self.referring.is_empty()
             && self.attaching.is_empty()
     }
+}
+
+/// The order in which `EcrCredentials` are entitled to the same Secret.
+fn rank<'a>(credentials: &'a HashMap<Uid, IndexEntry>, uid: &'a Uid) -> impl Ord + use<'a> {
+    (credentials.get(uid).map(|entry| entry.credential.precedence()), uid)
 }
 
 /// Whether pull secrets, and with them outputs of any name, may be written in a namespace.

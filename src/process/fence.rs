@@ -40,12 +40,6 @@ struct Deadline {
 #[error("this process is not the leader")]
 pub struct NotLeader;
 
-impl Deadline {
-    fn is_over(&self, wall: fn() -> SystemTime) -> bool {
-        self.monotonic <= Instant::now() || self.wall <= wall()
-    }
-}
-
 impl Fence {
     /// A closed fence with this clock besides the monotonic one.
     pub fn with_clock(wall: fn() -> SystemTime) -> Self {
@@ -70,11 +64,8 @@ impl Fence {
 
     /// Until when writes are allowed; none if they are not.
     pub fn deadline(&self) -> Option<Instant> {
-        self.end().map(|end| end.monotonic)
-    }
-
-    fn end(&self) -> Option<Deadline> {
-        (*self.end.lock()).filter(|end| !end.is_over(self.wall))
+        let Deadline { monotonic, wall } = (*self.end.lock())?;
+        (monotonic > Instant::now() && wall > (self.wall)()).then_some(monotonic)
     }
 }
 

@@ -2,11 +2,11 @@
 //! stay.
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
-use serde::{Deserialize, Serialize};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::lenient::{Extract, Items, Object, Observed, lenient, read};
+use crate::lenient::{Extract, Items, Members, Object, Observed, read};
 
 /// A Lease as an [`Api`](kube::Api) returns and takes it.
 pub(super) type StoredLease = Observed<Lease, Whole>;
@@ -33,56 +33,22 @@ impl Extract for Whole {
 
     fn extract(object: &RawValue) -> (ObjectMeta, Self) {
         let object = Object::of(object);
-        let Others { owner_references, finalizers } = object.metadata.and_then(read).unwrap_or_default();
+        let others: Members<'_> = object.metadata.and_then(read).unwrap_or_default();
         let metadata = ObjectMeta {
-            owner_references: owner_references.map(|Items(owners)| owners),
-            finalizers: finalizers.map(|Items(finalizers)| finalizers),
+            owner_references: others.get("ownerReferences").map(|Items(owners)| owners),
+            finalizers: others.get("finalizers").map(|Items(finalizers)| finalizers),
             ..object.head()
         };
-        let spec = object.spec.and_then(read::<Spec>).map(LeaseSpec::from);
+        let spec = object.spec.and_then(read::<Members<'_>>).map(|spec| LeaseSpec {
+            acquire_time: spec.get("acquireTime"),
+            holder_identity: spec.get("holderIdentity"),
+            lease_duration_seconds: spec.get("leaseDurationSeconds"),
+            lease_transitions: spec.get("leaseTransitions"),
+            preferred_holder: spec.get("preferredHolder"),
+            renew_time: spec.get("renewTime"),
+            strategy: spec.get("strategy"),
+        });
         (metadata.clone(), Self(Lease { metadata, spec }))
-    }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Others {
-    #[serde(deserialize_with = "lenient")]
-    owner_references: Option<Items<OwnerReference>>,
-    #[serde(deserialize_with = "lenient")]
-    finalizers: Option<Items<String>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Spec {
-    #[serde(deserialize_with = "lenient")]
-    acquire_time: Option<MicroTime>,
-    #[serde(deserialize_with = "lenient")]
-    holder_identity: Option<String>,
-    #[serde(deserialize_with = "lenient")]
-    lease_duration_seconds: Option<i32>,
-    #[serde(deserialize_with = "lenient")]
-    lease_transitions: Option<i32>,
-    #[serde(deserialize_with = "lenient")]
-    preferred_holder: Option<String>,
-    #[serde(deserialize_with = "lenient")]
-    renew_time: Option<MicroTime>,
-    #[serde(deserialize_with = "lenient")]
-    strategy: Option<String>,
-}
-
-impl From<Spec> for LeaseSpec {
-    fn from(spec: Spec) -> Self {
-        Self {
-            acquire_time: spec.acquire_time,
-            holder_identity: spec.holder_identity,
-            lease_duration_seconds: spec.lease_duration_seconds,
-            lease_transitions: spec.lease_transitions,
-            preferred_holder: spec.preferred_holder,
-            renew_time: spec.renew_time,
-            strategy: spec.strategy,
-        }
     }
 }
 

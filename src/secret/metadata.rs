@@ -1,14 +1,12 @@
 //! A Secret's metadata as the API server sends it, parsed without copies and only as far as it is used: `managedFields` alone would
 //! otherwise take dozens of allocations for each response and each watch event.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, ObjectMeta, OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Deserialize;
 use serde::de::Deserializer;
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::lenient::{Items, Members, Object, Pairs, Text, lenient, read};
-use crate::plan::namespaces::Labels;
 
 /// How deep a set of fields is parsed: to single labels. Deeper levels are skipped, since an object may nest them without limit.
 const DEPTH: usize = 3;
@@ -22,16 +20,6 @@ impl<'a> Fields<'a> {
         let Some(below) = depth.checked_sub(1) else { return Self::default() };
         let Members(members) = read(raw).unwrap_or_default();
         Self(members.into_iter().map(|(name, raw)| (name, Self::read(raw, below))).collect())
-    }
-
-    fn of(value: &'a Value, depth: usize) -> Self {
-        let Some(below) = depth.checked_sub(1) else { return Self::default() };
-        let members = value.as_object().into_iter().flatten();
-        Self(members.map(|(name, value)| (name.as_str().into(), Self::of(value, below))).collect())
-    }
-
-    fn to_value(&self) -> Value {
-        Value::Object(self.0.iter().map(|(name, fields)| (name.to_owned(), fields.to_value())).collect())
     }
 
     /// The fields below a path such as `["f:metadata", "f:labels"]`.
@@ -66,29 +54,6 @@ pub struct FieldsEntry<'a> {
     pub(super) fields_v1: Option<Fields<'a>>,
 }
 
-impl<'a> FieldsEntry<'a> {
-    fn of(entry: &'a ManagedFieldsEntry) -> Self {
-        Self {
-            manager: text(entry.manager.as_ref()),
-            operation: text(entry.operation.as_ref()),
-            subresource: text(entry.subresource.as_ref()),
-            time: entry.time.clone(),
-            fields_v1: entry.fields_v1.as_ref().map(|fields| Fields::of(&fields.0, DEPTH)),
-        }
-    }
-
-    fn to_entry(&self) -> ManagedFieldsEntry {
-        ManagedFieldsEntry {
-            manager: string(self.manager.as_ref()),
-            operation: string(self.operation.as_ref()),
-            subresource: string(self.subresource.as_ref()),
-            time: self.time.clone(),
-            fields_v1: self.fields_v1.as_ref().map(|fields| FieldsV1(fields.to_value())),
-            ..ManagedFieldsEntry::default()
-        }
-    }
-}
-
 /// An owner reference.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -101,27 +66,6 @@ pub struct OwnerRef<'a> {
     pub(super) uid: Text<'a>,
     #[serde(default, deserialize_with = "lenient")]
     pub(super) controller: Option<bool>,
-}
-
-impl<'a> OwnerRef<'a> {
-    fn of(owner: &'a OwnerReference) -> Self {
-        Self {
-            api_version: owner.api_version.as_str().into(),
-            kind: owner.kind.as_str().into(),
-            uid: owner.uid.as_str().into(),
-            controller: owner.controller,
-        }
-    }
-
-    fn to_reference(&self) -> OwnerReference {
-        OwnerReference {
-            api_version: (*self.api_version).to_owned(),
-            kind: (*self.kind).to_owned(),
-            uid: (*self.uid).to_owned(),
-            controller: self.controller,
-            ..OwnerReference::default()
-        }
-    }
 }
 
 /// The metadata of a Secret that is used.
@@ -138,8 +82,9 @@ pub struct Metadata<'a> {
     pub(super) resource_version: Option<Text<'a>>,
     #[serde(borrow)]
     pub(super) labels: Pairs<'a, Text<'a>>,
+    /// The annotations by key.
     #[serde(borrow)]
-    pub(super) annotations: Pairs<'a, Text<'a>>,
+    pub annotations: Pairs<'a, Text<'a>>,
     #[serde(borrow)]
     pub(super) owner_references: Items<OwnerRef<'a>>,
     #[serde(borrow)]
@@ -148,27 +93,6 @@ pub struct Metadata<'a> {
     pub(super) deletion_timestamp: Option<Text<'a>>,
     #[serde(borrow)]
     pub(super) finalizers: Items<Text<'a>>,
-}
-
-impl<'a> From<&'a ObjectMeta> for Metadata<'a> {
-    fn from(metadata: &'a ObjectMeta) -> Self {
-        let pairs = |map: &'a Option<Labels>| {
-            map.iter().flatten().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect()
-        };
-        Self {
-            name: text(metadata.name.as_ref()),
-            namespace: text(metadata.namespace.as_ref()),
-            uid: text(metadata.uid.as_ref()),
-            resource_version: text(metadata.resource_version.as_ref()),
-            labels: pairs(&metadata.labels),
-            annotations: pairs(&metadata.annotations),
-            owner_references: Items(metadata.owner_references.iter().flatten().map(OwnerRef::of).collect()),
-            managed_fields: Items(metadata.managed_fields.iter().flatten().map(FieldsEntry::of).collect()),
-            // Only its presence matters.
-            deletion_timestamp: metadata.deletion_timestamp.as_ref().map(|_| "".into()),
-            finalizers: Items(metadata.finalizers.iter().flatten().map(|name| name.as_str().into()).collect()),
-        }
-    }
 }
 
 impl<'a> Metadata<'a> {
@@ -186,24 +110,6 @@ impl<'a> Metadata<'a> {
             ..ObjectMeta::default()
         }
     }
-
-    pub(super) fn to_object_meta(&self) -> ObjectMeta {
-        let map = |pairs: &Pairs<'_, Text<'_>>| -> Option<Labels> {
-            Some(pairs.iter().map(|(key, value)| (key.to_owned(), (**value).to_owned())).collect())
-        };
-        ObjectMeta {
-            uid: string(self.uid.as_ref()),
-            labels: map(&self.labels),
-            annotations: map(&self.annotations),
-            owner_references: Some(self.owner_references.0.iter().map(OwnerRef::to_reference).collect()),
-            managed_fields: Some(self.managed_fields.0.iter().map(FieldsEntry::to_entry).collect()),
-            ..self.head()
-        }
-    }
-}
-
-fn text(text: Option<&String>) -> Option<Text<'_>> {
-    text.map(|text| text.as_str().into())
 }
 
 fn string(text: Option<&Text<'_>>) -> Option<String> {

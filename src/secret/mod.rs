@@ -26,6 +26,7 @@ use crate::token::{AuthorizationToken, DockerAuth, Token};
 use docker_config::{DockerConfig, Entries};
 use formats::{Content, Payload, form};
 use include::Included;
+use metadata::Metadata;
 use ownership::{ManagedFieldsDigest, Ownership, SecretRecord, Trust};
 
 /// The name under which the API server records what we write, and the value of `app.kubernetes.io/managed-by`.
@@ -335,7 +336,7 @@ impl Source<'_> {
             return Err(DesiredError::TooLarge(bytes));
         }
         let form = form(secret.format);
-        let may_be_empty = form.holds_every_host() && self.plan.registries.iter().any(|r| r.anonymous_works);
+        let may_be_empty = !secret.format.is_of_one_host() && self.plan.registries.iter().any(|r| r.anonymous_works);
         if entries.is_empty() && !may_be_empty {
             return Ok(None);
         }
@@ -417,12 +418,12 @@ fn record_identity(metadata: &mut ObjectMeta, identity: u64) {
 
 /// The desired metadata, including the annotations about the content: of two Secrets with equal metadata that we wrote, only the tokens
 /// can differ.
-pub fn as_found(plan: &Plan, owner: &Owner, secret: &SecretPlan, found: &ObjectMeta) -> ObjectMeta {
+pub fn as_found(plan: &Plan, owner: &Owner, secret: &SecretPlan, found: &Metadata<'_>) -> ObjectMeta {
     let mut metadata = frame(plan, owner, secret);
     let annotations = metadata.annotations.get_or_insert_default();
     for key in [EXPIRES_AT, REFRESHED_AT, CONTENT_HASH, HOSTS_HASH, IDENTITY_HASH] {
-        let value = found.annotations.as_ref().and_then(|annotations| annotations.get(key));
-        annotations.insert(key.to_owned(), value.cloned().unwrap_or_default());
+        let value = found.annotations.get(key).map(|value| (**value).to_owned());
+        annotations.insert(key.to_owned(), value.unwrap_or_default());
     }
     metadata
 }

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::metadata::Metadata;
 use super::ownership::SecretRecord;
-use crate::lenient::{Extract, Observed};
+use crate::lenient::{Extract, Object, Observed, read};
 
 /// What the operator keeps of a Secret.
 #[derive(Clone, Debug)]
@@ -33,18 +33,40 @@ impl SecretMetadata {
     }
 }
 
-/// The same with all metadata that is used, for reports.
+/// The same with all its metadata, for reports.
 pub type SecretDetails = Observed<Secret, Details>;
 
-/// Keeps all metadata that is used.
+/// The metadata of a Secret as the API server sent it.
 #[derive(Clone, Debug)]
-pub struct Details;
+pub struct Details(Option<Box<RawValue>>);
 
 impl Extract for Details {
     const METADATA_ONLY: bool = true;
 
     fn extract(object: &RawValue) -> (ObjectMeta, Self) {
-        (Metadata::of(object).to_object_meta(), Self)
+        (Metadata::of(object).head(), Self(Object::of(object).metadata.map(ToOwned::to_owned)))
+    }
+}
+
+impl Details {
+    /// The metadata that is used.
+    pub fn metadata(&self) -> Metadata<'_> {
+        self.0.as_deref().and_then(read).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+impl From<&ObjectMeta> for Details {
+    fn from(metadata: &ObjectMeta) -> Self {
+        Self(serde_json::value::to_raw_value(metadata).ok())
+    }
+}
+
+#[cfg(test)]
+impl SecretRecord {
+    /// The record of this metadata as the API server sends it.
+    pub(crate) fn read(metadata: &ObjectMeta) -> Option<Self> {
+        Self::of(&Details::from(metadata).metadata())
     }
 }
 

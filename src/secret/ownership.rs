@@ -109,9 +109,8 @@ fn lines_observed<'a>(metadata: &'a Metadata<'_>, ours: Option<&'a Fields<'_>>) 
 }
 
 /// The fields of this metadata that we do not own in the existing Secret, or that have other values there.
-pub fn lost_fields(desired: &ObjectMeta, found: &ObjectMeta) -> Vec<String> {
-    let found = Metadata::from(found);
-    let there = lines_observed(&found, our_fields(&found));
+pub fn lost_fields(desired: &ObjectMeta, found: &Metadata<'_>) -> Vec<String> {
+    let there = lines_observed(found, our_fields(found));
     let lost = lines_desired(desired).into_iter().filter(|line| !there.contains(line));
     lost.map(|line| line.to_string().trim_end().to_owned()).collect()
 }
@@ -212,11 +211,6 @@ pub struct SecretRecord {
 
 impl SecretRecord {
     /// Reads a Secret's metadata; none for metadata without uid and resourceVersion, which no stored object lacks.
-    pub fn read(metadata: &ObjectMeta) -> Option<Self> {
-        Self::of(&Metadata::from(metadata))
-    }
-
-    /// Reads the metadata as the API server sent it.
     pub fn of(metadata: &Metadata<'_>) -> Option<Self> {
         let ours = our_fields(metadata);
         let mut extra_keys: BTreeSet<&str> = BTreeSet::new();
@@ -352,9 +346,7 @@ impl Ownership {
             None => Self::Unmanaged(record),
         }
     }
-}
 
-impl Ownership {
     /// The Secret there, if there is one.
     pub const fn record(&self) -> Option<&Arc<SecretRecord>> {
         match self {

@@ -1,15 +1,12 @@
 //! Credentials by AssumeRole, one step of a chain of roles.
 
-use std::fmt;
-
-use aws_credential_types::Credentials;
-use aws_credential_types::provider::{ProvideCredentials, future};
+use aws_credential_types::provider;
 use aws_sdk_sts::Client;
 use aws_sdk_sts::types::Tag;
 
 use super::TokenError;
 use super::errors::{Call, classify};
-use super::provider::{credentials, provided};
+use super::provider::{CredentialSource, credentials};
 use crate::plan::auth::RoleStep;
 
 /// The credentials of one role, assumed with the identity before it. The SDK's own provider supports neither transitive tag keys
@@ -20,8 +17,8 @@ pub(super) struct AssumedRole {
     pub(super) step: RoleStep,
 }
 
-impl AssumedRole {
-    async fn session(&self) -> Result<Credentials, TokenError> {
+impl CredentialSource for AssumedRole {
+    async fn credentials(&self) -> provider::Result {
         let step = &self.step;
         let tags: Vec<Tag> = step
             .tags
@@ -43,21 +40,6 @@ impl AssumedRole {
             .set_policy(step.policy.clone());
         let endpoint = format!("STS for {}", step.role);
         let answer = request.send().await.map_err(|error| classify(&error, Call::AssumeRole, &endpoint))?;
-        credentials(answer.credentials, "AssumeRole")
-    }
-}
-
-impl ProvideCredentials for AssumedRole {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(async move { provided(self.session().await) })
-    }
-}
-
-impl fmt::Debug for AssumedRole {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AssumedRole").field("role", &self.step.role).finish_non_exhaustive()
+        Ok(credentials(answer.credentials, "AssumeRole")?)
     }
 }

@@ -1,7 +1,5 @@
 //! The credential chain of the operator's own identity: one provider after the other.
 
-use std::fmt;
-
 use aws_config::ecs::EcsCredentialsProvider;
 use aws_config::environment::EnvironmentVariableCredentialsProvider;
 use aws_config::imds::credentials::ImdsCredentialsProvider;
@@ -12,13 +10,13 @@ use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::{Region, SdkConfig};
 use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
+use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use parking_lot::Mutex;
 
 use super::TokenError;
 use super::errors::{NO_WORKLOAD_IDENTITY, of_source};
-use super::provider::provided;
+use super::provider::{CredentialSource, Provider};
 use super::sdk::{sts, time_of, timeouts};
 use super::settings::{AwsSettings, Endpoints, Origin};
 use super::web_identity::{TokenFrom, WebIdentity};
@@ -65,25 +63,29 @@ impl ProviderChain {
         let files = profile_files(settings.profile.as_deref(), endpoints.sts.as_deref());
         let profile = Profile { config: far, files, node: node.clone(), container: container.clone() };
         let environment = SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new());
-        let mut sources =
-            vec![(Origin::Environment, environment), (Origin::Profile, SharedCredentialsProvider::new(profile))];
+        let mut sources = vec![
+            (Origin::Environment, environment),
+            (Origin::Profile, SharedCredentialsProvider::new(Provider(profile))),
+        ];
         if let Some(file) = &settings.web_identity {
             let region = bare.region().cloned().unwrap_or_else(|| Region::from_static(first_region(&file.role_arn)));
             let sts = sts(bare, Some(region), endpoints);
             let own = WebIdentity { sts, from: TokenFrom::File(file.clone()) };
-            sources.push((Origin::WebIdentity, SharedCredentialsProvider::new(own)));
+            sources.push((Origin::WebIdentity, SharedCredentialsProvider::new(Provider(own))));
         }
         sources.extend([(Origin::Container, container), (Origin::Node, node)]);
         let workload_only = settings.workload_identity_only;
         sources.retain(|(origin, _)| !workload_only || origin.is_workloads());
         Self { sources, workload_only, last: Mutex::default(), found }
     }
+}
 
+impl CredentialSource for ProviderChain {
     async fn credentials(&self) -> provider::Result {
         for (origin, source) in &self.sources {
             match source.provide_credentials().await {
                 Err(CredentialsError::CredentialsNotLoaded(_)) => {}
-                Err(error) => return provided(Err(of_source(*origin, &error))),
+                Err(error) => return Err(of_source(*origin, &error).into()),
                 Ok(credentials) => {
                     if self.last.lock().replace(*origin) != Some(*origin) {
                         (self.found)(*origin);
@@ -93,24 +95,9 @@ impl ProviderChain {
             }
         }
         if self.workload_only {
-            return provided(Err(TokenError::NoCredentials(NO_WORKLOAD_IDENTITY.to_owned())));
+            return Err(TokenError::NoCredentials(NO_WORKLOAD_IDENTITY.to_owned()).into());
         }
         Err(CredentialsError::not_loaded_no_source())
-    }
-}
-
-impl ProvideCredentials for ProviderChain {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(self.credentials())
-    }
-}
-
-impl fmt::Debug for ProviderChain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.sources.iter().map(|(origin, _)| origin)).finish()
     }
 }
 
@@ -137,7 +124,7 @@ struct Profile {
     container: SharedCredentialsProvider,
 }
 
-impl Profile {
+impl CredentialSource for Profile {
     /// The SDK's provider reads the files once. Each session has a provider of its own, so that corrected files are
     /// noticed.
     async fn credentials(&self) -> provider::Result {
@@ -147,21 +134,6 @@ impl Profile {
             .with_custom_provider("Ec2InstanceMetadata", self.node.clone())
             .with_custom_provider("EcsContainer", self.container.clone());
         provider.build().provide_credentials().await
-    }
-}
-
-impl ProvideCredentials for Profile {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(self.credentials())
-    }
-}
-
-impl fmt::Debug for Profile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Profile")
     }
 }
 

@@ -333,12 +333,7 @@ fn of_container(error: &CredentialsError, text: &str) -> TokenError {
 
 /// An error and everything that it was caused by.
 fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    let mut next = Some(error);
-    std::iter::from_fn(move || {
-        let current = next?;
-        next = current.source();
-        Some(current)
-    })
+    std::iter::successors(Some(error), |&error| error.source())
 }
 
 #[cfg(test)]

@@ -25,17 +25,6 @@ pub(super) enum Priority {
     RetriedFirst,
 }
 
-impl Priority {
-    /// The share of calls while all priorities have waiters.
-    const fn weight(self) -> u64 {
-        match self {
-            Self::Shared | Self::First => 4,
-            Self::Renewal | Self::RetriedRenewal => 2,
-            Self::RetriedFirst => 1,
-        }
-    }
-}
-
 /// The cost of one call for a flow of weight 1. Every weight divides it.
 const CALL: u64 = 4;
 
@@ -129,7 +118,7 @@ impl Source for Queue {
     }
 }
 
-/// The weight of a flow.
+/// The share of calls while all flows have waiters.
 trait Weight {
     fn weight(&self) -> u64;
 }
@@ -142,7 +131,11 @@ impl Weight for Uid {
 
 impl Weight for Priority {
     fn weight(&self) -> u64 {
-        (*self).weight()
+        match self {
+            Self::Shared | Self::First => 4,
+            Self::Renewal | Self::RetriedRenewal => 2,
+            Self::RetriedFirst => 1,
+        }
     }
 }
 

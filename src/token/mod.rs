@@ -31,7 +31,7 @@ use crate::api::status::Reason;
 use crate::encoding::Fields;
 use crate::plan::auth::{Account, KeyMaterial, Keys};
 use crate::plan::references::KeysRecord;
-use crate::plan::schedule::{LONGEST_LIFE, Life, later, whole_seconds};
+use crate::plan::schedule::{LONGEST_LIFE, Life, later, until, whole_seconds};
 use crate::plan::scopes::KeysScope;
 use crate::plan::{Identity, Service, TokenKey};
 
@@ -144,7 +144,7 @@ pub fn check(
     if !life.is_valid(now) {
         return Err(InvalidToken::Expired(expires_at));
     }
-    if Duration::try_from(expires_at.duration_since(now)).unwrap_or_default() < min_life {
+    if until(now, expires_at) < min_life {
         return Err(InvalidToken::NearlyExpired(expires_at));
     }
     let mut token = AuthorizationToken { tokens, life, identity: key.identity.clone() };

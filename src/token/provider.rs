@@ -1,6 +1,7 @@
-//! What all credential providers have in common: their errors, and which credentials are used at all.
+//! What all sources of credentials have in common: how the SDK calls them, their errors, and which credentials are used at all.
 
 use std::time::{Duration, SystemTime};
+use std::{any, fmt};
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
@@ -13,18 +14,48 @@ use super::TokenError;
 /// A session with less remaining life is refused: it would expire in transit, which looks like a refusal by AWS.
 const SHORTEST_SESSION: Duration = Duration::from_secs(30);
 
-/// A provider that refuses what the SDK would use all the same: sessions that are about to expire, and credentials that cannot be sent.
+/// A source of credentials, called once for each session.
+pub(super) trait CredentialSource: Send + Sync + 'static {
+    fn credentials(&self) -> impl Future<Output = provider::Result> + Send;
+}
+
+/// A [`CredentialSource`] for the SDK.
+pub(super) struct Provider<S>(pub(super) S);
+
+impl<S: CredentialSource> ProvideCredentials for Provider<S> {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(self.0.credentials())
+    }
+}
+
+/// The SDK asks for it. A source may hold secret data.
+impl<S> fmt::Debug for Provider<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(any::type_name::<S>())
+    }
+}
+
+/// The SDK's error carries ours to the caller.
+impl From<TokenError> for CredentialsError {
+    fn from(error: TokenError) -> Self {
+        Self::provider_error(error)
+    }
+}
+
+/// A source that refuses what the SDK would use all the same: sessions that are about to expire, and credentials that cannot be sent.
 /// It cannot detect the extended expiry that the SDK sets on an expired session of the node's role: in that case ECR reports the expiry.
-#[derive(Debug)]
-pub(super) struct UsableCredentials<P> {
-    pub(super) source: P,
+pub(super) struct UsableCredentials<S> {
+    pub(super) source: S,
     pub(super) time: SharedTimeSource,
 }
 
-impl<P: ProvideCredentials> UsableCredentials<P> {
+impl<S: CredentialSource> CredentialSource for UsableCredentials<S> {
     async fn credentials(&self) -> provider::Result {
-        let given = self.source.provide_credentials().await?;
-        provided(lasting(given, self.time.now()).and_then(|given| sendable(given, "").map_err(TokenError::Unreadable)))
+        let given = lasting(self.source.credentials().await?, self.time.now())?;
+        Ok(sendable(given, "").map_err(TokenError::Unreadable)?)
     }
 }
 
@@ -47,15 +78,6 @@ fn lasting(given: Credentials, now: SystemTime) -> Result<Credentials, TokenErro
     }
 }
 
-impl<P: ProvideCredentials> ProvideCredentials for UsableCredentials<P> {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(self.credentials())
-    }
-}
-
 /// The credentials in a response of STS.
 pub(super) fn credentials(
     answer: Option<aws_sdk_sts::types::Credentials>,
@@ -73,14 +95,15 @@ pub(super) fn credentials(
     ))
 }
 
-/// Wraps our error in one of the SDK, which carries it to the caller.
-pub(super) fn provided(result: Result<Credentials, TokenError>) -> provider::Result {
-    result.map_err(CredentialsError::provider_error)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl CredentialSource for Credentials {
+        async fn credentials(&self) -> provider::Result {
+            Ok(self.clone())
+        }
+    }
 
     #[test]
     fn a_session_that_is_nearly_over_is_refused_and_one_without_an_end_is_not() {
@@ -105,7 +128,7 @@ mod tests {
         for (id, token, expected) in table {
             let source = Credentials::new(id, "any ké\ny", Some(token.to_owned()), None, "test");
             let provider = UsableCredentials { source, time: SharedTimeSource::default() };
-            let given = provider.provide_credentials().await;
+            let given = provider.credentials().await;
             assert_eq!(given.is_ok(), expected, "{id:?} {token:?}: {given:?}");
         }
     }

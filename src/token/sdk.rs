@@ -5,11 +5,11 @@ use std::time::Duration;
 use aws_config::identity::IdentityCache;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{Region, SdkConfig};
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::client::identity::SharedIdentityCache;
 
-use super::provider::UsableCredentials;
+use super::provider::{CredentialSource, Provider, UsableCredentials};
 use super::settings::Endpoints;
 
 /// Sessions are refreshed this long before they expire, less up to half at random. A session with less remaining life is used
@@ -19,15 +19,13 @@ pub(super) const SESSION_BUFFER: Duration = Duration::from_secs(300);
 /// The same configuration with other credentials and its own session cache. `calls` is the number of STS calls for one session.
 pub(super) fn with_credentials(
     base: &SdkConfig,
-    provider: impl ProvideCredentials + 'static,
+    source: impl CredentialSource,
     timeout: Duration,
     calls: u32,
 ) -> SdkConfig {
+    let usable = UsableCredentials { source, time: time_of(base) };
     base.to_builder()
-        .credentials_provider(SharedCredentialsProvider::new(UsableCredentials {
-            source: provider,
-            time: time_of(base),
-        }))
+        .credentials_provider(SharedCredentialsProvider::new(Provider(usable)))
         .identity_cache(no_session_yet(timeout, calls))
         .timeout_config(timeouts(timeout, calls))
         .build()

@@ -6,6 +6,8 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use aws_types::service_config::ServiceConfigKey;
 
+use crate::named::named;
+
 /// What the command line says about AWS.
 #[derive(Clone, Debug)]
 pub struct AwsSettings {
@@ -54,39 +56,27 @@ fn configured(config: &SdkConfig, service: &str) -> Option<String> {
     own.or_else(|| config.endpoint_url().map(str::to_owned))
 }
 
-/// Where the operator's own identity was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// Keys in the environment.
-    Environment,
-    /// A profile of the shared configuration files.
-    Profile,
-    /// IRSA.
-    WebIdentity,
-    /// EKS Pod Identity, or another endpoint for containers.
-    Container,
-    /// The node's role, by the instance metadata service.
-    Node,
+named! {
+    /// Where the operator's own identity was found.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Origin {
+        /// Keys in the environment.
+        Environment = "environment",
+        /// A profile of the shared configuration files.
+        Profile = "profile",
+        /// IRSA.
+        WebIdentity = "web_identity",
+        /// EKS Pod Identity, or another endpoint for containers.
+        Container = "container",
+        /// The node's role, by the instance metadata service.
+        Node = "node",
+    }
 }
 
 impl Origin {
-    /// All origins.
-    pub const ALL: [Self; 5] = [Self::Environment, Self::Profile, Self::WebIdentity, Self::Container, Self::Node];
-
     /// Whether it is an identity of this workload alone, with short-lived credentials that nobody has to distribute.
     pub const fn is_workloads(self) -> bool {
         matches!(self, Self::WebIdentity | Self::Container)
-    }
-
-    /// The value in metric labels and logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Environment => "environment",
-            Self::Profile => "profile",
-            Self::WebIdentity => "web_identity",
-            Self::Container => "container",
-            Self::Node => "node",
-        }
     }
 }
 

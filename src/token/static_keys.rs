@@ -1,14 +1,12 @@
 //! Credentials from static keys in a Secret.
 
-use std::fmt;
 use std::sync::Arc;
 
-use aws_credential_types::Credentials;
-use aws_credential_types::provider::{ProvideCredentials, future};
+use aws_credential_types::{Credentials, provider};
 use secrecy::ExposeSecret;
 
 use super::from_cluster::FromCluster;
-use super::provider::{provided, sendable};
+use super::provider::{CredentialSource, sendable};
 use super::{StaticKeys, TokenError};
 use crate::plan::auth::Keys;
 
@@ -19,8 +17,8 @@ pub(super) struct StoredKeys {
     pub(super) secret: Keys,
 }
 
-impl StoredKeys {
-    async fn read(&self) -> Result<Credentials, TokenError> {
+impl CredentialSource for StoredKeys {
+    async fn credentials(&self) -> provider::Result {
         let found = self.keys.get().await?;
         self.keys.used(None);
         let credentials = Credentials::new(
@@ -31,27 +29,16 @@ impl StoredKeys {
             "Secret",
         );
         let Keys { namespace, name, .. } = &self.secret;
-        sendable(credentials, &format!(" in Secret {namespace}/{name}")).map_err(TokenError::IdentityNotFound)
-    }
-}
-
-impl ProvideCredentials for StoredKeys {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(async move { provided(self.read().await) })
-    }
-}
-
-impl fmt::Debug for StoredKeys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("StoredKeys")
+        let place = format!(" in Secret {namespace}/{name}");
+        Ok(sendable(credentials, &place).map_err(TokenError::IdentityNotFound)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error as _;
+
+    use aws_credential_types::provider::error::CredentialsError;
     use aws_smithy_async::time::SharedTimeSource;
     use futures::FutureExt;
     use secrecy::SecretString;
@@ -73,8 +60,9 @@ mod tests {
                 secret_access_key: "key".to_owned(),
                 session_token: Some("token".to_owned()),
             };
-            let found = StoredKeys { keys, secret }.read().await;
-            let named = |error: TokenError| error.to_string().contains("Secret ops/keys");
+            let found = StoredKeys { keys, secret }.credentials().await;
+            let named =
+                |error: CredentialsError| error.source().is_some_and(|e| e.to_string().contains("Secret ops/keys"));
             assert!(if expected { found.is_ok() } else { found.is_err_and(named) }, "{id:?} {token:?}");
         }
     }

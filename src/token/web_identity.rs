@@ -1,17 +1,15 @@
 //! Credentials by AssumeRoleWithWebIdentity: a ServiceAccount's token for a role's session.
 
-use std::fmt;
 use std::sync::Arc;
 
-use aws_credential_types::Credentials;
-use aws_credential_types::provider::{ProvideCredentials, future};
+use aws_credential_types::provider;
 use aws_sdk_sts::Client;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::TokenError;
 use super::errors::{Call, classify};
 use super::from_cluster::FromCluster;
-use super::provider::{credentials, provided};
+use super::provider::{CredentialSource, credentials};
 use super::settings::WebIdentityFile;
 use crate::plan::auth::{Account, SESSION_NAME};
 
@@ -27,8 +25,8 @@ pub(super) struct WebIdentity {
     pub(super) from: TokenFrom,
 }
 
-impl WebIdentity {
-    async fn session(&self) -> Result<Credentials, TokenError> {
+impl CredentialSource for WebIdentity {
+    async fn credentials(&self) -> provider::Result {
         let token = self.token().await?;
         let (role, name, call) = match &self.from {
             TokenFrom::File(file) => {
@@ -46,7 +44,9 @@ impl WebIdentity {
         }
         Ok(session)
     }
+}
 
+impl WebIdentity {
     async fn token(&self) -> Result<SecretString, TokenError> {
         match &self.from {
             TokenFrom::Cluster { token, .. } => token.get().await,
@@ -61,20 +61,5 @@ impl WebIdentity {
                 ))),
             },
         }
-    }
-}
-
-impl ProvideCredentials for WebIdentity {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(async move { provided(self.session().await) })
-    }
-}
-
-impl fmt::Debug for WebIdentity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("WebIdentity")
     }
 }

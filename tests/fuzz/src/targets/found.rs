@@ -11,7 +11,7 @@ use ecr_credential_operator::api::registry::{AccountId, Host};
 use ecr_credential_operator::controller::recover::{own_hosts, tokens};
 use ecr_credential_operator::plan::{Hosts, Plan, RegistryPlan, Uid, plan};
 use ecr_credential_operator::secret::docker_config::{Entries, parse};
-use ecr_credential_operator::secret::observed::SecretMetadata;
+use ecr_credential_operator::secret::observed::{SecretDetails, SecretMetadata};
 use ecr_credential_operator::secret::ownership::{Ownership, SecretRecord, lost_fields};
 use ecr_credential_operator::secret::{
     Desired, FIELD_MANAGER, Owner, Published, SecretAction, SecretTarget, Selection, action, as_found, bundle,
@@ -20,6 +20,7 @@ use ecr_credential_operator::secret::{
 use ecr_credential_operator::token::{AuthorizationToken, TokenHash};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::material::{self, ACCOUNTS, AROUND, HOUR, account, second};
@@ -54,7 +55,9 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     assert_eq!(record.digest, desired.digest);
     assert_eq!((record.expires_at, record.hosts), (Some(desired.expires_at), Some(desired.payload.hosts())));
     assert_eq!((record.identity, record.owner.as_ref()), (Some(desired.identity), Some(&owner.uid)));
-    assert!(lost_fields(&as_found(&plan, &owner, &plan.secret, &stored), &stored).is_empty());
+    let details: SecretDetails = answer(&stored);
+    let found = details.content.metadata();
+    assert!(lost_fields(&as_found(&plan, &owner, &plan.secret, &found), &found).is_empty());
     assert_eq!(judge(&stored, desired, now), SecretAction::Keep);
     let edited = edit(u, stored.clone())?;
     if edited != stored {
@@ -177,13 +180,16 @@ fn stored(applied: &ObjectMeta) -> ObjectMeta {
     ObjectMeta { uid, resource_version: version, managed_fields: Some(vec![entry]), ..applied.clone() }
 }
 
-/// What is kept of metadata, which is the same whether it is read of the API server's JSON or of the object made from that.
-fn read(metadata: &ObjectMeta) -> SecretRecord {
-    let record = SecretRecord::read(metadata).expect("uid and resourceVersion");
+/// A Secret with this metadata as the API server sends it.
+fn answer<T: DeserializeOwned>(metadata: &ObjectMeta) -> T {
     let text = serde_json::json!({ "metadata": metadata }).to_string();
-    let answer: SecretMetadata = serde_json::from_str(&text).expect("metadata");
-    assert_eq!(answer.record().map(AsRef::as_ref), Some(&record), "{text}");
-    record
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// What is kept of metadata.
+fn read(metadata: &ObjectMeta) -> SecretRecord {
+    let answer: SecretMetadata = answer(metadata);
+    SecretRecord::clone(answer.record().expect("uid and resourceVersion"))
 }
 
 fn judge(found: &ObjectMeta, desired: &Desired, now: Timestamp) -> SecretAction {

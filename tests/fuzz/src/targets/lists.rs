@@ -139,7 +139,7 @@ fn read<K: Resource + Clone + Debug + DeserializeOwned>(kind: Kind, object: &str
 /// What is kept of a Secret is little, and the same that `check` sees.
 fn secret(kept: &SecretMetadata, details: &SecretDetails) {
     let record = kept.record().map(AsRef::as_ref);
-    assert_eq!(record, SecretRecord::read(details.meta()).as_ref());
+    assert_eq!(record, SecretRecord::of(&details.content.metadata()).as_ref());
     let owner = record.and_then(|record| record.owner.as_ref()).map_or(0, |owner| owner.0.len());
     assert!(owner <= 64, "an owner of {owner} bytes");
     assert!(record.is_none_or(|record| record.extra_keys.len() <= 16));

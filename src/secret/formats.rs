@@ -1,13 +1,4 @@
-//! The formats of Secrets. Each is a value in a file of its own, and one line of [`form`].
-
-mod argocd_helm;
-mod argocd_oci;
-mod basic_auth;
-mod docker_config_file;
-mod docker_config_json;
-mod jenkins;
-mod kargo_image;
-mod tekton_basic_auth;
+//! The formats of Secrets, in one table.
 
 use std::collections::BTreeMap;
 
@@ -22,81 +13,100 @@ use crate::api::registry::Host;
 use crate::encoding::Fields;
 use crate::token::DockerAuth;
 
-/// The type of a Secret whose keys Kubernetes does not check.
-const OPAQUE: &str = "Opaque";
-
-/// The type of a Secret with `username` and `password`.
-const BASIC_AUTH: &str = "kubernetes.io/basic-auth";
-
 const USERNAME: &str = "username";
 const PASSWORD: &str = "password";
 
 /// What a Secret of one format looks like.
+#[derive(Clone, Copy)]
 pub struct Form {
     /// The Secret's type.
     pub type_: &'static str,
     /// The labels by which the consumer finds it.
     pub labels: &'static [(&'static str, &'static str)],
     /// The annotations by which the consumer finds it, for the host whose token it holds.
-    pub annotations: fn(&Host) -> Vec<(&'static str, String)>,
+    pub annotations: ByHost,
     /// The keys of its data. It has all of them and no others.
     pub keys: &'static [&'static str],
-    /// Its data.
+    /// What its data is made of.
     pub content: Content,
 }
 
 /// What the data of a Secret is made of.
+#[derive(Clone, Copy)]
 pub enum Content {
     /// A docker config with every host, under the only key.
     DockerConfig,
-    /// The user name and token for one host, as texts by key.
-    Login(fn(&Login<'_>) -> Vec<(&'static str, Text)>),
+    /// `username` and `password` for one host, after these texts, which are not secret.
+    Login(ByHost),
 }
 
-/// A text that may be a secret.
-pub type Text = Zeroizing<String>;
+/// Texts by key, for a host.
+type ByHost = fn(&Host) -> Vec<(&'static str, String)>;
 
-/// The user name and token for one host.
-pub struct Login<'a> {
-    /// The host.
-    pub host: &'a Host,
-    /// The user name.
-    pub username: &'a str,
-    /// The password.
-    pub password: &'a str,
-}
+const NOTHING: ByHost = |_| Vec::new();
 
-/// The user name and the password under the keys that most consumers read.
-fn plain(login: &Login<'_>) -> Vec<(&'static str, Text)> {
-    vec![(USERNAME, text(login.username)), (PASSWORD, text(login.password))]
-}
+/// What the kubelet reads as an image pull secret, and with it most other consumers.
+const DOCKER_CONFIG_JSON: Form = Form {
+    type_: "kubernetes.io/dockerconfigjson",
+    labels: &[],
+    annotations: NOTHING,
+    keys: &[docker_config::DATA_KEY],
+    content: Content::DockerConfig,
+};
 
-fn text(text: impl Into<String>) -> Text {
-    Zeroizing::new(text.into())
-}
+/// What Rancher, Fleet, Crossplane provider-helm and Flux's `HelmRepository` read.
+const BASIC_AUTH: Form = Form {
+    type_: "kubernetes.io/basic-auth",
+    labels: &[],
+    annotations: NOTHING,
+    keys: &[USERNAME, PASSWORD],
+    content: Content::Login(NOTHING),
+};
 
-fn no_annotations(_: &Host) -> Vec<(&'static str, String)> {
-    Vec::new()
-}
+/// A login in a type whose keys Kubernetes does not check.
+const LOGIN: Form = Form { type_: "Opaque", ..BASIC_AUTH };
+
+/// A repository credential template of Argo CD, which Argo CD matches by a prefix of the repository's URL.
+const REPO_CREDS: Form = Form { labels: &[("argocd.argoproj.io/secret-type", "repo-creds")], ..LOGIN };
 
 /// The form of a format.
-pub const fn form(format: OutputFormat) -> &'static Form {
+pub const fn form(format: OutputFormat) -> Form {
     match format {
-        OutputFormat::DockerConfigJson => &docker_config_json::FORM,
-        OutputFormat::DockerConfigFile => &docker_config_file::FORM,
-        OutputFormat::BasicAuth => &basic_auth::FORM,
-        OutputFormat::ArgoCDHelm => &argocd_helm::FORM,
-        OutputFormat::ArgoCDOCI => &argocd_oci::FORM,
-        OutputFormat::Jenkins => &jenkins::FORM,
-        OutputFormat::KargoImage => &kargo_image::FORM,
-        OutputFormat::TektonBasicAuth => &tekton_basic_auth::FORM,
-    }
-}
-
-impl Form {
-    /// Whether a Secret of this format holds all hosts, so that it may have none.
-    pub const fn holds_every_host(&self) -> bool {
-        matches!(self.content, Content::DockerConfig)
+        OutputFormat::DockerConfigJson => DOCKER_CONFIG_JSON,
+        // Mounted as it is, such as by Skaffold and the Cluster API Helm add-on.
+        OutputFormat::DockerConfigFile => Form { type_: "Opaque", keys: &["config.json"], ..DOCKER_CONFIG_JSON },
+        OutputFormat::BasicAuth => BASIC_AUTH,
+        // For Helm charts in OCI registries, whose URL has no scheme.
+        OutputFormat::ArgoCDHelm => Form {
+            keys: &["url", "type", "enableOCI", USERNAME, PASSWORD],
+            content: Content::Login(|host| {
+                vec![("url", host.to_string()), ("type", "helm".to_owned()), ("enableOCI", "true".to_owned())]
+            }),
+            ..REPO_CREDS
+        },
+        // For native OCI sources. The slash at the end keeps the URL from longer host names.
+        OutputFormat::ArgoCDOCI => Form {
+            keys: &["url", "type", USERNAME, PASSWORD],
+            content: Content::Login(|host| vec![("url", format!("oci://{host}/")), ("type", "oci".to_owned())]),
+            ..REPO_CREDS
+        },
+        // A credential of the kubernetes-credentials-provider plugin, whose id is the Secret's name.
+        OutputFormat::Jenkins => Form { labels: &[("jenkins.io/credentials-type", "usernamePassword")], ..LOGIN },
+        // For every image of one host, by a regular expression of Go.
+        OutputFormat::KargoImage => Form {
+            labels: &[("kargo.akuity.io/cred-type", "image")],
+            keys: &["repoURL", "repoURLIsRegex", USERNAME, PASSWORD],
+            content: Content::Login(|host| {
+                // Of the characters that a host may have, the dot alone means something else in a regular expression.
+                let pattern = format!("^{}/", host.as_str().replace('.', r"\."));
+                vec![("repoURL", pattern), ("repoURLIsRegex", "true".to_owned())]
+            }),
+            ..LOGIN
+        },
+        // Tekton finds it by its annotation among the Secrets of a ServiceAccount.
+        OutputFormat::TektonBasicAuth => {
+            Form { annotations: |host| vec![("tekton.dev/docker-0", format!("https://{host}"))], ..BASIC_AUTH }
+        }
     }
 }
 
@@ -112,22 +122,19 @@ pub struct Payload {
 
 impl Payload {
     /// A docker config, in a format that holds one.
-    pub fn docker_config(form: &'static Form, config: DockerConfig) -> Self {
+    pub fn docker_config(form: Form, config: DockerConfig) -> Self {
         let key = form.keys.first().copied().unwrap_or(docker_config::DATA_KEY);
         let DockerConfig { base64, hash, hosts, bytes } = config;
         Self { type_: form.type_, data: BTreeMap::from([(key, base64)]), hash, hosts, bytes }
     }
 
     /// The token for one host, in a format that holds one; none if it is not a token of ECR.
-    pub fn login(
-        form: &'static Form,
-        texts: fn(&Login<'_>) -> Vec<(&'static str, Text)>,
-        host: &Host,
-        auth: &DockerAuth,
-    ) -> Option<Self> {
+    pub fn login(form: Form, texts: ByHost, host: &Host, auth: &DockerAuth) -> Option<Self> {
         let decoded = Zeroizing::new(STANDARD.decode(auth.expose()).ok()?);
         let (username, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
-        let texts = texts(&Login { host, username, password });
+        let own = texts(host);
+        let own = own.iter().map(|(key, text)| (*key, text.as_str()));
+        let texts: Vec<(&'static str, &str)> = own.chain([(USERNAME, username), (PASSWORD, password)]).collect();
         let fields = Fields::new("data/v1").list(&texts, |fields, (key, value)| fields.text(key).text(value));
         let hash = format!("sha256:{}", fields.finish());
         let bytes = texts.iter().map(|(_, value)| value.len()).sum();
@@ -182,8 +189,8 @@ impl Payload {
 /// Parses the tokens in the data of a Secret of any format. `host` is the host of a format that holds one. Values that are not tokens
 /// of ECR are skipped.
 pub fn parse(data: &BTreeMap<String, Zeroizing<Vec<u8>>>, host: Option<&Host>) -> Entries {
-    let config = [docker_config_json::FORM.keys, docker_config_file::FORM.keys].concat();
-    if let Some(json) = config.iter().find_map(|key| data.get(*key)) {
+    let mut config = [OutputFormat::DockerConfigJson, OutputFormat::DockerConfigFile].map(form).into_iter();
+    if let Some(json) = config.find_map(|form| data.get(*form.keys.first()?)) {
         return docker_config::parse(json);
     }
     let login = || {
@@ -327,7 +334,7 @@ mod tests {
             assert_eq!(entries.len(), 1, "{format:?}");
             assert_eq!(entries[&host()].expose(), auth().expose(), "{format:?}");
             assert_eq!(payload.hosts(), docker_config::hash_of([HOST]), "{format:?}");
-            assert_eq!(form.holds_every_host(), !crate::plan::outputs::is_of_one_host(format), "{format:?}");
+            assert_eq!(matches!(form.content, Content::Login(_)), format.is_of_one_host(), "{format:?}");
             assert_eq!(OutputFormat::parse(format.as_str()), Some(format));
             assert_eq!(serde_json::to_value(format).unwrap(), format.as_str());
         }
@@ -348,9 +355,8 @@ mod tests {
 
     #[test]
     fn a_host_with_a_port_is_escaped_where_it_is_a_regular_expression() {
-        let Content::Login(texts) = kargo_image::FORM.content else { panic!("a login") };
-        let host = Host::parse("registry.example-1.com:5000").unwrap();
-        let texts = texts(&Login { host: &host, username: "AWS", password: "p" });
-        assert!(texts.contains(&("repoURL", text(r"^registry\.example-1\.com:5000/"))));
+        let Content::Login(texts) = form(OutputFormat::KargoImage).content else { panic!("a login") };
+        let texts = texts(&Host::parse("registry.example-1.com:5000").unwrap());
+        assert!(texts.contains(&("repoURL", r"^registry\.example-1\.com:5000/".to_owned())));
     }
 }
