@@ -68,7 +68,7 @@ pub struct ScopeArgs {
     #[arg(long, env = "ECO_ATTACH_PODS", help_heading = "Scope")]
     pub attach_pods: bool,
 
-    /// Also sends Events to target namespaces: when the pull secret there starts to fail, and when it is up to date again. The
+    /// Also sends Events to target namespaces: when a Secret there starts to fail, and when it is up to date again. The
     /// operator needs RBAC permissions there: create and patch on events.k8s.io.
     #[arg(long, env = "ECO_NAMESPACE_EVENTS", help_heading = "Scope")]
     pub namespace_events: bool,
