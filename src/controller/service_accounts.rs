@@ -19,9 +19,9 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
-use super::Shared;
 use super::follow::Subject;
 use super::watches::follow_in;
+use super::{Shared, queue};
 use crate::api::status::Reason;
 use crate::apply::{WriteError, Writer};
 use crate::attach::{self, ATTACHED, ServiceAccountRecord, Wanted};
@@ -218,9 +218,8 @@ impl Attacher {
     }
 
     async fn work(self: Arc<Self>, store: Store<PullSecretsOf>, requests: UnboundedReceiver<Key>) {
-        let requests = futures::stream::unfold(requests, |mut requests| async move {
-            requests.recv().await.map(|key| (Ok::<_, Infallible>(ReconcileRequest::from(key)), requests))
-        });
+        let requests =
+            queue(requests, std::future::pending()).map(|key| Ok::<_, Infallible>(ReconcileRequest::from(key)));
         let reconciler =
             |account: Arc<PullSecretsOf>, ctx: Arc<Self>| async move { ctx.reconcile(&account).await }.boxed();
         let on_error = |_: Arc<PullSecretsOf>, _: &Infallible, _: Arc<Self>| Action::await_change();

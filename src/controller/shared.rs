@@ -112,17 +112,16 @@ impl Shared {
         }
     }
 
-    /// Changes the state and puts whom that concerns on the queue.
-    fn change(&self, change: impl FnOnce(&mut ClusterState) -> BTreeSet<Uid>) {
+    /// Changes the state and puts whom that concerns on the queue; returns whether that is anybody.
+    fn change(&self, change: impl FnOnce(&mut ClusterState) -> BTreeSet<Uid>) -> bool {
         let concerned = change(&mut self.state.lock());
         self.send(&concerned);
+        !concerned.is_empty()
     }
 
     /// The same for a change of targets, for which a reconciliation that is writing wakes.
     fn change_targets(&self, change: impl FnOnce(&mut ClusterState) -> BTreeSet<Uid>) {
-        let concerned = change(&mut self.state.lock());
-        self.send(&concerned);
-        if !concerned.is_empty() {
+        if self.change(change) {
             self.targets_changed.notify_waiters();
         }
     }
@@ -261,13 +260,13 @@ impl Shared {
 
     /// The keys of the Secrets in a scope that are known or being written.
     pub(super) fn secret_keys(&self, scope: &SecretScope) -> Vec<SecretKey> {
-        self.state.lock().secret_keys(scope.name.as_deref(), scope.namespace.as_deref())
+        self.state.lock().secret_keys(scope)
     }
 
     /// The Secrets in a scope that are known.
     pub(super) fn secrets_known(&self, scope: &SecretScope) -> HashMap<SecretKey, Arc<SecretRecord>> {
         let state = self.state.lock();
-        let keys = state.secret_keys(scope.name.as_deref(), scope.namespace.as_deref()).into_iter();
+        let keys = state.secret_keys(scope).into_iter();
         keys.filter_map(|key| state.record(&key.name, &key.namespace).cloned().map(|record| (key, record))).collect()
     }
 
