@@ -27,11 +27,12 @@ use crate::cluster::{ApiServer, REQUEST_TIMEOUT};
 use crate::controller::cluster_state::ClusterState;
 use crate::controller::events::Events;
 use crate::controller::references;
-use crate::controller::service_accounts::{self, Attacher};
+use crate::controller::service_accounts::Attacher;
 use crate::controller::unreadable::UnreadableReports;
 use crate::controller::{self, Context, CredentialStates, Shared, watches};
 use crate::plan::references::References;
 use crate::plan::schedule::RetryPolicy;
+use crate::plan::scopes::AccountScope;
 use crate::plan::{Limits, Uid};
 use crate::process::fence::Fence;
 use crate::process::http::Readiness;
@@ -241,12 +242,7 @@ impl Operator {
 
     /// Attaches Secrets to the ServiceAccounts of a scope, once all EcrCredentials, namespaces and Secrets are known: what is no longer
     /// asked for is taken back.
-    fn attach(
-        &self,
-        client: &Client,
-        scope: service_accounts::Scope,
-        ctx: &Arc<Context>,
-    ) -> impl Future<Output = ()> + use<> {
+    fn attach(&self, client: &Client, scope: AccountScope, ctx: &Arc<Context>) -> impl Future<Output = ()> + use<> {
         let (client, shared, stop) = (client.clone(), ctx.shared.clone(), self.stop.clone());
         let scopes = scope::watched_secrets(&self.args.scope).len();
         let attacher = Arc::new(Attacher::new(shared.clone(), ctx.writer.clone(), ctx.retry));

@@ -67,9 +67,9 @@ impl RegistryReport {
     }
 }
 
-/// The selected namespaces after a reconciliation.
-#[derive(Clone, Debug, Default)]
-pub struct NamespaceReport {
+/// The selected namespaces of one Secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
     /// How many are selected.
     pub selected: usize,
     /// How many hold the Secret as desired.
@@ -80,6 +80,26 @@ pub struct NamespaceReport {
     pub fetching: usize,
     /// The failure of the first of those that do not hold it as desired, by name.
     pub first_failure: Option<NamespaceFailure>,
+}
+
+impl Counts {
+    /// How many do not hold the Secret as desired.
+    const fn missing(&self) -> usize {
+        self.selected.saturating_sub(self.synced)
+    }
+
+    /// The first failure in words; empty if there is none.
+    fn detail(&self) -> String {
+        let first = self.first_failure.as_ref();
+        first.map(|f| format!("; first failure: {}: {}: {}", f.namespace, f.reason, f.message)).unwrap_or_default()
+    }
+}
+
+/// The selected namespaces after a reconciliation.
+#[derive(Clone, Debug, Default)]
+pub struct NamespaceReport {
+    /// Those of the pull secret.
+    pub counts: Counts,
     /// The failures of all Secrets, also in namespaces that hold theirs as desired for now.
     pub failures: Vec<NamespaceFailure>,
     /// The parts of the selection that select nothing.
@@ -93,14 +113,8 @@ pub struct OutputReport {
     pub name: Arc<str>,
     /// The format.
     pub format: OutputFormat,
-    /// How many namespaces are selected.
-    pub selected: usize,
-    /// How many hold the Secret as desired.
-    pub synced: usize,
-    /// How many others have a failure.
-    pub failed: usize,
-    /// The failure of the first of these, by name.
-    pub first_failure: Option<NamespaceFailure>,
+    /// The selected namespaces.
+    pub counts: Counts,
     /// Why it is not written, if it is refused.
     pub refusal: Option<SpecError>,
 }
@@ -179,13 +193,7 @@ impl Outcome {
             expires_at: status.expires_at,
             refreshed_at: status.refreshed_at,
             next_refresh_at: status.next_refresh_at,
-            registries: self
-                .status
-                .registries
-                .iter()
-                .zip(&status.registries)
-                .map(|(new, old)| timeless(new, old))
-                .collect(),
+            registries: self.status.registries.iter().zip(&status.registries).map(timeless).collect(),
             ..self.status.clone()
         };
         self.each_targets && still == *status
@@ -202,7 +210,7 @@ impl Outcome {
     }
 }
 
-fn timeless(new: &RegistryStatus, old: &RegistryStatus) -> RegistryStatus {
+fn timeless((new, old): (&RegistryStatus, &RegistryStatus)) -> RegistryStatus {
     RegistryStatus { issued_at: old.issued_at, expires_at: old.expires_at, ..new.clone() }
 }
 
@@ -254,7 +262,7 @@ pub fn conclude(
         status.handled_refresh_request = handled_refresh_request;
         status.registries = registries.into_iter().map(registry_status).collect();
         // While nothing that is selected may be written, 0 of 0 would look like a success.
-        status.namespaces = judgement.stalled.is_none().then(|| counts(&namespaces));
+        status.namespaces = judgement.stalled.is_none().then(|| namespace_counts(&namespaces.counts));
         status.failures = namespaces.failures;
         status.outputs = outputs.into_iter().map(output_status).collect();
         status.failures.sort_by(|a, b| (&a.namespace, &a.secret).cmp(&(&b.namespace, &b.secret)));
@@ -309,15 +317,12 @@ fn judge(observation: &Observation, now: Timestamp) -> Judgement {
             stalled: None,
         },
         Observation::Ran { registries, namespaces, outputs, include_failure, .. } => {
-            let judgement = ran(registries, namespaces, outputs, now);
-            match include_failure {
-                Some(error) if judgement.reconciling.is_none() => {
-                    let reconciling =
-                        Some((error.reason, format!("an included docker config is out of date: {}", error.message)));
-                    Judgement { reconciling, ..judgement }
-                }
-                _ => judgement,
+            let mut judgement = ran(registries, namespaces, outputs, now);
+            if let (None, Some(error)) = (&judgement.reconciling, include_failure) {
+                let message = format!("an included docker config is out of date: {}", error.message);
+                judgement.reconciling = Some((error.reason, message));
             }
+            judgement
         }
     }
 }
@@ -332,11 +337,12 @@ fn ran(
     let dead = shared().find(|r| r.problem.is_none() && !r.life.is_some_and(|life| life.is_valid(now)));
     let broken = registries.iter().find_map(|r| r.problem.as_ref());
     let failing = registries.iter().find_map(|r| r.error().map(|error| (r, error)));
-    let missing = namespaces.selected.saturating_sub(namespaces.synced);
+    let Counts { selected, fetching, ref first_failure, .. } = namespaces.counts;
+    let missing = namespaces.counts.missing();
     let not_found = namespaces.unselected.not_found();
     let out_of_reach = namespaces.unselected.out_of_reach();
     let refused = outputs.iter().find_map(|output| output.refusal.as_ref());
-    let lacking = outputs.iter().find(|output| output.synced < output.selected);
+    let lacking = outputs.iter().find(|output| output.counts.missing() > 0);
     let ready = if let Some(registry) = dead {
         let (reason, why) = match (&registry.failure, registry.life) {
             (Some(error), _) => (error.reason, error.message.clone()),
@@ -349,27 +355,25 @@ fn ran(
         (false, error.reason, error.message.clone())
     } else if let (0, Some(error)) = (missing, refused) {
         (false, error.reason, error.message.clone())
-    } else if missing > 0 && namespaces.first_failure.is_none() && namespaces.fetching > 0 {
-        let NamespaceReport { selected, fetching, .. } = namespaces;
+    } else if missing > 0 && first_failure.is_none() && fetching > 0 {
         (false, Reason::FetchingToken, format!("{fetching} of {selected} namespaces wait for their first token"))
     } else if missing > 0 {
-        let detail = first_failure(namespaces.first_failure.as_ref());
-        let message = format!("{missing} of {} namespaces lack an up-to-date Secret{detail}", namespaces.selected);
+        let detail = namespaces.counts.detail();
+        let message = format!("{missing} of {selected} namespaces lack an up-to-date Secret{detail}");
         (false, Reason::NamespacesFailed, message)
     } else if let Some(why) = &out_of_reach {
         (false, Reason::NamespaceNotAllowed, why.clone())
-    } else if let Some(OutputReport { name, selected, synced, first_failure: first, .. }) = lacking {
-        let detail = first_failure(first.as_ref());
-        let missing = selected.saturating_sub(*synced);
+    } else if let Some(OutputReport { name, counts, .. }) = lacking {
+        let (missing, selected, detail) = (counts.missing(), counts.selected, counts.detail());
         (false, Reason::NamespacesFailed, format!("{missing} of {selected} namespaces lack the output {name}{detail}"))
     } else {
-        let (reason, what) = match outputs.iter().map(|output| output.selected).chain([namespaces.selected]).max() {
+        let (reason, what) = match outputs.iter().map(|output| output.counts.selected).chain([selected]).max() {
             None | Some(0) => (Reason::NoNamespaces, "no namespace is selected"),
             _ => (Reason::Synced, "every target namespace has a valid token for every registry"),
         };
         (true, reason, not_found.map_or_else(|| what.to_owned(), |not_found| format!("{what}: {not_found}")))
     };
-    let stalled = out_of_reach.filter(|_| namespaces.selected == 0).map(|why| (Reason::NamespaceNotAllowed, why));
+    let stalled = out_of_reach.filter(|_| selected == 0).map(|why| (Reason::NamespaceNotAllowed, why));
     let reconciling = match failing {
         Some((_, error)) if error.reason == Reason::IdentityUnstable => Some((error.reason, error.message.clone())),
         Some((_, error)) if error.reason.is_passing() => Some((error.reason, format!("retrying: {}", error.message))),
@@ -382,18 +386,13 @@ fn ran(
     Judgement { ready, reconciling, stalled }
 }
 
-/// The first failure in words; empty if there is none.
-fn first_failure(first: Option<&NamespaceFailure>) -> String {
-    first.map(|f| format!("; first failure: {}: {}: {}", f.namespace, f.reason, f.message)).unwrap_or_default()
-}
-
 fn output_status(report: OutputReport) -> OutputStatus {
     OutputStatus {
         name: report.name.to_string(),
         format: report.format.as_str().to_owned(),
-        selected: number(report.selected),
-        synced: number(report.synced),
-        failed: number(report.failed),
+        selected: number(report.counts.selected),
+        synced: number(report.counts.synced),
+        failed: number(report.counts.failed),
         reason: report.refusal.as_ref().map(|error| error.reason.as_str().to_owned()),
         message: report.refusal.map(|error| error.message),
     }
@@ -423,12 +422,12 @@ fn registry_status(report: RegistryReport) -> RegistryStatus {
     }
 }
 
-fn counts(report: &NamespaceReport) -> NamespaceCounts {
+fn namespace_counts(counts: &Counts) -> NamespaceCounts {
     NamespaceCounts {
-        selected: number(report.selected),
-        synced: number(report.synced),
-        failed: number(report.failed),
-        summary: format!("{}/{}", report.synced, report.selected),
+        selected: number(counts.selected),
+        synced: number(counts.synced),
+        failed: number(counts.failed),
+        summary: format!("{}/{}", counts.synced, counts.selected),
     }
 }
 

@@ -112,21 +112,28 @@ pub struct Reporter {
 /// Namespaces that are selected, synced, and failed.
 type Counts = [i64; 3];
 
+/// What an `EcrCredential` counts as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    Ready,
+    #[default]
+    NotReady,
+    Stalled,
+    Suspended,
+    Unreadable,
+}
+
 /// The part of a status that the metrics use.
 #[derive(Clone, Debug, Default)]
 struct Summary {
     name: String,
+    /// The namespaces of its pull secret.
+    namespaces: Counts,
     /// The namespaces of its outputs, by format.
     outputs: BTreeMap<OutputFormat, Counts>,
-    selected: i64,
-    synced: i64,
-    failed: i64,
-    ready: bool,
+    state: State,
     /// The reason of the condition `Ready`.
     reason: String,
-    stalled: bool,
-    suspended: bool,
-    unreadable: bool,
     /// Whether the Secret is attached, where that is asked for.
     attached: Option<bool>,
     /// When the token that expires first expires, and when it was issued.
@@ -139,20 +146,20 @@ impl Summary {
         let holds = |type_: &str| condition(type_).is_some_and(|c| c.status == "True");
         let reason = condition(condition::READY).map(|c| c.reason.clone()).unwrap_or_default();
         let suspended = reason == Reason::Suspended.as_str();
-        let mut summary = Self {
-            name: name.to_owned(),
-            ready: holds(condition::READY),
-            stalled: holds(condition::STALLED),
-            suspended,
-            reason,
-            ..Self::default()
+        let state = if suspended {
+            State::Suspended
+        } else if holds(condition::STALLED) {
+            State::Stalled
+        } else if holds(condition::READY) {
+            State::Ready
+        } else {
+            State::NotReady
         };
+        let mut summary = Self { name: name.to_owned(), state, reason, ..Self::default() };
         // A suspended EcrCredential is expected to expire.
         if !suspended {
             let counts = status.namespaces.clone().unwrap_or_default();
-            summary.selected = i64::from(counts.selected);
-            summary.synced = i64::from(counts.synced);
-            summary.failed = i64::from(counts.failed);
+            summary.namespaces = [counts.selected, counts.synced, counts.failed].map(i64::from);
             summary.attached = condition(condition::ATTACHED).map(|c| c.status == "True");
             for output in &status.outputs {
                 let Some(format) = OutputFormat::parse(&output.format) else { continue };
@@ -204,8 +211,7 @@ impl Reporter {
     pub fn unreadable(&self, uid: &Uid, name: &str, status: Option<&EcrCredentialStatus>) {
         let said = status.map(|status| Summary::of(name, status)).unwrap_or_default();
         let (name, reason) = (name.to_owned(), "Unreadable".to_owned());
-        let summary =
-            Summary { name, reason, ready: false, stalled: false, suspended: false, unreadable: true, ..said };
+        let summary = Summary { name, reason, state: State::Unreadable, ..said };
         self.statuses.lock().insert(uid.clone(), summary);
     }
 
@@ -217,43 +223,34 @@ impl Reporter {
     /// Sets the gauges by the last statuses, under the lock, so that they are consistent.
     pub fn publish(&self) {
         let statuses = self.statuses.lock();
-        let sum = |number: fn(&Summary) -> i64| statuses.values().map(number).sum::<i64>();
-        let (selected, synced, failed) = (sum(|s| s.selected), sum(|s| s.synced), sum(|s| s.failed));
-        let ready = sum(|s| i64::from(s.ready));
-        let stalled = sum(|s| i64::from(s.stalled));
-        let suspended = sum(|s| i64::from(s.suspended));
-        let unreadable = sum(|s| i64::from(s.unreadable));
-        let others = ready.saturating_add(stalled).saturating_add(suspended).saturating_add(unreadable);
-        let not_ready = count_of(statuses.len()).saturating_sub(others);
-        let pending = selected.saturating_sub(synced).saturating_sub(failed);
-        let attached = sum(|s| i64::from(s.attached == Some(true)));
-        let not_attached = sum(|s| i64::from(s.attached == Some(false)));
-        let namespaces = [("synced", synced), ("failed", failed), ("pending", pending)];
-        let credentials = [
-            ("ready", ready),
-            ("not_ready", not_ready),
-            ("stalled", stalled),
-            ("suspended", suspended),
-            ("unreadable", unreadable),
-        ];
-        let attachments = [("attached", attached), ("not_attached", not_attached)];
-        for (family, states) in [
-            (&self.metrics.namespaces, &namespaces[..]),
-            (&self.metrics.credentials, &credentials[..]),
-            (&self.metrics.attachments, &attachments[..]),
-        ] {
-            for (state, value) in states {
-                family.get_or_create(&StateLabels { state }).set(*value);
+        let count = |is_so: &dyn Fn(&Summary) -> bool| count_of(statuses.values().filter(|s| is_so(s)).count());
+        let mut namespaces = Counts::default();
+        let mut outputs: BTreeMap<OutputFormat, Counts> = BTreeMap::new();
+        for summary in statuses.values() {
+            add(&mut namespaces, summary.namespaces);
+            for (format, counts) in &summary.outputs {
+                add(outputs.entry(*format).or_default(), *counts);
             }
         }
-        let mut outputs: BTreeMap<OutputFormat, Counts> = BTreeMap::new();
-        for (format, counts) in statuses.values().flat_map(|s| &s.outputs) {
-            add(outputs.entry(*format).or_default(), *counts);
+        for (state, value) in states(namespaces) {
+            self.metrics.namespaces.get_or_create(&StateLabels { state }).set(value);
+        }
+        for (name, state) in [
+            ("ready", State::Ready),
+            ("not_ready", State::NotReady),
+            ("stalled", State::Stalled),
+            ("suspended", State::Suspended),
+            ("unreadable", State::Unreadable),
+        ] {
+            self.metrics.credentials.get_or_create(&StateLabels { state: name }).set(count(&|s| s.state == state));
+        }
+        for (state, is_attached) in [("attached", true), ("not_attached", false)] {
+            let value = count(&|s| s.attached == Some(is_attached));
+            self.metrics.attachments.get_or_create(&StateLabels { state }).set(value);
         }
         self.metrics.outputs.clear();
-        for (format, [selected, synced, failed]) in outputs {
-            let pending = selected.saturating_sub(synced).saturating_sub(failed);
-            for (state, value) in [("synced", synced), ("failed", failed), ("pending", pending)] {
+        for (format, counts) in outputs {
+            for (state, value) in states(counts) {
                 let labels = OutputLabels { format: format.as_str(), state };
                 self.metrics.outputs.get_or_create(&labels).set(value);
             }
@@ -265,9 +262,9 @@ impl Reporter {
         self.metrics.credential_expiry.clear();
         let mut named: Vec<&Summary> = statuses.values().collect();
         named.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        for Summary { name, ready, reason, earliest, .. } in named.into_iter().take(MOST_NAMES) {
+        for Summary { name, state, reason, earliest, .. } in named.into_iter().take(MOST_NAMES) {
             let labels = ReadyLabels { name: name.clone(), reason: reason.clone() };
-            self.metrics.credential_ready.get_or_create(&labels).set(i64::from(*ready));
+            self.metrics.credential_ready.get_or_create(&labels).set(i64::from(*state == State::Ready));
             if let Some((expires_at, _)) = earliest {
                 let labels = CredentialLabels { name: name.clone() };
                 self.metrics.credential_expiry.get_or_create(&labels).set(expires_at.as_second());
@@ -279,6 +276,11 @@ impl Reporter {
     pub fn unattached(&self, count: usize) {
         self.metrics.unattached.set(count_of(count));
     }
+}
+
+/// Namespaces by their state.
+const fn states([selected, synced, failed]: Counts) -> [(&'static str, i64); 3] {
+    [("synced", synced), ("failed", failed), ("pending", selected.saturating_sub(synced).saturating_sub(failed))]
 }
 
 fn count_of(count: usize) -> i64 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::expectations::Expectations;
 use super::includes::Includes;
-use super::secret_key::{Change, SecretKey};
+use super::secret_key::{Change, SecretKey, SecretScope};
 use crate::api::OutputFormat;
 use crate::api::status::Reason;
 use crate::attach::{ServiceAccountRecord, Unattached, Wanted};
@@ -152,14 +152,14 @@ impl ClusterState {
         concerned
     }
 
-    /// The Secrets known in a scope, of one name or any, in one namespace or any; and those that are being written. Found by what
-    /// is given: where there are a hundred names, each is asked for once a list.
-    pub fn secret_keys(&self, name: Option<&str>, namespace: Option<&str>) -> Vec<SecretKey> {
-        let known = scoped(&self.records, name).flat_map(|(name, records)| {
-            scoped(records, namespace).map(move |(namespace, _)| SecretKey::new(name.clone(), namespace.clone()))
+    /// The Secrets known in a scope, and those that are being written. Found by what the scope names: where there are a hundred names,
+    /// each is asked for once a list.
+    pub fn secret_keys(&self, scope: &SecretScope) -> Vec<SecretKey> {
+        let known = scoped(&self.records, scope.name.as_deref()).flat_map(|(name, records)| {
+            let here = scoped(records, scope.namespace.as_deref());
+            here.map(move |(namespace, _)| SecretKey::new(name.clone(), namespace.clone()))
         });
-        let within = |scope: Option<&str>, text: &str| scope.is_none_or(|scope| scope == text);
-        let awaited = self.awaited.keys().filter(|key| within(name, &key.name) && within(namespace, &key.namespace));
+        let awaited = self.awaited.keys().filter(|key| scope.contains(key));
         known.chain(awaited.cloned()).collect()
     }
 

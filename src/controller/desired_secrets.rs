@@ -50,9 +50,6 @@ impl DesiredSecrets {
 
     /// Whether it is known what a target should hold.
     pub(super) fn covers(&self, target: &SecretTarget) -> bool {
-        match self {
-            Self::Alike(_) => true,
-            Self::Each(_) => target.selection != Selection::Selected || self.share(target).is_some(),
-        }
+        matches!(self, Self::Alike(_)) || target.selection != Selection::Selected || self.share(target).is_some()
     }
 }

@@ -57,22 +57,23 @@ impl Diff<'_> {
     /// Examines every Secret that may have changed since the last call, and queues those that are to be written: all of them unless
     /// `resynced` is still good. Where it ends early, the next call examines the same again.
     pub(super) fn sync(&self, retries: &mut RetryState, resynced: &mut Option<Resync>) -> Result<(), Superseded> {
-        let times = self.times();
+        let (me, times) = (&self.owner.uid, self.times());
         let mut state = self.current_state()?;
-        let touched = state.take_touched(&self.owner.uid);
-        retries.show(touched.changes);
+        let touched = state.take_touched(me);
+        retries.shown.extend(touched.changes);
         let everything = retries.follow_clock(times.now) || touched.everything;
         *resynced = resynced.filter(|last| !everything && last.is_current(self.generation, times.now));
         let keys_of = |changes: &BTreeSet<Change>| -> BTreeSet<SecretKey> {
-            changes.iter().flat_map(|change| state.keys_of(&self.owner.uid, change)).collect()
+            changes.iter().flat_map(|change| state.keys_of(me, change)).collect()
         };
         if resynced.is_none() {
-            self.resync(&state, retries, times)?;
+            retries.begin_resync(times.now, |key| state.is_concerned(me, key));
+            self.queue(&state, state.keys(me), false, retries, times)?;
             *resynced = Some(Resync { generation: self.generation, at: times.now });
         } else {
             self.queue(&state, keys_of(retries.unexamined(times.now)), false, retries, times)?;
         }
-        self.queue(&state, keys_of(retries.shown()), true, retries, times)?;
+        self.queue(&state, keys_of(&retries.shown), true, retries, times)?;
         retries.examined();
         Ok(())
     }
@@ -89,7 +90,7 @@ impl Diff<'_> {
     fn queue(
         &self,
         state: &ClusterState,
-        keys: BTreeSet<SecretKey>,
+        keys: impl IntoIterator<Item = SecretKey>,
         shown: bool,
         retries: &mut RetryState,
         times: Times,
@@ -126,12 +127,12 @@ impl Diff<'_> {
         let times = self.times();
         while let Some(priority) = retries.queue.next_priority().filter(|priority| has_room(retries, *priority)) {
             let Some((_, key)) = retries.queue.pop() else { break };
-            let assessed = self.current_state().and_then(|state| self.examine(&state, &key, retries, times));
-            if assessed.is_err() {
+            let due = self.current_state().and_then(|state| self.examine(&state, &key, retries, times));
+            let Ok(due) = due else {
                 retries.queue.push(priority, key);
                 return Err(Superseded);
-            }
-            match assessed? {
+            };
+            match due {
                 // It can wait longer than it could when it was queued.
                 Some((current, ..)) if current > priority.max(WritePriority::Create) => {
                     retries.queue.push(current, key);
@@ -146,17 +147,6 @@ impl Diff<'_> {
     fn times(&self) -> Times {
         let by_clocks = Now { earliest: self.clock.earliest(), latest: self.clock.latest() };
         Times { now: self.clock.now(), by_clocks }
-    }
-
-    fn resync(&self, state: &ClusterState, retries: &mut RetryState, times: Times) -> Result<(), Superseded> {
-        let me = &self.owner.uid;
-        retries.begin_resync(times.now, |key| state.is_concerned(me, key));
-        for key in state.keys(me) {
-            if let Some((priority, ..)) = self.examine(state, &key, retries, times)? {
-                retries.queue.push(priority, key);
-            }
-        }
-        Ok(())
     }
 
     /// Records how a Secret counts now; returns the write that is due, if any.
@@ -195,11 +185,8 @@ impl Diff<'_> {
     ) -> Result<Assessment, Superseded> {
         let me = &self.owner.uid;
         let Some(target) = state.target(me, key) else {
-            let counts = if state.index.is_denied(me, &key.name, &key.namespace) {
-                self.denied(key)
-            } else {
-                SyncState::default()
-            };
+            let is_denied = state.index.is_denied(me, &key.name, &key.namespace);
+            let counts = if is_denied { self.denied(key) } else { SyncState::default() };
             return Ok(Assessment { due: None, unwritten: false, expires: false, counts });
         };
         if !self.desired.covers(&target) {

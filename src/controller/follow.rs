@@ -102,7 +102,10 @@ where
                 }
                 Some(Err(error)) => self.failed(&error).await,
                 // kube's watches do not end.
-                None => self.begin_anew().await,
+                None => {
+                    tokio::time::sleep(FIRST).await;
+                    self.stream = Box::pin((self.begin)());
+                }
             }
         }
     }
@@ -110,18 +113,15 @@ where
     /// The event, unless its object has no name, which no stored object lacks.
     fn readable(&mut self, event: Event<K>) -> Option<Event<K>> {
         let is_readable = |object: &K| object.meta().name.as_deref().is_some_and(|name| !name.is_empty());
-        let skips = match &event {
-            Event::Init => self.skips.begin(),
+        match &event {
+            Event::Init => self.skips.listing = 0,
             Event::InitApply(object) | Event::Apply(object) | Event::Delete(object) if !is_readable(object) => {
                 self.skips.add(matches!(event, Event::InitApply(_)));
                 self.report_skips();
                 return None;
             }
-            Event::InitDone => self.skips.listed(),
-            Event::InitApply(_) | Event::Apply(_) | Event::Delete(_) => false,
-        };
-        if skips {
-            self.report_skips();
+            Event::InitDone if self.skips.listed() => self.report_skips(),
+            Event::InitDone | Event::InitApply(_) | Event::Apply(_) | Event::Delete(_) => {}
         }
         Some(event)
     }
@@ -154,11 +154,6 @@ where
             self.stream = Box::pin((self.begin)());
         }
     }
-
-    async fn begin_anew(&mut self) {
-        tokio::time::sleep(FIRST).await;
-        self.stream = Box::pin((self.begin)());
-    }
 }
 
 /// The objects that were skipped.
@@ -173,12 +168,6 @@ struct Skips {
 }
 
 impl Skips {
-    /// A list begins. Returns whether the count has changed.
-    const fn begin(&mut self) -> bool {
-        self.listing = 0;
-        false
-    }
-
     const fn add(&mut self, in_list: bool) {
         if in_list {
             self.listing = self.listing.saturating_add(1);

@@ -4,9 +4,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt::Display;
 use std::sync::Arc;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
-
 use super::Shared;
 use super::reader::Watched;
 use crate::api::status::Reason;
@@ -80,11 +77,10 @@ fn unstable(scope: &IncludeScope) -> SpecError {
     SpecError { reason: Reason::IncludeFailed, message }
 }
 
-/// One Secret whose docker config is merged into ours.
+/// One Secret whose docker config is merged into ours, which `writer` reads.
 pub(super) struct WatchedInclude {
     pub(super) writer: Writer,
     pub(super) scope: IncludeScope,
-    pub(super) shared: Arc<Shared>,
 }
 
 impl WatchedInclude {
@@ -107,40 +103,32 @@ impl WatchedInclude {
 impl Watched for WatchedInclude {
     type Record = Result<Arc<IncludedConfig>, SpecError>;
 
-    fn name(&self) -> &(dyn Display + Sync) {
-        &self.scope
+    fn name(&self) -> String {
+        self.scope.to_string()
     }
 
-    fn read(&self) -> BoxFuture<'_, Result<Option<Self::Record>, SpecError>> {
-        let why = |error: kube::Error| match error {
-            kube::Error::Api(status) if status.is_forbidden() => include_not_readable(&self.scope),
-            error => SpecError {
-                reason: Reason::ApiError,
-                message: format!("the Secret {} could not be read: {error}", self.scope),
-            },
-        };
-        let read = self.writer.read(&self.scope.namespace, &self.scope.name);
-        async move { Ok(read.await.map_err(why)?.map(|found| self.parse(&found))) }.boxed()
+    fn reference(&self) -> Reference {
+        Reference::Include(self.scope.clone())
     }
 
-    fn seen(&self, record: Option<Self::Record>) -> bool {
-        let missing = || Err(self.failed("it does not exist: create it, or correct spec.include"));
-        self.shared.include_seen(&self.scope, record.unwrap_or_else(missing))
-    }
-
-    fn unread(&self, why: SpecError, known: bool) {
-        self.shared.include_seen(&self.scope, Err(why));
-        if known {
-            self.known();
+    async fn read(&self) -> Result<Option<Self::Record>, SpecError> {
+        match self.writer.read(&self.scope.namespace, &self.scope.name).await {
+            Ok(found) => Ok(found.map(|found| self.parse(&found))),
+            Err(kube::Error::Api(status)) if status.is_forbidden() => Err(include_not_readable(&self.scope)),
+            Err(error) => {
+                let message = format!("the Secret {} could not be read: {error}", self.scope);
+                Err(SpecError { reason: Reason::ApiError, message })
+            }
         }
     }
 
-    fn known(&self) {
-        self.shared.reference_known(Reference::Include(self.scope.clone()), false);
+    fn seen(&self, shared: &Shared, record: Option<Self::Record>) -> bool {
+        let missing = || Err(self.failed("it does not exist: create it, or correct spec.include"));
+        shared.include_seen(&self.scope, record.unwrap_or_else(missing))
     }
 
-    fn limited(&self, limited: bool) {
-        self.shared.include_limited(&self.scope, limited);
+    fn unread(&self, shared: &Shared, why: SpecError) {
+        shared.include_seen(&self.scope, Err(why));
     }
 }
 

@@ -1,77 +1,59 @@
 //! The Secrets with static keys that identities begin with.
 
-use std::fmt::Display;
 use std::sync::Arc;
-use std::time::Duration;
-
-use futures::FutureExt;
-use futures::future::BoxFuture;
 
 use super::Shared;
-use super::reader::{Reader, Watched};
+use super::reader::Watched;
 use crate::plan::SpecError;
 use crate::plan::references::KeysRecord;
 use crate::plan::scopes::{KeysScope, Reference};
-use crate::token::{Cluster, TokenError};
+use crate::token::Cluster;
 
-/// One Secret with static keys.
+/// One Secret with static keys, which `cluster` reads.
 pub(super) struct WatchedKeys {
-    cluster: Arc<dyn Cluster>,
-    scope: KeysScope,
-    shared: Arc<Shared>,
-}
-
-/// Reads it.
-pub(super) type KeysReader = Reader<WatchedKeys>;
-
-impl KeysReader {
-    /// Nothing seen yet. After a burst of changes one in each `interval` takes effect.
-    pub(super) fn new(cluster: Arc<dyn Cluster>, scope: KeysScope, shared: Arc<Shared>, interval: Duration) -> Self {
-        Self::of(WatchedKeys { cluster, scope, shared }, interval)
-    }
+    pub(super) cluster: Arc<dyn Cluster>,
+    pub(super) scope: KeysScope,
 }
 
 impl Watched for WatchedKeys {
     type Record = KeysRecord;
 
-    fn name(&self) -> &(dyn Display + Sync) {
-        &self.scope
+    fn name(&self) -> String {
+        self.scope.to_string()
     }
 
-    fn read(&self) -> BoxFuture<'_, Result<Option<KeysRecord>, SpecError>> {
-        let why = |error: TokenError| SpecError { reason: error.reason(), message: error.to_string() };
-        self.cluster.keys_record(&self.scope).map(move |record| record.map_err(why)).boxed()
+    fn reference(&self) -> Reference {
+        Reference::Keys(self.scope.clone())
     }
 
-    fn seen(&self, record: Option<KeysRecord>) -> bool {
-        self.shared.keys_seen(&self.scope, record)
+    async fn read(&self) -> Result<Option<KeysRecord>, SpecError> {
+        let record = self.cluster.keys_record(&self.scope).await;
+        record.map_err(|error| SpecError { reason: error.reason(), message: error.to_string() })
     }
 
-    fn unread(&self, why: SpecError, known: bool) {
-        self.shared.keys_unread(&self.scope, why, known);
+    fn seen(&self, shared: &Shared, record: Option<KeysRecord>) -> bool {
+        shared.keys_seen(&self.scope, record)
     }
 
-    fn known(&self) {
-        self.shared.reference_known(Reference::Keys(self.scope.clone()), false);
-    }
-
-    fn limited(&self, limited: bool) {
-        self.shared.reference_limited(&Reference::Keys(self.scope.clone()), limited);
+    fn unread(&self, shared: &Shared, why: SpecError) {
+        shared.keys_unread(&self.scope, why);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::reader::{BETWEEN_READS, FAILED};
+    use super::super::reader::{BETWEEN_READS, FAILED, Reader};
     use super::*;
     use crate::api::status::Reason;
     use crate::controller::watches::{CredentialList, SecretScope};
     use crate::plan::auth::{Account, KeyMaterial, Keys};
     use crate::plan::references::AllowedIdentities;
-    use crate::token::StaticKeys;
+    use crate::token::{StaticKeys, TokenError};
+    use futures::future::BoxFuture;
     use parking_lot::Mutex;
     use secrecy::SecretString;
     use std::collections::{BTreeSet, HashSet, VecDeque};
+    use std::time::Duration;
     use tokio::time::Instant;
 
     const INTERVAL: Duration = Duration::from_secs(300);
@@ -97,7 +79,7 @@ mod tests {
     }
 
     struct Setting {
-        reader: KeysReader,
+        reader: Reader<WatchedKeys>,
         answers: Arc<Answers>,
         shared: Arc<Shared>,
         scope: KeysScope,
@@ -113,7 +95,8 @@ mod tests {
             shared.namespaces_listed(&HashSet::new());
             shared.secrets_listed(&SecretScope { name: None, namespace: None });
             let answers = Arc::new(Answers(Mutex::new(answers.into())));
-            let reader = KeysReader::new(answers.clone(), scope.clone(), shared.clone(), INTERVAL);
+            let watched = WatchedKeys { cluster: answers.clone(), scope: scope.clone() };
+            let reader = Reader::new(watched, shared.clone(), INTERVAL);
             Self { reader, answers, shared, scope }
         }
 

@@ -209,11 +209,11 @@ fn on_error(_: Arc<EcrCredential>, error: &Error, _: Arc<Context>) -> Action {
 }
 
 /// Turns a channel into the queue's stream, which ends when `stop` does.
-pub fn queue(
-    receiver: UnboundedReceiver<Uid>,
+pub fn queue<T: Send>(
+    receiver: UnboundedReceiver<T>,
     stop: impl Future<Output = ()> + Send + 'static,
-) -> impl Stream<Item = Uid> + Send {
-    futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|uid| (uid, receiver)) })
+) -> impl Stream<Item = T> + Send {
+    futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|item| (item, receiver)) })
         .take_until(stop)
 }
 

@@ -1,14 +1,15 @@
 //! Reads a Secret of others when the watch shows another version of it, so that only other contents count as a change.
 
-use std::fmt::Display;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
 
+use super::Shared;
 use super::change_limit::ChangeLimit;
 use crate::plan::SpecError;
 use crate::plan::schedule::RetryPolicy;
+use crate::plan::scopes::Reference;
 
 /// The Secret is read at most so often, however often somebody changes it.
 pub(super) const BETWEEN_READS: Duration = Duration::from_secs(1);
@@ -19,33 +20,31 @@ const RETRY: RetryPolicy = RetryPolicy { initial: Duration::from_millis(500), ma
 /// How long reads fail before the work begins without the Secret.
 pub(super) const FAILED: Duration = Duration::from_secs(10);
 
-/// A Secret of others, and who is told of it.
-pub(super) trait Watched: Send + Sync {
+/// A Secret of others.
+pub(super) trait Watched {
     /// What is kept of it.
-    type Record: Send;
+    type Record;
 
-    /// Its name, for logs.
-    fn name(&self) -> &(dyn Display + Sync);
+    /// Its namespace and name, for logs.
+    fn name(&self) -> String;
+
+    /// What specs call it.
+    fn reference(&self) -> Reference;
 
     /// Reads it; none when it is gone.
-    fn read(&self) -> BoxFuture<'_, Result<Option<Self::Record>, SpecError>>;
+    async fn read(&self) -> Result<Option<Self::Record>, SpecError>;
 
     /// It is like this now, or gone; returns whether that is news.
-    fn seen(&self, record: Option<Self::Record>) -> bool;
+    fn seen(&self, shared: &Shared, record: Option<Self::Record>) -> bool;
 
-    /// It is there and could not be read. `known`: nobody is to wait for it any longer.
-    fn unread(&self, why: SpecError, known: bool);
-
-    /// Whatever there is to know of it is known.
-    fn known(&self);
-
-    /// Whether it has changed so often that its changes wait.
-    fn limited(&self, limited: bool);
+    /// It is there and could not be read.
+    fn unread(&self, shared: &Shared, why: SpecError);
 }
 
 /// One Secret, and the version of it that is to be read.
 pub(super) struct Reader<W> {
     watched: W,
+    shared: Arc<Shared>,
     /// Whether it is in the list under way.
     listed: bool,
     /// The version that was read last.
@@ -63,9 +62,9 @@ pub(super) struct Reader<W> {
 
 impl<W: Watched> Reader<W> {
     /// Nothing seen yet. After a burst of changes one in each `interval` takes effect.
-    pub(super) fn of(watched: W, interval: Duration) -> Self {
-        let (read, due, last, failing, limited) = Default::default();
-        Self { watched, listed: false, read, due, last, failing, changes: ChangeLimit::new(interval), limited }
+    pub(super) fn new(watched: W, shared: Arc<Shared>, interval: Duration) -> Self {
+        let (listed, read, due, last, failing, limited) = Default::default();
+        Self { watched, shared, listed, read, due, last, failing, changes: ChangeLimit::new(interval), limited }
     }
 
     /// A list begins.
@@ -95,13 +94,13 @@ impl<W: Watched> Reader<W> {
     /// Notes until when it has changed too often, if it has.
     fn limit(&mut self, until: Option<Instant>) {
         self.limited = until;
-        self.watched.limited(until.is_some());
+        self.shared.reference_limited(&self.watched.reference(), until.is_some());
     }
 
     /// The Secret is gone.
     pub(super) fn gone(&mut self) {
         (self.read, self.due, self.failing) = (None, None, None);
-        self.watched.seen(None);
+        self.watched.seen(&self.shared, None);
     }
 
     /// A list has ended.
@@ -110,8 +109,12 @@ impl<W: Watched> Reader<W> {
             self.gone();
         }
         if self.due.is_none() {
-            self.watched.known();
+            self.known();
         }
+    }
+
+    fn known(&self) {
+        self.shared.reference_known(self.watched.reference(), false);
     }
 
     /// Ends when the Secret is to be read, or when it has not changed for long enough.
@@ -140,22 +143,25 @@ impl<W: Watched> Reader<W> {
             Ok(record) => {
                 self.read = self.due.take().map(|(version, _)| version);
                 self.failing = None;
-                if self.watched.seen(record) && !first {
+                if self.watched.seen(&self.shared, record) && !first {
                     self.changes.changed(now);
                 }
                 if self.limited.is_some() {
                     self.limit(Some(now + self.changes.wait(now)));
                 }
-                self.watched.known();
+                self.known();
             }
             Err(why) => {
                 let (since, count) = self.failing.map_or((now, 1), |(since, count)| (since, count.saturating_add(1)));
                 self.failing = Some((since, count));
-                let name = self.watched.name().to_string();
+                let name = self.watched.name();
                 if count == 1 {
                     tracing::warn!(secret = %name, error = %why.message, "a Secret could not be read");
                 }
-                self.watched.unread(why, since.elapsed() >= FAILED);
+                self.watched.unread(&self.shared, why);
+                if since.elapsed() >= FAILED {
+                    self.shared.reference_listed(self.watched.reference());
+                }
                 if let Some((_, at)) = &mut self.due {
                     *at = Instant::now() + RETRY.delay(count, 1, &name);
                 }

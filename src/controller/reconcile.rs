@@ -14,7 +14,7 @@ use super::diff::Diff;
 use super::error::Error;
 use super::recover::{auth_hash, recover};
 use super::status_writer::StatusWrite;
-use super::sync_ledger::{Counts, SyncCounts};
+use super::sync_ledger::SyncCounts;
 use super::tenant::TenantContext;
 use super::tenants::{Tenants, TenantsProgress};
 use super::tokens::{Progress, TokenGroup, keys};
@@ -240,7 +240,7 @@ impl Reconciliation<'_> {
 
     fn tenant_context<'a>(&'a self, inputs: &'a Inputs, shared: &'a secret::Published) -> TenantContext<'a> {
         let Inputs { plan, owner, included, .. } = inputs;
-        TenantContext { ctx: self.ctx, uid: self.uid, plan, owner, shared, included }
+        TenantContext { ctx: self.ctx, plan, owner, shared, included }
     }
 
     /// What the target namespaces should hold.
@@ -328,12 +328,12 @@ impl Reconciliation<'_> {
 
     /// The namespaces of the pull secret, and the failures of all Secrets.
     fn report_namespaces(&self, plan: &Plan, counts: SyncCounts) -> NamespaceReport {
-        let Counts { selected, synced, failed, fetching, first_failure } = counts.of(&plan.secret.name);
+        let of_pull_secret = counts.of(&plan.secret.name);
         let of_output = |name: &String| *name != *plan.secret.name;
         let failures = counts.failures.into_iter();
         let failures = failures.map(|f| NamespaceFailure { secret: f.secret.filter(of_output), ..f }).collect();
         let unselected = self.ctx.shared.state.lock().index.unselected(self.uid);
-        NamespaceReport { selected, synced, failed, fetching, first_failure, failures, unselected }
+        NamespaceReport { counts: of_pull_secret, failures, unselected }
     }
 
     /// Whether the Secret is attached to pods and ServiceAccounts as the spec asks.
@@ -375,12 +375,11 @@ impl Reconciliation<'_> {
         let is_taken = |host: &Host| taken.iter().any(|taken| taken.host == *host);
         let hosts = hosts.into_iter().filter(|host| !is_taken(host) && left_out.is_none()).collect();
         entries.retain(|(host, _)| !is_taken(host));
+        let (region, problem) = (registry.region.clone(), registry.problem.clone());
         if each_targets {
             let life = state.tenants.life(registry);
             let failure = tokens.tenants.failure(self.ctx, registry);
-            let (hash, auth_hash) = (None, None);
-            let (region, problem) = (registry.region.clone(), registry.problem.clone());
-            return RegistryReport { region, hosts, life, hash, auth_hash, problem, failure, each_targets };
+            return RegistryReport { region, hosts, life, hash: None, auth_hash: None, problem, failure, each_targets };
         }
         let held: Vec<_> =
             registry.token_specs.iter().filter_map(|token_spec| state.published.get(token_spec)).collect();
@@ -391,11 +390,9 @@ impl Reconciliation<'_> {
             identity.filter(|identity| !identity.is_unresolved()).map(|identity| self.ctx.hash(identity, &entries));
         let auth_hash = life.and_then(|_| Some(auth_hash(registry.token_specs.first()?, &entries)));
         let failure = registry.token_specs.iter().find_map(|token_spec| tokens.shared.failure(self.ctx, token_spec));
-        let problem = registry.problem.clone();
         let problem = problem
             .or_else(|| taken.first().map(|taken| SpecError::from(*taken)))
             .or_else(|| left_out.map(SpecError::from));
-        let region = registry.region.clone();
         RegistryReport { region, hosts, life, hash, auth_hash, problem, failure, each_targets }
     }
 
@@ -430,11 +427,10 @@ impl Reconciliation<'_> {
 }
 
 fn report_output(plan: &Plan, output: &SecretPlan, counts: &SyncCounts, state: &CredentialState) -> OutputReport {
-    let Counts { selected, synced, failed, first_failure, .. } = counts.of(&output.name);
     // Where each namespace has its own token, the account may differ as well.
     let lacks_host = || secret::lacks_host(plan, output, &state.published).filter(|_| !plan.has_tenants());
     let refusal = output.refusal.clone().or_else(lacks_host);
-    OutputReport { name: output.name.clone(), format: output.format, selected, synced, failed, first_failure, refusal }
+    OutputReport { name: output.name.clone(), format: output.format, counts: counts.of(&output.name), refusal }
 }
 
 /// A recovered token without its account is of no use where the account determines the hosts.

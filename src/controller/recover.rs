@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::secret_key::SecretKey;
 use super::tenant::{Tenant, TenantContext, TenantRecovery, own_token_specs};
-use super::tokens::{Keys, keys};
+use super::tokens::{Keys, keys, resolved};
 use super::{Context, CredentialState};
 use crate::api::EcrCredentialStatus;
 use crate::api::registry::{AccountId, Host, Region};
@@ -17,7 +17,7 @@ use crate::api::status::RegistryStatus;
 use crate::apply::Found;
 use crate::plan::outputs::SecretPlan;
 use crate::plan::schedule::{Life, RetryPolicy};
-use crate::plan::{Hosts, Identity, Plan, RegistryPlan, Service, TokenKey, TokenSpec, Uid};
+use crate::plan::{Hosts, Identity, Plan, RegistryPlan, Service, TokenSpec, Uid};
 use crate::secret::docker_config::Entries;
 use crate::secret::formats;
 use crate::secret::ownership::SecretRecord;
@@ -138,10 +138,11 @@ pub(super) async fn recover(
 ) {
     let Some((mut search, pass)) = state.recovery.take(status) else { return };
     let deadline = Instant::now() + PASS;
-    let keys = Resolved(keys(ctx, token_specs, None));
+    let shared = SharedTokens { ctx, plan, token_specs, keys: keys(ctx, token_specs, None) };
+    let published = &mut state.published;
     let vouches = |r: &RegistryStatus| r.token_hash.is_some() || r.auth_hash.is_some();
     search.vouched.retain(|r| vouches(r) && life(r).is_some_and(|life| life.is_valid(now)));
-    search.vouched.retain(|r| !take_known(ctx, plan, &keys, r, state) && is_missing(plan, token_specs, r, state));
+    search.vouched.retain(|r| !shared.take_known(r, published) && shared.is_missing(r, published));
     let mut candidates = if search.vouched.is_empty() {
         Vec::new()
     } else {
@@ -169,7 +170,7 @@ pub(super) async fn recover(
             }
         }
         let Search { vouched, entries, .. } = &mut search;
-        vouched.retain(|r| !take(ctx, plan, &keys, r, entries, state) && is_missing(plan, token_specs, r, state));
+        vouched.retain(|r| !shared.take(r, entries, published) && shared.is_missing(r, published));
         if search.vouched.is_empty() {
             break;
         }
@@ -192,17 +193,82 @@ async fn read(ctx: &Context, namespace: &str, name: &str, deadline: Instant) -> 
     Err(Unread)
 }
 
-/// Whether a token is missing that may be the one which the status vouches for. Where no token was, none is searched for.
-fn is_missing(
-    plan: &Plan,
-    token_specs: &BTreeSet<&TokenSpec>,
-    vouched: &RegistryStatus,
-    state: &CredentialState,
-) -> bool {
-    let hosts = hosts(vouched);
-    let registries = plan.registries.iter().filter(|registry| may_be_of(registry, vouched, &hosts));
-    let mut needed = registries.flat_map(|registry| &registry.token_specs);
-    needed.any(|token_spec| token_specs.contains(token_spec) && !state.published.contains_key(token_spec))
+/// The tokens that all namespaces share, which are searched for.
+struct SharedTokens<'a> {
+    ctx: &'a Context,
+    plan: &'a Plan,
+    token_specs: &'a BTreeSet<&'a TokenSpec>,
+    keys: Keys,
+}
+
+impl SharedTokens<'_> {
+    /// Whether a token is missing that may be the one which the status vouches for. Where no token was, none is searched for.
+    fn is_missing(&self, vouched: &RegistryStatus, published: &Published) -> bool {
+        let hosts = hosts(vouched);
+        let registries = self.plan.registries.iter().filter(|registry| may_be_of(registry, vouched, &hosts));
+        let mut needed = registries.flat_map(|registry| &registry.token_specs);
+        needed.any(|token_spec| self.token_specs.contains(token_spec) && !published.contains_key(token_spec))
+    }
+
+    /// Takes tokens that another `EcrCredential` has found already, where they are the ones that the status vouches for: thousands
+    /// that share a token must not read a Secret each. Returns whether it has taken any.
+    fn take_known(&self, vouched: &RegistryStatus, published: &mut Published) -> bool {
+        let known = |token_spec: &TokenSpec| {
+            Some((token_spec.clone(), self.ctx.tokens.look(resolved(&self.keys, token_spec)?).token?))
+        };
+        let mut taken = false;
+        for registry in self.plan.registries.iter().filter(|registry| is_in_region(registry, vouched)) {
+            let tokens: Published = registry.token_specs.iter().filter_map(known).collect();
+            let logins = registry_entries(registry, &tokens).unwrap_or_default();
+            let Some(identity) = tokens.values().next().map(|token| &token.identity) else { continue };
+            let hash = self.ctx.hash(identity, &logins);
+            if !logins.is_empty() && Some(hash.as_str()) == vouched.token_hash.as_deref() {
+                taken = true;
+                for (token_spec, token) in tokens {
+                    published.entry(token_spec).or_insert(token);
+                }
+            }
+        }
+        taken
+    }
+
+    /// Takes the tokens of one registry for every registry of the plan that they serve. Returns whether it has taken any.
+    fn take(&self, vouched: &RegistryStatus, entries: &Entries, published: &mut Published) -> bool {
+        let Some(life) = life(vouched) else { return false };
+        let hosts = hosts(vouched);
+        let logins: Vec<_> = hosts.iter().filter_map(|host| Some((host.clone(), entries.get(host)?))).collect();
+        let mut taken = false;
+        for registry in self.plan.registries.iter().filter(|registry| may_be_of(registry, vouched, &hosts)) {
+            let Some(first) = registry.token_specs.first() else { continue };
+            if !self.is_vouched(first, vouched, &logins) {
+                continue;
+            }
+            for token_spec in &registry.token_specs {
+                let key = resolved(&self.keys, token_spec);
+                let identity = key.map_or_else(Identity::unresolved, |key| key.identity.clone());
+                if let Some(tokens) = tokens(registry, token_spec, &hosts, entries) {
+                    let token = Arc::new(AuthorizationToken { tokens, life, identity });
+                    // Without the caller's account it would not serve an EcrCredential that needs it for its hosts.
+                    if let Some(key) = key.filter(|key| token.caller().is_some() || key.service == Service::Public) {
+                        self.ctx.tokens.seed(key, &token);
+                    }
+                    published.entry(token_spec.clone()).or_insert(token);
+                    taken = true;
+                }
+            }
+        }
+        taken
+    }
+
+    /// Whether these are the logins that the status tells of, and the identity that fetched them is that of now. While `auth`
+    /// comes to none, it must say the same as then: what it gave is good until it expires, whether or not more is to come.
+    fn is_vouched(&self, token_spec: &TokenSpec, vouched: &RegistryStatus, logins: &[(Host, &DockerAuth)]) -> bool {
+        let (hash, told) = match resolved(&self.keys, token_spec) {
+            Some(key) => (self.ctx.hash(&key.identity, logins), &vouched.token_hash),
+            None => (auth_hash(token_spec, logins), &vouched.auth_hash),
+        };
+        Some(hash.as_str()) == told.as_deref()
+    }
 }
 
 /// The host of a Secret that holds the login of one.
@@ -225,51 +291,18 @@ fn life(status: &RegistryStatus) -> Option<Life> {
     Some(Life { issued_at: status.issued_at?, expires_at: status.expires_at? })
 }
 
-/// What needs come to, where they come to something.
-struct Resolved(Keys);
-
-impl Resolved {
-    fn get(&self, token_spec: &TokenSpec) -> Option<&TokenKey> {
-        self.0.get(token_spec)?.as_ref().ok()
-    }
-}
-
-/// Takes tokens that another `EcrCredential` has found already, where they are the ones that the status vouches for: thousands
-/// that share a token must not read a Secret each. Returns whether it has taken any.
-fn take_known(
-    ctx: &Context,
-    plan: &Plan,
-    keys: &Resolved,
-    vouched: &RegistryStatus,
-    state: &mut CredentialState,
-) -> bool {
-    let mut taken = false;
-    for registry in
-        plan.registries.iter().filter(|r| r.region.as_ref().map(Region::as_str) == vouched.region.as_deref())
-    {
-        let known = |token_spec: &TokenSpec| Some((token_spec.clone(), ctx.tokens.look(keys.get(token_spec)?).token?));
-        let published: Published = registry.token_specs.iter().filter_map(known).collect();
-        let logins = registry_entries(registry, &published).unwrap_or_default();
-        let Some(identity) = published.values().next().map(|token| &token.identity) else { continue };
-        let hash = ctx.hash(identity, &logins);
-        if !logins.is_empty() && Some(hash.as_str()) == vouched.token_hash.as_deref() {
-            taken = true;
-            for (token_spec, token) in published {
-                state.published.entry(token_spec).or_insert(token);
-            }
-        }
-    }
-    taken
-}
-
 /// The hosts in the status of a registry.
 fn hosts(vouched: &RegistryStatus) -> Vec<Host> {
     vouched.hosts.iter().filter_map(|host| Host::parse(host).ok()).collect()
 }
 
+fn is_in_region(registry: &RegistryPlan, vouched: &RegistryStatus) -> bool {
+    registry.region.as_ref().map(Region::as_str) == vouched.region.as_deref()
+}
+
 /// Whether a status may be that of this registry, as far as its region and its hosts tell.
 fn may_be_of(registry: &RegistryPlan, vouched: &RegistryStatus, hosts: &[Host]) -> bool {
-    registry.region.as_ref().map(Region::as_str) == vouched.region.as_deref()
+    is_in_region(registry, vouched)
         && match &registry.hosts {
             // A status leaves out the hosts that another registry has.
             Hosts::Named(named) => {
@@ -279,57 +312,6 @@ fn may_be_of(registry: &RegistryPlan, vouched: &RegistryStatus, hosts: &[Host]) 
                 registry.token_specs.first().is_some_and(|first| !matches!(first.service, Service::Public))
             }
         }
-}
-
-/// Takes the tokens of one registry for every registry of the plan that they serve. Returns whether it has taken any.
-fn take(
-    ctx: &Context,
-    plan: &Plan,
-    keys: &Resolved,
-    vouched: &RegistryStatus,
-    entries: &Entries,
-    state: &mut CredentialState,
-) -> bool {
-    let Some(life) = life(vouched) else { return false };
-    let hosts = hosts(vouched);
-    let logins: Vec<_> = hosts.iter().filter_map(|host| Some((host.clone(), entries.get(host)?))).collect();
-    let mut taken = false;
-    for registry in plan.registries.iter().filter(|registry| may_be_of(registry, vouched, &hosts)) {
-        let Some(first) = registry.token_specs.first() else { continue };
-        if !is_vouched(ctx, first, keys, vouched, &logins) {
-            continue;
-        }
-        for token_spec in &registry.token_specs {
-            let key = keys.get(token_spec);
-            let identity = key.map_or_else(Identity::unresolved, |key| key.identity.clone());
-            if let Some(tokens) = tokens(registry, token_spec, &hosts, entries) {
-                let token = Arc::new(AuthorizationToken { tokens, life, identity });
-                // Without the caller's account it would not serve an EcrCredential that needs it for its hosts.
-                if let Some(key) = key.filter(|key| token.caller().is_some() || key.service == Service::Public) {
-                    ctx.tokens.seed(key, &token);
-                }
-                state.published.entry(token_spec.clone()).or_insert(token);
-                taken = true;
-            }
-        }
-    }
-    taken
-}
-
-/// Whether these are the logins that the status tells of, and the identity that fetched them is that of now. While `auth`
-/// comes to none, it must say the same as then: what it gave is good until it expires, whether or not more is to come.
-fn is_vouched(
-    ctx: &Context,
-    token_spec: &TokenSpec,
-    keys: &Resolved,
-    vouched: &RegistryStatus,
-    logins: &[(Host, &DockerAuth)],
-) -> bool {
-    let (hash, told) = match keys.get(token_spec) {
-        Some(key) => (ctx.hash(&key.identity, logins), &vouched.token_hash),
-        None => (auth_hash(token_spec, logins), &vouched.auth_hash),
-    };
-    Some(hash.as_str()) == told.as_deref()
 }
 
 /// By what a status vouches for the logins of a registry while nobody can tell who has fetched them.
@@ -352,10 +334,10 @@ fn own_record(
     namespace: &Arc<str>,
     now: Timestamp,
 ) -> Option<Arc<SecretRecord>> {
-    let TenantContext { ctx, uid, .. } = context;
+    let TenantContext { ctx, owner, .. } = context;
     let record = ctx.shared.state.lock().record(&secret.name, namespace).cloned()?;
     let is_valid = record.valid_until(ctx.clock.latest()).is_some_and(|at| at > now);
-    (record.owner.as_ref() == Some(uid) && is_valid).then_some(record)
+    (record.owner.as_ref() == Some(&owner.uid) && is_valid).then_some(record)
 }
 
 /// Reads the Secrets of a namespace that has an identity of its own, and takes the tokens of each that is just as we would write
@@ -404,20 +386,15 @@ async fn recover_from(
     let Some(found) = read(ctx, namespace, &secret.name, deadline).await? else { return Ok(true) };
     let Some(issued_at) = found.refreshed_at else { return Ok(true) };
     let entries = formats::parse(&found.data, secret.host.as_ref());
-    let keys = Resolved(keys(ctx, &own_token_specs(plan), Some((&**namespace, tenant.namespace_uid))));
+    let keys = keys(ctx, &own_token_specs(plan), Some((&**namespace, tenant.namespace_uid)));
     let before = tenant.published.clone();
     for registry in plan.registries.iter().filter(|registry| registry.is_each_targets()) {
         let hosts = own_hosts(registry, &entries);
         for token_spec in registry.token_specs.iter().filter(|token_spec| !before.contains_key(*token_spec)) {
-            let token =
-                tokens(registry, token_spec, &hosts, &entries).zip(keys.get(token_spec)).map(|(tokens, key)| {
-                    Arc::new(AuthorizationToken {
-                        tokens,
-                        life: Life { issued_at, expires_at },
-                        identity: key.identity.clone(),
-                    })
-                });
-            if let Some(token) = token {
+            let tokens = tokens(registry, token_spec, &hosts, &entries);
+            if let Some((tokens, key)) = tokens.zip(resolved(&keys, token_spec)) {
+                let (life, identity) = (Life { issued_at, expires_at }, key.identity.clone());
+                let token = Arc::new(AuthorizationToken { tokens, life, identity });
                 tenant.published.insert(token_spec.clone(), token);
             }
         }

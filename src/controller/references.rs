@@ -7,17 +7,17 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::Api;
 use kube::core::ObjectMeta;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::Event;
 use kube::{Client, Resource, ResourceExt};
 
 use super::Shared;
 use super::accounts::Accounts;
-use super::follow::{Subject, follow};
+use super::follow::Subject;
 use super::includes::WatchedInclude;
-use super::keys::KeysReader;
+use super::keys::WatchedKeys;
 use super::reader::{Reader, Watched};
+use super::watches::follow_in;
 use crate::apply::Writer;
 use crate::lenient::Observed;
 use crate::plan::references::{AUDIENCE_ANNOTATION, AccountRecord, ROLE_ANNOTATION};
@@ -29,15 +29,11 @@ const LONGEST_ANNOTATION: usize = 2048;
 
 /// Follows the ServiceAccounts of a scope; ends with the process. One that changes too often takes effect once in each `interval`.
 pub async fn accounts(client: Client, scope: AccountScope, shared: Arc<Shared>, interval: Duration) {
-    let api: Api<Observed<ServiceAccount>> = match &scope.namespace {
-        Some(namespace) => Api::namespaced(client, namespace),
-        None => Api::all(client),
-    };
-    let config = watcher::Config::default().fields(&format!("metadata.name={}", scope.name));
     let subject = Subject { what: "ServiceAccounts", kind: "ServiceAccount", scope: scope.to_string() };
-    let begin = move || watcher(api.clone(), config.clone());
+    let place = (scope.namespace.as_deref(), Some(&*scope.name));
     let refused = || shared.reference_known(Reference::Account(scope.clone()), true);
-    let mut events = std::pin::pin!(follow(subject, shared.clone(), begin, refused));
+    let mut events =
+        std::pin::pin!(follow_in::<Observed<ServiceAccount>>(client, place, subject, shared.clone(), refused));
     let mut accounts = Accounts::new(scope.clone(), shared.clone(), interval);
     loop {
         tokio::select! {
@@ -80,20 +76,16 @@ pub async fn keys(
     interval: Duration,
 ) {
     let subject = Subject { what: "Secrets with AWS keys", kind: "Secret", scope: format!("keys {scope}") };
-    let place = (&*scope.namespace, &*scope.name);
-    let refused = || shared.reference_known(Reference::Keys(scope.clone()), true);
-    let reader = KeysReader::new(cluster, scope.clone(), shared.clone(), interval);
-    secret(client, place, subject, shared.clone(), refused, reader).await;
+    let watched = WatchedKeys { cluster, scope: scope.clone() };
+    secret(client, (&scope.namespace, &scope.name), subject, shared, watched, interval).await;
 }
 
 /// Follows a Secret whose docker config is merged into ours, which `writer` reads; ends with the process. One that changes too often
 /// takes effect once in each `interval`.
 pub async fn include(client: Client, writer: Writer, scope: IncludeScope, shared: Arc<Shared>, interval: Duration) {
     let subject = Subject { what: "Secrets to include", kind: "Secret", scope: format!("include {scope}") };
-    let place = (&*scope.namespace, &*scope.name);
-    let refused = || shared.reference_known(Reference::Include(scope.clone()), true);
-    let watched = WatchedInclude { writer, scope: scope.clone(), shared: shared.clone() };
-    secret(client, place, subject, shared.clone(), refused, Reader::of(watched, interval)).await;
+    let watched = WatchedInclude { writer, scope: scope.clone() };
+    secret(client, (&scope.namespace, &scope.name), subject, shared, watched, interval).await;
 }
 
 async fn secret<W: Watched>(
@@ -101,13 +93,14 @@ async fn secret<W: Watched>(
     (namespace, name): (&str, &str),
     subject: Subject,
     shared: Arc<Shared>,
-    refused: impl Fn(),
-    mut reader: Reader<W>,
+    watched: W,
+    interval: Duration,
 ) {
-    let api: Api<Observed<Secret>> = Api::namespaced(client, namespace);
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let begin = move || watcher(api.clone(), config.clone());
-    let mut events = std::pin::pin!(follow(subject, shared, begin, refused));
+    let reference = watched.reference();
+    let refused = || shared.reference_known(reference.clone(), true);
+    let place = (Some(namespace), Some(name));
+    let mut events = std::pin::pin!(follow_in::<Observed<Secret>>(client, place, subject, shared.clone(), refused));
+    let mut reader = Reader::new(watched, shared.clone(), interval);
     loop {
         tokio::select! {
             event = events.next() => match event {

@@ -65,7 +65,7 @@ pub(super) struct RetryState {
     unexamined: BTreeSet<Change>,
     /// What events have shown, and first tokens of single namespaces, since the Secrets there were last examined. Missing Secrets
     /// among them are urgent.
-    shown: BTreeSet<Change>,
+    pub(super) shown: BTreeSet<Change>,
     /// The latest time that was seen.
     latest: Option<Timestamp>,
     /// The last resync, if the queue and the ledger have been complete ever since.
@@ -220,16 +220,6 @@ impl RetryState {
             }
         }
         was_set_back
-    }
-
-    /// Takes what events have shown.
-    pub(super) fn show(&mut self, changes: BTreeSet<Change>) {
-        self.shown.extend(changes);
-    }
-
-    /// What events have shown since the Secrets there were last examined.
-    pub(super) const fn shown(&self) -> &BTreeSet<Change> {
-        &self.shown
     }
 
     /// What to examine for another reason: a write has ended, or a wait is over.

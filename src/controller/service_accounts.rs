@@ -2,18 +2,16 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::api::Api;
 use kube::core::ObjectMeta;
 use kube::runtime::applier;
 use kube::runtime::controller::{self, Action, ReconcileRequest};
 use kube::runtime::reflector::{ObjectRef, Store, store};
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::Event;
 use kube::{Client, ResourceExt};
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -21,13 +19,15 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
-use super::Shared;
-use super::follow::{Subject, follow};
+use super::follow::Subject;
+use super::watches::follow_in;
+use super::{Shared, queue};
 use crate::api::status::Reason;
 use crate::apply::{WriteError, Writer};
 use crate::attach::{self, ATTACHED, ServiceAccountRecord, Wanted};
 use crate::lenient::{Extract, Items, Object, Observed, Pairs, Text, lenient, read};
 use crate::plan::schedule::RetryPolicy;
+use crate::plan::scopes::AccountScope;
 use crate::secret::FIELD_MANAGER;
 
 /// How many ServiceAccounts are patched at a time.
@@ -153,27 +153,6 @@ impl Attempts {
     }
 }
 
-/// ServiceAccounts of one name, in one namespace or in all: no wider than the rights.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scope {
-    /// The ServiceAccounts' name.
-    pub name: Arc<str>,
-    /// The namespace; none for all.
-    pub namespace: Option<Arc<str>>,
-}
-
-impl Scope {
-    fn covers(&self, (namespace, name): &(String, String)) -> bool {
-        *self.name == **name && self.namespace.as_deref().is_none_or(|own| own == namespace)
-    }
-}
-
-impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace.as_deref().unwrap_or("*"), self.name)
-    }
-}
-
 /// Attaches pull secrets to the ServiceAccounts of one scope.
 pub struct Attacher {
     shared: Arc<Shared>,
@@ -190,18 +169,13 @@ impl Attacher {
 
     /// Follows the ServiceAccounts of a scope and patches them; ends with the process. It must not begin before all EcrCredentials, Secrets and
     /// namespaces are known: what nobody asks for any more is taken back.
-    pub async fn run(self: Arc<Self>, client: Client, scope: Scope) {
-        let api: Api<PullSecretsOf> = match &scope.namespace {
-            Some(namespace) => Api::namespaced(client, namespace),
-            None => Api::all(client),
-        };
+    pub async fn run(self: Arc<Self>, client: Client, scope: AccountScope) {
         let (store, mut writer) = store();
         let (send, requests) = unbounded_channel();
-        let config = watcher::Config::default().fields(&format!("metadata.name={}", scope.name));
         let subject =
             Subject { what: "ServiceAccounts to attach to", kind: "ServiceAccount", scope: format!("attach {scope}") };
-        let begin = move || watcher(api.clone(), config.clone());
-        let events = follow(subject, self.shared.clone(), begin, || {});
+        let selected = (scope.namespace.as_deref(), Some(&*scope.name));
+        let events = follow_in(client, selected, subject, self.shared.clone(), || {});
         let watched = async {
             let mut events = std::pin::pin!(events);
             while let Some(event) = events.next().await {
@@ -244,9 +218,8 @@ impl Attacher {
     }
 
     async fn work(self: Arc<Self>, store: Store<PullSecretsOf>, requests: UnboundedReceiver<Key>) {
-        let requests = futures::stream::unfold(requests, |mut requests| async move {
-            requests.recv().await.map(|key| (Ok::<_, Infallible>(ReconcileRequest::from(key)), requests))
-        });
+        let requests =
+            queue(requests, std::future::pending()).map(|key| Ok::<_, Infallible>(ReconcileRequest::from(key)));
         let reconciler =
             |account: Arc<PullSecretsOf>, ctx: Arc<Self>| async move { ctx.reconcile(&account).await }.boxed();
         let on_error = |_: Arc<PullSecretsOf>, _: &Infallible, _: Arc<Self>| Action::await_change();
@@ -326,9 +299,12 @@ impl Attacher {
     }
 
     /// A whole list: who is not on it is gone, though nobody has told of its end.
-    fn forget_absent(&self, scope: &Scope, store: &Store<PullSecretsOf>) {
+    fn forget_absent(&self, scope: &AccountScope, store: &Store<PullSecretsOf>) {
         let present: HashSet<(String, String)> = store.state().iter().map(|account| place(account)).collect();
-        let is_absent = |place: &(String, String)| scope.covers(place) && !present.contains(place);
+        let is_in_scope = |(namespace, name): &(String, String)| {
+            *scope.name == **name && scope.namespace.as_deref().is_none_or(|own| own == namespace)
+        };
+        let is_absent = |place: &(String, String)| is_in_scope(place) && !present.contains(place);
         self.attempts.lock().retain(|place, _| !is_absent(place));
         let told: Vec<(String, String)> = {
             let cluster = self.shared.state.lock();
@@ -551,7 +527,7 @@ mod tests {
         for event in [Event::Init, Event::InitApply(account), Event::InitDone] {
             writer.apply_watcher_event(&event);
         }
-        attacher.forget_absent(&Scope { name: "default".into(), namespace: None }, &store);
+        attacher.forget_absent(&AccountScope { name: "default".into(), namespace: None }, &store);
         let left = [("a", "default"), ("b", "other")].map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
         let mut attempts: Vec<_> = attacher.attempts.lock().keys().cloned().collect();
         attempts.sort();

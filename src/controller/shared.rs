@@ -12,7 +12,6 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, watch};
 
 use super::cluster_state::ClusterState;
-use super::includes::Includes;
 use super::secret_key::SecretKey;
 use super::watches::{CredentialList, SecretScope, credential_ref, unreadable};
 use crate::api::observed::Unreadable;
@@ -113,17 +112,16 @@ impl Shared {
         }
     }
 
-    /// Changes the state and puts whom that concerns on the queue.
-    fn change(&self, change: impl FnOnce(&mut ClusterState) -> BTreeSet<Uid>) {
+    /// Changes the state and puts whom that concerns on the queue; returns whether that is anybody.
+    fn change(&self, change: impl FnOnce(&mut ClusterState) -> BTreeSet<Uid>) -> bool {
         let concerned = change(&mut self.state.lock());
         self.send(&concerned);
+        !concerned.is_empty()
     }
 
     /// The same for a change of targets, for which a reconciliation that is writing wakes.
     fn change_targets(&self, change: impl FnOnce(&mut ClusterState) -> BTreeSet<Uid>) {
-        let concerned = change(&mut self.state.lock());
-        self.send(&concerned);
-        if !concerned.is_empty() {
+        if self.change(change) {
             self.targets_changed.notify_waiters();
         }
     }
@@ -262,13 +260,13 @@ impl Shared {
 
     /// The keys of the Secrets in a scope that are known or being written.
     pub(super) fn secret_keys(&self, scope: &SecretScope) -> Vec<SecretKey> {
-        self.state.lock().secret_keys(scope.name.as_deref(), scope.namespace.as_deref())
+        self.state.lock().secret_keys(scope)
     }
 
     /// The Secrets in a scope that are known.
     pub(super) fn secrets_known(&self, scope: &SecretScope) -> HashMap<SecretKey, Arc<SecretRecord>> {
         let state = self.state.lock();
-        let keys = state.secret_keys(scope.name.as_deref(), scope.namespace.as_deref()).into_iter();
+        let keys = state.secret_keys(scope).into_iter();
         keys.filter_map(|key| state.record(&key.name, &key.namespace).cloned().map(|record| (key, record))).collect()
     }
 
@@ -301,55 +299,65 @@ impl Shared {
         });
     }
 
+    /// Changes what is known of something that specs refer to; returns whether that is news, which queues those who refer to it.
+    fn change_reference(&self, reference: &Reference, change: impl FnOnce(&mut ClusterState) -> bool) -> bool {
+        let mut is_news = false;
+        self.change(|state| {
+            is_news = change(state);
+            if is_news { concerned(state, reference) } else { BTreeSet::new() }
+        });
+        is_news
+    }
+
     /// A ServiceAccount that identities may begin with, as it takes effect, or that it is gone.
     pub(super) fn account_seen(&self, namespace: &str, name: &str, record: Option<AccountRecord>) {
-        self.change(|state| {
+        let scope = AccountScope { namespace: Some(namespace.into()), name: name.into() };
+        self.change_reference(&Reference::Account(scope), |state| {
             // One of a namespace that was deleted and made again, whose end is not heard of yet.
             let namespace_uid = state.index.namespace_uid(namespace);
             let record = record.filter(|record| !namespace_uid.is_after(record.created));
-            if !state.references.set_account(namespace, name, record) {
-                return BTreeSet::new();
-            }
-            let scope = AccountScope { namespace: Some(namespace.into()), name: name.into() };
-            concerned(state, &Reference::Account(scope))
-        });
-    }
-
-    /// Whether something that identities refer to has changed so often that its changes wait.
-    pub(super) fn reference_limited(&self, reference: &Reference, limited: bool) {
-        self.change(|state| match state.references.set_limited(reference, limited) {
-            true => concerned(state, reference),
-            false => BTreeSet::new(),
+            state.references.set_account(namespace, name, record)
         });
     }
 
     /// A Secret with static keys, as a watch shows it, or that it is gone; returns whether that is news.
     pub(super) fn keys_seen(&self, scope: &KeysScope, record: Option<KeysRecord>) -> bool {
-        let mut changed = false;
-        self.change(|state| {
-            changed = state.references.set_keys(scope, record);
-            if changed { state.index.referring_to(&Reference::Keys(scope.clone())) } else { BTreeSet::new() }
-        });
-        changed
+        self.change_reference(&Reference::Keys(scope.clone()), |state| state.references.set_keys(scope, record))
+    }
+
+    /// A Secret with static keys that is there and could not be read.
+    pub(super) fn keys_unread(&self, scope: &KeysScope, why: SpecError) {
+        self.change_reference(&Reference::Keys(scope.clone()), |state| state.references.set_keys_unread(scope, why));
     }
 
     /// A docker config of others as it is now, or why it cannot be had; returns whether that is news.
     pub(super) fn include_seen(&self, scope: &IncludeScope, config: Result<Arc<IncludedConfig>, SpecError>) -> bool {
-        self.change_include(scope, |includes| includes.set(scope, config))
+        self.change_reference(&Reference::Include(scope.clone()), |state| state.includes.set(scope, config))
     }
 
-    /// Whether a docker config of others has changed so often that its changes wait.
-    pub(super) fn include_limited(&self, scope: &IncludeScope, limited: bool) {
-        self.change_include(scope, |includes| includes.set_limited(scope, limited));
-    }
-
-    fn change_include(&self, scope: &IncludeScope, change: impl FnOnce(&mut Includes) -> bool) -> bool {
-        let mut changed = false;
-        self.change(|state| {
-            changed = change(&mut state.includes);
-            if changed { state.index.referring_to(&Reference::Include(scope.clone())) } else { BTreeSet::new() }
+    /// Whether something that specs refer to has changed so often that its changes wait.
+    pub(super) fn reference_limited(&self, reference: &Reference, limited: bool) {
+        self.change_reference(reference, |state| match reference {
+            Reference::Include(scope) => state.includes.set_limited(scope, limited),
+            Reference::Account(_) | Reference::Keys(_) => state.references.set_limited(reference, limited),
         });
-        changed
+    }
+
+    /// Whether what specs refer to may be watched is known now.
+    pub(super) fn reference_known(&self, reference: Reference, refused: bool) {
+        self.change_reference(&reference, |state| match &reference {
+            Reference::Account(scope) => state.references.set_accounts_refused(scope, refused),
+            Reference::Keys(scope) => state.references.set_keys_refused(scope, refused),
+            Reference::Include(scope) => refused && state.includes.set(scope, Err(include_not_readable(scope))),
+        });
+        self.reference_listed(reference);
+    }
+
+    /// Nobody is to wait any longer for something that specs refer to.
+    pub(super) fn reference_listed(&self, reference: Reference) {
+        self.listed.send_modify(|listed| {
+            listed.references.insert(reference);
+        });
     }
 
     /// Whether a ServiceAccount names the pull secrets that it should, and if not, why.
@@ -361,34 +369,6 @@ impl Shared {
                 None => state.unattached.remove(&place).is_some(),
             };
             if news { state.index.attached_by(namespace, name) } else { BTreeSet::new() }
-        });
-    }
-
-    /// A Secret with static keys that is there and could not be read. `known`: nobody is to wait for it any longer.
-    pub(super) fn keys_unread(&self, scope: &KeysScope, why: SpecError, known: bool) {
-        self.change(|state| match state.references.set_keys_unread(scope, why) {
-            true => state.index.referring_to(&Reference::Keys(scope.clone())),
-            false => BTreeSet::new(),
-        });
-        if known {
-            self.listed.send_modify(|listed| {
-                listed.references.insert(Reference::Keys(scope.clone()));
-            });
-        }
-    }
-
-    /// Whether what identities refer to may be watched is known now.
-    pub(super) fn reference_known(&self, reference: Reference, refused: bool) {
-        self.change(|state| {
-            let news = match &reference {
-                Reference::Account(scope) => state.references.set_accounts_refused(scope, refused),
-                Reference::Keys(scope) => state.references.set_keys_refused(scope, refused),
-                Reference::Include(scope) => refused && state.includes.set(scope, Err(include_not_readable(scope))),
-            };
-            if news { concerned(state, &reference) } else { BTreeSet::new() }
-        });
-        self.listed.send_modify(|listed| {
-            listed.references.insert(reference);
         });
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::secret_key::SecretKey;
 use crate::api::status::{NamespaceFailure, Reason};
+use crate::outcome::Counts;
 
 /// How one Secret counts in the status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,21 +32,6 @@ pub(super) struct SyncCounts {
     secrets: HashMap<Arc<str>, Counts>,
     /// What the status says, each with the Secret's name.
     pub(super) failures: Vec<NamespaceFailure>,
-}
-
-/// The selected namespaces of one Secret.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    /// How many are selected.
-    pub(super) selected: usize,
-    /// How many hold the Secret as desired.
-    pub(super) synced: usize,
-    /// How many do not, and the status says why.
-    pub(super) failed: usize,
-    /// How many wait for their first token.
-    pub(super) fetching: usize,
-    /// The failure of the first namespace, by name, that does not hold it as desired.
-    pub(super) first_failure: Option<NamespaceFailure>,
 }
 
 impl SyncLedger {

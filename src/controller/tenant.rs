@@ -7,9 +7,9 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Context;
-use super::tokens::Progress;
+use super::tokens::{Progress, resolved};
 use crate::plan::namespaces::NamespaceUid;
-use crate::plan::{Plan, SpecError, TokenSpec, Uid};
+use crate::plan::{Plan, SpecError, TokenSpec};
 use crate::secret::include::Included;
 use crate::secret::{self, Bundle, DesiredError, Owner, Published};
 use crate::token::AuthorizationToken;
@@ -17,7 +17,6 @@ use crate::token::AuthorizationToken;
 /// What one reconciliation works on, as far as tenants depend on it.
 pub(super) struct TenantContext<'a> {
     pub(super) ctx: &'a Context,
-    pub(super) uid: &'a Uid,
     pub(super) plan: &'a Plan,
     pub(super) owner: &'a Owner,
     /// What all namespaces share.
@@ -75,12 +74,8 @@ impl TenantRecovery {
 impl Tenant {
     /// Whether the identities that fetched its tokens are those of now.
     pub(super) fn is_current(&self, progress: &Progress) -> bool {
-        self.published.iter().all(|(token_spec, token)| {
-            progress
-                .keys
-                .get(token_spec)
-                .is_some_and(|key| key.as_ref().is_ok_and(|key| key.identity == token.identity))
-        })
+        let mut published = self.published.iter();
+        published.all(|(spec, token)| resolved(&progress.keys, spec).is_some_and(|key| key.identity == token.identity))
     }
 
     pub(super) fn desired(

@@ -57,7 +57,7 @@ impl Tenants {
     /// When the next token of any is due.
     pub(super) fn due_at(&self, context: &TenantContext<'_>) -> Option<Timestamp> {
         let due = |(namespace, tenant): (&Arc<str>, &Tenant)| {
-            let seed = seed(context.uid, namespace);
+            let seed = seed(&context.owner.uid, namespace);
             tenant.published.values().map(|token| context.plan.refresh.due_at(token.life, &seed)).min()
         };
         self.each.iter().filter_map(due).min()
@@ -71,8 +71,8 @@ impl Tenants {
         shared_known: bool,
         now: Timestamp,
     ) -> BTreeMap<Arc<str>, Keys> {
-        let TenantContext { ctx, uid, plan, .. } = context;
-        let targets = ctx.shared.state.lock().own_targets(uid);
+        let TenantContext { ctx, plan, owner, .. } = context;
+        let targets = ctx.shared.state.lock().own_targets(&owner.uid);
         // A namespace that was deleted and made again is another tenant.
         self.each.retain(|namespace, tenant| targets.get(namespace) == Some(&tenant.namespace_uid));
         for (namespace, namespace_uid) in &targets {
@@ -95,7 +95,7 @@ impl Tenants {
         demand: Option<Demand>,
         now: Timestamp,
     ) -> TenantsProgress {
-        let TenantContext { ctx, uid, plan, .. } = context;
+        let TenantContext { ctx, plan, owner, .. } = context;
         let token_specs = own_token_specs(plan);
         let mut all = TenantsProgress::default();
         for (namespace, tenant) in &mut self.each {
@@ -103,10 +103,10 @@ impl Tenants {
                 all.pending = true;
                 continue;
             };
-            let seed = seed(uid, namespace);
+            let seed = seed(&owner.uid, namespace);
             let target = Some((&**namespace, tenant.namespace_uid));
             let group = TokenGroup { token_specs: &token_specs, target, policy: &plan.refresh, seed: &seed };
-            let progress = group.advance(ctx, uid, keys, demand, &mut tenant.published, now);
+            let progress = group.advance(ctx, &owner.uid, keys, demand, &mut tenant.published, now);
             all.each.insert(namespace.clone(), progress);
         }
         all
@@ -139,7 +139,7 @@ impl Tenants {
         };
         stream::iter(due).for_each_concurrent(READS, read).await;
         let unread = self.each.values().any(|tenant| matches!(tenant.recovery, TenantRecovery::Unread(_)));
-        let next = || self.next_pass.unwrap_or_else(|| NextPass::after(again, AGAIN, &context.uid.0));
+        let next = || self.next_pass.unwrap_or_else(|| NextPass::after(again, AGAIN, &context.owner.uid.0));
         self.next_pass = unread.then(next);
     }
 
@@ -152,10 +152,9 @@ impl Tenants {
             let progress = all.each.get(namespace);
             let failure =
                 progress.and_then(|p| p.keys.keys().find_map(|token_spec| p.failure(context.ctx, token_spec)));
-            let (desired, wrong) = match tenant.desired(context, self.version, earliest) {
-                Ok((desired, taken)) => (desired, taken),
-                Err(error) => (Bundle::new(), Some(SpecError::from(error))),
-            };
+            let (desired, wrong) = tenant
+                .desired(context, self.version, earliest)
+                .unwrap_or_else(|error| (Bundle::new(), Some(SpecError::from(error))));
             let lacks = all.lacks(namespace, tenant, now).then(|| {
                 failure.clone().unwrap_or_else(|| SpecError {
                     reason: Reason::FetchingToken,

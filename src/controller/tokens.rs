@@ -32,6 +32,11 @@ pub(super) struct TokenGroup<'a> {
 /// What each need comes to, or why to nothing.
 pub(super) type Keys = BTreeMap<TokenSpec, Result<TokenKey, SpecError>>;
 
+/// What a need comes to, if it comes to something.
+pub(super) fn resolved<'a>(keys: &'a Keys, token_spec: &TokenSpec) -> Option<&'a TokenKey> {
+    keys.get(token_spec)?.as_ref().ok()
+}
+
 /// What has become of a group.
 pub(super) struct Progress {
     pub(super) step: Step,
@@ -98,11 +103,11 @@ impl TokenGroup<'_> {
             .collect();
         let step = step(self.policy, self.seed, now, demand, &held);
         let turn = if self.target.is_some() { Dispatch::Queued } else { Dispatch::Immediate };
-        for key in step.fetch.iter().filter_map(|token_spec| keys.get(token_spec)?.as_ref().ok()) {
+        for key in step.fetch.iter().filter_map(|token_spec| resolved(&keys, token_spec)) {
             ctx.tokens.request(key, who, turn);
         }
         for (token_spec, _) in held.iter().filter(|(_, held)| held.in_flight) {
-            if let Some(Ok(key)) = keys.get(token_spec) {
+            if let Some(key) = resolved(&keys, token_spec) {
                 ctx.tokens.join(key, who);
             }
         }

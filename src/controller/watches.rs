@@ -1,16 +1,18 @@
 //! The watches: what they see goes into the cluster state, and whom it concerns onto the queue.
 
 use std::collections::{BTreeSet, HashSet};
+use std::fmt::Debug;
 use std::sync::Arc;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::Api;
-use kube::core::ObjectMeta;
+use kube::core::{NamespaceResourceScope, ObjectMeta};
 use kube::runtime::reflector::store::Writer as StoreWriter;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 use wildmatch::WildMatch;
 
 use super::Shared;
@@ -212,19 +214,35 @@ pub async fn namespaces(client: Client, shared: Arc<Shared>) {
     }
 }
 
-/// Follows the metadata of the Secrets in a scope; ends with the process.
-pub async fn secrets(client: Client, scope: SecretScope, shared: Arc<Shared>) {
-    let api: Api<SecretMetadata> = match &scope.namespace {
+/// The events of the objects in a namespace, or in all for none, that have a name, or any for none. `refused` is called each time that the
+/// API server has refused the watch for long.
+pub(super) fn follow_in<K>(
+    client: Client,
+    (namespace, name): (Option<&str>, Option<&str>),
+    subject: Subject,
+    shared: Arc<Shared>,
+    refused: impl Fn(),
+) -> impl Stream<Item = Event<K>>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let api: Api<K> = match namespace {
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),
     };
-    let mut config = watcher::Config::default();
-    if let Some(name) = &scope.name {
-        config = config.fields(&format!("metadata.name={name}"));
-    }
+    let config = match name {
+        Some(name) => watcher::Config::default().fields(&format!("metadata.name={name}")),
+        None => watcher::Config::default(),
+    };
+    follow(subject, shared, move || watcher(api.clone(), config.clone()), refused)
+}
+
+/// Follows the metadata of the Secrets in a scope; ends with the process.
+pub async fn secrets(client: Client, scope: SecretScope, shared: Arc<Shared>) {
     let subject = Subject { what: "Secrets", kind: "Secret", scope: scope.to_string() };
-    let begin = move || watcher(api.clone(), config.clone());
-    let mut events = std::pin::pin!(follow(subject, shared.clone(), begin, || shared.secrets_refused(&scope)));
+    let place = (scope.namespace.as_deref(), scope.name.as_deref());
+    let refused = || shared.secrets_refused(&scope);
+    let mut events = std::pin::pin!(follow_in(client, place, subject, shared.clone(), refused));
     let mut list = SecretList::new(scope.clone(), shared.clone());
     let key = |object: &SecretMetadata| SecretKey::new(object.name_any(), object.namespace().unwrap_or_default());
     loop {

@@ -1,11 +1,9 @@
 //! What the flags of the scope mean: limits, and watches no wider than the permissions.
 
-use std::sync::Arc;
-
 use crate::cli::ScopeArgs;
-use crate::controller::service_accounts;
 use crate::controller::watches::{SecretScope, secret_scopes};
 use crate::plan::Limits;
+use crate::plan::scopes::AccountScope;
 
 /// The limits. What AWS decides of them is left open.
 pub(super) fn limits(flags: &ScopeArgs) -> Limits {
@@ -29,13 +27,10 @@ pub(super) fn watched_secrets(flags: &ScopeArgs) -> Vec<SecretScope> {
 }
 
 /// One watch of ServiceAccounts for each allowed name in each allowed namespace.
-pub(super) fn watched_service_accounts(flags: &ScopeArgs) -> Vec<service_accounts::Scope> {
-    let namespaces = flags.allowed_namespaces();
-    let namespaces: Vec<Option<Arc<str>>> =
-        namespaces.map_or_else(|| vec![None], |all| all.into_iter().map(Some).collect());
-    let names = flags.attachable();
-    let pairs = names.iter().flat_map(|name| namespaces.iter().map(move |namespace| (name, namespace)));
-    pairs
-        .map(|(name, namespace)| service_accounts::Scope { name: name.clone(), namespace: namespace.clone() })
+pub(super) fn watched_service_accounts(flags: &ScopeArgs) -> Vec<AccountScope> {
+    let scopes = secret_scopes(Some(&flags.attachable()), flags.allowed_namespaces().as_ref(), None);
+    scopes
+        .into_iter()
+        .filter_map(|scope| Some(AccountScope { namespace: scope.namespace, name: scope.name? }))
         .collect()
 }

@@ -32,7 +32,7 @@ pub(super) fn namespaces(selected: usize, synced: usize, failures: Vec<Namespace
     let of_pull_secret = failures.iter().filter(|failure| failure.secret.is_none());
     let first_failure = of_pull_secret.min_by(|a, b| a.namespace.cmp(&b.namespace)).cloned();
     let (failed, unselected) = (failures.len(), Unselected::default());
-    NamespaceReport { selected, synced, failed, fetching: 0, first_failure, failures, unselected }
+    NamespaceReport { counts: Counts { selected, synced, failed, fetching: 0, first_failure }, failures, unselected }
 }
 
 pub(super) fn ran(
@@ -66,7 +66,8 @@ fn ready_says_that_every_target_namespace_has_a_valid_token() {
     let good = || registry(Some(NOW + HOUR), None);
     let dead = || registry(Some(NOW - 1), Some(Reason::AwsUnavailable));
     let each = || RegistryReport { each_targets: true, ..good() };
-    let waiting = NamespaceReport { fetching: 1, ..namespaces(2, 1, vec![]) };
+    let counts = Counts { selected: 2, synced: 1, fetching: 1, ..Counts::default() };
+    let waiting = NamespaceReport { counts, ..NamespaceReport::default() };
     let beside_failing = || NamespaceReport { failures: vec![failure("a", "its refresh fails")], ..waiting.clone() };
     for (what, observation, ready, reason) in [
         ("all is well", ran(vec![good()], namespaces(2, 2, vec![]), None), "True", "Synced"),
@@ -180,10 +181,13 @@ fn ready_says_that_every_output_is_there_as_well_and_what_one_lacks() {
     let output = |selected, synced, refusal: Option<Reason>| OutputReport {
         name: "argocd".into(),
         format: OutputFormat::ArgoCDHelm,
-        selected,
-        synced,
-        failed: selected - synced,
-        first_failure: (synced < selected).then(|| of_output.clone()),
+        counts: Counts {
+            selected,
+            synced,
+            failed: selected - synced,
+            first_failure: (synced < selected).then(|| of_output.clone()),
+            ..Counts::default()
+        },
         refusal: refusal.map(|reason| SpecError { reason, message: "add it to outputs".to_owned() }),
     };
     let table = [
@@ -231,7 +235,10 @@ fn ready_says_that_every_output_is_there_as_well_and_what_one_lacks() {
         let message = &told.conditions[0].message;
         assert!(message.contains(says), "{what}: {message}");
         assert_eq!(told.outputs[0].reason.as_deref(), output.refusal.map(|error| error.reason.as_str()), "{what}");
-        assert_eq!((told.outputs[0].format.as_str(), told.outputs[0].synced), ("ArgoCDHelm", output.synced as u32));
+        assert_eq!(
+            (told.outputs[0].format.as_str(), told.outputs[0].synced),
+            ("ArgoCDHelm", output.counts.synced as u32)
+        );
     }
 }
 

@@ -3,8 +3,9 @@
 use serde_json::json;
 
 use super::super::stage::{ACCOUNT, NOW, Stage, at, token, uid};
-use super::super::sync_ledger::{Counts, SyncCounts};
+use super::super::sync_ledger::SyncCounts;
 use super::*;
+use crate::outcome::Counts;
 use crate::plan::Identity;
 use crate::plan::namespaces::NamespaceUid;
 use crate::secret::Bundle;

@@ -23,7 +23,7 @@ fn stage_of(namespaces: &[&str]) -> Stage {
 
 fn context<'a>(stage: &'a Stage, shared: &'a Published) -> TenantContext<'a> {
     static NONE: Included = Included { configs: Vec::new(), incomplete: false };
-    TenantContext { ctx: &stage.ctx, uid: &stage.uid, plan: &stage.plan, owner: &stage.owner, shared, included: &NONE }
+    TenantContext { ctx: &stage.ctx, plan: &stage.plan, owner: &stage.owner, shared, included: &NONE }
 }
 
 /// The identity of a namespace.
@@ -96,19 +96,18 @@ async fn of_a_tenants_secret_only_what_we_would_write_is_taken() {
         ("it has expired", false, true, NOW - 1, false),
         ("it is good for longer than AWS issues tokens", false, true, NOW + 13 * HOUR, false),
     ] {
-        let stage = stage();
+        let mut stage = stage();
         let none = Published::new();
         let before = tenant(&stage, "a", "p", expires.max(NOW + HOUR));
         let desired = stage.desired(&before.published);
         let digest =
             if forged { stage.desired(&tenant(&stage, "a", "q", NOW + HOUR).published).digest } else { desired.digest };
         stage.server.has_secret("a", &desired);
-        stage.sees("a", digest, expires);
-        let other = Uid("other".into());
-        let mut context = context(&stage, &none);
         if !owned {
-            context.uid = &other;
+            stage.uid = Uid("other".into());
         }
+        stage.sees("a", digest, expires);
+        let context = context(&stage, &none);
         let mut tenant = Tenant { namespace_uid: NamespaceUid::of("a", None), ..Tenant::default() };
         recover_tenant(&context, &"a".into(), &mut tenant, true, Instant::now() + PASS, at(NOW)).await;
         assert_eq!(!tenant.published.is_empty(), taken, "{what}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use arbitrary::{Result, Unstructured};
 use ecr_credential_operator::api::status::{EcrCredentialStatus, MAX_FAILURES, NamespaceFailure, Reason, condition};
 use ecr_credential_operator::api::{EcrCredential, EcrCredentialSpec, REFRESH_REQUESTED_AT, refresh_request};
-use ecr_credential_operator::outcome::{NamespaceReport, Observation, RegistryReport, conclude};
+use ecr_credential_operator::outcome::{Counts, NamespaceReport, Observation, RegistryReport, conclude};
 use ecr_credential_operator::plan::{Limits, RegistryPlan, SpecError, plan};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
@@ -56,7 +56,11 @@ fn observation(u: &mut Unstructured<'_>) -> Result<Observation> {
             let selected = synced + failed + u.choose(&[0, 0, 1, 5000])?;
             Observation::Ran {
                 registries: registries(u)?,
-                namespaces: NamespaceReport { selected, synced, failed, failures, ..NamespaceReport::default() },
+                namespaces: NamespaceReport {
+                    counts: Counts { selected, synced, failed, ..Counts::default() },
+                    failures,
+                    ..NamespaceReport::default()
+                },
                 outputs: Vec::new(),
                 include_failure: u.ratio(1, 4)?.then(|| halt(u)).transpose()?,
                 next_refresh_at: u.arbitrary::<bool>()?.then(|| material::moment(u)).transpose()?,
@@ -161,10 +165,13 @@ fn judge(status: &EcrCredentialStatus, observation: &Observation, generation: Op
     match observation {
         Observation::Ran { registries, namespaces, .. } => {
             let counts = status.namespaces.as_ref().expect("counts");
-            assert_eq!((counts.selected as usize, counts.synced as usize), (namespaces.selected, namespaces.synced));
+            assert_eq!(
+                (counts.selected as usize, counts.synced as usize),
+                (namespaces.counts.selected, namespaces.counts.synced)
+            );
             let alive = |r: &RegistryReport| r.each_targets || r.life.is_some_and(|life| life.is_valid(now));
             let valid = |r: &RegistryReport| r.problem.is_none() && alive(r);
-            let true_ready = namespaces.selected == namespaces.synced && registries.iter().all(valid);
+            let true_ready = namespaces.counts.selected == namespaces.counts.synced && registries.iter().all(valid);
             assert_eq!(holds(condition::READY), true_ready);
             let hosts = status.registries.iter().map(|registry| registry.hosts.len());
             assert!(hosts.eq(registries.iter().map(|registry| registry.hosts.len())), "hosts are told whole");
