@@ -102,8 +102,6 @@ impl Cluster {
                     for object in found {
                         let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
                         if let Some(record) = SecretRecord::of(&object.content.metadata()) {
-                            // A Secret that a finalizer keeps is reported like any other.
-                            let record = SecretRecord { held_by: None, ..record };
                             state.set_secret(&name, &namespace, Arc::new(record));
                             metadata.insert(SecretKey::new(name, namespace), object.content);
                         }

@@ -21,6 +21,9 @@ pub(super) struct TargetCheck<'a> {
     pub(super) now: Timestamp,
 }
 
+/// Why a Secret is left over.
+const NOT_SELECTED: &str = "the namespace is no longer selected";
+
 impl TargetCheck<'_> {
     /// The problem of a target, if it has one. `found` is the metadata of its Secret.
     pub(super) fn judge(&self, target: &SecretTarget, found: Option<&Metadata<'_>>) -> Option<NamespaceReport> {
@@ -64,11 +67,21 @@ impl TargetCheck<'_> {
                     Selection::Renamed => {
                         "the spec has another secret name, and the tokens of this Secret have expired"
                     }
-                    _ => "the namespace is no longer selected",
+                    _ => NOT_SELECTED,
                 };
                 plain(State::Leftover, format!("{why}, and the operator has not yet deleted the Secret {name}"))
             }
+            // What is good until it expires stays, as does a copy that somebody else has made.
             (_, _) if matches!(target.selection, Selection::Superseded | Selection::Renamed) => None,
+            (_, ownership) if target.selection == Selection::Deselected => {
+                let finalizer = ownership.record()?.held_by.as_deref()?;
+                plain(
+                    State::Leftover,
+                    format!(
+                        "{NOT_SELECTED}, and the Secret {name} is being deleted, but its finalizer {finalizer:?} blocks the deletion: remove the finalizer"
+                    ),
+                )
+            }
             (_, Ownership::Absent) => plain(
                 State::Missing,
                 format!("the Secret {name} does not exist yet: if this persists, check the operator's log"),
@@ -81,7 +94,6 @@ impl TargetCheck<'_> {
                 State::Foreign,
                 format!("the Secret {name} does not belong to this EcrCredential and has not been adopted yet"),
             ),
-            // Deselected Secrets are handled above.
             (_, Ownership::Owned(record)) => self.own(self.plan.secret_named(name)?, record, found?),
         }
     }

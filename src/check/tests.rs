@@ -287,6 +287,33 @@ fn who_else_wants_or_has_a_secret_is_named() {
 }
 
 #[test]
+fn a_secret_in_a_deselected_namespace_says_what_keeps_it() {
+    let object = credential(|_| {});
+    let left = |change: fn(&mut ObjectMeta)| {
+        let mut found = written(&object);
+        change(&mut found);
+        let secrets = [("a", written(&object)), ("b", found)];
+        let report = judge(&facts(vec![object.clone()], &secrets), at(NOW));
+        failing(&report).map(|(namespace, state, _, message)| (namespace.to_owned(), state, message.to_owned()))
+    };
+    let (namespace, state, message) = left(|_| {}).unwrap();
+    assert_eq!((namespace.as_str(), state), ("b", State::Leftover));
+    assert!(message.contains("has not yet deleted"), "{message}");
+    let (namespace, state, message) = left(|found| {
+        found.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(NOW)));
+        found.finalizers = Some(vec!["example.com/keep".to_owned()]);
+    })
+    .unwrap();
+    assert_eq!((namespace.as_str(), state), ("b", State::Leftover));
+    assert!(message.contains("example.com/keep") && message.contains("remove the finalizer"), "{message}");
+    // A copy that names us as its owner belongs to whoever made it: the operator neither repairs nor deletes it.
+    let copied = |found: &mut ObjectMeta| {
+        found.managed_fields.as_mut().unwrap()[0].manager = Some("kubectl-create".to_owned());
+    };
+    assert_eq!(left(copied), None);
+}
+
+#[test]
 fn where_secrets_may_not_be_listed_nothing_is_called_missing() {
     let mut facts = facts(vec![credential(|_| {})], &[]);
     facts.refused = vec![(SecretScope { name: Some("pull".into()), namespace: None }, "forbidden".to_owned())];
