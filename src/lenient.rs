@@ -57,12 +57,6 @@ impl std::ops::Deref for Text<'_> {
     }
 }
 
-impl<'a> From<&'a str> for Text<'a> {
-    fn from(text: &'a str) -> Self {
-        Self(Cow::Borrowed(text))
-    }
-}
-
 impl From<Text<'_>> for String {
     fn from(text: Text<'_>) -> Self {
         text.0.into_owned()
@@ -116,7 +110,7 @@ impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Pairs<'a, V> {
 pub struct Members<'a>(pub Vec<(Text<'a>, &'a RawValue)>);
 
 impl<'a> Members<'a> {
-    /// The value of a member; none where it is missing, or not a `T`.
+    /// The value of a member, of duplicates that of the first; none where it is missing, or not a `T`.
     pub fn get<T: Deserialize<'a>>(&self, name: &str) -> Option<T> {
         self.0.iter().find(|(key, _)| **key == *name).and_then(|(_, raw)| read(raw))
     }
@@ -264,7 +258,7 @@ impl<K: Resource<DynamicType = ()>, T: Extract> Resource for Observed<K, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::Items;
+    use super::{Items, Members};
 
     #[test]
     fn an_item_that_cannot_be_read_is_left_out_alone() {
@@ -272,5 +266,16 @@ mod tests {
         assert_eq!(items.0, [1, 2]);
         let items: Items<u8> = serde_json::from_str(r#"{"0": 1}"#).unwrap();
         assert!(items.0.is_empty());
+    }
+
+    #[test]
+    fn a_member_is_read_by_itself_whatever_the_others_are() {
+        let members: Members<'_> =
+            serde_json::from_str(r#"{"a": 1, "a": 2, "b": [[]], "\u0063": "x", "d": null}"#).unwrap();
+        assert_eq!(members.get::<u8>("a"), Some(1));
+        assert_eq!((members.get::<u8>("b"), members.get::<u8>("missing")), (None, None));
+        assert_eq!(members.get::<String>("c").as_deref(), Some("x"));
+        assert_eq!((members.get::<u8>("d"), members.get::<Option<u8>>("d")), (None, Some(None)));
+        assert!(serde_json::from_str::<Members<'_>>("[]").is_err());
     }
 }

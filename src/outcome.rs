@@ -69,7 +69,7 @@ impl RegistryReport {
 
 /// The selected namespaces of one Secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct TargetCounts {
     /// How many are selected.
     pub selected: usize,
     /// How many hold the Secret as desired.
@@ -82,7 +82,7 @@ pub struct Counts {
     pub first_failure: Option<NamespaceFailure>,
 }
 
-impl Counts {
+impl TargetCounts {
     /// How many do not hold the Secret as desired.
     const fn missing(&self) -> usize {
         self.selected.saturating_sub(self.synced)
@@ -99,7 +99,7 @@ impl Counts {
 #[derive(Clone, Debug, Default)]
 pub struct NamespaceReport {
     /// Those of the pull secret.
-    pub counts: Counts,
+    pub counts: TargetCounts,
     /// The failures of all Secrets, also in namespaces that hold theirs as desired for now.
     pub failures: Vec<NamespaceFailure>,
     /// The parts of the selection that select nothing.
@@ -114,7 +114,7 @@ pub struct OutputReport {
     /// The format.
     pub format: OutputFormat,
     /// The selected namespaces.
-    pub counts: Counts,
+    pub counts: TargetCounts,
     /// Why it is not written, if it is refused.
     pub refusal: Option<SpecError>,
 }
@@ -193,7 +193,13 @@ impl Outcome {
             expires_at: status.expires_at,
             refreshed_at: status.refreshed_at,
             next_refresh_at: status.next_refresh_at,
-            registries: self.status.registries.iter().zip(&status.registries).map(timeless).collect(),
+            registries: self
+                .status
+                .registries
+                .iter()
+                .zip(&status.registries)
+                .map(|(new, old)| timeless(new, old))
+                .collect(),
             ..self.status.clone()
         };
         self.each_targets && still == *status
@@ -210,7 +216,8 @@ impl Outcome {
     }
 }
 
-fn timeless((new, old): (&RegistryStatus, &RegistryStatus)) -> RegistryStatus {
+/// A registry's new status with the times of the old one.
+fn timeless(new: &RegistryStatus, old: &RegistryStatus) -> RegistryStatus {
     RegistryStatus { issued_at: old.issued_at, expires_at: old.expires_at, ..new.clone() }
 }
 
@@ -337,7 +344,7 @@ fn ran(
     let dead = shared().find(|r| r.problem.is_none() && !r.life.is_some_and(|life| life.is_valid(now)));
     let broken = registries.iter().find_map(|r| r.problem.as_ref());
     let failing = registries.iter().find_map(|r| r.error().map(|error| (r, error)));
-    let Counts { selected, fetching, ref first_failure, .. } = namespaces.counts;
+    let TargetCounts { selected, fetching, ref first_failure, .. } = namespaces.counts;
     let missing = namespaces.counts.missing();
     let not_found = namespaces.unselected.not_found();
     let out_of_reach = namespaces.unselected.out_of_reach();
@@ -422,7 +429,7 @@ fn registry_status(report: RegistryReport) -> RegistryStatus {
     }
 }
 
-fn namespace_counts(counts: &Counts) -> NamespaceCounts {
+fn namespace_counts(counts: &TargetCounts) -> NamespaceCounts {
     NamespaceCounts {
         selected: number(counts.selected),
         synced: number(counts.synced),

@@ -26,22 +26,22 @@ pub(super) fn account_ids(_: &mut SchemaGenerator) -> Schema {
     )
 }
 
-/// A list of some of these names, without duplicates and not empty.
-fn names(names: &[&str]) -> Schema {
+/// A list of some of these values, without duplicates and not empty.
+fn set_of(values: &[&str]) -> Schema {
     json_schema!({
         "type": "array",
         "minItems": 1,
         "x-kubernetes-list-type": "set",
-        "items": { "type": "string", "enum": names },
+        "items": { "type": "string", "enum": values },
     })
 }
 
 pub(super) fn host_variants(_: &mut SchemaGenerator) -> Schema {
-    names(&["Standard", "Fips", "DualStack", "DualStackFips"])
+    set_of(&["Standard", "Fips", "DualStack", "DualStackFips"])
 }
 
 pub(super) fn public_host_variants(_: &mut SchemaGenerator) -> Schema {
-    names(&["Standard", "DualStack"])
+    set_of(&["Standard", "DualStack"])
 }
 
 pub(super) fn extra_hosts(_: &mut SchemaGenerator) -> Schema {

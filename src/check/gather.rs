@@ -255,11 +255,14 @@ fn named(name: &str) -> ListParams {
 }
 
 fn question(right: &Right) -> SelfSubjectAccessReview {
-    let mut parts = right.resource.splitn(2, '/').map(str::to_owned);
+    let (resource, subresource) = match right.resource.split_once('/') {
+        Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
+        None => (right.resource, None),
+    };
     let attributes = ResourceAttributes {
         group: Some(right.group.to_owned()),
-        resource: parts.next(),
-        subresource: parts.next(),
+        resource: Some(resource.to_owned()),
+        subresource,
         verb: Some(right.verb.to_owned()),
         namespace: right.namespace.as_deref().map(str::to_owned),
         name: right.name.as_deref().map(str::to_owned),

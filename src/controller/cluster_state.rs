@@ -123,13 +123,12 @@ impl ClusterState {
         self.put_secret(self.shared_key(&key.name, &key.namespace), known.as_ref(), now)
     }
 
-    /// Takes the refusal of a write: what has changed meanwhile was somebody else's doing.
-    pub fn refused(&mut self, key: &SecretKey) {
-        if let Some(record) = self.records.get_mut(&key.name).and_then(|records| records.get_mut(&key.namespace))
-            && record.trust == Trust::Changed
-        {
-            *record = with_trust(record.clone(), Trust::Forged);
-        }
+    /// Takes the refusal of a write: what has changed meanwhile was somebody else's doing. Returns whom it concerns.
+    pub fn refused(&mut self, key: &SecretKey) -> BTreeSet<Uid> {
+        let known = self.record(&key.name, &key.namespace).filter(|record| record.trust == Trust::Changed).cloned();
+        let Some(known) = known else { return BTreeSet::new() };
+        let forged = with_trust(known.clone(), Trust::Forged);
+        self.put_secret(self.shared_key(&key.name, &key.namespace), Some(&known), forged)
     }
 
     /// Forgets a Secret that is gone; returns whom that concerns. With a `uid`, only that very Secret.
@@ -709,7 +708,10 @@ mod tests {
                         cluster.awaited.end(&key);
                     }
                     Refused => {
-                        cluster.refused(&key);
+                        let trust = |cluster: &ClusterState| cluster.record("pull", "a").map(|record| record.trust);
+                        let before = trust(&cluster);
+                        let concerned = cluster.refused(&key);
+                        assert_eq!(!concerned.is_empty(), before != trust(&cluster), "{what}");
                         cluster.awaited.end(&key);
                     }
                     Gone => drop(cluster.remove_secret("pull", "a", None)),

@@ -120,8 +120,12 @@ where
                 self.report_skips();
                 return None;
             }
-            Event::InitDone if self.skips.listed() => self.report_skips(),
-            Event::InitDone | Event::InitApply(_) | Event::Apply(_) | Event::Delete(_) => {}
+            Event::InitDone => {
+                if self.skips.listed() {
+                    self.report_skips();
+                }
+            }
+            Event::InitApply(_) | Event::Apply(_) | Event::Delete(_) => {}
         }
         Some(event)
     }

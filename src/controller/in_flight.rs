@@ -138,7 +138,7 @@ async fn perform(
         }
         // No answer, or one of a server in trouble.
         Err(WriteError::Refused(Reason::ApiError, _)) => write.unanswered(),
-        Err(_) => write.refused(),
+        Err(_) => write.refused(me),
     }
     if result.is_ok() && matches!(action, SecretAction::Delete(_)) {
         tracing::info!(namespace = %target.namespace, secret = %target.name, "deleted a Secret that is no longer needed");

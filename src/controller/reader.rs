@@ -20,7 +20,7 @@ const RETRY: RetryPolicy = RetryPolicy { initial: Duration::from_millis(500), ma
 /// How long reads fail before the work begins without the Secret.
 pub(super) const FAILED: Duration = Duration::from_secs(10);
 
-/// A Secret of others.
+/// A Secret that somebody else writes.
 pub(super) trait Watched {
     /// What is kept of it.
     type Record;
@@ -28,7 +28,7 @@ pub(super) trait Watched {
     /// Its namespace and name, for logs.
     fn name(&self) -> String;
 
-    /// What specs call it.
+    /// The reference to it in specs.
     fn reference(&self) -> Reference;
 
     /// Reads it; none when it is gone.
@@ -37,7 +37,7 @@ pub(super) trait Watched {
     /// It is like this now, or gone; returns whether that is news.
     fn seen(&self, shared: &Shared, record: Option<Self::Record>) -> bool;
 
-    /// It is there and could not be read.
+    /// Records that it could not be read. If that goes on for [`FAILED`], nobody waits for it any longer.
     fn unread(&self, shared: &Shared, why: SpecError);
 }
 

@@ -260,8 +260,8 @@ impl SharedTokens<'_> {
         taken
     }
 
-    /// Whether these are the logins that the status tells of, and the identity that fetched them is that of now. While `auth`
-    /// comes to none, it must say the same as then: what it gave is good until it expires, whether or not more is to come.
+    /// Whether these are the tokens that the status vouches for, fetched with the current identity. While `auth` resolves to no identity,
+    /// it must be the same `auth` as then: its tokens are valid until they expire.
     fn is_vouched(&self, token_spec: &TokenSpec, vouched: &RegistryStatus, logins: &[(Host, &DockerAuth)]) -> bool {
         let (hash, told) = match resolved(&self.keys, token_spec) {
             Some(key) => (self.ctx.hash(&key.identity, logins), &vouched.token_hash),

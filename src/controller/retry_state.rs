@@ -276,9 +276,11 @@ impl RetryState {
         self.queue.is_empty() && self.in_flight.is_empty()
     }
 
-    /// When the next Secret is to be examined again.
+    /// When the next Secret is to be examined again, or all of them are.
     pub(super) fn retry_at(&self) -> Option<Timestamp> {
-        self.timers.first().map(|(at, _)| *at)
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let resync = self.resynced.map(|last| later(last.at, RESYNC_INTERVAL));
+        timer.into_iter().chain(resync).min()
     }
 
     /// What the API server made of our write of a Secret, where it is not what we wrote.

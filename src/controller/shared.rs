@@ -112,7 +112,7 @@ impl Shared {
         }
     }
 
-    /// Changes the state and puts whom that concerns on the queue; returns whether that is anybody.
+    /// Changes the state and puts whom that concerns on the queue; returns whether anyone is affected.
     fn change(&self, change: impl FnOnce(&mut ClusterState) -> BTreeSet<Uid>) -> bool {
         let concerned = change(&mut self.state.lock());
         self.send(&concerned);
@@ -353,7 +353,7 @@ impl Shared {
         self.reference_listed(reference);
     }
 
-    /// Nobody is to wait any longer for something that specs refer to.
+    /// Marks a reference as listed, so that startup does not wait for it any longer.
     pub(super) fn reference_listed(&self, reference: Reference) {
         self.listed.send_modify(|listed| {
             listed.references.insert(reference);
@@ -380,16 +380,22 @@ pub(super) struct Write<'a> {
 }
 
 impl Write<'_> {
-    /// It was done: known at once. Who wrote it examines the Secret anyway, and is not queued.
+    /// It was done: known at once.
     pub(super) fn stored(&self, record: Arc<SecretRecord>, writer: &Uid) {
-        let mut concerned = self.shared.state.lock().answered(&self.key, record);
-        concerned.remove(writer);
-        self.shared.send(&concerned);
+        let concerned = self.shared.state.lock().answered(&self.key, record);
+        self.queue_others(concerned, writer);
     }
 
     /// It was not done. A change that was taken for it was somebody else's.
-    pub(super) fn refused(&self) {
-        self.shared.state.lock().refused(&self.key);
+    pub(super) fn refused(&self, writer: &Uid) {
+        let concerned = self.shared.state.lock().refused(&self.key);
+        self.queue_others(concerned, writer);
+    }
+
+    /// Who wrote it examines the Secret anyway, and is not queued.
+    fn queue_others(&self, mut concerned: BTreeSet<Uid>, writer: &Uid) {
+        concerned.remove(writer);
+        self.shared.send(&concerned);
     }
 
     /// It is unknown whether it was done.

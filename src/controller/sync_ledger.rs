@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::secret_key::SecretKey;
 use crate::api::status::{NamespaceFailure, Reason};
-use crate::outcome::Counts;
+use crate::outcome::TargetCounts;
 
 /// How one Secret counts in the status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(super) struct SyncLedger(BTreeMap<SecretKey, SyncState>);
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct SyncCounts {
     /// The namespaces of each Secret, by its name.
-    secrets: HashMap<Arc<str>, Counts>,
+    secrets: HashMap<Arc<str>, TargetCounts>,
     /// What the status says, each with the Secret's name.
     pub(super) failures: Vec<NamespaceFailure>,
 }
@@ -52,7 +52,7 @@ impl SyncLedger {
     /// The counts, of so many selected namespaces for each Secret.
     pub(super) fn counts<'a>(&self, selected: impl Iterator<Item = (&'a Arc<str>, usize)>) -> SyncCounts {
         let all = |(name, selected): (&Arc<str>, usize)| {
-            (name.clone(), Counts { selected, synced: selected, ..Counts::default() })
+            (name.clone(), TargetCounts { selected, synced: selected, ..TargetCounts::default() })
         };
         let mut counts = SyncCounts { secrets: selected.map(all).collect(), failures: Vec::new() };
         // In order of the namespaces.
@@ -78,7 +78,7 @@ impl SyncLedger {
 
 impl SyncCounts {
     /// The namespaces of one Secret.
-    pub(super) fn of(&self, name: &str) -> Counts {
+    pub(super) fn of(&self, name: &str) -> TargetCounts {
         self.secrets.get(name).cloned().unwrap_or_default()
     }
 }

@@ -29,10 +29,10 @@ pub(super) struct TokenGroup<'a> {
     pub(super) seed: &'a str,
 }
 
-/// What each need comes to, or why to nothing.
+/// The token key to which each token spec resolves, or why it does not.
 pub(super) type Keys = BTreeMap<TokenSpec, Result<TokenKey, SpecError>>;
 
-/// What a need comes to, if it comes to something.
+/// The token key to which a token spec resolves, if it does.
 pub(super) fn resolved<'a>(keys: &'a Keys, token_spec: &TokenSpec) -> Option<&'a TokenKey> {
     keys.get(token_spec)?.as_ref().ok()
 }

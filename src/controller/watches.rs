@@ -214,8 +214,8 @@ pub async fn namespaces(client: Client, shared: Arc<Shared>) {
     }
 }
 
-/// The events of the objects in a namespace, or in all for none, that have a name, or any for none. `refused` is called each time that the
-/// API server has refused the watch for long.
+/// Watches the objects of one kind, only in the namespace and of the name that are given. `refused` is called each time that the API
+/// server has refused the watch for long.
 pub(super) fn follow_in<K>(
     client: Client,
     (namespace, name): (Option<&str>, Option<&str>),

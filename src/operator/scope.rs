@@ -1,5 +1,7 @@
 //! What the flags of the scope mean: limits, and watches no wider than the permissions.
 
+use std::sync::Arc;
+
 use crate::cli::ScopeArgs;
 use crate::controller::watches::{SecretScope, secret_scopes};
 use crate::plan::Limits;
@@ -28,9 +30,10 @@ pub(super) fn watched_secrets(flags: &ScopeArgs) -> Vec<SecretScope> {
 
 /// One watch of ServiceAccounts for each allowed name in each allowed namespace.
 pub(super) fn watched_service_accounts(flags: &ScopeArgs) -> Vec<AccountScope> {
-    let scopes = secret_scopes(Some(&flags.attachable()), flags.allowed_namespaces().as_ref(), None);
-    scopes
-        .into_iter()
-        .filter_map(|scope| Some(AccountScope { namespace: scope.namespace, name: scope.name? }))
-        .collect()
+    let namespaces: Vec<Option<Arc<str>>> =
+        flags.allowed_namespaces().map_or_else(|| vec![None], |all| all.into_iter().map(Some).collect());
+    let scopes = |name: Arc<str>| {
+        namespaces.iter().cloned().map(move |namespace| AccountScope { namespace, name: name.clone() })
+    };
+    flags.attachable().into_iter().flat_map(scopes).collect()
 }

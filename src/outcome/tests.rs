@@ -32,7 +32,11 @@ pub(super) fn namespaces(selected: usize, synced: usize, failures: Vec<Namespace
     let of_pull_secret = failures.iter().filter(|failure| failure.secret.is_none());
     let first_failure = of_pull_secret.min_by(|a, b| a.namespace.cmp(&b.namespace)).cloned();
     let (failed, unselected) = (failures.len(), Unselected::default());
-    NamespaceReport { counts: Counts { selected, synced, failed, fetching: 0, first_failure }, failures, unselected }
+    NamespaceReport {
+        counts: TargetCounts { selected, synced, failed, fetching: 0, first_failure },
+        failures,
+        unselected,
+    }
 }
 
 pub(super) fn ran(
@@ -66,7 +70,7 @@ fn ready_says_that_every_target_namespace_has_a_valid_token() {
     let good = || registry(Some(NOW + HOUR), None);
     let dead = || registry(Some(NOW - 1), Some(Reason::AwsUnavailable));
     let each = || RegistryReport { each_targets: true, ..good() };
-    let counts = Counts { selected: 2, synced: 1, fetching: 1, ..Counts::default() };
+    let counts = TargetCounts { selected: 2, synced: 1, fetching: 1, ..TargetCounts::default() };
     let waiting = NamespaceReport { counts, ..NamespaceReport::default() };
     let beside_failing = || NamespaceReport { failures: vec![failure("a", "its refresh fails")], ..waiting.clone() };
     for (what, observation, ready, reason) in [
@@ -181,12 +185,12 @@ fn ready_says_that_every_output_is_there_as_well_and_what_one_lacks() {
     let output = |selected, synced, refusal: Option<Reason>| OutputReport {
         name: "argocd".into(),
         format: OutputFormat::ArgoCDHelm,
-        counts: Counts {
+        counts: TargetCounts {
             selected,
             synced,
             failed: selected - synced,
             first_failure: (synced < selected).then(|| of_output.clone()),
-            ..Counts::default()
+            ..TargetCounts::default()
         },
         refusal: refusal.map(|reason| SpecError { reason, message: "add it to outputs".to_owned() }),
     };

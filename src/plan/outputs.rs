@@ -76,7 +76,9 @@ impl SecretPlan {
 fn unfit(output: &Output, host: Option<&Host>, registries: &[RegistryPlan]) -> Option<SpecError> {
     let (name, format) = (&output.name, output.format.as_str());
     let Some(host) = host else {
-        return (output.format.is_of_one_host())
+        return output
+            .format
+            .is_of_one_host()
             .then(|| SpecError::invalid(format!("spec.outputs: {name}: the format {format} needs a host")));
     };
     // The caller's own account is known only once there is a token.

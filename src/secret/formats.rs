@@ -63,11 +63,11 @@ const BASIC_AUTH: Form = Form {
     content: Content::Login(NOTHING),
 };
 
-/// A login in a type whose keys Kubernetes does not check.
-const LOGIN: Form = Form { type_: "Opaque", ..BASIC_AUTH };
+/// The same keys in a type whose keys Kubernetes does not check.
+const OPAQUE_BASIC_AUTH: Form = Form { type_: "Opaque", ..BASIC_AUTH };
 
 /// A repository credential template of Argo CD, which Argo CD matches by a prefix of the repository's URL.
-const REPO_CREDS: Form = Form { labels: &[("argocd.argoproj.io/secret-type", "repo-creds")], ..LOGIN };
+const REPO_CREDS: Form = Form { labels: &[("argocd.argoproj.io/secret-type", "repo-creds")], ..OPAQUE_BASIC_AUTH };
 
 /// The form of a format.
 pub const fn form(format: OutputFormat) -> Form {
@@ -91,7 +91,9 @@ pub const fn form(format: OutputFormat) -> Form {
             ..REPO_CREDS
         },
         // A credential of the kubernetes-credentials-provider plugin, whose id is the Secret's name.
-        OutputFormat::Jenkins => Form { labels: &[("jenkins.io/credentials-type", "usernamePassword")], ..LOGIN },
+        OutputFormat::Jenkins => {
+            Form { labels: &[("jenkins.io/credentials-type", "usernamePassword")], ..OPAQUE_BASIC_AUTH }
+        }
         // For every image of one host, by a regular expression of Go.
         OutputFormat::KargoImage => Form {
             labels: &[("kargo.akuity.io/cred-type", "image")],
@@ -101,7 +103,7 @@ pub const fn form(format: OutputFormat) -> Form {
                 let pattern = format!("^{}/", host.as_str().replace('.', r"\."));
                 vec![("repoURL", pattern), ("repoURLIsRegex", "true".to_owned())]
             }),
-            ..LOGIN
+            ..OPAQUE_BASIC_AUTH
         },
         // Tekton finds it by its annotation among the Secrets of a ServiceAccount.
         OutputFormat::TektonBasicAuth => {

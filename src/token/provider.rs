@@ -31,7 +31,7 @@ impl<S: CredentialSource> ProvideCredentials for Provider<S> {
     }
 }
 
-/// The SDK asks for it. A source may hold secret data.
+/// `ProvideCredentials` requires it. Only the type is printed, because a source may hold secrets.
 impl<S> fmt::Debug for Provider<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(any::type_name::<S>())

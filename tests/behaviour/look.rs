@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use testbed::bed::{Bed, Operator, PATIENCE};
 use testbed::proxy::{Mark, Match, Request};
 
-/// What an event brings about comes within this time. The operator examines everything anew every ten minutes anyway: what
-/// takes longer than this was not brought about by an event.
+/// What an event brings about comes within this time. Tokens and timers are looked at once a minute anyway: what takes longer than
+/// this was not brought about by an event.
 pub(super) const AT_ONCE: Duration = Duration::from_secs(20);
 
 /// How long nothing must be written before writes are counted.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ecr_credential_operator::api::status::{EcrCredentialStatus, NamespaceFailure, Reason, condition};
 use ecr_credential_operator::attach::Attachment;
-use ecr_credential_operator::outcome::{Counts, NamespaceReport, Observation, Outcome, RegistryReport, conclude};
+use ecr_credential_operator::outcome::{NamespaceReport, Observation, Outcome, RegistryReport, TargetCounts, conclude};
 use ecr_credential_operator::plan::SpecError;
 use ecr_credential_operator::plan::schedule::Life;
 use k8s_openapi::jiff::Timestamp;
@@ -39,7 +39,7 @@ fn ran(selected: usize, synced: usize, attached: Option<bool>) -> Observation {
     Observation::Ran {
         registries: vec![registry],
         namespaces: NamespaceReport {
-            counts: Counts { selected, synced, failed: failures.len(), ..Counts::default() },
+            counts: TargetCounts { selected, synced, failed: failures.len(), ..TargetCounts::default() },
             failures,
             ..NamespaceReport::default()
         },

@@ -19,7 +19,7 @@ use crate::api::status::{NamespaceFailure, Reason};
 use crate::api::{EcrCredential, NamespaceSelection, OutputFormat};
 use crate::apply::{WriteError, Written};
 use crate::clock::Server;
-use crate::outcome::Counts;
+use crate::outcome::TargetCounts;
 use crate::plan::namespaces::{Labels, NamespaceMatcher, NamespaceUid};
 use crate::plan::outputs::WantedSecret;
 use crate::plan::references::References;
@@ -323,7 +323,7 @@ impl Scene {
         self.check().unwrap();
     }
 
-    /// Counts the last resync as one of this moment.
+    /// TargetCounts the last resync as one of this moment.
     fn postpone_resync(&mut self) {
         if let Some(resync) = &mut self.resynced {
             resync.at = resync.at.max(at(TIME.get()));
@@ -342,7 +342,7 @@ impl Scene {
         self.with(|diff, retries, _| {
             let state = diff.state.lock();
             let queued: BTreeSet<SecretKey> = retries.queue.keys().cloned().collect();
-            let mut expected: BTreeMap<&str, Counts> = BTreeMap::new();
+            let mut expected: BTreeMap<&str, TargetCounts> = BTreeMap::new();
             let mut problems = BTreeSet::new();
             let told = |f: NamespaceFailure| (f.namespace, f.secret.unwrap_or_default(), f.reason, f.message);
             for (name, namespace) in NAMES.iter().flat_map(|name| NAMESPACES.map(|namespace| (*name, namespace))) {
@@ -415,6 +415,9 @@ fn an_event_examines_the_secrets_of_one_namespace_and_no_others() {
         scene.check().unwrap();
         assert_eq!(scene.resyncs, 1, "{step:?}");
     }
+    // A missed change waits no longer than this.
+    scene.retries.resynced = scene.resynced;
+    assert!(scene.retries.retry_at().unwrap() <= at(NOW + 600));
     for step in [
         Step::Tokens { tokens: 1, namespace: 0 },
         Step::Retarget(3),
@@ -533,7 +536,10 @@ fn a_secret_that_is_kept_for_now_has_one_timer_however_often_it_is_examined() {
         scene.apply(&Step::Pass(1));
         scene.check().unwrap();
     }
-    assert!(scene.retries.timers() <= 2, "{}", scene.retries.timers());
+    assert!((1..=2).contains(&scene.retries.timers()), "{}", scene.retries.timers());
+    let now = at(TIME.get());
+    let next = scene.retries.retry_at().unwrap();
+    assert!(next > now && next <= at(TIME.get() + 30), "a resync would come too late for what expires");
 }
 
 #[test]

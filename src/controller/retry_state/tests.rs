@@ -5,7 +5,7 @@ use serde_json::json;
 use super::super::stage::{ACCOUNT, NOW, Stage, at, token, uid};
 use super::super::sync_ledger::SyncCounts;
 use super::*;
-use crate::outcome::Counts;
+use crate::outcome::TargetCounts;
 use crate::plan::Identity;
 use crate::plan::namespaces::NamespaceUid;
 use crate::secret::Bundle;
@@ -76,7 +76,7 @@ fn counts<const N: usize>(ledger: &SyncLedger, selected: [(&Arc<str>, usize); N]
 
 /// How many namespaces are selected for the pull secret, synced, and failed.
 fn numbers(counts: &SyncCounts) -> (usize, usize, usize) {
-    let Counts { selected, synced, failed, .. } = counts.of("pull");
+    let TargetCounts { selected, synced, failed, .. } = counts.of("pull");
     (selected, synced, failed)
 }
 
@@ -96,7 +96,7 @@ async fn a_namespace_waits_for_its_token_only_where_it_lacks_one() {
         let (namespace_uid, desired) = (there.namespace_uid, Bundle::new());
         let share = NamespaceSecrets { namespace_uid, desired, current: true, lacks, failure: None };
         let content = DesiredSecrets::Each([(there.namespace.clone(), share)].into());
-        let Counts { fetching, failed, .. } = count(&state, &content, &there, &action, NOW).of("pull");
+        let TargetCounts { fetching, failed, .. } = count(&state, &content, &there, &action, NOW).of("pull");
         assert_eq!((fetching, failed), expected, "{action:?}");
     }
 }
@@ -274,7 +274,7 @@ async fn what_is_new_of_one_secret_says_nothing_of_another_and_each_counts_for_i
     let problem = Some((Reason::OutputNotAllowed, "no".to_owned()));
     ledger.record(SecretKey::new("out", "b"), SyncState { selected: true, problem, ..SyncState::default() });
     let counts = counts(&ledger, [(&"out".into(), 2)]);
-    let Counts { selected, synced, failed, .. } = counts.of("out");
+    let TargetCounts { selected, synced, failed, .. } = counts.of("out");
     assert_eq!((selected, synced, failed, numbers(&counts)), (2, 1, 1, (0, 0, 0)));
     let failure = &counts.failures[0];
     assert_eq!((failure.namespace.as_str(), failure.secret.as_deref()), ("b", Some("out")));

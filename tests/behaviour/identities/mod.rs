@@ -101,7 +101,7 @@ async fn token_of(bed: &Bed, namespace: &str, who: &str) -> IssuedToken {
     logins.values().find_map(issued).unwrap()
 }
 
-/// The same, if it comes of an event and not of the resync every ten minutes.
+/// The same, if it comes of an event and not of the reconciliation once a minute.
 async fn token_at_once(bed: &Bed, namespace: &str, who: &str) -> IssuedToken {
     tokio::time::timeout(AT_ONCE, token_of(bed, namespace, who)).await.expect("it was to happen at once")
 }

@@ -136,16 +136,17 @@ impl Sim {
         why.collect::<Vec<_>>().join("; ")
     }
 
-    /// Nothing may be written for five minutes: as many looks at the clock. A refresh that is due then comes first.
+    /// Nothing may be written for longer than it takes until all Secrets are examined again, which is every ten minutes. A refresh that
+    /// is due then comes first.
     pub fn expect_quiet(&mut self) {
         for _ in 0..25 {
-            let soon = clock::true_now().checked_add(SignedDuration::from_secs(330)).expect("within the run");
+            let soon = clock::true_now().checked_add(SignedDuration::from_secs(760)).expect("within the run");
             let Some(due) = self.next_refresh().filter(|due| *due < soon) else { break };
             let left = Duration::try_from(due.duration_since(clock::true_now())).unwrap_or_default();
             self.run_for(left + Duration::from_secs(30));
         }
         let before = self.api.activity().0;
-        self.run_for(Duration::from_secs(300));
+        self.run_for(Duration::from_secs(730));
         let sent = self.api.sent();
         let noise: Vec<String> =
             sent.iter().filter(|s| s.is_change()).skip(before).map(|s| s.summary.clone()).collect();

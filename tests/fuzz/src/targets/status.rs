@@ -5,7 +5,7 @@ use std::time::Duration;
 use arbitrary::{Result, Unstructured};
 use ecr_credential_operator::api::status::{EcrCredentialStatus, MAX_FAILURES, NamespaceFailure, Reason, condition};
 use ecr_credential_operator::api::{EcrCredential, EcrCredentialSpec, REFRESH_REQUESTED_AT, refresh_request};
-use ecr_credential_operator::outcome::{Counts, NamespaceReport, Observation, RegistryReport, conclude};
+use ecr_credential_operator::outcome::{NamespaceReport, Observation, RegistryReport, TargetCounts, conclude};
 use ecr_credential_operator::plan::{Limits, RegistryPlan, SpecError, plan};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
@@ -57,7 +57,7 @@ fn observation(u: &mut Unstructured<'_>) -> Result<Observation> {
             Observation::Ran {
                 registries: registries(u)?,
                 namespaces: NamespaceReport {
-                    counts: Counts { selected, synced, failed, ..Counts::default() },
+                    counts: TargetCounts { selected, synced, failed, ..TargetCounts::default() },
                     failures,
                     ..NamespaceReport::default()
                 },

@@ -88,9 +88,12 @@ impl Crowd {
         );
     }
 
-    /// A minute without a write, and until then.
+    /// A minute without a write, and until then; and as long as it takes until all Secrets have been examined once more.
     fn rest(&mut self) {
-        self.phase("a minute at rest", 1, |crowd| crowd.sim.wait(Until::Quiet));
+        self.phase("eleven minutes at rest", 1, |crowd| {
+            crowd.sim.wait(Until::Quiet);
+            crowd.sim.run_for(Duration::from_secs(600));
+        });
     }
 
     fn until(&mut self, done: impl Fn(&Sim) -> bool) {
