@@ -98,6 +98,10 @@ async fn work(operator: &Operator, config: &Config) -> Result<(), RunError> {
     Ok(operator.run(clients, aws).await?)
 }
 
+/// A connection on which nothing arrives for so long is given up, in seconds, as where a router has forgotten it. The API server sends a
+/// bookmark to an idle watch every 60 seconds (`bookmarkFrequency` in k8s.io/apiserver's cacher).
+const READ_TIMEOUT: Duration = Duration::from_secs(90);
+
 /// How the API server is reached.
 async fn cluster() -> Result<Config, RunError> {
     let mut config = Config::infer().await.map_err(|error| RunError::NoCluster(error.to_string()))?;
@@ -105,8 +109,7 @@ async fn cluster() -> Result<Config, RunError> {
     if config.proxy_url.as_ref().is_some_and(|url| is_proxy_of_environment(&url.to_string())) {
         config.proxy_url = None;
     }
-    // Longer than an idle watch, which the library ends after 290 seconds.
-    config.read_timeout = Some(Duration::from_secs(300));
+    config.read_timeout = Some(READ_TIMEOUT);
     // Replaced by our own: see `process::retries`.
     config.default_retry = false;
     Ok(config)

@@ -174,6 +174,8 @@ named! {
         NoNamespaces,
         /// `spec.suspend` is true.
         Suspended,
+        /// It is being deleted, and a finalizer blocks the deletion.
+        Deleting,
         /// The first token is being requested.
         FetchingToken,
         /// New tokens were written.

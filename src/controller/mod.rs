@@ -176,8 +176,9 @@ struct Requested {
 pub async fn run(ctx: Arc<Context>, store: Store<EcrCredential>, queue: impl Stream<Item = Uid> + Send + 'static) {
     let shared = ctx.shared.clone();
     let requests = queue.filter_map(move |uid| {
-        let name = shared.state.lock().index.credential_name(&uid);
-        let request = name.map(|name| controller::ReconcileRequest::from(ObjectRef::<EcrCredential>::new(&name)));
+        let request = shared
+            .credential_name(&uid)
+            .map(|name| controller::ReconcileRequest::from(ObjectRef::<EcrCredential>::new(&name)));
         std::future::ready(request.map(Ok::<_, std::convert::Infallible>))
     });
     let reconciler = |object: Arc<EcrCredential>, ctx: Arc<Context>| {

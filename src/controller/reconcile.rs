@@ -20,8 +20,9 @@ use super::tenants::{Tenants, TenantsProgress};
 use super::tokens::{Progress, TokenGroup, keys};
 use super::writes::{WritesOutcome, write};
 use super::{Context, CredentialState, Requested};
+use crate::answers::is_gone;
 use crate::api::registry::Host;
-use crate::api::status::NamespaceFailure;
+use crate::api::status::{NamespaceFailure, Reason};
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
 use crate::attach::{Allowed, Attachment, attachment};
 use crate::outcome::{NamespaceReport, Observation, Outcome, OutputReport, RegistryReport, ReportedEvent, conclude};
@@ -41,9 +42,12 @@ const FIRST_WAIT: Duration = Duration::from_secs(10);
 /// Does what an `EcrCredential` asks for, as far as that is possible now.
 pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> Result<Action, Error> {
     let uid = Uid(object.uid().ok_or(Error::NoUid)?.into());
+    if object.meta().deletion_timestamp.is_some() {
+        return report_deletion(&object, &uid, &ctx).await;
+    }
     // One that cannot be read any more is still in the store as it was before.
     let is_readable = || ctx.shared.state.lock().index.is_readable(&uid);
-    if object.meta().deletion_timestamp.is_some() || !is_readable() {
+    if !is_readable() {
         return Ok(Action::await_change());
     }
     let state = ctx.credential_state(&uid);
@@ -82,6 +86,28 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
         outcome.requeue_after = outcome.requeue_after.min(at.saturating_duration_since(Instant::now()));
     }
     reconciliation.report(outcome, &mut state).await
+}
+
+/// What the status says of one that a finalizer keeps.
+const DELETING: &str =
+    "it is being deleted and its Secrets are no longer refreshed: a finalizer in metadata.finalizers blocks the deletion";
+
+/// Says in the status that an `EcrCredential` which a finalizer keeps is not served any more: its tokens expire.
+async fn report_deletion(object: &EcrCredential, uid: &Uid, ctx: &Context) -> Result<Action, Error> {
+    let stored = object.status.clone().unwrap_or_default();
+    let deleting = SpecError { reason: Reason::Deleting, message: DELETING.to_owned() };
+    let outcome = conclude(Observation::Stalled(deleting), &stored, object.meta().generation, ctx.clock.now());
+    let report = || ctx.observer.concluded(uid, &object.name_any(), &outcome.status);
+    ctx.shared.while_deleting(uid, report);
+    if outcome.repeats(&stored) {
+        return Ok(Action::await_change());
+    }
+    match ctx.writer.status(object, &outcome.status).await {
+        Err(source) if !is_gone(&source) => return Err(Error::Status { source, wait: ctx.retry.delay(1, 3, &uid.0) }),
+        Err(_) => {}
+        Ok(_) => outcome.events.into_iter().for_each(|event| ctx.events.send(object, event)),
+    }
+    Ok(Action::await_change())
 }
 
 /// What follows from a reconciliation.

@@ -31,6 +31,8 @@ pub struct Shared {
     /// What has been seen. Never held across an await.
     pub state: Mutex<ClusterState>,
     versions: Mutex<HashMap<Uid, Version>>,
+    /// The names of the `EcrCredentials` that are being deleted, which are not in the state.
+    deleting: Mutex<HashMap<Uid, Arc<str>>>,
     queue: UnboundedSender<Uid>,
     listed: watch::Sender<Listed>,
     targets_changed: Notify,
@@ -82,6 +84,7 @@ impl Shared {
         Self {
             state: Mutex::new(state),
             versions: Mutex::default(),
+            deleting: Mutex::default(),
             queue,
             listed: watch::Sender::new(Listed::default()),
             targets_changed: Notify::new(),
@@ -98,6 +101,20 @@ impl Shared {
         if state.index.is_readable(uid) {
             tell();
         }
+    }
+
+    /// The same for one that is being deleted.
+    pub(super) fn while_deleting(&self, uid: &Uid, tell: impl FnOnce()) {
+        let deleting = self.deleting.lock();
+        if deleting.contains_key(uid) {
+            tell();
+        }
+    }
+
+    /// The name of an `EcrCredential` that is served, or is being deleted.
+    pub(super) fn credential_name(&self, uid: &Uid) -> Option<Arc<str>> {
+        let served = self.state.lock().index.credential_name(uid);
+        served.or_else(|| self.deleting.lock().get(uid).cloned())
     }
 
     /// Follows which watches have brought a whole list.
@@ -134,7 +151,10 @@ impl Shared {
     pub(super) fn credential_seen(&self, object: &EcrCredential) {
         let Some(uid) = object.uid().map(|uid| Uid(uid.into())) else { return };
         if object.metadata.deletion_timestamp.is_some() {
-            self.credential_removed(&uid);
+            if self.deleting.lock().insert(uid.clone(), object.name_any().into()).is_none() {
+                self.credential_removed(&uid);
+            }
+            self.send(&BTreeSet::from([uid]));
             return;
         }
         // Our own status writes come back as events, and are no news.
@@ -155,8 +175,9 @@ impl Shared {
     }
 
     pub(super) fn credential_gone(&self, metadata: &ObjectMeta) {
-        if let Some(uid) = &metadata.uid {
-            self.credential_removed(&Uid(uid.as_str().into()));
+        if let Some(uid) = metadata.uid.as_deref().map(|uid| Uid(uid.into())) {
+            self.deleting.lock().remove(&uid);
+            self.credential_removed(&uid);
         }
     }
 
@@ -185,7 +206,8 @@ impl Shared {
         let good = list.good.iter().map(EcrCredential::meta);
         let uids = good.chain(list.unreadable.iter().map(|object| &object.metadata)).filter_map(|m| m.uid.as_deref());
         let seen: HashSet<Uid> = uids.map(|uid| Uid(uid.into())).collect();
-        let known = self.state.lock().index.credentials();
+        let mut known = self.state.lock().index.credentials();
+        known.extend(self.deleting.lock().extract_if(|uid, _| !seen.contains(uid)).map(|(uid, _)| uid));
         for uid in known.iter().filter(|uid| !seen.contains(uid)) {
             self.credential_removed(uid);
         }

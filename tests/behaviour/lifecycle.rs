@@ -282,6 +282,24 @@ async fn delete(bed: &Bed, name: &str) {
 }
 
 #[tokio::test]
+async fn one_that_a_finalizer_keeps_says_that_it_is_not_served_any_more() {
+    let bed = bed("finalizer").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let operator = operator(&bed).await;
+    let name = bed.credential("x", spec(json!({ "names": [a] }))).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    bed.change(&name, json!({ "metadata": { "finalizers": ["example.com/hold"] } })).await.unwrap();
+    let uid = bed.credentials().get(&name).await.unwrap().uid().unwrap();
+    bed.credentials().delete(&name, &DeleteParams::default()).await.unwrap();
+    bed.condition_until(&name, "Ready", "False", "Deleting").await.unwrap();
+    bed.change(&name, json!({ "metadata": { "finalizers": null } })).await.unwrap();
+    let gone = await_condition(bed.credentials(), &name, is_deleted(&uid));
+    tokio::time::timeout(PATIENCE, gone).await.expect("nothing else keeps it").unwrap();
+    operator.stop().await.unwrap();
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
 async fn deleting_an_ecrcredential_in_the_middle_of_its_writes_deletes_none_of_its_secrets_under_retain() {
     let bed = bed("mid-delete").await;
     let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());

@@ -161,6 +161,32 @@ fn stage_with_a_secret() -> Stage {
     stage
 }
 
+#[tokio::test(start_paused = true)]
+async fn one_that_a_finalizer_keeps_says_so_once_and_is_not_served() {
+    let mut running = Running::start();
+    running.server.answers(PATH, 200, json!({ "metadata": { "resourceVersion": "2" } }));
+    seconds(10).await;
+    let asked = |running: &Running| ["/status", "/secrets/pull"].map(|end| running.server.asked(end));
+    let [statuses, secrets] = asked(&running);
+    running.object.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(NOW)));
+    running.object.metadata.generation = Some(2);
+    running.sees("3", Value::Null);
+    seconds(1).await;
+    assert_eq!(asked(&running), [statuses + 1, secrets]);
+    // What it has written comes back, and time passes.
+    let deleting = SpecError { reason: Reason::Deleting, message: DELETING.to_owned() };
+    let outcome = conclude(Observation::Stalled(deleting), &EcrCredentialStatus::default(), Some(2), at(NOW));
+    running.sees("4", serde_json::to_value(&outcome.status).unwrap());
+    seconds(600).await;
+    assert_eq!(asked(&running), [statuses + 1, secrets]);
+    // Somebody else's change of the status is no reason to be served again.
+    running.sees("5", Value::Null);
+    seconds(600).await;
+    assert_eq!(asked(&running), [statuses + 2, secrets]);
+    running.ctx.shared.credential_gone(&running.object.metadata);
+    assert_eq!(running.ctx.shared.credential_name(&Uid(running.object.uid().unwrap().into())), None);
+}
+
 /// Whether a status is reported of an EcrCredential that is deleted meanwhile if `gone`.
 async fn is_reported(gone: bool) -> bool {
     let mut stage = stage_with_a_secret();
