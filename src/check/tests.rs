@@ -468,6 +468,23 @@ fn an_identity_of_each_namespace_fails_there_and_counts_once() {
 }
 
 #[test]
+fn an_identity_of_each_namespace_does_not_fail_for_an_output_of_a_shared_host() {
+    let object = credential(|object| {
+        let auth = json!({ "serviceAccount": { "fromTargetNamespace": "puller" } });
+        let private = json!({ "private": { "accountIds": ["222222222222"] }, "auth": auth });
+        object["spec"]["registries"].as_array_mut().unwrap().push(private);
+        object["spec"]["outputs"] = json!([{ "name": "out", "format": "ArgoCDOCI", "host": HOST }]);
+    });
+    let mut facts = facts(vec![object], &[]);
+    facts.limits.identities.accounts.insert(AccountScope { namespace: None, name: "puller".into() });
+    facts.state.references = References::new(facts.limits.identities.clone());
+    let report = judge(&facts, at(NOW));
+    let failing = &report.credentials[0].namespaces.failing;
+    let found: Vec<_> = failing.iter().map(|found| (&*found.secret, &*found.reason)).collect();
+    assert_eq!(found, [("out", "Missing"), ("pull", "IdentityNotFound")]);
+}
+
+#[test]
 fn text_shows_twenty_namespaces_and_json_all() {
     let names: Vec<String> = (0..25).map(|n| format!("n{n:02}")).collect();
     let object = credential(|object| object["spec"]["namespaces"]["names"] = json!(names));
