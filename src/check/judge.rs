@@ -336,7 +336,7 @@ fn namespaces(
     let targets = facts.state.targets(&subject.uid, object.metadata.generation);
     let mut targets: Vec<SecretTarget> = targets.into_iter().flatten().collect();
     targets.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-    let mut all = Namespaces::default();
+    let (mut all, mut good) = (Namespaces::default(), 0);
     for target in &targets {
         let found = facts.metadata.get(&SecretKey::of(target)).map(Details::metadata);
         let report = if is_hidden(facts, target) { Some(hidden(target)) } else { check.judge(target, found.as_ref()) };
@@ -350,7 +350,7 @@ fn namespaces(
         match report {
             Some(report) => all.failing.push(report),
             None if selected => {
-                all.good += 1;
+                good += 1;
                 let expires_at =
                     facts.state.record(&target.name, &target.namespace).and_then(|record| record.expires_at);
                 all.earliest_expiry = all.earliest_expiry.into_iter().chain(expires_at).min();
@@ -363,6 +363,7 @@ fn namespaces(
         let denied = plan.secret_named(name).filter(|secret| secret.refusal.is_none());
         all.failing.extend(denied.map(|secret| not_allowed(secret, namespace)));
     }
+    all.good = Some(good);
     all
 }
 

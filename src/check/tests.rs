@@ -236,7 +236,7 @@ fn a_secret_is_judged_by_its_metadata() {
         edit(&mut found);
         let report = judge(&facts(vec![object], &[("a", found)]), at(NOW));
         let all = &report.credentials[0].namespaces;
-        assert_eq!((all.selected, all.good), (1, usize::from(expected.is_none())), "{what}");
+        assert_eq!((all.selected, all.good), (1, Some(usize::from(expected.is_none()))), "{what}");
         match (failing(&report), expected) {
             (None, None) => assert_eq!(report.problem_count, 0, "{what}: {report:#?}"),
             (Some((namespace, state, reason, message)), Some((wanted, why, words))) => {
@@ -283,7 +283,7 @@ fn who_else_wants_or_has_a_secret_is_named() {
     let secrets = [("a", written(&object)), ("b", written(&object))];
     let report = judge(&facts(vec![object], &secrets), at(NOW));
     assert_eq!(failing(&report).map(|found| (found.0, found.1)), Some(("b", State::Leftover)));
-    assert_eq!((report.credentials[0].namespaces.selected, report.credentials[0].namespaces.good), (1, 1));
+    assert_eq!((report.credentials[0].namespaces.selected, report.credentials[0].namespaces.good), (1, Some(1)));
 }
 
 #[test]
@@ -826,6 +826,15 @@ fn one_that_is_suspended_or_stalled_is_called_so_and_nothing_is_overdue() {
         let [notes, problems] = [&report.credentials[0].notes, &report.credentials[0].problems];
         assert_eq!((notes[0].reason.as_str(), notes.len(), problems.len()), ("Suspended", 1 + usize::from(invalid), 0));
         assert_eq!(report.problem_count, 0, "{report:#?}");
+    }
+    for change in [&(|object: &mut Value| object["spec"]["suspend"] = json!(true)) as &dyn Fn(&mut Value), &bad] {
+        let object = credential(change);
+        let found = written(&credential(|_| {}));
+        let report = judge(&facts(vec![object], &[("a", found)]), at(NOW));
+        let shown = text::render(&report);
+        assert!(shown.contains("namespaces  1 selected, not checked") && !shown.contains("valid Secret"), "{shown}");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["credentials"][0]["namespaces"], json!({ "selected": 1, "failing": [] }));
     }
     let stalled = report(credential(bad));
     let [problem] = &stalled.credentials[0].problems[..] else { panic!("{stalled:#?}") };

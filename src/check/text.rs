@@ -103,7 +103,10 @@ impl Page {
     fn namespaces(&mut self, credential: &CredentialReport, now: Timestamp) {
         let all = &credential.namespaces;
         let until = all.earliest_expiry.map(|at| format!(", the first expires {at} ({})", distance(now, at)));
-        let text = format!("{} of {} have a valid Secret {}", all.good, all.selected, credential.secret);
+        let text = match all.good {
+            Some(good) => format!("{good} of {} have a valid Secret {}", all.selected, credential.secret),
+            None => format!("{} selected, not checked", all.selected),
+        };
         self.line("namespaces", &(text + &until.unwrap_or_default()));
         let shown: Vec<&NamespaceReport> = all.failing.iter().take(MOST_NAMESPACES).collect();
         let width = shown.iter().map(|namespace| namespace.namespace.chars().count()).max().unwrap_or_default();
