@@ -482,6 +482,9 @@ fn an_identity_of_each_namespace_does_not_fail_for_an_output_of_a_shared_host() 
     let failing = &report.credentials[0].namespaces.failing;
     let found: Vec<_> = failing.iter().map(|found| (&*found.secret, &*found.reason)).collect();
     assert_eq!(found, [("out", "Missing"), ("pull", "IdentityNotFound")]);
+    let shown = text::render(&report);
+    assert!(shown.contains("PROBLEM   a/out  Missing: "), "an output is named: {shown}");
+    assert!(shown.contains("PROBLEM   a      Missing: IdentityNotFound: "), "{shown}");
 }
 
 #[test]

@@ -109,11 +109,19 @@ impl Page {
         };
         self.line("namespaces", &(text + &until.unwrap_or_default()));
         let shown: Vec<&NamespaceReport> = all.failing.iter().take(MOST_NAMESPACES).collect();
-        let width = shown.iter().map(|namespace| namespace.namespace.chars().count()).max().unwrap_or_default();
-        for namespace in shown {
-            let NamespaceReport { namespace, state, reason, message, .. } = namespace;
+        // The line above names the pull secret; an output is named with its namespace.
+        let place = |found: &NamespaceReport| {
+            if found.secret == credential.secret {
+                found.namespace.clone()
+            } else {
+                format!("{}/{}", found.namespace, found.secret)
+            }
+        };
+        let width = shown.iter().map(|found| place(found).chars().count()).max().unwrap_or_default();
+        for found in shown {
+            let (place, NamespaceReport { state, reason, message, .. }) = (place(found), found);
             let why = if *reason == format!("{state:?}") { message.clone() } else { format!("{reason}: {message}") };
-            self.line("  PROBLEM", &format!("{namespace:<width$}  {state:?}: {why}"));
+            self.line("  PROBLEM", &format!("{place:<width$}  {state:?}: {why}"));
         }
         if let Some(more) = all.failing.len().checked_sub(MOST_NAMESPACES).filter(|more| *more > 0) {
             self.line("", &format!("and {more} more: see --output json"));
