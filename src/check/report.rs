@@ -227,6 +227,9 @@ pub(super) struct TokenReport {
     /// When the issued token would expire; none if no token was issued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) expires_at: Option<Timestamp>,
+    /// Why no token was issued, as in the status of an `EcrCredential`; none if one was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<&'static str>,
 }
 
 /// The operator's permissions in the cluster.

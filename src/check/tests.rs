@@ -426,6 +426,14 @@ fn an_error_of_aws_is_a_problem_where_the_operator_would_meet_it_too() {
         assert_eq!(identity.roles.len(), usize::from(account));
         assert_eq!(identity.used_by, ["x"]);
         assert!(identity.tokens[0].expires_at.is_none());
+        assert_eq!(identity.tokens[0].reason, Some(error.reason().as_str()));
+        // Nobody has denied a call that did not reach AWS.
+        let shown = text::render(&report);
+        let line = match error {
+            TokenError::Denied(_) => "  denied      ecr in eu-west-1\n".to_owned(),
+            _ => format!("  failed      ecr in eu-west-1: {}\n", error.reason().as_str()),
+        };
+        assert!(shown.contains(&line), "{shown}");
     }
 }
 

@@ -140,9 +140,10 @@ impl Page {
         }
         for token in &identity.tokens {
             let api = format!("{} in {}", token.service, token.region);
-            match token.expires_at {
-                Some(at) => self.line("allowed", &format!("{api}: a token until {at} ({})", distance(now, at))),
-                None => self.line("denied", &api),
+            match (token.expires_at, token.reason) {
+                (Some(at), _) => self.line("allowed", &format!("{api}: a token until {at} ({})", distance(now, at))),
+                (None, Some(reason)) if reason == Reason::AccessDenied.as_str() => self.line("denied", &api),
+                (None, reason) => self.line("failed", &format!("{api}: {}", reason.unwrap_or("unknown"))),
             }
         }
         self.line("used by", &identity.used_by.join(", "));
