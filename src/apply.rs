@@ -297,7 +297,8 @@ impl Writer {
         };
         match written {
             // It was deleted before, and is still there: to delete it again would change nothing.
-            Err(WriteError::Unchangeable(reason, _)) if mine && last.held_by.is_some() => Err(held(reason, &last)),
+            // The same of one that is not ours: somebody has deleted it already.
+            Err(WriteError::Unchangeable(reason, _)) if last.held_by.is_some() => Err(held(reason, &last)),
             // Ours, and wrong in a way that nobody can repair in place: such a Secret never worked, or cannot be refreshed.
             // Once it is gone, the watch brings us back to create it.
             Err(WriteError::Unchangeable(reason, _)) if mine => match self.delete(target, &last).await {

@@ -162,7 +162,7 @@ async fn an_immutable_secret_of_ours_is_deleted_once_and_not_again_while_a_final
     assert_eq!(methods(&server), [Method::PATCH, Method::DELETE]);
     // As the watch shows it now.
     let server = Server::answering(&[(0, 422, immutable())]);
-    let mine = record(held);
+    let mine = record(held.clone());
     let second = perform(&server, Ownership::Owned(mine.clone()), SecretAction::Update(mine)).await;
     assert!(told(&second), "{second:?}");
     assert_eq!(methods(&server), [Method::PATCH], "to delete it again would change nothing");
@@ -171,6 +171,12 @@ async fn an_immutable_secret_of_ours_is_deleted_once_and_not_again_while_a_final
     let theirs = record(json!({}));
     let third = perform(&server, Ownership::Unmanaged(theirs.clone()), SecretAction::Update(theirs)).await;
     assert!(matches!(third, Err(WriteError::Unchangeable(Reason::Immutable, _))), "{third:?}");
+    assert_eq!(methods(&server), [Method::PATCH]);
+    // To be told to delete it helps nobody who has done so.
+    let server = Server::answering(&[(0, 422, immutable())]);
+    let theirs = record(held);
+    let fourth = perform(&server, Ownership::Orphaned(theirs.clone()), SecretAction::Update(theirs)).await;
+    assert!(told(&fourth), "{fourth:?}");
     assert_eq!(methods(&server), [Method::PATCH]);
 }
 

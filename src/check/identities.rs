@@ -83,8 +83,9 @@ fn answers(facts: &Facts, aws: &Answers, identity: &Identity, keys: &BTreeSet<To
                 tell(facts, identity, error, report);
             }
         }
-        let expires_at = answer.as_ref().ok().copied();
-        report.tokens.push(TokenReport { service: key.service.api(), region, expires_at });
+        let (expires_at, error) = (answer.as_ref().ok().copied(), answer.as_ref().err());
+        let reason = error.map(|error| error.reason().as_str());
+        report.tokens.push(TokenReport { service: key.service.api(), region, expires_at, reason });
     }
     if let Some(Err(error)) = aws.callers.get(identity)
         && told.is_empty()

@@ -11,14 +11,14 @@ use super::report::{
     Condition, CredentialReport, Finding, NamespaceReport, Namespaces, RegistryReport, Report, Rights, State,
 };
 use super::targets::TargetCheck;
-use crate::api::registry::Region;
+use crate::api::registry::{Host, Region};
 use crate::api::status::{Reason, RegistryStatus, condition};
 use crate::api::{AttachPods, EcrCredentialStatus};
 use crate::controller::secret_key::SecretKey;
 use crate::controller::watches::SecretScope;
 use crate::plan::outputs::{SecretPlan, include_not_allowed, output_not_allowed};
 use crate::plan::schedule::later;
-use crate::plan::{Plan, RegistryPlan, SpecError};
+use crate::plan::{Plan, RegistryPlan, SpecError, TokenSpec};
 use crate::secret::observed::Details;
 use crate::secret::{LAST_CALL, Owner, SecretTarget, Selection};
 use crate::token::TokenError;
@@ -336,11 +336,13 @@ fn namespaces(
     let targets = facts.state.targets(&subject.uid, object.metadata.generation);
     let mut targets: Vec<SecretTarget> = targets.into_iter().flatten().collect();
     targets.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-    let mut all = Namespaces::default();
+    let (mut all, mut good) = (Namespaces::default(), 0);
     for target in &targets {
         let found = facts.metadata.get(&SecretKey::of(target)).map(Details::metadata);
         let report = if is_hidden(facts, target) { Some(hidden(target)) } else { check.judge(target, found.as_ref()) };
-        let report = with_identity(facts, target, resolved, report);
+        let here = resolved.iter().filter(|resolved| resolved.namespace.as_deref() == Some(&*target.namespace));
+        let of_secret = here.filter(|resolved| holds(plan, &status, target, resolved.spec));
+        let report = with_identity(facts, target, of_secret, report);
         // The namespaces of outputs are reported only if they have a problem.
         let selected =
             matches!(target.selection, Selection::Selected | Selection::Conflict(_)) && target.name == plan.secret.name;
@@ -348,7 +350,7 @@ fn namespaces(
         match report {
             Some(report) => all.failing.push(report),
             None if selected => {
-                all.good += 1;
+                good += 1;
                 let expires_at =
                     facts.state.record(&target.name, &target.namespace).and_then(|record| record.expires_at);
                 all.earliest_expiry = all.earliest_expiry.into_iter().chain(expires_at).min();
@@ -361,6 +363,7 @@ fn namespaces(
         let denied = plan.secret_named(name).filter(|secret| secret.refusal.is_none());
         all.failing.extend(denied.map(|secret| not_allowed(secret, namespace)));
     }
+    all.good = Some(good);
     all
 }
 
@@ -384,15 +387,25 @@ fn hidden(target: &SecretTarget) -> NamespaceReport {
     NamespaceReport::new(namespace, name, State::Unknown, Reason::Forbidden.as_str(), message)
 }
 
+/// Whether the Secret of a target holds a token, by the hosts in the status.
+fn holds(plan: &Plan, status: &EcrCredentialStatus, target: &SecretTarget, token_spec: &TokenSpec) -> bool {
+    let has = |number: usize, host: &Host| {
+        let told = plan.registries.get(number).and_then(|registry| told(status, number, registry));
+        told.is_some_and(|told| told.hosts.iter().any(|written| written == host.as_str()))
+    };
+    let secret = plan.secret_named(&target.name);
+    let registries = secret.map(|secret| plan.registries_of(secret, has)).unwrap_or_default();
+    registries.iter().any(|registry| registry.token_specs.contains(token_spec))
+}
+
 /// Adds that a namespace's own identity fails: the Secret cannot be refreshed, or there is no valid one because of it.
-fn with_identity(
+fn with_identity<'a>(
     facts: &Facts,
     target: &SecretTarget,
-    resolved: &[Resolved<'_>],
+    resolved: impl Iterator<Item = &'a Resolved<'a>>,
     report: Option<NamespaceReport>,
 ) -> Option<NamespaceReport> {
-    let mine = resolved.iter().filter(|resolved| resolved.namespace.as_deref() == Some(&*target.namespace));
-    let mut failures = mine.filter_map(|resolved| identities::failure(facts, resolved));
+    let mut failures = resolved.filter_map(|resolved| identities::failure(facts, resolved));
     let failure = failures.find(|error| is_mine(facts, error)).filter(|_| target.selection == Selection::Selected);
     let Some(SpecError { reason, message }) = failure.filter(|_| report.as_ref().is_none_or(is_unexplained)) else {
         return report;

@@ -106,8 +106,9 @@ pub(super) struct RegistryReport {
 pub(super) struct Namespaces {
     /// How many it selects.
     pub(super) selected: usize,
-    /// How many of them hold the Secret as it should be.
-    pub(super) good: usize,
+    /// How many of them hold the Secret as it should be; none if they were not checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) good: Option<usize>,
     /// The earliest expiry in the Secrets that are as they should be, by their annotations.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) earliest_expiry: Option<Timestamp>,
@@ -226,6 +227,9 @@ pub(super) struct TokenReport {
     /// When the issued token would expire; none if no token was issued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) expires_at: Option<Timestamp>,
+    /// Why no token was issued, as in the status of an `EcrCredential`; none if one was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<&'static str>,
 }
 
 /// The operator's permissions in the cluster.

@@ -21,6 +21,9 @@ pub(super) struct TargetCheck<'a> {
     pub(super) now: Timestamp,
 }
 
+/// When a changed Secret is repaired.
+const REPAIRED: &str = "the operator repairs this at once: if this persists, check that it is running";
+
 /// Why a Secret is left over.
 const NOT_SELECTED: &str = "the namespace is no longer selected";
 
@@ -104,17 +107,13 @@ impl TargetCheck<'_> {
         let lost = lost_fields(&expected, found);
         let plain = |state: State, message: String| Some((state, format!("{state:?}"), message));
         if !lost.is_empty() {
-            let message =
-                format!("changed by another client: {}: the operator should repair it at once", lost.join(", "));
+            let message = format!("changed by another client: {}: {REPAIRED}", lost.join(", "));
             return plain(State::Changed, message);
         }
         if record.has_additions(None) {
             let mut what: Vec<String> = record.extra_keys.iter().map(|key| format!("the key {key}")).collect();
             what.extend(record.sets_immutable.then(|| "the field immutable".to_owned()));
-            return plain(
-                State::Changed,
-                format!("another client added {}: the operator should remove it at once", what.join(", ")),
-            );
+            return plain(State::Changed, format!("another client added {}: {REPAIRED}", what.join(", ")));
         }
         let Some(expires_at) = record.valid_until(self.now) else {
             let message = "its expiry annotation is missing, cannot be read, or is later than AWS issues tokens for";

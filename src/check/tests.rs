@@ -236,7 +236,7 @@ fn a_secret_is_judged_by_its_metadata() {
         edit(&mut found);
         let report = judge(&facts(vec![object], &[("a", found)]), at(NOW));
         let all = &report.credentials[0].namespaces;
-        assert_eq!((all.selected, all.good), (1, usize::from(expected.is_none())), "{what}");
+        assert_eq!((all.selected, all.good), (1, Some(usize::from(expected.is_none()))), "{what}");
         match (failing(&report), expected) {
             (None, None) => assert_eq!(report.problem_count, 0, "{what}: {report:#?}"),
             (Some((namespace, state, reason, message)), Some((wanted, why, words))) => {
@@ -283,7 +283,7 @@ fn who_else_wants_or_has_a_secret_is_named() {
     let secrets = [("a", written(&object)), ("b", written(&object))];
     let report = judge(&facts(vec![object], &secrets), at(NOW));
     assert_eq!(failing(&report).map(|found| (found.0, found.1)), Some(("b", State::Leftover)));
-    assert_eq!((report.credentials[0].namespaces.selected, report.credentials[0].namespaces.good), (1, 1));
+    assert_eq!((report.credentials[0].namespaces.selected, report.credentials[0].namespaces.good), (1, Some(1)));
 }
 
 #[test]
@@ -426,6 +426,14 @@ fn an_error_of_aws_is_a_problem_where_the_operator_would_meet_it_too() {
         assert_eq!(identity.roles.len(), usize::from(account));
         assert_eq!(identity.used_by, ["x"]);
         assert!(identity.tokens[0].expires_at.is_none());
+        assert_eq!(identity.tokens[0].reason, Some(error.reason().as_str()));
+        // Nobody has denied a call that did not reach AWS.
+        let shown = text::render(&report);
+        let line = match error {
+            TokenError::Denied(_) => "  denied      ecr in eu-west-1\n".to_owned(),
+            _ => format!("  failed      ecr in eu-west-1: {}\n", error.reason().as_str()),
+        };
+        assert!(shown.contains(&line), "{shown}");
     }
 }
 
@@ -465,6 +473,26 @@ fn an_identity_of_each_namespace_fails_there_and_counts_once() {
     let report = judge(&facts, at(NOW));
     assert_eq!(failing(&report).map(|found| (found.1, found.2)), Some((State::Missing, "AccessDenied")));
     assert_eq!(report.problem_count, 1, "{report:#?}");
+}
+
+#[test]
+fn an_identity_of_each_namespace_does_not_fail_for_an_output_of_a_shared_host() {
+    let object = credential(|object| {
+        let auth = json!({ "serviceAccount": { "fromTargetNamespace": "puller" } });
+        let private = json!({ "private": { "accountIds": ["222222222222"] }, "auth": auth });
+        object["spec"]["registries"].as_array_mut().unwrap().push(private);
+        object["spec"]["outputs"] = json!([{ "name": "out", "format": "ArgoCDOCI", "host": HOST }]);
+    });
+    let mut facts = facts(vec![object], &[]);
+    facts.limits.identities.accounts.insert(AccountScope { namespace: None, name: "puller".into() });
+    facts.state.references = References::new(facts.limits.identities.clone());
+    let report = judge(&facts, at(NOW));
+    let failing = &report.credentials[0].namespaces.failing;
+    let found: Vec<_> = failing.iter().map(|found| (&*found.secret, &*found.reason)).collect();
+    assert_eq!(found, [("out", "Missing"), ("pull", "IdentityNotFound")]);
+    let shown = text::render(&report);
+    assert!(shown.contains("PROBLEM   a/out  Missing: "), "an output is named: {shown}");
+    assert!(shown.contains("PROBLEM   a      Missing: IdentityNotFound: "), "{shown}");
 }
 
 #[test]
@@ -809,6 +837,15 @@ fn one_that_is_suspended_or_stalled_is_called_so_and_nothing_is_overdue() {
         let [notes, problems] = [&report.credentials[0].notes, &report.credentials[0].problems];
         assert_eq!((notes[0].reason.as_str(), notes.len(), problems.len()), ("Suspended", 1 + usize::from(invalid), 0));
         assert_eq!(report.problem_count, 0, "{report:#?}");
+    }
+    for change in [&(|object: &mut Value| object["spec"]["suspend"] = json!(true)) as &dyn Fn(&mut Value), &bad] {
+        let object = credential(change);
+        let found = written(&credential(|_| {}));
+        let report = judge(&facts(vec![object], &[("a", found)]), at(NOW));
+        let shown = text::render(&report);
+        assert!(shown.contains("namespaces  1 selected, not checked") && !shown.contains("valid Secret"), "{shown}");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["credentials"][0]["namespaces"], json!({ "selected": 1, "failing": [] }));
     }
     let stalled = report(credential(bad));
     let [problem] = &stalled.credentials[0].problems[..] else { panic!("{stalled:#?}") };

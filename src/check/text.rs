@@ -103,14 +103,25 @@ impl Page {
     fn namespaces(&mut self, credential: &CredentialReport, now: Timestamp) {
         let all = &credential.namespaces;
         let until = all.earliest_expiry.map(|at| format!(", the first expires {at} ({})", distance(now, at)));
-        let text = format!("{} of {} have a valid Secret {}", all.good, all.selected, credential.secret);
+        let text = match all.good {
+            Some(good) => format!("{good} of {} have a valid Secret {}", all.selected, credential.secret),
+            None => format!("{} selected, not checked", all.selected),
+        };
         self.line("namespaces", &(text + &until.unwrap_or_default()));
         let shown: Vec<&NamespaceReport> = all.failing.iter().take(MOST_NAMESPACES).collect();
-        let width = shown.iter().map(|namespace| namespace.namespace.chars().count()).max().unwrap_or_default();
-        for namespace in shown {
-            let NamespaceReport { namespace, state, reason, message, .. } = namespace;
+        // The line above names the pull secret; an output is named with its namespace.
+        let place = |found: &NamespaceReport| {
+            if found.secret == credential.secret {
+                found.namespace.clone()
+            } else {
+                format!("{}/{}", found.namespace, found.secret)
+            }
+        };
+        let width = shown.iter().map(|found| place(found).chars().count()).max().unwrap_or_default();
+        for found in shown {
+            let (place, NamespaceReport { state, reason, message, .. }) = (place(found), found);
             let why = if *reason == format!("{state:?}") { message.clone() } else { format!("{reason}: {message}") };
-            self.line("  PROBLEM", &format!("{namespace:<width$}  {state:?}: {why}"));
+            self.line("  PROBLEM", &format!("{place:<width$}  {state:?}: {why}"));
         }
         if let Some(more) = all.failing.len().checked_sub(MOST_NAMESPACES).filter(|more| *more > 0) {
             self.line("", &format!("and {more} more: see --output json"));
@@ -129,9 +140,10 @@ impl Page {
         }
         for token in &identity.tokens {
             let api = format!("{} in {}", token.service, token.region);
-            match token.expires_at {
-                Some(at) => self.line("allowed", &format!("{api}: a token until {at} ({})", distance(now, at))),
-                None => self.line("denied", &api),
+            match (token.expires_at, token.reason) {
+                (Some(at), _) => self.line("allowed", &format!("{api}: a token until {at} ({})", distance(now, at))),
+                (None, Some(reason)) if reason == Reason::AccessDenied.as_str() => self.line("denied", &api),
+                (None, reason) => self.line("failed", &format!("{api}: {}", reason.unwrap_or("unknown"))),
             }
         }
         self.line("used by", &identity.used_by.join(", "));

@@ -1,6 +1,6 @@
 //! What the Secrets of one `EcrCredential` should contain: the same in every namespace, or different in each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::plan::SpecError;
@@ -23,7 +23,14 @@ pub(super) struct NamespaceSecrets {
     /// Whether the current identities fetched its tokens. While they did not, an existing Secret stays and none is created: the
     /// namespace may have been recreated without our having seen that yet.
     pub(super) current: bool,
-    /// Why it has no valid token for one of the registries.
+    /// What is wrong with the tokens of its Secrets, by the Secret's name.
+    pub(super) problems: BTreeMap<Arc<str>, TokenProblem>,
+}
+
+/// What is wrong with the tokens of one Secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct TokenProblem {
+    /// Why there is no valid token for one of its registries.
     pub(super) lacks: Option<SpecError>,
     /// Why its tokens could not be refreshed.
     pub(super) failure: Option<SpecError>,
@@ -38,6 +45,11 @@ impl DesiredSecrets {
                 shares.get(&target.namespace).filter(|share| share.namespace_uid == target.namespace_uid)
             }
         }
+    }
+
+    /// What is wrong with the tokens of a target, where each namespace has its own.
+    pub(super) fn problem(&self, target: &SecretTarget) -> Option<&TokenProblem> {
+        self.share(target)?.problems.get(&target.name)
     }
 
     /// What the Secret of a target should be.

@@ -236,7 +236,11 @@ impl Diff<'_> {
     fn action(&self, target: &SecretTarget, retries: &RetryState, times: Times) -> SecretAction {
         let desired = self.desired.at(target).map(AsRef::as_ref);
         match action(target, desired, self.plan.conflict_policy, retries.accepted(target), times.by_clocks) {
-            SecretAction::Create if self.desired.share(target).is_some_and(|share| !share.current) => {
+            // A Secret that holds shared tokens alone does not depend on the identity of the namespace.
+            SecretAction::Create
+                if desired.is_some_and(|desired| desired.of_one_namespace)
+                    && self.desired.share(target).is_some_and(|share| !share.current) =>
+            {
                 SecretAction::Wait
             }
             action => action,

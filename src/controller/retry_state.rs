@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::desired_secrets::{DesiredSecrets, NamespaceSecrets};
+use super::desired_secrets::{DesiredSecrets, NamespaceSecrets, TokenProblem};
 use super::in_flight::{Ended, InFlight};
 use super::secret_key::{Change, SecretKey};
 use super::sync_ledger::{SyncLedger, SyncState};
@@ -101,8 +101,7 @@ struct ExpectedIn {
     namespace_uid: NamespaceUid,
     appearances: Appearances,
     current: bool,
-    lacks: Option<SpecError>,
-    failure: Option<SpecError>,
+    problems: BTreeMap<Arc<str>, TokenProblem>,
 }
 
 /// How each Secret looks in its metadata, by its name, and whether a token is missing in it.
@@ -123,8 +122,7 @@ impl Expected {
             namespace_uid: share.namespace_uid,
             appearances: appearances(&share.desired),
             current: share.current,
-            lacks: share.lacks.clone(),
-            failure: share.failure.clone(),
+            problems: share.problems.clone(),
         };
         match desired {
             DesiredSecrets::Alike(bundle) => Self::Alike(appearances(bundle)),
@@ -332,23 +330,23 @@ impl RetryState {
         now: Timestamp,
     ) -> SyncState {
         let selected = matches!(target.selection, Selection::Selected | Selection::Conflict(_) | Selection::Blocked(_));
-        let share = desired.share(target).filter(|_| target.selection == Selection::Selected);
+        let tokens = desired.problem(target).filter(|_| target.selection == Selection::Selected);
         let key = SecretKey::of(target);
         let mut synced = false;
         let problem = match action {
             // As desired for now: whoever else writes it has not stopped.
             SecretAction::Keep if selected && self.is_contested(&key, now) => self.problem(&key, now),
-            SecretAction::Keep if share.is_none_or(|share| share.lacks.is_none()) => {
+            SecretAction::Keep if tokens.is_none_or(|tokens| tokens.lacks.is_none()) => {
                 synced = selected;
-                share.and_then(|share| problem_of(share.failure.as_ref()))
+                tokens.and_then(|tokens| problem_of(tokens.failure.as_ref()))
             }
             SecretAction::Refuse(reason, message) => Some((*reason, message.clone())),
             _ => self
                 .problem(&key, now)
                 .or_else(|| self.hanging(&key))
-                .or_else(|| share.and_then(|share| problem_of(share.lacks.as_ref()))),
+                .or_else(|| tokens.and_then(|tokens| problem_of(tokens.lacks.as_ref()))),
         };
-        let lacks = share.filter(|_| !synced && problem.is_none()).and_then(|share| share.lacks.as_ref());
+        let lacks = tokens.filter(|_| !synced && problem.is_none()).and_then(|tokens| tokens.lacks.as_ref());
         let fetching = lacks.is_some_and(|lacks| lacks.reason == Reason::FetchingToken);
         SyncState { selected, synced, fetching, problem }
     }

@@ -78,6 +78,11 @@ impl Tenant {
         published.all(|(spec, token)| resolved(&progress.keys, spec).is_some_and(|key| key.identity == token.identity))
     }
 
+    /// Whether it has a valid token.
+    pub(super) fn has_valid(&self, token_spec: &TokenSpec, now: Timestamp) -> bool {
+        self.published.get(token_spec).is_some_and(|token| token.life.is_valid(now))
+    }
+
     pub(super) fn desired(
         &mut self,
         context: &TenantContext<'_>,

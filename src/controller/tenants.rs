@@ -1,6 +1,6 @@
 //! Namespaces that have an identity of their own: each has its own tokens, and fails alone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,15 +9,16 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::Context;
-use super::desired_secrets::{DesiredSecrets, NamespaceSecrets};
+use super::desired_secrets::{DesiredSecrets, NamespaceSecrets, TokenProblem};
 use super::recover::{NextPass, PASS, may_recover, recover_tenant};
 use super::tenant::{Tenant, TenantContext, TenantRecovery, own_token_specs};
 use super::tokens::{Keys, Progress, TokenGroup, keys};
 use crate::api::status::Reason;
+use crate::plan::outputs::SecretPlan;
 use crate::plan::refresh::Demand;
 use crate::plan::schedule::{Life, RetryPolicy};
 use crate::plan::{RegistryPlan, SpecError, TokenSpec, Uid};
-use crate::secret::{Bundle, Published};
+use crate::secret::{self, Bundle, Published};
 
 /// How many Secrets are read at a time to find tokens again after a restart.
 const READS: usize = 16;
@@ -147,23 +148,28 @@ impl Tenants {
     pub(super) fn content(&mut self, context: &TenantContext<'_>, all: &TenantsProgress) -> DesiredSecrets {
         // A login is dropped only when it has expired by every clock.
         let (now, earliest) = (context.ctx.clock.now(), context.ctx.clock.earliest());
+        let own = own_token_specs(context.plan);
         let mut shares = HashMap::with_capacity(self.each.len());
         for (namespace, tenant) in &mut self.each {
             let progress = all.each.get(namespace);
-            let failure =
-                progress.and_then(|p| p.keys.keys().find_map(|token_spec| p.failure(context.ctx, token_spec)));
-            let (desired, wrong) = tenant
-                .desired(context, self.version, earliest)
-                .unwrap_or_else(|error| (Bundle::new(), Some(SpecError::from(error))));
-            let lacks = all.lacks(namespace, tenant, now).then(|| {
-                failure.clone().unwrap_or_else(|| SpecError {
-                    reason: Reason::FetchingToken,
-                    message: "its first token is being requested".to_owned(),
-                })
-            });
+            let (desired, wrong) = match tenant.desired(context, self.version, earliest) {
+                Ok((desired, None)) => (desired, None),
+                Ok((desired, Some(error))) => (desired, Some(Wrong::Registry(error))),
+                Err(error) => (Bundle::new(), Some(Wrong::Bundle(error.into()))),
+            };
+            let problems = TenantProblems {
+                wrong,
+                lacking: own
+                    .iter()
+                    .copied()
+                    .filter(|spec| progress.is_none() || !tenant.has_valid(spec, now))
+                    .collect(),
+                failures: progress.map(|progress| progress.failures(context.ctx)).unwrap_or_default(),
+            };
+            let problems = problems.by_secret(context, tenant);
             let current = progress.is_some_and(|progress| tenant.is_current(progress));
-            let (namespace_uid, lacks) = (tenant.namespace_uid, wrong.or(lacks));
-            shares.insert(namespace.clone(), NamespaceSecrets { namespace_uid, desired, current, lacks, failure });
+            let namespace_uid = tenant.namespace_uid;
+            shares.insert(namespace.clone(), NamespaceSecrets { namespace_uid, desired, current, problems });
         }
         DesiredSecrets::Each(shares)
     }
@@ -198,12 +204,51 @@ impl TenantsProgress {
             })
         })
     }
+}
 
-    /// Whether a namespace has no valid token for one of its registries.
-    fn lacks(&self, namespace: &Arc<str>, tenant: &Tenant, now: Timestamp) -> bool {
-        let has =
-            |token_spec: &TokenSpec| tenant.published.get(token_spec).is_some_and(|token| token.life.is_valid(now));
-        self.each.get(namespace).is_none_or(|progress| !progress.keys.keys().all(has))
+/// Why the Secrets of one namespace are not as they should be.
+enum Wrong {
+    /// A registry lacks a host in those that hold all registries.
+    Registry(SpecError),
+    /// None of them can be made.
+    Bundle(SpecError),
+}
+
+/// What is wrong with the tokens of one namespace.
+struct TenantProblems<'a> {
+    wrong: Option<Wrong>,
+    /// What it has no valid token for.
+    lacking: BTreeSet<&'a TokenSpec>,
+    /// Why tokens could not be refreshed.
+    failures: BTreeMap<&'a TokenSpec, SpecError>,
+}
+
+impl TenantProblems<'_> {
+    /// The same for each of its Secrets that holds such a token. One with shared tokens alone depends on no identity of the namespace.
+    fn by_secret(&self, context: &TenantContext<'_>, tenant: &Tenant) -> BTreeMap<Arc<str>, TokenProblem> {
+        // Almost always there is none, and there may be thousands of namespaces.
+        if self.wrong.is_none() && self.lacking.is_empty() && self.failures.is_empty() {
+            return BTreeMap::new();
+        }
+        let published = tenant.with(context.shared);
+        let problems = context.plan.secrets().map(|secret| (secret.name.clone(), self.of(context, secret, &published)));
+        problems.filter(|(_, problem)| *problem != TokenProblem::default()).collect()
+    }
+
+    fn of(&self, context: &TenantContext<'_>, secret: &SecretPlan, published: &Published) -> TokenProblem {
+        let token_specs = secret::token_specs_of(context.plan, secret, published);
+        let mut failures = self.failures.iter().filter(|(token_spec, _)| token_specs.contains(*token_spec));
+        let failure = failures.next().map(|(_, error)| error.clone());
+        let wrong = match &self.wrong {
+            Some(Wrong::Registry(error)) if secret.host.is_none() => Some(error.clone()),
+            Some(Wrong::Bundle(error)) => Some(error.clone()),
+            _ => None,
+        };
+        let first =
+            || SpecError { reason: Reason::FetchingToken, message: "its first token is being requested".to_owned() };
+        let is_lacking = !self.lacking.is_disjoint(&token_specs);
+        let lacks = wrong.or_else(|| is_lacking.then(|| failure.clone().unwrap_or_else(first)));
+        TokenProblem { lacks, failure }
     }
 }
 

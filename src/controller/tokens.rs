@@ -46,6 +46,11 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// The needs that are not met, and why.
+    pub(super) fn failures(&self, ctx: &Context) -> BTreeMap<&TokenSpec, SpecError> {
+        self.keys.keys().filter_map(|token_spec| Some((token_spec, self.failure(ctx, token_spec)?))).collect()
+    }
+
     /// Why a need is not met, if it is due and the last try failed, or why it is perhaps not met as it should be now.
     pub(super) fn failure(&self, ctx: &Context, token_spec: &TokenSpec) -> Option<SpecError> {
         let failure = match self.keys.get(token_spec)? {

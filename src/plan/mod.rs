@@ -165,6 +165,18 @@ impl RegistryPlan {
         self.token_specs.iter().any(|spec| spec.auth.is_each_targets())
     }
 
+    /// Whether it may have a host: which account's hosts it has may be known only with its token.
+    fn may_have(&self, host: &Host) -> bool {
+        match &self.hosts {
+            Hosts::Named(hosts) => hosts.iter().any(|(named, _)| named == host),
+            Hosts::Callers { .. } => host
+                .account()
+                .and_then(|account| self.hosts.resolve(Some(&account)).ok())
+                .or_else(|| self.hosts.resolve(Some(&placeholder_account()?)).ok())
+                .is_some_and(|hosts| hosts.iter().any(|(written, _)| written == host)),
+        }
+    }
+
     /// Why no token is fetched for it, if the spec or the installation forbids it.
     pub fn refusal(&self) -> Option<&SpecError> {
         let problem = self.problem.as_ref().filter(|_| self.token_specs.is_empty());
@@ -205,6 +217,19 @@ impl Plan {
     /// The Secret of a name.
     pub fn secret_named(&self, name: &str) -> Option<&SecretPlan> {
         self.secrets().find(|secret| *secret.name == *name)
+    }
+
+    /// The registries whose tokens a Secret holds. `has` says whether the registry of a number is known to have a host. While
+    /// none is, all count that may have it.
+    pub fn registries_of(&self, secret: &SecretPlan, has: impl Fn(usize, &Host) -> bool) -> Vec<&RegistryPlan> {
+        let Some(host) = &secret.host else { return self.registries.iter().collect() };
+        let known = self.registries.iter().enumerate().filter(|(number, _)| has(*number, host));
+        let known: Vec<_> = known.map(|(_, registry)| registry).collect();
+        if known.is_empty() {
+            self.registries.iter().filter(|registry| registry.may_have(host)).collect()
+        } else {
+            known
+        }
     }
 
     /// Whether some registry has a token of its own for each target namespace.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::namespaces::{Labels, MOST_TOLD, NamespaceMatcher};
 use super::scopes::IncludeScope;
-use super::{Hosts, Limits, RegistryPlan, SpecError};
+use super::{Limits, RegistryPlan, SpecError};
 use crate::api::registry::Host;
 use crate::api::status::Reason;
 use crate::api::{EcrCredentialSpec, LoginFields, Output, OutputFormat};
@@ -81,16 +81,7 @@ fn unfit(output: &Output, host: Option<&Host>, registries: &[RegistryPlan]) -> O
             .is_of_one_host()
             .then(|| SpecError::invalid(format!("spec.outputs: {name}: the format {format} needs a host")));
     };
-    // The caller's own account is known only once there is a token.
-    let may_write = |registry: &RegistryPlan| match &registry.hosts {
-        Hosts::Named(hosts) => hosts.iter().any(|(named, _)| named == host),
-        Hosts::Callers { .. } => host
-            .account()
-            .and_then(|account| registry.hosts.resolve(Some(&account)).ok())
-            .or_else(|| registry.hosts.resolve(Some(&super::placeholder_account()?)).ok())
-            .is_some_and(|hosts| hosts.iter().any(|(written, _)| written == host)),
-    };
-    (!registries.iter().any(may_write)).then(|| {
+    (!registries.iter().any(|registry| registry.may_have(host))).then(|| {
         SpecError::invalid(format!(
             "spec.outputs: {name}: {host} is not a host of spec.registries: correct host, or add the registry"
         ))

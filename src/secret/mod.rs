@@ -7,7 +7,7 @@ pub mod metadata;
 pub mod observed;
 pub mod ownership;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -231,6 +231,13 @@ pub fn bundle(
         }
     }
     Ok(bundle)
+}
+
+/// The token specs of the registries whose tokens a Secret holds.
+pub fn token_specs_of<'a>(plan: &'a Plan, secret: &SecretPlan, published: &Published) -> BTreeSet<&'a TokenSpec> {
+    let of_number = |number: usize| plan.registries.get(number);
+    let has = |number, host: &Host| of_number(number).is_some_and(|r| hosts_of(r, published).contains(host));
+    plan.registries_of(secret, has).into_iter().flat_map(|registry| &registry.token_specs).collect()
 }
 
 /// Why the host of an output is not written, if that is known only with the tokens: the spec does not name the account.

@@ -224,9 +224,10 @@ async fn an_output_that_is_missing_or_not_allowed_and_an_include_that_is_not_cur
     let args = ["--offline", "--include-secret", &hub, "--output-secret", &allowed];
     inside(&bed, &args).await.says(1, &["IncludeFailed", &hub, "does not exist", "1 problem found"]);
     bed.secrets(&a).delete(&basic, &DeleteParams::default()).await.unwrap();
-    inside(&bed, &args)
-        .await
-        .says(1, &[&format!("{a}  Missing"), &format!("the Secret {basic} does not exist yet"), "2 problems found"]);
+    inside(&bed, &args).await.says(
+        1,
+        &[&format!("{a}/{basic}  Missing"), &format!("the Secret {basic} does not exist yet"), "2 problems found"],
+    );
     let not_allowed = format!("add {{name: {basic}, format: BasicAuth, namespaces: [{a}]}} to the chart's outputs");
     inside(&bed, &args[..3]).await.says(1, &["OutputNotAllowed", &not_allowed]);
     bed.finish().await.unwrap();

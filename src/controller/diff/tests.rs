@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::super::desired_secrets::NamespaceSecrets;
+use super::super::desired_secrets::{NamespaceSecrets, TokenProblem};
 use super::super::in_flight::Ended;
 use super::super::secret_key::SecretKey;
 use super::super::stage::{ACCOUNT, HOUR, NOW, at, token, uid};
@@ -181,12 +181,12 @@ impl Scene {
         let state = self.state.lock();
         let shares = NAMESPACES.iter().zip(self.tokens).map(|(namespace, tokens)| {
             let lacks = SpecError { reason: Reason::AccessDenied, message: "no".to_owned() };
+            let problem = TokenProblem { lacks: (tokens == 2).then_some(lacks), failure: None };
             let share = NamespaceSecrets {
                 namespace_uid: state.index.namespace_uid(namespace),
                 desired: self.contents[tokens].clone(),
                 current: true,
-                lacks: (tokens == 2).then_some(lacks),
-                failure: None,
+                problems: NAMES.iter().map(|name| (Arc::from(*name), problem.clone())).collect(),
             };
             (Arc::from(*namespace), share)
         });

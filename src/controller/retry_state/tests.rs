@@ -94,7 +94,8 @@ async fn a_namespace_waits_for_its_token_only_where_it_lacks_one() {
         (None, SecretAction::Create, (0, 0)),
     ] {
         let (namespace_uid, desired) = (there.namespace_uid, Bundle::new());
-        let share = NamespaceSecrets { namespace_uid, desired, current: true, lacks, failure: None };
+        let problems = [(there.name.clone(), TokenProblem { lacks, failure: None })].into();
+        let share = NamespaceSecrets { namespace_uid, desired, current: true, problems };
         let content = DesiredSecrets::Each([(there.namespace.clone(), share)].into());
         let TargetCounts { fetching, failed, .. } = count(&state, &content, &there, &action, NOW).of("pull");
         assert_eq!((fetching, failed), expected, "{action:?}");

@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::super::retry_state::RetryState;
 use super::super::stage::{HOUR, NAMESPACES, NOW, Stage, at, identity_of, refusal, token};
 use super::*;
 use crate::clock::{Clock, Server};
-use crate::plan::Identity;
 use crate::plan::namespaces::NamespaceUid;
-use crate::secret::Desired;
+use crate::plan::outputs::SecretPlan;
+use crate::plan::references::AccountRecord;
+use crate::plan::{Identity, plan};
 use crate::secret::include::Included;
+use crate::secret::ownership::Ownership;
+use crate::secret::{Desired, SecretAction, SecretTarget, Selection};
 
 fn stage() -> Stage {
     stage_of(&NAMESPACES)
@@ -251,8 +255,61 @@ async fn a_share_says_what_it_lacks_and_whether_its_identity_is_that_of_now() {
     let keys = tenants.prepare(&context, true, at(NOW)).await;
     let progress = tenants.advance(&context, keys, None, at(NOW));
     let DesiredSecrets::Each(shares) = tenants.content(&context, &progress) else { panic!("each has its own") };
-    let seen = ["a", "b", "c"].map(|namespace| (shares[namespace].lacks.is_none(), shares[namespace].current));
+    let seen = ["a", "b", "c"].map(|namespace| (shares[namespace].problems.is_empty(), shares[namespace].current));
     assert_eq!(seen, [(true, true), (false, true), (true, false)]);
+}
+
+/// What the status says about the Secrets of a namespace that are as desired for now.
+fn failing(stage: &Stage, desired: &DesiredSecrets, namespace: &str) -> BTreeMap<String, Option<Reason>> {
+    let of = |secret: &SecretPlan| {
+        let target = SecretTarget {
+            namespace: namespace.into(),
+            namespace_uid: NamespaceUid::of(namespace, None),
+            name: secret.name.clone(),
+            ownership: Ownership::Absent,
+            selection: Selection::Selected,
+        };
+        let state = RetryState::default().sync_state(&target, &SecretAction::Keep, desired, at(NOW));
+        assert!(state.synced || state.problem.is_some(), "{}", secret.name);
+        (secret.name.to_string(), state.problem.map(|(reason, _)| reason))
+    };
+    stage.plan.secrets().map(of).collect()
+}
+
+#[tokio::test]
+async fn an_identity_of_a_namespace_fails_only_for_the_secrets_that_hold_its_token() {
+    let mut stage = stage();
+    let output = |name: &str, format: &str, host: &str| json!({ "name": name, "format": format, "host": host });
+    stage.object.spec.outputs = serde_json::from_value(json!([
+        { "name": "all", "format": "DockerConfigJson" },
+        output("own", "ArgoCDOCI", "111122223333.dkr.ecr.eu-west-1.amazonaws.com"),
+        output("own-config", "DockerConfigJson", "111122223333.dkr.ecr.eu-west-1.amazonaws.com"),
+        output("shared", "ArgoCDOCI", "public.ecr.aws"),
+        output("shared-config", "DockerConfigJson", "public.ecr.aws"),
+    ]))
+    .unwrap();
+    stage.plan = plan(&stage.object.spec, &stage.ctx.limits).unwrap();
+    let record = AccountRecord { uid: "b".into(), created: at(NOW), role: None, audience: None };
+    stage.ctx.shared.state.lock().references.set_account("b", "puller", Some(record));
+    let public = stage.plan.registries[1].token_specs[0].clone();
+    let shared = [(public, token("q", NOW + 9 * HOUR, &Identity::operator()))].into();
+    let context = context(&stage, &shared);
+    let mut tenants = Tenants::default();
+    tenants.each.insert("a".into(), tenant(&stage, "a", "p", NOW + HOUR));
+    let keys = tenants.prepare(&context, true, at(NOW)).await;
+    let progress = tenants.advance(&context, keys, None, at(NOW));
+    let desired = tenants.content(&context, &progress);
+    assert!(failing(&stage, &desired, "a").values().all(Option::is_none));
+    let problem = Some(Reason::IdentityNotFound);
+    let expected = [
+        ("all", problem),
+        ("own", problem),
+        ("own-config", problem),
+        ("pull", problem),
+        ("shared", None),
+        ("shared-config", None),
+    ];
+    assert_eq!(failing(&stage, &desired, "b"), expected.map(|(name, why)| (name.to_owned(), why)).into());
 }
 
 #[tokio::test]
