@@ -283,8 +283,33 @@ impl ClusterState {
 
     /// The pull secrets that a ServiceAccount should name, and those that it keeps.
     pub fn pull_secrets_of(&self, namespace: &str, name: &str, account: &ServiceAccountRecord) -> Wanted {
-        let kept = account.marked().into_iter().filter(|secret| self.is_left_in_place(secret, namespace));
-        Wanted { desired: self.index.attached(namespace, name), kept: kept.map(Into::into).collect() }
+        let desired = self.index.attached(namespace, name);
+        let is_kept = |secret: &&str| {
+            !desired.contains(*secret)
+                && (self.is_left_in_place(secret, namespace) || self.is_unreplaced(secret, namespace, name))
+        };
+        let kept = account.marked().into_iter().filter(is_kept).map(Into::into).collect();
+        Wanted { desired, kept }
+    }
+
+    /// Whether a ServiceAccount keeps the Secret of an old name: the `EcrCredential` has no Secret of the new name there yet.
+    fn is_unreplaced(&self, secret: &str, namespace: &str, account: &str) -> bool {
+        let Some(owner) = self.record(secret, namespace).and_then(|record| record.owner.as_ref()) else { return false };
+        let Some(new) = self.index.attaches(owner, account) else { return false };
+        self.index.wants(owner, new, namespace)
+            && !self.owns(owner, &SecretKey::new(new.clone(), namespace))
+            && self
+                .target(owner, &SecretKey::new(secret, namespace))
+                .is_some_and(|target| target.selection == Selection::Renamed)
+    }
+
+    /// Whether a ServiceAccount may name another Secret once this one appears or is gone: its `EcrCredential` has Secrets of an old
+    /// name there, or it has one itself.
+    pub(super) fn concerns_renamed(&self, name: &str, namespace: &str) -> bool {
+        let Some(owner) = self.record(name, namespace).and_then(|record| record.owner.as_ref()) else { return false };
+        let namespace: Arc<str> = namespace.into();
+        let mut owned = self.owned.get(owner).into_iter().flat_map(|owned| in_namespace(owned, &namespace));
+        owned.any(|name| self.is_renamed(owner, name, &namespace))
     }
 
     /// Whether a Secret is there of an `EcrCredential` that is suspended, stalled or cannot be read.

@@ -165,6 +165,10 @@ impl Diff<'_> {
         let Assessment { due, unwritten, expires, counts } = assessment;
         if !counts.selected {
             retries.forget_accepted(key);
+            if !unwritten {
+                // The namespace was deselected or is going. If it comes back, nobody else has changed its Secret.
+                retries.forget_repairs(key);
+            }
         }
         if expires {
             retries.recheck(key, times.now);

@@ -198,7 +198,7 @@ impl RetryState {
         self.ledger.clear();
         self.accepted.retain(|key, _| is_concerned(key));
         self.failing.retain(|key, _| is_concerned(key));
-        self.repairs.retain(|_, repairs| !repairs.is_over(now));
+        self.repairs.retain(|key, repairs| is_concerned(key) && !repairs.is_over(now));
         let rechecks = std::mem::take(&mut self.rechecks);
         self.timers.retain(|(at, key)| {
             rechecks.get(key) != Some(at) && (self.failing.contains_key(key) || self.repairs.contains_key(key))
@@ -302,6 +302,15 @@ impl RetryState {
         had_failed
     }
 
+    /// Forgets the repairs of a Secret. Without the right to change the namespace itself nobody may cause this for a Secret that is
+    /// wanted there: repairs would not be limited any more.
+    pub(super) fn forget_repairs(&mut self, key: &SecretKey) {
+        let repairs = self.repairs.remove(key);
+        for at in repairs.into_iter().flat_map(|repairs| repairs.changes(key)) {
+            self.timers.remove(&(at, key.clone()));
+        }
+    }
+
     fn take_failure(&mut self, key: &SecretKey) -> Option<Failing> {
         let failing = self.failing.remove(key)?;
         self.timers.remove(&(failing.retry_at(), key.clone()));
@@ -373,6 +382,10 @@ impl RetryState {
     pub(super) fn record(&mut self, ended: &Ended, desired: &DesiredSecrets, retry: &RetryPolicy, now: Timestamp) {
         let Ended { target, action, result, .. } = ended;
         self.unexamined.insert(Change::Secret(SecretKey::of(target)));
+        if matches!((action, result), (SecretAction::Delete(_), Ok(_))) {
+            // Only what is not wanted is deleted. Wanted again, the Secret is created, which is no repair.
+            self.forget_repairs(&SecretKey::of(target));
+        }
         let desired = desired.at(target).map(AsRef::as_ref);
         // The result of an older content says nothing about this one.
         if ended.desired.as_deref().map(|d| d.digest) != desired.map(|d| d.digest) {
@@ -413,7 +426,7 @@ impl RetryState {
         desired: Option<&Desired>,
         now: Timestamp,
     ) {
-        // To create a Secret again that somebody deletes in a loop is a repair like any other; its first creation is none.
+        // To create a Secret again that somebody else deletes in a loop is a repair like any other; its first creation is none.
         let is_first = *action == SecretAction::Create && !self.has_repairs(&key, now);
         if matches!(action, SecretAction::Create | SecretAction::Update(_) | SecretAction::Strip(_)) {
             self.count_repairs(&key, u32::from(!is_first), now);

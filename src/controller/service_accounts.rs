@@ -351,6 +351,7 @@ mod tests {
     use super::*;
     use crate::api::NamespaceSelection;
     use crate::controller::cluster_state::ClusterState;
+    use crate::controller::secret_key::SecretKey;
     use crate::plan::Uid;
     use crate::plan::namespaces::{Labels, NamespaceMatcher, NamespaceUid};
     use crate::plan::outputs::WantedSecret;
@@ -392,15 +393,20 @@ mod tests {
 
     /// An `EcrCredential` whose Secret `pull` in the namespace `a` is attached to `default`.
     fn attach(attacher: &Attacher, uid: &str, activity: Activity) {
-        let selection = NamespaceSelection { names: vec!["a".to_owned()], ..NamespaceSelection::default() };
+        attach_in(attacher, uid, activity, ("pull", "a"), "default");
+    }
+
+    /// An `EcrCredential` whose Secret of a name and namespace is attached to the ServiceAccounts of a name.
+    fn attach_in(attacher: &Attacher, uid: &str, activity: Activity, (secret, namespace): (&str, &str), to: &str) {
+        let selection = NamespaceSelection { names: vec![namespace.to_owned()], ..NamespaceSelection::default() };
         let credential = CredentialRef {
             name: uid.into(),
             created: Timestamp::UNIX_EPOCH,
             activity,
-            secrets: vec![WantedSecret::anywhere("pull", NamespaceMatcher::parse(&selection).ok())],
+            secrets: vec![WantedSecret::anywhere(secret, NamespaceMatcher::parse(&selection).ok())],
             generation: Some(1),
             references: BTreeSet::new(),
-            attach: vec![wildmatch::WildMatch::new("default")],
+            attach: vec![wildmatch::WildMatch::new(to)],
         };
         let mut state = attacher.shared.state.lock();
         state.set_namespace("a", NamespaceUid::default(), &Labels::new(), false);
@@ -494,6 +500,54 @@ mod tests {
         assert!(attach::patch(&bare.content.record, &attacher.wanted(&bare)).is_some());
         attacher.shared.state.lock().remove_credential(&Uid("x".into()));
         assert!(attach::patch(&ours.content.record, &attacher.wanted(&ours)).is_some(), "the EcrCredential is gone");
+    }
+
+    #[tokio::test]
+    async fn the_secret_of_an_old_name_stays_attached_until_the_one_of_the_new_name_is_there() {
+        type Arrival = fn(&Shared, Arc<SecretRecord>);
+        let arrivals: [(&str, Arrival); 3] = [
+            ("listed", |shared, record| shared.secret_listed("new", "a", record)),
+            ("an event", |shared, record| shared.secret_changed("new", "a", record)),
+            ("the answer to a write", |shared, record| {
+                shared.write_begins(SecretKey::new("new", "a")).stored(record, &Uid("x".into()));
+            }),
+        ];
+        let (attacher, _) = attacher();
+        let shared = attacher.shared.clone();
+        let digest = ManagedFieldsDigest::desired(&ObjectMeta::default());
+        let secret =
+            |owner: Option<&str>| Arc::new(SecretRecord::fixture(owner.map(|owner| Uid(owner.into())), "7", digest));
+        let bare = account(&["theirs"], None, "gitops");
+        let both = account(&["theirs", "pull", "new"], Some("new,pull"), FIELD_MANAGER);
+        let is_right =
+            |account: &PullSecretsOf| attach::patch(&account.content.record, &attacher.wanted(account)).is_none();
+        let rename = |(secret, namespace), to| attach_in(&attacher, "x", Activity::Active, (secret, namespace), to);
+        shared.secret_changed("pull", "a", secret(Some("x")));
+        rename(("new", "a"), "default");
+        for (what, arrival) in arrivals {
+            assert!(is_right(&both), "{what}: the old Secret alone is there");
+            assert!(attacher.wanted(&bare).kept.is_empty(), "what somebody else has removed is not added again");
+            let mut woken = std::pin::pin!(shared.targets_changed());
+            woken.as_mut().enable();
+            arrival(&shared, secret(Some("x")));
+            assert!(woken.now_or_never().is_some(), "{what}: ServiceAccounts are looked at again");
+            assert!(!is_right(&both), "{what}: the new Secret is there");
+            shared.secret_gone("new", "a", None);
+        }
+        shared.secret_changed("new", "a", secret(None));
+        assert!(is_right(&both), "the Secret of the new name is not ours");
+        for (what, place, to) in [
+            ("the namespace was deselected", ("new", "b"), "default"),
+            ("the ServiceAccount was deselected", ("new", "a"), "builder"),
+        ] {
+            rename(place, to);
+            assert!(attacher.wanted(&both).kept.is_empty(), "{what}");
+        }
+        rename(("new", "a"), "default");
+        let mut woken = std::pin::pin!(shared.targets_changed());
+        woken.as_mut().enable();
+        shared.secret_gone("pull", "a", None);
+        assert!(woken.now_or_never().is_some() && !is_right(&both), "the old Secret is gone");
     }
 
     #[tokio::test(start_paused = true)]

@@ -253,12 +253,32 @@ impl Shared {
 
     /// A Secret as a list shows it.
     pub fn secret_listed(&self, name: &str, namespace: &str, record: Arc<SecretRecord>) {
-        self.change(|state| state.set_secret(name, namespace, record));
+        self.change(|state| {
+            self.secret_shown(state, name, namespace, |state| state.set_secret(name, namespace, record))
+        });
     }
 
     /// A Secret as an event shows it, which was created or changed.
     pub fn secret_changed(&self, name: &str, namespace: &str, record: Arc<SecretRecord>) {
-        self.change(|state| state.change_secret(name, namespace, record));
+        self.change(|state| {
+            self.secret_shown(state, name, namespace, |state| state.change_secret(name, namespace, record))
+        });
+    }
+
+    /// Takes a Secret as it is now; returns whom that concerns.
+    fn secret_shown(
+        &self,
+        state: &mut ClusterState,
+        name: &str,
+        namespace: &str,
+        change: impl FnOnce(&mut ClusterState) -> BTreeSet<Uid>,
+    ) -> BTreeSet<Uid> {
+        let concerned = change(state);
+        if !concerned.is_empty() && state.concerns_renamed(name, namespace) {
+            // ServiceAccounts need not name the Secret of the old name any more. They are looked at after this lock.
+            self.targets_changed.notify_waiters();
+        }
+        concerned
     }
 
     /// Announces a write, before it is sent.
@@ -273,7 +293,7 @@ impl Shared {
     }
 
     fn remove_secret(&self, state: &mut ClusterState, name: &str, namespace: &str, uid: Option<&str>) -> BTreeSet<Uid> {
-        if state.is_left_in_place(name, namespace) {
+        if state.is_left_in_place(name, namespace) || state.concerns_renamed(name, namespace) {
             // ServiceAccounts name it no longer. They are looked at after this lock.
             self.targets_changed.notify_waiters();
         }
@@ -404,7 +424,11 @@ pub(super) struct Write<'a> {
 impl Write<'_> {
     /// It was done: known at once.
     pub(super) fn stored(&self, record: Arc<SecretRecord>, writer: &Uid) {
-        let concerned = self.shared.state.lock().answered(&self.key, record);
+        let SecretKey { namespace, name } = &self.key;
+        let concerned = {
+            let mut state = self.shared.state.lock();
+            self.shared.secret_shown(&mut state, name, namespace, |state| state.answered(&self.key, record))
+        };
         self.queue_others(concerned, writer);
     }
 

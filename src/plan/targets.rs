@@ -397,6 +397,13 @@ impl SelectorIndex {
         self.attaching_to(namespace, service_account).map(|(uid, _)| uid.clone()).collect()
     }
 
+    /// The pull secret of an `EcrCredential` that is served and attached to the ServiceAccounts of a name.
+    pub fn attaches(&self, uid: &Uid, service_account: &str) -> Option<&Arc<str>> {
+        let credential = &self.credentials.get(uid)?.credential;
+        let attaches = credential.activity == Activity::Active && credential.attaches_to(service_account);
+        credential.secrets.first().filter(|_| attaches).map(|secret| &secret.name)
+    }
+
     /// The names of the Secrets that an `EcrCredential` asks for, each with how many namespaces it selects.
     pub fn secrets<'a>(&'a self, uid: &Uid) -> impl Iterator<Item = (&'a Arc<str>, usize)> + use<'a> {
         let count = |targets: &Targets| targets.selected.len().saturating_add(targets.denied.len());

@@ -641,3 +641,50 @@ fn what_admission_made_of_a_secret_is_forgotten_when_it_is_not_wanted_any_more()
     scene.check().unwrap();
     assert!(!accepted(&scene));
 }
+
+/// A namespace is recreated once a second. Returns the first second in which its Secret is not due at once, if there is one. The
+/// writes of its Secret end so.
+fn recreations_until_the_first_wait(how: usize) -> Option<i64> {
+    let mut scene = Scene::new(false);
+    for second in 0..20 {
+        let namespace = |terminating| Step::Namespace { namespace: 0, namespace_uid: second, terminating };
+        scene.apply(&namespace(false));
+        scene.check().unwrap();
+        scene.apply(&Step::Begin);
+        if scene.in_flight.is_empty() {
+            return Some(second.into());
+        }
+        for step in [Step::End(how), namespace(true), Step::SecretGone { name: 0, namespace: 0 }] {
+            scene.apply(&step);
+            scene.check().unwrap();
+        }
+        scene.apply(&Step::NamespaceGone(0));
+        scene.check().unwrap();
+        scene.apply(&Step::Pass(1));
+    }
+    assert_eq!(scene.retries.timers(), 0);
+    None
+}
+
+#[test]
+fn a_namespace_that_is_recreated_again_and_again_gets_its_secret_at_once() {
+    for (what, how) in [("created", 4), ("refused", 1), ("too late", 2)] {
+        assert_eq!(recreations_until_the_first_wait(how), None, "{what}");
+    }
+}
+
+#[test]
+fn who_deletes_a_secret_in_a_selected_namespace_again_and_again_is_not_fought() {
+    let mut scene = Scene::new(false);
+    scene.begin(1);
+    let mut creations = 0;
+    for _ in 0..60 {
+        scene.apply(&Step::Begin);
+        creations += scene.in_flight.len();
+        for step in [Step::End(4), Step::SecretGone { name: 0, namespace: 0 }, Step::Pass(1)] {
+            scene.apply(&step);
+            scene.check().unwrap();
+        }
+    }
+    assert!((7..=15).contains(&creations), "{creations} creations in a minute");
+}

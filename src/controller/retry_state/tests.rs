@@ -196,6 +196,34 @@ async fn a_secret_that_is_deleted_again_and_again_is_created_less_and_less_often
 }
 
 #[tokio::test]
+async fn a_namespace_that_is_deselected_and_selected_again_and_again_is_not_contested() {
+    let desired = desired("p");
+    let (mut state, content) = state(&desired);
+    let mine = secret("7", &desired);
+    let gone = target(Ownership::Absent);
+    let left = SecretTarget { selection: Selection::Deselected, ..target(Ownership::Owned(mine.clone())) };
+    for second in 0..20 {
+        let now = at(NOW + second);
+        assert!(state.may_write(&gone, now), "after {second} s");
+        let stored = Ok(Written::Stored(mine.clone()));
+        state.record(&ended(&gone, &desired, SecretAction::Create, stored), &content, &RETRY, now);
+        assert_eq!(
+            numbers(&count(
+                &state,
+                &content,
+                &target(Ownership::Owned(mine.clone())),
+                &SecretAction::Keep,
+                NOW + second
+            )),
+            (1, 1, 0)
+        );
+        let action = SecretAction::Delete(mine.clone());
+        state.record(&ended(&left, &desired, action, Ok(Written::Deleted)), &content, &RETRY, now);
+    }
+    assert_eq!(state.timers(), 0);
+}
+
+#[tokio::test]
 async fn what_is_told_of_a_namespace_that_is_not_selected_counts_as_no_failure() {
     let desired = desired("p");
     let (mut state, content) = state(&desired);
