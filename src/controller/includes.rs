@@ -160,13 +160,13 @@ mod tests {
         assert!(includes.set(&hub, Err(failure("missing"))));
         assert!(!includes.set(&hub, Err(failure("missing"))));
         assert_eq!(seen(&includes), (0, true, Some("missing".to_owned())));
-        assert!(includes.set(&hub, Ok(config("a"))));
-        assert!(!includes.set(&hub, Ok(config("a"))), "a label of the Secret has changed");
+        assert!(includes.set(&hub, Ok(config("YTphYQ=="))));
+        assert!(!includes.set(&hub, Ok(config("YTphYQ=="))), "a label of the Secret has changed");
         assert_eq!(seen(&includes), (1, false, None));
         assert!(includes.set(&hub, Err(failure("invalid"))));
         assert_eq!(seen(&includes), (1, false, Some("invalid".to_owned())));
-        assert!(includes.set(&hub, Ok(config("a"))), "it is good again");
-        assert!(includes.set(&hub, Ok(config("b"))));
+        assert!(includes.set(&hub, Ok(config("YTphYQ=="))), "it is good again");
+        assert!(includes.set(&hub, Ok(config("YjpiYg=="))));
         let (included, why) = includes.of(&[hub.clone(), scope("other")], &allowed);
         assert_eq!((included.configs.len(), included.incomplete), (1, true));
         assert!(why.is_some_and(|error| error.message.contains("include.secrets")));
