@@ -40,6 +40,11 @@ pub enum IncludeError {
     /// No docker config.
     #[error("its .dockerconfigjson is not a docker config with auths")]
     Invalid,
+    /// This operator writes it: entries that were once included would be read back and stay forever.
+    #[error(
+        "an EcrCredential writes it: include the Secrets that this EcrCredential includes, or add its registries to spec.registries"
+    )]
+    Ours,
     /// An entry that consumers refuse. With it, the kubelet would use nothing of a pull secret.
     #[error("the entry of {0:?} in its docker config is invalid: {1}")]
     Entry(String, &'static str),
@@ -81,10 +86,19 @@ impl IncludedConfig {
         };
         let entries = config.auths.into_iter().map(|(key, entry)| text(&key, entry).map(|entry| (key, entry)));
         let entries: Vec<(String, String)> = entries.collect::<Result<_, _>>()?;
+        Ok(Self::of(entries))
+    }
+
+    /// No entries.
+    pub fn empty() -> Self {
+        Self::of(Vec::new())
+    }
+
+    fn of(entries: Vec<(String, String)>) -> Self {
         let digest =
             Fields::new("include/v1").list(&entries, |fields, (host, entry)| fields.text(host).text(entry)).finish();
         let entries = entries.into_iter().map(|(host, entry)| (host, SecretString::from(entry))).collect();
-        Ok(Self { entries, digest })
+        Self { entries, digest }
     }
 
     /// A digest over its entries.
