@@ -25,8 +25,9 @@ use crate::attach::Operation;
 use crate::lenient::Observed;
 use crate::plan::namespaces::{Labels, NamespaceUid};
 use crate::secret::formats::Payload;
+use crate::secret::metadata::Metadata;
 use crate::secret::observed::SecretMetadata;
-use crate::secret::ownership::SecretRecord;
+use crate::secret::ownership::{SecretRecord, is_ours};
 use crate::secret::{Desired, FIELD_MANAGER, REFRESHED_AT, SecretAction, SecretTarget};
 
 /// A write that takes longer releases its slot: a namespace whose admission webhook hangs must not delay the
@@ -80,6 +81,8 @@ pub struct Found {
     pub data: BTreeMap<String, Zeroizing<Vec<u8>>>,
     /// When its newest token was issued, by its annotation.
     pub refreshed_at: Option<Timestamp>,
+    /// Whether this operator writes it.
+    pub is_ours: bool,
 }
 
 /// What is written over an existing Secret.
@@ -197,12 +200,18 @@ impl Writer {
             Err(error) if is_gone(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let secret: Option<Stored> = serde_json::from_str(&text).ok();
+        let secret: Option<Stored<'_>> = serde_json::from_str(&text).ok();
         Ok(secret.map(|secret| {
             let refreshed_at = secret.metadata.annotations.get(REFRESHED_AT).and_then(|text| text.parse().ok());
             let decoded =
                 |(key, value): (String, String)| Some((key, STANDARD.decode(Zeroizing::new(value)).ok()?.into()));
-            Found { type_: secret.type_, data: secret.data.into_iter().filter_map(decoded).collect(), refreshed_at }
+            let is_ours = is_ours(&secret.metadata);
+            Found {
+                type_: secret.type_,
+                data: secret.data.into_iter().filter_map(decoded).collect(),
+                refreshed_at,
+                is_ours,
+            }
         }))
     }
 
@@ -410,18 +419,13 @@ struct ManifestMeta<'a> {
 
 /// A Secret as far as it is read.
 #[derive(Deserialize)]
-struct Stored {
-    metadata: StoredMeta,
+struct Stored<'a> {
+    #[serde(borrow)]
+    metadata: Metadata<'a>,
     #[serde(default, rename = "type")]
     type_: String,
     #[serde(default)]
     data: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct StoredMeta {
-    #[serde(default)]
-    annotations: Labels,
 }
 
 /// kube asks for `Debug` on every body; this one has the tokens.

@@ -43,6 +43,15 @@ impl Includes {
         }
     }
 
+    /// Takes that a docker config is refused, and keeps nothing of it; returns whether that is news.
+    pub fn refuse(&mut self, scope: &IncludeScope, why: SpecError) -> bool {
+        let empty = Arc::new(IncludedConfig::empty());
+        let known = self.0.entry(scope.clone()).or_default();
+        let before = known.config.replace(empty.clone());
+        let had = before.is_none_or(|config| config.digest() != empty.digest());
+        self.set(scope, Err(why)) || had
+    }
+
     /// Notes whether a docker config changes so often that its changes wait; returns whether that is news.
     pub fn set_limited(&mut self, scope: &IncludeScope, limited: bool) -> bool {
         let known = self.0.entry(scope.clone()).or_default();
@@ -90,18 +99,18 @@ impl WatchedInclude {
             message: format!("the Secret {} cannot be included: {why}", self.scope),
         }
     }
+}
 
-    fn parse(&self, found: &Found) -> Result<Arc<IncludedConfig>, SpecError> {
-        let config = match found.data.get(DATA_KEY) {
-            Some(json) => IncludedConfig::parse(&found.type_, json),
-            None => IncludedConfig::parse(&found.type_, &[]).and(Err(IncludeError::Invalid)),
-        };
-        config.map(Arc::new).map_err(|error| self.failed(error))
+fn parse(found: &Found) -> Result<Arc<IncludedConfig>, IncludeError> {
+    if found.is_ours {
+        return Err(IncludeError::Ours);
     }
+    let json: &[u8] = found.data.get(DATA_KEY).map_or(&[], |json| json);
+    IncludedConfig::parse(&found.type_, json).map(Arc::new)
 }
 
 impl Watched for WatchedInclude {
-    type Record = Result<Arc<IncludedConfig>, SpecError>;
+    type Record = Result<Arc<IncludedConfig>, IncludeError>;
 
     fn name(&self) -> String {
         self.scope.to_string()
@@ -113,7 +122,7 @@ impl Watched for WatchedInclude {
 
     async fn read(&self) -> Result<Option<Self::Record>, SpecError> {
         match self.writer.read(&self.scope.namespace, &self.scope.name).await {
-            Ok(found) => Ok(found.map(|found| self.parse(&found))),
+            Ok(found) => Ok(found.map(|found| parse(&found))),
             Err(kube::Error::Api(status)) if status.is_forbidden() => Err(include_not_readable(&self.scope)),
             Err(error) => {
                 let message = format!("the Secret {} could not be read: {error}", self.scope);
@@ -123,8 +132,14 @@ impl Watched for WatchedInclude {
     }
 
     fn seen(&self, shared: &Shared, record: Option<Self::Record>) -> bool {
-        let missing = || Err(self.failed("it does not exist: create it, or correct spec.include"));
-        shared.include_seen(&self.scope, record.unwrap_or_else(missing))
+        match record {
+            Some(Err(IncludeError::Ours)) => shared.include_refused(&self.scope, self.failed(IncludeError::Ours)),
+            Some(config) => shared.include_seen(&self.scope, config.map_err(|error| self.failed(error))),
+            None => {
+                let missing = self.failed("it does not exist: create it, or correct spec.include");
+                shared.include_seen(&self.scope, Err(missing))
+            }
+        }
     }
 
     fn unread(&self, shared: &Shared, why: SpecError) {
@@ -150,6 +165,26 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_that_an_ecr_credential_writes_is_refused_and_nothing_of_it_is_kept() {
+        let json = br#"{"auths":{"hub.example":{"auth":"YTphYQ=="}}}"#.to_vec();
+        let data = std::collections::BTreeMap::from([(DATA_KEY.to_owned(), json.into())]);
+        let type_ = "kubernetes.io/dockerconfigjson".to_owned();
+        let found = Found { type_, data, refreshed_at: None, is_ours: false };
+        assert!(parse(&found).is_ok());
+        assert_eq!(parse(&Found { is_ours: true, ..found }).unwrap_err(), IncludeError::Ours);
+
+        let (hub, allowed) = (scope("hub"), BTreeSet::from([scope("hub")]));
+        let mut includes = Includes::default();
+        includes.set(&hub, Ok(config("YTphYQ==")));
+        assert!(includes.refuse(&hub, failure("ours")));
+        assert!(!includes.refuse(&hub, failure("ours")));
+        let (included, why) = includes.of(std::slice::from_ref(&hub), &allowed);
+        assert!(included.beside(&std::collections::BTreeMap::<_, ()>::new()).is_empty());
+        assert!(!included.incomplete, "entries of it that were written are removed");
+        assert_eq!(why, Some(failure("ours")));
+    }
+
+    #[test]
     fn the_last_good_one_stays_and_only_news_are_news() {
         let (hub, allowed) = (scope("hub"), BTreeSet::from([scope("hub")]));
         let mut includes = Includes::default();
@@ -160,13 +195,13 @@ mod tests {
         assert!(includes.set(&hub, Err(failure("missing"))));
         assert!(!includes.set(&hub, Err(failure("missing"))));
         assert_eq!(seen(&includes), (0, true, Some("missing".to_owned())));
-        assert!(includes.set(&hub, Ok(config("a"))));
-        assert!(!includes.set(&hub, Ok(config("a"))), "a label of the Secret has changed");
+        assert!(includes.set(&hub, Ok(config("YTphYQ=="))));
+        assert!(!includes.set(&hub, Ok(config("YTphYQ=="))), "a label of the Secret has changed");
         assert_eq!(seen(&includes), (1, false, None));
         assert!(includes.set(&hub, Err(failure("invalid"))));
         assert_eq!(seen(&includes), (1, false, Some("invalid".to_owned())));
-        assert!(includes.set(&hub, Ok(config("a"))), "it is good again");
-        assert!(includes.set(&hub, Ok(config("b"))));
+        assert!(includes.set(&hub, Ok(config("YTphYQ=="))), "it is good again");
+        assert!(includes.set(&hub, Ok(config("YjpiYg=="))));
         let (included, why) = includes.of(&[hub.clone(), scope("other")], &allowed);
         assert_eq!((included.configs.len(), included.incomplete), (1, true));
         assert!(why.is_some_and(|error| error.message.contains("include.secrets")));

@@ -377,6 +377,11 @@ impl Shared {
         self.change_reference(&Reference::Include(scope.clone()), |state| state.includes.set(scope, config))
     }
 
+    /// A docker config that is refused, so that nothing of it is kept; returns whether that is news.
+    pub(super) fn include_refused(&self, scope: &IncludeScope, why: SpecError) -> bool {
+        self.change_reference(&Reference::Include(scope.clone()), |state| state.includes.refuse(scope, why))
+    }
+
     /// Whether something that specs refer to has changed so often that its changes wait.
     pub(super) fn reference_limited(&self, reference: &Reference, limited: bool) {
         self.change_reference(reference, |state| match reference {

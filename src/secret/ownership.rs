@@ -319,6 +319,11 @@ fn owner(metadata: &Metadata<'_>, ours: Option<&Fields<'_>>) -> Option<Uid> {
     by_reference.or_else(by_label)
 }
 
+/// Whether this operator writes the Secret, for any `EcrCredential`.
+pub fn is_ours(metadata: &Metadata<'_>) -> bool {
+    owner(metadata, our_fields(metadata)).is_some()
+}
+
 /// The ownership of a Secret, from the point of view of one `EcrCredential`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ownership {

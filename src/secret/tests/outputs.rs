@@ -162,7 +162,7 @@ fn an_include_that_does_not_fit_is_left_out() {
     let long = "x".repeat(7000);
     let token_spec = planned(&spec).registries[0].token_specs[0].clone();
     let published = Published::from([(token_spec, token(&long, Some("111122223333"), NOW, NOW + HOUR))]);
-    let huge = included(&format!(r#"{{"auths":{{"ghcr.io":{{"auth":"{}"}}}}}}"#, "x".repeat(200_000)));
+    let huge = included(&format!(r#"{{"auths":{{"ghcr.io":{{"email":"{}"}}}}}}"#, "x".repeat(200_000)));
     let bundle = bundle(&planned(&spec), &owner(), &published, &huge, at(NOW)).unwrap();
     let desired = &bundle["ecr-pull-secret"];
     assert!(desired.incomplete && desired.payload.size() <= MAX_SECRET_BYTES);

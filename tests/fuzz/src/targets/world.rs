@@ -195,8 +195,8 @@ fn included(u: &mut Unstructured<'_>, world: &mut ClusterState, model: &mut Mode
         IncludedConfig::parse("kubernetes.io/dockerconfigjson", json.as_bytes())
     };
     let now = match u.int_in_range(0..=3)? {
-        0 => config("one"),
-        1 => config("two"),
+        0 => config("eDpvbmU="),
+        1 => config("eDp0d28="),
         2 => IncludedConfig::parse("Opaque", b"{}"),
         _ => IncludedConfig::parse("kubernetes.io/dockerconfigjson", b"{}"),
     };
