@@ -197,7 +197,7 @@ fn a_secret_is_judged_by_its_metadata() {
             |m| {
                 fields(m).as_object_mut().unwrap().remove("f:data");
             },
-            Some((State::Changed, "Changed", "data: the operator should repair it")),
+            Some((State::Changed, "Changed", "data: the operator repairs this at once")),
         ),
         (
             "a label changed",
