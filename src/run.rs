@@ -98,8 +98,8 @@ async fn work(operator: &Operator, config: &Config) -> Result<(), RunError> {
     Ok(operator.run(clients, aws).await?)
 }
 
-/// A connection on which nothing arrives for so long is given up, in seconds, as where a router has forgotten it. The API server sends a
-/// bookmark to an idle watch every 60 seconds (`bookmarkFrequency` in k8s.io/apiserver's cacher).
+/// How long nothing may arrive on a connection before it is given up: a router may have forgotten it without a sign. The API server sends
+/// a bookmark to an idle watch every 60 seconds (`bookmarkFrequency` in k8s.io/apiserver's cacher).
 const READ_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// How the API server is reached.
@@ -109,10 +109,14 @@ async fn cluster() -> Result<Config, RunError> {
     if config.proxy_url.as_ref().is_some_and(|url| is_proxy_of_environment(&url.to_string())) {
         config.proxy_url = None;
     }
+    Ok(with_timeouts(config))
+}
+
+fn with_timeouts(mut config: Config) -> Config {
     config.read_timeout = Some(READ_TIMEOUT);
     // Replaced by our own: see `process::retries`.
     config.default_retry = false;
-    Ok(config)
+    config
 }
 
 fn connection(config: &Config) -> Result<Connection, RunError> {
@@ -149,4 +153,45 @@ fn stop_on_signal(stop: CancellationToken) -> Result<(), RunError> {
         stop.cancel();
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use futures::{AsyncBufReadExt, StreamExt};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// An API server that begins to answer one request, and is never heard of again.
+    async fn falls_silent() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            assert!(connection.read(&mut request).await.unwrap() > 0);
+            let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\n{}\n\r\n";
+            connection.write_all(answer.as_bytes()).await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_watch_whose_connection_has_gone_silent_is_given_up_after_the_next_bookmark_is_overdue() {
+        let uri = format!("http://{}", falls_silent().await).parse().unwrap();
+        let client = Client::try_from(with_timeouts(Config::new(uri))).unwrap();
+        let request = ::http::Request::get("/api/v1/namespaces?watch=true").body(Vec::new()).unwrap();
+        let mut lines = client.request_stream(request).await.unwrap().lines();
+        assert_eq!(lines.next().await.unwrap().unwrap(), "{}");
+        tokio::time::pause();
+        let silent = Instant::now();
+        assert!(lines.next().await.is_none_or(|line| line.is_err()));
+        let waited = silent.elapsed();
+        assert!(waited > Duration::from_secs(60) && waited <= Duration::from_secs(100), "{waited:?}");
+    }
 }

@@ -89,8 +89,7 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
 }
 
 /// What the status says of one that a finalizer keeps.
-const DELETING: &str =
-    "it is being deleted and its Secrets are no longer refreshed: a finalizer in metadata.finalizers blocks the deletion";
+const DELETING: &str = "it is being deleted and its Secrets are no longer refreshed: a finalizer in metadata.finalizers blocks the deletion";
 
 /// Says in the status that an `EcrCredential` which a finalizer keeps is not served any more: its tokens expire.
 async fn report_deletion(object: &EcrCredential, uid: &Uid, ctx: &Context) -> Result<Action, Error> {
