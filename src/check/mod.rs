@@ -13,6 +13,7 @@ mod text;
 use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::client::ClientBuilder;
 use kube::{Config, ResourceExt};
 
@@ -70,6 +71,11 @@ pub enum CheckError {
     /// There is no such `EcrCredential`.
     #[error("there is no EcrCredential {0:?}: see `kubectl get ecrcredentials`")]
     NoSuch(String),
+    /// That `EcrCredential` is being deleted.
+    #[error(
+        "the EcrCredential {0:?} is being deleted and a finalizer blocks the deletion: its Secrets are no longer refreshed"
+    )]
+    Deleting(String),
     /// A setting is wrong.
     #[error("{0}")]
     Settings(String),
@@ -215,15 +221,19 @@ type Chosen = (Vec<crate::api::EcrCredential>, Vec<(String, String)>);
 
 /// The `EcrCredentials` that were asked for.
 fn chosen(name: Option<&str>, (mut good, mut bad): Credentials) -> Result<Chosen, CheckError> {
-    good.retain(|object| object.metadata.deletion_timestamp.is_none());
-    bad.retain(|object| object.metadata.deletion_timestamp.is_none());
+    let is_deleted = |metadata: &ObjectMeta| metadata.deletion_timestamp.is_some();
+    let all = good.iter().map(|object| &object.metadata).chain(bad.iter().map(|object| &object.metadata));
+    let deleted: Vec<String> = all.filter(|metadata| is_deleted(metadata)).filter_map(|m| m.name.clone()).collect();
+    good.retain(|object| !is_deleted(&object.metadata));
+    bad.retain(|object| !is_deleted(&object.metadata));
     let mut bad: Vec<(String, String)> =
         bad.into_iter().map(|object| (object.metadata.name.unwrap_or_default(), object.error)).collect();
     if let Some(name) = name {
         good.retain(|object| object.name_any() == name);
         bad.retain(|(other, _)| other == name);
         if good.is_empty() && bad.is_empty() {
-            return Err(CheckError::NoSuch(name.to_owned()));
+            let is_deleted = deleted.iter().any(|other| other == name);
+            return Err(if is_deleted { CheckError::Deleting } else { CheckError::NoSuch }(name.to_owned()));
         }
     }
     Ok((good, bad))

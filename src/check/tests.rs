@@ -920,7 +920,8 @@ fn one_that_cannot_be_read_is_a_problem_with_its_name_and_hides_no_other() {
     assert_eq!(names(None), (vec!["x".to_owned()], vec!["newer".to_owned()]));
     assert_eq!(names(Some("newer")), (vec![], vec!["newer".to_owned()]));
     assert_eq!(names(Some("x")), (vec!["x".to_owned()], vec![]));
-    assert!(chosen(Some("deleted"), all()).is_err());
+    let why = |name| chosen(Some(name), all()).unwrap_err().to_string();
+    assert!(why("deleted").contains("is being deleted") && why("another").contains("there is no EcrCredential"));
     for name in [None, Some("newer")] {
         let (credentials, unreadable) = chosen(name, all()).unwrap();
         let count = credentials.len();
