@@ -79,9 +79,10 @@ pub(super) fn cases() -> Vec<Case> {
             let asked = sim.aws.calls().len() - calls;
             sim.expect(asked == 2, I7, "a refresh on demand is not one call for each token");
             sim.crash();
-            calm(sim);
+            sim.run_for(Duration::from_secs(60));
             let again = sim.aws.calls().len() - calls;
             sim.expect(again == 2, I7, "a refresh on demand was served again after a restart");
+            calm(sim);
         }),
     ];
     cases.extend(edits().into_iter().map(|(name, patch)| {
