@@ -323,7 +323,7 @@ impl Scene {
         self.check().unwrap();
     }
 
-    /// TargetCounts the last resync as one of this moment.
+    /// Counts the last resync as one of this moment.
     fn postpone_resync(&mut self) {
         if let Some(resync) = &mut self.resynced {
             resync.at = resync.at.max(at(TIME.get()));
