@@ -46,9 +46,12 @@ enum ConfigEntry<'a> {
 #[derive(Clone, Debug)]
 pub struct DockerConfig {
     pub(super) base64: SecretString,
-    pub(super) hash: String,
-    pub(super) hosts: u64,
-    pub(super) bytes: usize,
+    /// `sha256:` and 64 hexadecimal digits over the JSON. Tokens are too long to be guessed from it.
+    pub hash: String,
+    /// A hash over the hosts: configs with the same hash differ only in their tokens.
+    pub hosts: u64,
+    /// The size of the JSON in bytes; a Secret can hold 1 MiB.
+    pub bytes: usize,
 }
 
 impl DockerConfig {
@@ -94,21 +97,6 @@ impl DockerConfig {
     /// The value of the data key, base64 as Secrets have it.
     pub fn expose_base64(&self) -> &str {
         self.base64.expose_secret()
-    }
-
-    /// `sha256:` and 64 hexadecimal digits over the JSON. Tokens are too long to be guessed from it.
-    pub fn hash(&self) -> &str {
-        &self.hash
-    }
-
-    /// A hash over the hosts: configs with the same hash differ only in their tokens.
-    pub const fn hosts(&self) -> u64 {
-        self.hosts
-    }
-
-    /// The size of the JSON in bytes; a Secret can hold 1 MiB.
-    pub const fn size(&self) -> usize {
-        self.bytes
     }
 }
 
@@ -199,7 +187,7 @@ mod tests {
             json(&config),
             r#"{"auths":{"a.example":{"auth":"QVdTOnE="},"public.ecr.aws":{"auth":"QVdTOnA="}}}"#
         );
-        assert_eq!(config.size(), json(&config).len());
+        assert_eq!(config.bytes, json(&config).len());
     }
 
     #[test]
@@ -209,7 +197,7 @@ mod tests {
             let expected = entries.iter().map(|(host, auth)| entry_bytes(host, auth, LoginFields::Auth)).sum::<usize>()
                 + EMPTY_BYTES;
             let last_comma = usize::from(!entries.is_empty());
-            assert_eq!(DockerConfig::render(&entries).unwrap().size(), expected - last_comma);
+            assert_eq!(DockerConfig::render(&entries).unwrap().bytes, expected - last_comma);
         }
     }
 
@@ -239,7 +227,7 @@ mod tests {
             json(&config),
             r#"{"auths":{"a.example":{"auth":"QVdTOnE6cg==","password":"q:r","username":"AWS"},"hub.example":{"auth":"eDp5","email":"e"}}}"#
         );
-        assert_eq!(config.hosts(), hash_of(["a.example", "hub.example"]));
+        assert_eq!(config.hosts, hash_of(["a.example", "hub.example"]));
         assert_eq!(
             parse(json(&config).as_bytes()).into_keys().collect::<Vec<_>>(),
             [Host::parse("a.example").unwrap()]
@@ -273,7 +261,7 @@ mod tests {
             let config = DockerConfig::render(&before).unwrap();
             let after = parse(json(&config).as_bytes());
             let again = DockerConfig::render(&after).unwrap();
-            prop_assert_eq!(again.hash(), config.hash());
+            prop_assert_eq!(again.hash, config.hash);
             prop_assert_eq!(after.len(), before.len());
         }
 

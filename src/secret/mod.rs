@@ -399,7 +399,7 @@ impl Source<'_> {
             let config = DockerConfig::render_with(entries, secret.login_fields, &included);
             let config = config.map_err(|_| DesiredError::Render)?;
             // Our own entries come first, and fit.
-            if config.size() <= MAX_SECRET_BYTES || included.configs.pop().is_none() {
+            if config.bytes <= MAX_SECRET_BYTES || included.configs.pop().is_none() {
                 return Ok((config, included));
             }
             included.incomplete = true;

@@ -277,7 +277,11 @@ async fn a_suspended_one_that_is_new_fetches_and_writes_nothing() {
 async fn delete(bed: &Bed, name: &str) {
     let uid = bed.credentials().get(name).await.unwrap().uid().unwrap();
     bed.credentials().delete(name, &DeleteParams::default()).await.unwrap();
-    let gone = await_condition(bed.credentials(), name, is_deleted(&uid));
+    gone(bed, name, &uid).await;
+}
+
+async fn gone(bed: &Bed, name: &str, uid: &str) {
+    let gone = await_condition(bed.credentials(), name, is_deleted(uid));
     tokio::time::timeout(PATIENCE, gone).await.expect("it is to go at once").unwrap();
 }
 
@@ -293,8 +297,7 @@ async fn one_that_a_finalizer_keeps_says_that_it_is_not_served_any_more() {
     bed.credentials().delete(&name, &DeleteParams::default()).await.unwrap();
     bed.condition_until(&name, "Ready", "False", "Deleting").await.unwrap();
     bed.change(&name, json!({ "metadata": { "finalizers": null } })).await.unwrap();
-    let gone = await_condition(bed.credentials(), &name, is_deleted(&uid));
-    tokio::time::timeout(PATIENCE, gone).await.expect("nothing else keeps it").unwrap();
+    gone(&bed, &name, &uid).await;
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();
 }

@@ -49,13 +49,13 @@ fn expected(bytes: &[u8]) -> Vec<(String, String)> {
 fn round_trip(entries: &Entries) {
     let config = DockerConfig::render(entries).expect("strings");
     let json = STANDARD.decode(config.expose_base64()).expect("base64");
-    assert_eq!(config.size(), json.len());
+    assert_eq!(config.bytes, json.len());
     assert_eq!(plain(&parse(&json)), plain(entries), "what is written is read back");
     let again = DockerConfig::render(&parse(&json)).expect("strings");
-    assert_eq!((again.hash(), again.expose_base64()), (config.hash(), config.expose_base64()));
+    assert_eq!((&again.hash, again.expose_base64()), (&config.hash, config.expose_base64()));
     let mut hosts: Vec<&str> = entries.keys().map(Host::as_str).collect();
     hosts.reverse();
-    assert_eq!(config.hosts(), hash_of(hosts), "whatever their order");
+    assert_eq!(config.hosts, hash_of(hosts), "whatever their order");
     let value: Value = serde_json::from_slice(&json).expect("JSON");
     let keys: Vec<&String> = value.as_object().expect("an object").keys().collect();
     assert_eq!(keys, ["auths"], "one key and no other");
@@ -71,7 +71,7 @@ fn merge(entries: &Entries) {
     more.insert(host.clone(), login("more"));
     let (before, after) =
         (DockerConfig::render(entries).expect("strings"), DockerConfig::render(&more).expect("strings"));
-    assert_eq!(before.hosts() == after.hosts(), entries.contains_key(&host));
+    assert_eq!(before.hosts == after.hosts, entries.contains_key(&host));
     let mut read = parse(&STANDARD.decode(after.expose_base64()).expect("base64"));
     let added = read.remove(&host).expect("the host that was added");
     assert_eq!(added.expose(), login("more").expose());

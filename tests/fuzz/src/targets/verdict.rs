@@ -106,7 +106,7 @@ fn ownership(u: &mut Unstructured<'_>) -> Result<Ownership> {
         applied_at: 0,
         trust: Trust::Unchanged,
         expires_at: u.ratio(5, 6)?.then(|| moment(u)).transpose()?,
-        hosts: u.ratio(5, 6)?.then(|| Ok(config(u)?.0.hosts())).transpose()?,
+        hosts: u.ratio(5, 6)?.then(|| Ok(config(u)?.0.hosts)).transpose()?,
         identity: u.ratio(5, 6)?.then_some(recorded),
         format: OutputFormat::DockerConfigJson,
         extra_keys: some(u, &["extra".to_owned()])?.into(),
