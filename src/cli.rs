@@ -161,6 +161,12 @@ impl LeaseArgs {
     pub fn installation(&self, default_namespace: &str) -> String {
         format!("{}/{}", self.lease_namespace.as_deref().unwrap_or(default_namespace), self.lease_name)
     }
+
+    /// The namespace and the name of the Lease of an installation by its name; none if it is no such name.
+    pub fn of_installation(name: &str) -> Option<(&str, &str)> {
+        let is_name = |text: &str| text.len() <= 253 && text.split('.').all(is_label);
+        name.split_once('/').filter(|(namespace, name)| is_label(namespace) && is_name(name))
+    }
 }
 
 /// The flags of `check`.

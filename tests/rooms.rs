@@ -28,7 +28,7 @@ const ROOMS: [(&str, &[&str]); 22] = [
     ("controller", &["answers", "api", "attach", "clock", "lenient", "plan", "token", "secret", "apply", "outcome"]),
     ("report", &["api", "plan", "token", "secret", "apply", "controller", "process"]),
     ("cli", &["api", "plan", "token", "process"]),
-    ("check", &["api", "clock", "lenient", "plan", "token", "secret", "cluster", "controller", "cli"]),
+    ("check", &["api", "clock", "lenient", "plan", "token", "secret", "cluster", "controller", "process", "cli"]),
     ("crd", &["api", "run"]),
     (
         "operator",

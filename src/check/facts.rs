@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::rights::Right;
+use super::rights::{LeaseScope, Right};
 use crate::api::EcrCredential;
 use crate::controller::cluster_state::ClusterState;
 use crate::controller::secret_key::SecretKey;
@@ -38,10 +38,30 @@ pub(super) struct Facts {
     pub(super) refused: Vec<(SecretScope, String)>,
     /// The permissions of the operator, and whether they are granted; none outside of its pod.
     pub(super) rights: Option<Vec<(Right, bool)>>,
+    /// The Leases of the installations that serve the `EcrCredentials`, as far as they are known.
+    pub(super) leases: Vec<(LeaseScope, LeaseState)>,
     /// The policy that attaches Secrets to pods; none where no `EcrCredential` asks for it.
     pub(super) attach_policy: Option<AttachPolicy>,
     /// The responses of AWS; none if it was not called.
     pub(super) aws: Option<Answers>,
+}
+
+/// What is known of a Lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum LeaseState {
+    /// There is none.
+    Absent,
+    /// Nobody holds it, since this time if it is known.
+    Free(Option<Timestamp>),
+    /// Somebody holds it.
+    Held {
+        /// The pod.
+        holder: String,
+        /// When it expires unless it is renewed, by the clock of the holder, if that is known.
+        expires_at: Option<Timestamp>,
+    },
+    /// It may not be read, and why.
+    Hidden(String),
 }
 
 /// What is known of the MutatingAdmissionPolicy that attaches Secrets to pods.

@@ -3,9 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::coordination::v1::LeaseSpec;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::api::{Api, ListParams, PostParams};
 use kube::core::{ApiResource, DynamicObject};
@@ -14,11 +16,12 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::CheckError;
-use super::facts::AttachPolicy;
-use super::rights::Right;
+use super::facts::{AttachPolicy, LeaseState};
+use super::rights::{LeaseScope, Right};
 use crate::api::observed::{ObservedCredential, Unreadable};
 use crate::api::registry::Region;
 use crate::api::{AttachPods, EcrCredential, GROUP, Output};
+use crate::cli::LeaseArgs;
 use crate::cluster::ApiServer;
 use crate::controller::cluster_state::ClusterState;
 use crate::controller::references::account_record;
@@ -27,8 +30,10 @@ use crate::controller::watches::{SecretScope, credential_ref, references as aske
 use crate::lenient::Observed;
 use crate::plan::namespaces::NamespaceUid;
 use crate::plan::references::AllowedIdentities;
+use crate::plan::schedule::later;
 use crate::plan::scopes::{AccountScope, IncludeScope, KeysScope, OutputScope, Reference};
 use crate::plan::{Limits, SpecError, Uid, includes};
+use crate::process::lease;
 use crate::secret::observed::{Details, SecretDetails};
 use crate::secret::ownership::SecretRecord;
 use crate::token::Cluster as _;
@@ -38,6 +43,9 @@ const ADMISSION: &str = "admissionregistration.k8s.io";
 
 /// How many objects are listed in one request.
 const PAGE: u32 = 500;
+
+/// How many Leases are read.
+const MOST_LEASES: usize = 10;
 
 /// How many permissions are reviewed at a time.
 const QUESTIONS: usize = 8;
@@ -73,6 +81,16 @@ impl Cluster {
         }
         good.sort_by_key(ResourceExt::name_any);
         Ok((good, bad))
+    }
+
+    /// The state of a Lease.
+    pub(super) async fn lease(&self, LeaseScope { namespace, name }: &LeaseScope) -> Result<LeaseState, CheckError> {
+        match lease::read(self.client.clone(), namespace, name).await {
+            Ok(None) => Ok(LeaseState::Absent),
+            Ok(Some(spec)) => Ok(lease_state(spec)),
+            Err(kube::Error::Api(status)) if status.is_forbidden() => Ok(LeaseState::Hidden(status.message)),
+            Err(error) => Err(CheckError::of(error, "Leases")),
+        }
     }
 
     /// Reads all namespaces into the state.
@@ -308,6 +326,25 @@ fn outputs_as_asked(credentials: &[EcrCredential]) -> BTreeSet<OutputScope> {
 /// The includes of all `EcrCredentials`.
 pub(super) fn includes_as_asked(credentials: &[EcrCredential]) -> BTreeSet<IncludeScope> {
     credentials.iter().flat_map(|object| includes(&object.spec)).collect()
+}
+
+fn lease_state(spec: LeaseSpec) -> LeaseState {
+    let renewed = spec.renew_time.map(|time| time.0);
+    let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default();
+    match spec.holder_identity.filter(|holder| !holder.is_empty()) {
+        None => LeaseState::Free(renewed),
+        Some(holder) => {
+            LeaseState::Held { holder, expires_at: renewed.map(|at| later(at, Duration::from_secs(seconds))) }
+        }
+    }
+}
+
+/// The Leases of the installations that serve these, by their statuses. Whoever may write a status may write any name there.
+pub(super) fn leases_as_told(credentials: &[EcrCredential]) -> BTreeSet<LeaseScope> {
+    let told = credentials.iter().filter_map(|object| object.status.as_ref()?.served_by.as_deref());
+    let leases = told.filter_map(LeaseArgs::of_installation);
+    let scopes = leases.map(|(namespace, name)| LeaseScope { namespace: namespace.into(), name: name.into() });
+    scopes.collect::<BTreeSet<_>>().into_iter().take(MOST_LEASES).collect()
 }
 
 /// The operator's own region by its statuses: that of a registry whose spec names none.

@@ -5,11 +5,12 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::facts::{AttachPolicy, Facts, Resolved, Subject};
+use super::facts::{AttachPolicy, Facts, LeaseState, Resolved, Subject};
 use super::identities;
 use super::report::{
     Condition, CredentialReport, Finding, NamespaceReport, Namespaces, RegistryReport, Report, Rights, State,
 };
+use super::rights::LeaseScope;
 use super::targets::TargetCheck;
 use crate::api::registry::{Host, Region};
 use crate::api::status::{Reason, RegistryStatus, condition};
@@ -26,6 +27,9 @@ use crate::token::TokenError;
 /// How long after its time a refresh is overdue.
 const OVERDUE: Duration = Duration::from_secs(600);
 
+/// How long after its expiry a Lease shows that no operator runs: the clock of the node that renews it may be wrong.
+const LONG_EXPIRED: Duration = Duration::from_secs(300);
+
 /// Makes the report.
 pub(super) fn judge(facts: &Facts, now: Timestamp) -> Report {
     let rights = facts.rights.as_ref().map(|rights| Rights {
@@ -37,6 +41,7 @@ pub(super) fn judge(facts: &Facts, now: Timestamp) -> Report {
     if facts.rights.is_none() {
         problems.extend(facts.refused.iter().map(refused));
     }
+    problems.extend(facts.leases.iter().filter_map(|(scope, state)| no_leader(facts, scope, state, now)));
     let mut report = Report {
         checked_at: crate::plan::schedule::whole_seconds(now),
         in_operator_pod: facts.inside,
@@ -62,8 +67,43 @@ fn refused((scope, message): &(SecretScope, String)) -> Finding {
     Finding::new(Reason::Forbidden.as_str(), format!("Secrets{name} in {place} cannot be listed: {message}"))
 }
 
+/// Whether a Lease shows that no operator runs.
+fn no_leader(facts: &Facts, scope: &LeaseScope, state: &LeaseState, now: Timestamp) -> Option<Finding> {
+    let found = match state {
+        LeaseState::Absent if facts.inside => format!("{scope} does not exist"),
+        LeaseState::Free(None) => format!("nobody holds {scope}"),
+        LeaseState::Free(Some(since)) => format!("nobody has held {scope} since {since}"),
+        LeaseState::Held { holder, expires_at: Some(at) } if later(*at, LONG_EXPIRED) < now => {
+            format!("{holder} holds {scope} but has let it expire at {at}")
+        }
+        LeaseState::Absent | LeaseState::Held { .. } | LeaseState::Hidden(_) => return None,
+    };
+    let text = format!(
+        "{found}: no operator is running or reaches the API server, and nothing is refreshed: check its pods and their log: `kubectl get pods --namespace {}`",
+        scope.namespace
+    );
+    Some(Finding::new("NoLeader", text))
+}
+
+/// What a Lease does not show.
+fn unknown_leader(facts: &Facts, (scope, state): &(LeaseScope, LeaseState)) -> Option<Finding> {
+    match state {
+        LeaseState::Absent if !facts.inside => {
+            let text = format!(
+                "{scope} does not exist: the operator that the status names runs without leader election, or not at all"
+            );
+            Some(Finding::new("NoLease", text))
+        }
+        LeaseState::Hidden(why) => {
+            let text = format!("cannot read {scope}, which shows whether an operator is running: {why}");
+            Some(Finding::new("LeaseNotRead", text))
+        }
+        _ => None,
+    }
+}
+
 fn notes(facts: &Facts) -> Vec<Finding> {
-    let mut notes = Vec::new();
+    let mut notes: Vec<Finding> = facts.leases.iter().filter_map(|lease| unknown_leader(facts, lease)).collect();
     if !facts.inside {
         let text = "this is not the operator's pod: the operator's permissions are not checked, and \"the operator's own identity\" is that of this process";
         notes.push(Finding::new("NotInOperatorPod", text));

@@ -10,6 +10,7 @@ mod rights;
 mod targets;
 mod text;
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::client::ClientBuilder;
 use kube::{Config, ResourceExt};
 
+use crate::api::EcrCredential;
 use crate::api::registry::{NameError, Region};
 use crate::cli::{CheckArgs, LeaseArgs, Output, is_proxy_of_environment};
 use crate::clock::Clock;
@@ -175,6 +177,13 @@ fn lease(args: &LeaseArgs, own_namespace: String) -> Option<LeaseScope> {
     (!args.no_leader_election).then(|| LeaseScope { name: args.lease_name.as_str().into(), namespace })
 }
 
+/// The Leases whose holders serve these `EcrCredentials`. Elsewhere than in the operator's pod, the statuses tell which they are.
+fn leases_of(args: &CheckArgs, own: Option<LeaseScope>, credentials: &[EcrCredential]) -> BTreeSet<LeaseScope> {
+    let told = || gather::leases_as_told(credentials);
+    let is_known = args.is_in_operator_pod() || args.lease.lease_namespace.is_some();
+    own.map(|own| if is_known { BTreeSet::from([own]) } else { told() }).unwrap_or_default()
+}
+
 async fn cluster_facts(
     args: &CheckArgs,
     cluster: &Cluster,
@@ -199,6 +208,11 @@ async fn cluster_facts(
     }
     let rights = if inside { Some(cluster.rights(needed).await?) } else { None };
     let (credentials, unreadable) = chosen(args.name.as_deref(), all)?;
+    let mut leases = Vec::new();
+    for scope in leases_of(args, lease, &credentials) {
+        let state = cluster.lease(&scope).await?;
+        leases.push((scope, state));
+    }
     let attach_policy = cluster.attach_policy(&credentials).await?;
     let assumed = is_assumed(args);
     Ok(Facts {
@@ -211,13 +225,14 @@ async fn cluster_facts(
         metadata,
         refused,
         rights,
+        leases,
         attach_policy,
         aws: None,
     })
 }
 
 /// `EcrCredentials`, and the names of those that cannot be read, with why.
-type Chosen = (Vec<crate::api::EcrCredential>, Vec<(String, String)>);
+type Chosen = (Vec<EcrCredential>, Vec<(String, String)>);
 
 /// The `EcrCredentials` that were asked for.
 fn chosen(name: Option<&str>, (mut good, mut bad): Credentials) -> Result<Chosen, CheckError> {

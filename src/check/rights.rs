@@ -31,12 +31,19 @@ pub(super) struct Right {
 }
 
 /// The Lease for leader election.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LeaseScope {
-    /// Its name.
-    pub(super) name: Arc<str>,
     /// Its namespace.
     pub(super) namespace: Arc<str>,
+    /// Its name.
+    pub(super) name: Arc<str>,
+}
+
+/// `the Lease operator in namespace system`.
+impl fmt::Display for LeaseScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the Lease {} in namespace {}", self.name, self.namespace)
+    }
 }
 
 /// All permissions that are needed; those on the Lease only if there is one.

@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::facts::{Answers, AttachPolicy, Facts};
+use super::facts::{Answers, AttachPolicy, Facts, LeaseState};
 use super::judge::judge;
 use super::report::{Report, State};
 use super::rights::LeaseScope;
@@ -145,6 +145,7 @@ fn facts(credentials: Vec<EcrCredential>, secrets: &[(&str, ObjectMeta)]) -> Fac
         metadata,
         refused: Vec::new(),
         rights: None,
+        leases: Vec::new(),
         attach_policy: None,
         aws: None,
     }
@@ -805,6 +806,58 @@ fn an_output_that_is_missing_or_refused_and_an_include_that_is_not_current_are_p
             (found, lacks) => assert_eq!(found, lacks, "{what}"),
         }
     }
+}
+
+#[test]
+fn a_lease_that_nobody_holds_or_renews_is_told_with_what_to_do() {
+    let held = |expired: i64| LeaseState::Held { holder: "eco-1".to_owned(), expires_at: Some(at(NOW - expired)) };
+    let odd = LeaseState::Held { holder: "eco-1".to_owned(), expires_at: None };
+    let table = [
+        ("held", true, held(-10), "", ""),
+        ("not renewed for a moment, or by a clock that is behind", true, held(299), "", ""),
+        (
+            "not renewed for long",
+            true,
+            held(301),
+            "eco-1 holds the Lease eco in namespace ops but has let it expire at",
+            "",
+        ),
+        ("held, and the time cannot be read", true, odd, "", ""),
+        ("given back", true, LeaseState::Free(Some(at(NOW - 5))), "nobody has held the Lease eco", ""),
+        ("never held", false, LeaseState::Free(None), "nobody holds the Lease eco in namespace ops", ""),
+        ("not there", true, LeaseState::Absent, "the Lease eco in namespace ops does not exist", ""),
+        ("not there, seen from elsewhere", false, LeaseState::Absent, "", "NoLease"),
+        ("hidden", false, LeaseState::Hidden("leases is forbidden".to_owned()), "", "LeaseNotRead"),
+    ];
+    for (what, inside, state, problem, note) in table {
+        let object = credential(|_| {});
+        let found = written(&object);
+        let scope = LeaseScope { namespace: "ops".into(), name: "eco".into() };
+        let facts = Facts { inside, leases: vec![(scope, state)], ..facts(vec![object], &[("a", found)]) };
+        let report = judge(&facts, at(NOW));
+        let problems: Vec<&str> = report.problems.iter().map(|found| found.message.as_str()).collect();
+        assert_eq!(
+            (problems.len(), report.problem_count),
+            (usize::from(!problem.is_empty()), problems.len()),
+            "{what}"
+        );
+        assert!(problems.iter().all(|message| message.starts_with(problem)), "{what}: {problems:?}");
+        let advice = "check its pods and their log: `kubectl get pods --namespace ops`";
+        assert!(problems.iter().all(|message| message.ends_with(advice)), "{what}: {problems:?}");
+        let notes: Vec<&str> = report.notes.iter().map(|note| note.reason.as_str()).collect();
+        assert_eq!(notes.contains(&note), !note.is_empty(), "{what}: {notes:?}");
+    }
+}
+
+#[test]
+fn the_leases_are_those_that_statuses_name_and_no_other_words() {
+    let served_by = |name: &str| credential(|object| object["status"]["servedBy"] = json!(name));
+    let names = ["ops/eco", "ops/eco.two", "ops/eco", "", "ops", "../eco", "ops/../../secrets", "OPS/eco", "a/b/c"];
+    let told: Vec<String> =
+        gather::leases_as_told(&names.map(served_by)).iter().map(|s| format!("{}/{}", s.namespace, s.name)).collect();
+    assert_eq!(told, ["ops/eco", "ops/eco.two"]);
+    let many: Vec<EcrCredential> = (0..100).map(|number| served_by(&format!("ops/eco-{number}"))).collect();
+    assert_eq!(gather::leases_as_told(&many).len(), 10);
 }
 
 #[test]

@@ -104,6 +104,15 @@ pub async fn acquire(client: Client, settings: LeaseSettings, fence: Fence, stan
     }
 }
 
+/// A Lease as it is, for whoever does not compete for it; none if there is none.
+///
+/// # Errors
+/// It could not be read.
+pub async fn read(client: Client, namespace: &str, name: &str) -> Result<Option<LeaseSpec>, kube::Error> {
+    let api: Api<StoredLease> = Api::namespaced(client, namespace);
+    Ok(api.get_opt(name).await?.map(|lease| lease.into_lease().spec.unwrap_or_default()))
+}
+
 /// Acquires the lease if it is free; returns it, and when the request was sent.
 async fn try_acquire(
     api: &Api<StoredLease>,

@@ -115,11 +115,7 @@ async fn with_the_charts_rights_and_under_its_policy_it_does_all_that_it_should(
     let hosts = [OWN, "123456789012.dkr.ecr.us-east-1.amazonaws.com", "public.ecr.aws"];
     let second = bed.logins_until(&a, &hosts).await.unwrap();
     bed.logins_until(&b, &hosts).await.unwrap();
-    // A request counts in whole seconds: one in the second of a fetch is served by it.
-    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
-    bed.change(&name, json!({ "metadata": { "annotations": { "pullsecrets.dev/refresh-requested-at": "1" } } }))
-        .await
-        .unwrap();
+    bed.request_refresh(&name, "1").await.unwrap();
     bed.secret_until(&a, "new tokens", |s| s.is_some_and(|s| s.data != second.data)).await.unwrap();
     bed.change(&name, json!({ "spec": { "namespaces": { "names": [a] } } })).await.unwrap();
     bed.secret_until(&b, "gone", |s| s.is_none()).await.unwrap();
@@ -170,25 +166,29 @@ async fn the_test_of_the_chart_fails_where_nothing_is_written_and_where_rights_a
     command.env("ECO_CREDENTIAL_SELECTOR", format!("bed={}", bed.prefix)).env("POD_NAME", "test");
     command.env("POD_NAMESPACE", &bed.home);
     command.env("AWS_REGION", "eu-west-1");
-    let mut ends = |code| {
+    let mut ends = |code, words: &str| {
         let output = command.output().unwrap();
-        (output.status.code() == Some(code)).then_some(()).ok_or_else(|| format!("{output:?}"))
+        let says = String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).contains(words);
+        (output.status.code() == Some(code) && says).then_some(()).ok_or_else(|| format!("{output:?}"))
     };
-    ends(0).unwrap();
+    ends(1, "NoLeader").unwrap();
+    let operator = bed.operator(launch()).await.unwrap();
+    ends(0, "No problem found.").unwrap();
+    operator.stop().await.unwrap();
     let a = bed.namespace("a", &[]).await.unwrap();
     let spec = json!({ "registries": [{ "private": {} }], "namespaces": { "names": [a] } });
     let name = bed.credential("x", spec).await.unwrap();
-    ends(1).unwrap();
+    ends(1, "Missing").unwrap();
     let operator = bed.operator(launch()).await.unwrap();
     bed.ready(&name).await.unwrap();
-    ends(0).unwrap();
+    ends(0, "No problem found.").unwrap();
     operator.stop().await.unwrap();
     let bindings: Api<ClusterRoleBinding> = Api::all(bed.client.clone());
     let bound = format!("{}.ecr-credential-operator", bed.home);
     bindings.delete(&bound, &DeleteParams::default()).await.unwrap();
     let deadline = tokio::time::Instant::now() + PATIENCE;
     // It cannot even list EcrCredentials, once the API server has taken note.
-    while let Err(said) = ends(2) {
+    while let Err(said) = ends(2, "cannot be listed") {
         assert!(tokio::time::Instant::now() < deadline, "it goes on without rights: {said}");
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
