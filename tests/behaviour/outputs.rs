@@ -149,6 +149,10 @@ async fn each_format_is_written_refreshed_in_one_write_found_again_and_taken_awa
     for namespace in [&a, &b] {
         assert!(bed.secrets(namespace).get_opt(&name_of(&bed, "DockerConfigJson")).await.unwrap().is_some());
     }
+    // Whoever wants one gone at once deletes it.
+    bed.secrets(&a).delete(&name_of(&bed, "DockerConfigJson"), &DeleteParams::default()).await.unwrap();
+    quiet(&bed).await;
+    assert!(bed.secrets(&a).get_opt(&name_of(&bed, "DockerConfigJson")).await.unwrap().is_none());
 
     bed.credentials().delete(&name, &DeleteParams::default()).await.unwrap();
     at_once(bed.named_secret_until(&a, &name_of(&bed, "BasicAuth"), "collected", |secret| secret.is_none())).await;
