@@ -157,6 +157,11 @@ pub struct CredentialState {
 }
 
 impl CredentialState {
+    /// When the oldest of its tokens was issued.
+    fn oldest_token(&self) -> Option<Timestamp> {
+        self.published.values().map(|token| token.life.issued_at).chain(self.tenants.oldest()).min()
+    }
+
     /// When to read Secrets to find tokens again, if there are any left to read.
     fn recovers_at(&self) -> Option<tokio::time::Instant> {
         let shared = self.recovery.next_pass().map(|next| next.at);

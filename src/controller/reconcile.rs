@@ -20,7 +20,6 @@ use super::tenants::{Tenants, TenantsProgress};
 use super::tokens::{Progress, TokenGroup, keys};
 use super::writes::{WritesOutcome, write};
 use super::{Context, CredentialState, Requested};
-use crate::answers::is_gone;
 use crate::api::registry::Host;
 use crate::api::status::{NamespaceFailure, Reason};
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
@@ -42,12 +41,8 @@ const FIRST_WAIT: Duration = Duration::from_secs(10);
 /// Does what an `EcrCredential` asks for, as far as that is possible now.
 pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> Result<Action, Error> {
     let uid = Uid(object.uid().ok_or(Error::NoUid)?.into());
-    if object.meta().deletion_timestamp.is_some() {
-        return report_deletion(&object, &uid, &ctx).await;
-    }
     // One that cannot be read any more is still in the store as it was before.
-    let is_readable = || ctx.shared.state.lock().index.is_readable(&uid);
-    if !is_readable() {
+    if !ctx.shared.is_there(&uid, &object) {
         return Ok(Action::await_change());
     }
     let state = ctx.credential_state(&uid);
@@ -58,13 +53,12 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
     let (status, stored) = state.status.known(&object);
     let reconciliation = Reconciliation { object: &object, ctx: &ctx, uid: &uid, status: &status, stored: &stored };
     let result = reconciliation.run(&mut state).await;
-    if !ctx.shared.state.lock().index.is_alive(&uid) {
-        // Deleted meanwhile: drop the state that this reconciliation has created.
-        ctx.states.forget(&uid);
-        ctx.tokens.want(&uid, BTreeSet::new());
-        return Ok(Action::await_change());
-    }
-    if !is_readable() {
+    if !ctx.shared.is_there(&uid, &object) {
+        if !ctx.shared.state.lock().index.is_alive(&uid) {
+            // Deleted meanwhile: drop the state that this reconciliation has created.
+            ctx.states.forget(&uid);
+            ctx.tokens.want(&uid, BTreeSet::new());
+        }
         return Ok(Action::await_change());
     }
     let (observation, soon) = match result? {
@@ -90,24 +84,6 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
 
 /// What the status says of one that a finalizer keeps.
 const DELETING: &str = "it is being deleted and its Secrets are no longer refreshed: a finalizer in metadata.finalizers blocks the deletion";
-
-/// Says in the status that an `EcrCredential` which a finalizer keeps is not served any more: its tokens expire.
-async fn report_deletion(object: &EcrCredential, uid: &Uid, ctx: &Context) -> Result<Action, Error> {
-    let stored = object.status.clone().unwrap_or_default();
-    let deleting = SpecError { reason: Reason::Deleting, message: DELETING.to_owned() };
-    let outcome = conclude(Observation::Stalled(deleting), &stored, object.meta().generation, ctx.clock.now());
-    let report = || ctx.observer.concluded(uid, &object.name_any(), &outcome.status);
-    ctx.shared.while_deleting(uid, report);
-    if outcome.repeats(&stored) {
-        return Ok(Action::await_change());
-    }
-    match ctx.writer.status(object, &outcome.status).await {
-        Err(source) if !is_gone(&source) => return Err(Error::Status { source, wait: ctx.retry.delay(1, 3, &uid.0) }),
-        Err(_) => {}
-        Ok(_) => outcome.events.into_iter().for_each(|event| ctx.events.send(object, event)),
-    }
-    Ok(Action::await_change())
-}
 
 /// What follows from a reconciliation.
 enum ReconcileOutcome {
@@ -170,6 +146,10 @@ impl TokensProgress {
 impl Reconciliation<'_> {
     /// The reconciliation itself.
     async fn run(&self, state: &mut CredentialState) -> Result<ReconcileOutcome, Error> {
+        if self.object.meta().deletion_timestamp.is_some() {
+            let deleting = SpecError { reason: Reason::Deleting, message: DELETING.to_owned() };
+            return Ok(ReconcileOutcome::Report(Observation::Stalled(deleting)));
+        }
         // Its tokens stay in memory, so that to resume costs no call.
         if self.object.spec.suspend {
             return Ok(ReconcileOutcome::Report(Observation::Suspended));
@@ -247,6 +227,7 @@ impl Reconciliation<'_> {
         let keys = keys(self.ctx, group.token_specs, group.target);
         let in_use = each.values().chain([&keys]).flat_map(BTreeMap::values).flatten().cloned().collect();
         self.ctx.tokens.want(self.uid, in_use);
+        let are_first = state.oldest_token().is_none();
         let demand = self.demand(state, now);
         let shared = group.advance(self.ctx, self.uid, keys, demand, &mut state.published, now);
         let generation = self.object.meta().generation;
@@ -255,7 +236,10 @@ impl Reconciliation<'_> {
         }
         let tenants = state.tenants.advance(&self.tenant_context(inputs, &state.published), each, demand, now);
         let tokens = TokensProgress { shared, tenants };
+        let oldest = state.oldest_token().filter(|_| are_first);
         if let Some(requested) = &mut state.demand {
+            // The first tokens serve it however old they are, also while another one is still missing.
+            requested.since = oldest.map_or(requested.since, |issued| issued.min(requested.since));
             requested.first &= demand.is_none();
             // Also if the writes of this reconciliation fail: the tokens are no older for that.
             requested.served |= tokens.are_fresh();
@@ -301,7 +285,7 @@ impl Reconciliation<'_> {
         demand.since = demand.since.min(second);
         let demand = state.demand.insert(demand);
         let Requested { since, first, served, .. } = *demand;
-        let refreshed = !state.published.is_empty() || state.tenants.has_any();
+        let refreshed = state.oldest_token().is_some();
         (!served).then_some(Demand { since: if refreshed { since } else { Timestamp::MIN }, first })
     }
 
@@ -447,7 +431,7 @@ impl Reconciliation<'_> {
     /// Updates the metrics.
     fn conclude(&self, status: &EcrCredentialStatus) {
         let update = || self.ctx.observer.concluded(self.uid, &self.object.name_any(), status);
-        self.ctx.shared.while_readable(self.uid, update);
+        self.ctx.shared.while_there(self.uid, self.object, update);
     }
 }
 

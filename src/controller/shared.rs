@@ -94,21 +94,28 @@ impl Shared {
         }
     }
 
-    /// Tells of an `EcrCredential` while it is there and can be read. Its end, and that it cannot be read any more, are told later
-    /// than this or it is not told: an observer would keep for ever what it hears of one that is gone.
-    pub(super) fn while_readable(&self, uid: &Uid, tell: impl FnOnce()) {
+    /// Tells of an `EcrCredential` while it is there as this object says: it can be read and is served, or it is being deleted. Its end,
+    /// and that it cannot be read any more, are told later than this or it is not told: an observer would keep for ever what it hears
+    /// of one that is gone.
+    pub(super) fn while_there(&self, uid: &Uid, object: &EcrCredential, tell: impl FnOnce()) {
+        if object.metadata.deletion_timestamp.is_some() {
+            let deleting = self.deleting.lock();
+            if deleting.contains_key(uid) {
+                tell();
+            }
+            return;
+        }
         let state = self.state.lock();
         if state.index.is_readable(uid) {
             tell();
         }
     }
 
-    /// The same for one that is being deleted.
-    pub(super) fn while_deleting(&self, uid: &Uid, tell: impl FnOnce()) {
-        let deleting = self.deleting.lock();
-        if deleting.contains_key(uid) {
-            tell();
-        }
+    /// Whether an `EcrCredential` is there as this object says.
+    pub(super) fn is_there(&self, uid: &Uid, object: &EcrCredential) -> bool {
+        let mut there = false;
+        self.while_there(uid, object, || there = true);
+        there
     }
 
     /// The name of an `EcrCredential` that is served, or is being deleted.

@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -92,6 +91,8 @@ type Answer = (u16, Value);
 pub(super) struct Server {
     answers: Arc<Mutex<BTreeMap<String, Answer>>>,
     asked: Arc<Mutex<Vec<(Method, String)>>>,
+    /// The last body that was sent to each path.
+    sent: Arc<Mutex<BTreeMap<String, Value>>>,
     /// How long every other answer takes; those between take half as long.
     takes: Arc<Mutex<Duration>>,
     /// Held while no request is answered.
@@ -109,6 +110,11 @@ impl Server {
     /// What a path is answered with.
     pub(super) fn answer(&self, path: &str) -> Value {
         self.answers.lock().get(path).map(|(_, answer)| answer.clone()).unwrap_or_default()
+    }
+
+    /// What was sent to a path last.
+    pub(super) fn sent(&self, path: &str) -> Value {
+        self.sent.lock().get(path).cloned().unwrap_or_default()
     }
 
     /// The Secret of a namespace can be read and has this data.
@@ -152,6 +158,8 @@ impl Server {
                     asked.push((request.method().clone(), path.clone()));
                     asked.len()
                 };
+                let body = request.into_body().collect_bytes().await.unwrap();
+                server.sent.lock().insert(path.clone(), serde_json::from_slice(&body).unwrap_or_default());
                 drop(server.held.lock().await);
                 if server.silent.lock().iter().any(|end| path.ends_with(end)) {
                     std::future::pending::<()>().await;
@@ -175,32 +183,51 @@ pub(super) fn refusal(code: u16, message: &str) -> Value {
     json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "x", "message": message, "code": code })
 }
 
-/// AWS: each fetch fails as the test says, or never ends where it says nothing.
+/// How a fetch ends: after so long, with a token or a failure.
+type Ending = (Duration, Result<(), TokenError>);
+
+/// AWS: each fetch ends as the test says, or never where it says nothing.
 #[derive(Clone, Default)]
 pub(super) struct Aws {
-    failure: Arc<Mutex<Option<TokenError>>>,
-    asked: Arc<AtomicUsize>,
+    /// By words of the identity or the region.
+    endings: Arc<Mutex<BTreeMap<&'static str, Ending>>>,
+    asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Aws {
     /// From now on each fetch fails.
     pub(super) fn fails(&self) {
-        *self.failure.lock() = Some(TokenError::Unavailable("no answer".to_owned()));
+        self.ends("", Duration::ZERO, Err(TokenError::Unavailable("no answer".to_owned())));
+    }
+
+    /// From now on fetches by an identity or in a region with these words end so after a while.
+    pub(super) fn ends(&self, words: &'static str, after: Duration, result: Result<(), TokenError>) {
+        self.endings.lock().insert(words, (after, result));
     }
 
     /// How many fetches there were.
     pub(super) fn asked(&self) -> usize {
-        self.asked.load(Ordering::Relaxed)
+        self.asked_of("")
+    }
+
+    /// How many fetches there were by an identity or in a region with these words.
+    pub(super) fn asked_of(&self, words: &str) -> usize {
+        self.asked.lock().iter().filter(|key| key.contains(words)).count()
     }
 }
 
 impl TokenSource for Aws {
-    fn fetch<'a>(&'a self, _: &'a TokenKey) -> BoxFuture<'a, Result<Vec<RawToken>, TokenError>> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        match self.failure.lock().clone() {
-            Some(error) => Box::pin(std::future::ready(Err(error))),
-            None => Box::pin(std::future::pending()),
-        }
+    fn fetch<'a>(&'a self, key: &'a TokenKey) -> BoxFuture<'a, Result<Vec<RawToken>, TokenError>> {
+        let key = format!("{} {}", key.identity, key.service.region());
+        let ending = self.endings.lock().iter().find(|(words, _)| key.contains(**words)).map(|(_, end)| end.clone());
+        self.asked.lock().push(key);
+        Box::pin(async {
+            let Some((after, result)) = ending else { return std::future::pending().await };
+            tokio::time::sleep(after).await;
+            let text = STANDARD.encode("AWS:fetched");
+            let account = AccountId::parse(ACCOUNT).ok();
+            result.map(|()| vec![RawToken { token: Some(text.into()), expires_at: Some(at(NOW + 12 * HOUR)), account }])
+        })
     }
 
     fn fingerprint(&self, identity: &Identity) -> String {

@@ -103,7 +103,7 @@ impl StatusWriter {
             match written {
                 Ok(version) => self.version = version.and_then(|version| version.parse().ok()),
                 Err(source) if is_gone(&source) => return Ok(StatusWrite::Gone),
-                Err(_) if !ctx.shared.state.lock().index.is_alive(uid) => return Ok(StatusWrite::Gone),
+                Err(_) if !ctx.shared.is_there(uid, object) => return Ok(StatusWrite::Gone),
                 Err(source) => {
                     let failures = self.retry.as_ref().map_or(1, |retry| retry.failures.saturating_add(1));
                     let wait = ctx.retry.delay(failures, 3, &uid.0);

@@ -45,9 +45,10 @@ pub(super) struct TenantsProgress {
 }
 
 impl Tenants {
-    /// Whether any has a token.
-    pub(super) fn has_any(&self) -> bool {
-        self.each.values().any(|tenant| !tenant.published.is_empty())
+    /// When the oldest of their tokens was issued.
+    pub(super) fn oldest(&self) -> Option<Timestamp> {
+        let published = self.each.values().flat_map(|tenant| tenant.published.values());
+        published.map(|token| token.life.issued_at).min()
     }
 
     /// Notes that the spec has changed, or what is included.

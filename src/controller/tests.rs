@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use hostile::{Kind, OddObject, line, page};
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
-use kube::core::{ObjectList, WatchEvent};
+use kube::core::{ObjectList, ObjectMeta, WatchEvent};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
@@ -16,8 +18,8 @@ use super::service_accounts::PullSecretsOf;
 use super::shared::{Shared, WatchObserver};
 use super::stage::cpu_time;
 use super::watches::{credential_ref, unreadable};
-use crate::api::EcrCredentialStatus;
 use crate::api::observed::{ObservedCredential, Reading};
+use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::lenient::Observed;
 use crate::plan::references::{AllowedIdentities, References};
 use crate::plan::targets::SelectorIndex;
@@ -199,27 +201,37 @@ fn nothing_is_told_of_one_that_is_gone_or_unreadable_and_its_end_waits_for_what_
         "spec": { "registries": [{ "public": {} }], "namespaces": { "names": ["a"] } },
     });
     let uid = Uid("ux".into());
-    let told = || {
-        let mut told = false;
-        shared.while_readable(&uid, || {
-            told = true;
-            assert!(shared.state.try_lock().is_none(), "its end would be told before this");
-        });
-        told
-    };
-    assert!(!told());
     let read = |object: &serde_json::Value| serde_json::from_str::<ObservedCredential>(&object.to_string()).unwrap();
     let Reading(Ok(good)) = read(&object).content else { panic!("it can be read") };
+    let deleted = EcrCredential {
+        metadata: ObjectMeta { deletion_timestamp: Some(Time(Timestamp::UNIX_EPOCH)), ..good.metadata.clone() },
+        ..*good.clone()
+    };
+    // Of one that is served, and of one that is being deleted.
+    let told = || {
+        [&*good, &deleted].map(|object| {
+            let mut told = false;
+            shared.while_there(&uid, object, || {
+                told = true;
+                let is_deleted = object.metadata.deletion_timestamp.is_some();
+                assert!(is_deleted || shared.state.try_lock().is_none(), "its end would be told before this");
+            });
+            told
+        })
+    };
+    assert_eq!(told(), [false, false]);
     shared.credential_seen(&good);
-    assert!(told());
+    assert_eq!(told(), [true, false]);
     let mut bad = object.clone();
     bad["spec"]["registries"] = json!("of a newer version");
     let Reading(Err(bad)) = read(&bad).content else { panic!("it cannot be read") };
     shared.credential_unreadable(&bad);
-    assert!(!told());
+    assert_eq!(told(), [false, false]);
     shared.credential_seen(&good);
-    shared.credential_gone(&good.metadata);
-    assert!(!told());
+    shared.credential_seen(&deleted);
+    assert_eq!(told(), [false, true]);
+    shared.credential_gone(&deleted.metadata);
+    assert_eq!(told(), [false, false]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use kube::runtime::reflector::{self, store::Writer as StoreWriter};
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 
-use super::super::stage::{ACCOUNT, HOUR, NOW, Server, Stage, at, identity_of, refusal, token};
+use super::super::stage::{ACCOUNT, HOUR, NOW, Server, Stage, at, identity_of, pass, refusal, token};
 use super::super::{Observer, queue, run};
 use super::*;
 use crate::api::REFRESH_REQUESTED_AT;
@@ -16,6 +16,7 @@ use crate::clock::{Clock, Server as DateOf};
 use crate::plan::namespaces::NamespaceUid;
 use crate::plan::{Identity, TokenKey};
 use crate::secret::SecretAction;
+use crate::token::TokenError;
 
 const PATH: &str = "/apis/pullsecrets.dev/v1alpha1/ecrcredentials/x/status";
 const SECRET: &str = "/namespaces/a/secrets/pull";
@@ -164,27 +165,44 @@ fn stage_with_a_secret() -> Stage {
 #[tokio::test(start_paused = true)]
 async fn one_that_a_finalizer_keeps_says_so_once_and_is_not_served() {
     let mut running = Running::start();
-    running.server.answers(PATH, 200, json!({ "metadata": { "resourceVersion": "2" } }));
+    let answers = |running: &Running, version: &str| {
+        running.server.answers(PATH, 200, json!({ "metadata": { "resourceVersion": version } }));
+    };
+    answers(&running, "2");
     seconds(10).await;
+    let written = |running: &Running| running.server.sent(PATH)[1]["value"].clone();
+    let served = written(&running);
     let asked = |running: &Running| ["/status", "/secrets/pull"].map(|end| running.server.asked(end));
     let [statuses, secrets] = asked(&running);
+    answers(&running, "4");
     running.object.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(NOW)));
     running.object.metadata.generation = Some(2);
-    running.sees("3", Value::Null);
+    running.sees("3", served.clone());
     seconds(1).await;
+    let deleting = written(&running);
+    assert_eq!(deleting["conditions"][0]["reason"], "Deleting");
     assert_eq!(asked(&running), [statuses + 1, secrets]);
-    // What it has written comes back, and time passes.
-    let deleting = SpecError { reason: Reason::Deleting, message: DELETING.to_owned() };
-    let outcome = conclude(Observation::Stalled(deleting), &EcrCredentialStatus::default(), Some(2), at(NOW));
-    running.sees("4", serde_json::to_value(&outcome.status).unwrap());
+    // Also before the watch shows what was written, and whatever time passes.
+    seconds(600).await;
+    running.sees("4", deleting.clone());
     seconds(600).await;
     assert_eq!(asked(&running), [statuses + 1, secrets]);
-    // Somebody else's change of the status is no reason to be served again.
-    running.sees("5", Value::Null);
+    // Somebody else's change of the status is no reason to be served again, and is undone as seldom as any.
+    for (version, answer) in [("5", "6"), ("7", "8"), ("9", "10")] {
+        answers(&running, answer);
+        running.sees(version, served.clone());
+        seconds(1).await;
+    }
+    assert!(asked(&running)[0] <= statuses + 2, "{:?}", asked(&running));
     seconds(600).await;
-    assert_eq!(asked(&running), [statuses + 2, secrets]);
+    assert!(asked(&running)[0] > statuses + 1 && asked(&running)[1] == secrets, "{:?}", asked(&running));
+    assert_eq!(written(&running), deleting);
+    // Once it is gone nothing is tried again, and nothing is remembered.
     running.ctx.shared.credential_gone(&running.object.metadata);
     assert_eq!(running.ctx.shared.credential_name(&Uid(running.object.uid().unwrap().into())), None);
+    let before = asked(&running);
+    seconds(600).await;
+    assert_eq!(asked(&running), before);
 }
 
 /// Whether a status is reported of an EcrCredential that is deleted meanwhile if `gone`.
@@ -227,7 +245,7 @@ async fn a_node_clock_that_is_ahead_takes_no_login_of_a_namespace_after_a_restar
     let ctx = Arc::new(ctx);
     reconcile(Arc::new(object), ctx.clone()).await.unwrap();
     let state = ctx.credential_state(&uid);
-    assert!(state.lock().await.tenants.has_any(), "its token was found again");
+    assert!(state.lock().await.tenants.oldest().is_some(), "its token was found again");
     assert_eq!(server.asked(SECRET), 1, "it was read, and not changed");
 }
 
@@ -252,6 +270,55 @@ async fn a_requested_refresh_cuts_short_the_wait_for_a_first_token_once() {
             let _ = tokio::time::timeout(Duration::from_secs(10), queue.recv()).await;
         }
         assert_eq!(aws.asked(), asked, "{what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_is_requested_between_two_first_tokens_fetches_neither_twice() {
+    let of_each = json!({ "serviceAccount": { "fromTargetNamespace": "puller" } });
+    for (what, registries, early, late) in [
+        (
+            "of two regions",
+            json!([
+                { "private": { "region": "eu-west-1", "accountIds": [ACCOUNT] } },
+                { "private": { "region": "eu-central-1", "accountIds": [ACCOUNT] } },
+            ]),
+            "eu-west-1",
+            "eu-central-1",
+        ),
+        ("of two namespaces", json!([{ "private": {}, "auth": of_each }]), "ServiceAccount a/", "ServiceAccount b/"),
+    ] {
+        let Stage { ctx, aws, server, mut object, uid, mut queue, .. } = Stage::of(registries, &["a", "b"]);
+        // Writes of Secrets and their failures are no part of this.
+        server.is_silent_about("/secrets/pull");
+        let (ctx, mut state) = (Arc::new(ctx), CredentialState::default());
+        let status = EcrCredentialStatus::default();
+        let seconds = Duration::from_secs;
+        aws.ends(early, seconds(1), Ok(()));
+        aws.ends(late, seconds(5), Err(TokenError::Unavailable("no answer".to_owned())));
+        for (request, awaits) in [(None, true), (Some("1"), true), (Some("1"), false), (Some("1"), false)] {
+            let annotations = request.map(|value: &str| [(REFRESH_REQUESTED_AT.to_owned(), value.to_owned())].into());
+            object.metadata.annotations = annotations;
+            let reconciliation =
+                Reconciliation { object: &object, ctx: &ctx, uid: &uid, status: &status, stored: &status };
+            assert!(reconciliation.run(&mut state).await.is_ok());
+            if awaits {
+                queue.recv().await.unwrap();
+            }
+            pass(if request.is_none() { seconds(60) } else { Duration::ZERO });
+        }
+        assert_eq!((aws.asked_of(early), aws.asked_of(late)), (1, 1), "{what}");
+        // The late one is tried again, and then the request is served.
+        aws.ends(late, seconds(1), Ok(()));
+        for _ in 0..3 {
+            let reconciliation =
+                Reconciliation { object: &object, ctx: &ctx, uid: &uid, status: &status, stored: &status };
+            assert!(reconciliation.run(&mut state).await.is_ok());
+            pass(seconds(300));
+            tokio::time::sleep(seconds(300)).await;
+        }
+        assert_eq!((aws.asked_of(early), aws.asked_of(late)), (1, 2), "{what}");
+        assert!(state.demand.as_ref().is_some_and(|demand| demand.served), "{what}");
     }
 }
 
