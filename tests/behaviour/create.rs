@@ -9,16 +9,14 @@ use super::{OWN, PUBLIC, bed, operator};
 async fn an_ecrcredential_becomes_one_secret_in_each_target() {
     let bed = bed("create").await;
     let a = bed.namespace("a", &[]).await.unwrap();
-    let b = bed.namespace("b", &[("pull", "ecr")]).await.unwrap();
+    let b = bed.namespace("b", &[(&bed.prefix, "yes")]).await.unwrap();
     let other = bed.namespace("other", &[]).await.unwrap();
     let operator = operator(&bed).await;
     let spec = json!({
         "registries": [{ "private": {} }, { "public": {} }],
-        "namespaces": { "names": [a], "selector": { "matchLabels": { "pull": "ecr" } }, "exclude": ["kube-*"] },
+        // Labels are seen by all tests of this control plane: only this test's namespaces may match.
+        "namespaces": { "names": [a], "selector": { "matchLabels": { &bed.prefix: "yes" } }, "exclude": ["kube-*"] },
     });
-    // Labels are seen by all tests of this control plane: only this test's namespaces may match.
-    let mut spec = spec;
-    spec["namespaces"]["exclude"] = json!(["kube-*"]);
     let name = bed.credential("x", spec).await.unwrap();
     for namespace in [&a, &b] {
         bed.logins_until(namespace, &[OWN, PUBLIC]).await.unwrap();

@@ -16,24 +16,6 @@ use super::rights::from;
 use super::{CRD, OWN, bed, operator};
 
 #[tokio::test]
-async fn under_delete_the_secrets_go_with_their_ecrcredential() {
-    let bed = bed("delete").await;
-    let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());
-    let operator = operator(&bed).await;
-    let name = bed.credential("x", spec(json!({ "names": [a, b] }))).await.unwrap();
-    bed.ready(&name).await.unwrap();
-    let mark = bed.proxy.log().mark();
-    delete(&bed, &name).await;
-    for namespace in [&a, &b] {
-        bed.secret_until(namespace, "gone with its EcrCredential", |secret| secret.is_none()).await.unwrap();
-    }
-    quiet(&bed).await;
-    assert_eq!(bed.proxy.log().writes_to_secrets_since(mark).len(), 0, "the garbage collector's work");
-    operator.stop().await.unwrap();
-    bed.finish().await.unwrap();
-}
-
-#[tokio::test]
 async fn under_retain_the_secrets_stay_and_the_next_of_the_same_name_takes_them_over() {
     let bed = bed("retain").await;
     let (a, b) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("b", &[]).await.unwrap());

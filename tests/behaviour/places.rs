@@ -16,40 +16,6 @@ use super::look::{at_once, counts, make_lingering_namespace, quiet, spec, stored
 use super::{OWN, bed, operator};
 
 #[tokio::test]
-async fn a_new_namespace_gets_its_secret_at_once_and_aws_is_not_asked_again() {
-    let bed = bed("new-namespace").await;
-    let operator = operator(&bed).await;
-    let name = bed.credential("x", spec(json!({ "names": [bed.name("*")], "exclude": [bed.home] }))).await.unwrap();
-    bed.condition_until(&name, "Ready", "True", "NoNamespaces").await.unwrap();
-    assert_eq!(bed.aws.calls(Service::Ecr).len(), 1);
-    let namespace = bed.namespace("later", &[]).await.unwrap();
-    at_once(bed.logins_until(&namespace, &[OWN])).await;
-    bed.ready(&name).await.unwrap();
-    assert_eq!(bed.aws.calls(Service::Ecr).len(), 1);
-    assert_eq!(bed.proxy.log().writes_to_secrets().len(), 1);
-    operator.stop().await.unwrap();
-    bed.finish().await.unwrap();
-}
-
-#[tokio::test]
-async fn a_new_namespace_does_not_wait_for_a_write_that_hangs() {
-    let bed = bed("hanging").await;
-    let stuck = bed.namespace("a", &[]).await.unwrap();
-    let operator = operator(&bed).await;
-    let gate = Gate::new();
-    bed.proxy.place(Fault::new(Match::secret_writes().namespace(&stuck), Action::HoldRequest(gate.clone())).once());
-    let name = bed.credential("x", spec(json!({ "names": [bed.name("*")], "exclude": [bed.home] }))).await.unwrap();
-    gate.arrived(1).await;
-    let later = bed.namespace("b", &[]).await.unwrap();
-    at_once(bed.logins_until(&later, &[OWN])).await;
-    assert!(bed.secret(&stuck).await.unwrap().is_none(), "the write is still held");
-    gate.open();
-    bed.ready(&name).await.unwrap();
-    operator.stop().await.unwrap();
-    bed.finish().await.unwrap();
-}
-
-#[tokio::test]
 async fn a_namespace_gains_and_loses_its_secret_with_the_label() {
     let bed = bed("label").await;
     let a = bed.namespace("a", &[]).await.unwrap();

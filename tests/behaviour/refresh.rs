@@ -99,33 +99,6 @@ async fn a_request_from_before_the_first_password_asks_for_nothing_more() {
 }
 
 #[tokio::test]
-async fn a_request_while_aws_fails_is_served_when_it_recovers_and_not_twice() {
-    let bed = bed("demand-fault").await;
-    let a = bed.namespace("a", &[]).await.unwrap();
-    let operator = operator(&bed).await;
-    let name = bed.credential("x", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
-    bed.ready(&name).await.unwrap();
-    let before = own_token(&bed, &a).await;
-    bed.recorder.aws_fails();
-    let fault = bed.aws.fault(Service::Ecr, Fault::Status(500)).until_cleared();
-    demand(&bed, &name, "please").await;
-    registry_until(&bed, &name, 0, "AwsUnavailable", &[]).await;
-    let object = bed.ready(&name).await.unwrap();
-    assert_eq!(object.data.pointer("/status/handledRefreshRequest"), None, "not served yet");
-    assert_eq!(own_token(&bed, &a).await.auth, before.auth);
-    bed.recorder.aws_recovers();
-    fault.clear();
-    served(&bed, &name, "please").await;
-    let after = own_token(&bed, &a).await;
-    assert!(after.issued > before.issued);
-    seen_again(&bed, &name, &a, "1").await;
-    assert_eq!(own_token(&bed, &a).await.auth, after.auth);
-    operator.stop().await.unwrap();
-    assert_eq!(bed.proxy.log().writes_to_secrets().len(), 3, "creation, refresh, label");
-    bed.finish().await.unwrap();
-}
-
-#[tokio::test]
 async fn a_public_login_that_cannot_be_refreshed_is_taken_out_when_it_expires() {
     let bed = bed("public-expires").await;
     bed.aws.set_token_life(SignedDuration::from_secs(12));

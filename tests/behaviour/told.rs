@@ -85,24 +85,6 @@ async fn without_a_region_of_its_own_the_operator_serves_what_names_one() {
     bed.finish().await.unwrap();
 }
 
-#[tokio::test]
-async fn a_namespace_is_told_when_its_secret_begins_to_fail_and_when_it_is_good_again() {
-    let bed = bed("told").await;
-    let a = bed.namespace("a", &[]).await.unwrap();
-    let foreign = json!({ "metadata": { "name": bed.secret }, "type": "Opaque" });
-    bed.secrets(&a).create(&PostParams::default(), &serde_json::from_value(foreign).unwrap()).await.unwrap();
-    allow_events(&bed, &a).await;
-    let operator = bed.operator(launch().args(&["--namespace-events"])).await.unwrap();
-    let name = bed.credential("x", spec(json!({ "names": [a] }))).await.unwrap();
-    bed.condition_until(&name, "Ready", "False", "NamespacesFailed").await.unwrap();
-    event_in(&bed, &a, &bed.secret, "Warning", "SecretNotOwned").await;
-    bed.secrets(&a).delete(&bed.secret, &DeleteParams::default()).await.unwrap();
-    bed.logins_until(&a, &[OWN]).await.unwrap();
-    event_in(&bed, &a, &bed.secret, "Normal", "up to date again").await;
-    operator.stop().await.unwrap();
-    bed.finish().await.unwrap();
-}
-
 /// Waits for an Event about a Secret of a namespace.
 pub(super) async fn event_in(bed: &Bed, namespace: &str, secret: &str, type_: &str, words: &str) {
     let events: Api<Event> = Api::namespaced(bed.client.clone(), namespace);
@@ -123,6 +105,7 @@ pub(super) async fn event_in(bed: &Bed, namespace: &str, secret: &str, type_: &s
                 return;
             }
         }
+        panic!("the watch of Events has ended")
     };
     tokio::time::timeout(PATIENCE, search).await.unwrap_or_else(|_| panic!("no {type_} Event in {namespace}: {words}"));
 }

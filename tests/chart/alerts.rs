@@ -37,11 +37,6 @@ fn tempfolder() -> std::path::PathBuf {
 }
 
 #[test]
-fn the_alerts_are_valid_rules() {
-    promtool(&["check", "rules", "alerts.yaml"]);
-}
-
-#[test]
 fn the_alerts_fire_when_they_should_and_not_before() {
     promtool(&["test", "rules", "alerts_test.yaml"]);
     let tests = read("tests/chart/promtool/alerts_test.yaml");
@@ -165,7 +160,6 @@ async fn every_metric_that_is_asked_for_is_served() {
         metrics.contains("aws_requests_total{api=\"ecr\",identity=\"operator\",result=\"success\"} 1"),
         "{metrics}"
     );
-    assert_eq!(Reason::Throttled.as_str(), "Throttled");
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();
 }

@@ -16,6 +16,7 @@ use testbed::bed::PATIENCE;
 use testbed::control_plane::{ControlPlane, Options, shared};
 
 use super::helm::{Helm, apply, chart};
+use super::mutation::MutatingPolicy;
 
 const OWN: &str = "111122223333.dkr.ecr.eu-west-1.amazonaws.com";
 const PUBLIC: &str = "public.ecr.aws";
@@ -45,8 +46,7 @@ impl Cluster {
         let (chart, file) = (chart().to_string_lossy().into_owned(), helm.values(&values));
         let file = file.to_string_lossy().into_owned();
         helm.run(&["install", "eco", &chart, "--namespace", &cluster.test, "--values", &file]).unwrap();
-        let served = cluster.client.list_api_group_resources("admissionregistration.k8s.io/v1").await.unwrap();
-        let served = served.resources.iter().any(|resource| resource.kind == "MutatingAdmissionPolicy");
+        let served = MutatingPolicy::is_served(&cluster.client).await;
         let manifest = helm.run(&["get", "manifest", "eco", "--namespace", &cluster.test]).unwrap();
         assert_eq!(manifest.contains("kind: MutatingAdmissionPolicy\n"), served, "auto");
         if !served {

@@ -20,13 +20,13 @@ pub(crate) fn chart() -> PathBuf {
     root().join("charts/ecr-credential-operator")
 }
 
-/// The text of a file of the project.
 /// Reads YAML of the version that helm reads, in which `y` and `n` are texts.
 pub(crate) fn yaml<T: DeserializeOwned>(text: &str) -> T {
     let options = serde_saphyr::options! { strict_booleans: true };
     serde_saphyr::from_str_with_options(text, options).unwrap()
 }
 
+/// The text of a file of the project.
 pub(crate) fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }

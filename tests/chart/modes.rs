@@ -1,7 +1,5 @@
 //! Every way to install the chart: all that is rendered is accepted by the API server, and says what it should.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::Error;
 use kube::api::{Api, PostParams};
@@ -106,49 +104,6 @@ fn render(values: Value) -> Vec<Value> {
     Helm::offline("v3").template("eco", NEWEST, &values).unwrap()
 }
 
-fn rules<'a>(objects: &'a [Value], kind: &str, resource: &str) -> Vec<(&'a Value, &'a Value)> {
-    let of_kind = objects.iter().filter(|o| o["kind"] == kind);
-    of_kind
-        .flat_map(|o| o["rules"].as_array().into_iter().flatten().map(move |rule| (o, rule)))
-        .filter(|(_, rule)| rule["resources"].as_array().is_some_and(|all| all.iter().any(|r| r == resource)))
-        .collect()
-}
-
-fn settings(objects: &[Value]) -> BTreeMap<String, String> {
-    let env = &object(objects, "Deployment", "")["spec"]["template"]["spec"]["containers"][0]["env"];
-    let plain = |entry: &Value| Some((entry["name"].as_str()?.to_owned(), entry["value"].as_str()?.to_owned()));
-    env.as_array().unwrap().iter().filter_map(plain).collect()
-}
-
-#[test]
-fn rights_on_secrets_are_by_name_unless_all_names_are_asked_for() {
-    let default = render(json!({}));
-    let found = rules(&default, "ClusterRole", "secrets");
-    assert_eq!(found.len(), 1);
-    assert_eq!(found[0].1["resourceNames"], json!(["ecr-pull-secret"]));
-    assert_eq!(settings(&default)["ECO_SECRET_NAMES"], "ecr-pull-secret");
-    let all = render(json!({ "allSecretNames": true }));
-    assert_eq!(rules(&all, "ClusterRole", "secrets")[0].1.get("resourceNames"), None);
-    assert_eq!(settings(&all)["ECO_ALL_SECRET_NAMES"], "true");
-    assert_eq!(settings(&all).get("ECO_SECRET_NAMES"), None);
-}
-
-#[test]
-fn listed_namespaces_mean_roles_there_and_no_right_on_secrets_elsewhere() {
-    let listed = render(json!({ "namespaces": ["a", "b"] }));
-    assert_eq!(rules(&listed, "ClusterRole", "secrets"), []);
-    let found = rules(&listed, "Role", "secrets");
-    assert_eq!(
-        found.iter().map(|(role, _)| &role["metadata"]["namespace"]).collect::<Vec<_>>(),
-        [&json!("a"), &json!("b")]
-    );
-    assert!(found.iter().all(|(_, rule)| rule["resourceNames"] == json!(["ecr-pull-secret"])));
-    let bound: Vec<_> =
-        listed.iter().filter(|o| o["kind"] == "RoleBinding").map(|o| &o["metadata"]["namespace"]).collect();
-    assert_eq!(bound, [&json!("a"), &json!("b"), &json!("default"), &json!("eco")]);
-    assert_eq!(settings(&listed)["ECO_NAMESPACES"], "a,b");
-}
-
 #[test]
 fn the_oldest_kubernetes_that_is_accepted_is_the_oldest_that_the_tests_run_on() {
     let (newest, oldest) = (tried("controlplane"), tried("controlplane-oldest"));
@@ -189,21 +144,6 @@ fn two_releases_in_two_namespaces_share_no_object() {
         let (one, other) = (names(namespace, name), names(other.0, other.1));
         assert!(one.len() >= 6, "{one:?}");
         assert!(one.is_disjoint(&other), "{:?}", one.intersection(&other).collect::<Vec<_>>());
-    }
-}
-
-#[test]
-fn the_image_is_named_by_digest_tag_or_version() {
-    for (image, expected) in [
-        (json!({}), format!("ghcr.io/pullsecrets/ecr-credential-operator:{}", env!("CARGO_PKG_VERSION"))),
-        (json!({ "registry": "r.example", "repository": "x", "tag": "v2" }), "r.example/x:v2".to_owned()),
-        (
-            json!({ "registry": "r.example", "repository": "x", "tag": "v2", "digest": format!("sha256:{}", "0".repeat(64)) }),
-            format!("r.example/x@sha256:{}", "0".repeat(64)),
-        ),
-    ] {
-        let objects = render(json!({ "image": image }));
-        assert_eq!(object(&objects, "Deployment", "")["spec"]["template"]["spec"]["containers"][0]["image"], expected);
     }
 }
 

@@ -8,7 +8,7 @@ use testbed::bed::PATIENCE;
 use testbed::proxy::Match;
 use testbed::recorder::Invariant;
 
-use super::helm::apply;
+use super::helm::{apply, version_of};
 use super::operator::{launch, with_the_chart};
 use super::policy::{installed, refused};
 use super::stolen_token::{Owners, additions, merged};
@@ -17,10 +17,14 @@ use super::stolen_token::{Owners, additions, merged};
 pub(crate) struct MutatingPolicy(String);
 
 impl MutatingPolicy {
-    /// Whether the control plane has such policies: Kubernetes 1.36 and later do.
+    /// Whether the control plane has such policies: Kubernetes 1.36 and later do, so that no test of them passes there without them.
     pub(crate) async fn is_served(client: &Client) -> bool {
         let group = client.list_api_group_resources("admissionregistration.k8s.io/v1").await.unwrap();
-        group.resources.iter().any(|resource| resource.kind == "MutatingAdmissionPolicy")
+        let is_served = group.resources.iter().any(|resource| resource.kind == "MutatingAdmissionPolicy");
+        let version = version_of(client).await;
+        let minor: u32 = version.split('.').nth(1).unwrap().parse().unwrap();
+        assert_eq!(is_served, minor >= 36, "Kubernetes {version}");
+        is_served
     }
 
     /// Creates one for docker configs.

@@ -304,8 +304,6 @@ async fn with_the_charts_rights_and_under_its_policy_the_operator_writes_what_co
         password
     };
     let first = check().await;
-    // A request counts in whole seconds: one in the second of a fetch is served by it.
-    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     bed.request_refresh(&credential, "1").await.unwrap();
     bed.refreshed(&credential, "1").await.unwrap();
     bed.ready(&credential).await.unwrap();

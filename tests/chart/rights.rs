@@ -109,7 +109,6 @@ async fn tour(bed: &Bed) {
     bed.ready(&each).await.unwrap();
     // Events are made, and told of again.
     for request in ["1", "2"] {
-        tokio::time::sleep(Duration::from_millis(1100)).await;
         bed.request_refresh(&shared, request).await.unwrap();
         bed.refreshed(&shared, request).await.unwrap();
     }

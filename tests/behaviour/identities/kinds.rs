@@ -8,27 +8,6 @@ use testbed::bed::identities::{AUDIENCE, ROLE_ARN, STS};
 use super::*;
 
 #[tokio::test]
-async fn a_service_account_fetches_with_the_role_of_its_annotation() {
-    let bed = bed("account").await;
-    let (a, ops) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("ops", &[]).await.unwrap());
-    let role = account_with_role(&bed, ONE, &ops, "puller").await;
-    let operator = bed.operator(launch().service_account(&format!("{ops}/puller"))).await.unwrap();
-    let name = bed.credential("x", spec_as(as_account(&ops, "puller"), &[&a])).await.unwrap();
-    bed.logins_until(&a, &[&host_of(ONE)]).await.unwrap();
-    bed.ready(&name).await.unwrap();
-    let token = token_of(&bed, &a, &role).await;
-    assert_eq!(token.session_name.as_deref(), Some("ecr-credential-operator"));
-    let granted = bed.proxy.log().granted_tokens();
-    assert_eq!(granted.len(), 1);
-    assert_eq!((granted[0].namespace.as_str(), granted[0].service_account.as_str()), (ops.as_str(), "puller"));
-    assert_eq!(granted[0].audiences, [STS]);
-    assert_eq!(sessions_asked(&bed).len(), 1);
-    assert_eq!(bed.aws.calls(Service::Sts).len(), 1, "the operator's own identity is not needed");
-    operator.stop().await.unwrap();
-    bed.finish().await.unwrap();
-}
-
-#[tokio::test]
 async fn role_and_audiences_come_from_the_spec_before_the_annotations() {
     let bed = bed("audiences").await;
     let (a, ops) = (bed.namespace("a", &[]).await.unwrap(), bed.namespace("ops", &[]).await.unwrap());
