@@ -4,16 +4,14 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ServiceAccount;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, PostParams};
 use serde_json::{Value, json};
 use testbed::aws::{Permissions, Role, Service, Trust};
 use testbed::bed::{ACCOUNT, Bed};
 use testbed::proxy::Proxy;
-use testbed::recorder::Invariant;
 
 use super::demand::{spec, time};
 use super::look::make_secret;

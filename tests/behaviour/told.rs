@@ -1,7 +1,7 @@
 //! What users are told: a status that others change, namespaces out of reach, a region that nobody names, Events where tenants see them.
 
 use k8s_openapi::api::core::v1::{Event, Secret};
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::runtime::watcher::{self, watcher};
 use serde_json::{Value, json};
 use testbed::aws::Service;
@@ -10,7 +10,6 @@ use testbed::proxy::Match;
 use testbed::recorder::Invariant;
 
 use super::look::{at_once, counts, spec, uid};
-use super::rights::allow_events;
 use super::{OWN, bed, launch, operator};
 
 #[tokio::test]
