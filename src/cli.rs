@@ -1,6 +1,5 @@
 //! The command line, and the only reader of the environment (the AWS SDK and kube read their own variables).
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,9 +10,10 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use crate::api::{DEFAULT_SECRET_NAME, OutputFormat};
+use crate::plan::Limits;
 use crate::plan::references::AllowedIdentities;
 use crate::plan::schedule::{self, LONGEST_LIFE};
-use crate::plan::scopes::{AccountScope, IncludeScope, KeysScope, OutputScope};
+use crate::plan::scopes::{AccountScope, OutputScope, SecretKey};
 use crate::process::telemetry::LogFormat;
 use crate::token::settings::{AwsSettings, Endpoints, WebIdentityFile};
 
@@ -80,13 +80,13 @@ pub struct ScopeArgs {
 
     /// A Secret with a docker config that EcrCredentials are allowed to merge (`spec.include`), as NAMESPACE/NAME; repeatable. The
     /// operator needs RBAC permissions on each: get, list, watch.
-    #[arg(long = "include-secret", env = "ECO_INCLUDE_SECRETS", value_delimiter = ',', value_parser = include_scope, value_name = "NAMESPACE/NAME", help_heading = "Scope")]
-    pub include_secrets: Vec<IncludeScope>,
+    #[arg(long = "include-secret", env = "ECO_INCLUDE_SECRETS", value_delimiter = ',', value_parser = secret_key, value_name = "NAMESPACE/NAME", help_heading = "Scope")]
+    pub include_secrets: Vec<SecretKey>,
 
     /// A Secret with static AWS keys that EcrCredentials are allowed to use, as NAMESPACE/NAME; repeatable. The operator needs RBAC
     /// permissions on each: get, list, watch.
-    #[arg(long = "credentials-secret", env = "ECO_CREDENTIALS_SECRETS", value_delimiter = ',', value_parser = keys_scope, value_name = "NAMESPACE/NAME", help_heading = "Scope")]
-    pub credentials_secrets: Vec<KeysScope>,
+    #[arg(long = "credentials-secret", env = "ECO_CREDENTIALS_SECRETS", value_delimiter = ',', value_parser = secret_key, value_name = "NAMESPACE/NAME", help_heading = "Scope")]
+    pub credentials_secrets: Vec<SecretKey>,
 }
 
 /// How AWS is reached, and as whom.
@@ -319,14 +319,23 @@ impl RunArgs {
 }
 
 impl ScopeArgs {
-    /// The Secret names that may be written; `None` for any.
-    pub fn allowed_names(&self) -> Option<BTreeSet<std::sync::Arc<str>>> {
-        (!self.all_secret_names).then(|| self.secret_names.iter().map(|name| name.as_str().into()).collect())
-    }
-
-    /// The namespaces that may be written; `None` for all.
-    pub fn allowed_namespaces(&self) -> Option<BTreeSet<std::sync::Arc<str>>> {
-        (!self.namespaces.is_empty()).then(|| self.namespaces.iter().map(|name| name.as_str().into()).collect())
+    /// What the operator may do. What AWS decides of it is left open.
+    pub fn limits(&self) -> Limits {
+        let shared = |names: &[String]| names.iter().map(|name| name.as_str().into()).collect();
+        Limits {
+            region: None,
+            secret_names: (!self.all_secret_names).then(|| shared(&self.secret_names)),
+            outputs: Some(self.output_secrets.iter().cloned().collect()),
+            includes: self.include_secrets.iter().cloned().collect(),
+            namespaces: (!self.namespaces.is_empty()).then(|| shared(&self.namespaces)),
+            identities: AllowedIdentities {
+                accounts: self.service_accounts.iter().cloned().collect(),
+                keys: self.credentials_secrets.iter().cloned().collect(),
+            },
+            attach_pods: self.attach_pods,
+            attach_service_accounts: shared(&self.attach_service_accounts),
+            fixed_api: false,
+        }
     }
 
     /// Whether nothing was said.
@@ -335,29 +344,6 @@ impl ScopeArgs {
         let identities = self.service_accounts.is_empty() && self.credentials_secrets.is_empty();
         let outputs = self.output_secrets.is_empty() && self.include_secrets.is_empty();
         names && self.namespaces.is_empty() && identities && outputs
-    }
-
-    /// The outputs that may be written.
-    pub fn allowed_outputs(&self) -> BTreeSet<OutputScope> {
-        self.output_secrets.iter().cloned().collect()
-    }
-
-    /// The docker configs of others that may be read.
-    pub fn allowed_includes(&self) -> BTreeSet<IncludeScope> {
-        self.include_secrets.iter().cloned().collect()
-    }
-
-    /// The names of ServiceAccounts to which Secrets may be attached.
-    pub fn attachable(&self) -> BTreeSet<std::sync::Arc<str>> {
-        self.attach_service_accounts.iter().map(|name| name.as_str().into()).collect()
-    }
-
-    /// Whose identities may be used besides the operator's own.
-    pub fn allowed_identities(&self) -> AllowedIdentities {
-        AllowedIdentities {
-            accounts: self.service_accounts.iter().cloned().collect(),
-            keys: self.credentials_secrets.iter().cloned().collect(),
-        }
     }
 }
 
@@ -432,9 +418,9 @@ fn account_scope(text: &str) -> Result<AccountScope, String> {
 }
 
 /// Reads NAMESPACE/NAME of a Secret.
-fn keys_scope(text: &str) -> Result<KeysScope, String> {
+fn secret_key(text: &str) -> Result<SecretKey, String> {
     match account_scope(text)? {
-        AccountScope { namespace: Some(namespace), name } => Ok(KeysScope { namespace, name }),
+        AccountScope { namespace: Some(namespace), name } => Ok(SecretKey { namespace, name }),
         AccountScope { namespace: None, .. } => Err(format!("{text:?} must name one namespace, as NAMESPACE/NAME")),
     }
 }
@@ -447,11 +433,6 @@ fn output_scope(text: &str) -> Result<OutputScope, String> {
     let (place, format) = text.split_once('=').ok_or_else(unreadable)?;
     let AccountScope { namespace, name } = account_scope(place).map_err(|_| unreadable())?;
     Ok(OutputScope { namespace, name, format: OutputFormat::parse(format).ok_or_else(unreadable)? })
-}
-
-/// Reads NAMESPACE/NAME of a Secret.
-fn include_scope(text: &str) -> Result<IncludeScope, String> {
-    keys_scope(text).map(|KeysScope { namespace, name }| IncludeScope { namespace, name })
 }
 
 fn not_a_place(text: &str) -> String {

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use crate::answers::{Cause, kind, message, shorten};
 use crate::plan::auth::{Account, KeyMaterial, Keys};
 use crate::plan::references::KeysRecord;
-use crate::plan::scopes::KeysScope;
+use crate::plan::scopes::SecretKey;
 use crate::token::{Cluster, StaticKeys, TokenError};
 
 /// The life of a web identity token in seconds: the shortest that the API server issues. It is used once, immediately.
@@ -69,8 +69,9 @@ impl ApiServer {
         Ok(answer.status.token)
     }
 
-    async fn read_secret(&self, namespace: &str, name: &str) -> Result<Stored, TokenError> {
-        let what = format!("Secret {namespace}/{name}");
+    async fn read_secret(&self, secret: &SecretKey) -> Result<Stored, TokenError> {
+        let SecretKey { namespace, name } = secret;
+        let what = format!("Secret {secret}");
         let request = Request::new(Secret::url_path(&(), Some(namespace)))
             .get(name, &GetParams::default())
             .map_err(|_| unreadable(&what))?;
@@ -80,8 +81,8 @@ impl ApiServer {
         serde_json::from_str(&text).map_err(|_| unreadable(&what))
     }
 
-    async fn record_keys(&self, scope: &KeysScope) -> Result<Option<KeysRecord>, TokenError> {
-        match self.read_secret(&scope.namespace, &scope.name).await {
+    async fn record_keys(&self, secret: &SecretKey) -> Result<Option<KeysRecord>, TokenError> {
+        match self.read_secret(secret).await {
             Ok(secret) => Ok(Some(secret.record())),
             Err(TokenError::IdentityNotFound(_)) => Ok(None),
             Err(error) => Err(error),
@@ -89,9 +90,8 @@ impl ApiServer {
     }
 
     async fn read_keys(&self, keys: &Keys, material: &KeyMaterial) -> Result<StaticKeys, TokenError> {
-        let Keys { namespace, name, .. } = keys;
-        let secret = self.read_secret(namespace, name).await?;
-        let changed = || TokenError::IdentityChanged(just_changed(&format!("Secret {namespace}/{name}")));
+        let secret = self.read_secret(&keys.secret).await?;
+        let changed = || TokenError::IdentityChanged(just_changed(&format!("Secret {}", keys.secret)));
         if keys.material(&secret.record()).ok().as_ref() != Some(material) {
             return Err(changed());
         }
@@ -109,8 +109,8 @@ impl Cluster for ApiServer {
         self.request_token(account).boxed()
     }
 
-    fn keys_record<'a>(&'a self, scope: &'a KeysScope) -> BoxFuture<'a, Result<Option<KeysRecord>, TokenError>> {
-        self.record_keys(scope).boxed()
+    fn keys_record<'a>(&'a self, secret: &'a SecretKey) -> BoxFuture<'a, Result<Option<KeysRecord>, TokenError>> {
+        self.record_keys(secret).boxed()
     }
 
     fn static_keys<'a>(
@@ -218,10 +218,9 @@ mod tests {
 
     #[tokio::test]
     async fn keys_are_given_while_they_are_those_that_were_seen_and_else_told_as_changed() {
-        let scope = KeysScope { namespace: "ops".into(), name: "keys".into() };
+        let scope = SecretKey { namespace: "ops".into(), name: "keys".into() };
         let keys = Keys {
-            namespace: "ops".into(),
-            name: "keys".into(),
+            secret: scope.clone(),
             access_key_id: "AWS_ACCESS_KEY_ID".to_owned(),
             secret_access_key: "AWS_SECRET_ACCESS_KEY".to_owned(),
             session_token: None,
@@ -254,7 +253,7 @@ mod tests {
 
     #[tokio::test]
     async fn keys_are_read_from_a_secret_whatever_else_is_odd_about_it() {
-        let scope = KeysScope { namespace: "ops".into(), name: "keys".into() };
+        let scope = SecretKey { namespace: "ops".into(), name: "keys".into() };
         let odd = hostile::Kind::Secret.odd("ops", "keys").into_iter().filter(|odd| odd.what.contains("metadata"));
         let mut count = 0;
         for odd in odd {
@@ -328,7 +327,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_may_take_as_long_as_admission_may_and_not_for_ever() {
-        let scope = KeysScope { namespace: "ops".into(), name: "keys".into() };
+        let scope = SecretKey { namespace: "ops".into(), name: "keys".into() };
         for (seconds, lasts) in [(60, true), (66, false)] {
             let service = tower::service_fn(move |_: http::Request<Body>| async move {
                 tokio::time::sleep(Duration::from_secs(seconds)).await;

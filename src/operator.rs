@@ -46,7 +46,6 @@ use observer::Watched;
 use term::Term;
 
 mod observer;
-mod scope;
 mod term;
 
 /// Why the operator ends by itself. Each message says what happens next.
@@ -107,7 +106,7 @@ impl Operator {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         metrics.process.started.set(Timestamp::now().as_duration().as_secs_f64());
-        report::start_counters(&metrics, &args.scope.allowed_identities());
+        report::start_counters(&metrics, &args.scope.limits().identities);
         let exposition = Arc::new(Exposition::new(registry));
         let process = metrics.process.clone();
         exposition.before_each(move || process.refresh());
@@ -165,9 +164,9 @@ impl Operator {
         queue: UnboundedReceiver<Uid>,
     ) {
         let mut listed = ctx.shared.listed();
-        let scopes = scope::watched_secrets(&self.args.scope).len();
-        let allowed = self.args.scope.allowed_identities();
-        let references = allowed.accounts.len() + allowed.keys.len() + self.args.scope.allowed_includes().len();
+        let limits = &ctx.limits;
+        let scopes = limits.secret_scopes().len();
+        let references = limits.identities.accounts.len() + limits.identities.keys.len() + limits.includes.len();
         tokio::select! {
             _ = listed.wait_for(|listed| listed.is_complete(scopes, references)) => {}
             () = self.stop.cancelled() => return,
@@ -215,26 +214,25 @@ impl Operator {
         store: reflector::store::Writer<EcrCredential>,
     ) -> JoinSet<()> {
         let mut watches = JoinSet::new();
-        let (flags, shared, interval) = (&self.args.scope, &ctx.shared, self.args.retry_max);
+        let (limits, shared, interval) = (&ctx.limits, &ctx.shared, self.args.retry_max);
         let selector = self.args.credential_selector.clone();
         let reports = UnreadableReports::new(ctx.writer.clone(), self.clock.clone());
         watches.spawn(watches::credentials(client.clone(), selector, shared.clone(), store, reports));
         watches.spawn(watches::namespaces(client.clone(), shared.clone()));
-        for scope in scope::watched_secrets(flags) {
+        for scope in limits.secret_scopes() {
             watches.spawn(watches::secrets(client.clone(), scope, shared.clone()));
         }
-        let allowed = flags.allowed_identities();
-        for scope in allowed.accounts {
+        for scope in limits.identities.accounts.clone() {
             watches.spawn(references::accounts(client.clone(), scope, shared.clone(), interval));
         }
-        for scope in allowed.keys {
-            watches.spawn(references::keys(client.clone(), cluster(client), scope, shared.clone(), interval));
+        for secret in limits.identities.keys.clone() {
+            watches.spawn(references::keys(client.clone(), cluster(client), secret, shared.clone(), interval));
         }
-        for scope in flags.allowed_includes() {
+        for secret in limits.includes.clone() {
             let reader = Writer::new(client.clone(), 1, REQUEST_TIMEOUT);
-            watches.spawn(references::include(client.clone(), reader, scope, shared.clone(), interval));
+            watches.spawn(references::include(client.clone(), reader, secret, shared.clone(), interval));
         }
-        for scope in scope::watched_service_accounts(flags) {
+        for scope in limits.attach_scopes() {
             watches.spawn(self.attach(client, scope, ctx));
         }
         watches
@@ -244,7 +242,7 @@ impl Operator {
     /// asked for is taken back.
     fn attach(&self, client: &Client, scope: AccountScope, ctx: &Arc<Context>) -> impl Future<Output = ()> + use<> {
         let (client, shared, stop) = (client.clone(), ctx.shared.clone(), self.stop.clone());
-        let scopes = scope::watched_secrets(&self.args.scope).len();
+        let scopes = ctx.limits.secret_scopes().len();
         let attacher = Arc::new(Attacher::new(shared.clone(), ctx.writer.clone(), ctx.retry));
         async move {
             let mut listed = shared.listed();
@@ -265,7 +263,7 @@ impl Operator {
     /// Creates the parts of the controller.
     fn assemble(&self, client: &Client, aws: Aws) -> Parts {
         let args = &self.args;
-        let limits = Limits { region: aws.region, fixed_api: aws.fixed_api, ..scope::limits(&args.scope) };
+        let limits = Limits { region: aws.region, fixed_api: aws.fixed_api, ..args.scope.limits() };
         let retry = RetryPolicy { initial: args.retry_initial, max: args.retry_max };
         let clock = self.clock.clone();
         let cache =

@@ -25,14 +25,13 @@ use crate::cli::LeaseArgs;
 use crate::cluster::ApiServer;
 use crate::controller::cluster_state::ClusterState;
 use crate::controller::references::account_record;
-use crate::controller::secret_key::SecretKey;
-use crate::controller::watches::{SecretScope, credential_ref, references as asked, secret_scopes, unreadable};
+use crate::controller::watches::{credential_ref, references as asked, unreadable};
 use crate::lenient::Observed;
 use crate::plan::namespaces::NamespaceUid;
 use crate::plan::references::AllowedIdentities;
 use crate::plan::schedule::later;
-use crate::plan::scopes::{AccountScope, IncludeScope, KeysScope, OutputScope, Reference};
-use crate::plan::{Limits, SpecError, Uid, includes};
+use crate::plan::scopes::{AccountScope, OutputScope, Reference, SecretKey, SecretScope};
+use crate::plan::{Limits, Uid, includes};
 use crate::process::lease;
 use crate::secret::observed::{Details, SecretDetails};
 use crate::secret::ownership::SecretRecord;
@@ -174,13 +173,10 @@ impl Cluster {
         Ok(())
     }
 
-    async fn keys(&self, scope: &KeysScope, state: &mut ClusterState) {
+    async fn keys(&self, scope: &SecretKey, state: &mut ClusterState) {
         match ApiServer::new(self.client.clone()).keys_record(scope).await {
             Ok(record) => state.references.set_keys(scope, record),
-            Err(error) => {
-                let why = SpecError { reason: error.reason(), message: error.to_string() };
-                state.references.set_keys_unread(scope, why)
-            }
+            Err(error) => state.references.set_keys_unread(scope, error.into()),
         };
     }
 
@@ -303,16 +299,13 @@ pub(super) fn set_credentials(state: &mut ClusterState, (good, bad): &Credential
 
 /// The scopes of Secrets that cover everything the operator may write.
 pub(super) fn scopes(any_name: bool, limits: &Limits, credentials: &[EcrCredential]) -> Vec<SecretScope> {
-    let names: BTreeSet<Option<Arc<str>>> = match &limits.secret_names {
-        Some(names) => names.iter().cloned().map(Some).collect(),
-        None if any_name => BTreeSet::from([None]),
-        None => credentials.iter().map(|c| Some(c.spec.secret.name.as_str().into())).collect(),
+    let asked = || credentials.iter().map(|object| object.spec.secret.name.as_str().into()).collect();
+    let limits = Limits {
+        secret_names: limits.secret_names.clone().or_else(|| (!any_name).then(asked)),
+        outputs: Some(limits.outputs.clone().unwrap_or_else(|| outputs_as_asked(credentials))),
+        ..limits.clone()
     };
-    let asked = limits.outputs.is_none().then(|| outputs_as_asked(credentials));
-    let outputs = limits.outputs.as_ref().or(asked.as_ref());
-    let any = names.contains(&None);
-    let names: BTreeSet<Arc<str>> = names.into_iter().flatten().collect();
-    secret_scopes((!any).then_some(&names), limits.namespaces.as_ref(), outputs)
+    limits.secret_scopes()
 }
 
 /// The outputs of all `EcrCredentials`.
@@ -324,7 +317,7 @@ fn outputs_as_asked(credentials: &[EcrCredential]) -> BTreeSet<OutputScope> {
 }
 
 /// The includes of all `EcrCredentials`.
-pub(super) fn includes_as_asked(credentials: &[EcrCredential]) -> BTreeSet<IncludeScope> {
+pub(super) fn includes_as_asked(credentials: &[EcrCredential]) -> BTreeSet<SecretKey> {
     credentials.iter().flat_map(|object| includes(&object.spec)).collect()
 }
 

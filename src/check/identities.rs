@@ -39,7 +39,7 @@ fn describe(facts: &Facts, identity: &Identity, users: Users) -> IdentityReport 
         IdentitySource::Account(account) => {
             (Some(format!("{}/{}", account.namespace, account.name)), None, Some(account.role.to_string()))
         }
-        IdentitySource::Keys { keys, .. } => (None, Some(format!("{}/{}", keys.namespace, keys.name)), None),
+        IdentitySource::Keys { keys, .. } => (None, Some(keys.secret.to_string()), None),
     };
     let roles = first.into_iter().chain(identity.roles().iter().map(|step| step.role.to_string())).collect();
     let aws = facts.aws.as_ref();
@@ -123,8 +123,7 @@ pub(super) fn failure(facts: &Facts, resolved: &Resolved<'_>) -> Option<SpecErro
         Err(error) => Some(error.clone()),
         Ok(key) => {
             let error = facts.aws.as_ref()?.tokens.get(key)?.as_ref().err()?;
-            let told = SpecError { reason: error.reason(), message: error.to_string() };
-            is_problem(facts, &key.identity, error).then_some(told)
+            is_problem(facts, &key.identity, error).then(|| error.clone().into())
         }
     }
 }

@@ -15,10 +15,9 @@ use super::targets::TargetCheck;
 use crate::api::registry::{Host, Region};
 use crate::api::status::{Reason, RegistryStatus, condition};
 use crate::api::{AttachPods, EcrCredentialStatus};
-use crate::controller::secret_key::SecretKey;
-use crate::controller::watches::SecretScope;
 use crate::plan::outputs::{SecretPlan, include_not_allowed, output_not_allowed};
 use crate::plan::schedule::later;
+use crate::plan::scopes::SecretScope;
 use crate::plan::{Plan, RegistryPlan, SpecError, TokenSpec};
 use crate::secret::observed::Details;
 use crate::secret::{LAST_CALL, Owner, SecretTarget, Selection};
@@ -378,7 +377,7 @@ fn namespaces(
     targets.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     let (mut all, mut good) = (Namespaces::default(), 0);
     for target in &targets {
-        let found = facts.metadata.get(&SecretKey::of(target)).map(Details::metadata);
+        let found = facts.metadata.get(&target.key()).map(Details::metadata);
         let report = if is_hidden(facts, target) { Some(hidden(target)) } else { check.judge(target, found.as_ref()) };
         let here = resolved.iter().filter(|resolved| resolved.namespace.as_deref() == Some(&*target.namespace));
         let of_secret = here.filter(|resolved| holds(plan, &status, target, resolved.spec));

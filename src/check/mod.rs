@@ -202,9 +202,8 @@ async fn cluster_facts(
     }
     cluster.references(&limits.identities, &mut state).await?;
     let mut needed = rights::needed(&scopes, &limits, lease.as_ref());
-    needed.extend(rights::for_attaching(&limits.attach_service_accounts, limits.namespaces.as_ref()));
     if args.scope.namespace_events {
-        needed.extend(rights::for_namespace_events(limits.namespaces.as_ref()));
+        needed.extend(rights::for_namespace_events(&limits));
     }
     let rights = if inside { Some(cluster.rights(needed).await?) } else { None };
     let (credentials, unreadable) = chosen(args.name.as_deref(), all)?;
@@ -275,17 +274,17 @@ fn limits(
         Some(region) => Some(region),
         None => here().map(|text| Region::parse(&text)).transpose().map_err(CheckError::BadRegion)?,
     };
-    let assumed = is_assumed(args);
+    let fixed_api = own.map_or(&settings.endpoints, |own| &own.identity.endpoints).ecr.is_some();
+    let told = Limits { region, fixed_api, ..args.scope.limits() };
+    if !is_assumed(args) {
+        return Ok(told);
+    }
     Ok(Limits {
-        region,
-        secret_names: if assumed { None } else { args.scope.allowed_names() },
-        outputs: (!assumed).then(|| args.scope.allowed_outputs()),
-        includes: if assumed { gather::includes_as_asked(&all.0) } else { args.scope.allowed_includes() },
-        namespaces: args.scope.allowed_namespaces(),
-        attach_pods: args.scope.attach_pods,
-        attach_service_accounts: args.scope.attachable(),
-        identities: if assumed { gather::identities_as_asked(&all.0) } else { args.scope.allowed_identities() },
-        fixed_api: own.map_or(&settings.endpoints, |own| &own.identity.endpoints).ecr.is_some(),
+        secret_names: None,
+        outputs: None,
+        includes: gather::includes_as_asked(&all.0),
+        identities: gather::identities_as_asked(&all.0),
+        ..told
     })
 }
 

@@ -1,14 +1,12 @@
 //! The permissions that the operator needs in the cluster, by its flags.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::controller::watches::SecretScope;
 use crate::plan::Limits;
-use crate::plan::scopes::{AccountScope, IncludeScope, KeysScope};
+use crate::plan::scopes::{AccountScope, SecretKey, SecretScope};
 
 /// One permission, as in RBAC.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -85,35 +83,29 @@ pub(super) fn needed(scopes: &[SecretScope], limits: &Limits, lease: Option<&Lea
         // A namespace is read again before it gets tokens of its own: it may have been recreated.
         rights.push(right("get", "", "namespaces"));
     }
-    for KeysScope { namespace, name } in &allowed.keys {
+    for SecretKey { namespace, name } in &allowed.keys {
         let keys = |verb| right(verb, "", "secrets").at(Some(namespace), Some(name)).by("auth.secrets");
         rights.extend(["get", "list", "watch"].map(keys));
     }
-    for IncludeScope { namespace, name } in &limits.includes {
+    for SecretKey { namespace, name } in &limits.includes {
         let include = |verb| right(verb, "", "secrets").at(Some(namespace), Some(name)).by("include.secrets");
         rights.extend(["get", "list", "watch"].map(include));
+    }
+    for AccountScope { namespace, name } in limits.attach_scopes() {
+        let account = |verb| right(verb, "", "serviceaccounts").at(namespace.as_ref(), Some(&name));
+        rights.extend(["list", "watch", "patch"].map(account).map(|right| right.by("attach.serviceAccounts")));
     }
     rights
 }
 
-/// The permissions to attach Secrets to ServiceAccounts of these names, in some namespaces or in all.
-pub(super) fn for_attaching(names: &BTreeSet<Arc<str>>, namespaces: Option<&BTreeSet<Arc<str>>>) -> Vec<Right> {
-    let rights = in_each(namespaces).into_iter().flat_map(|namespace| {
-        let named = move |name| ["list", "watch", "patch"].map(|verb| (verb, name, namespace));
-        names.iter().flat_map(named)
-    });
-    let account = |(verb, name, namespace)| right(verb, "", "serviceaccounts").at(namespace, Some(name));
-    rights.map(account).map(|right| right.by("attach.serviceAccounts")).collect()
-}
-
-/// The permissions for Events in target namespaces, in some namespaces or in all.
-pub(super) fn for_namespace_events(namespaces: Option<&BTreeSet<Arc<str>>>) -> Vec<Right> {
-    let verbs = |namespace| ["create", "patch"].map(|verb| right(verb, "events.k8s.io", "events").at(namespace, None));
-    in_each(namespaces).into_iter().flat_map(verbs).map(|right| right.by("rbac.namespaceEvents")).collect()
-}
-
-fn in_each(namespaces: Option<&BTreeSet<Arc<str>>>) -> Vec<Option<&Arc<str>>> {
-    namespaces.map_or_else(|| vec![None], |all| all.iter().map(Some).collect())
+/// The permissions for Events in target namespaces.
+pub(super) fn for_namespace_events(limits: &Limits) -> Vec<Right> {
+    let mut rights = Vec::new();
+    for namespace in limits.each_namespace() {
+        let event = |verb| right(verb, "events.k8s.io", "events").at(namespace.as_ref(), None);
+        rights.extend(["create", "patch"].map(event).map(|right| right.by("rbac.namespaceEvents")));
+    }
+    rights
 }
 
 /// A permission on all objects of a kind, which the chart always grants.

@@ -16,11 +16,10 @@ use super::{chosen, gather, rights, text};
 use crate::api::EcrCredential;
 use crate::api::observed::{ObservedCredential, Unreadable};
 use crate::controller::cluster_state::ClusterState;
-use crate::controller::secret_key::SecretKey;
-use crate::controller::watches::{SecretScope, credential_ref};
+use crate::controller::watches::credential_ref;
 use crate::plan::namespaces::NamespaceUid;
 use crate::plan::references::{AccountRecord, AllowedIdentities, References};
-use crate::plan::scopes::{AccountScope, IncludeScope};
+use crate::plan::scopes::{AccountScope, SecretKey, SecretScope};
 use crate::plan::targets::SelectorIndex;
 use crate::plan::{Identity, Limits, Uid, plan};
 use crate::secret::observed::Details;
@@ -633,7 +632,7 @@ fn the_rights_follow_what_the_operator_may_do() {
     assert_eq!(more.len(), few.len() + 4);
     assert!(!few.contains(&"get namespaces".to_owned()) && more.contains(&"get namespaces".to_owned()), "{more:#?}");
     assert!(more.contains(&"create serviceaccounts/token named puller in namespace a".to_owned()), "{more:#?}");
-    limits.includes.insert(IncludeScope { namespace: "ops".into(), name: "hub".into() });
+    limits.includes.insert(SecretKey { namespace: "ops".into(), name: "hub".into() });
     let all = rights::needed(&[SecretScope { name: Some("out".into()), namespace: Some("b".into()) }], &limits, None);
     let by = |text: &str| all.iter().find(|right| right.to_string() == text).map(|right| right.chart_value);
     assert_eq!(by("patch secrets named out in namespace b"), Some("outputs"));
@@ -643,16 +642,19 @@ fn the_rights_follow_what_the_operator_may_do() {
 #[test]
 fn attaching_and_events_need_rights_where_the_operator_may_write() {
     let texts = |rights: Vec<rights::Right>| rights.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let names = BTreeSet::from(["default".into()]);
-    let everywhere = texts(rights::for_attaching(&names, None));
+    let attaching = |limits: &Limits| {
+        let all = rights::needed(&[], limits, None).into_iter();
+        texts(all.filter(|right| right.chart_value == "attach.serviceAccounts").collect())
+    };
+    let everywhere = Limits { attach_service_accounts: BTreeSet::from(["default".into()]), ..limits() };
     let expected =
         ["list", "watch", "patch"].map(|verb| format!("{verb} serviceaccounts named default in all namespaces"));
-    assert_eq!(everywhere, expected);
-    let some = BTreeSet::from(["a".into(), "b".into()]);
-    assert_eq!(texts(rights::for_attaching(&names, Some(&some))).len(), 6);
-    assert!(rights::for_attaching(&BTreeSet::new(), None).is_empty());
-    assert_eq!(texts(rights::for_namespace_events(None))[0], "create events.events.k8s.io in all namespaces");
-    assert_eq!(texts(rights::for_namespace_events(Some(&some))).len(), 4);
+    assert_eq!(attaching(&everywhere), expected);
+    let some = Limits { namespaces: Some(BTreeSet::from(["a".into(), "b".into()])), ..everywhere.clone() };
+    assert_eq!(attaching(&some).len(), 6);
+    assert!(attaching(&limits()).is_empty());
+    assert_eq!(texts(rights::for_namespace_events(&everywhere))[0], "create events.events.k8s.io in all namespaces");
+    assert_eq!(texts(rights::for_namespace_events(&some)).len(), 4);
 }
 
 #[test]
@@ -748,7 +750,7 @@ fn an_output_that_is_missing_or_refused_and_an_include_that_is_not_current_are_p
         object["status"]["conditions"].as_array_mut().unwrap().extend(reconciling);
     };
     let told = json!([{ "namespace": "a", "secret": "out", "reason": "QuotaExceeded", "message": "raise the quota" }]);
-    let hub = IncludeScope { namespace: "ops".into(), name: "hub".into() };
+    let hub = SecretKey { namespace: "ops".into(), name: "hub".into() };
     let may_read = Limits { includes: BTreeSet::from([hub]), ..limits() };
     let no_outputs = Limits { outputs: Some(BTreeSet::new()), ..limits() };
     type Lacks<'a> = Option<(&'a str, State, &'a str, &'a str)>;
@@ -868,7 +870,7 @@ fn an_include_that_is_not_current_is_told_with_the_time_after_which_it_is_left_o
         reconciling["type"] = json!("Reconciling");
         object["status"]["conditions"].as_array_mut().unwrap().push(reconciling);
     });
-    let includes = BTreeSet::from([IncludeScope { namespace: "ops".into(), name: "hub".into() }]);
+    let includes = BTreeSet::from([SecretKey { namespace: "ops".into(), name: "hub".into() }]);
     let found = written(&object);
     let report =
         judge(&Facts { limits: Limits { includes, ..limits() }, ..facts(vec![object], &[("a", found)]) }, at(NOW));

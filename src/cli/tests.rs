@@ -1,5 +1,7 @@
 //! What the flags are when nobody sets them, and what the environment decides.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 fn run(arguments: &[&str]) -> RunArgs {
@@ -18,7 +20,7 @@ fn the_defaults_are_those_that_the_documentation_gives() {
     assert_eq!((args.concurrency, args.aws_rate), (32, 10));
     assert_eq!(args.scope.secret_names, ["ecr-pull-secret"]);
     assert!(args.scope.is_default() && !args.scope.all_secret_names && !args.scope.attach_pods);
-    assert!(args.scope.allowed_namespaces().is_none(), "all namespaces may be written");
+    assert!(args.scope.limits().namespaces.is_none(), "all namespaces may be written");
     assert!(!args.lease.no_leader_election && !args.aws.require_workload_identity);
     assert_eq!((&*args.lease.lease_name, &*args.log), ("ecr-credential-operator", "info"));
     assert_eq!(args.http_address.to_string(), "[::]:8080");
@@ -62,12 +64,12 @@ fn what_cannot_be_meant_is_refused() {
 fn allowed_names_and_namespaces_are_those_of_the_flags() {
     let args =
         run(&["--secret-name", "a,b", "--namespace", "n1", "--namespace", "n2", "--service-account", "*/puller"]);
-    let names: Vec<String> = args.scope.allowed_names().unwrap().iter().map(ToString::to_string).collect();
-    assert_eq!(names, ["a", "b"]);
-    assert_eq!(args.scope.allowed_namespaces().unwrap().len(), 2);
-    let allowed = args.scope.allowed_identities();
+    let limits = args.scope.limits();
+    assert_eq!(limits.secret_names, Some(["a".into(), "b".into()].into()));
+    assert_eq!(limits.namespaces.unwrap().len(), 2);
+    let allowed = limits.identities;
     assert!(allowed.keys.is_empty() && allowed.accounts.iter().all(|scope| scope.namespace.is_none()));
-    assert!(run(&["--all-secret-names"]).scope.allowed_names().is_none());
+    assert!(run(&["--all-secret-names"]).scope.limits().secret_names.is_none());
 }
 
 #[test]
@@ -81,8 +83,8 @@ fn an_output_is_read_as_namespace_name_and_format() {
     {
         assert!(output_scope(wrong).unwrap_err().contains("TektonBasicAuth"), "{wrong}");
     }
-    assert_eq!(include_scope("ops/hub").unwrap(), IncludeScope { namespace: "ops".into(), name: "hub".into() });
-    assert!(include_scope("*/hub").is_err());
+    assert_eq!(secret_key("ops/hub").unwrap(), SecretKey { namespace: "ops".into(), name: "hub".into() });
+    assert!(secret_key("*/hub").is_err());
 }
 
 #[test]

@@ -5,19 +5,28 @@ use std::sync::Arc;
 
 use super::expectations::Expectations;
 use super::includes::Includes;
-use super::secret_key::{Change, SecretKey, SecretScope};
 use crate::api::OutputFormat;
 use crate::api::status::Reason;
 use crate::attach::{ServiceAccountRecord, Unattached, Wanted};
 use crate::plan::Uid;
 use crate::plan::namespaces::{Labels, NamespaceUid};
 use crate::plan::references::References;
+use crate::plan::scopes::{SecretKey, SecretScope};
 use crate::plan::targets::{CredentialRef, SelectorIndex};
 use crate::secret::ownership::{Ownership, SecretRecord, Trust};
 use crate::secret::{Records, SecretTarget, Selection};
 
 /// So many changes are kept for an `EcrCredential`. After more, all of its Secrets are examined again.
 const MOST_TOUCHED: usize = 1024;
+
+/// What an event has changed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// A namespace, and with it which Secrets belong there.
+    Namespace(Arc<str>),
+    /// A Secret.
+    Secret(SecretKey),
+}
 
 /// What events have changed for an `EcrCredential`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -225,7 +234,7 @@ impl ClusterState {
     pub(super) fn is_still(&self, me: &Uid, target: &SecretTarget) -> bool {
         self.index.is_active(me)
             && self
-                .target(me, &SecretKey::of(target))
+                .target(me, &target.key())
                 .is_some_and(|now| now.selection == target.selection && now.namespace_uid == target.namespace_uid)
     }
 
@@ -237,10 +246,13 @@ impl ClusterState {
 
     /// The keys that a change may matter to: the Secret that has changed, and those of an `EcrCredential` in the same namespace.
     pub(super) fn keys_of(&self, me: &Uid, change: &Change) -> BTreeSet<SecretKey> {
-        let namespace = change.namespace();
+        let (namespace, changed) = match change {
+            Change::Namespace(namespace) => (namespace, None),
+            Change::Secret(SecretKey { namespace, name }) => (namespace, Some(name)),
+        };
         let wanted = self.index.secrets(me).map(|(name, _)| name);
         let owned = self.owned.get(me).into_iter().flat_map(|owned| in_namespace(owned, namespace));
-        wanted.chain(owned).chain(change.secret()).map(|name| SecretKey::new(name.clone(), namespace.clone())).collect()
+        wanted.chain(owned).chain(changed).map(|name| SecretKey::new(name.clone(), namespace.clone())).collect()
     }
 
     /// Whether a Secret may concern an `EcrCredential`: it is a target, or marked as belonging to it.

@@ -5,15 +5,16 @@ use std::collections::BTreeSet;
 use k8s_openapi::jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 
+use super::cluster_state::Change;
 use super::cluster_state::ClusterState;
 use super::desired_secrets::DesiredSecrets;
 use super::retry_state::{Resync, RetryState};
-use super::secret_key::{Change, SecretKey};
 use super::sync_ledger::{SyncCounts, SyncState};
 use super::work_queue::WritePriority;
 use crate::clock::Clock;
 use crate::plan::Plan;
 use crate::plan::outputs::output_not_allowed;
+use crate::plan::scopes::SecretKey;
 use crate::secret::{Now, Owner, SecretAction, SecretTarget, action};
 
 /// What one reconciliation compares with, and what it may use for that.

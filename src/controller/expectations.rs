@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::secret_key::{SecretKey, SecretScope};
+use crate::plan::scopes::{SecretKey, SecretScope};
 
 /// The Secrets with writes in flight, and what the watch has shown of them since.
 ///

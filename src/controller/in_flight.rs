@@ -11,10 +11,10 @@ use futures::{FutureExt, StreamExt};
 use tokio::time::Instant;
 
 use super::Context;
-use super::secret_key::SecretKey;
 use crate::api::status::Reason;
 use crate::apply::{SLOW, WriteError, Written};
 use crate::plan::Uid;
+use crate::plan::scopes::SecretKey;
 use crate::secret::ownership::SecretRecord;
 use crate::secret::{Desired, SecretAction, SecretTarget};
 
@@ -74,7 +74,7 @@ impl InFlight {
         desired: Option<Arc<Desired>>,
     ) {
         let sent = Arc::new(OnceLock::new());
-        self.sent.insert(SecretKey::of(&target), sent.clone());
+        self.sent.insert(target.key(), sent.clone());
         let write = (ctx.clone(), me.clone(), target.clone(), action.clone(), desired.clone());
         let task = ctx.writes.spawn(async move {
             let (ctx, me, target, action, desired) = write;
@@ -90,7 +90,7 @@ impl InFlight {
     /// The next write that ends; none when none is in flight.
     pub(super) async fn next(&mut self) -> Option<Ended> {
         let ended = self.writes.next().await?;
-        self.sent.remove(&SecretKey::of(&ended.target));
+        self.sent.remove(&ended.target.key());
         Some(ended)
     }
 
@@ -116,7 +116,7 @@ async fn perform(
     // It may have waited for a slot. A process that is ending begins nothing new, and what was wanted then may not be wanted now.
     let is_wanted = || !ctx.stop.is_cancelled() && ctx.shared.state.lock().is_still(me, target);
     let begin = || is_wanted() && sent.set(Instant::now()).is_ok();
-    let write = ctx.shared.write_begins(SecretKey::of(target));
+    let write = ctx.shared.write_begins(target.key());
     let result = ctx.writer.perform(target, action, desired, begin).await;
     // The answer often comes before the watch event.
     match &result {

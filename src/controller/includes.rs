@@ -1,22 +1,17 @@
 //! What is known of the docker configs of others that are merged into ours.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt::Display;
 use std::sync::Arc;
 
-use super::Shared;
-use super::reader::Watched;
 use crate::api::status::Reason;
-use crate::apply::{Found, Writer};
 use crate::plan::SpecError;
-use crate::plan::outputs::{include_not_allowed, include_not_readable};
-use crate::plan::scopes::{IncludeScope, Reference};
-use crate::secret::docker_config::DATA_KEY;
-use crate::secret::include::{IncludeError, Included, IncludedConfig};
+use crate::plan::outputs::include_not_allowed;
+use crate::plan::scopes::SecretKey;
+use crate::secret::include::{Included, IncludedConfig};
 
 /// The docker configs of others, each as it was last read.
 #[derive(Debug, Default)]
-pub struct Includes(HashMap<IncludeScope, Known>);
+pub struct Includes(HashMap<SecretKey, Known>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -30,7 +25,7 @@ struct Known {
 
 impl Includes {
     /// Takes a docker config as it is now, or why it cannot be had; returns whether that is news. The last good one stays.
-    pub fn set(&mut self, scope: &IncludeScope, config: Result<Arc<IncludedConfig>, SpecError>) -> bool {
+    pub fn set(&mut self, scope: &SecretKey, config: Result<Arc<IncludedConfig>, SpecError>) -> bool {
         let known = self.0.entry(scope.clone()).or_default();
         match config {
             Ok(config) => {
@@ -44,7 +39,7 @@ impl Includes {
     }
 
     /// Takes that a docker config is refused, and keeps nothing of it; returns whether that is news.
-    pub fn refuse(&mut self, scope: &IncludeScope, why: SpecError) -> bool {
+    pub fn refuse(&mut self, scope: &SecretKey, why: SpecError) -> bool {
         let empty = Arc::new(IncludedConfig::empty());
         let known = self.0.entry(scope.clone()).or_default();
         let before = known.config.replace(empty.clone());
@@ -53,13 +48,13 @@ impl Includes {
     }
 
     /// Notes whether a docker config changes so often that its changes wait; returns whether that is news.
-    pub fn set_limited(&mut self, scope: &IncludeScope, limited: bool) -> bool {
+    pub fn set_limited(&mut self, scope: &SecretKey, limited: bool) -> bool {
         let known = self.0.entry(scope.clone()).or_default();
         std::mem::replace(&mut known.limited, limited) != limited
     }
 
     /// What is merged of these, in their order, and why the first that is missing or not current is so.
-    pub fn of(&self, scopes: &[IncludeScope], allowed: &BTreeSet<IncludeScope>) -> (Included, Option<SpecError>) {
+    pub fn of(&self, scopes: &[SecretKey], allowed: &BTreeSet<SecretKey>) -> (Included, Option<SpecError>) {
         let mut included = Included::default();
         let mut failure = None;
         for scope in scopes {
@@ -79,80 +74,19 @@ impl Includes {
     }
 }
 
-fn unstable(scope: &IncludeScope) -> SpecError {
+fn unstable(scope: &SecretKey) -> SpecError {
     let message = format!(
         "the Secret {scope} changes too often, so changes take effect with a delay: check its managedFields to see who changes it"
     );
     SpecError { reason: Reason::IncludeFailed, message }
 }
 
-/// One Secret whose docker config is merged into ours, which `writer` reads.
-pub(super) struct WatchedInclude {
-    pub(super) writer: Writer,
-    pub(super) scope: IncludeScope,
-}
-
-impl WatchedInclude {
-    fn failed(&self, why: impl Display) -> SpecError {
-        SpecError {
-            reason: Reason::IncludeFailed,
-            message: format!("the Secret {} cannot be included: {why}", self.scope),
-        }
-    }
-}
-
-fn parse(found: &Found) -> Result<Arc<IncludedConfig>, IncludeError> {
-    if found.is_ours {
-        return Err(IncludeError::Ours);
-    }
-    let json: &[u8] = found.data.get(DATA_KEY).map_or(&[], |json| json);
-    IncludedConfig::parse(&found.type_, json).map(Arc::new)
-}
-
-impl Watched for WatchedInclude {
-    type Record = Result<Arc<IncludedConfig>, IncludeError>;
-
-    fn name(&self) -> String {
-        self.scope.to_string()
-    }
-
-    fn reference(&self) -> Reference {
-        Reference::Include(self.scope.clone())
-    }
-
-    async fn read(&self) -> Result<Option<Self::Record>, SpecError> {
-        match self.writer.read(&self.scope.namespace, &self.scope.name).await {
-            Ok(found) => Ok(found.map(|found| parse(&found))),
-            Err(kube::Error::Api(status)) if status.is_forbidden() => Err(include_not_readable(&self.scope)),
-            Err(error) => {
-                let message = format!("the Secret {} could not be read: {error}", self.scope);
-                Err(SpecError { reason: Reason::ApiError, message })
-            }
-        }
-    }
-
-    fn seen(&self, shared: &Shared, record: Option<Self::Record>) -> bool {
-        match record {
-            Some(Err(IncludeError::Ours)) => shared.include_refused(&self.scope, self.failed(IncludeError::Ours)),
-            Some(config) => shared.include_seen(&self.scope, config.map_err(|error| self.failed(error))),
-            None => {
-                let missing = self.failed("it does not exist: create it, or correct spec.include");
-                shared.include_seen(&self.scope, Err(missing))
-            }
-        }
-    }
-
-    fn unread(&self, shared: &Shared, why: SpecError) {
-        shared.include_seen(&self.scope, Err(why));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn scope(name: &str) -> IncludeScope {
-        IncludeScope { namespace: "ops".into(), name: name.into() }
+    fn scope(name: &str) -> SecretKey {
+        SecretKey { namespace: "ops".into(), name: name.into() }
     }
 
     fn config(auth: &str) -> Arc<IncludedConfig> {
@@ -165,14 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_an_ecr_credential_writes_is_refused_and_nothing_of_it_is_kept() {
-        let json = br#"{"auths":{"hub.example":{"auth":"YTphYQ=="}}}"#.to_vec();
-        let data = std::collections::BTreeMap::from([(DATA_KEY.to_owned(), json.into())]);
-        let type_ = "kubernetes.io/dockerconfigjson".to_owned();
-        let found = Found { type_, data, refreshed_at: None, is_ours: false };
-        assert!(parse(&found).is_ok());
-        assert_eq!(parse(&Found { is_ours: true, ..found }).unwrap_err(), IncludeError::Ours);
-
+    fn of_one_that_is_refused_nothing_is_kept() {
         let (hub, allowed) = (scope("hub"), BTreeSet::from([scope("hub")]));
         let mut includes = Includes::default();
         includes.set(&hub, Ok(config("YTphYQ==")));

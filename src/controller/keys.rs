@@ -2,52 +2,54 @@
 
 use std::sync::Arc;
 
-use super::Shared;
+use super::cluster_state::ClusterState;
 use super::reader::Watched;
 use crate::plan::SpecError;
 use crate::plan::references::KeysRecord;
-use crate::plan::scopes::{KeysScope, Reference};
+use crate::plan::scopes::{Reference, SecretKey};
 use crate::token::Cluster;
 
 /// One Secret with static keys, which `cluster` reads.
 pub(super) struct WatchedKeys {
     pub(super) cluster: Arc<dyn Cluster>,
-    pub(super) scope: KeysScope,
+    pub(super) secret: SecretKey,
 }
 
 impl Watched for WatchedKeys {
     type Record = KeysRecord;
 
-    fn name(&self) -> String {
-        self.scope.to_string()
+    fn secret(&self) -> &SecretKey {
+        &self.secret
     }
 
     fn reference(&self) -> Reference {
-        Reference::Keys(self.scope.clone())
+        Reference::Keys(self.secret.clone())
     }
 
     async fn read(&self) -> Result<Option<KeysRecord>, SpecError> {
-        let record = self.cluster.keys_record(&self.scope).await;
-        record.map_err(|error| SpecError { reason: error.reason(), message: error.to_string() })
+        let record = self.cluster.keys_record(&self.secret).await;
+        record.map_err(SpecError::from)
     }
 
-    fn seen(&self, shared: &Shared, record: Option<KeysRecord>) -> bool {
-        shared.keys_seen(&self.scope, record)
+    fn seen(&self, state: &mut ClusterState, record: Option<KeysRecord>) -> bool {
+        state.references.set_keys(&self.secret, record)
     }
 
-    fn unread(&self, shared: &Shared, why: SpecError) {
-        shared.keys_unread(&self.scope, why);
+    fn unread(&self, state: &mut ClusterState, why: SpecError) -> bool {
+        state.references.set_keys_unread(&self.secret, why)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Shared;
     use super::super::reader::{BETWEEN_READS, FAILED, Reader};
     use super::*;
     use crate::api::status::Reason;
-    use crate::controller::watches::{CredentialList, SecretScope};
+    use crate::controller::watches::CredentialList;
     use crate::plan::auth::{Account, KeyMaterial, Keys};
     use crate::plan::references::AllowedIdentities;
+    use crate::plan::scopes::SecretScope;
     use crate::token::{StaticKeys, TokenError};
     use futures::future::BoxFuture;
     use parking_lot::Mutex;
@@ -68,7 +70,7 @@ mod tests {
             unreachable!("no ServiceAccount is used")
         }
 
-        fn keys_record<'a>(&'a self, _: &'a KeysScope) -> BoxFuture<'a, Answer> {
+        fn keys_record<'a>(&'a self, _: &'a SecretKey) -> BoxFuture<'a, Answer> {
             let answer = self.0.lock().pop_front().unwrap();
             Box::pin(async move { answer })
         }
@@ -82,12 +84,12 @@ mod tests {
         reader: Reader<WatchedKeys>,
         answers: Arc<Answers>,
         shared: Arc<Shared>,
-        scope: KeysScope,
+        scope: SecretKey,
     }
 
     impl Setting {
         fn new(answers: impl Into<VecDeque<Answer>>) -> Self {
-            let scope = KeysScope { namespace: "ops".into(), name: "keys".into() };
+            let scope = SecretKey { namespace: "ops".into(), name: "keys".into() };
             let allowed = AllowedIdentities { keys: BTreeSet::from([scope.clone()]), ..AllowedIdentities::default() };
             let shared = super::super::tests::shared(allowed);
             // All other watches have listed.
@@ -95,7 +97,7 @@ mod tests {
             shared.namespaces_listed(&HashSet::new());
             shared.secrets_listed(&SecretScope { name: None, namespace: None });
             let answers = Arc::new(Answers(Mutex::new(answers.into())));
-            let watched = WatchedKeys { cluster: answers.clone(), scope: scope.clone() };
+            let watched = WatchedKeys { cluster: answers.clone(), secret: scope.clone() };
             let reader = Reader::new(watched, shared.clone(), INTERVAL);
             Self { reader, answers, shared, scope }
         }

@@ -7,9 +7,10 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Shared;
 use super::change_limit::ChangeLimit;
+use super::cluster_state::ClusterState;
 use crate::plan::SpecError;
 use crate::plan::schedule::RetryPolicy;
-use crate::plan::scopes::Reference;
+use crate::plan::scopes::{Reference, SecretKey};
 
 /// The Secret is read at most so often, however often somebody changes it.
 pub(super) const BETWEEN_READS: Duration = Duration::from_secs(1);
@@ -25,8 +26,8 @@ pub(super) trait Watched {
     /// What is kept of it.
     type Record;
 
-    /// Its namespace and name, for logs.
-    fn name(&self) -> String;
+    /// Which Secret it is.
+    fn secret(&self) -> &SecretKey;
 
     /// The reference to it in specs.
     fn reference(&self) -> Reference;
@@ -35,10 +36,10 @@ pub(super) trait Watched {
     async fn read(&self) -> Result<Option<Self::Record>, SpecError>;
 
     /// It is like this now, or gone; returns whether that is news.
-    fn seen(&self, shared: &Shared, record: Option<Self::Record>) -> bool;
+    fn seen(&self, state: &mut ClusterState, record: Option<Self::Record>) -> bool;
 
-    /// Records that it could not be read. If that goes on for [`FAILED`], nobody waits for it any longer.
-    fn unread(&self, shared: &Shared, why: SpecError);
+    /// Records that it could not be read; returns whether that is news. If that goes on for [`FAILED`], nobody waits for it any longer.
+    fn unread(&self, state: &mut ClusterState, why: SpecError) -> bool;
 }
 
 /// One Secret, and the version of it that is to be read.
@@ -100,7 +101,12 @@ impl<W: Watched> Reader<W> {
     /// The Secret is gone.
     pub(super) fn gone(&mut self) {
         (self.read, self.due, self.failing) = (None, None, None);
-        self.watched.seen(&self.shared, None);
+        self.seen_now(None);
+    }
+
+    /// The Secret is like this now, or gone; returns whether that is news.
+    fn seen_now(&self, record: Option<W::Record>) -> bool {
+        self.shared.change_reference(&self.watched.reference(), |state| self.watched.seen(state, record))
     }
 
     /// A list has ended.
@@ -143,7 +149,7 @@ impl<W: Watched> Reader<W> {
             Ok(record) => {
                 self.read = self.due.take().map(|(version, _)| version);
                 self.failing = None;
-                if self.watched.seen(&self.shared, record) && !first {
+                if self.seen_now(record) && !first {
                     self.changes.changed(now);
                 }
                 if self.limited.is_some() {
@@ -154,16 +160,16 @@ impl<W: Watched> Reader<W> {
             Err(why) => {
                 let (since, count) = self.failing.map_or((now, 1), |(since, count)| (since, count.saturating_add(1)));
                 self.failing = Some((since, count));
-                let name = self.watched.name();
+                let (secret, reference) = (self.watched.secret(), self.watched.reference());
                 if count == 1 {
-                    tracing::warn!(secret = %name, error = %why.message, "a Secret could not be read");
+                    tracing::warn!(%secret, error = %why.message, "a Secret could not be read");
                 }
-                self.watched.unread(&self.shared, why);
+                self.shared.change_reference(&reference, |state| self.watched.unread(state, why));
                 if since.elapsed() >= FAILED {
-                    self.shared.reference_listed(self.watched.reference());
+                    self.shared.reference_listed(reference);
                 }
                 if let Some((_, at)) = &mut self.due {
-                    *at = Instant::now() + RETRY.delay(count, 1, &name);
+                    *at = Instant::now() + RETRY.delay(count, 1, &secret.to_string());
                 }
             }
         }

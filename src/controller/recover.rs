@@ -7,7 +7,6 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::secret_key::SecretKey;
 use super::tenant::{Tenant, TenantContext, TenantRecovery, own_token_specs};
 use super::tokens::{Keys, keys, resolved};
 use super::{Context, CredentialState};
@@ -17,6 +16,7 @@ use crate::api::status::RegistryStatus;
 use crate::apply::Found;
 use crate::plan::outputs::SecretPlan;
 use crate::plan::schedule::{Life, RetryPolicy};
+use crate::plan::scopes::SecretKey;
 use crate::plan::{Hosts, Identity, Plan, RegistryPlan, Service, TokenSpec, Uid};
 use crate::secret::docker_config::Entries;
 use crate::secret::formats;

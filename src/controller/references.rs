@@ -13,15 +13,15 @@ use kube::{Client, Resource, ResourceExt};
 
 use super::Shared;
 use super::accounts::Accounts;
+use super::docker_configs::WatchedInclude;
 use super::follow::Subject;
-use super::includes::WatchedInclude;
 use super::keys::WatchedKeys;
 use super::reader::{Reader, Watched};
 use super::watches::follow_in;
 use crate::apply::Writer;
 use crate::lenient::Observed;
 use crate::plan::references::{AUDIENCE_ANNOTATION, AccountRecord, ROLE_ANNOTATION};
-use crate::plan::scopes::{AccountScope, IncludeScope, KeysScope, Reference};
+use crate::plan::scopes::{AccountScope, Reference, SecretKey};
 use crate::token::Cluster;
 
 /// An annotation that is longer than any role or audience is cut: it is wrong, and there is one for each of thousands of namespaces.
@@ -71,26 +71,23 @@ pub fn account_record(metadata: &ObjectMeta) -> Option<AccountRecord> {
 pub async fn keys(
     client: Client,
     cluster: Arc<dyn Cluster>,
-    scope: KeysScope,
+    secret: SecretKey,
     shared: Arc<Shared>,
     interval: Duration,
 ) {
-    let subject = Subject { what: "Secrets with AWS keys", kind: "Secret", scope: format!("keys {scope}") };
-    let watched = WatchedKeys { cluster, scope: scope.clone() };
-    secret(client, (&scope.namespace, &scope.name), subject, shared, watched, interval).await;
+    let subject = Subject { what: "Secrets with AWS keys", kind: "Secret", scope: format!("keys {secret}") };
+    follow_secret(client, subject, shared, WatchedKeys { cluster, secret }, interval).await;
 }
 
 /// Follows a Secret whose docker config is merged into ours, which `writer` reads; ends with the process. One that changes too often
 /// takes effect once in each `interval`.
-pub async fn include(client: Client, writer: Writer, scope: IncludeScope, shared: Arc<Shared>, interval: Duration) {
-    let subject = Subject { what: "Secrets to include", kind: "Secret", scope: format!("include {scope}") };
-    let watched = WatchedInclude { writer, scope: scope.clone() };
-    secret(client, (&scope.namespace, &scope.name), subject, shared, watched, interval).await;
+pub async fn include(client: Client, writer: Writer, secret: SecretKey, shared: Arc<Shared>, interval: Duration) {
+    let subject = Subject { what: "Secrets to include", kind: "Secret", scope: format!("include {secret}") };
+    follow_secret(client, subject, shared, WatchedInclude { writer, secret }, interval).await;
 }
 
-async fn secret<W: Watched>(
+async fn follow_secret<W: Watched>(
     client: Client,
-    (namespace, name): (&str, &str),
     subject: Subject,
     shared: Arc<Shared>,
     watched: W,
@@ -98,7 +95,8 @@ async fn secret<W: Watched>(
 ) {
     let reference = watched.reference();
     let refused = || shared.reference_known(reference.clone(), true);
-    let place = (Some(namespace), Some(name));
+    let SecretKey { namespace, name } = watched.secret().clone();
+    let place = (Some(&*namespace), Some(&*name));
     let mut events = std::pin::pin!(follow_in::<Observed<Secret>>(client, place, subject, shared.clone(), refused));
     let mut reader = Reader::new(watched, shared.clone(), interval);
     loop {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::cluster_state::Change;
 use super::desired_secrets::{DesiredSecrets, NamespaceSecrets, TokenProblem};
 use super::in_flight::{Ended, InFlight};
-use super::secret_key::{Change, SecretKey};
 use super::sync_ledger::{SyncLedger, SyncState};
 use super::work_queue::WorkQueue;
 use crate::api::status::Reason;
@@ -17,6 +17,7 @@ use crate::apply::{WriteError, Written};
 use crate::plan::SpecError;
 use crate::plan::namespaces::NamespaceUid;
 use crate::plan::schedule::{RetryPolicy, later, until};
+use crate::plan::scopes::SecretKey;
 use crate::secret::ownership::ManagedFieldsDigest;
 use crate::secret::{Bundle, Desired, SecretAction, SecretTarget, Selection};
 
@@ -284,7 +285,7 @@ impl RetryState {
     /// What the API server made of our write of a Secret, where it is not what we wrote.
     pub(super) fn accepted(&self, target: &SecretTarget) -> Option<ManagedFieldsDigest> {
         // Almost always there is none, and a resync asks for each of thousands.
-        (!self.accepted.is_empty()).then(|| self.accepted.get(&SecretKey::of(target)).copied()).flatten()
+        (!self.accepted.is_empty()).then(|| self.accepted.get(&target.key()).copied()).flatten()
     }
 
     /// Forgets what the API server made of our write of a Secret that is not wanted any more.
@@ -319,7 +320,7 @@ impl RetryState {
 
     /// Whether a Secret may be written now: it is not being written, has not just failed, and is not contested.
     pub(super) fn may_write(&self, target: &SecretTarget, now: Timestamp) -> bool {
-        let key = SecretKey::of(target);
+        let key = target.key();
         !self.in_flight.is_at(&key)
             && self.failing.get(&key).is_none_or(|failing| failing.may_retry(target, now))
             && !self.must_wait(&key, now)
@@ -340,7 +341,7 @@ impl RetryState {
     ) -> SyncState {
         let selected = matches!(target.selection, Selection::Selected | Selection::Conflict(_) | Selection::Blocked(_));
         let tokens = desired.problem(target).filter(|_| target.selection == Selection::Selected);
-        let key = SecretKey::of(target);
+        let key = target.key();
         let mut synced = false;
         let problem = match action {
             // As desired for now: whoever else writes it has not stopped.
@@ -381,17 +382,17 @@ impl RetryState {
     /// Records how a write has ended.
     pub(super) fn record(&mut self, ended: &Ended, desired: &DesiredSecrets, retry: &RetryPolicy, now: Timestamp) {
         let Ended { target, action, result, .. } = ended;
-        self.unexamined.insert(Change::Secret(SecretKey::of(target)));
+        self.unexamined.insert(Change::Secret(target.key()));
         if matches!((action, result), (SecretAction::Delete(_), Ok(_))) {
             // Only what is not wanted is deleted. Wanted again, the Secret is created, which is no repair.
-            self.forget_repairs(&SecretKey::of(target));
+            self.forget_repairs(&target.key());
         }
         let desired = desired.at(target).map(AsRef::as_ref);
         // The result of an older content says nothing about this one.
         if ended.desired.as_deref().map(|d| d.digest) != desired.map(|d| d.digest) {
             return;
         }
-        let key = SecretKey::of(target);
+        let key = target.key();
         let before = self.take_failure(&key);
         let count = before.as_ref().map_or(1, |failing| failing.count.saturating_add(1));
         let (problem, wait) = match result {

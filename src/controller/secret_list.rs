@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::Shared;
-use super::secret_key::{SecretKey, SecretScope};
+use crate::plan::scopes::{SecretKey, SecretScope};
 use crate::secret::ownership::SecretRecord;
 
 /// How long the watch that follows a list may take to show a Secret that is newer than the list. It shows it at once, or never if the

@@ -351,10 +351,10 @@ mod tests {
     use super::*;
     use crate::api::NamespaceSelection;
     use crate::controller::cluster_state::ClusterState;
-    use crate::controller::secret_key::SecretKey;
     use crate::plan::Uid;
     use crate::plan::namespaces::{Labels, NamespaceMatcher, NamespaceUid};
     use crate::plan::outputs::WantedSecret;
+    use crate::plan::scopes::SecretKey;
     use crate::plan::targets::{Activity, CredentialRef};
     use crate::secret::ownership::{ManagedFieldsDigest, SecretRecord};
 

@@ -12,18 +12,16 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, watch};
 
 use super::cluster_state::ClusterState;
-use super::secret_key::SecretKey;
-use super::watches::{CredentialList, SecretScope, credential_ref, unreadable};
+use super::watches::{CredentialList, credential_ref, unreadable};
 use crate::api::observed::Unreadable;
 use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
 use crate::lenient::Observed;
 use crate::plan::namespaces::NamespaceUid;
 use crate::plan::outputs::include_not_readable;
-use crate::plan::references::{AccountRecord, KeysRecord};
-use crate::plan::scopes::{AccountScope, IncludeScope, KeysScope, Reference};
-use crate::plan::{Limits, SpecError, Uid};
-use crate::secret::include::IncludedConfig;
+use crate::plan::references::AccountRecord;
+use crate::plan::scopes::{AccountScope, Reference, SecretKey, SecretScope};
+use crate::plan::{Limits, Uid};
 use crate::secret::ownership::SecretRecord;
 
 /// What watches and reconciliations share.
@@ -349,7 +347,11 @@ impl Shared {
     }
 
     /// Changes what is known of something that specs refer to; returns whether that is news, which queues those who refer to it.
-    fn change_reference(&self, reference: &Reference, change: impl FnOnce(&mut ClusterState) -> bool) -> bool {
+    pub(super) fn change_reference(
+        &self,
+        reference: &Reference,
+        change: impl FnOnce(&mut ClusterState) -> bool,
+    ) -> bool {
         let mut is_news = false;
         self.change(|state| {
             is_news = change(state);
@@ -369,26 +371,6 @@ impl Shared {
         });
     }
 
-    /// A Secret with static keys, as a watch shows it, or that it is gone; returns whether that is news.
-    pub(super) fn keys_seen(&self, scope: &KeysScope, record: Option<KeysRecord>) -> bool {
-        self.change_reference(&Reference::Keys(scope.clone()), |state| state.references.set_keys(scope, record))
-    }
-
-    /// A Secret with static keys that is there and could not be read.
-    pub(super) fn keys_unread(&self, scope: &KeysScope, why: SpecError) {
-        self.change_reference(&Reference::Keys(scope.clone()), |state| state.references.set_keys_unread(scope, why));
-    }
-
-    /// A docker config of others as it is now, or why it cannot be had; returns whether that is news.
-    pub(super) fn include_seen(&self, scope: &IncludeScope, config: Result<Arc<IncludedConfig>, SpecError>) -> bool {
-        self.change_reference(&Reference::Include(scope.clone()), |state| state.includes.set(scope, config))
-    }
-
-    /// A docker config that is refused, so that nothing of it is kept; returns whether that is news.
-    pub(super) fn include_refused(&self, scope: &IncludeScope, why: SpecError) -> bool {
-        self.change_reference(&Reference::Include(scope.clone()), |state| state.includes.refuse(scope, why))
-    }
-
     /// Whether something that specs refer to has changed so often that its changes wait.
     pub(super) fn reference_limited(&self, reference: &Reference, limited: bool) {
         self.change_reference(reference, |state| match reference {
@@ -401,8 +383,8 @@ impl Shared {
     pub(super) fn reference_known(&self, reference: Reference, refused: bool) {
         self.change_reference(&reference, |state| match &reference {
             Reference::Account(scope) => state.references.set_accounts_refused(scope, refused),
-            Reference::Keys(scope) => state.references.set_keys_refused(scope, refused),
-            Reference::Include(scope) => refused && state.includes.set(scope, Err(include_not_readable(scope))),
+            Reference::Keys(secret) => refused && state.references.set_keys_refused(secret),
+            Reference::Include(secret) => refused && state.includes.set(secret, Err(include_not_readable(secret))),
         });
         self.reference_listed(reference);
     }

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::secret_key::SecretKey;
 use crate::api::status::{NamespaceFailure, Reason};
 use crate::outcome::TargetCounts;
+use crate::plan::scopes::SecretKey;
 
 /// How one Secret counts in the status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

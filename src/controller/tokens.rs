@@ -60,7 +60,7 @@ impl Progress {
                 .look(key)
                 .failure
                 .filter(|failure| self.step.due.get(token_spec).is_some_and(|since| *since <= failure.at))
-                .map(|failure| SpecError { reason: failure.error.reason(), message: failure.error.to_string() }),
+                .map(|failure| failure.error.into()),
         };
         let Some(reference) = self.limited.get(token_spec) else { return failure };
         let limited =

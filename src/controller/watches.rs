@@ -17,8 +17,6 @@ use wildmatch::WildMatch;
 
 use super::Shared;
 use super::follow::{Subject, follow};
-use super::secret_key::SecretKey;
-pub use super::secret_key::SecretScope;
 use super::secret_list::SecretList;
 use super::unreadable::UnreadableReports;
 use crate::api::observed::{ObservedCredential, Unreadable};
@@ -26,39 +24,10 @@ use crate::api::{Auth, EcrCredential, EcrCredentialSpec, NamespaceSelection};
 use crate::lenient::Observed;
 use crate::plan::namespaces::NamespaceMatcher;
 use crate::plan::outputs::{WantedSecret, wanted_secrets};
-use crate::plan::scopes::{OutputScope, Reference};
+use crate::plan::scopes::{Reference, SecretKey, SecretScope};
 use crate::plan::targets::{Activity, CredentialRef};
 use crate::plan::{self, Limits};
 use crate::secret::observed::SecretMetadata;
-
-/// The watches that show every Secret that may be written: of these names, or any for none, in these namespaces, or any for none; and
-/// of these outputs.
-pub fn secret_scopes(
-    names: Option<&BTreeSet<Arc<str>>>,
-    namespaces: Option<&BTreeSet<Arc<str>>>,
-    outputs: Option<&BTreeSet<OutputScope>>,
-) -> Vec<SecretScope> {
-    let each = |set: Option<&BTreeSet<Arc<str>>>| -> Vec<Option<Arc<str>>> {
-        set.map_or_else(|| vec![None], |set| set.iter().cloned().map(Some).collect())
-    };
-    let namespaces = each(namespaces);
-    let everywhere = |name: Option<Arc<str>>| {
-        namespaces.iter().map(move |namespace| SecretScope { name: name.clone(), namespace: namespace.clone() })
-    };
-    let mut scopes: Vec<SecretScope> = each(names).into_iter().flat_map(everywhere).collect();
-    for OutputScope { namespace, name, .. } in outputs.into_iter().flatten() {
-        let wanted: Vec<SecretScope> = match namespace {
-            Some(namespace) => vec![SecretScope { name: Some(name.clone()), namespace: Some(namespace.clone()) }],
-            None => everywhere(Some(name.clone())).collect(),
-        };
-        for scope in wanted {
-            if !scopes.iter().any(|other| other.covers(&scope)) {
-                scopes.push(scope);
-            }
-        }
-    }
-    scopes
-}
 
 /// Follows the `EcrCredentials`; ends with the process.
 pub async fn credentials(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::secret_key::SecretKey;
+use crate::plan::scopes::SecretKey;
 use crate::secret::SecretAction;
 
 /// The order of writes. Missing Secrets go first: someone is waiting for them, while those that exist are still good. Deletions

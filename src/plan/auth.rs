@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::SpecError;
 use super::namespaces::NamespaceUid;
 use super::references::{KeysRecord, References};
-use super::scopes::{AccountScope, KeysScope, Reference};
+use super::scopes::{AccountScope, Reference, SecretKey};
 use crate::api::arn::RoleArn;
 use crate::api::registry::Region;
 use crate::api::status::Reason;
@@ -46,10 +46,8 @@ enum Base {
 /// Static keys in a Secret.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Keys {
-    /// The Secret's namespace.
-    pub namespace: Arc<str>,
-    /// The Secret's name.
-    pub name: Arc<str>,
+    /// The Secret.
+    pub secret: SecretKey,
     /// The key of its data with the access key id.
     pub access_key_id: String,
     /// The key of its data with the secret access key.
@@ -230,19 +228,13 @@ impl IdentitySource {
 }
 
 impl Keys {
-    /// The Secret that holds them.
-    pub fn scope(&self) -> KeysScope {
-        KeysScope { namespace: self.namespace.clone(), name: self.name.clone() }
-    }
-
     /// The digests of the keys, from the record of their Secret.
     ///
     /// # Errors
     /// The Secret lacks one of them.
     pub fn material(&self, found: &KeysRecord) -> Result<KeyMaterial, SpecError> {
-        let Self { namespace, name, .. } = self;
         let digest = |key: &str| {
-            let lacks = || format!("Secret {namespace}/{name} has no text under the key {key:?}");
+            let lacks = || format!("Secret {} has no text under the key {key:?}", self.secret);
             let error = || SpecError { reason: Reason::IdentityNotFound, message: lacks() };
             found.texts.get(key).copied().ok_or_else(error)
         };
@@ -254,7 +246,7 @@ impl Keys {
     }
 
     fn encode(&self, fields: Fields) -> Fields {
-        let Self { namespace, name, access_key_id, secret_access_key, session_token } = self;
+        let Self { secret: SecretKey { namespace, name }, access_key_id, secret_access_key, session_token } = self;
         let fields = fields.text(namespace).text(name).text(access_key_id).text(secret_access_key);
         fields.optional(session_token.as_deref())
     }
@@ -278,7 +270,7 @@ impl fmt::Display for Identity {
         match &self.0.base {
             IdentitySource::Operator => f.write_str("the operator's own identity")?,
             IdentitySource::Account(account) => write!(f, "ServiceAccount {}/{}", account.namespace, account.name)?,
-            IdentitySource::Keys { keys, .. } => write!(f, "the keys in Secret {}/{}", keys.namespace, keys.name)?,
+            IdentitySource::Keys { keys, .. } => write!(f, "the keys in Secret {}", keys.secret)?,
             IdentitySource::Unresolved => f.write_str("a former identity")?,
         }
         let first = match &self.0.base {
@@ -364,7 +356,7 @@ impl AuthPlan {
         match &self.base {
             Base::Operator => None,
             Base::Account { of, .. } => Some(Reference::Account(of.clone())),
-            Base::Keys(keys) => Some(Reference::Keys(keys.scope())),
+            Base::Keys(keys) => Some(Reference::Keys(keys.secret.clone())),
         }
     }
 
@@ -401,7 +393,7 @@ impl AuthPlan {
                 IdentitySource::Account(Account { namespace_uid, ..account })
             }
             Base::Keys(keys) => {
-                let found = references.keys(&keys.scope())?;
+                let found = references.keys(&keys.secret)?;
                 IdentitySource::Keys { keys: keys.clone(), material: keys.material(found)? }
             }
         };
@@ -461,8 +453,7 @@ fn account_base(account: &ServiceAccountAuth, region: &Region) -> Result<Base, S
 
 fn keys_of(keys: &KeysRef) -> Keys {
     Keys {
-        namespace: keys.namespace.as_str().into(),
-        name: keys.name.as_str().into(),
+        secret: SecretKey::new(keys.name.as_str(), keys.namespace.as_str()),
         access_key_id: keys.access_key_id_key.clone(),
         secret_access_key: keys.secret_access_key_key.clone(),
         session_token: keys.session_token_key.clone(),
@@ -513,7 +504,7 @@ mod tests {
     }
 
     fn references() -> References {
-        let scope = KeysScope { namespace: "ops".into(), name: "keys".into() };
+        let scope = SecretKey { namespace: "ops".into(), name: "keys".into() };
         let accounts = BTreeSet::from([AccountScope { namespace: None, name: "puller".into() }]);
         let mut references = References::new(AllowedIdentities { accounts, keys: BTreeSet::from([scope.clone()]) });
         let account = AccountRecord {
@@ -614,8 +605,8 @@ mod tests {
     fn whichever_of_the_keys_is_replaced_is_another_identity() {
         let names = ["id", "secret", "session"].map(str::to_owned);
         let [access_key_id, secret_access_key, session_token] = names.clone();
-        let (namespace, name, session_token) = ("ops".into(), "keys".into(), Some(session_token));
-        let keys = Keys { namespace, name, access_key_id, secret_access_key, session_token };
+        let (secret, session_token) = (SecretKey::new("keys", "ops"), Some(session_token));
+        let keys = Keys { secret, access_key_id, secret_access_key, session_token };
         let material = |replaced: &str| {
             let text = |name: &str| if name == replaced { "new" } else { "old" };
             keys.material(&KeysRecord::of(names.iter().map(|name| (name.as_str(), text(name))))).unwrap()

@@ -22,7 +22,7 @@ use auth::AuthPlan;
 use namespaces::{NamespaceMatcher, SelectionError};
 use outputs::SecretPlan;
 use references::AllowedIdentities;
-use scopes::{IncludeScope, OutputScope};
+use scopes::{AccountScope, OutputScope, SecretKey, SecretScope};
 use targets::SelectorIndex;
 
 pub use auth::Identity;
@@ -194,7 +194,7 @@ pub struct Plan {
     /// One for each of `spec.outputs`, in the same order.
     pub outputs: Vec<SecretPlan>,
     /// The docker configs that are included, in order.
-    pub includes: Vec<IncludeScope>,
+    pub includes: Vec<SecretKey>,
     /// What happens to Secrets that are not ours.
     pub conflict_policy: ConflictPolicy,
     /// Whether the garbage collector removes the Secrets with the `EcrCredential`.
@@ -248,7 +248,7 @@ pub struct Limits {
     /// The outputs that may be written; `None` for any.
     pub outputs: Option<BTreeSet<OutputScope>>,
     /// The docker configs that may be included.
-    pub includes: BTreeSet<IncludeScope>,
+    pub includes: BTreeSet<SecretKey>,
     /// The namespaces that may be written; `None` for any.
     pub namespaces: Option<BTreeSet<Arc<str>>>,
     /// The identities that may be used besides the operator's own.
@@ -268,6 +268,45 @@ impl Limits {
         let placed = outputs.filter_map(|scope| Some((scope.name.clone(), scope.namespace.clone()?)));
         SelectorIndex::new(self.namespaces.clone()).with_outputs(placed.collect())
     }
+
+    /// Each namespace that may be written; a single `None` for all of them.
+    pub fn each_namespace(&self) -> Vec<Option<Arc<str>>> {
+        each(self.namespaces.as_ref())
+    }
+
+    /// The watches that show every Secret that may be written.
+    pub fn secret_scopes(&self) -> Vec<SecretScope> {
+        let namespaces = self.each_namespace();
+        let everywhere = |name: Option<Arc<str>>| {
+            namespaces.iter().map(move |namespace| SecretScope { name: name.clone(), namespace: namespace.clone() })
+        };
+        let mut scopes: Vec<SecretScope> = each(self.secret_names.as_ref()).into_iter().flat_map(everywhere).collect();
+        for OutputScope { namespace, name, .. } in self.outputs.iter().flatten() {
+            let wanted: Vec<SecretScope> = match namespace {
+                Some(namespace) => vec![SecretScope { name: Some(name.clone()), namespace: Some(namespace.clone()) }],
+                None => everywhere(Some(name.clone())).collect(),
+            };
+            for scope in wanted {
+                if !scopes.iter().any(|other| other.covers(&scope)) {
+                    scopes.push(scope);
+                }
+            }
+        }
+        scopes
+    }
+
+    /// The ServiceAccounts to which Secrets may be attached: each name in each namespace that may be written.
+    pub fn attach_scopes(&self) -> Vec<AccountScope> {
+        let scopes = |name: &Arc<str>| {
+            let name = name.clone();
+            self.each_namespace().into_iter().map(move |namespace| AccountScope { namespace, name: name.clone() })
+        };
+        self.attach_service_accounts.iter().flat_map(scopes).collect()
+    }
+}
+
+fn each(names: Option<&BTreeSet<Arc<str>>>) -> Vec<Option<Arc<str>>> {
+    names.map_or_else(|| vec![None], |names| names.iter().cloned().map(Some).collect())
 }
 
 /// Why an `EcrCredential`, or one of its registries, is stalled until the spec or the installation changes.
@@ -339,10 +378,10 @@ pub fn plan(spec: &EcrCredentialSpec, limits: &Limits) -> Result<Plan, SpecError
 }
 
 /// The docker configs that a spec includes, in order.
-pub fn includes(spec: &EcrCredentialSpec) -> Vec<IncludeScope> {
-    let scope = |include: &api::Include| IncludeScope {
-        namespace: include.secret_ref.namespace.as_str().into(),
-        name: include.secret_ref.name.as_str().into(),
+pub fn includes(spec: &EcrCredentialSpec) -> Vec<SecretKey> {
+    let scope = |include: &api::Include| {
+        let api::IncludedSecret { namespace, name } = &include.secret_ref;
+        SecretKey::new(name.as_str(), namespace.as_str())
     };
     spec.include.iter().map(scope).collect()
 }

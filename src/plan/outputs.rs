@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::namespaces::{Labels, MOST_TOLD, NamespaceMatcher};
-use super::scopes::IncludeScope;
+use super::scopes::SecretKey;
 use super::{Limits, RegistryPlan, SpecError};
 use crate::api::registry::Host;
 use crate::api::status::Reason;
@@ -147,8 +147,8 @@ fn entry(name: &str, format: OutputFormat, namespaces: &[&str]) -> String {
 }
 
 /// The installation does not let the operator read an included docker config.
-pub fn include_not_allowed(scope: &IncludeScope) -> SpecError {
-    let IncludeScope { namespace, name } = scope;
+pub fn include_not_allowed(scope: &SecretKey) -> SpecError {
+    let SecretKey { namespace, name } = scope;
     let message = format!(
         "the operator is not allowed to read the Secret {scope}: add {{namespace: {namespace}, name: {name}}} to the chart's include.secrets (flag --include-secret)"
     );
@@ -156,7 +156,7 @@ pub fn include_not_allowed(scope: &IncludeScope) -> SpecError {
 }
 
 /// RBAC does not let the operator read an included docker config.
-pub fn include_not_readable(scope: &IncludeScope) -> SpecError {
+pub fn include_not_readable(scope: &SecretKey) -> SpecError {
     let message = format!(
         "the operator lacks permission to get, list and watch the Secret {scope}: the chart grants it for the entries of include.secrets"
     );

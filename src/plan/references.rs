@@ -7,7 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::SpecError;
 use super::namespaces::NamespaceUid;
-use super::scopes::{AccountScope, KeysScope, Reference};
+use super::scopes::{AccountScope, Reference, SecretKey};
 use crate::api::status::Reason;
 use crate::encoding::{Digest, Fields};
 
@@ -51,7 +51,7 @@ pub struct AllowedIdentities {
     /// ServiceAccounts.
     pub accounts: BTreeSet<AccountScope>,
     /// Secrets with static keys.
-    pub keys: BTreeSet<KeysScope>,
+    pub keys: BTreeSet<SecretKey>,
 }
 
 /// All objects that identities refer to.
@@ -60,10 +60,10 @@ pub struct References {
     allowed: AllowedIdentities,
     /// By namespace, then by name: adding or removing a namespace must not scan those of all others.
     accounts: HashMap<Arc<str>, BTreeMap<Arc<str>, AccountRecord>>,
-    keys: BTreeMap<KeysScope, KeysRecord>,
+    keys: BTreeMap<SecretKey, KeysRecord>,
     refused_accounts: BTreeSet<AccountScope>,
-    refused_keys: BTreeSet<KeysScope>,
-    unread_keys: BTreeMap<KeysScope, SpecError>,
+    /// Why Secrets with static keys are not known.
+    unread_keys: BTreeMap<SecretKey, SpecError>,
     /// The references whose changes are held back because there were too many.
     limited: BTreeSet<Reference>,
 }
@@ -109,7 +109,7 @@ impl References {
     }
 
     /// Stores a Secret with static keys, or removes it; returns whether that is a change.
-    pub fn set_keys(&mut self, scope: &KeysScope, record: Option<KeysRecord>) -> bool {
+    pub fn set_keys(&mut self, scope: &SecretKey, record: Option<KeysRecord>) -> bool {
         let was_unread = self.unread_keys.remove(scope).is_some();
         was_unread
             | match record {
@@ -124,7 +124,7 @@ impl References {
 
     /// Records why a Secret with static keys could not be read; returns whether that is a change. A record from before is
     /// kept.
-    pub fn set_keys_unread(&mut self, scope: &KeysScope, why: SpecError) -> bool {
+    pub fn set_keys_unread(&mut self, scope: &SecretKey, why: SpecError) -> bool {
         let is_news = !self.keys.contains_key(scope) && self.unread_keys.get(scope) != Some(&why);
         if is_news {
             self.unread_keys.insert(scope.clone(), why);
@@ -146,9 +146,10 @@ impl References {
         if refused { self.refused_accounts.insert(scope.clone()) } else { self.refused_accounts.remove(scope) }
     }
 
-    /// Records whether a Secret with static keys may be watched; returns whether that is a change.
-    pub fn set_keys_refused(&mut self, scope: &KeysScope, refused: bool) -> bool {
-        if refused { self.refused_keys.insert(scope.clone()) } else { self.refused_keys.remove(scope) }
+    /// Records that a Secret with static keys may not be watched; returns whether that is a change.
+    pub fn set_keys_refused(&mut self, secret: &SecretKey) -> bool {
+        let refused = || refused_by_rbac("secrets", secret.to_string(), "auth.secrets");
+        !self.unread_keys.contains_key(secret) && self.set_keys_unread(secret, refused())
     }
 
     /// Records whether changes of an object are held back because there were too many; returns whether that is a change.
@@ -186,7 +187,7 @@ impl References {
         self.accounts.is_empty()
             && self.keys.is_empty()
             && self.refused_accounts.is_empty()
-            && self.refused_keys.is_empty()
+            && self.unread_keys.is_empty()
             && self.limited.is_empty()
     }
 
@@ -218,7 +219,7 @@ impl References {
     ///
     /// # Errors
     /// It is missing, may not be used, or may not be watched.
-    pub fn keys(&self, scope: &KeysScope) -> Result<&KeysRecord, SpecError> {
+    pub fn keys(&self, scope: &SecretKey) -> Result<&KeysRecord, SpecError> {
         if !self.allowed.keys.contains(scope) {
             return Err(keys_not_allowed(scope));
         }
@@ -227,9 +228,6 @@ impl References {
         }
         if let Some(why) = self.unread_keys.get(scope) {
             return Err(why.clone());
-        }
-        if self.refused_keys.contains(scope) {
-            return Err(refused_by_rbac("secrets", scope.to_string(), "auth.secrets"));
         }
         Err(SpecError {
             reason: Reason::IdentityNotFound,
@@ -253,8 +251,8 @@ pub fn account_not_allowed(namespace: Option<&str>, name: &str) -> SpecError {
 }
 
 /// The installation does not let the operator read a Secret with static keys.
-pub fn keys_not_allowed(scope: &KeysScope) -> SpecError {
-    let KeysScope { namespace, name } = scope;
+pub fn keys_not_allowed(scope: &SecretKey) -> SpecError {
+    let SecretKey { namespace, name } = scope;
     let message = format!(
         "the operator is not allowed to read Secret {scope}: add {{namespace: {namespace}, name: {name}}} to the chart's auth.secrets (flag --credentials-secret)"
     );

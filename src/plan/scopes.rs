@@ -14,13 +14,46 @@ pub struct AccountScope {
     pub name: Arc<str>,
 }
 
-/// A Secret with static keys.
+/// A Secret. In an ordered set those of one namespace stand together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeysScope {
-    /// The namespace.
+pub struct SecretKey {
+    /// Its namespace.
     pub namespace: Arc<str>,
-    /// The name.
+    /// Its name.
     pub name: Arc<str>,
+}
+
+impl SecretKey {
+    /// The key of a Secret with that name.
+    pub fn new(name: impl Into<Arc<str>>, namespace: impl Into<Arc<str>>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+/// One watch of Secrets, as narrow as the rights allow.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SecretScope {
+    /// Only Secrets of this name.
+    pub name: Option<Arc<str>>,
+    /// Only Secrets in this namespace.
+    pub namespace: Option<Arc<str>>,
+}
+
+impl SecretScope {
+    /// Whether a Secret is in this scope.
+    pub fn contains(&self, key: &SecretKey) -> bool {
+        self.has(Some(&key.name), Some(&key.namespace))
+    }
+
+    /// Whether each Secret in another scope is in this one.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.has(other.name.as_ref(), other.namespace.as_ref())
+    }
+
+    fn has(&self, name: Option<&Arc<str>>, namespace: Option<&Arc<str>>) -> bool {
+        let within = |outer: Option<&Arc<str>>, inner| outer.is_none() || outer == inner;
+        within(self.name.as_ref(), name) && within(self.namespace.as_ref(), namespace)
+    }
 }
 
 /// An output that `EcrCredentials` may ask for, from the command line.
@@ -34,30 +67,22 @@ pub struct OutputScope {
     pub format: OutputFormat,
 }
 
-/// A Secret whose docker config may be included, from the command line.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IncludeScope {
-    /// The namespace.
-    pub namespace: Arc<str>,
-    /// The name.
-    pub name: Arc<str>,
-}
-
-impl fmt::Display for IncludeScope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
 impl fmt::Display for AccountScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace.as_deref().unwrap_or("*"), self.name)
     }
 }
 
-impl fmt::Display for KeysScope {
+impl fmt::Display for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Display for SecretScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let any = |part: &Option<Arc<str>>| part.clone().unwrap_or_else(|| "*".into());
+        write!(f, "{}/{}", any(&self.namespace), any(&self.name))
     }
 }
 
@@ -67,9 +92,9 @@ pub enum Reference {
     /// ServiceAccounts.
     Account(AccountScope),
     /// A Secret with static keys.
-    Keys(KeysScope),
+    Keys(SecretKey),
     /// An included docker config.
-    Include(IncludeScope),
+    Include(SecretKey),
 }
 
 impl Reference {
@@ -82,9 +107,7 @@ impl Reference {
                 name: account.name.as_deref()?.into(),
             }),
         });
-        let keys = auth.secret_ref.as_ref();
-        let keys =
-            keys.map(|keys| KeysScope { namespace: keys.namespace.as_str().into(), name: keys.name.as_str().into() });
+        let keys = auth.secret_ref.as_ref().map(|keys| SecretKey::new(keys.name.as_str(), keys.namespace.as_str()));
         account.map(Self::Account).or(keys.map(Self::Keys))
     }
 }
@@ -94,8 +117,7 @@ impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Account(scope) => write!(f, "ServiceAccount {scope}"),
-            Self::Keys(scope) => write!(f, "Secret {scope}"),
-            Self::Include(scope) => write!(f, "Secret {scope}"),
+            Self::Keys(secret) | Self::Include(secret) => write!(f, "Secret {secret}"),
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::encoding::Fields;
 use crate::plan::namespaces::NamespaceUid;
 use crate::plan::outputs::SecretPlan;
 use crate::plan::schedule::{Life, until};
+use crate::plan::scopes::SecretKey;
 use crate::plan::{Hosts, HostsError, Plan, RegistryPlan, SpecError, TokenSpec, Uid, host_taken};
 use crate::token::{AuthorizationToken, DockerAuth, Token};
 use docker_config::{DockerConfig, Entries};
@@ -479,6 +480,13 @@ pub struct SecretTarget {
     pub ownership: Ownership,
     /// Whether this `EcrCredential` selects it and is entitled to it.
     pub selection: Selection,
+}
+
+impl SecretTarget {
+    /// Which Secret it is.
+    pub fn key(&self) -> SecretKey {
+        SecretKey::new(self.name.clone(), self.namespace.clone())
+    }
 }
 
 /// Whether an `EcrCredential` selects a Secret and is entitled to it.

@@ -137,7 +137,7 @@ mod tests {
     use crate::api;
     use crate::plan::auth::{Account, AuthPlan, KeyMaterial, Keys};
     use crate::plan::references::{AccountRecord, AllowedIdentities, KeysRecord, References};
-    use crate::plan::scopes::{AccountScope, KeysScope};
+    use crate::plan::scopes::{AccountScope, SecretKey};
     use crate::token::StaticKeys;
     use crate::token::settings::Endpoints;
 
@@ -158,7 +158,7 @@ mod tests {
             self.answer(SecretString::from("a web identity token")).boxed()
         }
 
-        fn keys_record<'a>(&'a self, _: &'a KeysScope) -> BoxFuture<'a, Result<Option<KeysRecord>, TokenError>> {
+        fn keys_record<'a>(&'a self, _: &'a SecretKey) -> BoxFuture<'a, Result<Option<KeysRecord>, TokenError>> {
             self.answer(None).boxed()
         }
 
@@ -207,7 +207,7 @@ mod tests {
 
     /// The key of ECR in a region for a ServiceAccount, or for static keys.
     fn key(of_account: bool, region: &str) -> TokenKey {
-        let keys = KeysScope { namespace: "ops".into(), name: "keys".into() };
+        let keys = SecretKey { namespace: "ops".into(), name: "keys".into() };
         let accounts = BTreeSet::from([AccountScope { namespace: Some("ops".into()), name: "puller".into() }]);
         let mut references = References::new(AllowedIdentities { accounts, keys: BTreeSet::from([keys.clone()]) });
         let role = Some("arn:aws:iam::111122223333:role/x".to_owned());

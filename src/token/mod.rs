@@ -32,8 +32,8 @@ use crate::encoding::Fields;
 use crate::plan::auth::{Account, KeyMaterial, Keys};
 use crate::plan::references::KeysRecord;
 use crate::plan::schedule::{LONGEST_LIFE, Life, later, until, whole_seconds};
-use crate::plan::scopes::KeysScope;
-use crate::plan::{Identity, Service, TokenKey};
+use crate::plan::scopes::SecretKey;
+use crate::plan::{Identity, Service, SpecError, TokenKey};
 
 /// The user name in every ECR token (ECR API Reference, AuthorizationData).
 const USER: &str = "AWS";
@@ -320,6 +320,12 @@ failure_kinds!(
     InvalidToken,
 );
 
+impl From<TokenError> for SpecError {
+    fn from(error: TokenError) -> Self {
+        Self { reason: error.reason(), message: error.to_string() }
+    }
+}
+
 impl TokenError {
     /// The reason for conditions, Events and metrics.
     pub const fn reason(&self) -> Reason {
@@ -386,7 +392,7 @@ pub trait Cluster: Send + Sync + 'static {
     fn web_identity<'a>(&'a self, account: &'a Account) -> BoxFuture<'a, Result<SecretString, TokenError>>;
 
     /// What is known of a Secret with static keys; none if there is no such Secret.
-    fn keys_record<'a>(&'a self, scope: &'a KeysScope) -> BoxFuture<'a, Result<Option<KeysRecord>, TokenError>>;
+    fn keys_record<'a>(&'a self, secret: &'a SecretKey) -> BoxFuture<'a, Result<Option<KeysRecord>, TokenError>>;
 
     /// The static keys in a Secret, if they are still these.
     fn static_keys<'a>(

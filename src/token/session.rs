@@ -106,7 +106,7 @@ impl Sessions {
             }
             IdentitySource::Keys { keys, material } => {
                 let (cluster, asked, material) = (self.cluster.clone(), keys.clone(), *material);
-                let secret = keys.clone();
+                let secret = keys.secret.clone();
                 let keys = FromCluster::new(time, move || {
                     let (cluster, keys) = (cluster.clone(), asked.clone());
                     async move { cluster.static_keys(&keys, &material).await }.boxed()

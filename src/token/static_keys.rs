@@ -8,13 +8,13 @@ use secrecy::ExposeSecret;
 use super::from_cluster::FromCluster;
 use super::provider::{CredentialSource, sendable};
 use super::{StaticKeys, TokenError};
-use crate::plan::auth::Keys;
+use crate::plan::scopes::SecretKey;
 
 /// The keys in a Secret. Changed keys are a different identity.
 pub(super) struct StoredKeys {
     pub(super) keys: Arc<FromCluster<StaticKeys>>,
     /// Where they are.
-    pub(super) secret: Keys,
+    pub(super) secret: SecretKey,
 }
 
 impl CredentialSource for StoredKeys {
@@ -28,8 +28,7 @@ impl CredentialSource for StoredKeys {
             None,
             "Secret",
         );
-        let Keys { namespace, name, .. } = &self.secret;
-        let place = format!(" in Secret {namespace}/{name}");
+        let place = format!(" in Secret {}", self.secret);
         Ok(sendable(credentials, &place).map_err(TokenError::IdentityNotFound)?)
     }
 }
@@ -53,13 +52,7 @@ mod tests {
                 let keys = StaticKeys { access_key_id, secret_access_key, session_token: Some(token) };
                 std::future::ready(Ok(keys)).boxed()
             });
-            let secret = Keys {
-                namespace: "ops".into(),
-                name: "keys".into(),
-                access_key_id: "id".to_owned(),
-                secret_access_key: "key".to_owned(),
-                session_token: Some("token".to_owned()),
-            };
+            let secret = SecretKey::new("keys", "ops");
             let found = StoredKeys { keys, secret }.credentials().await;
             let named =
                 |error: CredentialsError| error.source().is_some_and(|e| e.to_string().contains("Secret ops/keys"));

@@ -10,7 +10,6 @@ use serde_json::json;
 
 use super::super::desired_secrets::{NamespaceSecrets, TokenProblem};
 use super::super::in_flight::Ended;
-use super::super::secret_key::SecretKey;
 use super::super::stage::{ACCOUNT, HOUR, NOW, at, token, uid};
 use super::super::watches::credential_ref;
 use super::*;
@@ -25,6 +24,7 @@ use crate::plan::outputs::WantedSecret;
 use crate::plan::references::References;
 use crate::plan::schedule::RetryPolicy;
 use crate::plan::scopes::OutputScope;
+use crate::plan::scopes::SecretKey;
 use crate::plan::targets::{Activity, CredentialRef};
 use crate::plan::{Identity, Limits, SpecError, Uid, plan};
 use crate::secret::ownership::{ManagedFieldsDigest, SecretRecord};
@@ -250,7 +250,7 @@ impl Scene {
             Step::Begin => {
                 let next = self.with(|diff, retries, _| diff.next_write(retries, |_, _| true)).ok().flatten();
                 if let Some((target, action)) = next {
-                    self.retries.in_flight.pretend(&SecretKey::of(&target), true);
+                    self.retries.in_flight.pretend(&target.key(), true);
                     let desired = self.desired().at(&target).cloned();
                     self.in_flight.push((target, action, desired));
                 }
@@ -308,7 +308,7 @@ impl Scene {
             Ok(_) => drop(self.state.lock().remove_secret(&target.name, &target.namespace, None)),
             Err(_) => {}
         }
-        self.retries.in_flight.pretend(&SecretKey::of(&target), false);
+        self.retries.in_flight.pretend(&target.key(), false);
         let content = self.desired();
         let ended = Ended { target, action, desired, result };
         self.retries.record(&ended, &content, &RETRY, at(TIME.get()));

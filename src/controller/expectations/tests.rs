@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::super::secret_key::SecretKey;
 use super::super::stage::{ACCOUNT, NOW, Stage, token};
 use crate::plan::Identity;
+use crate::plan::scopes::SecretKey;
 use crate::secret::ownership::SecretRecord;
 
 #[tokio::test]

@@ -66,7 +66,7 @@ fn record(
     action: &SecretAction,
     now: i64,
 ) {
-    ledger.record(SecretKey::of(target), state.sync_state(target, action, content, at(now)));
+    ledger.record(target.key(), state.sync_state(target, action, content, at(now)));
 }
 
 /// The counts of so many selected namespaces for each Secret.
@@ -332,7 +332,7 @@ fn refusals_while_it_changes(wait: Duration, pretends: bool, refusal: &WriteErro
             writes += 1;
         }
         if pretends {
-            state.forget_failure(&SecretKey::of(&there), now);
+            state.forget_failure(&there.key(), now);
         }
         now = later(now, wait);
     }
@@ -394,7 +394,7 @@ async fn a_secret_that_is_changed_all_the_time_is_written_soon_after_it_can_be()
             let refused = ended(&there, &desired, SecretAction::Update(mine), Err(sealed()));
             state.record(&refused, &content, &RETRY, at(now));
         }
-        state.wait(&SecretKey::of(&there), at(now));
+        state.wait(&there.key(), at(now));
         state.unexamined(at(now));
         now += 1;
     }
@@ -402,7 +402,7 @@ async fn a_secret_that_is_changed_all_the_time_is_written_soon_after_it_can_be()
     let there = target(Ownership::Owned(secret("last", &desired)));
     let mut looks = 0;
     while !state.may_write(&there, at(now)) {
-        state.wait(&SecretKey::of(&there), at(now));
+        state.wait(&there.key(), at(now));
         let next = state.retry_at().unwrap();
         assert!(next > at(now), "a timer that is over");
         now = next.as_second() + 1;
@@ -416,6 +416,6 @@ async fn a_secret_that_is_changed_all_the_time_is_written_soon_after_it_can_be()
     now += 40;
     state.unexamined(at(now));
     assert!(!state.may_write(&there, at(now)));
-    state.wait(&SecretKey::of(&there), at(now));
+    state.wait(&there.key(), at(now));
     assert!(state.retry_at().unwrap() > at(now), "a timer that is over");
 }

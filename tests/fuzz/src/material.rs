@@ -16,7 +16,7 @@ use ecr_credential_operator::api::{
 use ecr_credential_operator::plan::namespaces::Labels;
 use ecr_credential_operator::plan::references::AllowedIdentities;
 use ecr_credential_operator::plan::schedule::{Life, whole_seconds};
-use ecr_credential_operator::plan::scopes::{AccountScope, KeysScope};
+use ecr_credential_operator::plan::scopes::{AccountScope, SecretKey};
 use ecr_credential_operator::plan::{Identity, Limits, Service, TokenSpec};
 use ecr_credential_operator::token::{AuthorizationToken, DockerAuth, Token};
 use k8s_openapi::jiff::Timestamp;
@@ -291,7 +291,7 @@ fn everywhere() -> NamespaceSelection {
 pub fn limits(u: &mut Unstructured<'_>) -> Result<Limits> {
     let puller = |namespace: Option<&str>| AccountScope { namespace: namespace.map(Into::into), name: "puller".into() };
     let accounts = some(u, &[puller(None), puller(Some("a")), puller(Some("team-a"))])?;
-    let keys = some(u, &[KeysScope { namespace: "a".into(), name: "keys".into() }])?;
+    let keys = some(u, &[SecretKey { namespace: "a".into(), name: "keys".into() }])?;
     let names: BTreeSet<Arc<str>> = BTreeSet::from(["pull".into(), "ecr-pull-secret".into()]);
     Ok(Limits {
         region: Region::parse(u.choose(&REGIONS)?).ok(),

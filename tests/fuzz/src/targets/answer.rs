@@ -15,7 +15,7 @@ use ecr_credential_operator::api::HostVariant;
 use ecr_credential_operator::api::registry::Region;
 use ecr_credential_operator::plan::auth::{Account, KeyMaterial, Keys};
 use ecr_credential_operator::plan::references::KeysRecord;
-use ecr_credential_operator::plan::scopes::KeysScope;
+use ecr_credential_operator::plan::scopes::SecretKey;
 use ecr_credential_operator::plan::{Identity, Service, TokenKey};
 use ecr_credential_operator::token::ecr::Ecr;
 use ecr_credential_operator::token::identity::OperatorIdentity;
@@ -147,7 +147,7 @@ impl Cluster for Nobody {
         unreachable!("the operator's own identity is used")
     }
 
-    fn keys_record<'a>(&'a self, _: &'a KeysScope) -> BoxFuture<'a, Result<Option<KeysRecord>, TokenError>> {
+    fn keys_record<'a>(&'a self, _: &'a SecretKey) -> BoxFuture<'a, Result<Option<KeysRecord>, TokenError>> {
         unreachable!("the operator's own identity is used")
     }
 

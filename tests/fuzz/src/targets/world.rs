@@ -9,11 +9,10 @@ use ecr_credential_operator::api::{
     EcrCredential, EcrCredentialSpec, Include, IncludedSecret, NamespaceSelection, OutputFormat,
 };
 use ecr_credential_operator::controller::cluster_state::ClusterState;
-use ecr_credential_operator::controller::secret_key::SecretKey;
 use ecr_credential_operator::controller::watches;
 use ecr_credential_operator::plan::namespaces::{Labels, NamespaceMatcher, NamespaceUid};
 use ecr_credential_operator::plan::references::References;
-use ecr_credential_operator::plan::scopes::{IncludeScope, OutputScope, Reference};
+use ecr_credential_operator::plan::scopes::{OutputScope, Reference, SecretKey};
 use ecr_credential_operator::plan::targets::{Activity, CredentialRef};
 use ecr_credential_operator::plan::{self, Limits, SpecError, Uid};
 use ecr_credential_operator::secret::Selection;
@@ -54,7 +53,7 @@ struct Wish {
 struct Claimant {
     claimant: CredentialRef,
     wishes: Vec<Wish>,
-    includes: Vec<IncludeScope>,
+    includes: Vec<SecretKey>,
 }
 
 /// What there is, in the plainest form.
@@ -65,7 +64,7 @@ struct Model {
     claimants: BTreeMap<String, Claimant>,
     secrets: BTreeMap<NameAndNamespace, Arc<SecretRecord>>,
     /// Of each docker config of others: the last good one, and why there is no newer one.
-    included: BTreeMap<IncludeScope, (Option<Arc<IncludedConfig>>, Option<SpecError>)>,
+    included: BTreeMap<SecretKey, (Option<Arc<IncludedConfig>>, Option<SpecError>)>,
 }
 
 /// What an `EcrCredential` has a right to, computed from nothing but the model.
@@ -138,8 +137,8 @@ fn limits(u: &mut Unstructured<'_>) -> Result<Limits> {
     })
 }
 
-fn include_scope((namespace, name): (&str, &str)) -> IncludeScope {
-    IncludeScope { namespace: namespace.into(), name: name.into() }
+fn include_scope((namespace, name): (&str, &str)) -> SecretKey {
+    SecretKey { namespace: namespace.into(), name: name.into() }
 }
 
 /// One event, for both; returns whom the world says that it concerns.
@@ -449,7 +448,7 @@ impl Model {
 
     /// What is merged for an `EcrCredential`: the docker configs that may be read, in its order; and whether one is not known or
     /// not current.
-    fn included(&self, includes: &[IncludeScope]) -> (Vec<Arc<IncludedConfig>>, [bool; 2]) {
+    fn included(&self, includes: &[SecretKey]) -> (Vec<Arc<IncludedConfig>>, [bool; 2]) {
         let mut configs = Vec::new();
         let (mut incomplete, mut failing) = (false, false);
         for scope in includes {
@@ -499,7 +498,7 @@ fn compare(world: &ClusterState, model: &Model, me: &str, view: &View) {
     let places = world.targets(&uid, claimant.generation).expect("it is alive");
     let places: Vec<_> = places.collect();
     for place in &places {
-        let again = world.target(&uid, &SecretKey::of(place)).expect("the same place");
+        let again = world.target(&uid, &place.key()).expect("the same place");
         assert_eq!((again.selection, again.ownership), (place.selection.clone(), place.ownership.clone()));
     }
     let seen = places.into_iter().map(|place| {
