@@ -16,7 +16,7 @@ use crate::process::telemetry::{
     ResultLabels, SourceLabels, StateLabels, TokenLabels, WriteLabels,
 };
 use crate::secret::SecretAction;
-use crate::token::FailureKind;
+use crate::token::TokenError;
 use crate::token::cache::{Fetched, TokenCache};
 use crate::token::identity::HttpRequest;
 use crate::token::settings::Origin;
@@ -48,7 +48,7 @@ pub fn start_counters(metrics: &Metrics, allowed: &AllowedIdentities) {
     }
     for identity in identities {
         for api in ["ecr", "ecr-public"] {
-            for result in FailureKind::ALL.iter().map(|kind| kind.reason().as_str()).chain([SUCCESS]) {
+            for result in TokenError::REASONS.map(Reason::as_str).into_iter().chain([SUCCESS]) {
                 let _ = metrics.aws_requests.get_or_create(&CallLabels { api, identity, result });
             }
         }

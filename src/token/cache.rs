@@ -1,9 +1,11 @@
 //! The cache of tokens: one token, at most one fetch in flight, and the backoff for each key.
 
 use std::collections::{BTreeSet, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use k8s_openapi::jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
@@ -11,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::limiter::{FairRateLimiter, Priority};
-use super::{AuthorizationToken, InvalidToken, RawToken, TokenError, TokenSource, check};
+use super::{AuthorizationToken, InvalidToken, TokenError, TokenSource, check};
 use crate::clock::Clock;
 use crate::plan::schedule::{Life, RetryPolicy, later};
 use crate::plan::{Identity, TokenKey, Uid};
@@ -299,20 +301,21 @@ impl TokenCache {
                 return;
             }
             // A panic in a dependency must not leave the key in flight forever.
-            let guard = FetchGuard { tokens: tokens.clone(), key: key.clone(), ended: false };
-            let result = tokens.fetch(&key, &who).await;
-            guard.end(result);
+            let fetched = AssertUnwindSafe(tokens.fetch(&key, &who)).catch_unwind().await;
+            let interrupted = |_| Err(TokenError::Unavailable("the fetch was interrupted".to_owned()));
+            tokens.finish(&key, fetched.unwrap_or_else(interrupted));
         });
     }
 
-    async fn fetch(&self, key: &TokenKey, who: &Uid) -> Result<Vec<RawToken>, TokenError> {
+    async fn fetch(&self, key: &TokenKey, who: &Uid) -> Result<AuthorizationToken, TokenError> {
         let begun = Instant::now();
         let _prepared = self.source.prepare(key).await?;
         if begun.elapsed() >= SLOW {
             // Its turn has passed. All that a slow API server has held up must not call AWS in the same moment.
             self.limiter.acquire(Priority::Shared, who, calls(key)).await;
         }
-        self.source.fetch(key).await
+        let raw = self.source.fetch(key).await?;
+        Ok(check(raw, key, self.settings.clock.now(), self.settings.min_life)?)
     }
 
     /// Starts a queued fetch; false if it was cancelled.
@@ -432,37 +435,13 @@ fn refuse_shorter(
     }
 }
 
-/// Ends a fetch exactly once, even if its task panics.
-struct FetchGuard {
-    tokens: Arc<TokenCache>,
-    key: TokenKey,
-    ended: bool,
-}
-
-impl FetchGuard {
-    fn end(mut self, result: Result<Vec<RawToken>, TokenError>) {
-        let settings = &self.tokens.settings;
-        let result = result.and_then(|raw| Ok(check(raw, &self.key, settings.clock.now(), settings.min_life)?));
-        self.ended = true;
-        self.tokens.finish(&self.key, result);
-    }
-}
-
-impl Drop for FetchGuard {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.tokens.finish(&self.key, Err(TokenError::Unavailable("the fetch was interrupted".to_owned())));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::api::HostVariant;
     use crate::api::registry::{AccountId, Region};
     use crate::plan::Service;
-    use crate::token::Prepared;
+    use crate::token::{Prepared, RawToken};
     use base64::Engine;
     use futures::future::BoxFuture;
     use secrecy::SecretString;

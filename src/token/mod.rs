@@ -283,43 +283,6 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Defines [`FailureKind`] from the reasons that it may have, so that none is missing in its list.
-macro_rules! failure_kinds {
-    ($($name:ident),+ $(,)?) => {
-        /// The kind of a failure to fetch a token. Each is a [`Reason`] of the same name.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum FailureKind {
-            $(#[doc = concat!("See [`Reason::", stringify!($name), "`].")] $name,)+
-        }
-
-        impl FailureKind {
-            /// All kinds: the metrics have a counter for each.
-            pub const ALL: &[Self] = &[$(Self::$name),+];
-
-            /// The reason for conditions, Events and metrics.
-            pub const fn reason(self) -> Reason {
-                match self {
-                    $(Self::$name => Reason::$name,)+
-                }
-            }
-        }
-    };
-}
-
-failure_kinds!(
-    NoCredentials,
-    IdentityNotFound,
-    IdentityChanged,
-    Forbidden,
-    AdmissionRefused,
-    ApiError,
-    AccessDenied,
-    Throttled,
-    AwsUnavailable,
-    ExpiredToken,
-    InvalidToken,
-);
-
 impl From<TokenError> for SpecError {
     fn from(error: TokenError) -> Self {
         Self { reason: error.reason(), message: error.to_string() }
@@ -327,26 +290,37 @@ impl From<TokenError> for SpecError {
 }
 
 impl TokenError {
+    /// Every reason that [`Self::reason`] gives.
+    pub const REASONS: [Reason; 11] = [
+        Reason::NoCredentials,
+        Reason::IdentityNotFound,
+        Reason::IdentityChanged,
+        Reason::Forbidden,
+        Reason::AdmissionRefused,
+        Reason::ApiError,
+        Reason::AccessDenied,
+        Reason::Throttled,
+        Reason::AwsUnavailable,
+        Reason::ExpiredToken,
+        Reason::InvalidToken,
+    ];
+
     /// The reason for conditions, Events and metrics.
     pub const fn reason(&self) -> Reason {
-        self.kind().reason()
-    }
-
-    const fn kind(&self) -> FailureKind {
         match self {
-            Self::NoCredentials(_) => FailureKind::NoCredentials,
-            Self::IdentityNotFound(_) => FailureKind::IdentityNotFound,
-            Self::IdentityChanged(_) => FailureKind::IdentityChanged,
-            Self::Forbidden(_) => FailureKind::Forbidden,
-            Self::AdmissionRefused(_) => FailureKind::AdmissionRefused,
-            Self::Cluster(_) => FailureKind::ApiError,
-            Self::Denied(_) | Self::BadSignature(_) => FailureKind::AccessDenied,
-            Self::Throttled(_) => FailureKind::Throttled,
-            Self::Unavailable(_) => FailureKind::AwsUnavailable,
+            Self::NoCredentials(_) => Reason::NoCredentials,
+            Self::IdentityNotFound(_) => Reason::IdentityNotFound,
+            Self::IdentityChanged(_) => Reason::IdentityChanged,
+            Self::Forbidden(_) => Reason::Forbidden,
+            Self::AdmissionRefused(_) => Reason::AdmissionRefused,
+            Self::Cluster(_) => Reason::ApiError,
+            Self::Denied(_) | Self::BadSignature(_) => Reason::AccessDenied,
+            Self::Throttled(_) => Reason::Throttled,
+            Self::Unavailable(_) => Reason::AwsUnavailable,
             Self::NearlyOver(_) | Self::Invalid(InvalidToken::Expired(_) | InvalidToken::NearlyExpired(_)) => {
-                FailureKind::ExpiredToken
+                Reason::ExpiredToken
             }
-            Self::Invalid(_) | Self::Unreadable(_) => FailureKind::InvalidToken,
+            Self::Invalid(_) | Self::Unreadable(_) => Reason::InvalidToken,
         }
     }
 
@@ -442,6 +416,7 @@ mod tests {
     use crate::api::HostVariant;
     use crate::api::registry::Region;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     fn encode(text: &[u8]) -> String {
         STANDARD.encode(text)
@@ -464,6 +439,29 @@ mod tests {
 
     fn checked(raw: Vec<RawToken>) -> Result<AuthorizationToken, InvalidToken> {
         check(raw, &key(&[]), Timestamp::from_second(1000).unwrap(), Duration::from_secs(60))
+    }
+
+    #[test]
+    fn every_reason_of_an_error_is_listed() {
+        let (text, refusal, at) = (String::new, || Refusal::from(String::new()), Timestamp::UNIX_EPOCH);
+        let errors = [
+            TokenError::NoCredentials(text()),
+            TokenError::IdentityNotFound(text()),
+            TokenError::IdentityChanged(text()),
+            TokenError::Forbidden(text()),
+            TokenError::AdmissionRefused(text()),
+            TokenError::Cluster(text()),
+            TokenError::Denied(refusal()),
+            TokenError::BadSignature(refusal()),
+            TokenError::NearlyOver(at),
+            TokenError::Throttled(text()),
+            TokenError::Unavailable(text()),
+            TokenError::Invalid(InvalidToken::Empty),
+            TokenError::Invalid(InvalidToken::Expired(at)),
+            TokenError::Unreadable(text()),
+        ];
+        let reasons: BTreeSet<Reason> = errors.iter().map(TokenError::reason).collect();
+        assert_eq!(reasons, TokenError::REASONS.into());
     }
 
     #[test]
