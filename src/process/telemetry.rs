@@ -1,6 +1,7 @@
 //! Logs and metrics: their formats, names and bounded labels.
 
-use std::fmt;
+use std::fmt::{self, Debug};
+use std::hash::Hash;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,7 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
 use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
@@ -351,102 +352,95 @@ impl Metrics {
         let buckets = || Histogram::new(exponential_buckets(0.001, 3.0, 11));
         // From 10 ms to about 20 s: a request takes at most 10 s, unless --aws-timeout is set.
         let seconds = || Histogram::new(exponential_buckets(0.01, 2.0, 12));
-        let metrics = Self {
-            token_expiry: Family::default(),
-            token_refresh: Family::default(),
-            aws_requests: Family::default(),
-            aws_http_requests: Family::new_with_constructor(seconds),
-            secret_writes: Family::default(),
-            namespaces: Family::default(),
-            outputs: Family::default(),
-            credentials: Family::default(),
-            credential_ready: Family::default(),
-            credential_expiry: Family::default(),
-            attachments: Family::default(),
-            unattached: Gauge::default(),
-            unreadable: Family::default(),
-            earliest_expiry: Gauge::default(),
-            earliest_issue: Gauge::default(),
-            reconciles: Family::new_with_constructor(buckets),
-            identity: Family::default(),
-            leader: Gauge::default(),
-            process: ProcessMetrics::default(),
-        };
+        let process = ProcessMetrics::register(registry);
         let ours = registry.sub_registry_with_prefix("ecr_credential_operator");
-        let m = metrics.clone();
-        ours.register_with_unit(
-            "token_expiry_timestamp",
-            "When the newest token expires",
-            Unit::Seconds,
-            m.token_expiry,
-        );
-        ours.register_with_unit(
-            "token_refresh_timestamp",
-            "When the newest token was fetched",
-            Unit::Seconds,
-            m.token_refresh,
-        );
-        ours.register("aws_requests", "Calls to GetAuthorizationToken", m.aws_requests);
-        ours.register_with_unit(
-            "aws_http_request_duration",
-            "Duration of single HTTP requests to ECR, ECR Public and STS",
-            Unit::Seconds,
-            m.aws_http_requests,
-        );
-        ours.register("secret_writes", "Writes of Secrets", m.secret_writes);
-        ours.register("namespaces", "Target namespaces by state", m.namespaces);
-        ours.register("outputs", "Target namespaces of outputs by format and state", m.outputs);
-        ours.register("credentials", "EcrCredentials by state", m.credentials);
-        ours.register(
-            "credential_ready",
-            "1 if an EcrCredential is ready, 0 if not; for the first 500 by name",
-            m.credential_ready,
-        );
-        ours.register_with_unit(
-            "credential_expiry_timestamp",
-            "When the first token of an EcrCredential expires; for the first 500 by name",
-            Unit::Seconds,
-            m.credential_expiry,
-        );
-        ours.register("attachments", "EcrCredentials with spec.attachTo by state", m.attachments);
-        ours.register(
-            "unattached_service_accounts",
-            "ServiceAccounts that do not reference the pull secret although spec.attachTo selects them",
-            m.unattached,
-        );
-        ours.register("unreadable_objects", "Objects that cannot be read and are skipped", m.unreadable);
-        ours.register_with_unit(
-            "earliest_secret_expiry_timestamp",
-            "The earliest expiry in any Secret, 0 for none",
-            Unit::Seconds,
-            m.earliest_expiry,
-        );
-        ours.register_with_unit(
-            "earliest_secret_issue_timestamp",
-            "When the token that expires first was issued, 0 for none",
-            Unit::Seconds,
-            m.earliest_issue,
-        );
-        ours.register_with_unit("reconcile_duration", "Duration of reconciliations", Unit::Seconds, m.reconciles);
-        ours.register(
-            "aws_identity",
-            "1 for the source in which the operator's own AWS identity was found",
-            m.identity,
-        );
-        ours.register("leader", "1 while this process is the leader", m.leader);
+        let metrics = Self {
+            token_expiry: timestamp(ours, "token_expiry", "When the newest token expires"),
+            token_refresh: timestamp(ours, "token_refresh", "When the newest token was fetched"),
+            aws_requests: metric(ours, "aws_requests", "Calls to GetAuthorizationToken"),
+            aws_http_requests: duration(
+                ours,
+                "aws_http_request",
+                "Duration of single HTTP requests to ECR, ECR Public and STS",
+                seconds,
+            ),
+            secret_writes: metric(ours, "secret_writes", "Writes of Secrets"),
+            namespaces: metric(ours, "namespaces", "Target namespaces by state"),
+            outputs: metric(ours, "outputs", "Target namespaces of outputs by format and state"),
+            credentials: metric(ours, "credentials", "EcrCredentials by state"),
+            credential_ready: metric(
+                ours,
+                "credential_ready",
+                "1 if an EcrCredential is ready, 0 if not; for the first 500 by name",
+            ),
+            credential_expiry: timestamp(
+                ours,
+                "credential_expiry",
+                "When the first token of an EcrCredential expires; for the first 500 by name",
+            ),
+            attachments: metric(ours, "attachments", "EcrCredentials with spec.attachTo by state"),
+            unattached: metric(
+                ours,
+                "unattached_service_accounts",
+                "ServiceAccounts that do not reference the pull secret although spec.attachTo selects them",
+            ),
+            unreadable: metric(ours, "unreadable_objects", "Objects that cannot be read and are skipped"),
+            earliest_expiry: timestamp(ours, "earliest_secret_expiry", "The earliest expiry in any Secret, 0 for none"),
+            earliest_issue: timestamp(
+                ours,
+                "earliest_secret_issue",
+                "When the token that expires first was issued, 0 for none",
+            ),
+            reconciles: duration(ours, "reconcile", "Duration of reconciliations", buckets),
+            identity: metric(
+                ours,
+                "aws_identity",
+                "1 for the source in which the operator's own AWS identity was found",
+            ),
+            leader: metric(ours, "leader", "1 while this process is the leader"),
+            process,
+        };
         ours.register("build", "The version", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
-        let m = metrics.process.clone();
-        registry.register("process_start_time_seconds", "When the process started, in seconds since 1970", m.started);
-        registry.register("process_cpu_seconds", "CPU time used, of user and system, in seconds", m.cpu);
-        registry.register("process_resident_memory_bytes", "Resident memory size in bytes", m.resident);
-        registry.register("process_virtual_memory_bytes", "Virtual memory size in bytes", m.virtual_memory);
-        registry.register("process_open_fds", "Open file descriptors", m.open_fds);
-        registry.register("process_max_fds", "Maximum number of open file descriptors", m.max_fds);
         metrics
     }
 }
 
+/// Registers a new metric.
+fn metric<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+/// Registers new gauges of times, in seconds since 1970.
+fn timestamp<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register_with_unit(format!("{name}_timestamp"), help, Unit::Seconds, metric.clone());
+    metric
+}
+
+/// Registers new histograms of durations, in seconds.
+fn duration<L>(registry: &mut Registry, name: &str, help: &str, histogram: fn() -> Histogram) -> Family<L, Histogram>
+where
+    L: EncodeLabelSet + Clone + Eq + Hash + Debug + Send + Sync + 'static,
+{
+    let family = Family::new_with_constructor(histogram);
+    registry.register_with_unit(format!("{name}_duration"), help, Unit::Seconds, family.clone());
+    family
+}
+
 impl ProcessMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        Self {
+            started: metric(registry, "process_start_time_seconds", "When the process started, in seconds since 1970"),
+            cpu: metric(registry, "process_cpu_seconds", "CPU time used, of user and system, in seconds"),
+            resident: metric(registry, "process_resident_memory_bytes", "Resident memory size in bytes"),
+            virtual_memory: metric(registry, "process_virtual_memory_bytes", "Virtual memory size in bytes"),
+            open_fds: metric(registry, "process_open_fds", "Open file descriptors"),
+            max_fds: metric(registry, "process_max_fds", "Maximum number of open file descriptors"),
+        }
+    }
+
     /// Updates the metrics; those that the system does not provide stay unchanged.
     pub fn refresh(&self) {
         let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);

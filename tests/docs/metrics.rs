@@ -41,13 +41,21 @@ fn metrics(source: &str) -> Vec<Metric> {
     let mut fields = fields_of(code, "Metrics");
     fields.extend(fields_of(code, "ProcessMetrics"));
     let mut metrics = Vec::new();
-    for call in code.split(".register").skip(1) {
-        let Some(arguments) = call.strip_prefix("_with_unit(").or_else(|| call.strip_prefix('(')) else { continue };
-        let arguments = arguments_of(arguments);
-        let [name, help, .., what] = arguments.as_slice() else { continue };
-        let Some(name) = quoted(name) else { continue };
-        let unit = if call.starts_with("_with_unit") { "_seconds" } else { "" };
-        let field = what.rsplit('.').next().unwrap().trim();
+    for (parenthesis, _) in code.match_indices('(') {
+        let Some((before, function)) = code[..parenthesis].rsplit_once([' ', '.']) else { continue };
+        let unit = match function {
+            "metric" | "register" => "",
+            "timestamp" => "_timestamp_seconds",
+            "duration" => "_duration_seconds",
+            _ => continue,
+        };
+        let arguments = arguments_of(&code[parenthesis + 1..]);
+        let rest = arguments.iter().skip_while(|argument| quoted(argument).is_none()).collect::<Vec<_>>();
+        // Where the name is not a literal, these functions themselves register.
+        let [name, help, what @ ..] = rest.as_slice() else { continue };
+        let name = quoted(name).expect("a name is what the rest begins with");
+        let what = what.first().map_or("", |what| what.as_str());
+        let field = before.trim_end_matches(':').rsplit(' ').next().unwrap();
         let type_ = fields.get(field).map(String::as_str);
         let (kind, suffix) = match type_ {
             Some(type_) if type_.contains("Counter") => ("counter", "_total"),
