@@ -1,17 +1,16 @@
 //! The clock that decides about expiry: the node's clock, corrected by the `Date` header of responses.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use http::Response;
 use http::header::{AGE, DATE};
-use http::{Request, Response};
 use k8s_openapi::jiff::fmt::rfc2822;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
-use tower::{Layer, Service};
+use tower::util::MapFutureLayer;
 
 /// The tolerated difference between a clock and a server's `Date`, which has whole seconds only.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(5);
@@ -31,7 +30,7 @@ pub enum Server {
     Kubernetes,
 }
 
-/// The clock of the process; clones share their state. As a layer of the API client, it reads the `Date` of responses.
+/// The clock of the process; clones share their state.
 #[derive(Clone, Debug)]
 pub struct Clock(Arc<Inner>);
 
@@ -74,6 +73,30 @@ impl Clock {
     /// The time by the servers: that of AWS, before it has answered that of the API server, and before any has that of the node.
     pub fn of_servers(&self) -> Timestamp {
         self.0.heard.lock().of_servers(self.read())
+    }
+
+    /// A layer of the API client that reads the `Date` of each answer.
+    pub fn layer<F, B, E>(
+        &self,
+    ) -> MapFutureLayer<impl Fn(F) -> BoxFuture<'static, Result<Response<B>, E>> + Clone + use<F, B, E>>
+    where
+        F: Future<Output = Result<Response<B>, E>> + Send + 'static,
+    {
+        let clock = self.clone();
+        MapFutureLayer::new(move |answer: F| {
+            let (clock, sent) = (clock.clone(), clock.uptime());
+            async move {
+                let answer = answer.await?;
+                let headers = answer.headers();
+                // A response with an age comes from a cache.
+                let date = headers.get(DATE).filter(|_| !headers.contains_key(AGE));
+                if let Some(date) = date.and_then(|date| date.to_str().ok()) {
+                    clock.hear(Server::Kubernetes, date, sent);
+                }
+                Ok(answer)
+            }
+            .boxed()
+        })
     }
 
     /// The time since some moment, whether or not the machine slept. It never jumps.
@@ -222,54 +245,12 @@ fn uptime() -> Duration {
     START.get_or_init(std::time::Instant::now).elapsed()
 }
 
-impl<S> Layer<S> for Clock {
-    type Service = Listening<S>;
-
-    fn layer(&self, inner: S) -> Listening<S> {
-        Listening { clock: self.clone(), inner }
-    }
-}
-
-/// A service whose answers tell a [`Clock`] the API server's time.
-#[derive(Clone, Debug)]
-pub struct Listening<S> {
-    clock: Clock,
-    inner: S,
-}
-
-impl<S, B, R> Service<Request<B>> for Listening<S>
-where
-    S: Service<Request<B>, Response = Response<R>>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<R>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<R>, S::Error>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (clock, sent) = (self.clock.clone(), self.clock.uptime());
-        let answer = self.inner.call(request);
-        async move {
-            let answer = answer.await?;
-            let headers = answer.headers();
-            // A response with an age comes from a cache.
-            if let Some(date) = headers.get(DATE).filter(|_| !headers.contains_key(AGE)).and_then(|d| d.to_str().ok()) {
-                clock.hear(Server::Kubernetes, date, sent);
-            }
-            Ok(answer)
-        }
-        .boxed()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::Request;
     use proptest::prelude::*;
+    use tower::Layer;
 
     const NOW: i64 = 1_900_000_000;
     const HOUR: i64 = 3600;
@@ -382,7 +363,7 @@ mod tests {
                 let answer = Response::builder().header(DATE, date);
                 age.map_or(answer, |age| Response::builder().header(DATE, date).header(AGE, age)).body(())
             });
-            clock.layer(inner).oneshot(Request::new(())).await.unwrap();
+            clock.layer().layer(inner).oneshot(Request::new(())).await.unwrap();
             assert_eq!(clock.now(), if heard { date_of(date) } else { at(NOW) }, "{age:?}");
         }
     }

@@ -116,8 +116,9 @@ impl Operator {
     /// The clients over two connections.
     pub fn clients(&self, lease: Connection, fenced: Connection) -> Clients {
         let errors = MapResponseLayer::new(without_odd_codes);
-        let stack =
-            |connection: Connection| connection.with_layer(&Retries).with_layer(&errors).with_layer(&self.clock);
+        let stack = |connection: Connection| {
+            connection.with_layer(&Retries).with_layer(&errors).with_layer(&self.clock.layer())
+        };
         Clients { lease: stack(lease).build(), fenced: stack(fenced).with_layer(&self.fence).build() }
     }
 

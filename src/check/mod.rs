@@ -158,7 +158,7 @@ async fn facts(args: &CheckArgs, clock: &Clock) -> Result<Facts, CheckError> {
     config.read_timeout = Some(REQUEST_TIMEOUT);
     let namespace = config.default_namespace.clone();
     let builder = ClientBuilder::try_from(config).map_err(|error| CheckError::NoCluster(error.to_string()))?;
-    let client = builder.with_layer(clock).build();
+    let client = builder.with_layer(&clock.layer()).build();
     let cluster = Cluster { client: client.clone() };
     let all = cluster.credentials(args.credential_selector.as_deref()).await?;
     let own = if args.offline { None } else { Some(ask::own(&settings, clock.clone()).await?) };
