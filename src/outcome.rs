@@ -121,34 +121,34 @@ pub struct OutputReport {
 
 /// The result of one reconciliation.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one in each round, nearly always the large one, and it is moved twice"
-)]
 pub enum Observation {
     /// Nothing is done until the spec or the installation changes.
     Stalled(SpecError),
     /// Nothing is done because `spec.suspend` is set.
     Suspended,
     /// The `EcrCredential` was reconciled.
-    Ran {
-        /// One for each registry of the spec.
-        registries: Vec<RegistryReport>,
-        /// The namespaces of the pull secret, and the failures of all Secrets.
-        namespaces: NamespaceReport,
-        /// One for each output of the spec.
-        outputs: Vec<OutputReport>,
-        /// Why an include is missing, or not current.
-        include_failure: Option<SpecError>,
-        /// When the tokens are refreshed next.
-        next_refresh_at: Option<Timestamp>,
-        /// When the result changes by time alone.
-        look_again: Option<Timestamp>,
-        /// The refresh request that is now served.
-        handled_refresh_request: Option<String>,
-        /// Whether the Secret is attached as asked, if that is asked for.
-        attached: Option<Attachment>,
-    },
+    Ran(Box<Report>),
+}
+
+/// What there is to report of one reconciliation.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// One for each registry of the spec.
+    pub registries: Vec<RegistryReport>,
+    /// The namespaces of the pull secret, and the failures of all Secrets.
+    pub namespaces: NamespaceReport,
+    /// One for each output of the spec.
+    pub outputs: Vec<OutputReport>,
+    /// Why an include is missing, or not current.
+    pub include_failure: Option<SpecError>,
+    /// When the tokens are refreshed next.
+    pub next_refresh_at: Option<Timestamp>,
+    /// When the result changes by time alone.
+    pub look_again: Option<Timestamp>,
+    /// The refresh request that is now served.
+    pub handled_refresh_request: Option<String>,
+    /// Whether the Secret is attached as asked, if that is asked for.
+    pub attached: Option<Attachment>,
 }
 
 /// A Kubernetes Event to send.
@@ -248,30 +248,21 @@ pub fn conclude(
     }
     // Nothing is refreshed unless it was reconciled.
     status.next_refresh_at = None;
-    if let Observation::Ran {
-        registries,
-        namespaces,
-        outputs,
-        include_failure: _,
-        next_refresh_at,
-        look_again: at,
-        handled_refresh_request,
-        attached: seen,
-    } = observation
-    {
-        attached = seen;
-        look_again = at;
-        let lives = || registries.iter().filter_map(|r| r.life);
+    if let Observation::Ran(report) = observation {
+        let report = *report;
+        let lives = || report.registries.iter().filter_map(|r| r.life);
         status.expires_at = lives().map(|l| l.expires_at).min();
-        each_targets = registries.iter().any(|r| r.each_targets);
         status.refreshed_at = lives().map(|l| l.issued_at).max();
-        status.next_refresh_at = next_refresh_at.map(whole_seconds);
-        status.handled_refresh_request = handled_refresh_request;
-        status.registries = registries.into_iter().map(registry_status).collect();
+        status.next_refresh_at = report.next_refresh_at.map(whole_seconds);
+        status.handled_refresh_request = report.handled_refresh_request;
+        each_targets = report.registries.iter().any(|r| r.each_targets);
+        look_again = report.look_again;
+        attached = report.attached;
+        status.registries = report.registries.into_iter().map(registry_status).collect();
         // While nothing that is selected may be written, 0 of 0 would look like a success.
-        status.namespaces = judgement.stalled.is_none().then(|| namespace_counts(&namespaces.counts));
-        status.failures = namespaces.failures;
-        status.outputs = outputs.into_iter().map(output_status).collect();
+        status.namespaces = judgement.stalled.is_none().then(|| namespace_counts(&report.namespaces.counts));
+        status.failures = report.namespaces.failures;
+        status.outputs = report.outputs.into_iter().map(output_status).collect();
         status.failures.sort_by(|a, b| (&a.namespace, &a.secret).cmp(&(&b.namespace, &b.secret)));
         namespace_events = events_of_namespaces(&previous.failures, &status.failures);
         status.failures.truncate(MAX_FAILURES);
@@ -283,7 +274,7 @@ pub fn conclude(
     }
     fit(&mut status);
     let mut events = events(&judgement, previous, &status, each_targets);
-    events.extend(attached.and_then(|attached| attachment_event(attached, &previous.conditions)));
+    events.extend(attached.and_then(|attached| attachment_event(attached, previous)));
     events.extend(namespace_events);
     events.iter_mut().for_each(|event| cut(&mut event.message, LONGEST_EVENT));
     let wait = look_again.map_or(LONGEST_WAIT, |at| until(now, at));
@@ -323,9 +314,9 @@ fn judge(observation: &Observation, now: Timestamp) -> Judgement {
             reconciling: None,
             stalled: None,
         },
-        Observation::Ran { registries, namespaces, outputs, include_failure, .. } => {
-            let mut judgement = ran(registries, namespaces, outputs, now);
-            if let (None, Some(error)) = (&judgement.reconciling, include_failure) {
+        Observation::Ran(report) => {
+            let mut judgement = ran(report, now);
+            if let (None, Some(error)) = (&judgement.reconciling, &report.include_failure) {
                 let message = format!("an included docker config is out of date: {}", error.message);
                 judgement.reconciling = Some((error.reason, message));
             }
@@ -334,12 +325,7 @@ fn judge(observation: &Observation, now: Timestamp) -> Judgement {
     }
 }
 
-fn ran(
-    registries: &[RegistryReport],
-    namespaces: &NamespaceReport,
-    outputs: &[OutputReport],
-    now: Timestamp,
-) -> Judgement {
+fn ran(Report { registries, namespaces, outputs, .. }: &Report, now: Timestamp) -> Judgement {
     let shared = || registries.iter().filter(|r| !r.each_targets);
     let dead = shared().find(|r| r.problem.is_none() && !r.life.is_some_and(|life| life.is_valid(now)));
     let broken = registries.iter().find_map(|r| r.problem.as_ref());
@@ -479,9 +465,9 @@ fn with_transition(
 }
 
 /// An Event when attaching begins to fail, or works again.
-fn attachment_event(attached: Attachment, previous: &[Condition]) -> Option<ReportedEvent> {
+fn attachment_event(attached: Attachment, previous: &EcrCredentialStatus) -> Option<ReportedEvent> {
     let Attachment { holds, reason, message } = attached;
-    let before = previous.iter().find(|c| c.type_ == condition::ATTACHED).map(|c| c.reason.as_str());
+    let before = previous.condition(condition::ATTACHED).map(|c| c.reason.as_str());
     let is_news = before.map_or(!holds, |before| before != reason.as_str());
     is_news.then(|| ReportedEvent::of_credential(!holds, reason, message))
 }
@@ -526,9 +512,7 @@ fn events(
         let expiry = status.expires_at.map(|at| format!(", valid until {at}")).unwrap_or_default();
         events.push(ReportedEvent::of_credential(false, Reason::Refreshed, format!("new tokens{expiry}")));
     }
-    let before = |type_: &str| {
-        previous.conditions.iter().find(|c| c.type_ == type_).map(|c| (c.status.as_str(), c.reason.as_str()))
-    };
+    let before = |type_: &str| previous.condition(type_).map(|c| (c.status.as_str(), c.reason.as_str()));
     let (ready, reason, message) = &judgement.ready;
     let holds = if *ready { "True" } else { "False" };
     if before(condition::READY) != Some((holds, reason.as_str())) && *reason != Reason::FetchingToken {

@@ -142,9 +142,8 @@ struct Summary {
 
 impl Summary {
     fn of(name: &str, status: &EcrCredentialStatus) -> Self {
-        let condition = |type_: &str| status.conditions.iter().find(|c| c.type_ == type_);
-        let holds = |type_: &str| condition(type_).is_some_and(|c| c.status == "True");
-        let reason = condition(condition::READY).map(|c| c.reason.clone()).unwrap_or_default();
+        let holds = |type_: &str| status.holding(type_).is_some();
+        let reason = status.condition(condition::READY).map(|c| c.reason.clone()).unwrap_or_default();
         let suspended = reason == Reason::Suspended.as_str();
         let state = if suspended {
             State::Suspended
@@ -160,7 +159,7 @@ impl Summary {
         if !suspended {
             let counts = status.namespaces.clone().unwrap_or_default();
             summary.namespaces = [counts.selected, counts.synced, counts.failed].map(i64::from);
-            summary.attached = condition(condition::ATTACHED).map(|c| c.status == "True");
+            summary.attached = status.condition(condition::ATTACHED).map(|c| c.status == "True");
             for output in &status.outputs {
                 let Some(format) = OutputFormat::parse(&output.format) else { continue };
                 let counts = [output.selected, output.synced, output.failed].map(i64::from);

@@ -56,6 +56,18 @@ pub struct EcrCredentialStatus {
     pub served_by: Option<String>,
 }
 
+impl EcrCredentialStatus {
+    /// The condition of a type.
+    pub fn condition(&self, type_: &str) -> Option<&Condition> {
+        self.conditions.iter().find(|condition| condition.type_ == type_)
+    }
+
+    /// The condition of a type, if it is true.
+    pub fn holding(&self, type_: &str) -> Option<&Condition> {
+        self.condition(type_).filter(|condition| condition.status == "True")
+    }
+}
+
 /// The state of one registry of the spec.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

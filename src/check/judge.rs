@@ -177,7 +177,7 @@ fn stalled(Finding { reason, message }: Finding) -> Finding {
 
 /// Whether another installation of the operator serves it as well.
 fn several_installations(status: &EcrCredentialStatus) -> Option<Finding> {
-    let told = status.conditions.iter().find(|c| c.type_ == condition::CONTESTED && c.status == "True")?;
+    let told = status.holding(condition::CONTESTED)?;
     Some(Finding::new(told.reason.clone(), told.message.clone()))
 }
 
@@ -212,7 +212,7 @@ fn attached(
         );
         report.notes.push(Finding::new("AttachPolicyNotRead", text));
     }
-    let told = status.conditions.iter().find(|c| c.type_ == condition::ATTACHED && c.status == "False");
+    let told = status.condition(condition::ATTACHED).filter(|told| told.status == "False");
     if let Some(told) = told.filter(|told| !report.problems.iter().any(|problem| problem.reason == told.reason)) {
         let text = match by_policy {
             Some(AttachPolicy::Installed) if told.reason == missing => {
@@ -241,7 +241,7 @@ fn finding(error: &SpecError) -> Finding {
 }
 
 fn ready(status: &EcrCredentialStatus) -> Option<Condition> {
-    let found = status.conditions.iter().find(|c| c.type_ == condition::READY)?;
+    let found = status.condition(condition::READY)?;
     Some(Condition { status: found.status.clone(), reason: found.reason.clone(), message: found.message.clone() })
 }
 
@@ -258,8 +258,7 @@ fn observed(object: &crate::api::EcrCredential, status: &EcrCredentialStatus, re
         && let Some(ready) = report.operator_says.as_ref().filter(|ready| ready.status != "True")
     {
         let problem = Finding::new(ready.reason.clone(), ready.message.clone());
-        let is_stalled = status.conditions.iter().any(|c| c.type_ == condition::STALLED && c.status == "True");
-        report.problems.push(if is_stalled { stalled(problem) } else { problem });
+        report.problems.push(if status.holding(condition::STALLED).is_some() { stalled(problem) } else { problem });
     }
 }
 
@@ -270,8 +269,7 @@ fn stale_include(
     status: &EcrCredentialStatus,
     report: &CredentialReport,
 ) -> Option<Finding> {
-    let holds = |type_: &str| status.conditions.iter().find(|c| c.type_ == type_ && c.status == "True");
-    let told = holds(condition::READY).and_then(|_| holds(condition::RECONCILING))?;
+    let told = status.holding(condition::READY).and_then(|_| status.holding(condition::RECONCILING))?;
     let of_registry = status.registries.iter().any(|registry| registry.reason.as_ref() == Some(&told.reason));
     let is_told = report.problems.iter().any(|problem| problem.reason == told.reason);
     let of_include = !object.spec.include.is_empty() && !of_registry && !is_told;

@@ -24,7 +24,9 @@ use crate::api::registry::Host;
 use crate::api::status::{NamespaceFailure, Reason};
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
 use crate::attach::{Allowed, Attachment, attachment};
-use crate::outcome::{NamespaceReport, Observation, Outcome, OutputReport, RegistryReport, ReportedEvent, conclude};
+use crate::outcome::{
+    NamespaceReport, Observation, Outcome, OutputReport, RegistryReport, Report, ReportedEvent, conclude,
+};
 use crate::plan::outputs::SecretPlan;
 use crate::plan::refresh::Demand;
 use crate::plan::schedule::Life;
@@ -323,7 +325,7 @@ impl Reconciliation<'_> {
         let shared = state.published.values().map(|token| plan.refresh.due_at(token.life, &self.uid.0)).min();
         let each = state.tenants.due_at(&self.tenant_context(inputs, &state.published));
         let token_changes = tokens.progress().filter_map(|progress| progress.step.look_again);
-        Observation::Ran {
+        Observation::Ran(Box::new(Report {
             registries,
             outputs: plan.outputs.iter().map(|output| report_output(plan, output, &counts, state)).collect(),
             include_failure: inputs.include_failure.clone(),
@@ -332,7 +334,7 @@ impl Reconciliation<'_> {
             look_again: state.retries.retry_at().into_iter().chain(token_changes).min(),
             handled_refresh_request: self.handled(tokens, state),
             attached: self.attached(),
-        }
+        }))
     }
 
     /// The namespaces of the pull secret, and the failures of all Secrets.

@@ -11,8 +11,8 @@ fn failure(namespace: &str, reason: &str) -> NamespaceFailure {
 fn ran(namespaces: NamespaceReport, failure: Option<SpecError>) -> Observation {
     let registry = RegistryReport { failure, ..tests::registry(Some(NOW + HOUR), None) };
     let mut observation = tests::ran(vec![registry], namespaces, None);
-    if let Observation::Ran { next_refresh_at, .. } = &mut observation {
-        *next_refresh_at = Some(at(NOW + 1800));
+    if let Observation::Ran(report) = &mut observation {
+        report.next_refresh_at = Some(at(NOW + 1800));
     }
     observation
 }

@@ -98,7 +98,7 @@ impl Outcome {
         let known: Vec<Condition> = stored.conditions.iter().chain(&previous.conditions).cloned().collect();
         let warning = (condition::CONTESTED, true, Reason::Contested, message.clone());
         self.status.conditions.push(with_transition(warning, &known, self.status.observed_generation, now));
-        if !previous.conditions.iter().any(|known| known.type_ == condition::CONTESTED) {
+        if previous.condition(condition::CONTESTED).is_none() {
             cut(&mut message, LONGEST_EVENT);
             self.events.push(ReportedEvent::of_credential(true, Reason::Contested, message));
         }

@@ -44,16 +44,8 @@ pub(super) fn ran(
     namespaces: NamespaceReport,
     look_again: Option<i64>,
 ) -> Observation {
-    Observation::Ran {
-        outputs: Vec::new(),
-        include_failure: None,
-        registries,
-        namespaces,
-        next_refresh_at: None,
-        look_again: look_again.map(at),
-        handled_refresh_request: None,
-        attached: None,
-    }
+    let look_again = look_again.map(at);
+    Observation::Ran(Box::new(Report { registries, namespaces, look_again, ..Report::default() }))
 }
 
 pub(super) fn told(observation: Observation, previous: &EcrCredentialStatus, now: i64) -> Outcome {
@@ -221,18 +213,8 @@ fn ready_says_that_every_output_is_there_as_well_and_what_one_lacks() {
         ),
     ];
     for (what, namespaces, output, (status, reason), says) in table {
-        let observation = ran(vec![registry(Some(NOW + HOUR), None)], namespaces, None);
-        let Observation::Ran { registries, namespaces, .. } = observation else { panic!("{what}") };
-        let observation = Observation::Ran {
-            registries,
-            namespaces,
-            outputs: vec![output.clone()],
-            include_failure: None,
-            next_refresh_at: None,
-            look_again: None,
-            handled_refresh_request: None,
-            attached: None,
-        };
+        let (registries, outputs) = (vec![registry(Some(NOW + HOUR), None)], vec![output.clone()]);
+        let observation = Observation::Ran(Box::new(Report { registries, namespaces, outputs, ..Report::default() }));
         let told = told(observation, &EcrCredentialStatus::default(), NOW).status;
         let found = condition(&told, "Ready");
         assert_eq!((found.0.as_str(), found.1.as_str()), (status, reason), "{what}");
@@ -248,19 +230,15 @@ fn ready_says_that_every_output_is_there_as_well_and_what_one_lacks() {
 
 #[test]
 fn an_include_that_is_not_current_is_told_of_and_takes_no_readiness() {
-    let observation = Observation::Ran {
+    let observation = Observation::Ran(Box::new(Report {
         registries: vec![registry(Some(NOW + HOUR), None)],
         namespaces: namespaces(1, 1, vec![]),
-        outputs: Vec::new(),
         include_failure: Some(SpecError {
             reason: Reason::IncludeFailed,
             message: "ops/hub does not exist".to_owned(),
         }),
-        next_refresh_at: None,
-        look_again: None,
-        handled_refresh_request: None,
-        attached: None,
-    };
+        ..Report::default()
+    }));
     let outcome = told(observation, &EcrCredentialStatus::default(), NOW);
     let holds = |type_: &str| condition(&outcome.status, type_);
     assert_eq!((holds("Ready").0, holds("Reconciling").0), ("True".to_owned(), "True".to_owned()));

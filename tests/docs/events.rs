@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use ecr_credential_operator::api::status::{EcrCredentialStatus, NamespaceFailure, Reason, condition};
 use ecr_credential_operator::attach::Attachment;
-use ecr_credential_operator::outcome::{NamespaceReport, Observation, Outcome, RegistryReport, TargetCounts, conclude};
+use ecr_credential_operator::outcome::{
+    NamespaceReport, Observation, Outcome, RegistryReport, Report, TargetCounts, conclude,
+};
 use ecr_credential_operator::plan::SpecError;
 use ecr_credential_operator::plan::schedule::Life;
 use k8s_openapi::jiff::Timestamp;
@@ -36,20 +38,16 @@ fn ran(selected: usize, synced: usize, attached: Option<bool>) -> Observation {
         each_targets: false,
     };
     let reason = |holds| if holds { Reason::Attached } else { Reason::AttachFailed };
-    Observation::Ran {
+    Observation::Ran(Box::new(Report {
         registries: vec![registry],
         namespaces: NamespaceReport {
             counts: TargetCounts { selected, synced, failed: failures.len(), ..TargetCounts::default() },
             failures,
             ..NamespaceReport::default()
         },
-        outputs: vec![],
-        include_failure: None,
-        next_refresh_at: None,
-        look_again: None,
-        handled_refresh_request: None,
         attached: attached.map(|holds| Attachment { holds, reason: reason(holds), message: "as it is".to_owned() }),
-    }
+        ..Report::default()
+    }))
 }
 
 /// The reasons in the rows of one type, where the page has them as code.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use arbitrary::{Result, Unstructured};
 use ecr_credential_operator::api::status::{EcrCredentialStatus, MAX_FAILURES, NamespaceFailure, Reason, condition};
 use ecr_credential_operator::api::{EcrCredential, EcrCredentialSpec, REFRESH_REQUESTED_AT, refresh_request};
-use ecr_credential_operator::outcome::{NamespaceReport, Observation, RegistryReport, TargetCounts, conclude};
+use ecr_credential_operator::outcome::{NamespaceReport, Observation, RegistryReport, Report, TargetCounts, conclude};
 use ecr_credential_operator::plan::{Limits, RegistryPlan, SpecError, plan};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
@@ -54,7 +54,7 @@ fn observation(u: &mut Unstructured<'_>) -> Result<Observation> {
             let failed = failures.len();
             // Some are neither written nor failed yet.
             let selected = synced + failed + u.choose(&[0, 0, 1, 5000])?;
-            Observation::Ran {
+            Observation::Ran(Box::new(Report {
                 registries: registries(u)?,
                 namespaces: NamespaceReport {
                     counts: TargetCounts { selected, synced, failed, ..TargetCounts::default() },
@@ -67,7 +67,7 @@ fn observation(u: &mut Unstructured<'_>) -> Result<Observation> {
                 look_again: u.arbitrary::<bool>()?.then(|| material::moment(u)).transpose()?,
                 handled_refresh_request: request(u)?,
                 attached: None,
-            }
+            }))
         }
     })
 }
@@ -163,7 +163,8 @@ fn judge(status: &EcrCredentialStatus, observation: &Observation, generation: Op
     assert_eq!(status.conditions.len(), 3);
     assert_eq!(holds(condition::STALLED), matches!(observation, Observation::Stalled(_)));
     match observation {
-        Observation::Ran { registries, namespaces, .. } => {
+        Observation::Ran(report) => {
+            let Report { registries, namespaces, .. } = &**report;
             let counts = status.namespaces.as_ref().expect("counts");
             assert_eq!(
                 (counts.selected as usize, counts.synced as usize),
