@@ -144,9 +144,6 @@ impl Context {
 pub struct CredentialState {
     published: Published,
     tenants: tenants::Tenants,
-    /// What was merged into docker configs last.
-    included: Option<u64>,
-    generation: Option<i64>,
     recovery: recover::Recovery,
     demand: Option<Requested>,
     retries: retry_state::RetryState,

@@ -54,7 +54,7 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
     }
     let (status, stored) = state.status.known(&object);
     let reconciliation = Reconciliation { object: &object, ctx: &ctx, uid: &uid, status: &status, stored: &stored };
-    let result = reconciliation.run(&mut state).await;
+    let Reconciled { observation, again } = reconciliation.run(&mut state).await;
     if !ctx.shared.is_there(&uid, &object) {
         if !ctx.shared.state.lock().index.is_alive(&uid) {
             // Deleted meanwhile: drop the state that this reconciliation has created.
@@ -63,20 +63,16 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
         }
         return Ok(Action::await_change());
     }
-    let (observation, soon) = match result? {
-        ReconcileOutcome::Report(observation) => (observation, false),
-        ReconcileOutcome::RequeueSoon(Some(observation)) => (observation, true),
-        ReconcileOutcome::RequeueSoon(None) => return Ok(Action::requeue(SOON)),
-        ReconcileOutcome::AwaitChange => return Ok(Action::await_change()),
-        ReconcileOutcome::AwaitTokens(left) => return Ok(Action::requeue(left)),
+    let Some(observation) = observation else {
+        return Ok(again.map_or_else(Action::await_change, Action::requeue));
     };
     let begun = Instant::now();
     let now = ctx.clock.now();
     let mut outcome = conclude(observation, &status, object.meta().generation, now);
     outcome.served_by(state.status.installations(&ctx, &object, &stored), &status, &stored, now);
     state.pace.computed(begun);
-    if soon {
-        outcome.requeue_after = outcome.requeue_after.min(SOON);
+    if let Some(again) = again {
+        outcome.requeue_after = outcome.requeue_after.min(again);
     }
     if let Some(at) = state.recovers_at() {
         outcome.requeue_after = outcome.requeue_after.min(at.saturating_duration_since(Instant::now()));
@@ -87,16 +83,19 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
 /// What the status says of one that a finalizer keeps.
 const DELETING: &str = "it is being deleted and its Secrets are no longer refreshed: a finalizer in metadata.finalizers blocks the deletion";
 
-/// What follows from a reconciliation.
-enum ReconcileOutcome {
-    /// There is something to report.
-    Report(Observation),
-    /// There is nothing to report until something else happens, which queues it again.
-    AwaitChange,
-    /// The first tokens are being fetched: there is nothing to report for so long, unless they come before.
-    AwaitTokens(Duration),
-    /// Writes are slow: there may be something to report, and another reconciliation follows soon.
-    RequeueSoon(Option<Observation>),
+/// What follows from a reconciliation. Without anything else, an event queues the next one.
+#[derive(Default)]
+struct Reconciled {
+    /// What there is to report.
+    observation: Option<Observation>,
+    /// After how long another one follows at the latest: the first tokens are being fetched, or writes are slow.
+    again: Option<Duration>,
+}
+
+impl From<Observation> for Reconciled {
+    fn from(observation: Observation) -> Self {
+        Self { observation: Some(observation), again: None }
+    }
 }
 
 struct Reconciliation<'a> {
@@ -147,20 +146,19 @@ impl TokensProgress {
 
 impl Reconciliation<'_> {
     /// The reconciliation itself.
-    async fn run(&self, state: &mut CredentialState) -> Result<ReconcileOutcome, Error> {
+    async fn run(&self, state: &mut CredentialState) -> Reconciled {
         if self.object.meta().deletion_timestamp.is_some() {
-            let deleting = SpecError { reason: Reason::Deleting, message: DELETING.to_owned() };
-            return Ok(ReconcileOutcome::Report(Observation::Stalled(deleting)));
+            return Observation::Stalled(SpecError { reason: Reason::Deleting, message: DELETING.to_owned() }).into();
         }
         // Its tokens stay in memory, so that to resume costs no call.
         if self.object.spec.suspend {
-            return Ok(ReconcileOutcome::Report(Observation::Suspended));
+            return Observation::Suspended.into();
         }
         let plan = match plan::plan(&self.object.spec, &self.ctx.limits) {
             Ok(plan) => plan,
             Err(error) => {
                 self.ctx.tokens.want(self.uid, BTreeSet::new());
-                return Ok(ReconcileOutcome::Report(Observation::Stalled(error)));
+                return Observation::Stalled(error).into();
             }
         };
         let (included, include_failure) =
@@ -176,11 +174,11 @@ impl Reconciliation<'_> {
         let tokens = self.tokens(&inputs, &shared, state).await;
         if let Some(left) = self.first_wait(&tokens.shared, state) {
             state.pace.computed(begun);
-            return Ok(ReconcileOutcome::AwaitTokens(left));
+            return Reconciled { observation: None, again: Some(left) };
         }
         let desired = match self.desired(&inputs, &tokens.tenants, state) {
             Ok(desired) => desired,
-            Err(error) => return Ok(ReconcileOutcome::Report(Observation::Stalled(error))),
+            Err(error) => return Observation::Stalled(error).into(),
         };
         state.pace.computed(begun);
         let diff = Diff {
@@ -192,26 +190,22 @@ impl Reconciliation<'_> {
             desired: &desired,
         };
         let outcome = write(self.ctx, &diff, &mut state.retries).await;
-        let reports = match outcome {
-            WritesOutcome::Done => true,
-            WritesOutcome::Slow { reports } => reports,
-            WritesOutcome::Superseded => return Ok(ReconcileOutcome::AwaitChange),
+        let (reports, again) = match outcome {
+            WritesOutcome::Done => (true, None),
+            WritesOutcome::Slow { reports } => (reports, Some(SOON)),
+            WritesOutcome::Superseded => return Reconciled::default(),
         };
         let begun = Instant::now();
+        // An event since then has queued another reconciliation.
         let counts = if reports { diff.counts(&state.retries) } else { None };
         let observation = counts.map(|counts| self.ran(&inputs, &tokens, counts, state));
         state.pace.computed(begun);
-        Ok(match (outcome, observation) {
-            (WritesOutcome::Slow { .. }, observation) => ReconcileOutcome::RequeueSoon(observation),
-            (_, Some(observation)) => ReconcileOutcome::Report(observation),
-            // An event since then has queued another reconciliation.
-            (_, None) => ReconcileOutcome::AwaitChange,
-        })
+        Reconciled { observation, again }
     }
 
     /// Fetches what is due and publishes what has come.
     async fn tokens(&self, inputs: &Inputs, group: &TokenGroup<'_>, state: &mut CredentialState) -> TokensProgress {
-        let Inputs { plan, included, .. } = inputs;
+        let plan = &inputs.plan;
         let now = self.ctx.clock.now();
         forget_without_caller(plan, state);
         let each = if plan.has_tenants() {
@@ -222,20 +216,12 @@ impl Reconciliation<'_> {
             state.tenants = Tenants::default();
             BTreeMap::new()
         };
-        let merged = included.digest().map(|digest| digest.short());
-        if std::mem::replace(&mut state.included, merged) != merged {
-            state.tenants.spec_changed();
-        }
         let keys = keys(self.ctx, group.token_specs, group.target);
         let in_use = each.values().chain([&keys]).flat_map(BTreeMap::values).flatten().cloned().collect();
         self.ctx.tokens.want(self.uid, in_use);
         let are_first = state.oldest_token().is_none();
         let demand = self.demand(state, now);
         let shared = group.advance(self.ctx, self.uid, keys, demand, &mut state.published, now);
-        let generation = self.object.meta().generation;
-        if std::mem::replace(&mut state.generation, generation) != generation {
-            state.tenants.spec_changed();
-        }
         let tenants = state.tenants.advance(&self.tenant_context(inputs, &state.published), each, demand, now);
         let tokens = TokensProgress { shared, tenants };
         let oldest = state.oldest_token().filter(|_| are_first);
@@ -251,7 +237,8 @@ impl Reconciliation<'_> {
 
     fn tenant_context<'a>(&'a self, inputs: &'a Inputs, shared: &'a secret::Published) -> TenantContext<'a> {
         let Inputs { plan, owner, included, .. } = inputs;
-        TenantContext { ctx: self.ctx, plan, owner, shared, included }
+        let version = (self.object.meta().generation, included.digest().map(|digest| digest.short()));
+        TenantContext { ctx: self.ctx, plan, owner, shared, included, version }
     }
 
     /// What the target namespaces should hold.

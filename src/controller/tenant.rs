@@ -15,6 +15,7 @@ use crate::secret::{self, Bundle, DesiredError, Owner, Published};
 use crate::token::AuthorizationToken;
 
 /// What one reconciliation works on, as far as tenants depend on it.
+#[derive(Clone, Copy)]
 pub(super) struct TenantContext<'a> {
     pub(super) ctx: &'a Context,
     pub(super) plan: &'a Plan,
@@ -23,7 +24,11 @@ pub(super) struct TenantContext<'a> {
     pub(super) shared: &'a Published,
     /// The docker configs of others that are merged into ours.
     pub(super) included: &'a Included,
+    pub(super) version: Version,
 }
+
+/// The generation of the spec, and a digest of what is included.
+pub(super) type Version = (Option<i64>, Option<u64>);
 
 /// What is remembered of one namespace.
 #[derive(Default)]
@@ -49,8 +54,7 @@ pub(super) enum TenantRecovery {
 
 /// A Secret's content as it was made last. To make it is most of the work of a reconciliation where there are thousands.
 pub(super) struct Made {
-    /// From which state of the spec and of what is included.
-    version: u64,
+    version: Version,
     /// Of which tokens: those that all namespaces share, and its own.
     of: Vec<Arc<AuthorizationToken>>,
     /// When a login in it expires, which changes it.
@@ -86,9 +90,9 @@ impl Tenant {
     pub(super) fn desired(
         &mut self,
         context: &TenantContext<'_>,
-        version: u64,
         now: Timestamp,
     ) -> Result<(Bundle, Option<SpecError>), DesiredError> {
+        let version = context.version;
         let tokens = || context.shared.values().chain(self.published.values());
         let is_good = |made: &&Made| {
             made.version == version

@@ -30,8 +30,6 @@ const AGAIN: RetryPolicy = RetryPolicy { initial: Duration::from_secs(5), max: D
 #[derive(Default)]
 pub(super) struct Tenants {
     each: HashMap<Arc<str>, Tenant>,
-    /// Counts the changes of the spec and of what is included.
-    version: u64,
     /// When Secrets that could not be read are read again. One time for all: each pass holds up a reconciliation.
     next_pass: Option<NextPass>,
 }
@@ -49,11 +47,6 @@ impl Tenants {
     pub(super) fn oldest(&self) -> Option<Timestamp> {
         let published = self.each.values().flat_map(|tenant| tenant.published.values());
         published.map(|token| token.life.issued_at).min()
-    }
-
-    /// Notes that the spec has changed, or what is included.
-    pub(super) fn spec_changed(&mut self) {
-        self.version = self.version.wrapping_add(1);
     }
 
     /// When the next token of any is due.
@@ -153,7 +146,7 @@ impl Tenants {
         let mut shares = HashMap::with_capacity(self.each.len());
         for (namespace, tenant) in &mut self.each {
             let progress = all.each.get(namespace);
-            let (desired, wrong) = match tenant.desired(context, self.version, earliest) {
+            let (desired, wrong) = match tenant.desired(context, earliest) {
                 Ok((desired, None)) => (desired, None),
                 Ok((desired, Some(error))) => (desired, Some(Wrong::Registry(error))),
                 Err(error) => (Bundle::new(), Some(Wrong::Bundle(error.into()))),

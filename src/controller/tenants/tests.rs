@@ -27,7 +27,8 @@ fn stage_of(namespaces: &[&str]) -> Stage {
 
 fn context<'a>(stage: &'a Stage, shared: &'a Published) -> TenantContext<'a> {
     static NONE: Included = Included { configs: Vec::new(), incomplete: false };
-    TenantContext { ctx: &stage.ctx, plan: &stage.plan, owner: &stage.owner, shared, included: &NONE }
+    let version = (None, None);
+    TenantContext { ctx: &stage.ctx, plan: &stage.plan, owner: &stage.owner, shared, included: &NONE, version }
 }
 
 /// The identity of a namespace.
@@ -42,9 +43,12 @@ fn tenant(stage: &Stage, namespace: &str, password: &str, expires: i64) -> Tenan
     Tenant { namespace_uid: NamespaceUid::of(namespace, None), published, recovery: TenantRecovery::Done, made: None }
 }
 
-fn hosts(tenant: &mut Tenant, context: &TenantContext<'_>, version: u64, now: i64) -> Option<usize> {
-    let (bundle, _) = tenant.desired(context, version, at(now)).unwrap();
-    bundle.get("pull").map(|desired| logins(desired))
+fn made(tenant: &mut Tenant, context: TenantContext<'_>, generation: i64, now: i64) -> Bundle {
+    tenant.desired(&TenantContext { version: (Some(generation), None), ..context }, at(now)).unwrap().0
+}
+
+fn hosts(tenant: &mut Tenant, context: TenantContext<'_>, generation: i64, now: i64) -> Option<usize> {
+    made(tenant, context, generation, now).get("pull").map(|desired| logins(desired))
 }
 
 fn logins(desired: &Desired) -> usize {
@@ -61,14 +65,14 @@ async fn a_content_is_kept_until_a_login_in_it_expires_or_what_it_is_made_of_cha
     let (none, shared) = (Published::new(), [(public, token("q", NOW + 9 * HOUR, &Identity::operator()))].into());
     let mut tenant = tenant(&stage, "a", "p", NOW + HOUR);
     let (alone, both) = (context(&stage, &none), context(&stage, &shared));
-    assert_eq!(hosts(&mut tenant, &alone, 1, NOW), Some(1));
-    assert_eq!(hosts(&mut tenant, &both, 1, NOW), Some(2), "what all share has changed");
-    let (mut once, mut again) = [1, 1].map(|version| tenant.desired(&both, version, at(NOW)).unwrap().0).into();
+    assert_eq!(hosts(&mut tenant, alone, 1, NOW), Some(1));
+    assert_eq!(hosts(&mut tenant, both, 1, NOW), Some(2), "what all share has changed");
+    let (mut once, mut again) = [1, 1].map(|generation| made(&mut tenant, both, generation, NOW)).into();
     assert!(Arc::ptr_eq(&once.remove("pull").unwrap(), &again.remove("pull").unwrap()), "it is not made for each look");
-    let mut anew = tenant.desired(&both, 2, at(NOW)).unwrap().0;
-    assert!(!Arc::ptr_eq(&tenant.desired(&both, 1, at(NOW)).unwrap().0["pull"], &anew.remove("pull").unwrap()));
-    assert_eq!(hosts(&mut tenant, &both, 2, NOW + HOUR - 1), Some(2));
-    assert_eq!(hosts(&mut tenant, &both, 2, NOW + HOUR), Some(1), "its own login has expired");
+    let mut anew = made(&mut tenant, both, 2, NOW);
+    assert!(!Arc::ptr_eq(&made(&mut tenant, both, 1, NOW)["pull"], &anew.remove("pull").unwrap()));
+    assert_eq!(hosts(&mut tenant, both, 2, NOW + HOUR - 1), Some(2));
+    assert_eq!(hosts(&mut tenant, both, 2, NOW + HOUR), Some(1), "its own login has expired");
 }
 
 #[tokio::test]
