@@ -8,18 +8,17 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 
 use super::cluster_state::Change;
-use super::desired_secrets::{DesiredSecrets, NamespaceSecrets, TokenProblem};
+use super::desired_secrets::{DesiredSecrets, NamespaceSecrets, appearances};
 use super::in_flight::{Ended, InFlight};
 use super::sync_ledger::{SyncLedger, SyncState};
 use super::work_queue::WorkQueue;
 use crate::api::status::Reason;
 use crate::apply::{WriteError, Written};
 use crate::plan::SpecError;
-use crate::plan::namespaces::NamespaceUid;
 use crate::plan::schedule::{RetryPolicy, later, until};
 use crate::plan::scopes::SecretKey;
 use crate::secret::ownership::ManagedFieldsDigest;
-use crate::secret::{Bundle, Desired, SecretAction, SecretTarget, Selection};
+use crate::secret::{Desired, SecretAction, SecretTarget, Selection};
 
 /// The wait after a write that met a changed Secret, unless the watch shows the change sooner.
 const STALE_WAIT: Duration = Duration::from_secs(1);
@@ -90,55 +89,33 @@ impl Resync {
 
 /// What was to be written last.
 enum Expected {
-    /// In all namespaces the same.
-    Alike(Appearances),
+    /// In all namespaces the same: how each Secret looks, by its name. Its tokens are not kept.
+    Alike(BTreeMap<Arc<str>, (ManagedFieldsDigest, bool)>),
     /// In each namespace its own.
-    Each(HashMap<Arc<str>, ExpectedIn>),
+    Each(Arc<HashMap<Arc<str>, NamespaceSecrets>>),
 }
-
-/// What was to be written last in one namespace that has its own.
-#[derive(PartialEq)]
-struct ExpectedIn {
-    namespace_uid: NamespaceUid,
-    appearances: Appearances,
-    current: bool,
-    problems: BTreeMap<Arc<str>, TokenProblem>,
-}
-
-/// How each Secret looks in its metadata, by its name, and whether a token is missing in it.
-type Appearances = BTreeMap<Arc<str>, (ManagedFieldsDigest, bool)>;
 
 impl Default for Expected {
     fn default() -> Self {
-        Self::Alike(Appearances::default())
+        Self::Alike(BTreeMap::new())
     }
 }
 
 impl Expected {
     fn of(desired: &DesiredSecrets) -> Self {
-        let appearances = |bundle: &Bundle| {
-            bundle.iter().map(|(name, desired)| (name.clone(), (desired.digest, desired.incomplete))).collect()
-        };
-        let in_one = |share: &NamespaceSecrets| ExpectedIn {
-            namespace_uid: share.namespace_uid,
-            appearances: appearances(&share.desired),
-            current: share.current,
-            problems: share.problems.clone(),
-        };
         match desired {
-            DesiredSecrets::Alike(bundle) => Self::Alike(appearances(bundle)),
-            DesiredSecrets::Each(shares) => {
-                Self::Each(shares.iter().map(|(namespace, share)| (namespace.clone(), in_one(share))).collect())
+            DesiredSecrets::Alike(bundle) => {
+                Self::Alike(appearances(bundle).map(|(name, looks)| (name.clone(), looks)).collect())
             }
+            DesiredSecrets::Each(shares) => Self::Each(shares.clone()),
         }
     }
 
     fn at(&self, key: &SecretKey) -> Option<ManagedFieldsDigest> {
-        let appearances = match self {
-            Self::Alike(appearances) => Some(appearances),
-            Self::Each(each) => each.get(&key.namespace).map(|expected| &expected.appearances),
-        };
-        appearances.and_then(|appearances| appearances.get(&key.name)).map(|(digest, _)| *digest)
+        match self {
+            Self::Alike(alike) => alike.get(&key.name).map(|(digest, _)| *digest),
+            Self::Each(each) => Some(each.get(&key.namespace)?.desired.get(&key.name)?.digest),
+        }
     }
 
     /// The namespaces in which something else was to be written; none if that may be so in all of them.

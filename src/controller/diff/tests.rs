@@ -190,7 +190,7 @@ impl Scene {
             };
             (Arc::from(*namespace), share)
         });
-        DesiredSecrets::Each(shares.collect())
+        DesiredSecrets::Each(Arc::new(shares.collect()))
     }
 
     /// Calls something with the comparison and what it changes.
@@ -570,7 +570,8 @@ fn a_new_namespace_with_tokens_of_its_own_goes_first_though_they_come_later() {
     TIME.set(TIME.get() + 1);
     scene.apply(&Step::Namespace { namespace: 3, namespace_uid: 0, terminating: false });
     let mut resynced = scene.resynced;
-    let DesiredSecrets::Each(mut shares) = without else { panic!("each has its own") };
+    let DesiredSecrets::Each(shares) = without else { panic!("each has its own") };
+    let mut shares = Arc::into_inner(shares).unwrap();
     shares.remove("d");
     let diff = Diff {
         state: &scene.state,
@@ -578,7 +579,7 @@ fn a_new_namespace_with_tokens_of_its_own_goes_first_though_they_come_later() {
         plan: &scene.plan,
         owner: &scene.owner,
         generation: Some(scene.generation),
-        desired: &DesiredSecrets::Each(shares),
+        desired: &DesiredSecrets::Each(Arc::new(shares)),
     };
     assert!(diff.sync(&mut scene.retries, &mut resynced).is_err());
     scene.resynced = resynced;

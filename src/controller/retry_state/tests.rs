@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::super::desired_secrets::TokenProblem;
 use super::super::stage::{ACCOUNT, NOW, Stage, at, token, uid};
 use super::super::sync_ledger::SyncCounts;
 use super::*;
@@ -96,7 +97,7 @@ async fn a_namespace_waits_for_its_token_only_where_it_lacks_one() {
         let (namespace_uid, desired) = (there.namespace_uid, Bundle::new());
         let problems = [(there.name.clone(), TokenProblem { lacks, failure: None })].into();
         let share = NamespaceSecrets { namespace_uid, desired, current: true, problems };
-        let content = DesiredSecrets::Each([(there.namespace.clone(), share)].into());
+        let content = DesiredSecrets::Each(Arc::new([(there.namespace.clone(), share)].into()));
         let TargetCounts { fetching, failed, .. } = count(&state, &content, &there, &action, NOW).of("pull");
         assert_eq!((fetching, failed), expected, "{action:?}");
     }
