@@ -27,7 +27,7 @@ use crate::plan::namespaces::{Labels, NamespaceUid};
 use crate::secret::formats::Payload;
 use crate::secret::metadata::Metadata;
 use crate::secret::observed::SecretMetadata;
-use crate::secret::ownership::{SecretRecord, is_ours};
+use crate::secret::ownership::{Ownership, SecretRecord, is_ours};
 use crate::secret::{Desired, FIELD_MANAGER, REFRESHED_AT, SecretAction, SecretTarget};
 
 /// A write that takes longer releases its slot: a namespace whose admission webhook hangs must not delay the
@@ -85,24 +85,6 @@ pub struct Found {
     pub is_ours: bool,
 }
 
-/// What is written over an existing Secret.
-#[derive(Clone, Copy)]
-enum Overwrite<'a> {
-    /// Everything, and additions by others are removed.
-    All(&'a Desired),
-    /// Additions by others are removed, nothing else.
-    Additions(Option<&'a Desired>),
-}
-
-impl Overwrite<'_> {
-    fn payload(&self) -> Option<&Payload> {
-        match self {
-            Self::All(desired) | Self::Additions(Some(desired)) => Some(&desired.payload),
-            Self::Additions(None) => None,
-        }
-    }
-}
-
 /// Writes Secrets and statuses, with limited concurrency.
 #[derive(Clone)]
 pub struct Writer {
@@ -146,11 +128,9 @@ impl Writer {
                     }
                     self.apply(target, desired, None).await
                 }
-                (SecretAction::Update(record), Some(desired)) => {
-                    self.update(target, Overwrite::All(desired), record).await
-                }
+                (SecretAction::Update(record), Some(desired)) => self.update(target, desired, record).await,
                 (SecretAction::Strip(record), desired) => {
-                    self.update(target, Overwrite::Additions(desired), record).await
+                    self.strip(target, record, desired.map(|desired| &desired.payload)).await
                 }
                 (SecretAction::Delete(record), _) => self.delete(target, record).await,
                 _ => Err(WriteError::Stale),
@@ -287,33 +267,38 @@ impl Writer {
         Api::namespaced(self.client.clone(), namespace)
     }
 
+    /// Applies over an existing Secret, and removes additions by others.
     async fn update(
         &self,
         target: &SecretTarget,
-        write: Overwrite<'_>,
-        record: &Arc<SecretRecord>,
+        desired: &Desired,
+        record: &SecretRecord,
     ) -> Result<Written, WriteError> {
-        let mine = matches!(target.ownership, crate::secret::ownership::Ownership::Owned(_));
-        let (last, written) = match write {
-            Overwrite::All(desired) => match self.apply(target, desired, Some(record)).await {
-                Ok(Written::Stored(stored)) if stored.has_additions(write.payload()) => {
-                    let stripped = self.strip(target, &stored, write.payload()).await;
-                    (stored, stripped)
-                }
-                applied => (record.clone(), applied),
-            },
-            Overwrite::Additions(_) => (record.clone(), self.strip(target, record, write.payload()).await),
-        };
+        let payload = Some(&desired.payload);
+        match self.apply(target, desired, Some(record)).await {
+            Ok(Written::Stored(stored)) if stored.has_additions(payload) => self.strip(target, &stored, payload).await,
+            applied => self.or_deleted(target, record, applied).await,
+        }
+    }
+
+    /// The result of a write over a Secret, whose last state is given. If it cannot be changed and is ours, it is deleted: such a Secret
+    /// never worked, or cannot be refreshed. Once it is gone, the watch brings us back to create it.
+    async fn or_deleted(
+        &self,
+        target: &SecretTarget,
+        last: &SecretRecord,
+        written: Result<Written, WriteError>,
+    ) -> Result<Written, WriteError> {
         match written {
             // It was deleted before, and is still there: to delete it again would change nothing.
             // The same of one that is not ours: somebody has deleted it already.
-            Err(WriteError::Unchangeable(reason, _)) if last.held_by.is_some() => Err(held(reason, &last)),
-            // Ours, and wrong in a way that nobody can repair in place: such a Secret never worked, or cannot be refreshed.
-            // Once it is gone, the watch brings us back to create it.
-            Err(WriteError::Unchangeable(reason, _)) if mine => match self.delete(target, &last).await {
-                Ok(Written::Deleting(record)) => Err(held(reason, &record)),
-                deleted => deleted,
-            },
+            Err(WriteError::Unchangeable(reason, _)) if last.held_by.is_some() => Err(held(reason, last)),
+            Err(WriteError::Unchangeable(reason, _)) if matches!(target.ownership, Ownership::Owned(_)) => {
+                match self.delete(target, last).await {
+                    Ok(Written::Deleting(record)) => Err(held(reason, &record)),
+                    deleted => deleted,
+                }
+            }
             written => written,
         }
     }
@@ -348,7 +333,8 @@ impl Writer {
         let version = &record.resource_version;
         let patch = json!({ "metadata": { "resourceVersion": version }, "data": keys, "immutable": null });
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        stored(self.secrets(&target.namespace).patch(&target.name, &params, &Patch::Merge(&patch)).await)
+        let written = stored(self.secrets(&target.namespace).patch(&target.name, &params, &Patch::Merge(&patch)).await);
+        self.or_deleted(target, record, written).await
     }
 
     async fn delete(&self, target: &SecretTarget, record: &SecretRecord) -> Result<Written, WriteError> {

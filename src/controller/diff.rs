@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::cluster_state::Change;
@@ -32,14 +31,6 @@ pub(super) struct Diff<'a> {
 /// queued.
 pub(super) struct Superseded;
 
-/// The time at which Secrets are compared.
-#[derive(Clone, Copy)]
-struct Times {
-    now: Timestamp,
-    /// The same by the clocks that are furthest behind and ahead.
-    by_clocks: Now,
-}
-
 /// A write that may begin now.
 type DueWrite = (WritePriority, SecretTarget, SecretAction);
 
@@ -58,23 +49,23 @@ impl Diff<'_> {
     /// Examines every Secret that may have changed since the last call, and queues those that are to be written: all of them unless
     /// `resynced` is still good. Where it ends early, the next call examines the same again.
     pub(super) fn sync(&self, retries: &mut RetryState, resynced: &mut Option<Resync>) -> Result<(), Superseded> {
-        let (me, times) = (&self.owner.uid, self.times());
+        let (me, now) = (&self.owner.uid, self.now());
         let mut state = self.current_state()?;
         let touched = state.take_touched(me);
         retries.shown.extend(touched.changes);
-        let everything = retries.follow_clock(times.now) || touched.everything;
-        *resynced = resynced.filter(|last| !everything && last.is_current(self.generation, times.now));
+        let everything = retries.follow_clock(now.time) || touched.everything;
+        *resynced = resynced.filter(|last| !everything && last.is_current(self.generation, now.time));
         let keys_of = |changes: &BTreeSet<Change>| -> BTreeSet<SecretKey> {
             changes.iter().flat_map(|change| state.keys_of(me, change)).collect()
         };
         if resynced.is_none() {
-            retries.begin_resync(times.now, |key| state.is_concerned(me, key));
-            self.queue(&state, state.keys(me), false, retries, times)?;
-            *resynced = Some(Resync { generation: self.generation, at: times.now });
+            retries.begin_resync(now.time, |key| state.is_concerned(me, key));
+            self.queue(&state, state.keys(me), false, retries, now)?;
+            *resynced = Some(Resync { generation: self.generation, at: now.time });
         } else {
-            self.queue(&state, keys_of(retries.unexamined(times.now)), false, retries, times)?;
+            self.queue(&state, keys_of(retries.unexamined(now.time)), false, retries, now)?;
         }
-        self.queue(&state, keys_of(&retries.shown), true, retries, times)?;
+        self.queue(&state, keys_of(&retries.shown), true, retries, now)?;
         retries.examined();
         Ok(())
     }
@@ -94,14 +85,16 @@ impl Diff<'_> {
         keys: impl IntoIterator<Item = SecretKey>,
         shown: bool,
         retries: &mut RetryState,
-        times: Times,
+        now: Now,
     ) -> Result<(), Superseded> {
         for key in keys {
-            match self.examine(state, &key, retries, times)? {
+            match self.examine(state, &key, retries, now)? {
                 Some((WritePriority::Create, ..)) if shown && !retries.is_failing(&key) => {
-                    retries.queue.push(WritePriority::Urgent, key);
+                    retries.queue.insert((WritePriority::Urgent, key));
                 }
-                Some((priority, ..)) => retries.queue.push(priority, key),
+                Some((priority, ..)) => {
+                    retries.queue.insert((priority, key));
+                }
                 None => {}
             }
         }
@@ -125,18 +118,18 @@ impl Diff<'_> {
         retries: &mut RetryState,
         has_room: impl Fn(&RetryState, WritePriority) -> bool,
     ) -> Result<Option<(SecretTarget, SecretAction)>, Superseded> {
-        let times = self.times();
-        while let Some(priority) = retries.queue.next_priority().filter(|priority| has_room(retries, *priority)) {
-            let Some((_, key)) = retries.queue.pop() else { break };
-            let due = self.current_state().and_then(|state| self.examine(&state, &key, retries, times));
+        let now = self.now();
+        while retries.queue.first().is_some_and(|(priority, _)| has_room(retries, *priority)) {
+            let Some((priority, key)) = retries.queue.pop_first() else { break };
+            let due = self.current_state().and_then(|state| self.examine(&state, &key, retries, now));
             let Ok(due) = due else {
-                retries.queue.push(priority, key);
+                retries.queue.insert((priority, key));
                 return Err(Superseded);
             };
             match due {
                 // It can wait longer than it could when it was queued.
                 Some((current, ..)) if current > priority.max(WritePriority::Create) => {
-                    retries.queue.push(current, key);
+                    retries.queue.insert((current, key));
                 }
                 Some((_, target, action)) => return Ok(Some((target, action))),
                 None => {}
@@ -145,9 +138,8 @@ impl Diff<'_> {
         Ok(None)
     }
 
-    fn times(&self) -> Times {
-        let by_clocks = Now { earliest: self.clock.earliest(), latest: self.clock.latest() };
-        Times { now: self.clock.now(), by_clocks }
+    fn now(&self) -> Now {
+        Now { earliest: self.clock.earliest(), time: self.clock.now(), latest: self.clock.latest() }
     }
 
     /// Records how a Secret counts now; returns the write that is due, if any.
@@ -156,12 +148,12 @@ impl Diff<'_> {
         state: &ClusterState,
         key: &SecretKey,
         retries: &mut RetryState,
-        times: Times,
+        now: Now,
     ) -> Result<Option<DueWrite>, Superseded> {
-        let mut assessment = self.assess(state, key, retries, times)?;
-        if !assessment.unwritten && retries.forget_failure(key, times.now) {
+        let mut assessment = self.assess(state, key, retries, now)?;
+        if !assessment.unwritten && retries.forget_failure(key, now.time) {
             // It counts without its failure.
-            assessment = self.assess(state, key, retries, times)?;
+            assessment = self.assess(state, key, retries, now)?;
         }
         let Assessment { due, unwritten, expires, counts } = assessment;
         if !counts.selected {
@@ -172,10 +164,10 @@ impl Diff<'_> {
             }
         }
         if expires {
-            retries.recheck(key, times.now);
+            retries.recheck(key, now.time);
         }
         if unwritten && due.is_none() {
-            retries.wait(key, times.now);
+            retries.wait(key, now.time);
         }
         retries.ledger.record(key.clone(), counts);
         Ok(due)
@@ -186,7 +178,7 @@ impl Diff<'_> {
         state: &ClusterState,
         key: &SecretKey,
         retries: &RetryState,
-        times: Times,
+        now: Now,
     ) -> Result<Assessment, Superseded> {
         let me = &self.owner.uid;
         let Some(target) = state.target(me, key) else {
@@ -197,12 +189,12 @@ impl Diff<'_> {
         if !self.desired.covers(&target) {
             return Err(Superseded);
         }
-        let action = self.action(&target, retries, times);
-        let counts = retries.sync_state(&target, &action, self.desired, times.now);
+        let action = self.action(&target, retries, now);
+        let counts = retries.sync_state(&target, &action, self.desired, now.time);
         let expires = self.is_kept_for_now(&target, &action, retries);
         let priority = WritePriority::of(&action);
-        let early = || priority == Some(WritePriority::Delete) && self.is_unmet(state, &target, retries, times);
-        let due = priority.filter(|_| !early() && retries.may_write(&target, times.now));
+        let early = || priority == Some(WritePriority::Delete) && self.is_unmet(state, &target, retries, now);
+        let due = priority.filter(|_| !early() && retries.may_write(&target, now.time));
         let due = due.map(|priority| (priority, target, action));
         Ok(Assessment { due, unwritten: priority.is_some(), expires, counts })
     }
@@ -226,21 +218,21 @@ impl Diff<'_> {
     }
 
     /// Whether an old Secret has to stay, because a new one of its format is not yet there in its namespace.
-    fn is_unmet(&self, state: &ClusterState, old: &SecretTarget, retries: &RetryState, times: Times) -> bool {
+    fn is_unmet(&self, state: &ClusterState, old: &SecretTarget, retries: &RetryState, now: Now) -> bool {
         let format = old.ownership.record().map(|record| record.format);
         let alike = self.plan.secrets().filter(|secret| Some(secret.format) == format);
         let mut keys = alike.map(|secret| SecretKey::new(secret.name.clone(), old.namespace.clone()));
         keys.any(|key| {
             state.target(&self.owner.uid, &key).is_some_and(|target| {
-                let action = self.action(&target, retries, times);
+                let action = self.action(&target, retries, now);
                 !matches!(action, SecretAction::Keep | SecretAction::Delete(_)) || retries.in_flight.is_at(&key)
             })
         })
     }
 
-    fn action(&self, target: &SecretTarget, retries: &RetryState, times: Times) -> SecretAction {
+    fn action(&self, target: &SecretTarget, retries: &RetryState, now: Now) -> SecretAction {
         let desired = self.desired.at(target).map(AsRef::as_ref);
-        match action(target, desired, self.plan.conflict_policy, retries.accepted(target), times.by_clocks) {
+        match action(target, desired, self.plan.conflict_policy, retries.accepted(target), now) {
             // A Secret that holds shared tokens alone does not depend on the identity of the namespace.
             SecretAction::Create
                 if desired.is_some_and(|desired| desired.of_one_namespace)

@@ -11,7 +11,7 @@ use super::cluster_state::Change;
 use super::desired_secrets::{DesiredSecrets, NamespaceSecrets, appearances};
 use super::in_flight::{Ended, InFlight};
 use super::sync_ledger::{SyncLedger, SyncState};
-use super::work_queue::WorkQueue;
+use super::work_queue::{WorkQueue, WritePriority};
 use crate::api::status::Reason;
 use crate::apply::{WriteError, Written};
 use crate::plan::SpecError;
@@ -171,8 +171,9 @@ impl RetryState {
     /// Prepares for a resync, which examines every Secret and so rebuilds the queue and the ledger. `is_concerned` says which Secrets
     /// it will examine.
     pub(super) fn begin_resync(&mut self, now: Timestamp, is_concerned: impl Fn(&SecretKey) -> bool) {
-        self.shown.extend(self.queue.urgent().cloned().map(Change::Secret));
-        self.queue = WorkQueue::default();
+        let urgent = self.queue.iter().take_while(|(priority, _)| *priority == WritePriority::Urgent);
+        self.shown.extend(urgent.map(|(_, key)| Change::Secret(key.clone())));
+        self.queue.clear();
         self.ledger.clear();
         self.accepted.retain(|key, _| is_concerned(key));
         self.failing.retain(|key, _| is_concerned(key));

@@ -30,35 +30,4 @@ impl WritePriority {
 
 /// The keys of the Secrets to write, each with its priority. The action is decided anew when a write begins: thousands of keys are
 /// kept here, and the cluster changes meanwhile.
-#[derive(Debug, Default)]
-pub(super) struct WorkQueue(BTreeSet<(WritePriority, SecretKey)>);
-
-impl WorkQueue {
-    pub(super) fn push(&mut self, priority: WritePriority, key: SecretKey) {
-        self.0.insert((priority, key));
-    }
-
-    /// The priority of the Secret that comes next.
-    pub(super) fn next_priority(&self) -> Option<WritePriority> {
-        self.0.first().map(|(priority, _)| *priority)
-    }
-
-    pub(super) fn pop(&mut self) -> Option<(WritePriority, SecretKey)> {
-        self.0.pop_first()
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The Secrets that go before all others.
-    pub(super) fn urgent(&self) -> impl Iterator<Item = &SecretKey> {
-        let urgent = self.0.iter().take_while(|(priority, _)| *priority == WritePriority::Urgent);
-        urgent.map(|(_, key)| key)
-    }
-
-    #[cfg(test)]
-    pub(super) fn keys(&self) -> impl Iterator<Item = &SecretKey> {
-        self.0.iter().map(|(_, key)| key)
-    }
-}
+pub(super) type WorkQueue = BTreeSet<(WritePriority, SecretKey)>;

@@ -530,13 +530,15 @@ pub enum SecretAction {
 pub struct Now {
     /// The time that has passed by every clock. A valid token is dropped only when it has expired by that.
     pub earliest: Timestamp,
+    /// The time.
+    pub time: Timestamp,
     /// The time by the clock that is furthest ahead. An expiry is disbelieved only if AWS cannot have issued it by that.
     pub latest: Timestamp,
 }
 
 impl From<Timestamp> for Now {
     fn from(now: Timestamp) -> Self {
-        Self { earliest: now, latest: now }
+        Self { earliest: now, time: now, latest: now }
     }
 }
 

@@ -341,13 +341,13 @@ impl Scene {
         self.resyncs += usize::from(before != self.resynced.map(|resync| resync.at));
         self.with(|diff, retries, _| {
             let state = diff.state.lock();
-            let queued: BTreeSet<SecretKey> = retries.queue.keys().cloned().collect();
+            let queued: BTreeSet<SecretKey> = retries.queue.iter().map(|(_, key)| key.clone()).collect();
             let mut expected: BTreeMap<&str, TargetCounts> = BTreeMap::new();
             let mut problems = BTreeSet::new();
             let told = |f: NamespaceFailure| (f.namespace, f.secret.unwrap_or_default(), f.reason, f.message);
             for (name, namespace) in NAMES.iter().flat_map(|name| NAMESPACES.map(|namespace| (*name, namespace))) {
                 let key = SecretKey::new(name, namespace);
-                let Ok(assessment) = diff.assess(&state, &key, retries, diff.times()) else { panic!("superseded") };
+                let Ok(assessment) = diff.assess(&state, &key, retries, diff.now()) else { panic!("superseded") };
                 let SyncState { selected, synced, fetching, problem } = assessment.counts;
                 prop_assert!(assessment.due.is_none() || queued.contains(&key), "{key:?} is due and not queued");
                 let counts = expected.entry(name).or_default();
@@ -555,7 +555,8 @@ fn where_each_namespace_has_tokens_of_its_own_new_ones_examine_that_namespace_al
     scene.apply(&Step::Tokens { tokens: 1, namespace: 2 });
     scene.check().unwrap();
     assert_eq!(scene.resyncs, before);
-    let queued: Vec<&SecretKey> = scene.retries.queue.keys().filter(|key| &*key.name == "pull").collect();
+    let queued: Vec<&SecretKey> =
+        scene.retries.queue.iter().map(|(_, key)| key).filter(|key| &*key.name == "pull").collect();
     assert_eq!(queued, [&SecretKey::new("pull", "c")]);
 }
 
@@ -603,10 +604,10 @@ fn a_wait_that_was_over_before_the_clock_was_corrected_ends_again() {
         scene.check().unwrap();
     }
     // Its wait is not over any more. The others of its namespace go first.
-    for _ in 0..scene.retries.queue.keys().count() {
+    for _ in 0..scene.retries.queue.len() {
         scene.apply(&Step::Begin);
     }
-    assert_eq!(scene.retries.queue.keys().count(), 0);
+    assert_eq!(scene.retries.queue.len(), 0);
     scene.apply(&Step::Pass(1));
     scene.postpone_resync();
     scene.check().unwrap();
@@ -628,7 +629,7 @@ fn what_admission_made_of_a_secret_is_forgotten_when_it_is_not_wanted_any_more()
     let mut scene = Scene::new(false);
     scene.begin(1);
     scene.apply(&Step::Begin);
-    let key = SecretKey::of(&scene.in_flight[0].0);
+    let key = scene.in_flight[0].0.key();
     scene.apply(&Step::End(3));
     scene.check().unwrap();
     let accepted = |scene: &Scene| {
