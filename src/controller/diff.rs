@@ -163,12 +163,7 @@ impl Diff<'_> {
                 retries.forget_repairs(key);
             }
         }
-        if expires {
-            retries.recheck(key, now.time);
-        }
-        if unwritten && due.is_none() {
-            retries.wait(key, now.time);
-        }
+        retries.schedule(key, expires, now.time);
         retries.ledger.record(key.clone(), counts);
         Ok(due)
     }

@@ -54,8 +54,8 @@ pub(super) struct RetryState {
     repairs: HashMap<SecretKey, Repairs>,
     /// When time alone may change what is to be done about a Secret: one that fails, is contested, or is kept until it expires.
     timers: BTreeSet<(Timestamp, SecretKey)>,
-    /// The timers of Secrets that are kept until they expire.
-    rechecks: HashMap<SecretKey, Timestamp>,
+    /// The timer of each Secret.
+    scheduled: HashMap<SecretKey, Timestamp>,
     pub(super) in_flight: InFlight,
     /// The Secrets that wait to be written.
     pub(super) queue: WorkQueue,
@@ -163,12 +163,10 @@ impl RetryState {
         self.accepted.retain(|key, _| stays(key));
         self.failing.retain(|key, _| stays(key));
         self.repairs.retain(|key, _| stays(key));
-        self.timers.retain(|(_, key)| stays(key));
-        self.rechecks.retain(|key, _| stays(key));
         everywhere
     }
 
-    /// Prepares for a resync, which examines every Secret and so rebuilds the queue and the ledger. `is_concerned` says which Secrets
+    /// Prepares for a resync, which examines every Secret and so rebuilds the queue, the ledger and the timers. `is_concerned` says which Secrets
     /// it will examine.
     pub(super) fn begin_resync(&mut self, now: Timestamp, is_concerned: impl Fn(&SecretKey) -> bool) {
         let urgent = self.queue.iter().take_while(|(priority, _)| *priority == WritePriority::Urgent);
@@ -178,10 +176,8 @@ impl RetryState {
         self.accepted.retain(|key, _| is_concerned(key));
         self.failing.retain(|key, _| is_concerned(key));
         self.repairs.retain(|key, repairs| is_concerned(key) && !repairs.is_over(now));
-        let rechecks = std::mem::take(&mut self.rechecks);
-        self.timers.retain(|(at, key)| {
-            rechecks.get(key) != Some(at) && (self.failing.contains_key(key) || self.repairs.contains_key(key))
-        });
+        self.timers.clear();
+        self.scheduled.clear();
     }
 
     /// Follows the clock; returns whether it was set back. Then no timer is good any more, so that all Secrets have to be examined, and
@@ -213,20 +209,18 @@ impl RetryState {
         self.unexamined.clear();
     }
 
-    /// Sets the timers of a Secret that has to wait. They may have gone off before the clock was corrected.
-    pub(super) fn wait(&mut self, key: &SecretKey, now: Timestamp) {
+    /// Sets the timer of a Secret for when it may have to be examined again; if it is kept only until it expires, after a while.
+    pub(super) fn schedule(&mut self, key: &SecretKey, expires: bool, now: Timestamp) {
         let retry = self.failing.get(key).map(Failing::retry_at);
         let repairs = self.repairs.get(key).into_iter().flat_map(|repairs| repairs.changes(key));
+        let recheck = expires.then(|| later(now, RECHECK));
         // One that is over would go off again and again: a failure and repairs may end at different times.
-        let times = retry.into_iter().chain(repairs).filter(|at| *at > now);
-        self.timers.extend(times.map(|at| (at, key.clone())));
-    }
-
-    /// Has a Secret examined again after a while, unless that is planned already.
-    pub(super) fn recheck(&mut self, key: &SecretKey, now: Timestamp) {
-        if self.rechecks.get(key).is_none_or(|planned| *planned <= now) {
-            let at = later(now, RECHECK);
-            self.rechecks.insert(key.clone(), at);
+        let next = retry.into_iter().chain(repairs).chain(recheck).filter(|at| *at > now).min();
+        if let Some(at) = self.scheduled.remove(key) {
+            self.timers.remove(&(at, key.clone()));
+        }
+        if let Some(at) = next {
+            self.scheduled.insert(key.clone(), at);
             self.timers.insert((at, key.clone()));
         }
     }
@@ -274,7 +268,7 @@ impl RetryState {
     /// Forgets that a Secret has failed, when nothing is to be written there; returns whether it had. If it fails again soon, somebody
     /// has changed it back.
     pub(super) fn forget_failure(&mut self, key: &SecretKey, now: Timestamp) -> bool {
-        let had_failed = self.take_failure(key).is_some();
+        let had_failed = self.failing.remove(key).is_some();
         if had_failed {
             self.count_repairs(key, 0, now);
         }
@@ -284,16 +278,7 @@ impl RetryState {
     /// Forgets the repairs of a Secret. Without the right to change the namespace itself nobody may cause this for a Secret that is
     /// wanted there: repairs would not be limited any more.
     pub(super) fn forget_repairs(&mut self, key: &SecretKey) {
-        let repairs = self.repairs.remove(key);
-        for at in repairs.into_iter().flat_map(|repairs| repairs.changes(key)) {
-            self.timers.remove(&(at, key.clone()));
-        }
-    }
-
-    fn take_failure(&mut self, key: &SecretKey) -> Option<Failing> {
-        let failing = self.failing.remove(key)?;
-        self.timers.remove(&(failing.retry_at(), key.clone()));
-        Some(failing)
+        self.repairs.remove(key);
     }
 
     /// Whether a Secret may be written now: it is not being written, has not just failed, and is not contested.
@@ -371,7 +356,7 @@ impl RetryState {
             return;
         }
         let key = target.key();
-        let before = self.take_failure(&key);
+        let before = self.failing.remove(&key);
         let count = before.as_ref().map_or(1, |failing| failing.count.saturating_add(1));
         let (problem, wait) = match result {
             Ok(written) => return self.record_written(key, action, written, desired, now),
@@ -393,8 +378,8 @@ impl RetryState {
             self.count_repairs(&key, 1, now);
         }
         let failing = Failing { count, since: now, wait, problem, seen: target.ownership.version() };
-        self.timers.insert((failing.retry_at(), key.clone()));
-        self.failing.insert(key, failing);
+        self.failing.insert(key.clone(), failing);
+        self.schedule(&key, false, now);
     }
 
     fn record_written(
@@ -425,15 +410,9 @@ impl RetryState {
 
     /// Counts so many more repairs of a Secret, and remembers those before for a while longer.
     fn count_repairs(&mut self, key: &SecretKey, more: u32, now: Timestamp) {
-        let before = self.repairs.get(key).copied();
-        for at in before.into_iter().flat_map(|repairs| repairs.changes(key)) {
-            self.timers.remove(&(at, key.clone()));
-        }
-        let recent = before.filter(|repairs| !repairs.is_over(now));
+        let recent = self.repairs.get(key).filter(|repairs| !repairs.is_over(now));
         let count = recent.map_or(0, |repairs| repairs.count).saturating_add(more);
-        let repairs = Repairs { count, last: now };
-        self.timers.extend(repairs.changes(key).map(|at| (at, key.clone())));
-        self.repairs.insert(key.clone(), repairs);
+        self.repairs.insert(key.clone(), Repairs { count, last: now });
     }
 }
 

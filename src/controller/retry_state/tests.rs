@@ -395,7 +395,7 @@ async fn a_secret_that_is_changed_all_the_time_is_written_soon_after_it_can_be()
             let refused = ended(&there, &desired, SecretAction::Update(mine), Err(sealed()));
             state.record(&refused, &content, &RETRY, at(now));
         }
-        state.wait(&there.key(), at(now));
+        state.schedule(&there.key(), false, at(now));
         state.unexamined(at(now));
         now += 1;
     }
@@ -403,7 +403,7 @@ async fn a_secret_that_is_changed_all_the_time_is_written_soon_after_it_can_be()
     let there = target(Ownership::Owned(secret("last", &desired)));
     let mut looks = 0;
     while !state.may_write(&there, at(now)) {
-        state.wait(&there.key(), at(now));
+        state.schedule(&there.key(), false, at(now));
         let next = state.retry_at().unwrap();
         assert!(next > at(now), "a timer that is over");
         now = next.as_second() + 1;
@@ -417,6 +417,6 @@ async fn a_secret_that_is_changed_all_the_time_is_written_soon_after_it_can_be()
     now += 40;
     state.unexamined(at(now));
     assert!(!state.may_write(&there, at(now)));
-    state.wait(&there.key(), at(now));
+    state.schedule(&there.key(), false, at(now));
     assert!(state.retry_at().unwrap() > at(now), "a timer that is over");
 }
