@@ -1,13 +1,28 @@
 //! The API server's answers: which are a success, and who or what refuses a request, which the status code alone does not say.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use http::{Response, StatusCode};
+use kube::Error;
 use kube::core::Status;
 use serde::Deserialize;
 
 /// The longest message of the API server in a status, in characters: the size of a status is bounded.
 const LONGEST: usize = 300;
+
+/// The answer to a request, which may take so long.
+///
+/// # Errors
+/// The request failed, or it took longer.
+pub async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// The error of a request that took too long.
+pub fn late() -> Error {
+    Error::Service("the API server did not answer in time".into())
+}
 
 /// Turns a status code that is neither a success nor an error into an error. An admission webhook may refuse with codes up to 999, and
 /// the API server passes them on. kube takes all from 600 on, and redirects, for a success.
@@ -69,16 +84,16 @@ pub fn kind(status: &Status) -> &str {
 
 /// The Status of a refusal by the API server itself. An admission webhook may refuse with any status code, so its 404 does not mean that
 /// the object is gone, and its 409 is no conflict.
-pub fn own_refusal(error: &kube::Error) -> Option<&Status> {
+pub fn own_refusal(error: &Error) -> Option<&Status> {
     match error {
-        kube::Error::Api(status) if !is_denied_by_admission(&message(status)) => Some(status),
+        Error::Api(status) if !is_denied_by_admission(&message(status)) => Some(status),
         _ => None,
     }
 }
 
 /// Whether the API server itself says that the object does not exist. A gateway may answer 404 as well, and so does an API server that
 /// does not serve the kind yet.
-pub fn is_gone(error: &kube::Error) -> bool {
+pub fn is_gone(error: &Error) -> bool {
     own_refusal(error).is_some_and(|status| status.code == 404 && !kind(status).is_empty())
 }
 

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use crate::answers::{Cause, is_gone, kind, message, own_refusal, shorten};
+use crate::answers::{Cause, is_gone, kind, message, own_refusal, shorten, within};
 use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::attach::Operation;
@@ -161,7 +161,7 @@ impl Writer {
     /// It was recreated or deleted, or the API server refused or failed.
     async fn expect_namespace(&self, target: &SecretTarget) -> Result<(), WriteError> {
         let api: Api<Observed<Namespace>> = Api::all(self.client.clone());
-        let found = self.in_time(api.get(&target.namespace)).await.map_err(classify)?;
+        let found = within(self.timeout, api.get(&target.namespace)).await.map_err(classify)?;
         let now = NamespaceUid::of_namespace(found.meta());
         if now == target.namespace_uid { Ok(()) } else { Err(WriteError::NamespaceGone) }
     }
@@ -175,7 +175,7 @@ impl Writer {
         let request = Request::new(Secret::url_path(&(), Some(namespace)))
             .get(name, &GetParams::default())
             .map_err(kube::Error::BuildRequest)?;
-        let text = match self.in_time(self.client.request_text(request)).await {
+        let text = match within(self.timeout, self.client.request_text(request)).await {
             Ok(text) => Zeroizing::new(text),
             Err(error) if is_gone(&error) => return Ok(None),
             Err(error) => return Err(error),
@@ -193,11 +193,6 @@ impl Writer {
                 is_ours,
             }
         }))
-    }
-
-    async fn in_time<T>(&self, call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
-        let late = || kube::Error::Service("the API server did not answer in time".into());
-        tokio::time::timeout(self.timeout, call).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Replaces the status of that very `EcrCredential`: one that was deleted and made again has another uid, and is owed no
@@ -218,7 +213,7 @@ impl Writer {
         ]);
         let patch: Patch<()> = Patch::Json(serde_json::from_value(patch).map_err(kube::Error::SerdeError)?);
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let written = self.in_time(api.patch_status(&object.name_any(), &params, &patch)).await?;
+        let written = within(self.timeout, api.patch_status(&object.name_any(), &params, &patch)).await?;
         Ok(written.resource_version())
     }
 
@@ -238,7 +233,7 @@ impl Writer {
         });
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let name = metadata.name.as_deref().unwrap_or_default();
-        self.in_time(api.patch_status(name, &params, &Patch::Merge(patch))).await.map(|_| ())
+        within(self.timeout, api.patch_status(name, &params, &Patch::Merge(patch))).await.map(|_| ())
     }
 
     /// Changes the pull secrets of a ServiceAccount by a JSON patch that tests its resourceVersion.
@@ -255,7 +250,7 @@ impl Writer {
         let unreadable = |_| WriteError::Refused(Reason::ApiError, "the patch could not be made".to_owned());
         let patch = serde_json::to_value(operations).and_then(serde_json::from_value).map_err(unreadable)?;
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        match self.in_time(api.patch(name, &params, &Patch::<()>::Json(patch))).await {
+        match within(self.timeout, api.patch(name, &params, &Patch::<()>::Json(patch))).await {
             Ok(_) => Ok(()),
             // The test of the resourceVersion has failed.
             Err(error) if own_refusal(&error).is_some_and(|status| status.code == 422) => Err(WriteError::Stale),

@@ -15,7 +15,7 @@ use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::answers::{Cause, kind, message, shorten};
+use crate::answers::{Cause, kind, message, shorten, within};
 use crate::plan::auth::{Account, KeyMaterial, Keys};
 use crate::plan::references::KeysRecord;
 use crate::plan::scopes::SecretKey;
@@ -41,9 +41,7 @@ impl ApiServer {
 
     /// As text: kube logs the whole body of a response that it cannot parse.
     async fn text(&self, request: http::Request<Vec<u8>>) -> Result<Zeroizing<String>, kube::Error> {
-        let late = || kube::Error::Service("the API server did not answer in time".into());
-        let call = tokio::time::timeout(REQUEST_TIMEOUT, self.client.request_text(request));
-        call.await.unwrap_or_else(|_| Err(late())).map(Zeroizing::new)
+        within(REQUEST_TIMEOUT, self.client.request_text(request)).await.map(Zeroizing::new)
     }
 
     async fn request_token(&self, account: &Account) -> Result<SecretString, TokenError> {

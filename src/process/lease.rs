@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::fence::Fence;
 use super::stored_lease::StoredLease;
-use crate::answers::own_refusal;
+use crate::answers::{late, own_refusal, within};
 
 /// Which Lease, and how long it holds.
 #[derive(Clone, Debug)]
@@ -162,15 +162,11 @@ async fn limited<T>(
     settings: &LeaseSettings,
     call: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, kube::Error> {
-    tokio::time::timeout(settings.hold(), call).await.unwrap_or_else(|_| Err(late()))
+    within(settings.hold(), call).await
 }
 
 fn is_conflict(error: &kube::Error) -> bool {
     own_refusal(error).is_some_and(|status| status.code == 409)
-}
-
-fn late() -> kube::Error {
-    kube::Error::Service("the API server did not answer in time".into())
 }
 
 fn claim(settings: &LeaseSettings, previous: Option<&LeaseSpec>, now: Timestamp) -> LeaseSpec {
@@ -265,8 +261,7 @@ impl Leadership {
     /// seconds.
     pub async fn release(mut self) {
         self.fence.close();
-        let released = tokio::time::timeout(RELEASE_TIMEOUT, self.release_or_look()).await;
-        match released.unwrap_or_else(|_| Err(late())) {
+        match within(RELEASE_TIMEOUT, self.release_or_look()).await {
             Ok(true) => tracing::info!("the lease was released"),
             Ok(false) => {}
             Err(error) => {
