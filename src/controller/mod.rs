@@ -135,7 +135,7 @@ impl Context {
 
     /// By what a status vouches for the logins of a registry, which this identity fetched.
     fn hash(&self, identity: &Identity, logins: &[(Host, &DockerAuth)]) -> TokenHash {
-        TokenHash::of(&self.tokens.fingerprint(identity), logins.iter().map(|(host, auth)| (host.as_str(), *auth)))
+        TokenHash::of(&self.tokens.fingerprint(identity), logins)
     }
 }
 

@@ -316,10 +316,7 @@ fn may_be_of(registry: &RegistryPlan, vouched: &RegistryStatus, hosts: &[Host]) 
 
 /// By what a status vouches for the logins of a registry while nobody can tell who has fetched them.
 pub(super) fn auth_hash(token_spec: &TokenSpec, logins: &[(Host, &DockerAuth)]) -> TokenHash {
-    TokenHash::of(
-        &format!("auth/{}", token_spec.auth.digest()),
-        logins.iter().map(|(host, auth)| (host.as_str(), *auth)),
-    )
+    TokenHash::of(&format!("auth/{}", token_spec.auth.digest()), logins)
 }
 
 /// Whether a namespace that has an identity of its own has a Secret that may hold its tokens.

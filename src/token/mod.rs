@@ -26,7 +26,7 @@ use futures::future::BoxFuture;
 use k8s_openapi::jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
 
-use crate::api::registry::AccountId;
+use crate::api::registry::{AccountId, Host};
 use crate::api::status::Reason;
 use crate::encoding::Fields;
 use crate::plan::auth::{Account, KeyMaterial, Keys};
@@ -393,9 +393,9 @@ pub struct TokenHash(String);
 
 impl TokenHash {
     /// Hashes the logins in the order of their hosts.
-    pub fn of<'a>(fingerprint: &str, auths: impl Iterator<Item = (&'a str, &'a DockerAuth)>) -> Self {
-        let login = |fields: Fields, (host, auth): (&str, &DockerAuth)| fields.text(host).text(auth.expose());
-        Self(format!("sha256:{}", Fields::new("token/v1").text(fingerprint).list(auths, login).finish()))
+    pub fn of(fingerprint: &str, logins: &[(Host, &DockerAuth)]) -> Self {
+        let login = |fields: Fields, (host, auth): &(Host, &DockerAuth)| fields.text(host.as_str()).text(auth.expose());
+        Self(format!("sha256:{}", Fields::new("token/v1").text(fingerprint).list(logins, login).finish()))
     }
 
     /// `sha256:` and 64 hexadecimal digits.
@@ -495,7 +495,8 @@ mod tests {
     fn the_hash_of_a_token_is_the_same_in_every_build() {
         let auths = ["AWS:p", "AWS:q"].map(|text| DockerAuth::parse(encode(text.as_bytes())).unwrap());
         let hosts = ["111122223333.dkr.ecr.eu-west-1.amazonaws.com", "public.ecr.aws"];
-        let hash = TokenHash::of("fingerprint", hosts.into_iter().zip(&auths));
+        let logins: Vec<_> = hosts.into_iter().map(|host| Host::parse(host).unwrap()).zip(&auths).collect();
+        let hash = TokenHash::of("fingerprint", &logins);
         assert_eq!(hash.as_str(), "sha256:b74d43fd57dbe6ab3f1a8e2f4f65b8f7e70e82c3c52a56d4e06a77bf9628d192");
     }
 

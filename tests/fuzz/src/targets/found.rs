@@ -132,10 +132,7 @@ fn own_passwords(registry: &RegistryPlan, own: &[(Host, Option<AccountId>)], ent
 /// The tokens that a restarted operator takes from the Secret give the same logins for the registry.
 fn found_again(registry: &RegistryPlan, published: &Published, entries: &Entries) {
     let before = registry_entries(registry, published).expect("hosts");
-    let hash = |logins: &[(_, &_)]| {
-        let logins = logins.iter().map(|(host, auth): &(Host, &_)| (host.as_str(), *auth));
-        TokenHash::of("fingerprint", logins)
-    };
+    let hash = |logins: &[(Host, &_)]| TokenHash::of("fingerprint", logins);
     let hosts: Vec<_> = before.iter().map(|(host, _)| host.clone()).collect();
     let there: Vec<_> = hosts.iter().filter_map(|host| Some((host.clone(), entries.get(host)?))).collect();
     // The status vouches for logins by their hash; what it does not vouch for is not taken.
