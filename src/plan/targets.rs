@@ -142,12 +142,46 @@ impl PackedLabels {
 /// then the oldest, then by name.
 type Claims = HashMap<Arc<str>, Vec<Uid>>;
 
+/// Where Secrets may be written.
+#[derive(Debug, Default)]
+struct Reach {
+    /// The namespaces for pull secrets, and with them for outputs of any name; `None` for all.
+    namespaces: Option<BTreeSet<Arc<str>>>,
+    /// Names and namespaces of outputs that are allowed wherever they are.
+    outputs: BTreeSet<(Arc<str>, Arc<str>)>,
+}
+
+impl Reach {
+    fn has_namespace(&self, namespace: &str) -> bool {
+        self.namespaces.as_ref().is_none_or(|namespaces| namespaces.contains(namespace))
+    }
+
+    fn has_output(&self, name: &str, namespace: &str) -> bool {
+        self.outputs.iter().any(|(output, place)| **output == *name && **place == *namespace)
+    }
+
+    /// What an `EcrCredential` wants of its Secret of this number in a namespace.
+    fn want(&self, number: usize, secret: &WantedSecret, namespace: &str, labels: &Labels) -> Want {
+        if !secret.selection.as_ref().is_some_and(|selection| selection.matches(namespace, labels)) {
+            return Want::Nothing;
+        }
+        if !secret.is_allowed_in(namespace) {
+            return Want::Denied;
+        }
+        // A pull secret that has the name of an output is none.
+        match self.has_namespace(namespace) || number > 0 && self.has_output(&secret.name, namespace) {
+            true => Want::Target,
+            // A pull secret may ask for all namespaces, and is written in those that are allowed.
+            false if number == 0 => Want::Nothing,
+            false => Want::Denied,
+        }
+    }
+}
+
 /// All namespaces and all `EcrCredentials`, with the targets of each kept up to date.
 #[derive(Debug, Default)]
 pub struct SelectorIndex {
-    allowed: Option<BTreeSet<Arc<str>>>,
-    /// Names and namespaces of outputs that are allowed wherever they are.
-    allowed_outputs: BTreeSet<(Arc<str>, Arc<str>)>,
+    reach: Reach,
     namespaces: HashMap<Arc<str>, Namespace>,
     credentials: HashMap<Uid, IndexEntry>,
     /// `EcrCredentials` by the label that they require; those that require no label are under the empty text.
@@ -163,12 +197,12 @@ pub struct SelectorIndex {
 impl SelectorIndex {
     /// An index that selects only among `allowed` namespaces, or among all for `None`.
     pub fn new(allowed: Option<BTreeSet<Arc<str>>>) -> Self {
-        Self { allowed, ..Self::default() }
+        Self { reach: Reach { namespaces: allowed, outputs: BTreeSet::new() }, ..Self::default() }
     }
 
     /// Lets outputs be written in namespaces of their own, by name and namespace.
-    pub fn with_outputs(self, allowed_outputs: BTreeSet<(Arc<str>, Arc<str>)>) -> Self {
-        Self { allowed_outputs, ..self }
+    pub fn with_outputs(self, outputs: BTreeSet<(Arc<str>, Arc<str>)>) -> Self {
+        Self { reach: Reach { outputs, ..self.reach }, ..self }
     }
 
     /// Stores a namespace; returns the `EcrCredentials` whose targets, or rank in them, changed.
@@ -194,7 +228,7 @@ impl SelectorIndex {
             for (number, (secret, targets)) in entry.credential.secrets.iter().zip(&mut entry.targets).enumerate() {
                 let want = match terminating {
                     true => Want::Nothing,
-                    false => want(self.allowed.as_ref(), &self.allowed_outputs, (number, secret), &name, labels),
+                    false => self.reach.want(number, secret, &name, labels),
                 };
                 let denied = targets.denied.contains(&name);
                 if denied != (want == Want::Denied) {
@@ -269,7 +303,7 @@ impl SelectorIndex {
             // Unpacking the labels of all namespaces would dominate the cost of an EcrCredential.
             let labels = if reads_labels { namespace.labels.unpack() } else { Labels::new() };
             for (number, (secret, targets)) in credential.secrets.iter().zip(&mut targets).enumerate() {
-                match want(self.allowed.as_ref(), &self.allowed_outputs, (number, secret), name, &labels) {
+                match self.reach.want(number, secret, name, &labels) {
                     Want::Target => gained.push((number, name.clone())),
                     Want::Denied => drop(targets.denied.insert(name.clone())),
                     Want::Nothing => {}
@@ -449,7 +483,7 @@ impl SelectorIndex {
                 // Almost always the first target matches.
                 let found = selected.iter().any(|name| glob.matches(name));
                 (!found).then_some(&mut unselected.unmatched)
-            } else if !is_selectable(self.allowed.as_ref(), pattern) {
+            } else if !self.reach.has_namespace(pattern) {
                 Some(&mut unselected.not_allowed)
             } else {
                 let found = self.namespaces.get(pattern.as_str()).is_some_and(|namespace| !namespace.terminating);
@@ -485,7 +519,7 @@ impl SelectorIndex {
 
     /// Whether a Secret may be touched in a namespace, which exists, is allowed, and is not terminating.
     pub fn is_open(&self, secret_name: &str, namespace: &str) -> bool {
-        (is_selectable(self.allowed.as_ref(), namespace) || is_placed(&self.allowed_outputs, secret_name, namespace))
+        (self.reach.has_namespace(namespace) || self.reach.has_output(secret_name, namespace))
             && self.namespaces.get(namespace).is_some_and(|n| !n.terminating)
     }
 
@@ -540,38 +574,6 @@ impl SelectorIndex {
 /// The order in which `EcrCredentials` are entitled to the same Secret.
 fn rank<'a>(credentials: &'a HashMap<Uid, IndexEntry>, uid: &'a Uid) -> impl Ord + use<'a> {
     (credentials.get(uid).map(|entry| entry.credential.precedence()), uid)
-}
-
-/// Whether pull secrets, and with them outputs of any name, may be written in a namespace.
-fn is_selectable(allowed: Option<&BTreeSet<Arc<str>>>, namespace: &str) -> bool {
-    allowed.is_none_or(|allowed| allowed.contains(namespace))
-}
-
-/// Whether an output of that name may be written in a namespace, wherever it is.
-fn is_placed(outputs: &BTreeSet<(Arc<str>, Arc<str>)>, secret_name: &str, namespace: &str) -> bool {
-    outputs.iter().any(|(name, place)| **name == *secret_name && **place == *namespace)
-}
-
-fn want(
-    namespaces: Option<&BTreeSet<Arc<str>>>,
-    outputs: &BTreeSet<(Arc<str>, Arc<str>)>,
-    (number, secret): (usize, &WantedSecret),
-    namespace: &str,
-    labels: &Labels,
-) -> Want {
-    if !secret.selection.as_ref().is_some_and(|selection| selection.matches(namespace, labels)) {
-        return Want::Nothing;
-    }
-    if !secret.is_allowed_in(namespace) {
-        return Want::Denied;
-    }
-    // A pull secret that has the name of an output is none.
-    match is_selectable(namespaces, namespace) || number > 0 && is_placed(outputs, &secret.name, namespace) {
-        true => Want::Target,
-        // A pull secret may ask for all namespaces, and is written in those that are allowed.
-        false if number == 0 => Want::Nothing,
-        false => Want::Denied,
-    }
 }
 
 fn remove_from<K, Q>(by_key: &mut HashMap<K, BTreeSet<Uid>>, key: &Q, uid: &Uid)
