@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kube::Config;
+use kube::config::InferConfigError;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -451,8 +453,21 @@ pub fn identity_hints() -> Vec<String> {
     VARIABLES.iter().map(|name| format!("{name}={}", std::env::var(name).unwrap_or_default())).collect()
 }
 
+/// How the API server is reached. A proxy in the environment is for AWS only: kube would use it for the API server as well, and ignores
+/// NO_PROXY.
+///
+/// # Errors
+/// There is neither a kubeconfig nor a cluster around the process.
+pub async fn kube_config() -> Result<Config, InferConfigError> {
+    let mut config = Config::infer().await?;
+    if config.proxy_url.as_ref().is_some_and(|url| is_proxy_of_environment(&url.to_string())) {
+        config.proxy_url = None;
+    }
+    Ok(config)
+}
+
 /// Whether a URL is that of a proxy that the environment names.
-pub fn is_proxy_of_environment(url: &str) -> bool {
+fn is_proxy_of_environment(url: &str) -> bool {
     const VARIABLES: [&str; 6] = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
     let plain = |text: &str| text.trim_end_matches('/').to_owned();
     VARIABLES.iter().filter_map(|name| std::env::var(name).ok()).any(|value| plain(&value) == plain(url))

@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::registry::Region;
-use crate::cli::{RunArgs, is_proxy_of_environment};
+use crate::cli::{RunArgs, kube_config};
 use crate::clock::Clock;
 use crate::operator::{self, Aws, Connection, Operator, OperatorError};
 use crate::process::fence::Fence;
@@ -80,7 +80,8 @@ pub fn run(args: RunArgs) -> Result<(), RunError> {
 async fn start(args: RunArgs) -> Result<(), RunError> {
     let operator = Operator::new(args, Clock::default(), Fence::default(), CancellationToken::new());
     stop_on_signal(operator.stop.clone())?;
-    let config = cluster().await?;
+    let config = kube_config().await.map_err(|error| RunError::NoCluster(error.to_string()))?;
+    let config = with_timeouts(config);
     let address = operator.args.http_address;
     let listener = http::listen(address).map_err(|error| RunError::Listen { address, error })?;
     let (readiness, exposition) = (operator.readiness.clone(), operator.exposition.clone());
@@ -101,16 +102,6 @@ async fn work(operator: &Operator, config: &Config) -> Result<(), RunError> {
 /// How long nothing may arrive on a connection before it is given up: a router may have forgotten it without a sign. The API server sends
 /// a bookmark to an idle watch every 60 seconds (`bookmarkFrequency` in k8s.io/apiserver's cacher).
 const READ_TIMEOUT: Duration = Duration::from_secs(90);
-
-/// How the API server is reached.
-async fn cluster() -> Result<Config, RunError> {
-    let mut config = Config::infer().await.map_err(|error| RunError::NoCluster(error.to_string()))?;
-    // A proxy in the environment is for AWS only. kube would use it for the API server as well, and ignores NO_PROXY.
-    if config.proxy_url.as_ref().is_some_and(|url| is_proxy_of_environment(&url.to_string())) {
-        config.proxy_url = None;
-    }
-    Ok(with_timeouts(config))
-}
 
 fn with_timeouts(mut config: Config) -> Config {
     config.read_timeout = Some(READ_TIMEOUT);

@@ -15,12 +15,12 @@ use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
 use kube::client::ClientBuilder;
-use kube::{Config, ResourceExt};
 
 use crate::api::EcrCredential;
 use crate::api::registry::{NameError, Region};
-use crate::cli::{CheckArgs, LeaseArgs, Output, is_proxy_of_environment};
+use crate::cli::{CheckArgs, LeaseArgs, Output, kube_config};
 use crate::clock::Clock;
 use crate::cluster::REQUEST_TIMEOUT;
 use crate::controller::cluster_state::ClusterState;
@@ -150,11 +150,7 @@ pub fn run(args: &CheckArgs) -> Result<CheckResult, CheckError> {
 /// Reads the facts.
 async fn facts(args: &CheckArgs, clock: &Clock) -> Result<Facts, CheckError> {
     let settings = args.aws.settings().map_err(CheckError::Settings)?;
-    let mut config = Config::infer().await.map_err(|error| CheckError::NoCluster(error.to_string()))?;
-    // A proxy in the environment is for AWS only; see `run`.
-    if config.proxy_url.as_ref().is_some_and(|url| is_proxy_of_environment(&url.to_string())) {
-        config.proxy_url = None;
-    }
+    let mut config = kube_config().await.map_err(|error| CheckError::NoCluster(error.to_string()))?;
     config.read_timeout = Some(REQUEST_TIMEOUT);
     let namespace = config.default_namespace.clone();
     let builder = ClientBuilder::try_from(config).map_err(|error| CheckError::NoCluster(error.to_string()))?;
