@@ -25,7 +25,7 @@ use crate::cli::LeaseArgs;
 use crate::cluster::ApiServer;
 use crate::controller::cluster_state::ClusterState;
 use crate::controller::references::account_record;
-use crate::controller::watches::{credential_ref, references as asked, unreadable};
+use crate::controller::watches::{api_in, credential_ref, references as asked, unreadable};
 use crate::lenient::Observed;
 use crate::plan::namespaces::NamespaceUid;
 use crate::plan::references::AllowedIdentities;
@@ -130,10 +130,7 @@ impl Cluster {
     }
 
     async fn secrets_of(&self, scope: &SecretScope) -> Result<Vec<SecretDetails>, kube::Error> {
-        let api: Api<SecretDetails> = match &scope.namespace {
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-            None => Api::all(self.client.clone()),
-        };
+        let api: Api<SecretDetails> = api_in(self.client.clone(), scope.namespace.as_deref());
         let params = scope.name.as_ref().map_or_else(ListParams::default, |name| named(name));
         pages(&api, params).await
     }
@@ -154,10 +151,7 @@ impl Cluster {
     }
 
     async fn accounts(&self, scope: &AccountScope, state: &mut ClusterState) -> Result<(), CheckError> {
-        let api: Api<Observed<ServiceAccount>> = match &scope.namespace {
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-            None => Api::all(self.client.clone()),
-        };
+        let api: Api<Observed<ServiceAccount>> = api_in(self.client.clone(), scope.namespace.as_deref());
         match pages(&api, named(&scope.name)).await {
             Err(kube::Error::Api(status)) if status.is_forbidden() => {
                 state.references.set_accounts_refused(scope, true);

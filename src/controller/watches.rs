@@ -183,6 +183,17 @@ pub async fn namespaces(client: Client, shared: Arc<Shared>) {
     }
 }
 
+/// The objects of one kind in a namespace, or in all of them.
+pub fn api_in<K>(client: Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client, namespace),
+        None => Api::all(client),
+    }
+}
+
 /// Watches the objects of one kind, only in the namespace and of the name that are given. `refused` is called each time that the API
 /// server has refused the watch for long.
 pub(super) fn follow_in<K>(
@@ -195,10 +206,7 @@ pub(super) fn follow_in<K>(
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let api: Api<K> = match namespace {
-        Some(namespace) => Api::namespaced(client, namespace),
-        None => Api::all(client),
-    };
+    let api: Api<K> = api_in(client, namespace);
     let config = match name {
         Some(name) => watcher::Config::default().fields(&format!("metadata.name={name}")),
         None => watcher::Config::default(),
