@@ -429,7 +429,7 @@ impl<'a> Manifest<'a> {
             },
             api_version: "v1",
             kind: "Secret",
-            type_: desired.payload.type_(),
+            type_: desired.payload.type_,
             data: desired.payload.expose_data().collect(),
         }
     }

@@ -115,11 +115,15 @@ pub const fn form(format: OutputFormat) -> Form {
 /// The type and the data of a Secret. Its `Debug` output is redacted.
 #[derive(Clone, Debug)]
 pub struct Payload {
-    type_: &'static str,
+    /// The Secret's type.
+    pub type_: &'static str,
     data: BTreeMap<&'static str, SecretString>,
-    hash: String,
-    hosts: u64,
-    bytes: usize,
+    /// `sha256:` and 64 hexadecimal digits over the data. Tokens are too long to be guessed from it.
+    pub hash: String,
+    /// A hash over the hosts: Secrets with the same hash differ only in their tokens.
+    pub hosts: u64,
+    /// The size of the data in bytes; a Secret can hold 1 MiB.
+    pub bytes: usize,
 }
 
 impl Payload {
@@ -145,11 +149,6 @@ impl Payload {
         Some(Self { type_: form.type_, data: data.collect(), hash, hosts, bytes })
     }
 
-    /// The Secret's type.
-    pub const fn type_(&self) -> &'static str {
-        self.type_
-    }
-
     /// The data: values in base64, as Secrets have them, by key.
     pub fn expose_data(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.data.iter().map(|(key, value)| (*key, value.expose_secret()))
@@ -158,21 +157,6 @@ impl Payload {
     /// Whether the data has a key.
     pub fn has_key(&self, key: &str) -> bool {
         self.data.contains_key(key)
-    }
-
-    /// `sha256:` and 64 hexadecimal digits over the data. Tokens are too long to be guessed from it.
-    pub fn hash(&self) -> &str {
-        &self.hash
-    }
-
-    /// A hash over the hosts: Secrets with the same hash differ only in their tokens.
-    pub const fn hosts(&self) -> u64 {
-        self.hosts
-    }
-
-    /// The size of the data in bytes; a Secret can hold 1 MiB.
-    pub const fn size(&self) -> usize {
-        self.bytes
     }
 
     /// Whether a text quotes sixteen consecutive characters of the secret data.
@@ -315,14 +299,14 @@ mod tests {
         assert_eq!(table.iter().map(|row| row.0).collect::<Vec<_>>(), OutputFormat::ALL);
         for (format, type_, labels, annotations, expected, hash) in table {
             let (form, payload) = (form(format), payload(format));
-            assert_eq!(payload.type_(), type_, "{format:?}");
+            assert_eq!(payload.type_, type_, "{format:?}");
             assert_eq!(form.labels, labels, "{format:?}");
             let found = (form.annotations)(&host());
             assert_eq!(found.iter().map(|(k, v)| (*k, v.as_str())).collect::<Vec<_>>(), annotations, "{format:?}");
             let expected: BTreeMap<String, Zeroizing<Vec<u8>>> =
                 expected.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec().into())).collect();
             assert_eq!(data(&payload), expected, "{format:?}");
-            assert_eq!(payload.hash(), format!("sha256:{hash}"), "{format:?}");
+            assert_eq!(payload.hash, format!("sha256:{hash}"), "{format:?}");
         }
     }
 
@@ -335,7 +319,7 @@ mod tests {
             let entries = parse(&data(&payload), Some(&host()));
             assert_eq!(entries.len(), 1, "{format:?}");
             assert_eq!(entries[&host()].expose(), auth().expose(), "{format:?}");
-            assert_eq!(payload.hosts(), docker_config::hash_of([HOST]), "{format:?}");
+            assert_eq!(payload.hosts, docker_config::hash_of([HOST]), "{format:?}");
             assert_eq!(matches!(form.content, Content::Login(_)), format.is_of_one_host(), "{format:?}");
             assert_eq!(OutputFormat::parse(format.as_str()), Some(format));
             assert_eq!(serde_json::to_value(format).unwrap(), format.as_str());

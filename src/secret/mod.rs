@@ -370,8 +370,8 @@ impl Source<'_> {
         let annotations = metadata.annotations.get_or_insert_default();
         annotations.insert(EXPIRES_AT.to_owned(), expires_at.to_string());
         annotations.insert(REFRESHED_AT.to_owned(), refreshed_at.to_string());
-        annotations.insert(CONTENT_HASH.to_owned(), payload.hash().to_owned());
-        annotations.insert(HOSTS_HASH.to_owned(), format!("{:016x}", payload.hosts()));
+        annotations.insert(CONTENT_HASH.to_owned(), payload.hash.clone());
+        annotations.insert(HOSTS_HASH.to_owned(), format!("{:016x}", payload.hosts));
         record_identity(&mut metadata, identity);
         let digest = ManagedFieldsDigest::desired(&metadata);
         let is_unknown =
@@ -611,7 +611,7 @@ fn wanted(
             // A later expiry for the same hosts was written by a process that crashed before it updated the status, and is valid
             // until then. With other hosts this does not hold: an added host may have an older token. With another identity the
             // Secret is not the desired one.
-            let newer = record.hosts == Some(desired.payload.hosts())
+            let newer = record.hosts == Some(desired.payload.hosts)
                 && desired.is_of_identities(record)
                 && now.validity(record).is_some_and(|at| at > desired.expires_at);
             if written || newer {
@@ -648,7 +648,7 @@ pub const LAST_CALL: Duration = Duration::from_secs(600);
 fn has_more(record: &SecretRecord, desired: &Desired, now: Now) -> bool {
     let gain = until(now.earliest, desired.expires_at);
     let left = now.validity(record).map_or(Duration::ZERO, |at| until(now.earliest, at));
-    record.hosts != Some(desired.payload.hosts()) && left > LAST_CALL.min(gain / 4)
+    record.hosts != Some(desired.payload.hosts) && left > LAST_CALL.min(gain / 4)
 }
 
 /// All records of one Secret name, by namespace.

@@ -305,7 +305,7 @@ fn a_secret_with_a_token_of_an_identity_that_is_unknown_now_is_as_desired_whatev
     let known = published(&spec, NOW + 2 * HOUR, Some(NOW + HOUR));
     let written = build(&spec, &known).unwrap();
     let found = |digest, identity, expires| {
-        let (hosts, identity) = (Some(written.payload.hosts()), Some(identity));
+        let (hosts, identity) = (Some(written.payload.hosts), Some(identity));
         let own = |record: Arc<SecretRecord>| SecretRecord { hosts, identity, ..(*record).clone() };
         target(Ownership::Owned(Arc::new(own(record(digest, Some(expires))))), Selection::Selected)
     };
@@ -345,7 +345,7 @@ fn every_target_has_its_action() {
     let edited = record(empty.digest, None);
     let older = record(empty.digest, Some(NOW + 10));
     let other_hosts = record(empty.digest, Some(NOW + 9 * HOUR));
-    let of_another = Arc::new(SecretRecord { hosts: Some(good.payload.hosts()), ..(*other_hosts).clone() });
+    let of_another = Arc::new(SecretRecord { hosts: Some(good.payload.hosts), ..(*other_hosts).clone() });
     let newer = Arc::new(SecretRecord { identity: Some(good.identity), ..(*of_another).clone() });
     let newer_and_more = Arc::new(SecretRecord { extra_keys: Box::new(["x".to_owned()]), ..(*newer).clone() });
     let dead = record(empty.digest, Some(NOW - 10));

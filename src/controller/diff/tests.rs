@@ -212,7 +212,7 @@ impl Scene {
         let digest = desired.map_or_else(|| ManagedFieldsDigest::desired(&Default::default()), |d| d.digest);
         Arc::new(SecretRecord {
             expires_at: desired.map(|desired| desired.expires_at),
-            hosts: desired.map(|desired| desired.payload.hosts()),
+            hosts: desired.map(|desired| desired.payload.hosts),
             identity: desired.map(|desired| desired.identity),
             held_by: held.then(|| "finalizer".into()),
             ..SecretRecord::fixture(owner, &self.version.to_string(), digest)

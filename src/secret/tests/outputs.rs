@@ -146,7 +146,7 @@ fn what_is_included_stands_in_docker_configs_and_changes_them_alone() {
     let missing = with(&Included { incomplete: true, ..Included::default() });
     assert!(missing["file"].incomplete && !missing["own"].incomplete);
     let record = record(after["file"].digest, Some(NOW + HOUR));
-    let record = Arc::new(SecretRecord { hosts: Some(after["file"].payload.hosts()), ..(*record).clone() });
+    let record = Arc::new(SecretRecord { hosts: Some(after["file"].payload.hosts), ..(*record).clone() });
     let target = target(Ownership::Owned(record), Selection::Selected);
     assert_eq!(judge(&target, Some(&missing["file"]), ConflictPolicy::Fail), "wait", "the last good state is left");
 }
@@ -165,6 +165,6 @@ fn an_include_that_does_not_fit_is_left_out() {
     let huge = included(&format!(r#"{{"auths":{{"ghcr.io":{{"email":"{}"}}}}}}"#, "x".repeat(200_000)));
     let bundle = bundle(&planned(&spec), &owner(), &published, &huge, at(NOW)).unwrap();
     let desired = &bundle["ecr-pull-secret"];
-    assert!(desired.incomplete && desired.payload.size() <= MAX_SECRET_BYTES);
+    assert!(desired.incomplete && desired.payload.bytes <= MAX_SECRET_BYTES);
     assert_eq!(hosts(desired).len(), 100);
 }

@@ -53,7 +53,7 @@ fn parts(u: &mut Unstructured<'_>) -> Result<()> {
     let stored = stored(&desired.metadata);
     let record = read(&stored);
     assert_eq!(record.digest, desired.digest);
-    assert_eq!((record.expires_at, record.hosts), (Some(desired.expires_at), Some(desired.payload.hosts())));
+    assert_eq!((record.expires_at, record.hosts), (Some(desired.expires_at), Some(desired.payload.hosts)));
     assert_eq!((record.identity, record.owner.as_ref()), (Some(desired.identity), Some(&owner.uid)));
     let details: SecretDetails = answer(&stored);
     let found = details.content.metadata();

@@ -129,7 +129,7 @@ fn changed(said: &SecretAction) -> Option<&Arc<SecretRecord>> {
 
 /// A Secret with the desired hosts and identities that is good for longer than the desired one.
 fn is_better(record: &SecretRecord, desired: &Desired, now: Timestamp) -> bool {
-    record.hosts == Some(desired.payload.hosts())
+    record.hosts == Some(desired.payload.hosts)
         && (desired.of_unknown_identity || record.identity == Some(desired.identity))
         && record.valid_until(now).is_some_and(|at| at > now && at > desired.expires_at)
 }
@@ -211,7 +211,7 @@ fn settled(said: &SecretAction, place: &SecretTarget, desired: &Desired, policy:
         applied_at: 0,
         trust: Trust::Unchanged,
         expires_at: Some(desired.expires_at),
-        hosts: Some(desired.payload.hosts()),
+        hosts: Some(desired.payload.hosts),
         identity: Some(desired.identity),
         format: OutputFormat::DockerConfigJson,
         extra_keys: Box::default(),
