@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
-use super::look::spec;
+use super::look::{quiet, spec, writes_in};
 use super::{OWN, bed, operator};
 
 #[tokio::test]
@@ -15,6 +15,7 @@ async fn a_secret_that_a_tenant_has_sealed_and_pinned_costs_a_few_writes_and_hol
     let name = bed.credential("x", spec(json!({ "names": [a, b] }))).await.unwrap();
     bed.ready(&name).await.unwrap();
     // Whoever may edit Secrets in one namespace can do this.
+    let mark = bed.proxy.log().mark();
     let sealed = json!({ "immutable": true, "metadata": { "finalizers": ["example.com/pinned"] } });
     let secrets: Api<Secret> = bed.secrets(&a);
     secrets.patch(&bed.secret, &PatchParams::default(), &Patch::Merge(&sealed)).await.unwrap();
@@ -24,6 +25,10 @@ async fn a_secret_that_a_tenant_has_sealed_and_pinned_costs_a_few_writes_and_hol
     let newer = |secret: Option<&Secret>| secret.is_some_and(|secret| secret.data != before.data);
     bed.secret_until(&b, "the other namespace is refreshed", newer).await.unwrap();
     bed.condition_until(&name, "Ready", "False", "NamespacesFailed").await.unwrap();
+    quiet(&bed).await;
+    let writes: Vec<String> = writes_in(&bed, mark, &a).iter().map(|write| write.summary()).collect();
+    // Those that are refused are tried again after 0.2, 0.4, 0.8, 1.6 and then 2 s.
+    assert!((1..=20).contains(&writes.len()), "{writes:#?}");
     let unpin = json!({ "metadata": { "finalizers": null } });
     secrets.patch(&bed.secret, &PatchParams::default(), &Patch::Merge(&unpin)).await.unwrap();
     bed.ready(&name).await.unwrap();
