@@ -95,8 +95,9 @@ impl Cluster {
         });
         apply(&self.client, &object, false).await.unwrap();
         let api: Api<ecr_credential_operator::api::EcrCredential> = Api::all(self.client.clone());
-        // As the status has them: one entry for each registry.
-        let registries: Vec<Value> = hosts.iter().map(|host| json!({ "hosts": [host] })).collect();
+        // As the status has them: one entry for each registry, of which there are 32 at most.
+        let of_each = hosts.len().div_ceil(32).max(1);
+        let registries: Vec<Value> = hosts.chunks(of_each).map(|hosts| json!({ "hosts": hosts })).collect();
         let status = json!({ "status": { "registries": registries } });
         api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
         name
@@ -456,63 +457,186 @@ async fn the_policy_selects_the_namespaces_and_images_that_the_operator_does() {
     assert!(attached > 100 && attached < decisions / 2, "{attached} of {decisions}");
 }
 
+/// A ServiceAccount `puller` that the operator's own account may attach to, under the chart's policy.
+struct Attachable {
+    client: Client,
+    home: String,
+    operator: Api<ServiceAccount>,
+}
+
+impl Attachable {
+    async fn new(test: &str) -> Self {
+        let plane: &'static ControlPlane = shared().await.unwrap();
+        plane.install(&[serde_saphyr::from_str(super::CRD).unwrap()]).await.unwrap();
+        let client = plane.admin_client().unwrap();
+        let cluster = Cluster { client: client.clone(), test: format!("attach-{test}") };
+        let home = cluster.test.clone();
+        cluster.namespace(&home, json!({})).await;
+        let helm = Helm::on(plane, "v3");
+        let values = json!({ "crds": { "enabled": false }, "attach": { "pods": { "enabled": false }, "serviceAccounts": ["puller"] } });
+        let (chart, file) = (chart().to_string_lossy().into_owned(), helm.values(&values));
+        let file = file.to_string_lossy().into_owned();
+        helm.run(&["install", "ecr-credential-operator", &chart, "--namespace", &home, "--values", &file]).unwrap();
+        let token = plane.service_account_token(&home, "ecr-credential-operator", "", 3600).await.unwrap();
+        let operator: Api<ServiceAccount> = Api::namespaced(plane.client(&token).unwrap(), &home);
+        let attachable = Self { client, home, operator };
+        // People who edit the annotation write it as they like.
+        let account = json!({
+            "metadata": { "name": "puller", "annotations": { "note": "x", "pullsecrets.dev/attached": "gone, old" } },
+            "imagePullSecrets": [{ "name": "theirs" }, { "name": "old" }],
+        });
+        let account = serde_json::from_value(account).unwrap();
+        attachable.accounts().create(&PostParams::default(), &account).await.unwrap();
+        let role = add("/metadata/annotations/eks.amazonaws.com~1role-arn", json!("arn:aws:iam::111122223333:role/x"));
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !attachable.patched(role.clone()).await.is_err_and(|why| why.contains("only the imagePullSecrets")) {
+            assert!(tokio::time::Instant::now() < deadline, "the policy is not in force");
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        attachable
+    }
+
+    /// The same as the administrator.
+    fn accounts(&self) -> Api<ServiceAccount> {
+        Api::namespaced(self.client.clone(), &self.home)
+    }
+
+    /// Patches it as the operator, without storing it.
+    async fn patched(&self, operations: Value) -> Result<ServiceAccount, String> {
+        let params = PatchParams { dry_run: true, ..PatchParams::default() };
+        let patch: Patch<()> = Patch::Json(serde_json::from_value(operations).unwrap());
+        self.operator.patch("puller", &params, &patch).await.map_err(|error| error.to_string())
+    }
+
+    /// What the operator does is accepted.
+    async fn accepts_what_the_operator_does(&self) -> ServiceAccount {
+        let own = json!([
+            { "op": "remove", "path": "/imagePullSecrets/1" },
+            { "op": "add", "path": "/imagePullSecrets/-", "value": { "name": "ecr-pull-secret" } },
+            { "op": "add", "path": "/metadata/annotations/pullsecrets.dev~1attached", "value": "ecr-pull-secret" },
+        ]);
+        self.patched(own).await.expect("what the operator does")
+    }
+
+    /// Everything else is refused.
+    async fn refuses_everything_else(&self) {
+        const ONLY: &str = "only the imagePullSecrets";
+        const REMOVE: &str = "remove only what it has added";
+        let attached = |names: &str| add("/metadata/annotations/pullsecrets.dev~1attached", json!(names));
+        for (what, operations, says) in [
+            ("a label", add("/metadata/labels", json!({ "a": "b" })), ONLY),
+            ("another annotation", remove("/metadata/annotations/note"), ONLY),
+            ("a changed annotation", add("/metadata/annotations/note", json!("y")), ONLY),
+            ("a mountable Secret", add("/secrets", json!([{ "name": "x" }])), ONLY),
+            ("whether tokens are mounted", add("/automountServiceAccountToken", json!(true)), ONLY),
+            ("a finalizer", add("/metadata/finalizers", json!(["example.com/x"])), "may not add finalizers"),
+            ("somebody else's entry", remove("/imagePullSecrets/0"), REMOVE),
+            ("a mark on somebody else's entry, to remove it next", attached("old,theirs"), REMOVE),
+            ("a mark on an entry that may come", attached("old,later"), REMOVE),
+            (
+                "a Secret of another name",
+                add("/imagePullSecrets/-", json!({ "name": "other" })),
+                "only its own pull secrets",
+            ),
+        ] {
+            let why = self.patched(operations).await.expect_err(what);
+            assert!(why.contains(says), "{what}: {why}");
+        }
+    }
+}
+
+fn add(path: &str, value: Value) -> Value {
+    json!([{ "op": "add", "path": path, "value": value }])
+}
+
+fn remove(path: &str) -> Value {
+    json!([{ "op": "remove", "path": path }])
+}
+
 /// The operator's own account may do to a ServiceAccount what the operator does, and nothing else.
 #[tokio::test]
 async fn the_operators_account_may_only_attach_pull_secrets_to_service_accounts() {
-    let plane: &'static ControlPlane = shared().await.unwrap();
-    plane.install(&[serde_saphyr::from_str(super::CRD).unwrap()]).await.unwrap();
-    let admin = plane.admin_client().unwrap();
-    let cluster = Cluster { client: admin.clone(), test: "attach-accounts".to_owned() };
-    let home = cluster.test.clone();
-    cluster.namespace(&home, json!({})).await;
-    let helm = Helm::on(plane, "v3");
-    let values = json!({ "crds": { "enabled": false }, "attach": { "pods": { "enabled": false }, "serviceAccounts": ["puller"] } });
-    let (chart, file) = (chart().to_string_lossy().into_owned(), helm.values(&values));
-    let file = file.to_string_lossy().into_owned();
-    helm.run(&["install", "ecr-credential-operator", &chart, "--namespace", &home, "--values", &file]).unwrap();
-    let token = plane.service_account_token(&home, "ecr-credential-operator", "", 3600).await.unwrap();
-    let operator: Api<ServiceAccount> = Api::namespaced(plane.client(&token).unwrap(), &home);
-    let accounts: Api<ServiceAccount> = Api::namespaced(admin, &home);
-    let account = json!({
-        "metadata": { "name": "puller", "annotations": { "note": "x", "pullsecrets.dev/attached": "old" } },
-        "imagePullSecrets": [{ "name": "theirs" }, { "name": "old" }],
+    let attachable = Attachable::new("accounts").await;
+    attachable.accepts_what_the_operator_does().await;
+    attachable.refuses_everything_else().await;
+    let patch = Patch::Merge(json!({ "imagePullSecrets": [] }));
+    let default = attachable.operator.patch("default", &PatchParams::default(), &patch).await;
+    assert!(default.is_err_and(|why| why.to_string().contains("cannot patch")), "no right on other names");
+}
+
+#[tokio::test]
+async fn what_admission_adds_to_a_service_account_is_not_held_against_the_operator() {
+    let attachable = Attachable::new("mutated").await;
+    if !MutatingPolicy::is_served(&attachable.client).await {
+        return;
+    }
+    let (group, name) = ("admissionregistration.k8s.io/v1", &attachable.home);
+    let object = "Object{automountServiceAccountToken: false, \
+        metadata: Object.metadata{labels: {'added': 'x'}, annotations: {'added': 'x'}, finalizers: ['example.com/added']}}";
+    let policy = json!({
+        "apiVersion": group, "kind": "MutatingAdmissionPolicy", "metadata": { "name": name },
+        "spec": {
+            "failurePolicy": "Fail", "reinvocationPolicy": "IfNeeded",
+            "mutations": [{ "patchType": "ApplyConfiguration", "applyConfiguration": { "expression": object } }],
+            "matchConstraints": {
+                "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": name } },
+                "resourceRules": [{ "apiGroups": [""], "apiVersions": ["v1"], "resources": ["serviceaccounts"], "operations": ["UPDATE"] }],
+            },
+        },
     });
-    accounts.create(&PostParams::default(), &serde_json::from_value(account).unwrap()).await.unwrap();
-    let patched = async |operations: Value| {
-        let params = PatchParams { dry_run: true, ..PatchParams::default() };
-        let patch: Patch<()> = Patch::Json(serde_json::from_value(operations).unwrap());
-        operator.patch("puller", &params, &patch).await.map(drop).map_err(|error| error.to_string())
-    };
-    let add = |path: &str, value: Value| json!([{ "op": "add", "path": path, "value": value }]);
-    let role = add("/metadata/annotations/eks.amazonaws.com~1role-arn", json!("arn:aws:iam::111122223333:role/x"));
+    let binding = json!({
+        "apiVersion": group, "kind": "MutatingAdmissionPolicyBinding", "metadata": { "name": name }, "spec": { "policyName": name },
+    });
+    for object in [&policy, &binding] {
+        apply(&attachable.client, object, false).await.unwrap();
+    }
+    let dry = PatchParams { dry_run: true, ..PatchParams::default() };
+    let probe = Patch::Merge(json!({ "metadata": { "labels": { "probe": "x" } } }));
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !patched(role.clone()).await.is_err_and(|why| why.contains("only the imagePullSecrets")) {
-        assert!(tokio::time::Instant::now() < deadline, "the policy is not in force");
+    while !attachable.accounts().patch("puller", &dry, &probe).await.unwrap().labels().contains_key("added") {
+        assert!(tokio::time::Instant::now() < deadline, "the mutating policy is not in force");
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    let own = json!([
-        { "op": "remove", "path": "/imagePullSecrets/1" },
-        { "op": "add", "path": "/imagePullSecrets/-", "value": { "name": "ecr-pull-secret" } },
-        { "op": "add", "path": "/metadata/annotations/pullsecrets.dev~1attached", "value": "ecr-pull-secret" },
-    ]);
-    patched(own).await.expect("what the operator does");
-    let remove = |path: &str| json!([{ "op": "remove", "path": path }]);
-    for (what, operations, says) in [
-        ("a label", add("/metadata/labels", json!({ "a": "b" })), "only the imagePullSecrets"),
-        ("another annotation", remove("/metadata/annotations/note"), "only the imagePullSecrets"),
-        ("a finalizer", add("/metadata/finalizers", json!(["example.com/x"])), "only the imagePullSecrets"),
-        ("a mountable Secret", add("/secrets", json!([{ "name": "x" }])), "only the imagePullSecrets"),
-        ("somebody else's entry", remove("/imagePullSecrets/0"), "remove only what it has added"),
-        (
-            "a Secret of another name",
-            add("/imagePullSecrets/-", json!({ "name": "other" })),
-            "only its own pull secrets",
-        ),
-    ] {
-        let why = patched(operations).await.expect_err(what);
-        assert!(why.contains(says), "{what}: {why}");
+    let stored = attachable.accepts_what_the_operator_does().await;
+    assert!(stored.annotations().contains_key("added") && stored.automount_service_account_token == Some(false));
+    attachable.refuses_everything_else().await;
+    for (kind, object) in [("mutatingadmissionpolicybindings", &binding), ("mutatingadmissionpolicies", &policy)] {
+        let path = format!("/apis/{group}/{kind}/{}", object["metadata"]["name"].as_str().unwrap());
+        let request = http::Request::delete(path).body(vec![]).unwrap();
+        attachable.client.request::<Value>(request).await.unwrap();
     }
-    let default: Result<ServiceAccount, _> =
-        operator.patch("default", &PatchParams::default(), &Patch::Merge(json!({ "imagePullSecrets": [] }))).await;
-    assert!(default.is_err_and(|why| why.to_string().contains("cannot patch")), "no right on other names");
+}
+
+/// With `Fail`, a pod that costs too much to look at would be refused.
+#[tokio::test]
+async fn many_hosts_and_many_containers_are_not_too_many_and_odd_lists_get_the_secret_once() {
+    let Some(cluster) = Cluster::new("many", json!({ "failurePolicy": "Fail" })).await else { return };
+    let (namespace, probe) = (cluster.test.clone(), format!("{}-probe", cluster.test));
+    let all = json!({ "names": [namespace] });
+    let hosts: Vec<String> = (0..1000).map(|number| format!("{number:012}.dkr.ecr.eu-west-1.amazonaws.com")).collect();
+    let last = hosts.last().unwrap();
+    let many = cluster.credential("many", all.clone(), &hosts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    cluster.until(&namespace, &pod("x", &format!("{last}/app")), Ok(vec![many.clone()])).await;
+    let image = |number| if number == 99 { format!("{last}/app") } else { "registry.example/something:1".to_owned() };
+    let containers = (0..100).map(|number| json!({ "name": format!("c{number}"), "image": image(number) }));
+    let large = with(pod("x", ""), "/spec", "containers", containers.collect());
+    assert_eq!(cluster.created(&namespace, &large).await, Ok(vec![many]));
+
+    let app = pod("x", &format!("{OWN}/app"));
+    for (entries, expected) in [
+        (json!(null), vec![""; 0]),
+        (json!([]), vec![]),
+        (json!([{}]), vec![""]),
+        (json!([{ "name": "a" }, { "name": "a" }]), vec!["a", "a"]),
+    ] {
+        let seen = cluster.attached(&namespace, &with(app.clone(), "/spec", "imagePullSecrets", entries)).await;
+        assert_eq!(seen, [expected, vec![&probe]].concat());
+    }
+    // Two EcrCredentials with the same Secret.
+    for name in ["one", "two"] {
+        let more = json!({ "attachTo": { "pods": "MatchingImages" }, "secret": { "name": "same" } });
+        cluster.credential_with(name, all.clone(), &["same.example", &format!("{name}.example")], more).await;
+        cluster.until(&namespace, &pod("x", &format!("{name}.example/x")), Ok(vec!["same".to_owned()])).await;
+    }
+    assert_eq!(cluster.attached(&namespace, &pod("x", "same.example/x")).await, ["same"]);
 }

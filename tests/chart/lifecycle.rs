@@ -45,8 +45,8 @@ async fn live_through_all(version: &str) {
     assert!(!said.contains("not created yet"), "{said}");
     let first = credential(&client).await.expect("the EcrCredential is there").uid();
     assert_eq!(description(&client).await.as_deref(), Some(OLD_SENTENCE));
-    for policy in [NAMESPACE, &format!("{NAMESPACE}-records"), &format!("{NAMESPACE}-tokens")] {
-        no_warnings_on_the_policy(&client, policy).await;
+    for policy in ["", "-records", "-attachments", "-tokens"] {
+        no_warnings_on_the_policy(&client, &format!("{NAMESPACE}{policy}")).await;
     }
 
     // An upgrade brings the new CRD and the new values, and the same EcrCredential.
@@ -133,7 +133,8 @@ async fn plane() -> ControlPlane {
 
 fn values(replicas: u32) -> Value {
     let auth = json!({ "serviceAccounts": [{ "name": "puller" }] });
-    json!({ "replicaCount": replicas, "auth": auth, "credentials": [{
+    let attach = json!({ "serviceAccounts": ["default"] });
+    json!({ "replicaCount": replicas, "auth": auth, "attach": attach, "credentials": [{
         "name": "platform", "spec": {
             "registries": [{ "private": { "region": "eu-west-1" } }], "namespaces": { "names": ["*"] },
             "refresh": { "atPercent": replicas * 10 },
