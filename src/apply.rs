@@ -22,7 +22,7 @@ use crate::answers::{Cause, is_gone, kind, message, own_refusal, shorten, within
 use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus};
 use crate::attach::Operation;
-use crate::lenient::Observed;
+use crate::lenient::{Extract, Observed};
 use crate::plan::namespaces::{Labels, NamespaceUid};
 use crate::secret::formats::Payload;
 use crate::secret::metadata::Metadata;
@@ -136,6 +136,15 @@ impl Writer {
                 _ => Err(WriteError::Stale),
             }
         };
+        self.in_slot(work, begin).await.map_err(|error| error.without(desired))
+    }
+
+    /// Does a write once there is a free slot and `begin` allows it.
+    async fn in_slot<T>(
+        &self,
+        work: impl Future<Output = Result<T, WriteError>>,
+        begin: impl FnOnce() -> bool,
+    ) -> Result<T, WriteError> {
         // The semaphores are never closed.
         let _place = self.all.acquire().await.ok();
         let slot = self.slots.acquire().await.ok();
@@ -151,8 +160,7 @@ impl Writer {
             }
         };
         let late = |_| Err(WriteError::Refused(Reason::ApiError, "the API server did not answer in time".to_owned()));
-        let result = ended.unwrap_or_else(late);
-        result.map_err(|error| error.without(desired))
+        ended.unwrap_or_else(late)
     }
 
     /// Checks that the namespace of a target was not recreated, which no precondition of an apply can express.
@@ -236,26 +244,31 @@ impl Writer {
         within(self.timeout, api.patch_status(name, &params, &Patch::Merge(patch))).await.map(|_| ())
     }
 
-    /// Changes the pull secrets of a ServiceAccount by a JSON patch that tests its resourceVersion.
+    /// Changes the pull secrets of a ServiceAccount by a JSON patch that tests its resourceVersion, once there is a free slot. Returns the
+    /// ServiceAccount as it is stored: admission may have changed it.
     ///
     /// # Errors
     /// It is not as it was seen any more ([`WriteError::Stale`]), or the API server refused or failed.
-    pub async fn patch_service_account(
+    pub async fn patch_service_account<T: Extract + Clone + fmt::Debug>(
         &self,
         namespace: &str,
         name: &str,
         operations: &[Operation],
-    ) -> Result<(), WriteError> {
-        let api: Api<Observed<ServiceAccount>> = Api::namespaced(self.client.clone(), namespace);
+    ) -> Result<Observed<ServiceAccount, T>, WriteError> {
+        let api: Api<Observed<ServiceAccount, T>> = Api::namespaced(self.client.clone(), namespace);
         let unreadable = |_| WriteError::Refused(Reason::ApiError, "the patch could not be made".to_owned());
         let patch = serde_json::to_value(operations).and_then(serde_json::from_value).map_err(unreadable)?;
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        match within(self.timeout, api.patch(name, &params, &Patch::<()>::Json(patch))).await {
-            Ok(_) => Ok(()),
-            // The test of the resourceVersion has failed.
-            Err(error) if own_refusal(&error).is_some_and(|status| status.code == 422) => Err(WriteError::Stale),
-            Err(error) => Err(classify(error)),
-        }
+        // The answer to a test that fails names no kind, unlike that to a ServiceAccount that is invalid.
+        let is_stale = |status: &Status| status.code == 422 && kind(status).is_empty();
+        let patch = Patch::<()>::Json(patch);
+        let work = async {
+            api.patch(name, &params, &patch).await.map_err(|error| match own_refusal(&error) {
+                Some(status) if is_stale(status) => WriteError::Stale,
+                _ => classify(error),
+            })
+        };
+        self.in_slot(work, || true).await
     }
 
     fn secrets(&self, namespace: &str) -> Api<SecretMetadata> {

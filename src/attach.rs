@@ -38,10 +38,10 @@ pub struct Attachment {
     pub message: String,
 }
 
-/// The ServiceAccounts that do not name what they should, of which there is one at least.
+/// The ServiceAccounts that do not name what they should, or may not be watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unattached {
-    /// How many.
+    /// How many do not; 0 if that is unknown, because they may not be watched.
     pub count: usize,
     /// The first, `NAMESPACE/NAME`.
     pub account: String,
@@ -79,8 +79,11 @@ pub fn attachment(attach_to: &AttachTo, allowed: Allowed<'_>, unattached: Option
     }
     if let Some(Unattached { count, account, reason, message }) = unattached {
         let reason = reason.as_str();
-        let message =
-            format!("{count} ServiceAccounts do not name the Secret; first failure: {account}: {reason}: {message}");
+        let what = match count {
+            0 => "it is unknown whether ServiceAccounts name the Secret".to_owned(),
+            _ => format!("{count} ServiceAccounts do not name the Secret; first failure"),
+        };
+        let message = format!("{what}: {account}: {reason}: {message}");
         return missing(Reason::AttachFailed, message);
     }
     let to = match (pods, attach_to.service_accounts.is_empty()) {
@@ -114,6 +117,15 @@ pub struct Wanted {
     /// Those that stay where the operator has added them, and are not added: their `EcrCredential` is not served at present, and pods
     /// may still pull with them.
     pub kept: BTreeSet<Arc<str>>,
+    /// Those that are not added because the Secret of that name is not the operator's.
+    pub foreign: BTreeSet<Arc<str>>,
+}
+
+impl Wanted {
+    /// Those that it was asked to name, whether or not their Secrets are the operator's.
+    pub fn asked(&self) -> BTreeSet<Arc<str>> {
+        self.desired.union(&self.foreign).cloned().collect()
+    }
 }
 
 /// One operation of a JSON patch (RFC 6902).
@@ -141,7 +153,7 @@ impl ServiceAccountRecord {
 ///
 /// Entries that somebody else has added are never removed and keep their order. An entry that was there before is not marked as
 /// the operator's.
-pub fn patch(account: &ServiceAccountRecord, Wanted { desired, kept }: &Wanted) -> Option<Vec<Operation>> {
+pub fn patch(account: &ServiceAccountRecord, Wanted { desired, kept, .. }: &Wanted) -> Option<Vec<Operation>> {
     let present: BTreeSet<&str> = account.names().map(|(_, name)| name).collect();
     let marked = account.marked();
     let wanted = |name: &str| desired.contains(name) || kept.contains(name);

@@ -27,7 +27,7 @@ use crate::cluster::{ApiServer, REQUEST_TIMEOUT};
 use crate::controller::cluster_state::ClusterState;
 use crate::controller::events::Events;
 use crate::controller::references;
-use crate::controller::service_accounts::Attacher;
+use crate::controller::service_accounts::{self, Attacher};
 use crate::controller::unreadable::UnreadableReports;
 use crate::controller::{self, Context, CredentialStates, Shared, watches};
 use crate::plan::references::References;
@@ -244,7 +244,8 @@ impl Operator {
     fn attach(&self, client: &Client, scope: AccountScope, ctx: &Arc<Context>) -> impl Future<Output = ()> + use<> {
         let (client, shared, stop) = (client.clone(), ctx.shared.clone(), self.stop.clone());
         let scopes = ctx.limits.secret_scopes().len();
-        let attacher = Arc::new(Attacher::new(shared.clone(), ctx.writer.clone(), ctx.retry));
+        let writer = Writer::new(client.clone(), service_accounts::CONCURRENCY, REQUEST_TIMEOUT);
+        let attacher = Arc::new(Attacher::new(shared.clone(), writer, ctx.retry));
         async move {
             let mut listed = shared.listed();
             let known = async { listed.wait_for(|listed| listed.is_complete(scopes, 0)).await.is_ok() };

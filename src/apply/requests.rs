@@ -193,8 +193,8 @@ async fn whatever_code_admission_refuses_with_nothing_counts_as_done_or_as_out_o
         let server = Server::answering(&answers);
         let deleted = perform(&server, Ownership::Owned(mine.clone()), SecretAction::Delete(mine)).await;
         assert_eq!(deleted, Err(expected.clone()), "{code}");
-        let patched = Server::answering(&answers).writer().patch_service_account("a", "default", &[]).await;
-        assert_eq!(patched, Err(expected), "{code}");
+        let patched = Server::answering(&answers).writer().patch_service_account::<()>("a", "default", &[]).await;
+        assert_eq!(patched.map(drop), Err(expected), "{code}");
     }
 }
 
@@ -250,6 +250,39 @@ async fn a_slow_write_gives_its_slot_to_the_next() {
     let written = quick.perform(&target(Ownership::Absent), &SecretAction::Create, Some(&desired()), || true).await;
     assert!(written.is_ok() && begun.elapsed() <= SLOW, "{written:?} after {:?}", begun.elapsed());
     hangs.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_patch_of_a_service_account_gives_its_slot_to_the_next() {
+    // The first is never answered.
+    let slow = Server::default();
+    let writer = slow.writer();
+    let account = json!({ "metadata": { "name": "default", "namespace": "b" } });
+    let quick = Writer { client: Server::answering(&[(0, 200, account)]).client(), ..writer.clone() };
+    let hangs = tokio::spawn(async move { drop(writer.patch_service_account::<()>("a", "default", &[]).await) });
+    tokio::task::yield_now().await;
+    let begun = tokio::time::Instant::now();
+    let patched = quick.patch_service_account::<()>("b", "default", &[]).await;
+    assert!(patched.is_ok() && begun.elapsed() <= SLOW, "{patched:?} after {:?}", begun.elapsed());
+    hangs.abort();
+}
+
+#[tokio::test]
+async fn a_patch_of_a_service_account_is_out_of_date_only_where_its_own_test_fails() {
+    let changed = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Invalid", "code": 422, "details": {},
+        "message": "the server rejected our request due to an error in our request",
+    });
+    let mut invalid = refusal(422, "ServiceAccount \"default\" is invalid: metadata.annotations: Too long", json!([]));
+    invalid["details"]["kind"] = json!("ServiceAccount");
+    for (answer, expected) in [
+        (changed, WriteError::Stale),
+        (invalid.clone(), WriteError::Refused(Reason::ApiError, invalid["message"].as_str().unwrap().to_owned())),
+    ] {
+        let server = Server::answering(&[(0, 422, answer)]);
+        let patched = server.writer().patch_service_account::<()>("a", "default", &[]).await;
+        assert_eq!(patched.map(drop), Err(expected));
+    }
 }
 
 #[tokio::test]

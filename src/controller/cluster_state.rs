@@ -11,7 +11,7 @@ use crate::attach::{ServiceAccountRecord, Unattached, Wanted};
 use crate::plan::Uid;
 use crate::plan::namespaces::{Labels, NamespaceUid};
 use crate::plan::references::References;
-use crate::plan::scopes::{SecretKey, SecretScope};
+use crate::plan::scopes::{AccountScope, SecretKey, SecretScope};
 use crate::plan::targets::{CredentialRef, SelectorIndex};
 use crate::secret::ownership::{Ownership, SecretRecord, Trust};
 use crate::secret::{Records, SecretTarget, Selection};
@@ -55,13 +55,15 @@ pub struct ClusterState {
     pub awaited: Expectations,
     /// The ServiceAccounts, by namespace and name, that do not name what they should, and why.
     pub unattached: BTreeMap<(Arc<str>, Arc<str>), (Reason, String)>,
+    /// The ServiceAccounts to attach to that may not be watched.
+    pub unwatched: BTreeSet<AccountScope>,
 }
 
 impl ClusterState {
     /// An empty state over an index, with what identities may refer to.
     pub fn new(index: SelectorIndex, references: References) -> Self {
-        let (records, owned, touched, includes, awaited, unattached) = Default::default();
-        Self { index, references, records, owned, touched, includes, awaited, unattached }
+        let (records, owned, touched, includes, awaited, unattached, unwatched) = Default::default();
+        Self { index, references, records, owned, touched, includes, awaited, unattached, unwatched }
     }
 
     /// Takes a Secret as a list shows it; returns whom it concerns. One that was not known is believed: so it was found.
@@ -295,13 +297,27 @@ impl ClusterState {
 
     /// The pull secrets that a ServiceAccount should name, and those that it keeps.
     pub fn pull_secrets_of(&self, namespace: &str, name: &str, account: &ServiceAccountRecord) -> Wanted {
-        let desired = self.index.attached(namespace, name);
+        let attached = self.index.attached(namespace, name);
+        let (foreign, desired): (BTreeSet<_>, BTreeSet<_>) =
+            attached.into_iter().partition(|secret| self.is_foreign(secret, namespace));
         let is_kept = |secret: &&str| {
-            !desired.contains(*secret)
-                && (self.is_left_in_place(secret, namespace) || self.is_unreplaced(secret, namespace, name))
+            foreign.contains(*secret)
+                || (!desired.contains(*secret)
+                    && (self.is_left_in_place(secret, namespace) || self.is_unreplaced(secret, namespace, name)))
         };
         let kept = account.marked().into_iter().filter(is_kept).map(Into::into).collect();
-        Wanted { desired, kept }
+        Wanted { desired, kept, foreign }
+    }
+
+    /// Whether a Secret is there that is not the operator's.
+    fn is_foreign(&self, name: &str, namespace: &str) -> bool {
+        self.record(name, namespace).is_some_and(|record| record.owner.is_none())
+    }
+
+    /// Whether a Secret is there that is not the operator's, but would be attached to ServiceAccounts if it were.
+    pub(super) fn hinders_attaching(&self, name: &str, namespace: &str) -> bool {
+        self.is_foreign(name, namespace)
+            && self.index.winner(name, namespace).is_some_and(|winner| self.index.attaching().contains(winner))
     }
 
     /// Whether a ServiceAccount keeps the Secret of an old name: the `EcrCredential` has no Secret of the new name there yet.
@@ -334,9 +350,16 @@ impl ClusterState {
     pub fn unattached_of(&self, me: &Uid) -> Option<Unattached> {
         let is_mine = |(namespace, name): &(Arc<str>, Arc<str>)| self.index.attached_by(namespace, name).contains(me);
         let mut mine = self.unattached.iter().filter(|(place, _)| is_mine(place));
-        let ((namespace, name), (reason, message)) = mine.next()?;
+        let Some(((namespace, name), (reason, message))) = mine.next() else { return self.unwatched_of(me) };
         let account = format!("{namespace}/{name}");
         Some(Unattached { count: 1 + mine.count(), account, reason: *reason, message: message.clone() })
+    }
+
+    /// The ServiceAccounts of an `EcrCredential` that may not be watched.
+    fn unwatched_of(&self, me: &Uid) -> Option<Unattached> {
+        let scope = self.unwatched.iter().find(|scope| self.index.attaches(me, &scope.name).is_some())?;
+        let message = "the operator is not allowed to list and watch ServiceAccounts of this name: grant what the chart's attach.serviceAccounts grants".to_owned();
+        Some(Unattached { count: 0, account: scope.to_string(), reason: Reason::Forbidden, message })
     }
 
     /// The namespaces in which an `EcrCredential` selects some Secret and is entitled to it.

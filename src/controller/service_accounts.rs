@@ -30,8 +30,11 @@ use crate::plan::schedule::RetryPolicy;
 use crate::plan::scopes::AccountScope;
 use crate::secret::FIELD_MANAGER;
 
-/// How many ServiceAccounts are patched at a time.
-const CONCURRENCY: u16 = 8;
+/// How many ServiceAccounts are patched at a time, those apart whose patches are slow.
+pub const CONCURRENCY: usize = 8;
+
+/// The same with those whose patches are slow.
+const WITH_SLOW: u16 = 64;
 
 /// So many patches of one ServiceAccount in a row are sent at once. After that somebody else, such as a GitOps tool, keeps taking our
 /// entry out, and is not fought.
@@ -115,12 +118,14 @@ type Key = ObjectRef<PullSecretsOf>;
 /// What was done to one ServiceAccount of late.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Attempts {
-    /// The pull secrets that it was to name.
-    desired: BTreeSet<Arc<str>>,
+    /// The pull secrets that it was asked to name.
+    asked: BTreeSet<Arc<str>>,
     /// Patches for these that were stored. More than one means that somebody else has undone them.
     patches: u32,
     /// Patches in a row that failed.
     failures: u32,
+    /// Whether admission has undone the last patch.
+    by_admission: bool,
     /// When the last one ended.
     last: Instant,
     /// Since when it has been as it should; none while it is not.
@@ -128,8 +133,8 @@ struct Attempts {
 }
 
 impl Attempts {
-    const fn new(desired: BTreeSet<Arc<str>>, now: Instant) -> Self {
-        Self { desired, patches: 0, failures: 0, last: now, right_since: None }
+    const fn new(asked: BTreeSet<Arc<str>>, now: Instant) -> Self {
+        Self { asked, patches: 0, failures: 0, by_admission: false, last: now, right_since: None }
     }
 
     /// How long the next patch waits from the last one.
@@ -175,7 +180,8 @@ impl Attacher {
         let subject =
             Subject { what: "ServiceAccounts to attach to", kind: "ServiceAccount", scope: format!("attach {scope}") };
         let selected = (scope.namespace.as_deref(), Some(&*scope.name));
-        let events = follow_in(client, selected, subject, self.shared.clone(), || {});
+        let refused = || self.shared.accounts_watched(&scope, false);
+        let events = follow_in(client, selected, subject, self.shared.clone(), refused);
         let watched = async {
             let mut events = std::pin::pin!(events);
             while let Some(event) = events.next().await {
@@ -184,6 +190,7 @@ impl Attacher {
                     Event::Apply(account) => request(&send, account),
                     Event::Delete(account) => self.forget(&place(account)),
                     Event::InitDone => {
+                        self.shared.accounts_watched(&scope, true);
                         self.forget_absent(&scope, &store);
                         self.request_all(&store, &send);
                     }
@@ -208,10 +215,12 @@ impl Attacher {
         }
     }
 
-    /// Puts the ServiceAccounts on the queue that are not as they should be.
+    /// Puts the ServiceAccounts on the queue that are not as they should be, or that are reported.
     fn request_all(&self, store: &Store<PullSecretsOf>, send: &UnboundedSender<Key>) {
         for account in store.state() {
-            if attach::patch(&account.content.record, &self.wanted(&account)).is_some() {
+            let wanted = self.wanted(&account);
+            let is_right = wanted.foreign.is_empty() && attach::patch(&account.content.record, &wanted).is_none();
+            if !is_right || self.is_reported(&place(&account)) {
                 request(send, &account);
             }
         }
@@ -223,7 +232,7 @@ impl Attacher {
         let reconciler =
             |account: Arc<PullSecretsOf>, ctx: Arc<Self>| async move { ctx.reconcile(&account).await }.boxed();
         let on_error = |_: Arc<PullSecretsOf>, _: &Infallible, _: Arc<Self>| Action::await_change();
-        let config = controller::Config::default().concurrency(CONCURRENCY);
+        let config = controller::Config::default().concurrency(WITH_SLOW);
         let work = applier(reconciler, on_error, self, store, Box::pin(requests), config);
         // An object that is gone by the time its turn comes.
         let mut work = std::pin::pin!(work);
@@ -232,19 +241,17 @@ impl Attacher {
 
     fn wanted(&self, account: &PullSecretsOf) -> Wanted {
         let (namespace, name) = place(account);
-        self.shared.state.lock().pull_secrets_of(&namespace, &name, &account.content.record)
+        self.shared.pull_secrets_of(&namespace, &name, &account.content.record)
     }
 
     async fn reconcile(&self, account: &PullSecretsOf) -> Result<Action, Infallible> {
         let (place, wanted) = (place(account), self.wanted(account));
         let operations = attach::patch(&account.content.record, &wanted);
-        let Wanted { desired, .. } = wanted;
-        let Some(operations) = operations else { return Ok(self.settled(&place, &desired)) };
-        let known = self.attempts.lock().get(&place).filter(|known| known.desired == desired).cloned();
-        let mut attempts = known.unwrap_or_else(|| Attempts::new(desired, Instant::now()));
+        let Some(operations) = operations else { return Ok(self.settled(&place, &wanted)) };
+        let known = self.attempts.lock().get(&place).filter(|known| known.asked == wanted.asked()).cloned();
+        let mut attempts = known.unwrap_or_else(|| Attempts::new(wanted.asked(), Instant::now()));
         attempts.right_since = None;
-        let contested =
-            |attempts: &Attempts| attempts.is_contested().then(|| contested(account.content.manager.as_deref()));
+        let contested = |attempts: &Attempts| attempts.is_contested().then(|| contested(attempts, account));
         let left = attempts.wait(&self.retry, &place.0).saturating_sub(attempts.last.elapsed());
         if !left.is_zero() {
             if let Some(contested) = contested(&attempts) {
@@ -253,21 +260,28 @@ impl Attacher {
             self.attempts.lock().insert(place, attempts);
             return Ok(Action::requeue(left));
         }
-        let result = self.writer.patch_service_account(&place.0, &place.1, &operations).await;
+        let result = self.writer.patch_service_account::<PullSecrets>(&place.0, &place.1, &operations).await;
         attempts.last = Instant::now();
         match &result {
-            Ok(()) => (attempts.patches, attempts.failures) = (attempts.patches.saturating_add(1), 0),
+            Ok(stored) => {
+                attempts.by_admission = attach::patch(&stored.content.record, &wanted).is_some();
+                // To try again at once would lead to the same.
+                let before = if attempts.by_admission { attempts.patches.max(QUICK_PATCHES) } else { attempts.patches };
+                (attempts.patches, attempts.failures) = (before.saturating_add(1), 0);
+            }
             // The object or its namespace is going: its event follows.
             Err(WriteError::NamespaceGone) => return Ok(Action::await_change()),
             Err(_) => attempts.failures = attempts.failures.saturating_add(1),
         }
         let (wait, contested) = (attempts.wait(&self.retry, &place.0), contested(&attempts));
+        let by_admission = attempts.by_admission;
         self.attempts.lock().insert(place.clone(), attempts);
         match result {
-            Ok(()) => {
+            Ok(_) => {
                 // A contested one has the entry until it is removed again: the status must not flap.
-                self.report(&place, contested);
-                return Ok(Action::await_change());
+                self.report(&place, contested.or_else(|| foreign(&wanted)));
+                // Where admission has undone the patch, nothing has changed and no event comes.
+                return Ok(if by_admission { Action::requeue(wait) } else { Action::await_change() });
             }
             Err(WriteError::Unchangeable(reason, message) | WriteError::Refused(reason, message)) => {
                 self.report(&place, Some((reason, message)));
@@ -280,11 +294,11 @@ impl Attacher {
 
     /// A ServiceAccount is as it should be. One that was contested is reported until it has stayed so for a while. It is examined
     /// again then, because no event may come.
-    fn settled(&self, place: &(String, String), desired: &BTreeSet<Arc<str>>) -> Action {
+    fn settled(&self, place: &(String, String), wanted: &Wanted) -> Action {
         let now = Instant::now();
         let left = {
             let mut attempts = self.attempts.lock();
-            let known = attempts.get_mut(place).filter(|known| known.desired == *desired);
+            let known = attempts.get_mut(place).filter(|known| known.asked == wanted.asked());
             let left = known.map(|known| (known.peace_in(now), known.is_contested()));
             let left = left.filter(|(left, _)| !left.is_zero());
             if left.is_none() {
@@ -293,7 +307,7 @@ impl Attacher {
             left
         };
         if !left.is_some_and(|(_, contested)| contested) {
-            self.report(place, None);
+            self.report(place, foreign(wanted));
         }
         left.map_or_else(Action::await_change, |(left, _)| Action::requeue(left))
     }
@@ -321,10 +335,26 @@ impl Attacher {
     fn report(&self, (namespace, name): &(String, String), failure: Option<(Reason, String)>) {
         self.shared.attachment(namespace, name, failure);
     }
+
+    fn is_reported(&self, (namespace, name): &(String, String)) -> bool {
+        self.shared.state.lock().unattached.contains_key(&(namespace.as_str().into(), name.as_str().into()))
+    }
 }
 
-/// What the status says of a ServiceAccount from which somebody keeps removing our entry. `manager` has set its list.
-fn contested(manager: Option<&str>) -> (Reason, String) {
+/// What the status says of a ServiceAccount that does not name a Secret because that is not the operator's.
+fn foreign(wanted: &Wanted) -> Option<(Reason, String)> {
+    let name = wanted.foreign.first()?;
+    Some((Reason::SecretNotOwned, format!("the Secret {name} there is not the operator's, so it is not attached")))
+}
+
+/// What the status says of a ServiceAccount from which somebody, or admission, keeps removing our entry.
+fn contested(attempts: &Attempts, account: &PullSecretsOf) -> (Reason, String) {
+    if attempts.by_admission {
+        let message = "admission (a mutating webhook or policy) removes the pull secret from the ServiceAccount, so it is added less often: exempt the ServiceAccount from it, or exclude the namespace";
+        return (Reason::Contested, message.to_owned());
+    }
+    // The field manager that has set the list.
+    let manager = account.content.manager.as_deref();
     let who = manager.map(|name| format!(" (field manager {name:?})")).unwrap_or_default();
     let message = format!(
         "another client{who} keeps removing the pull secret from the ServiceAccount, so it is added less often: add it to the source that manages the ServiceAccount, or exclude the namespace"
@@ -346,7 +376,7 @@ mod tests {
     use http::{Request, Response};
     use k8s_openapi::jiff::Timestamp;
     use kube::client::Body;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::api::NamespaceSelection;
@@ -354,7 +384,7 @@ mod tests {
     use crate::plan::Uid;
     use crate::plan::namespaces::{Labels, NamespaceMatcher, NamespaceUid};
     use crate::plan::outputs::WantedSecret;
-    use crate::plan::scopes::SecretKey;
+    use crate::plan::scopes::{SecretKey, SecretScope};
     use crate::plan::targets::{Activity, CredentialRef};
     use crate::secret::ownership::{ManagedFieldsDigest, SecretRecord};
 
@@ -377,12 +407,28 @@ mod tests {
 
     /// An attacher to an API server that accepts each patch, and how many it has accepted.
     fn attacher() -> (Attacher, Arc<Mutex<usize>>) {
+        attacher_to(|added| added)
+    }
+
+    /// The same where admission makes something of the entries that a patch adds.
+    fn attacher_to(admission: fn(Vec<Value>) -> Vec<Value>) -> (Attacher, Arc<Mutex<usize>>) {
         let patches: Arc<Mutex<usize>> = Arc::default();
         let counted = patches.clone();
-        let server = tower::service_fn(move |_: Request<Body>| {
+        let server = tower::service_fn(move |request: Request<Body>| {
             *counted.lock() += 1;
-            let answer = json!({ "metadata": { "name": "default", "namespace": "a" } }).to_string();
-            async move { Ok::<_, Infallible>(Response::new(Body::from(answer.into_bytes()))) }
+            async move {
+                let body = request.into_body().collect_bytes().await.unwrap();
+                let operations: Vec<Value> = serde_json::from_slice(&body).unwrap();
+                let list = |value: &Value| value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
+                let adds = |operation: &&Value| {
+                    operation["op"] == "add" && operation["path"].as_str().unwrap().starts_with("/imagePullSecrets")
+                };
+                let added = operations.iter().filter(adds).flat_map(|operation| list(&operation["value"]));
+                let answer = json!({
+                    "metadata": { "name": "default", "namespace": "a" }, "imagePullSecrets": admission(added.collect()),
+                });
+                Ok::<_, Infallible>(Response::new(Body::from(answer.to_string().into_bytes())))
+            }
         });
         let writer = Writer::new(Client::new(server, "default"), 1, Duration::from_secs(1));
         let cluster = ClusterState::new(Default::default(), Default::default());
@@ -451,7 +497,7 @@ mod tests {
                 attacher.reconcile(&added).await.unwrap();
                 seen.push(told(&attacher));
             }
-            attacher.settled(&("b".to_owned(), "default".to_owned()), &BTreeSet::new());
+            attacher.settled(&("b".to_owned(), "default".to_owned()), &Wanted::default());
             tokio::time::advance(Duration::from_secs(10)).await;
         }
         let sent = *patches.lock();
@@ -548,6 +594,97 @@ mod tests {
         woken.as_mut().enable();
         shared.secret_gone("pull", "a", None);
         assert!(woken.now_or_never().is_some() && !is_right(&both), "the old Secret is gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_admission_undoes_is_told_at_once_and_seldom_tried_again_though_no_event_comes() {
+        let (attacher, patches) = attacher_to(|_| Vec::new());
+        attach(&attacher, "x", Activity::Active);
+        let bare = account(&["theirs"], None, "gitops");
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(24 * 3600) {
+            let action = attacher.reconcile(&bare).await.unwrap();
+            assert_ne!(action, Action::await_change(), "nothing has changed, so nothing will be seen");
+            let Some((Reason::Contested, message)) = told(&attacher) else { panic!("{:?}", told(&attacher)) };
+            assert!(message.contains("admission"), "{message}");
+            tokio::time::advance(Duration::from_secs(30)).await;
+        }
+        assert!((24..60).contains(&*patches.lock()), "{} in a day", patches.lock());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_secret_of_somebody_else_is_not_attached_until_it_is_the_operators() {
+        let (attacher, patches) = attacher();
+        let digest = ManagedFieldsDigest::desired(&ObjectMeta::default());
+        let secret =
+            |owner: Option<&str>| Arc::new(SecretRecord::fixture(owner.map(|owner| Uid(owner.into())), "7", digest));
+        let shared = attacher.shared.clone();
+        attach(&attacher, "x", Activity::Active);
+        let (bare, ours) =
+            (account(&["theirs"], None, "gitops"), account(&["theirs", "pull"], Some("pull"), FIELD_MANAGER));
+        let woken = |change: &dyn Fn()| {
+            let mut woken = std::pin::pin!(shared.targets_changed());
+            woken.as_mut().enable();
+            change();
+            woken.now_or_never().is_some()
+        };
+        assert!(woken(&|| shared.secret_changed("pull", "a", secret(None))), "ServiceAccounts are looked at again");
+        for account in [&bare, &ours] {
+            assert_eq!(attacher.reconcile(account).await.unwrap(), Action::await_change());
+            assert!(matches!(told(&attacher), Some((Reason::SecretNotOwned, message)) if message.contains("pull")));
+        }
+        assert_eq!(*patches.lock(), 0, "nothing is added, and what was added stays");
+        assert!(woken(&|| shared.secret_changed("pull", "a", secret(Some("x")))), "it was adopted");
+        attacher.reconcile(&bare).await.unwrap();
+        assert_eq!((told(&attacher), *patches.lock()), (None, 1));
+        assert!(!woken(&|| shared.secret_gone("pull", "a", None)), "its own Secret will come back");
+        shared.secret_changed("pull", "a", secret(None));
+        assert!(woken(&|| shared.secret_gone("pull", "a", None)), "somebody else has deleted theirs");
+        assert!(attach::patch(&bare.content.record, &attacher.wanted(&bare)).is_some());
+    }
+
+    #[tokio::test]
+    async fn what_was_attached_stays_while_it_is_unknown_whether_its_secret_is_there() {
+        let (attacher, _) = attacher();
+        attach(&attacher, "x", Activity::Idle);
+        let scope = |name: &str| SecretScope { name: Some(name.into()), namespace: None };
+        let (bare, ours) =
+            (account(&["theirs"], None, "gitops"), account(&["theirs", "pull"], Some("pull"), FIELD_MANAGER));
+        let is_right =
+            |account: &PullSecretsOf| attach::patch(&account.content.record, &attacher.wanted(account)).is_none();
+        attacher.shared.secrets_refused(&scope("other"));
+        assert!(!is_right(&ours), "the Secret is not there");
+        attacher.shared.secrets_refused(&scope("pull"));
+        assert!(is_right(&ours) && is_right(&bare), "the Secret may be there");
+        let mut woken = std::pin::pin!(attacher.shared.targets_changed());
+        woken.as_mut().enable();
+        attacher.shared.secrets_listed(&scope("pull"));
+        assert!(woken.now_or_never().is_some() && !is_right(&ours), "the Secret is not there");
+    }
+
+    #[tokio::test]
+    async fn accounts_that_may_not_be_watched_are_told_of_until_they_are_listed() {
+        let (send, mut queued) = unbounded_channel();
+        let cluster = ClusterState::new(Default::default(), Default::default());
+        let shared = Arc::new(Shared::new(cluster, Default::default(), send, Quiet));
+        let attacher = Attacher { shared: shared.clone(), ..attacher().0 };
+        attach(&attacher, "x", Activity::Active);
+        let me = Uid("x".into());
+        let scope = |name: &str| AccountScope { name: name.into(), namespace: None };
+        let unattached = || shared.state.lock().unattached_of(&me);
+        shared.accounts_watched(&scope("other"), false);
+        assert_eq!(unattached(), None, "it attaches to another");
+        shared.accounts_watched(&scope("default"), false);
+        let told = unattached().unwrap();
+        assert_eq!((told.count, &*told.account, told.reason), (0, "*/default", Reason::Forbidden));
+        shared.accounts_watched(&scope("default"), false);
+        shared.accounts_watched(&scope("default"), true);
+        assert_eq!(unattached(), None);
+        let mut news = 0;
+        while queued.try_recv().is_ok() {
+            news += 1;
+        }
+        assert_eq!(news, 3, "each change is told once");
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,6 +16,7 @@ use super::watches::{CredentialList, credential_ref, unreadable};
 use crate::api::observed::Unreadable;
 use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
+use crate::attach::{ServiceAccountRecord, Wanted};
 use crate::lenient::Observed;
 use crate::plan::namespaces::NamespaceUid;
 use crate::plan::outputs::include_not_readable;
@@ -68,6 +69,12 @@ impl Listed {
     pub fn is_complete(&self, secret_scopes: usize, references: usize) -> bool {
         let secrets = !self.secrets.is_empty() && self.secrets.union(&self.refused).count() >= secret_scopes;
         self.credentials && self.namespaces && secrets && self.references.len() >= references
+    }
+
+    /// Whether the watch that would show a Secret is refused and has never brought a list.
+    fn lacks(&self, key: &SecretKey) -> bool {
+        let shows = |scope: &SecretScope| scope.contains(key);
+        self.refused.iter().any(shows) && !self.secrets.iter().any(shows)
     }
 }
 
@@ -278,9 +285,11 @@ impl Shared {
         namespace: &str,
         change: impl FnOnce(&mut ClusterState) -> BTreeSet<Uid>,
     ) -> BTreeSet<Uid> {
+        let hindered = state.hinders_attaching(name, namespace);
         let concerned = change(state);
-        if !concerned.is_empty() && state.concerns_renamed(name, namespace) {
-            // ServiceAccounts need not name the Secret of the old name any more. They are looked at after this lock.
+        let turned = state.hinders_attaching(name, namespace) != hindered;
+        if turned || (!concerned.is_empty() && state.concerns_renamed(name, namespace)) {
+            // ServiceAccounts may name it now, or need not name the Secret of the old name any more. They are looked at after this lock.
             self.targets_changed.notify_waiters();
         }
         concerned
@@ -298,8 +307,11 @@ impl Shared {
     }
 
     fn remove_secret(&self, state: &mut ClusterState, name: &str, namespace: &str, uid: Option<&str>) -> BTreeSet<Uid> {
-        if state.is_left_in_place(name, namespace) || state.concerns_renamed(name, namespace) {
-            // ServiceAccounts name it no longer. They are looked at after this lock.
+        if state.is_left_in_place(name, namespace)
+            || state.concerns_renamed(name, namespace)
+            || state.hinders_attaching(name, namespace)
+        {
+            // ServiceAccounts name it no longer, or may name it now. They are looked at after this lock.
             self.targets_changed.notify_waiters();
         }
         state.remove_secret(name, namespace, uid)
@@ -336,7 +348,10 @@ impl Shared {
     pub(super) fn secrets_listed(&self, scope: &SecretScope) {
         self.state.lock().awaited.listed(scope);
         self.listed.send_modify(|listed| {
-            listed.secrets.insert(scope.clone());
+            if listed.secrets.insert(scope.clone()) && listed.refused.contains(scope) {
+                // Whether ServiceAccounts keep what they name is known now.
+                self.targets_changed.notify_waiters();
+            }
         });
     }
 
@@ -393,6 +408,26 @@ impl Shared {
     pub(super) fn reference_listed(&self, reference: Reference) {
         self.listed.send_modify(|listed| {
             listed.references.insert(reference);
+        });
+    }
+
+    /// The pull secrets that a ServiceAccount should name, and those that it keeps.
+    pub(super) fn pull_secrets_of(&self, namespace: &str, name: &str, account: &ServiceAccountRecord) -> Wanted {
+        let mut wanted = self.state.lock().pull_secrets_of(namespace, name, account);
+        let listed = self.listed.borrow();
+        if !listed.refused.is_empty() {
+            // It may be there, and left in place.
+            let unknown = |secret: &&str| listed.lacks(&SecretKey::new(*secret, namespace));
+            wanted.kept.extend(account.marked().into_iter().filter(unknown).map(Arc::from));
+        }
+        wanted
+    }
+
+    /// Whether the ServiceAccounts of a scope, to which Secrets are attached, may be watched.
+    pub(super) fn accounts_watched(&self, scope: &AccountScope, watched: bool) {
+        self.change(|state| {
+            let news = if watched { state.unwatched.remove(scope) } else { state.unwatched.insert(scope.clone()) };
+            if news { state.index.attaching().clone() } else { BTreeSet::new() }
         });
     }
 

@@ -431,6 +431,11 @@ impl SelectorIndex {
         self.attaching_to(namespace, service_account).map(|(uid, _)| uid.clone()).collect()
     }
 
+    /// The uids of the `EcrCredentials` that attach their Secret to ServiceAccounts.
+    pub const fn attaching(&self) -> &BTreeSet<Uid> {
+        &self.attaching
+    }
+
     /// The pull secret of an `EcrCredential` that is served and attached to the ServiceAccounts of a name.
     pub fn attaches(&self, uid: &Uid, service_account: &str) -> Option<&Arc<str>> {
         let credential = &self.credentials.get(uid)?.credential;

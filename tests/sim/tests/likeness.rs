@@ -334,7 +334,12 @@ fn status_of(body: &Value) -> Value {
             format!("{} {} {immutable}", cause["reason"], cause["field"])
         })
         .collect();
-    json!({ "status": body["status"], "reason": body["reason"], "code": body["code"], "causes": causes, "words": words })
+    // By this the operator tells a JSON patch whose test fails from an object that is invalid.
+    let unnamed = body["code"] == 422 && body["details"]["kind"].as_str().unwrap_or_default().is_empty();
+    json!({
+        "status": body["status"], "reason": body["reason"], "code": body["code"], "causes": causes, "words": words,
+        "unnamed": unnamed,
+    })
 }
 
 /// An object as far as the operator reads it.

@@ -46,7 +46,7 @@ impl Store {
         let patched = serde_json::from_value(request.body.clone())
             .is_ok_and(|patch: json_patch::Patch| json_patch::patch(&mut object, &patch).is_ok());
         if !patched {
-            return Some(Answer::unpatched(target));
+            return Some(Answer::unpatched());
         }
         Some(self.write_over(target, request, &stored, object, by))
     }

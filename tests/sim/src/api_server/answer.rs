@@ -82,9 +82,8 @@ impl Answer {
     }
 
     /// What is said to a JSON patch whose test fails, or that cannot be applied.
-    pub fn unpatched(target: &Target) -> Self {
-        let message = "the server rejected our request due to an error in our request";
-        Self::refusal(422, "Invalid", message).causes(target, vec![])
+    pub fn unpatched() -> Self {
+        Self::refusal(422, "Invalid", "the server rejected our request due to an error in our request")
     }
 
     /// What a webhook says that refuses with this status code.

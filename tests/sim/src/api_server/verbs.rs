@@ -208,7 +208,7 @@ impl Store {
             return Some(Answer::refusal(501, "NotImplemented", "the stand-in does not know this JSON patch"));
         }
         if patch[0]["value"] != stored.object["metadata"]["uid"] {
-            return Some(Answer::unpatched(target));
+            return Some(Answer::unpatched());
         }
         let mut object = stored.object.clone();
         object["status"] = patch[1]["value"].clone();
