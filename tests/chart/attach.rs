@@ -17,6 +17,7 @@ use testbed::control_plane::{ControlPlane, Options, shared};
 
 use super::helm::{Helm, apply, chart};
 use super::mutation::MutatingPolicy;
+use super::stolen_token::broken_managed_field;
 
 const OWN: &str = "111122223333.dkr.ecr.eu-west-1.amazonaws.com";
 const PUBLIC: &str = "public.ecr.aws";
@@ -483,7 +484,7 @@ impl Attachable {
         // People who edit the annotation write it as they like.
         let account = json!({
             "metadata": { "name": "puller", "annotations": { "note": "x", "pullsecrets.dev/attached": "gone, old" } },
-            "imagePullSecrets": [{ "name": "theirs" }, { "name": "old" }],
+            "imagePullSecrets": named(&["theirs", "more", "old"]),
         });
         let account = serde_json::from_value(account).unwrap();
         attachable.accounts().create(&PostParams::default(), &account).await.unwrap();
@@ -511,10 +512,13 @@ impl Attachable {
     /// What the operator does is accepted.
     async fn accepts_what_the_operator_does(&self) -> ServiceAccount {
         let own = json!([
-            { "op": "remove", "path": "/imagePullSecrets/1" },
+            { "op": "remove", "path": "/imagePullSecrets/2" },
             { "op": "add", "path": "/imagePullSecrets/-", "value": { "name": "ecr-pull-secret" } },
             { "op": "add", "path": "/metadata/annotations/pullsecrets.dev~1attached", "value": "ecr-pull-secret" },
         ]);
+        // Admission that takes the entry out again may leave the mark.
+        let undone = add("/metadata/annotations/pullsecrets.dev~1attached", json!("old,ecr-pull-secret"));
+        self.patched(undone).await.expect("what admission leaves of it");
         self.patched(own).await.expect("what the operator does")
     }
 
@@ -533,16 +537,28 @@ impl Attachable {
             ("somebody else's entry", remove("/imagePullSecrets/0"), REMOVE),
             ("a mark on somebody else's entry, to remove it next", attached("old,theirs"), REMOVE),
             ("a mark on an entry that may come", attached("old,later"), REMOVE),
+            ("others in another order", add("/imagePullSecrets", named(&["more", "theirs", "old"])), REMOVE),
+            ("others twice", add("/imagePullSecrets", named(&["theirs", "theirs", "more", "old"])), REMOVE),
             (
                 "a Secret of another name",
                 add("/imagePullSecrets/-", json!({ "name": "other" })),
                 "only its own pull secrets",
             ),
         ] {
-            let why = self.patched(operations).await.expect_err(what);
+            let why = self.patched(operations.clone()).await.expect_err(what);
             assert!(why.contains(says), "{what}: {why}");
+            // What the request writes cannot be hidden from the policy. What admission adds is refused with it.
+            let hide = add("/metadata/managedFields/-", broken_managed_field());
+            let hidden = [hide, operations].iter().flat_map(|list| list.as_array().unwrap().clone()).collect();
+            let why = self.patched(hidden).await.map_err(|why| format!("{what}, hidden: {why}")).expect_err(what);
+            assert!(why.contains("denied request: the operator may"), "{why}");
         }
     }
+}
+
+/// A list of `imagePullSecrets`.
+fn named(names: &[&str]) -> Value {
+    names.iter().map(|name| json!({ "name": name })).collect()
 }
 
 fn add(path: &str, value: Value) -> Value {

@@ -102,18 +102,27 @@ fn managed_fields(manager: &str) -> Value {
     }])
 }
 
+/// An entry that the API server cannot update: it then restores the managed fields of the stored object.
+pub(crate) fn broken_managed_field() -> Value {
+    json!({ "manager": "x", "operation": "Update", "apiVersion": "a/b/c", "fieldsType": "FieldsV1", "fieldsV1": {} })
+}
+
 #[tokio::test]
 async fn nothing_can_be_added_to_a_secret_in_any_way_of_writing() {
     let cluster = installed("additions", json!({})).await;
     let owners = Owners::create(&cluster).await;
-    cluster.write("own", good(1)).await.unwrap();
+    let own = cluster.write("own", good(1)).await.unwrap();
+    let mut restored = serde_json::to_value(own.managed_fields()).unwrap();
+    restored.as_array_mut().unwrap().push(broken_managed_field());
     let secrets = cluster.secrets(&cluster.operator);
     for (what, part, says) in additions(&owners) {
         let created = merged(good(1), &part);
         refused(cluster.write("new", created.clone()).await.map_err(|why| format!("{what}: {why}")), says);
         refused(cluster.write("own", created.clone()).await.map_err(|why| format!("{what}, over: {why}")), says);
         // A create and a merge patch may say what is in the managed fields.
-        for managed in [json!(null), json!([]), json!([{}]), managed_fields(MANAGER), managed_fields("kubectl")] {
+        let recorded = [managed_fields(MANAGER), managed_fields("kubectl"), json!([broken_managed_field()])];
+        let recorded = recorded.into_iter().chain([restored.clone()]);
+        for managed in [json!(null), json!([]), json!([{}])].into_iter().chain(recorded) {
             let metadata = json!({ "metadata": { "name": "new", "managedFields": managed } });
             let post = merged(created.clone(), &metadata);
             let post = serde_json::from_value(post).unwrap();

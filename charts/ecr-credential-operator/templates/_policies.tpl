@@ -3,8 +3,9 @@ Parts of the ValidatingAdmissionPolicies that hold the operator's own ServiceAcc
 
 A policy sees an object after the cluster's mutating admission. What admission adds must not be held against the operator: its
 writes would be refused, and the tokens would expire. Admission runs after the API server has recorded in `managedFields` what
-the request writes, so what nobody owns there was added by admission. A request cannot hide a field: whatever differs from the
-stored object is recorded for the requester, unless the object has no managed fields at all, and then every addition is refused.
+the request writes, so what nobody owns there was added by admission. Two kinds of objects do not tell what was written, and then
+every addition is refused: those without managed fields, and those whose managed fields are as they were before. A request can bring
+about the latter: the API server of Kubernetes 1.37 restores the stored ones if it cannot read those of the request.
 */}}
 
 {{/* The names of the operator's ServiceAccount, as a match condition. */}}
@@ -34,9 +35,11 @@ resourceRules:
 - name: managed
   expression: >-
     object == null ? [] : dyn(object).metadata.?managedFields.orValue([]).map(m, m.?fieldsV1.orValue({}))
-# Whether managed fields are recorded for this object. If not, every addition counts as the operator's.
+# Whether the managed fields tell what this request writes. If not, every addition counts as the operator's.
 - name: tracked
-  expression: variables.managed.size() > 0
+  expression: >-
+    variables.managed.size() > 0
+    && (oldObject == null || dyn(object).metadata.?managedFields != dyn(oldObject).metadata.?managedFields)
 # The bytes of all labels and annotations, now and before.
 {{- range $variable, $of := dict "size" "object" "oldSize" "oldObject" }}
 - name: {{ $variable }}
