@@ -38,10 +38,32 @@ pub struct Attachment {
     pub message: String,
 }
 
-/// The ServiceAccounts that do not name what they should, or may not be watched.
+/// What is wrong with the pull secrets of one ServiceAccount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fault {
+    /// Why it does not name what it should; none if it does.
+    pub failure: Option<(Reason, String)>,
+    /// The Secrets that it was asked to name and that are not the operator's: a fault for those alone who attach them.
+    pub foreign: BTreeSet<Arc<str>>,
+}
+
+impl Fault {
+    /// The fault as it is for those who attach a Secret of this name.
+    pub fn of(&self, secret: &str) -> Option<(Reason, String)> {
+        if self.foreign.contains(secret) {
+            let message = format!(
+                "the Secret {secret} there is not the operator's, so the operator does not add the name, and leaves it where it is"
+            );
+            return Some((Reason::SecretNotOwned, message));
+        }
+        self.failure.clone()
+    }
+}
+
+/// The ServiceAccounts to which a Secret is not attached as it should be, or that may not be watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unattached {
-    /// How many do not; 0 if that is unknown, because they may not be watched.
+    /// How many there are; 0 if that is unknown, because they may not be watched.
     pub count: usize,
     /// The first, `NAMESPACE/NAME`.
     pub account: String,
@@ -52,7 +74,7 @@ pub struct Unattached {
 }
 
 /// Whether a Secret is attached as `attach_to` requests; none if it requests nothing. `unattached` are the ServiceAccounts of its target
-/// namespaces that do not name it.
+/// namespaces to which it is not.
 pub fn attachment(attach_to: &AttachTo, allowed: Allowed<'_>, unattached: Option<&Unattached>) -> Option<Attachment> {
     let pods = attach_to.pods == AttachPods::MatchingImages;
     if !pods && attach_to.service_accounts.is_empty() {
@@ -81,7 +103,7 @@ pub fn attachment(attach_to: &AttachTo, allowed: Allowed<'_>, unattached: Option
         let reason = reason.as_str();
         let what = match count {
             0 => "it is unknown whether ServiceAccounts name the Secret".to_owned(),
-            _ => format!("{count} ServiceAccounts do not name the Secret; first failure"),
+            _ => format!("attaching the Secret fails for {count} ServiceAccounts; first failure"),
         };
         let message = format!("{what}: {account}: {reason}: {message}");
         return missing(Reason::AttachFailed, message);
@@ -361,7 +383,7 @@ mod tests {
                 Some((
                     false,
                     Reason::AttachFailed,
-                    "25 ServiceAccounts do not name the Secret; first failure: a/default: ",
+                    "attaching the Secret fails for 25 ServiceAccounts; first failure: a/default: ",
                 )),
             ),
         ];

@@ -7,7 +7,7 @@ use super::expectations::Expectations;
 use super::includes::Includes;
 use crate::api::OutputFormat;
 use crate::api::status::Reason;
-use crate::attach::{ServiceAccountRecord, Unattached, Wanted};
+use crate::attach::{Fault, ServiceAccountRecord, Unattached, Wanted};
 use crate::plan::Uid;
 use crate::plan::namespaces::{Labels, NamespaceUid};
 use crate::plan::references::References;
@@ -53,8 +53,8 @@ pub struct ClusterState {
     pub includes: Includes,
     /// The writes under way.
     pub awaited: Expectations,
-    /// The ServiceAccounts, by namespace and name, that do not name what they should, and why.
-    pub unattached: BTreeMap<(Arc<str>, Arc<str>), (Reason, String)>,
+    /// The ServiceAccounts, by namespace and name, to which not everything is attached as it should be, and why.
+    pub unattached: BTreeMap<(Arc<str>, Arc<str>), Fault>,
     /// The ServiceAccounts to attach to that may not be watched.
     pub unwatched: BTreeSet<AccountScope>,
 }
@@ -346,18 +346,23 @@ impl ClusterState {
         owner.is_some_and(|owner| self.index.is_alive(owner) && !self.index.is_active(owner))
     }
 
-    /// The ServiceAccounts that do not name the Secret of an `EcrCredential` though they should.
+    /// The ServiceAccounts to which the Secret of an `EcrCredential` is not attached as it should be.
     pub fn unattached_of(&self, me: &Uid) -> Option<Unattached> {
-        let is_mine = |(namespace, name): &(Arc<str>, Arc<str>)| self.index.attached_by(namespace, name).contains(me);
-        let mut mine = self.unattached.iter().filter(|(place, _)| is_mine(place));
-        let Some(((namespace, name), (reason, message))) = mine.next() else { return self.unwatched_of(me) };
-        let account = format!("{namespace}/{name}");
-        Some(Unattached { count: 1 + mine.count(), account, reason: *reason, message: message.clone() })
+        let mut mine = self.unattached.iter().filter_map(|((namespace, name), fault)| {
+            let (reason, message) = fault.of(self.index.attaches_in(me, namespace, name)?)?;
+            Some((namespace, name, reason, message))
+        });
+        let Some((namespace, name, reason, message)) = mine.next() else { return self.unwatched_of(me) };
+        Some(Unattached { count: 1 + mine.count(), account: format!("{namespace}/{name}"), reason, message })
     }
 
     /// The ServiceAccounts of an `EcrCredential` that may not be watched.
     fn unwatched_of(&self, me: &Uid) -> Option<Unattached> {
-        let scope = self.unwatched.iter().find(|scope| self.index.attaches(me, &scope.name).is_some())?;
+        let attaches = |AccountScope { namespace, name }: &AccountScope| match namespace {
+            Some(namespace) => self.index.attaches_in(me, namespace, name),
+            None => self.index.attaches(me, name),
+        };
+        let scope = self.unwatched.iter().find(|scope| attaches(scope).is_some())?;
         let message = "the operator is not allowed to list and watch ServiceAccounts of this name: grant what the chart's attach.serviceAccounts grants".to_owned();
         Some(Unattached { count: 0, account: scope.to_string(), reason: Reason::Forbidden, message })
     }
@@ -585,11 +590,12 @@ mod tests {
         let mut attaching = credential("me", 1, Activity::Active, &["a"]);
         attaching.attach = vec![wildmatch::WildMatch::new("sa-*")];
         cluster.set_credential(&uid("me"), attaching);
+        let fault = |failure| Fault { failure: Some(failure), ..Fault::default() };
         for number in 0..25 {
             let failure = (Reason::Forbidden, format!("no {number}"));
-            cluster.unattached.insert(("a".into(), format!("sa-{number:02}").into()), failure);
+            cluster.unattached.insert(("a".into(), format!("sa-{number:02}").into()), fault(failure));
         }
-        cluster.unattached.insert(("a".into(), "another".into()), (Reason::Forbidden, String::new()));
+        cluster.unattached.insert(("a".into(), "another".into()), fault((Reason::Forbidden, String::new())));
         let Unattached { count, account, message, .. } = cluster.unattached_of(&uid("me")).unwrap();
         assert_eq!((count, &*account, &*message), (25, "a/sa-00", "no 0"));
         assert_eq!(cluster.unattached_of(&uid("other")), None);

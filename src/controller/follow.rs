@@ -52,7 +52,8 @@ pub(super) struct Subject {
     pub(super) scope: String,
 }
 
-/// The events of a watch, which `begin` begins. `refused` is called each time that the API server has refused it for long.
+/// The events of a watch, which `begin` begins. `refused` is called each time that the API server has refused it for long; once it is
+/// allowed again, a list follows.
 pub(super) fn follow<K, S>(
     subject: Subject,
     shared: Arc<Shared>,
@@ -64,8 +65,9 @@ where
     S: Stream<Item = Result<Event<K>>> + Send + 'static,
 {
     let stream = Box::pin(begin());
-    let follower =
-        Follower { subject, shared, stream, begin, refused, retries: Retries::default(), skips: Skips::default() };
+    let (retries, skips) = Default::default();
+    let (lists, is_refused) = (false, false);
+    let follower = Follower { subject, shared, stream, begin, refused, retries, skips, lists, is_refused };
     futures::stream::unfold(follower, |mut follower| async move {
         let event = follower.next().await;
         Some((event, follower))
@@ -80,6 +82,10 @@ struct Follower<S, B, R> {
     refused: R,
     retries: Retries,
     skips: Skips,
+    /// Whether a list is under way.
+    lists: bool,
+    /// Whether `refused` was called since the last list.
+    is_refused: bool,
 }
 
 impl<K, S, B, R> Follower<S, B, R>
@@ -91,10 +97,26 @@ where
 {
     async fn next(&mut self) -> Event<K> {
         loop {
-            match self.stream.next().await {
+            let item = if self.is_refused && !self.lists {
+                let Ok(item) = tokio::time::timeout(WELL, self.stream.next()).await else {
+                    // kube goes on without a word. A list tells that the watch is allowed again.
+                    self.begin_anew();
+                    continue;
+                };
+                item
+            } else {
+                self.stream.next().await
+            };
+            match item {
                 Some(Ok(event)) => {
                     if !matches!(event, Event::Init) {
                         self.retries.succeeded();
+                    }
+                    match event {
+                        Event::Init => self.lists = true,
+                        Event::InitDone => (self.lists, self.is_refused) = (false, false),
+                        _ if self.is_refused && !self.lists => self.begin_anew(),
+                        _ => {}
                     }
                     if let Some(event) = self.readable(event) {
                         return event;
@@ -151,6 +173,7 @@ where
             tracing::warn!(what, scope, error = %text, "{}", failure.hint(what));
         }
         if failure == Failure::Forbidden && self.retries.lasted() >= REFUSED {
+            self.is_refused = true;
             (self.refused)();
         }
         tokio::time::sleep(self.retries.wait(failure, scope)).await;
@@ -159,9 +182,14 @@ where
         // if a watch that has begun ends with 410.
         let expired = status(error).is_some_and(|status| status.code == 410);
         if failure == Failure::Garbled || expired || self.retries.stale() >= STALE {
-            self.retries.last = Some(Instant::now());
-            self.stream = Box::pin((self.begin)());
+            self.begin_anew();
         }
+    }
+
+    /// Begins with a list.
+    fn begin_anew(&mut self) {
+        self.retries.last = Some(Instant::now());
+        self.stream = Box::pin((self.begin)());
     }
 }
 
@@ -567,6 +595,66 @@ mod tests {
             events.next().await;
             assert_eq!(refused.load(Ordering::Relaxed) > 0, told, "refused for {lasts} s");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_allowed_again_lists_so_that_this_is_known_though_nothing_happens() {
+        let forbidden =
+            || Error::WatchStartFailed(kube::Error::Api(Status::failure("no", "No").with_code(403).boxed()));
+        // What the resumed watch shows.
+        let table: [(&str, fn() -> BoxStream<'static, Item>); 2] = [
+            ("nothing", || stream::pending().boxed()),
+            ("a change", || stream::iter([Ok(Event::Apply(namespace(Some("a"))))]).chain(stream::pending()).boxed()),
+        ];
+        for (what, resumed) in table {
+            let (begun, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let until = Instant::now() + Duration::from_secs(20);
+            let begin = || {
+                begun.fetch_add(1, Ordering::Relaxed);
+                let list = stream::iter([Ok(Event::Init), Ok(Event::InitDone)]);
+                let is_refused = move |_: &Item| std::future::ready(Instant::now() < until);
+                list.chain(stream::repeat_with(move || Err(forbidden())).take_while(is_refused))
+                    .chain(resumed())
+                    .boxed()
+            };
+            let tell = || {
+                refused.fetch_add(1, Ordering::Relaxed);
+            };
+            let mut events = std::pin::pin!(follow(subject(), shared(Last::default()), begin, tell));
+            assert!(matches!(events.next().await, Some(Event::Init)), "{what}");
+            assert!(matches!(events.next().await, Some(Event::InitDone)), "{what}");
+            let mut lists = 0;
+            while let Ok(event) = tokio::time::timeout(Duration::from_secs(3600), events.next()).await {
+                assert!(refused.load(Ordering::Relaxed) > 0, "{what}: {event:?}");
+                lists += usize::from(matches!(event, Some(Event::InitDone)));
+                if lists == 1 {
+                    break;
+                }
+            }
+            assert_eq!((lists, begun.load(Ordering::Relaxed)), (1, 2), "{what}");
+            assert!(until.elapsed() < Duration::from_secs(60), "{what}: {:?} after its end", until.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_list_after_a_refusal_is_not_begun_again() {
+        let begun = AtomicUsize::new(0);
+        let begin = || {
+            begun.fetch_add(1, Ordering::Relaxed);
+            let refused = stream::repeat_with(|| -> [Item; 2] { [Ok(Event::Init), Err(api_error(403))] })
+                .take(20)
+                .flat_map(stream::iter);
+            let slow = stream::once(async {
+                tokio::time::sleep(Duration::from_secs(600)).await;
+                Ok(Event::InitDone)
+            });
+            refused.chain(stream::iter([Ok(Event::Init)])).chain(slow).chain(stream::pending()).boxed()
+        };
+        let mut events = std::pin::pin!(follow(subject(), shared(Last::default()), begin, || {}));
+        while !matches!(events.next().await, Some(Event::InitDone)) {}
+        assert_eq!(begun.load(Ordering::Relaxed), 1);
+        assert!(tokio::time::timeout(Duration::from_secs(3600), events.next()).await.is_err());
+        assert_eq!(begun.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::watches::follow_in;
 use super::{Shared, queue};
 use crate::api::status::Reason;
 use crate::apply::{WriteError, Writer};
-use crate::attach::{self, ATTACHED, ServiceAccountRecord, Wanted};
+use crate::attach::{self, ATTACHED, Fault, ServiceAccountRecord, Wanted};
 use crate::lenient::{Extract, Items, Object, Observed, Pairs, Text, lenient, read};
 use crate::plan::schedule::RetryPolicy;
 use crate::plan::scopes::AccountScope;
@@ -255,7 +255,7 @@ impl Attacher {
         let left = attempts.wait(&self.retry, &place.0).saturating_sub(attempts.last.elapsed());
         if !left.is_zero() {
             if let Some(contested) = contested(&attempts) {
-                self.report(&place, Some(contested));
+                self.report(&place, Some(contested), &wanted);
             }
             self.attempts.lock().insert(place, attempts);
             return Ok(Action::requeue(left));
@@ -264,9 +264,15 @@ impl Attacher {
         attempts.last = Instant::now();
         match &result {
             Ok(stored) => {
+                let was_by_admission = attempts.by_admission;
                 attempts.by_admission = attach::patch(&stored.content.record, &wanted).is_some();
-                // To try again at once would lead to the same.
-                let before = if attempts.by_admission { attempts.patches.max(QUICK_PATCHES) } else { attempts.patches };
+                let before = match attempts.by_admission {
+                    // To try again at once would lead to the same.
+                    true => attempts.patches.max(QUICK_PATCHES),
+                    // Admission has let it through, and nobody else has undone any.
+                    false if was_by_admission => 0,
+                    false => attempts.patches,
+                };
                 (attempts.patches, attempts.failures) = (before.saturating_add(1), 0);
             }
             // The object or its namespace is going: its event follows.
@@ -279,12 +285,12 @@ impl Attacher {
         match result {
             Ok(_) => {
                 // A contested one has the entry until it is removed again: the status must not flap.
-                self.report(&place, contested.or_else(|| foreign(&wanted)));
+                self.report(&place, contested, &wanted);
                 // Where admission has undone the patch, nothing has changed and no event comes.
                 return Ok(if by_admission { Action::requeue(wait) } else { Action::await_change() });
             }
             Err(WriteError::Unchangeable(reason, message) | WriteError::Refused(reason, message)) => {
-                self.report(&place, Some((reason, message)));
+                self.report(&place, Some((reason, message)), &wanted);
             }
             // It has changed meanwhile: the watch shows how.
             Err(WriteError::Stale | WriteError::NamespaceGone) => {}
@@ -307,7 +313,7 @@ impl Attacher {
             left
         };
         if !left.is_some_and(|(_, contested)| contested) {
-            self.report(place, foreign(wanted));
+            self.report(place, None, wanted);
         }
         left.map_or_else(Action::await_change, |(left, _)| Action::requeue(left))
     }
@@ -329,22 +335,16 @@ impl Attacher {
 
     fn forget(&self, place: &(String, String)) {
         self.attempts.lock().remove(place);
-        self.report(place, None);
+        self.report(place, None, &Wanted::default());
     }
 
-    fn report(&self, (namespace, name): &(String, String), failure: Option<(Reason, String)>) {
-        self.shared.attachment(namespace, name, failure);
+    fn report(&self, (namespace, name): &(String, String), failure: Option<(Reason, String)>, wanted: &Wanted) {
+        self.shared.attachment(namespace, name, Fault { failure, foreign: wanted.foreign.clone() });
     }
 
     fn is_reported(&self, (namespace, name): &(String, String)) -> bool {
         self.shared.state.lock().unattached.contains_key(&(namespace.as_str().into(), name.as_str().into()))
     }
-}
-
-/// What the status says of a ServiceAccount that does not name a Secret because that is not the operator's.
-fn foreign(wanted: &Wanted) -> Option<(Reason, String)> {
-    let name = wanted.foreign.first()?;
-    Some((Reason::SecretNotOwned, format!("the Secret {name} there is not the operator's, so it is not attached")))
 }
 
 /// What the status says of a ServiceAccount from which somebody, or admission, keeps removing our entry.
@@ -478,7 +478,11 @@ mod tests {
     }
 
     fn told(attacher: &Attacher) -> Option<(Reason, String)> {
-        attacher.shared.state.lock().unattached.values().next().cloned()
+        told_of(attacher, "x").map(|told| (told.reason, told.message))
+    }
+
+    fn told_of(attacher: &Attacher, uid: &str) -> Option<attach::Unattached> {
+        attacher.shared.state.lock().unattached_of(&Uid(uid.into()))
     }
 
     #[tokio::test(start_paused = true)]
@@ -643,6 +647,53 @@ mod tests {
         assert!(attach::patch(&bare.content.record, &attacher.wanted(&bare)).is_some());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_admission_lets_through_again_is_attached_and_nobody_is_accused() {
+        static IS_REPAIRED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+        let (attacher, _) =
+            attacher_to(
+                |added| if IS_REPAIRED.load(std::sync::atomic::Ordering::Relaxed) { added } else { Vec::new() },
+            );
+        attach(&attacher, "x", Activity::Active);
+        let (bare, ours) =
+            (account(&["theirs"], None, "gitops"), account(&["theirs", "pull"], Some("pull"), FIELD_MANAGER));
+        for _ in 0..3 {
+            attacher.reconcile(&bare).await.unwrap();
+            assert!(told(&attacher).is_some_and(|(_, message)| message.contains("admission")));
+            tokio::time::advance(Duration::from_secs(3600)).await;
+        }
+        IS_REPAIRED.store(true, std::sync::atomic::Ordering::Relaxed);
+        for account in [&bare, &ours] {
+            attacher.reconcile(account).await.unwrap();
+            assert_eq!(told(&attacher), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_secret_of_somebody_else_is_told_to_those_who_attach_it_alone() {
+        let (attacher, patches) = attacher();
+        let digest = ManagedFieldsDigest::desired(&ObjectMeta::default());
+        let names = [("x", "pull"), ("y", "other"), ("z", "third")];
+        for (uid, secret) in names {
+            attach_in(&attacher, uid, Activity::Active, (secret, "a"), "default");
+        }
+        let foreign = Arc::new(SecretRecord::fixture(None, "7", digest));
+        for secret in ["other", "third"] {
+            attacher.shared.secret_changed(secret, "a", foreign.clone());
+        }
+        let added = account(&["theirs", "pull"], Some("pull"), FIELD_MANAGER);
+        for account in [&account(&["theirs"], None, "gitops"), &added] {
+            attacher.reconcile(account).await.unwrap();
+            assert_eq!(told(&attacher), None, "its own Secret is attached");
+            for (uid, secret) in &names[1..] {
+                let told = told_of(&attacher, uid).unwrap();
+                assert_eq!((told.count, &*told.account, told.reason), (1, "a/default", Reason::SecretNotOwned));
+                assert!(told.message.contains(&format!("Secret {secret} ")), "{uid}: {}", told.message);
+            }
+        }
+        assert_eq!(*patches.lock(), 1);
+    }
+
     #[tokio::test]
     async fn what_was_attached_stays_while_it_is_unknown_whether_its_secret_is_there() {
         let (attacher, _) = attacher();
@@ -677,6 +728,19 @@ mod tests {
         shared.accounts_watched(&scope("default"), false);
         let told = unattached().unwrap();
         assert_eq!((told.count, &*told.account, told.reason), (0, "*/default", Reason::Forbidden));
+        for (namespace, concerned) in [("a", true), ("b", false)] {
+            let scope = AccountScope { namespace: Some(namespace.into()), name: "default".into() };
+            let shared = Shared::new(
+                ClusterState::new(Default::default(), Default::default()),
+                Default::default(),
+                unbounded_channel().0,
+                Quiet,
+            );
+            let attacher = Attacher { shared: Arc::new(shared), ..super::tests::attacher().0 };
+            attach(&attacher, "x", Activity::Active);
+            attacher.shared.accounts_watched(&scope, false);
+            assert_eq!(told_of(&attacher, "x").is_some(), concerned, "it selects the namespace a alone: {namespace}");
+        }
         shared.accounts_watched(&scope("default"), false);
         shared.accounts_watched(&scope("default"), true);
         assert_eq!(unattached(), None);
@@ -698,7 +762,8 @@ mod tests {
         assert!(told(&attacher).is_some());
         attacher.shared.state.lock().remove_credential(&Uid("x".into()));
         assert_eq!(attacher.reconcile(&account(&[], None, "gitops")).await.unwrap(), Action::await_change());
-        assert_eq!((told(&attacher), attacher.attempts.lock().len()), (None, 0));
+        let told = attacher.shared.state.lock().unattached.len();
+        assert_eq!((told, attacher.attempts.lock().len()), (0, 0));
     }
 
     #[tokio::test]
@@ -707,7 +772,7 @@ mod tests {
         let shared = attacher.shared.clone();
         let failure = || Some((Reason::Forbidden, "why".to_owned()));
         for (namespace, name) in [("a", "default"), ("b", "default"), ("b", "other")] {
-            attacher.report(&(namespace.to_owned(), name.to_owned()), failure());
+            attacher.report(&(namespace.to_owned(), name.to_owned()), failure(), &Wanted::default());
             let attempts = Attempts { failures: 1, ..Attempts::new(BTreeSet::new(), Instant::now()) };
             attacher.attempts.lock().insert((namespace.to_owned(), name.to_owned()), attempts);
         }

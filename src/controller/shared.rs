@@ -14,9 +14,8 @@ use tokio::sync::{Notify, watch};
 use super::cluster_state::ClusterState;
 use super::watches::{CredentialList, credential_ref, unreadable};
 use crate::api::observed::Unreadable;
-use crate::api::status::Reason;
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
-use crate::attach::{ServiceAccountRecord, Wanted};
+use crate::attach::{Fault, ServiceAccountRecord, Wanted};
 use crate::lenient::Observed;
 use crate::plan::namespaces::NamespaceUid;
 use crate::plan::outputs::include_not_readable;
@@ -413,13 +412,16 @@ impl Shared {
 
     /// The pull secrets that a ServiceAccount should name, and those that it keeps.
     pub(super) fn pull_secrets_of(&self, namespace: &str, name: &str, account: &ServiceAccountRecord) -> Wanted {
+        let unknown: BTreeSet<Arc<str>> = {
+            let listed = self.listed.borrow();
+            let is_unknown = |secret: &&str| listed.lacks(&SecretKey::new(*secret, namespace));
+            let marked = if listed.refused.is_empty() { BTreeSet::new() } else { account.marked() };
+            marked.into_iter().filter(is_unknown).map(Arc::from).collect()
+        };
+        // After that: the first list may come at any time, and what it has shown is in the state before it counts as listed.
         let mut wanted = self.state.lock().pull_secrets_of(namespace, name, account);
-        let listed = self.listed.borrow();
-        if !listed.refused.is_empty() {
-            // It may be there, and left in place.
-            let unknown = |secret: &&str| listed.lacks(&SecretKey::new(*secret, namespace));
-            wanted.kept.extend(account.marked().into_iter().filter(unknown).map(Arc::from));
-        }
+        // They may be there, and left in place.
+        wanted.kept.extend(unknown);
         wanted
     }
 
@@ -431,13 +433,14 @@ impl Shared {
         });
     }
 
-    /// Whether a ServiceAccount names the pull secrets that it should, and if not, why.
-    pub(super) fn attachment(&self, namespace: &str, name: &str, failure: Option<(Reason, String)>) {
+    /// What is wrong with the pull secrets of a ServiceAccount, if anything is.
+    pub(super) fn attachment(&self, namespace: &str, name: &str, fault: Fault) {
         self.change(|state| {
             let place: (Arc<str>, Arc<str>) = (namespace.into(), name.into());
-            let news = match failure {
-                Some(failure) => state.unattached.insert(place, failure.clone()) != Some(failure),
-                None => state.unattached.remove(&place).is_some(),
+            let news = if fault == Fault::default() {
+                state.unattached.remove(&place).is_some()
+            } else {
+                state.unattached.insert(place, fault.clone()) != Some(fault)
             };
             if news { state.index.attached_by(namespace, name) } else { BTreeSet::new() }
         });
@@ -493,4 +496,48 @@ fn concerned(state: &ClusterState, reference: &Reference) -> BTreeSet<Uid> {
         concerned.extend(state.index.referring_to(&Reference::Account(any)));
     }
     concerned
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+    use crate::plan::references::AllowedIdentities;
+    use crate::plan::targets::{Activity, CredentialRef};
+    use crate::secret::ownership::ManagedFieldsDigest;
+
+    #[test]
+    fn what_was_attached_stays_also_where_the_first_list_comes_while_it_is_looked_at() {
+        let shared = crate::controller::tests::shared(AllowedIdentities::default());
+        let (me, scope) = (Uid("x".into()), SecretScope { name: Some("pull".into()), namespace: None });
+        let suspended = CredentialRef {
+            name: "x".into(),
+            created: Timestamp::UNIX_EPOCH,
+            activity: Activity::Idle,
+            secrets: Vec::new(),
+            generation: Some(1),
+            references: BTreeSet::new(),
+            attach: Vec::new(),
+        };
+        shared.state.lock().set_credential(&me, suspended);
+        shared.secrets_refused(&scope);
+        let account = ServiceAccountRecord { attached: Some("pull".into()), ..ServiceAccountRecord::default() };
+        let digest = ManagedFieldsDigest::desired(&ObjectMeta::default());
+        let secret = Arc::new(SecretRecord::fixture(Some(me), "7", digest));
+        let wanted = std::thread::scope(|threads| {
+            let mut look = None;
+            shared.listed.send_modify(|listed| {
+                look = Some(threads.spawn(|| shared.pull_secrets_of("a", "default", &account)));
+                // It has read by then what it reads first. Whatever that is, the outcome is the same.
+                std::thread::sleep(Duration::from_millis(200));
+                shared.state.lock().set_secret("pull", "a", secret);
+                listed.secrets.insert(scope.clone());
+            });
+            look.unwrap().join().unwrap()
+        });
+        assert_eq!(wanted.kept, BTreeSet::from(["pull".into()]));
+    }
 }

@@ -443,6 +443,11 @@ impl SelectorIndex {
         credential.secrets.first().filter(|_| attaches).map(|secret| &secret.name)
     }
 
+    /// The pull secret of an `EcrCredential` that this ServiceAccount should name.
+    pub fn attaches_in(&self, uid: &Uid, namespace: &str, service_account: &str) -> Option<&Arc<str>> {
+        self.attaches(uid, service_account).filter(|secret| self.winner(secret, namespace) == Some(uid))
+    }
+
     /// The names of the Secrets that an `EcrCredential` asks for, each with how many namespaces it selects.
     pub fn secrets<'a>(&'a self, uid: &Uid) -> impl Iterator<Item = (&'a Arc<str>, usize)> + use<'a> {
         let count = |targets: &Targets| targets.selected.len().saturating_add(targets.denied.len());
