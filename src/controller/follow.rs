@@ -601,8 +601,9 @@ mod tests {
     async fn a_watch_that_is_allowed_again_lists_so_that_this_is_known_though_nothing_happens() {
         let forbidden =
             || Error::WatchStartFailed(kube::Error::Api(Status::failure("no", "No").with_code(403).boxed()));
-        // What the resumed watch shows.
-        let table: [(&str, fn() -> BoxStream<'static, Item>); 2] = [
+        /// What the resumed watch shows.
+        type Resumed = fn() -> BoxStream<'static, Item>;
+        let table: [(&str, Resumed); 2] = [
             ("nothing", || stream::pending().boxed()),
             ("a change", || stream::iter([Ok(Event::Apply(namespace(Some("a"))))]).chain(stream::pending()).boxed()),
         ];
