@@ -170,7 +170,7 @@ impl Tenants {
             let namespace_uid = tenant.namespace_uid;
             shares.insert(namespace.clone(), NamespaceSecrets { namespace_uid, desired, current, problems });
         }
-        DesiredSecrets::Each(Arc::new(shares))
+        DesiredSecrets::Each(shares)
     }
 
     /// The earliest life of any namespace's token for a registry.
