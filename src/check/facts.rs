@@ -59,7 +59,7 @@ pub(super) enum LeaseState {
         /// When it expires unless it is renewed, by the clock of the holder, if that is known.
         expires_at: Option<Timestamp>,
     },
-    /// It may not be read, and why.
+    /// It could not be read, and why.
     Hidden(String),
 }
 

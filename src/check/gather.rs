@@ -15,9 +15,9 @@ use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::CheckError;
 use super::facts::{AttachPolicy, LeaseState};
 use super::rights::{LeaseScope, Right};
+use super::{CheckError, chain};
 use crate::api::observed::{ObservedCredential, Unreadable};
 use crate::api::registry::Region;
 use crate::api::{AttachPods, EcrCredential, GROUP, Output};
@@ -83,12 +83,12 @@ impl Cluster {
     }
 
     /// The state of a Lease.
-    pub(super) async fn lease(&self, LeaseScope { namespace, name }: &LeaseScope) -> Result<LeaseState, CheckError> {
+    pub(super) async fn lease(&self, LeaseScope { namespace, name }: &LeaseScope) -> LeaseState {
         match lease::read(self.client.clone(), namespace, name).await {
-            Ok(None) => Ok(LeaseState::Absent),
-            Ok(Some(spec)) => Ok(lease_state(spec)),
-            Err(kube::Error::Api(status)) if status.is_forbidden() => Ok(LeaseState::Hidden(status.message)),
-            Err(error) => Err(CheckError::of(error, "Leases")),
+            Ok(None) => LeaseState::Absent,
+            Ok(Some(spec)) => lease_state(spec),
+            Err(kube::Error::Api(status)) => LeaseState::Hidden(status.message),
+            Err(error) => LeaseState::Hidden(chain(&error)),
         }
     }
 

@@ -15,6 +15,7 @@ use super::targets::TargetCheck;
 use crate::api::registry::{Host, Region};
 use crate::api::status::{Reason, RegistryStatus, condition};
 use crate::api::{AttachPods, EcrCredentialStatus};
+use crate::cli::LeaseArgs;
 use crate::plan::outputs::{SecretPlan, include_not_allowed, output_not_allowed};
 use crate::plan::schedule::later;
 use crate::plan::scopes::SecretScope;
@@ -26,7 +27,8 @@ use crate::token::TokenError;
 /// How long after its time a refresh is overdue.
 const OVERDUE: Duration = Duration::from_secs(600);
 
-/// How long after its expiry a Lease shows that no operator runs: the clock of the node that renews it may be wrong.
+/// How long after its end a Lease shows that no operator runs: the clock of the node that renews it may be wrong, and while one pod
+/// replaces another nobody holds it for a moment.
 const LONG_EXPIRED: Duration = Duration::from_secs(300);
 
 /// Makes the report.
@@ -46,7 +48,7 @@ pub(super) fn judge(facts: &Facts, now: Timestamp) -> Report {
         in_operator_pod: facts.inside,
         problem_count: 0,
         problems,
-        notes: notes(facts),
+        notes: notes(facts, now),
         credentials: facts.subjects().map(|subject| credential(facts, &subject, now)).collect(),
         identities: identities::report(facts),
         rights,
@@ -66,16 +68,26 @@ fn refused((scope, message): &(SecretScope, String)) -> Finding {
     Finding::new(Reason::Forbidden.as_str(), format!("Secrets{name} in {place} cannot be listed: {message}"))
 }
 
+/// When a Lease has ended, if that is long ago.
+fn long_ended(state: &LeaseState, now: Timestamp) -> Option<Timestamp> {
+    let (LeaseState::Free(at) | LeaseState::Held { expires_at: at, .. }) = state else { return None };
+    at.filter(|at| later(*at, LONG_EXPIRED) < now)
+}
+
+/// Whether the installation of a Lease has refreshed tokens long after that ended: it runs without leader election by now.
+fn needs_none(facts: &Facts, scope: &LeaseScope, ended: Timestamp) -> bool {
+    let mine = Some((&*scope.namespace, &*scope.name));
+    let statuses = facts.credentials.iter().filter_map(|object| object.status.as_ref());
+    let served = statuses.filter(|status| status.served_by.as_deref().and_then(LeaseArgs::of_installation) == mine);
+    served.filter_map(|status| status.refreshed_at).any(|at| at > later(ended, LONG_EXPIRED))
+}
+
 /// Whether a Lease shows that no operator runs.
 fn no_leader(facts: &Facts, scope: &LeaseScope, state: &LeaseState, now: Timestamp) -> Option<Finding> {
+    let ended = long_ended(state, now).filter(|ended| !needs_none(facts, scope, *ended))?;
     let found = match state {
-        LeaseState::Absent if facts.inside => format!("{scope} does not exist"),
-        LeaseState::Free(None) => format!("nobody holds {scope}"),
-        LeaseState::Free(Some(since)) => format!("nobody has held {scope} since {since}"),
-        LeaseState::Held { holder, expires_at: Some(at) } if later(*at, LONG_EXPIRED) < now => {
-            format!("{holder} holds {scope} but has let it expire at {at}")
-        }
-        LeaseState::Absent | LeaseState::Held { .. } | LeaseState::Hidden(_) => return None,
+        LeaseState::Held { holder, .. } => format!("{holder} holds {scope} but has let it expire at {ended}"),
+        _ => format!("nobody has held {scope} since {ended}"),
     };
     let text = format!(
         "{found}: no operator is running or reaches the API server, and nothing is refreshed: check its pods and their log: `kubectl get pods --namespace {}`",
@@ -85,24 +97,28 @@ fn no_leader(facts: &Facts, scope: &LeaseScope, state: &LeaseState, now: Timesta
 }
 
 /// What a Lease does not show.
-fn unknown_leader(facts: &Facts, (scope, state): &(LeaseScope, LeaseState)) -> Option<Finding> {
-    match state {
-        LeaseState::Absent if !facts.inside => {
-            let text = format!(
-                "{scope} does not exist: the operator that the status names runs without leader election, or not at all"
-            );
-            Some(Finding::new("NoLease", text))
-        }
+fn unknown_leader(facts: &Facts, scope: &LeaseScope, state: &LeaseState, now: Timestamp) -> Option<Finding> {
+    let found = match state {
         LeaseState::Hidden(why) => {
             let text = format!("cannot read {scope}, which shows whether an operator is running: {why}");
-            Some(Finding::new("LeaseNotRead", text))
+            return Some(Finding::new("LeaseNotRead", text));
         }
-        _ => None,
-    }
+        LeaseState::Absent => format!("{scope} does not exist"),
+        LeaseState::Free(None) => format!("nobody has held {scope} yet"),
+        LeaseState::Free(Some(_)) | LeaseState::Held { .. } => {
+            let ended = long_ended(state, now).filter(|ended| needs_none(facts, scope, *ended))?;
+            format!("{scope} has ended at {ended}, and tokens have been refreshed since")
+        }
+    };
+    let text =
+        format!("{found}: its operator runs without leader election, has only just been installed, or does not run");
+    Some(Finding::new("NoLease", text))
 }
 
-fn notes(facts: &Facts) -> Vec<Finding> {
-    let mut notes: Vec<Finding> = facts.leases.iter().filter_map(|lease| unknown_leader(facts, lease)).collect();
+fn notes(facts: &Facts, now: Timestamp) -> Vec<Finding> {
+    let leases = facts.leases.iter();
+    let mut notes: Vec<Finding> =
+        leases.filter_map(|(scope, state)| unknown_leader(facts, scope, state, now)).collect();
     if !facts.inside {
         let text = "this is not the operator's pod: the operator's permissions are not checked, and \"the operator's own identity\" is that of this process";
         notes.push(Finding::new("NotInOperatorPod", text));

@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
+use futures::future::join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use kube::client::ClientBuilder;
@@ -203,11 +204,11 @@ async fn cluster_facts(
     }
     let rights = if inside { Some(cluster.rights(needed).await?) } else { None };
     let (credentials, unreadable) = chosen(args.name.as_deref(), all)?;
-    let mut leases = Vec::new();
-    for scope in leases_of(args, lease, &credentials) {
-        let state = cluster.lease(&scope).await?;
-        leases.push((scope, state));
-    }
+    let read = async |scope: LeaseScope| {
+        let state = cluster.lease(&scope).await;
+        (scope, state)
+    };
+    let leases = join_all(leases_of(args, lease, &credentials).into_iter().map(read)).await;
     let attach_policy = cluster.attach_policy(&credentials).await?;
     let assumed = is_assumed(args);
     Ok(Facts {

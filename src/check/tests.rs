@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
+use kube::client::Body;
+use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::facts::{Answers, AttachPolicy, Facts, LeaseState};
@@ -825,9 +826,10 @@ fn a_lease_that_nobody_holds_or_renews_is_told_with_what_to_do() {
             "",
         ),
         ("held, and the time cannot be read", true, odd, "", ""),
-        ("given back", true, LeaseState::Free(Some(at(NOW - 5))), "nobody has held the Lease eco", ""),
-        ("never held", false, LeaseState::Free(None), "nobody holds the Lease eco in namespace ops", ""),
-        ("not there", true, LeaseState::Absent, "the Lease eco in namespace ops does not exist", ""),
+        ("given back a moment ago, as for an update", true, LeaseState::Free(Some(at(NOW - 299))), "", ""),
+        ("given back", true, LeaseState::Free(Some(at(NOW - 301))), "nobody has held the Lease eco", ""),
+        ("never held", false, LeaseState::Free(None), "", "NoLease"),
+        ("not there", true, LeaseState::Absent, "", "NoLease"),
         ("not there, seen from elsewhere", false, LeaseState::Absent, "", "NoLease"),
         ("hidden", false, LeaseState::Hidden("leases is forbidden".to_owned()), "", "LeaseNotRead"),
     ];
@@ -848,6 +850,58 @@ fn a_lease_that_nobody_holds_or_renews_is_told_with_what_to_do() {
         assert!(problems.iter().all(|message| message.ends_with(advice)), "{what}: {problems:?}");
         let notes: Vec<&str> = report.notes.iter().map(|note| note.reason.as_str()).collect();
         assert_eq!(notes.contains(&note), !note.is_empty(), "{what}: {notes:?}");
+    }
+}
+
+#[test]
+fn a_lease_that_ended_long_before_the_last_refresh_is_no_problem() {
+    let table = [
+        ("ops/eco", NOW - 1000, LeaseState::Free(Some(at(NOW - 2000))), "", "NoLease"),
+        ("ops/eco", NOW - 1701, LeaseState::Free(Some(at(NOW - 2000))), "NoLeader", ""),
+        ("ops/other", NOW - 1000, LeaseState::Free(Some(at(NOW - 2000))), "NoLeader", ""),
+    ];
+    for (served_by, refreshed, state, problem, note) in table {
+        let object = credential(|object| {
+            object["status"]["servedBy"] = json!(served_by);
+            object["status"]["refreshedAt"] = json!(at(refreshed).to_string());
+        });
+        let found = written(&object);
+        let scope = LeaseScope { namespace: "ops".into(), name: "eco".into() };
+        let facts = Facts { leases: vec![(scope, state)], ..facts(vec![object], &[("a", found)]) };
+        let report = judge(&facts, at(NOW));
+        let [problems, notes] = [&report.problems, &report.notes].map(|all| {
+            let reasons = all.iter().map(|found| found.reason.as_str());
+            reasons.filter(|reason| reason.starts_with("NoLea")).collect::<Vec<_>>().concat()
+        });
+        assert_eq!((&*problems, &*notes), (problem, note), "{served_by} {refreshed}");
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_cannot_be_read_ends_no_report() {
+    let refusal =
+        |code: u16| json!({ "kind": "Status", "status": "Failure", "reason": "x", "message": "no", "code": code });
+    let hidden = LeaseState::Hidden("no".to_owned());
+    let time = "1970-01-02T03:46:40.000000Z";
+    let lease = |holder: &str| {
+        let spec = json!({ "holderIdentity": holder, "renewTime": time, "leaseDurationSeconds": 15 });
+        json!({ "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {}, "spec": spec })
+    };
+    let held = LeaseState::Held { holder: "eco-1".to_owned(), expires_at: Some(at(NOW + 15)) };
+    for (code, answer, state) in [
+        (403, refusal(403), hidden.clone()),
+        (500, refusal(500), hidden),
+        (200, lease(""), LeaseState::Free(Some(at(NOW)))),
+        (200, lease("eco-1"), held),
+    ] {
+        let body = answer.to_string().into_bytes();
+        let service = tower::service_fn(move |_: http::Request<Body>| {
+            let body = Body::from(body.clone());
+            async move { Ok::<_, std::convert::Infallible>(http::Response::builder().status(code).body(body).unwrap()) }
+        });
+        let cluster = gather::Cluster { client: Client::new(service, "default") };
+        let scope = LeaseScope { namespace: "ops".into(), name: "eco".into() };
+        assert_eq!(cluster.lease(&scope).await, state, "{answer}");
     }
 }
 

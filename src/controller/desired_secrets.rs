@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use crate::plan::SpecError;
 use crate::plan::namespaces::NamespaceUid;
-use crate::secret::ownership::ManagedFieldsDigest;
 use crate::secret::{Bundle, Desired, SecretTarget, Selection};
 
 /// What the target namespaces should hold.
@@ -13,7 +12,7 @@ pub(super) enum DesiredSecrets {
     /// All of them the same.
     Alike(Bundle),
     /// Each its own.
-    Each(Arc<HashMap<Arc<str>, NamespaceSecrets>>),
+    Each(HashMap<Arc<str>, NamespaceSecrets>),
 }
 
 /// What one namespace should hold.
@@ -26,21 +25,6 @@ pub(super) struct NamespaceSecrets {
     pub(super) current: bool,
     /// What is wrong with the tokens of its Secrets, by the Secret's name.
     pub(super) problems: BTreeMap<Arc<str>, TokenProblem>,
-}
-
-/// Whether they look the same: the Secrets by their metadata, and by whether a token is missing in them.
-impl PartialEq for NamespaceSecrets {
-    fn eq(&self, other: &Self) -> bool {
-        self.namespace_uid == other.namespace_uid
-            && self.current == other.current
-            && self.problems == other.problems
-            && appearances(&self.desired).eq(appearances(&other.desired))
-    }
-}
-
-/// How each Secret looks in its metadata, by its name, and whether a token is missing in it.
-pub(super) fn appearances(bundle: &Bundle) -> impl Iterator<Item = (&Arc<str>, (ManagedFieldsDigest, bool))> {
-    bundle.iter().map(|(name, desired)| (name, (desired.digest, desired.incomplete)))
 }
 
 /// What is wrong with the tokens of one Secret.

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::cluster_state::Change;
-use super::cluster_state::ClusterState;
+use super::cluster_state::{Change, ClusterState};
 use super::desired_secrets::DesiredSecrets;
 use super::retry_state::{Resync, RetryState};
 use super::sync_ledger::{SyncCounts, SyncState};

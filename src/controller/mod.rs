@@ -154,6 +154,11 @@ pub struct CredentialState {
 }
 
 impl CredentialState {
+    /// Whether any token is known.
+    fn has_tokens(&self) -> bool {
+        !self.published.is_empty() || self.tenants.have_tokens()
+    }
+
     /// When the oldest of its tokens was issued.
     fn oldest_token(&self) -> Option<Timestamp> {
         self.published.values().map(|token| token.life.issued_at).chain(self.tenants.oldest()).min()

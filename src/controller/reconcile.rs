@@ -219,12 +219,12 @@ impl Reconciliation<'_> {
         let keys = keys(self.ctx, group.token_specs, group.target);
         let in_use = each.values().chain([&keys]).flat_map(BTreeMap::values).flatten().cloned().collect();
         self.ctx.tokens.want(self.uid, in_use);
-        let are_first = state.oldest_token().is_none();
+        let are_first = !state.has_tokens();
         let demand = self.demand(state, now);
         let shared = group.advance(self.ctx, self.uid, keys, demand, &mut state.published, now);
         let tenants = state.tenants.advance(&self.tenant_context(inputs, &state.published), each, demand, now);
         let tokens = TokensProgress { shared, tenants };
-        let oldest = state.oldest_token().filter(|_| are_first);
+        let oldest = if are_first && state.demand.is_some() { state.oldest_token() } else { None };
         if let Some(requested) = &mut state.demand {
             // The first tokens serve it however old they are, also while another one is still missing.
             requested.since = oldest.map_or(requested.since, |issued| issued.min(requested.since));
@@ -274,7 +274,7 @@ impl Reconciliation<'_> {
         demand.since = demand.since.min(second);
         let demand = state.demand.insert(demand);
         let Requested { since, first, served, .. } = *demand;
-        let refreshed = state.oldest_token().is_some();
+        let refreshed = state.has_tokens();
         (!served).then_some(Demand { since: if refreshed { since } else { Timestamp::MIN }, first })
     }
 

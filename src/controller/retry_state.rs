@@ -8,17 +8,18 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 
 use super::cluster_state::Change;
-use super::desired_secrets::{DesiredSecrets, NamespaceSecrets, appearances};
+use super::desired_secrets::{DesiredSecrets, NamespaceSecrets, TokenProblem};
 use super::in_flight::{Ended, InFlight};
 use super::sync_ledger::{SyncLedger, SyncState};
 use super::work_queue::{WorkQueue, WritePriority};
 use crate::api::status::Reason;
 use crate::apply::{WriteError, Written};
 use crate::plan::SpecError;
+use crate::plan::namespaces::NamespaceUid;
 use crate::plan::schedule::{RetryPolicy, later, until};
 use crate::plan::scopes::SecretKey;
 use crate::secret::ownership::ManagedFieldsDigest;
-use crate::secret::{Desired, SecretAction, SecretTarget, Selection};
+use crate::secret::{Bundle, Desired, SecretAction, SecretTarget, Selection};
 
 /// The wait after a write that met a changed Secret, unless the watch shows the change sooner.
 const STALE_WAIT: Duration = Duration::from_secs(1);
@@ -87,35 +88,60 @@ impl Resync {
     }
 }
 
-/// What was to be written last.
+/// What was to be written last, without its tokens.
 enum Expected {
-    /// In all namespaces the same: how each Secret looks, by its name. Its tokens are not kept.
-    Alike(BTreeMap<Arc<str>, (ManagedFieldsDigest, bool)>),
+    /// In all namespaces the same.
+    Alike(Appearances),
     /// In each namespace its own.
-    Each(Arc<HashMap<Arc<str>, NamespaceSecrets>>),
+    Each(HashMap<Arc<str>, ExpectedIn>),
+}
+
+/// What was to be written last in one namespace that has its own.
+#[derive(PartialEq)]
+struct ExpectedIn {
+    namespace_uid: NamespaceUid,
+    appearances: Appearances,
+    current: bool,
+    problems: BTreeMap<Arc<str>, TokenProblem>,
+}
+
+/// How each Secret looks in its metadata, by its name, and whether a token is missing in it.
+type Appearances = BTreeMap<Arc<str>, (ManagedFieldsDigest, bool)>;
+
+fn appearances(bundle: &Bundle) -> Appearances {
+    bundle.iter().map(|(name, desired)| (name.clone(), (desired.digest, desired.incomplete))).collect()
+}
+
+impl From<&NamespaceSecrets> for ExpectedIn {
+    fn from(share: &NamespaceSecrets) -> Self {
+        let NamespaceSecrets { namespace_uid, desired, current, problems } = share;
+        let (namespace_uid, current, problems) = (*namespace_uid, *current, problems.clone());
+        Self { namespace_uid, appearances: appearances(desired), current, problems }
+    }
 }
 
 impl Default for Expected {
     fn default() -> Self {
-        Self::Alike(BTreeMap::new())
+        Self::Alike(Appearances::new())
     }
 }
 
 impl Expected {
     fn of(desired: &DesiredSecrets) -> Self {
         match desired {
-            DesiredSecrets::Alike(bundle) => {
-                Self::Alike(appearances(bundle).map(|(name, looks)| (name.clone(), looks)).collect())
+            DesiredSecrets::Alike(bundle) => Self::Alike(appearances(bundle)),
+            DesiredSecrets::Each(shares) => {
+                Self::Each(shares.iter().map(|(namespace, share)| (namespace.clone(), share.into())).collect())
             }
-            DesiredSecrets::Each(shares) => Self::Each(shares.clone()),
         }
     }
 
     fn at(&self, key: &SecretKey) -> Option<ManagedFieldsDigest> {
-        match self {
-            Self::Alike(alike) => alike.get(&key.name).map(|(digest, _)| *digest),
-            Self::Each(each) => Some(each.get(&key.namespace)?.desired.get(&key.name)?.digest),
-        }
+        let appearances = match self {
+            Self::Alike(appearances) => appearances,
+            Self::Each(each) => &each.get(&key.namespace)?.appearances,
+        };
+        appearances.get(&key.name).map(|(digest, _)| *digest)
     }
 
     /// The namespaces in which something else was to be written; none if that may be so in all of them.
@@ -150,7 +176,8 @@ struct Repairs {
 
 impl RetryState {
     /// Takes what is to be written from now on; returns whether that may differ from before in all namespaces. Where it differs in
-    /// some, those are examined next: where a Secret is missing, its first token has come. What failed, and what the API server made of a write, is forgotten where the content is new.
+    /// some, those are examined next: where a Secret is missing, its first token has come. What failed, and what the API server made of a
+    /// write, is forgotten where the content is new.
     pub(super) fn expect(&mut self, desired: &DesiredSecrets) -> bool {
         let before = std::mem::replace(&mut self.expected, Expected::of(desired));
         let differing = self.expected.differing(&before);
@@ -166,8 +193,8 @@ impl RetryState {
         everywhere
     }
 
-    /// Prepares for a resync, which examines every Secret and so rebuilds the queue, the ledger and the timers. `is_concerned` says which Secrets
-    /// it will examine.
+    /// Prepares for a resync, which examines every Secret and so rebuilds the queue, the ledger and the timers. `is_concerned` says which
+    /// Secrets it will examine.
     pub(super) fn begin_resync(&mut self, now: Timestamp, is_concerned: impl Fn(&SecretKey) -> bool) {
         let urgent = self.queue.iter().take_while(|(priority, _)| *priority == WritePriority::Urgent);
         self.shown.extend(urgent.map(|(_, key)| Change::Secret(key.clone())));
@@ -230,10 +257,10 @@ impl RetryState {
         self.failing.contains_key(key)
     }
 
-    /// How many timers there are.
+    /// How many timers there are, and how many Secrets have one.
     #[cfg(test)]
-    pub(super) fn timers(&self) -> usize {
-        self.timers.len()
+    pub(super) fn timers(&self) -> (usize, usize) {
+        (self.timers.len(), self.scheduled.len())
     }
 
     /// Takes note of writes that have been in flight for long; returns whether there are any.

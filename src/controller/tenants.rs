@@ -43,6 +43,11 @@ pub(super) struct TenantsProgress {
 }
 
 impl Tenants {
+    /// Whether any of them has a token.
+    pub(super) fn have_tokens(&self) -> bool {
+        self.each.values().any(|tenant| !tenant.published.is_empty())
+    }
+
     /// When the oldest of their tokens was issued.
     pub(super) fn oldest(&self) -> Option<Timestamp> {
         let published = self.each.values().flat_map(|tenant| tenant.published.values());
@@ -165,7 +170,7 @@ impl Tenants {
             let namespace_uid = tenant.namespace_uid;
             shares.insert(namespace.clone(), NamespaceSecrets { namespace_uid, desired, current, problems });
         }
-        DesiredSecrets::Each(Arc::new(shares))
+        DesiredSecrets::Each(shares)
     }
 
     /// The earliest life of any namespace's token for a registry.

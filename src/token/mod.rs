@@ -444,6 +444,34 @@ mod tests {
     #[test]
     fn every_reason_of_an_error_is_listed() {
         let (text, refusal, at) = (String::new, || Refusal::from(String::new()), Timestamp::UNIX_EPOCH);
+        // A new kind does not compile until it has a place here; then one of it belongs below.
+        let place = |error: &TokenError| match error {
+            TokenError::NoCredentials(_) => 0,
+            TokenError::IdentityNotFound(_) => 1,
+            TokenError::IdentityChanged(_) => 2,
+            TokenError::Forbidden(_) => 3,
+            TokenError::AdmissionRefused(_) => 4,
+            TokenError::Cluster(_) => 5,
+            TokenError::Denied(_) => 6,
+            TokenError::BadSignature(_) => 7,
+            TokenError::NearlyOver(_) => 8,
+            TokenError::Throttled(_) => 9,
+            TokenError::Unavailable(_) => 10,
+            TokenError::Unreadable(_) => 11,
+            TokenError::Invalid(InvalidToken::Expired(_) | InvalidToken::NearlyExpired(_)) => 12,
+            TokenError::Invalid(
+                InvalidToken::Empty
+                | InvalidToken::Missing(_)
+                | InvalidToken::NoTokenFor(_)
+                | InvalidToken::NotBase64
+                | InvalidToken::NotUtf8
+                | InvalidToken::NoColon
+                | InvalidToken::WrongUser
+                | InvalidToken::EmptyPassword
+                | InvalidToken::TooLarge(_)
+                | InvalidToken::ShorterThanHeld(_),
+            ) => 13,
+        };
         let errors = [
             TokenError::NoCredentials(text()),
             TokenError::IdentityNotFound(text()),
@@ -456,10 +484,11 @@ mod tests {
             TokenError::NearlyOver(at),
             TokenError::Throttled(text()),
             TokenError::Unavailable(text()),
-            TokenError::Invalid(InvalidToken::Empty),
-            TokenError::Invalid(InvalidToken::Expired(at)),
             TokenError::Unreadable(text()),
+            TokenError::Invalid(InvalidToken::Expired(at)),
+            TokenError::Invalid(InvalidToken::Empty),
         ];
+        assert!(errors.iter().map(place).eq(0..errors.len()));
         let reasons: BTreeSet<Reason> = errors.iter().map(TokenError::reason).collect();
         assert_eq!(reasons, TokenError::REASONS.into());
     }

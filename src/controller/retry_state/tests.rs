@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::super::desired_secrets::TokenProblem;
+use super::super::desired_secrets::{NamespaceSecrets, TokenProblem};
 use super::super::stage::{ACCOUNT, NOW, Stage, at, token, uid};
 use super::super::sync_ledger::SyncCounts;
 use super::*;
@@ -35,6 +35,26 @@ fn state(desired: &Arc<Desired>) -> (RetryState, DesiredSecrets) {
     let mut state = RetryState::default();
     state.expect(&content);
     (state, content)
+}
+
+#[tokio::test]
+async fn no_token_is_kept_to_compare() {
+    let bundle = |desired| Bundle::from([("pull".into(), desired)]);
+    let share = |desired| NamespaceSecrets {
+        namespace_uid: NamespaceUid::default(),
+        desired: bundle(desired),
+        current: true,
+        problems: BTreeMap::new(),
+    };
+    let alike = |desired| DesiredSecrets::Alike(bundle(desired));
+    let each = |desired| DesiredSecrets::Each([("a".into(), share(desired))].into());
+    for content in [&alike as &dyn Fn(Arc<Desired>) -> DesiredSecrets, &each] {
+        let one = desired("one");
+        let kept = Arc::downgrade(&one);
+        let mut state = RetryState::default();
+        state.expect(&content(one));
+        assert!(kept.upgrade().is_none());
+    }
 }
 
 fn ended(
@@ -97,7 +117,7 @@ async fn a_namespace_waits_for_its_token_only_where_it_lacks_one() {
         let (namespace_uid, desired) = (there.namespace_uid, Bundle::new());
         let problems = [(there.name.clone(), TokenProblem { lacks, failure: None })].into();
         let share = NamespaceSecrets { namespace_uid, desired, current: true, problems };
-        let content = DesiredSecrets::Each(Arc::new([(there.namespace.clone(), share)].into()));
+        let content = DesiredSecrets::Each([(there.namespace.clone(), share)].into());
         let TargetCounts { fetching, failed, .. } = count(&state, &content, &there, &action, NOW).of("pull");
         assert_eq!((fetching, failed), expected, "{action:?}");
     }
@@ -221,7 +241,7 @@ async fn a_namespace_that_is_deselected_and_selected_again_and_again_is_not_cont
         let action = SecretAction::Delete(mine.clone());
         state.record(&ended(&left, &desired, action, Ok(Written::Deleted)), &content, &RETRY, now);
     }
-    assert_eq!(state.timers(), 0);
+    assert_eq!(state.timers(), (0, 0));
 }
 
 #[tokio::test]
