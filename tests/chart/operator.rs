@@ -171,7 +171,7 @@ async fn the_test_of_the_chart_fails_where_nothing_is_written_and_where_rights_a
         let says = String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).contains(words);
         (output.status.code() == Some(code) && says).then_some(()).ok_or_else(|| format!("{output:?}"))
     };
-    ends(1, "NoLeader").unwrap();
+    ends(0, "NoLease").unwrap();
     let operator = bed.operator(launch()).await.unwrap();
     ends(0, "No problem found.").unwrap();
     operator.stop().await.unwrap();
