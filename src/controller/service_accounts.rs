@@ -748,7 +748,7 @@ mod tests {
         while queued.try_recv().is_ok() {
             news += 1;
         }
-        assert_eq!(news, 3, "each change is told once");
+        assert_eq!(news, 3, "each change queues it once");
     }
 
     #[tokio::test(start_paused = true)]

@@ -36,6 +36,14 @@ fn attaching(namespaces: Value, account: &str) -> Value {
     spec
 }
 
+/// A namespace with a ServiceAccount to attach to.
+async fn with_builder(test: &str) -> (Bed, String, String) {
+    let bed = bed(test).await;
+    let (a, builder) = (bed.namespace("a", &[]).await.unwrap(), bed.name("builder"));
+    bed.service_account(&a, &builder, &[]).await.unwrap();
+    (bed, a, builder)
+}
+
 async fn merge(bed: &Bed, namespace: &str, account: &str, patch: Value) {
     bed.service_accounts(namespace).patch(account, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
 }
@@ -153,10 +161,7 @@ async fn what_is_attached_stays_while_the_credential_is_suspended() {
 
 #[tokio::test]
 async fn the_status_says_whether_the_secret_is_attached_and_what_is_missing() {
-    let bed = bed("attach-status").await;
-    let a = bed.namespace("a", &[]).await.unwrap();
-    let builder = bed.name("builder");
-    bed.service_account(&a, &builder, &[]).await.unwrap();
+    let (bed, a, builder) = with_builder("attach-status").await;
     let _operator = bed.operator(launch().attaching(&builder)).await.unwrap();
     let mut of_pods = spec(json!({ "names": [a] }));
     of_pods["attachTo"] = json!({ "pods": "MatchingImages" });
@@ -228,10 +233,7 @@ async fn until_reviewed(bed: &Bed, webhook: &Webhook, namespace: &str, account: 
 
 #[tokio::test]
 async fn a_webhook_that_undoes_each_patch_is_told_of_and_not_fought() {
-    let bed = bed("attach-undone").await;
-    let a = bed.namespace("a", &[]).await.unwrap();
-    let builder = bed.name("builder");
-    bed.service_account(&a, &builder, &[]).await.unwrap();
+    let (bed, a, builder) = with_builder("attach-undone").await;
     let webhook = Webhook::start().unwrap();
     let registered = webhook.register(&bed.client, &for_accounts(&bed, Kind::Mutating, &[&a])).await.unwrap();
     until_reviewed(&bed, &webhook, &a, &builder).await;
@@ -288,10 +290,7 @@ async fn webhooks_that_hang_on_many_service_accounts_hold_up_no_other() {
 
 #[tokio::test]
 async fn a_service_account_that_cannot_take_the_annotation_is_told_of_in_the_words_of_the_api_server() {
-    let bed = bed("attach-full").await;
-    let a = bed.namespace("a", &[]).await.unwrap();
-    let builder = bed.name("builder");
-    bed.service_account(&a, &builder, &[]).await.unwrap();
+    let (bed, a, builder) = with_builder("attach-full").await;
     // All annotations together may have 256 KiB.
     merge(&bed, &a, &builder, json!({ "metadata": { "annotations": { "x": "x".repeat((256 << 10) - 10) } } })).await;
     let _operator = bed.operator(launch().attaching(&builder)).await.unwrap();
@@ -315,10 +314,7 @@ async fn a_service_account_that_cannot_take_the_annotation_is_told_of_in_the_wor
 
 #[tokio::test]
 async fn service_accounts_that_may_not_be_watched_are_told_of_until_they_may() {
-    let bed = bed("attach-unwatched").await;
-    let a = bed.namespace("a", &[]).await.unwrap();
-    let builder = bed.name("builder");
-    bed.service_account(&a, &builder, &[]).await.unwrap();
+    let (bed, a, builder) = with_builder("attach-unwatched").await;
     let launch = launch().attaching(&builder).without_rights();
     let lent = launch.lent.clone();
     bed.recorder.excuse(Invariant::I16Rbac, "*", "the right is given later");

@@ -586,41 +586,18 @@ async fn what_admission_adds_to_a_service_account_is_not_held_against_the_operat
     if !MutatingPolicy::is_served(&attachable.client).await {
         return;
     }
-    let (group, name) = ("admissionregistration.k8s.io/v1", &attachable.home);
     let object = "Object{automountServiceAccountToken: false, \
         metadata: Object.metadata{labels: {'added': 'x'}, annotations: {'added': 'x'}, finalizers: ['example.com/added']}}";
-    let policy = json!({
-        "apiVersion": group, "kind": "MutatingAdmissionPolicy", "metadata": { "name": name },
-        "spec": {
-            "failurePolicy": "Fail", "reinvocationPolicy": "IfNeeded",
-            "mutations": [{ "patchType": "ApplyConfiguration", "applyConfiguration": { "expression": object } }],
-            "matchConstraints": {
-                "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": name } },
-                "resourceRules": [{ "apiGroups": [""], "apiVersions": ["v1"], "resources": ["serviceaccounts"], "operations": ["UPDATE"] }],
-            },
-        },
-    });
-    let binding = json!({
-        "apiVersion": group, "kind": "MutatingAdmissionPolicyBinding", "metadata": { "name": name }, "spec": { "policyName": name },
-    });
-    for object in [&policy, &binding] {
-        apply(&attachable.client, object, false).await.unwrap();
-    }
-    let dry = PatchParams { dry_run: true, ..PatchParams::default() };
+    let mutations = json!([{ "patchType": "ApplyConfiguration", "applyConfiguration": { "expression": object } }]);
+    let (accounts, dry) = (attachable.accounts(), PatchParams { dry_run: true, ..PatchParams::default() });
     let probe = Patch::Merge(json!({ "metadata": { "labels": { "probe": "x" } } }));
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !attachable.accounts().patch("puller", &dry, &probe).await.unwrap().labels().contains_key("added") {
-        assert!(tokio::time::Instant::now() < deadline, "the mutating policy is not in force");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    let acts = async || accounts.patch("puller", &dry, &probe).await.unwrap().labels().contains_key("added");
+    let (client, home) = (&attachable.client, &attachable.home);
+    let policy = MutatingPolicy::on(client, home, "serviceaccounts", json!([]), mutations, acts).await;
     let stored = attachable.accepts_what_the_operator_does().await;
     assert!(stored.annotations().contains_key("added") && stored.automount_service_account_token == Some(false));
     attachable.refuses_everything_else().await;
-    for (kind, object) in [("mutatingadmissionpolicybindings", &binding), ("mutatingadmissionpolicies", &policy)] {
-        let path = format!("/apis/{group}/{kind}/{}", object["metadata"]["name"].as_str().unwrap());
-        let request = http::Request::delete(path).body(vec![]).unwrap();
-        attachable.client.request::<Value>(request).await.unwrap();
-    }
+    policy.delete(client).await;
 }
 
 /// With `Fail`, a pod that costs too much to look at would be refused.

@@ -13,7 +13,7 @@ use super::operator::{launch, with_the_chart};
 use super::policy::{installed, refused};
 use super::stolen_token::{Owners, additions, merged};
 
-/// A MutatingAdmissionPolicy for the Secrets of one type in one namespace.
+/// A MutatingAdmissionPolicy for the objects of one kind in one namespace.
 pub(crate) struct MutatingPolicy(String);
 
 impl MutatingPolicy {
@@ -32,9 +32,26 @@ impl MutatingPolicy {
         Self::of_type(client, namespace, "kubernetes.io/dockerconfigjson", ".dockerconfigjson", mutations).await
     }
 
-    /// Creates one that adds a key to the data, and waits until it is in force: the API server tells no one when. A Secret of the type
-    /// needs the `key`.
+    /// Creates one that adds a key to the data of Secrets of a type, which needs the `key`.
     pub(crate) async fn of_type(client: &Client, namespace: &str, kind: &str, key: &str, mutations: Value) -> Self {
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        let probe = json!({ "metadata": { "name": "probe" }, "type": kind, "stringData": { key: "{}" } });
+        let probe: Secret = serde_json::from_value(probe).unwrap();
+        let params = PostParams { dry_run: true, ..PostParams::default() };
+        let acts = async || secrets.create(&params, &probe).await.unwrap().data.unwrap().len() > 1;
+        let conditions = json!([{ "name": "of-the-type", "expression": format!("object.type == '{kind}'") }]);
+        Self::on(client, namespace, "secrets", conditions, mutations, acts).await
+    }
+
+    /// Creates one for a resource, and waits until it `acts`: the API server tells no one when.
+    pub(crate) async fn on(
+        client: &Client,
+        namespace: &str,
+        resource: &str,
+        conditions: Value,
+        mutations: Value,
+        acts: impl AsyncFn() -> bool,
+    ) -> Self {
         let group = "admissionregistration.k8s.io/v1";
         let policy = json!({
             "apiVersion": group, "kind": "MutatingAdmissionPolicy", "metadata": { "name": namespace },
@@ -42,9 +59,9 @@ impl MutatingPolicy {
                 "failurePolicy": "Fail", "reinvocationPolicy": "IfNeeded", "mutations": mutations,
                 "matchConstraints": {
                     "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": namespace } },
-                    "resourceRules": [{ "apiGroups": [""], "apiVersions": ["v1"], "resources": ["secrets"], "operations": ["CREATE", "UPDATE"] }],
+                    "resourceRules": [{ "apiGroups": [""], "apiVersions": ["v1"], "resources": [resource], "operations": ["CREATE", "UPDATE"] }],
                 },
-                "matchConditions": [{ "name": "of-the-type", "expression": format!("object.type == '{kind}'") }],
+                "matchConditions": conditions,
             },
         });
         let binding = json!({
@@ -54,12 +71,8 @@ impl MutatingPolicy {
         for object in [&policy, &binding] {
             apply(client, object, false).await.unwrap();
         }
-        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-        let probe = json!({ "metadata": { "name": "probe" }, "type": kind, "stringData": { key: "{}" } });
-        let probe: Secret = serde_json::from_value(probe).unwrap();
-        let params = PostParams { dry_run: true, ..PostParams::default() };
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        while secrets.create(&params, &probe).await.unwrap().data.unwrap().len() == 1 {
+        while !acts().await {
             assert!(tokio::time::Instant::now() < deadline, "the mutating policy is not in force");
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
