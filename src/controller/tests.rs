@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hostile::{Kind, OddObject, line, page};
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
@@ -78,7 +79,8 @@ fn odd_secrets_are_read_as_far_as_possible() {
     assert!(record.owner.is_some() && record.expires_at.is_some());
     read_all(Kind::Secret, |odd, object: &SecretMetadata| {
         if is_elsewhere(odd) {
-            let read = object.record().map(|read| SecretRecord { applied_at: record.applied_at, ..(**read).clone() });
+            let (applied_at, managed_fields) = (record.applied_at, record.managed_fields);
+            let read = object.record().map(|read| SecretRecord { applied_at, managed_fields, ..(**read).clone() });
             assert_eq!(read.as_ref(), Some(&**record), "{}", odd.what);
         }
         if odd.what.contains("metadata/managedFields") || odd.what.contains("metadata/ownerReferences") {
@@ -109,6 +111,11 @@ fn masses(many: usize) -> serde_json::Value {
     object
 }
 
+/// The least of three costs: whatever else the machine does only adds to one.
+fn least(cost: impl Fn() -> Duration) -> Duration {
+    (0..3).map(|_| cost()).min().unwrap_or_default()
+}
+
 #[test]
 fn what_a_secret_has_in_masses_is_neither_kept_nor_slow() {
     let cost = |many: usize| {
@@ -120,7 +127,7 @@ fn what_a_secret_has_in_masses_is_neither_kept_nor_slow() {
         cost
     };
     // A look at each for each other would cost 64 times as much.
-    let (few, many) = (cost(5_000), cost(40_000));
+    let (few, many) = (least(|| cost(5_000)), least(|| cost(40_000)));
     assert!(many < few * 24, "{few:?} for 5,000, {many:?} for 40,000");
     let mut object = masses(1);
     object["metadata"]["ownerReferences"] = json!([{
@@ -141,7 +148,7 @@ fn a_refusal_is_searched_for_passwords_in_a_time_that_grows_with_its_length_alon
         cpu_time() - before
     };
     // Comparing each part of the message with each part of the data would cost 64 times as much.
-    let (few, many) = (cost(500), cost(4_000));
+    let (few, many) = (least(|| cost(500)), least(|| cost(4_000)));
     assert!(many < few * 24, "{few:?} for 500, {many:?} for 4,000");
 }
 

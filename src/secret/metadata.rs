@@ -1,6 +1,8 @@
 //! A Secret's metadata as the API server sends it, parsed without copies and only as far as it is used: `managedFields` alone would
 //! otherwise take dozens of allocations for each response and each watch event.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Deserialize;
 use serde::de::Deserializer;
@@ -54,6 +56,25 @@ pub struct FieldsEntry<'a> {
     pub(super) fields_v1: Option<Fields<'a>>,
 }
 
+/// `managedFields`: who has written which fields.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ManagedFields<'a> {
+    pub(super) entries: Vec<FieldsEntry<'a>>,
+    /// A hash over all of it, as the API server writes it; none where there is no entry.
+    pub(super) hash: Option<u64>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for ManagedFields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = <&RawValue>::deserialize(deserializer)?;
+        let Items(entries) = read(raw).unwrap_or_default();
+        let mut hasher = DefaultHasher::new();
+        raw.get().hash(&mut hasher);
+        let hash = (!entries.is_empty()).then(|| hasher.finish());
+        Ok(Self { entries, hash })
+    }
+}
+
 /// An owner reference.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -88,7 +109,7 @@ pub struct Metadata<'a> {
     #[serde(borrow)]
     pub(super) owner_references: Items<OwnerRef<'a>>,
     #[serde(borrow)]
-    pub(super) managed_fields: Items<FieldsEntry<'a>>,
+    pub(super) managed_fields: ManagedFields<'a>,
     #[serde(borrow, deserialize_with = "lenient")]
     pub(super) deletion_timestamp: Option<Text<'a>>,
     #[serde(borrow)]

@@ -122,7 +122,7 @@ fn our_fields<'a, 'b>(metadata: &'a Metadata<'b>) -> Option<&'a Fields<'b>> {
 
 /// The entry of our apply in `managedFields`.
 fn our_entry<'a, 'b>(metadata: &'a Metadata<'b>) -> Option<&'a FieldsEntry<'b>> {
-    metadata.managed_fields.0.iter().find(|entry| is_our_apply(entry))
+    metadata.managed_fields.entries.iter().find(|entry| is_our_apply(entry))
 }
 
 /// The time of the entry of our apply, in seconds; 0 if there is none.
@@ -133,7 +133,8 @@ fn applied_at(metadata: &Metadata<'_>) -> u32 {
 
 /// Whether the data of a Secret can be ours, by what has changed in its metadata since our last write, or since the first list after a
 /// restart. Whoever applies under the name of our field manager leaves the [`ManagedFieldsDigest`] as it is, but the API server sets
-/// the time of our entry whenever an apply changes something.
+/// the time of our entry whenever an apply changes something. And whoever sends `managedFields` that the API server cannot read leaves
+/// all of them as they are (Kubernetes 1.37), although every other change of an object but a deletion alters them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trust {
     /// Nothing of ours has changed.
@@ -142,7 +143,7 @@ pub enum Trust {
     /// Something has changed once. If the Secret is as desired, then by a write of ours whose answer was lost. The hash of the new
     /// content is known to nobody else, unless it was written in another namespace already (docs/security.md).
     Changed,
-    /// Somebody else has applied under our name.
+    /// Somebody else has applied under our name, or has hidden what was written.
     Forged,
 }
 
@@ -188,6 +189,8 @@ pub struct SecretRecord {
     pub digest: ManagedFieldsDigest,
     /// When an apply under our name last changed something, in seconds; 0 if that is unknown.
     pub applied_at: u32,
+    /// A hash over all of `managedFields`; none where they are empty.
+    pub managed_fields: Option<u64>,
     /// See [`Trust`].
     pub trust: Trust,
     /// The recorded expiry, unless somebody else wrote it or the data. It may be forged: see [`Self::valid_until`].
@@ -216,7 +219,7 @@ impl SecretRecord {
         let mut extra_keys: BTreeSet<&str> = BTreeSet::new();
         let mut sets_immutable = false;
         let format = format(metadata, ours);
-        for fields in metadata.managed_fields.0.iter().filter_map(|entry| entry.fields_v1.as_ref()) {
+        for fields in metadata.managed_fields.entries.iter().filter_map(|entry| entry.fields_v1.as_ref()) {
             let keys = fields.find(&["f:data"]).into_iter().flat_map(Fields::names);
             extra_keys.extend(keys.filter(|key| !form(format).keys.contains(key)));
             sets_immutable |= fields.find(&["f:immutable"]).is_some();
@@ -227,6 +230,7 @@ impl SecretRecord {
             owner: owner(metadata, ours),
             digest: ManagedFieldsDigest::of(&lines_observed(metadata, ours)),
             applied_at: applied_at(metadata),
+            managed_fields: metadata.managed_fields.hash,
             trust: Trust::default(),
             expires_at: own_annotation(metadata, ours, EXPIRES_AT).and_then(|at| at.parse().ok()),
             hosts: own_annotation(metadata, ours, HOSTS_HASH).and_then(number),
@@ -234,7 +238,7 @@ impl SecretRecord {
             format,
             extra_keys: extra_keys.into_iter().take(MOST_EXTRA_KEYS).map(str::to_owned).collect(),
             sets_immutable,
-            applied: ours.is_some() || metadata.managed_fields.0.is_empty(),
+            applied: ours.is_some() || metadata.managed_fields.entries.is_empty(),
             held_by: metadata.deletion_timestamp.as_ref().map(|_| {
                 let first = metadata.finalizers.0.first();
                 first
@@ -254,12 +258,20 @@ impl SecretRecord {
     pub fn trust_after(&self, before: &Self, may_be_ours: bool) -> Trust {
         let is_applied_again = self.uid != before.uid || self.applied_at != before.applied_at;
         match (self.digest == before.digest, before.trust) {
-            (true, trust) if !is_applied_again => trust,
+            (true, trust) if !is_applied_again && !self.hides_a_change_of(before) => trust,
             (false, Trust::Unchanged) if self.uid == before.uid => Trust::Changed,
             (false, Trust::Changed) if self.uid == before.uid && may_be_ours => Trust::Changed,
             // With equal metadata we would have written equal data, which changes no time. And two changes may have undone each other.
             _ => Trust::Forged,
         }
+    }
+
+    /// Whether something was written that `managedFields` do not show.
+    fn hides_a_change_of(&self, before: &Self) -> bool {
+        self.resource_version != before.resource_version
+            && self.held_by.is_some() == before.held_by.is_some()
+            && self.managed_fields.is_some()
+            && self.managed_fields == before.managed_fields
     }
 
     /// Whether somebody made additions that an apply does not remove and that must be removed.
@@ -376,6 +388,7 @@ impl SecretRecord {
             owner,
             digest,
             applied_at: 0,
+            managed_fields: None,
             trust: Trust::default(),
             expires_at: None,
             hosts: None,
@@ -563,22 +576,29 @@ mod tests {
     }
 
     #[test]
-    fn whoever_applies_under_our_name_is_seen_by_the_time_of_the_entry() {
+    fn whoever_applies_under_our_name_or_hides_a_change_is_seen() {
         use Trust::{Changed, Forged, Unchanged};
         let written = SecretRecord::read(&applied()).unwrap();
         assert_eq!((written.applied_at, written.trust), (1_767_225_600, Unchanged));
         let other = ManagedFieldsDigest::desired(&ObjectMeta::default());
         let after = |edit: fn(&mut SecretRecord)| {
-            let mut record = SecretRecord { resource_version: "8".into(), ..written.clone() };
+            // Whatever is written changes an entry, be it the time of one.
+            let mut record = SecretRecord { resource_version: "8".into(), managed_fields: Some(8), ..written.clone() };
             edit(&mut record);
             record
         };
+        let hidden = SecretRecord { resource_version: "8".into(), ..written.clone() };
+        let deleted = SecretRecord { held_by: Some("example.com/x".into()), ..hidden.clone() };
+        let without = SecretRecord { managed_fields: None, ..written.clone() };
         let (label, applied) = (after(|_| {}), after(|record| record.applied_at += 1));
         let again = after(|record| record.uid = "t".into());
         let taken = SecretRecord { digest: other, ..label.clone() };
         let refreshed = SecretRecord { digest: other, ..applied.clone() };
         let table = [
             ("a label of others", &label, [Unchanged, Changed, Forged]),
+            ("not shown by managedFields", &hidden, [Forged; 3]),
+            ("deleted, and kept by a finalizer", &deleted, [Unchanged, Changed, Forged]),
+            ("shown again", &written, [Unchanged, Changed, Forged]),
             ("the same applied again", &applied, [Forged; 3]),
             ("deleted and created again", &again, [Forged; 3]),
             ("taken over by another manager", &taken, [Changed, Forged, Forged]),
@@ -589,6 +609,8 @@ mod tests {
                 .map(|trust| record.trust_after(&SecretRecord { trust, ..written.clone() }, false));
             assert_eq!(seen, expected, "{what}");
         }
+        let later = SecretRecord { resource_version: "8".into(), ..without.clone() };
+        assert_eq!(later.trust_after(&without, false), Unchanged, "there are none to tell by");
     }
 
     #[test]

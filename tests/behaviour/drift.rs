@@ -1,12 +1,10 @@
 //! What others do to our Secrets is undone at once, in place where Kubernetes allows it, and with no write more than that takes.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use testbed::aws::Service;
@@ -14,7 +12,7 @@ use testbed::bed::Bed;
 use testbed::proxy::{Action, Fault, Gate, Match};
 use testbed::recorder::Invariant;
 
-use super::look::{at_once, quiet, spec, stored_in, uid, writes_in};
+use super::look::{at_once, quiet, shown, spec, stored_in, uid, writes_in};
 use super::{OWN, bed, operator};
 
 /// The name of the operator's field manager.
@@ -30,6 +28,8 @@ enum Edit {
     Apply(Value),
     /// The same under the name of the operator's field manager, with all that it wrote except for this.
     Forge(fn(&mut Secret)),
+    /// Other data, with an entry of `managedFields` that the API server cannot read.
+    Hide,
     /// `kubectl delete`.
     Delete,
 }
@@ -81,6 +81,12 @@ async fn what_is_applied_under_our_name_is_undone() {
         case("nothing", Edit::Forge(|_| {}), 0),
     ];
     edits_are_undone("forged", cases).await;
+}
+
+/// The API server of Kubernetes 1.37 then keeps all `managedFields` as they are, and earlier ones reset them.
+#[tokio::test]
+async fn what_managed_fields_do_not_show_is_undone() {
+    edits_are_undone("hidden", vec![case("data", Edit::Hide, 1)]).await;
 }
 
 #[tokio::test]
@@ -141,7 +147,7 @@ async fn a_secret_with_our_marks_and_the_wrong_type_is_made_anew() {
     gate.arrived(1).await;
     let mut opaque = Secret { type_: Some("Opaque".to_owned()), ..good.clone() };
     (opaque.metadata.uid, opaque.metadata.resource_version, opaque.metadata.managed_fields) = (None, None, None);
-    bed.secrets(&a).create(&PostParams::default(), &opaque).await.unwrap();
+    shown(&bed, bed.secrets(&a).create(&PostParams::default(), &opaque)).await.unwrap();
     gate.open();
     let repaired = at_once(bed.logins_until(&a, &[OWN])).await;
     quiet(&bed).await;
@@ -215,7 +221,6 @@ async fn perform(bed: &Bed, namespace: &str, good: &Secret, edit: &Edit) {
                 let about = format!("{namespace}/{name}");
                 bed.recorder.excuse(invariant, about, "a write under the operator's name counts as one of its own");
             }
-            next_second(good).await;
             let mut secret = good.clone();
             change(&mut secret);
             let ObjectMeta { labels, annotations, owner_references, .. } = secret.metadata;
@@ -223,17 +228,17 @@ async fn perform(bed: &Bed, namespace: &str, good: &Secret, edit: &Edit) {
             let forged = Secret { metadata, ..secret };
             secrets.patch(name, &by(MANAGER).force(), &Patch::Apply(forged)).await.unwrap();
         }
+        Edit::Hide => {
+            let unreadable = json!({ "manager": "x", "operation": "Update", "apiVersion": "a/b/c", "fieldsType": "FieldsV1", "fieldsV1": {} });
+            let patch = json!([
+                { "op": "add", "path": "/metadata/managedFields/-", "value": unreadable },
+                { "op": "add", "path": "/data/.dockerconfigjson", "value": ByteString(b"{}".to_vec()) },
+            ]);
+            let patch: Patch<()> = Patch::Json(serde_json::from_value(patch).unwrap());
+            secrets.patch(name, &by("kubectl-patch"), &patch).await.unwrap();
+        }
         Edit::Delete => drop(secrets.delete(name, &DeleteParams::default()).await.unwrap()),
     }
-}
-
-/// Waits until the time at which a Secret was applied is over. The API server records times in whole seconds.
-async fn next_second(secret: &Secret) {
-    let mut entries = secret.metadata.managed_fields.iter().flatten();
-    let applied = entries.find(|entry| entry.manager.as_deref() == Some(MANAGER)).unwrap();
-    let end = applied.time.as_ref().unwrap().0.checked_add(SignedDuration::from_secs(1)).unwrap();
-    let left = end.duration_since(Timestamp::now());
-    tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
 }
 
 /// Whether everything that the operator wrote is as it was; labels and annotations of others do not matter.

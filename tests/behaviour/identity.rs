@@ -204,9 +204,9 @@ async fn a_profile_with_a_role_serves_and_what_is_wrong_with_one_is_named_and_me
         registry_until(&bed, &name, 0, reason, &[words]).await;
     }
     let mark = bed.aws.mark();
-    bed.aws.fault(Service::Sts, Fault::Status(503)).times(1);
-    bed.aws.wait_for_call_after(mark).await;
-    registry_until(&bed, &name, 0, "AwsUnavailable", &["STS"]).await;
+    // It is told for as long as the next try takes, so that somebody must look beforehand.
+    let told = registry_until(&bed, &name, 0, "AwsUnavailable", &["STS"]);
+    tokio::join!(told, async { drop(bed.aws.fault(Service::Sts, Fault::Status(503)).times(1)) });
     assert_eq!(bed.aws.calls_since(mark).iter().filter(|call| call.code != "AccessDenied").count(), 1, "tried once");
     bed.aws.add_role(Role::new(&role).trusting(Trust::principal(&user).external_id("x-1")));
     bed.logins_until(&a, &[OWN]).await.unwrap();

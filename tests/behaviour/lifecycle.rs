@@ -10,7 +10,8 @@ use testbed::bed::{Bed, PATIENCE, condition};
 use testbed::proxy::{Action, Fault, Gate, Match};
 
 use super::look::{
-    at_once, counts, failure_until, labelled_owner, owner, quiet, spec, stored_in, uid, version, writes_in,
+    at_once, counts, failure_until, labelled_owner, nobody_renews, owner, quiet, spec, stored_in, uid, version,
+    writes_in,
 };
 use super::rights::from;
 use super::{CRD, OWN, bed, operator};
@@ -152,6 +153,7 @@ async fn a_secret_of_the_old_name_stays_until_its_tokens_expire_also_across_a_re
     let of_old = writes.iter().filter(|write| write.target.name == bed.secret);
     assert_eq!(of_old.map(|write| write.method.as_str()).collect::<Vec<_>>(), ["DELETE", "DELETE"]);
     operator.stop().await.unwrap();
+    nobody_renews(&bed, &name, &[&a, &b], &other);
     bed.finish().await.unwrap();
 }
 
@@ -175,6 +177,7 @@ async fn a_secret_of_the_old_name_stays_where_the_new_one_cannot_be_written() {
     at_once(bed.ready(&name)).await;
     bed.secret_until(&a, "gone, as the new one is there", |secret| secret.is_none()).await.unwrap();
     operator.stop().await.unwrap();
+    nobody_renews(&bed, &name, &[&a, &b], &other);
     bed.finish().await.unwrap();
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -11,7 +12,8 @@ use kube::runtime::watcher::{self, watcher};
 use kube::{ResourceExt, core::ObjectMeta};
 use serde_json::{Value, json};
 use testbed::bed::{Bed, Operator, PATIENCE};
-use testbed::proxy::{Mark, Match, Request};
+use testbed::proxy::{Action, Fault, Mark, Match, Request};
+use testbed::recorder::Invariant;
 
 /// What an event brings about comes within this time. Tokens and timers are looked at once a minute anyway: what takes longer than
 /// this was not brought about by an event.
@@ -28,6 +30,25 @@ pub(super) fn spec(namespaces: Value) -> Value {
 /// What comes of an event, if it comes at once.
 pub(super) async fn at_once<T, E: Debug>(what: impl Future<Output = Result<T, E>>) -> T {
     tokio::time::timeout(AT_ONCE, what).await.expect("it was to happen at once").unwrap()
+}
+
+/// Does something to a Secret, and waits until the operator's watch tells of it.
+pub(super) async fn shown<T>(bed: &Bed, doing: impl Future<Output = T>) -> T {
+    let none_is_lost = Action::LoseEvents(Arc::new(|_: &Value| false));
+    let events = bed.proxy.place(Fault::new(Match::watches("secrets"), none_is_lost));
+    let done = doing.await;
+    tokio::time::timeout(PATIENCE, events.hit(1)).await.expect("the watch tells of it");
+    events.remove();
+    done
+}
+
+/// Excuses the end of tokens that last seconds, once nobody is left to renew them: a slow machine judges after it.
+pub(super) fn nobody_renews(bed: &Bed, credential: &str, namespaces: &[&str], secret: &str) {
+    let why = "nobody is left to renew a token of a few seconds";
+    bed.recorder.excuse(Invariant::I14TrueStatus, credential, why);
+    for namespace in namespaces {
+        bed.recorder.excuse(Invariant::I6NoGap, format!("{namespace}/{secret}"), why);
+    }
 }
 
 /// The uid of a Secret.

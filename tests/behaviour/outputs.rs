@@ -155,7 +155,7 @@ async fn each_format_is_written_refreshed_in_one_write_found_again_and_taken_awa
     assert!(bed.secrets(&a).get_opt(&name_of(&bed, "DockerConfigJson")).await.unwrap().is_none());
 
     bed.credentials().delete(&name, &DeleteParams::default()).await.unwrap();
-    at_once(bed.named_secret_until(&a, &name_of(&bed, "BasicAuth"), "collected", |secret| secret.is_none())).await;
+    bed.named_secret_until(&a, &name_of(&bed, "BasicAuth"), "collected", |secret| secret.is_none()).await.unwrap();
     second.stop().await.unwrap();
     bed.finish().await.unwrap();
 }

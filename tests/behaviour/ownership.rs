@@ -11,8 +11,8 @@ use testbed::bed::{Bed, Operator, condition};
 use testbed::proxy::{Action, Fault, Gate, Match};
 
 use super::look::{
-    at_once, event_until, failure, failure_until, labelled_owner, looks, make_secret, owner, quiet, spec, stored_in,
-    uid, version, writes_in,
+    at_once, event_until, failure, failure_until, labelled_owner, looks, make_secret, owner, quiet, shown, spec,
+    stored_in, uid, version, writes_in,
 };
 use super::{OWN, bed, operator};
 
@@ -56,7 +56,7 @@ async fn a_foreign_secret_that_appears_at_the_last_moment_is_left_alone() {
     bed.proxy.place(Fault::new(Match::secret_writes(), Action::HoldRequest(gate.clone())).once());
     let name = bed.credential("x", spec(json!({ "names": [a] }))).await.unwrap();
     gate.arrived(1).await;
-    let foreign = make_secret(&bed, &a, DOCKER_CONFIG, &[(".dockerconfigjson", "{}")]).await;
+    let foreign = shown(&bed, make_secret(&bed, &a, DOCKER_CONFIG, &[(".dockerconfigjson", "{}")])).await;
     gate.open();
     failure_until(&bed, &name, &a, "SecretNotOwned").await;
     quiet(&bed).await;

@@ -12,7 +12,7 @@ use testbed::aws::Service;
 use testbed::bed::{Bed, PATIENCE};
 use testbed::proxy::{Action, Fault, Gate, Match, Request};
 
-use super::look::{at_once, counts, make_lingering_namespace, quiet, spec, stored_in, uid, version, writes_in};
+use super::look::{at_once, counts, make_lingering_namespace, quiet, shown, spec, stored_in, uid, version, writes_in};
 use super::{OWN, bed, operator};
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn a_secret_that_is_edited_while_it_is_being_removed_is_removed_all_the_sa
     bed.label(&a, &[(&bed.prefix, None)]).await.unwrap();
     gate.arrived(1).await;
     let edit = Patch::Merge(json!({ "metadata": { "labels": { "theirs": "x" } } }));
-    bed.secrets(&a).patch(&bed.secret, &PatchParams::default(), &edit).await.unwrap();
+    shown(&bed, bed.secrets(&a).patch(&bed.secret, &PatchParams::default(), &edit)).await.unwrap();
     gate.open();
     at_once(bed.secret_until(&a, "gone with the label", |secret| secret.is_none())).await;
     let answered = bed.proxy.log().wait_for(Default::default(), &removal, 2, PATIENCE).await.unwrap();

@@ -85,7 +85,6 @@ async fn a_death_in_the_middle_of_a_batch_leaves_all_namespaces_alike_in_the_end
         gate.arrived(4).await;
         die(&bed, first).await;
         bed.proxy.heal();
-        gate.open();
         let calls = bed.aws.mark();
         let second = operator(&bed).await;
         served(&bed, &name, "1").await;
@@ -114,7 +113,6 @@ async fn a_refresh_that_a_restart_interrupts_is_served_by_one_fetch_however_slow
     unreported.arrived(1).await;
     die(&bed, first).await;
     bed.proxy.heal();
-    unreported.open();
     // The status vouches for no token, so that the next process fetches one. It is looked at again in a later second.
     let gate = Gate::new();
     bed.proxy.place(Fault::new(Match::secret_writes(), Action::HoldRequest(gate.clone())).once());
@@ -145,7 +143,6 @@ async fn what_was_written_before_the_death_but_not_reported_is_kept_while_aws_fa
     gate.arrived(1).await;
     die(&bed, first).await;
     bed.proxy.heal();
-    gate.open();
     let written = bed.secret(&a).await.unwrap().unwrap();
     assert_ne!(logins(&written).unwrap()[&frankfurt], old, "the Secret was refreshed, and the status does not know");
     // The status cannot vouch for either login. One region answers, the other does not.

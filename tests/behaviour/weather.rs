@@ -9,6 +9,7 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 use testbed::bed::{Bed, PATIENCE};
 use testbed::proxy::{Action, Answer, Fault, Match, Request};
+use testbed::recorder::Recorder;
 
 use super::look::{at_once, counts, quiet, spec, stored_in};
 use super::{OWN, bed, launch, operator};
@@ -45,6 +46,8 @@ async fn whatever_happens_to_a_write_its_secret_comes_once_and_nobody_else_waits
         bed.logins_until(&hit, &[OWN]).await.unwrap_or_else(|error| panic!("{what}: {error:#}"));
         bed.ready(&name).await.unwrap_or_else(|error| panic!("{what}: {error:#}"));
         assert!(fault.hits() > 0, "{what}");
+        let seen = |recorder: &Recorder| !recorder.secret_versions(&hit, &bed.secret).is_empty();
+        assert!(bed.recorder.until(PATIENCE, seen).await, "{what}: the recorder has not seen the Secret");
         assert_eq!(bed.recorder.secret_versions(&hit, &bed.secret).len(), 1, "{what}: versions of the Secret");
         assert!(stored_in(&bed, mark, &spared) == 1, "{what}: writes where nothing was wrong");
         fault.remove();

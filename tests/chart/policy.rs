@@ -239,7 +239,17 @@ async fn others_are_not_bound_by_it() {
     let token = cluster.plane.service_account_token("chart-policy-another", "default", "", 3600).await.unwrap();
     let mut theirs = opaque;
     theirs["metadata"]["namespace"] = json!("chart-policy-another");
-    let created = apply(&cluster.plane.client(&token).unwrap(), &theirs, false).await.unwrap();
+    let client = cluster.plane.client(&token).unwrap();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    // The API server tells no one when it has taken note of a right.
+    let created = loop {
+        match apply(&client, &theirs, false).await {
+            Err(why) if why.contains(" cannot ") && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+            answer => break answer.unwrap(),
+        }
+    };
     assert_eq!(created["metadata"]["name"], "any");
     let names: Vec<String> = cluster
         .secrets(&cluster.admin)

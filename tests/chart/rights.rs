@@ -121,6 +121,7 @@ async fn tour(bed: &Bed) {
     let operator = bed.operator(launch(bed)).await.unwrap();
     bed.change(&shared, json!({ "spec": { "namespaces": { "names": [a, b] } } })).await.unwrap();
     bed.secret_until(&b, "there again", |secret| secret.is_some()).await.unwrap();
+    bed.ready(&shared).await.unwrap();
     operator.stop().await.unwrap();
 }
 

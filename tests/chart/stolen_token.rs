@@ -228,7 +228,11 @@ async fn no_lease_but_the_operators_own_can_be_made_and_no_event_that_stays() {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let probe = serde_json::from_value(json!({ "metadata": { "name": "probe" } })).unwrap();
     // The API server tells no one when it has taken note of a policy.
-    while leases.create(&PostParams { dry_run: true, ..PostParams::default() }, &probe).await.is_ok() {
+    while !leases
+        .create(&PostParams { dry_run: true, ..PostParams::default() }, &probe)
+        .await
+        .is_err_and(|why| why.to_string().contains(LEASE))
+    {
         assert!(tokio::time::Instant::now() < deadline, "the policy is not in force");
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
@@ -280,7 +284,7 @@ async fn a_token_of_a_service_account_lives_an_hour_at_most() {
         accounts.create_token_request("one", &PostParams::default(), &request).await
     };
     // The API server tells no one when it has taken note of a policy.
-    while ask(Some(10 * 365 * 24 * 3600)).await.is_ok() {
+    while !ask(Some(10 * 365 * 24 * 3600)).await.is_err_and(|why| why.to_string().contains("at most an hour")) {
         assert!(tokio::time::Instant::now() < deadline, "the policy is not in force");
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }

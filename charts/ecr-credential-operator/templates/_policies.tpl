@@ -5,7 +5,8 @@ A policy sees an object after the cluster's mutating admission. What admission a
 writes would be refused, and the tokens would expire. Admission runs after the API server has recorded in `managedFields` what
 the request writes, so what nobody owns there was added by admission. Two kinds of objects do not tell what was written, and then
 every addition is refused: those without managed fields, and those whose managed fields are as they were before. A request can bring
-about the latter: the API server of Kubernetes 1.37 restores the stored ones if it cannot read those of the request.
+about the latter: the API server of Kubernetes 1.37 restores the stored ones if it cannot read those of the request. So can two
+writes of the same fields by the operator within one second; what admission adds only to the second is refused until it is tried again.
 */}}
 
 {{/* The names of the operator's ServiceAccount, as a match condition. */}}

@@ -8,6 +8,7 @@ use testbed::bed::{Operator, PATIENCE, Tenant};
 use testbed::proxy::{Action, Answer, Fault, Gate, Match};
 
 use super::super::look::{AT_ONCE, counts, quiet};
+use super::super::rights::poll;
 use super::*;
 
 /// A tenant that is to go and one that stays, both served.
@@ -175,7 +176,11 @@ async fn a_new_tenant_of_the_same_name_gets_its_own_token_and_not_the_old_ones()
     s.make_again().await;
     s.bed.recorder.tenant(&s.gone.namespace, &role);
     s.bed.aws.add_role(Role::new(&role).trusting(s.bed.trust_of(&s.gone.namespace, "puller")));
-    s.bed.service_account(&s.gone.namespace, "puller", &[(ROLE_ARN, &role)]).await.unwrap();
+    // Admission may take the new namespace for a moment for the old one, which is ending.
+    poll("its ServiceAccount can be created", async || {
+        s.bed.service_account(&s.gone.namespace, "puller", &[(ROLE_ARN, &role)]).await.is_ok()
+    })
+    .await;
     token_of(&s.bed, &s.gone.namespace, &role).await;
     s.bed.logins_until(&s.gone.namespace, &[&host_of("333333333333")]).await.unwrap();
     assert!(s.holds_only(&role));

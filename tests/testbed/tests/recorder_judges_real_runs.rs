@@ -211,7 +211,7 @@ fn resource() -> ApiResource {
     )
 }
 
-fn definition() -> Result<CustomResourceDefinition> {
+pub(super) fn definition() -> Result<CustomResourceDefinition> {
     Ok(serde_json::from_value(json!({
         "metadata": {"name": "ecrcredentials.pullsecrets.dev"},
         "spec": {

@@ -291,6 +291,7 @@ fn record(u: &mut Unstructured<'_>) -> Result<SecretRecord> {
         owner,
         digest: ManagedFieldsDigest::desired(&ObjectMeta::default()),
         applied_at: 0,
+        managed_fields: None,
         trust: Trust::Unchanged,
         expires_at: None,
         hosts: None,

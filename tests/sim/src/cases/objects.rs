@@ -95,10 +95,13 @@ pub(super) fn cases() -> Vec<Case> {
             calm(sim);
         })
     }));
-    cases.extend(forgeries().into_iter().map(|(name, forge)| {
-        case(format!("applied under the operator's name: {name}"), &[I3, I4, I7], move |sim| {
+    // At once is within the second of the operator's own write.
+    let pauses = [("at once", Duration::ZERO), ("later", Duration::from_secs(5))];
+    let forgeries = forgeries().into_iter().flat_map(|(name, forge)| pauses.map(|pause| (name, forge, pause)));
+    cases.extend(forgeries.map(|(name, forge, (when, pause))| {
+        case(format!("applied under the operator's name {when}: {name}"), &[I3, I4, I7], move |sim| {
             ready(sim);
-            sim.run_for(Duration::from_secs(5));
+            sim.run_for(pause);
             sim.harm += 1;
             let good = sim.api.get(Kind::Secret, "b", SECRET).expect("it is there");
             forge(&sim.api, &good);

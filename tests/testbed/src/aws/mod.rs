@@ -47,7 +47,7 @@ pub use fault_plan::{FaultBuilder, FaultHandle};
 pub use hosts::{ApiHost, Variant};
 pub use iam::{Permissions, PrincipalTrust, Refusal, Role, Trust, WebIdentityTrust};
 pub use issuer::Issuer;
-pub use rate::{Rate, busiest_second};
+pub use rate::Rate;
 pub use service::Service;
 pub use tokens::{CANARY, IssuedToken};
 pub use users::AccessKey;

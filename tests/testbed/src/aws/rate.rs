@@ -1,12 +1,12 @@
-//! How many calls AWS takes from one account in one region, and how many came.
+//! How many calls AWS takes from one account in one region.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use super::error::ApiError;
-use super::{AwsStandIn, Call, Service};
+use super::{AwsStandIn, Service};
 
 /// A bucket of `burst` calls that refills with `per_second` of them; real time counts, not the stand-in's clock.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,23 +62,10 @@ impl Rates {
     }
 }
 
-/// The greatest number of these calls in any one second of real time.
-pub fn busiest_second(calls: &[Call]) -> usize {
-    let mut times: Vec<Instant> = calls.iter().map(|call| call.received).collect();
-    times.sort_unstable();
-    let (mut window, mut most) = (VecDeque::new(), 0);
-    for time in times {
-        window.push_back(time);
-        while window.front().is_some_and(|first| time.duration_since(*first) >= Duration::from_secs(1)) {
-            window.pop_front();
-        }
-        most = most.max(window.len());
-    }
-    most
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn taken(rates: &Rates, account: &str, now: Instant) -> usize {

@@ -12,7 +12,7 @@ use super::ControlPlane;
 use super::child::Server;
 
 /// How long a server may take to become ready; a busy machine with two cores needs about 4 s.
-pub(super) const READY_TIMEOUT: Duration = Duration::from_secs(90);
+pub(super) const READY_TIMEOUT: Duration = Duration::from_secs(300);
 
 impl ControlPlane {
     pub(super) async fn api_server_ready(&self) -> Result<()> {

@@ -174,6 +174,11 @@ impl Gate {
         self.wait(|state| state.arrived >= count).await;
     }
 
+    /// How many wait at it now.
+    pub fn waiting(&self) -> usize {
+        self.0.receiver_count()
+    }
+
     /// Lets go everything that waits and everything that comes later.
     pub fn open(&self) {
         self.0.send_modify(|state| state.open = true);

@@ -70,7 +70,7 @@ impl Recorder {
             runtime: Some(runtime),
         };
         let all = futures::future::try_join_all(started);
-        let all = tokio::time::timeout(Duration::from_secs(30), all).await;
+        let all = tokio::time::timeout(Duration::from_secs(60), all).await;
         all.context("the recorder could not list everything: is the EcrCredential definition installed?")??;
         Ok(recorder)
     }

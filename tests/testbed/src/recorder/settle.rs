@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use super::Recorder;
 
 /// How long a watch may lag behind a list.
-const WATCH_LAG: Duration = Duration::from_secs(20);
+const WATCH_LAG: Duration = Duration::from_secs(60);
 
 /// How long the garbage collector may take for what an EcrCredential leaves.
-const COLLECTION: Duration = Duration::from_secs(20);
+const COLLECTION: Duration = Duration::from_secs(60);
 
 impl Recorder {
     pub(super) async fn settle(&self) -> Result<()> {

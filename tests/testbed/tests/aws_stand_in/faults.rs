@@ -13,11 +13,14 @@ use testbed::aws::{AwsStandIn, Fault, Field, Service, ThrottleCode};
 
 use crate::clients::*;
 
+/// Enough for the largest answer on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 type Answer = Result<GetAuthorizationTokenOutput, SdkError<GetAuthorizationTokenError>>;
 
-async fn call(aws: &AwsStandIn, credentials: &Credentials) -> Answer {
+async fn call(aws: &AwsStandIn, credentials: &Credentials, timeout: Duration) -> Answer {
     let config = config("eu-west-1", aws.endpoint(Service::Ecr), Some(credentials.clone())).await;
-    let timeouts = aws_config::timeout::TimeoutConfig::builder().operation_timeout(Duration::from_secs(10)).build();
+    let timeouts = aws_config::timeout::TimeoutConfig::builder().operation_timeout(timeout).build();
     let config = config.into_builder().timeout_config(timeouts).build();
     aws_sdk_ecr::Client::new(&config).get_authorization_token().send().await
 }
@@ -104,12 +107,13 @@ async fn each_fault_of_ecr_looks_as_it_should_and_ends_after_its_count() {
         let name = format!("{fault:?}");
         let handle = aws.fault(Service::Ecr, fault).times(1);
         let mark = aws.mark();
-        assert_eq!(describe(&aws, &call(&aws, &credentials).await), expected, "{name}");
+        let timeout = if expected == "timeout" { Duration::from_secs(10) } else { PATIENCE };
+        assert_eq!(describe(&aws, &call(&aws, &credentials, timeout).await), expected, "{name}");
         assert_eq!(handle.hits(), 1, "{name}");
         let logged = aws.calls_since(mark)[0].fault.clone().unwrap();
         assert!(name.starts_with(&logged), "{name} is logged as {logged}");
         handle.clear();
-        assert_eq!(describe(&aws, &call(&aws, &credentials).await), good, "after {name}");
+        assert_eq!(describe(&aws, &call(&aws, &credentials, PATIENCE).await), good, "after {name}");
     }
 }
 
@@ -126,7 +130,7 @@ async fn a_closed_port_refuses_until_it_is_cleared() {
     let (aws, _, credentials) = good_session().await;
     for _ in 0..3 {
         let fault = aws.fault(Service::Ecr, Fault::Refused).until_cleared();
-        assert_eq!(describe(&aws, &call(&aws, &credentials).await), "no connection");
+        assert_eq!(describe(&aws, &call(&aws, &credentials, PATIENCE).await), "no connection");
         let address = aws.endpoint(Service::Ecr);
         let error = tokio::net::TcpStream::connect(address.trim_start_matches("http://")).await.unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);

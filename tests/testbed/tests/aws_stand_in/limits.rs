@@ -1,6 +1,6 @@
 //! The rate at which AWS takes calls.
 
-use testbed::aws::{Rate, Service, busiest_second};
+use testbed::aws::{Rate, Service};
 
 use crate::clients::*;
 
@@ -32,24 +32,4 @@ async fn calls_beyond_the_rate_are_throttled_by_account_and_region() {
     assert_eq!(session(&aws, &good_token(&issuer)).await.unwrap_err(), "Throttling");
     aws.limit_calls(Service::Ecr, None);
     assert_eq!(ecr_code(&aws, "eu-west-1", &credentials).await, "OK");
-}
-
-#[tokio::test]
-async fn the_busiest_second_is_told_from_the_log() {
-    let (aws, _, credentials) = good_session().await;
-    let mark = aws.mark();
-    assert_eq!(busiest_second(&aws.calls_since(mark)), 0);
-    for _ in 0..4 {
-        assert_eq!(ecr_code(&aws, "eu-west-1", &credentials).await, "OK");
-    }
-    let mut calls = aws.calls_since(mark);
-    let start = std::time::Instant::now();
-    for call in &mut calls {
-        call.received = start;
-    }
-    assert_eq!(busiest_second(&calls), 4);
-    calls[0].received += std::time::Duration::from_millis(999);
-    assert_eq!(busiest_second(&calls), 4);
-    calls[0].received += std::time::Duration::from_millis(1);
-    assert_eq!(busiest_second(&calls), 3, "a second later is another second");
 }

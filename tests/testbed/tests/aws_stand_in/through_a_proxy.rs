@@ -61,7 +61,8 @@ fn every_variant_in_every_partition_has_its_host() {
 fn ecr_public_and_a_web_identity_go_the_same_way() {
     let (aws, proxy, ca) = proxied();
     let issuer = trusted_issuer(&aws);
-    let token_file = ca.parent().unwrap().join("token");
+    let folder = tempfile::tempdir().unwrap();
+    let token_file = folder.path().join("token");
     std::fs::write(&token_file, good_token(&issuer)).unwrap();
     let identity = [("AWS_ROLE_ARN", ROLE), ("AWS_WEB_IDENTITY_TOKEN_FILE", token_file.to_str().unwrap())];
     assert!(child("irsa", &proxy, &ca, &identity).success());

@@ -84,6 +84,7 @@ impl Crowd {
                     owner: Some(Uid(uid.0.as_ref().into())),
                     digest: ManagedFieldsDigest::desired(&Default::default()),
                     applied_at: 0,
+                    managed_fields: None,
                     trust: Trust::Unchanged,
                     expires_at: Some(Timestamp::UNIX_EPOCH),
                     hosts: Some(1),
