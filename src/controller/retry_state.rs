@@ -171,6 +171,8 @@ struct Failing {
 #[derive(Clone, Copy)]
 struct Repairs {
     count: u32,
+    /// How many of them changed nothing: what others do within one second to fields of their own can look like a change of ours.
+    needless: u32,
     last: Timestamp,
 }
 
@@ -297,7 +299,7 @@ impl RetryState {
     pub(super) fn forget_failure(&mut self, key: &SecretKey, now: Timestamp) -> bool {
         let had_failed = self.failing.remove(key).is_some();
         if had_failed {
-            self.count_repairs(key, 0, now);
+            self.count_repairs(key, 0, 0, now);
         }
         had_failed
     }
@@ -353,7 +355,7 @@ impl RetryState {
 
     /// Whether somebody else keeps writing a Secret. It is so until it was left alone for a while, or the status would flap.
     fn is_contested(&self, key: &SecretKey, now: Timestamp) -> bool {
-        self.repairs.get(key).is_some_and(|repairs| repairs.count > QUICK_REPAIRS && !repairs.is_over(now))
+        self.repairs.get(key).is_some_and(|repairs| repairs.is_contested() && !repairs.is_over(now))
     }
 
     fn hanging(&self, key: &SecretKey) -> Option<(Reason, String)> {
@@ -402,7 +404,7 @@ impl RetryState {
         // It was tried before its wait was over, or has failed again, because of a change by somebody else. Who changes the Secret all
         // the time must not cause a write each time.
         if before.map_or_else(|| self.has_repairs(&key, now), |failing| failing.retry_at() > now) {
-            self.count_repairs(&key, 1, now);
+            self.count_repairs(&key, 1, 0, now);
         }
         let failing = Failing { count, since: now, wait, problem, seen: target.ownership.version() };
         self.failing.insert(key.clone(), failing);
@@ -420,7 +422,9 @@ impl RetryState {
         // To create a Secret again that somebody else deletes in a loop is a repair like any other; its first creation is none.
         let is_first = *action == SecretAction::Create && !self.has_repairs(&key, now);
         if matches!(action, SecretAction::Create | SecretAction::Update(_) | SecretAction::Strip(_)) {
-            self.count_repairs(&key, u32::from(!is_first), now);
+            let is_needless = matches!((action, written), (SecretAction::Update(before), Written::Stored(after))
+                if before.resource_version == after.resource_version);
+            self.count_repairs(&key, u32::from(!is_first), u32::from(is_needless), now);
         }
         let Written::Stored(record) = written else { return };
         if desired.is_some_and(|d| d.digest != record.digest) {
@@ -435,11 +439,12 @@ impl RetryState {
         self.repairs.get(key).is_some_and(|repairs| !repairs.is_over(now))
     }
 
-    /// Counts so many more repairs of a Secret, and remembers those before for a while longer.
-    fn count_repairs(&mut self, key: &SecretKey, more: u32, now: Timestamp) {
+    /// Counts so many more repairs of a Secret, and how many of them changed nothing; remembers those before for a while longer.
+    fn count_repairs(&mut self, key: &SecretKey, more: u32, needless: u32, now: Timestamp) {
         let recent = self.repairs.get(key).filter(|repairs| !repairs.is_over(now));
-        let count = recent.map_or(0, |repairs| repairs.count).saturating_add(more);
-        self.repairs.insert(key.clone(), Repairs { count, last: now });
+        let (count, before) = recent.map_or((0, 0), |repairs| (repairs.count, repairs.needless));
+        let (count, needless) = (count.saturating_add(more), before.saturating_add(needless));
+        self.repairs.insert(key.clone(), Repairs { count, needless, last: now });
     }
 }
 
@@ -460,6 +465,11 @@ impl Failing {
 }
 
 impl Repairs {
+    /// Whether somebody else has changed what is ours too often.
+    const fn is_contested(&self) -> bool {
+        self.count.saturating_sub(self.needless) > QUICK_REPAIRS
+    }
+
     /// When the next repair may be done; none while it need not wait.
     fn not_before(&self, key: &SecretKey) -> Option<Timestamp> {
         let beyond = self.count.checked_sub(QUICK_REPAIRS).filter(|beyond| *beyond > 0)?;

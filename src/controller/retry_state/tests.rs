@@ -162,34 +162,45 @@ async fn a_stale_answer_is_no_failure_unless_it_comes_again_and_again() {
     }
 }
 
+/// Somebody changes a Secret every second for two minutes, and each time it may be written, it is, which leads to this version; returns how
+/// often, and in how many of the seconds its namespace counted as failed.
+fn changed_every_second(state: &mut RetryState, version: &str) -> (u32, u32) {
+    let desired = desired("p");
+    let content = self::state(&desired).1;
+    let mine = secret("7", &desired);
+    let there = target(Ownership::Owned(mine.clone()));
+    let (mut writes, mut failed) = (0, 0);
+    for now in NOW..NOW + 120 {
+        if state.may_write(&there, at(now)) {
+            let stored = Ok(Written::Stored(secret(version, &desired)));
+            let update = ended(&there, &desired, SecretAction::Update(mine.clone()), stored);
+            state.record(&update, &content, &RETRY, at(now));
+            writes += 1;
+        }
+        failed += u32::from(count(state, &content, &there, &SecretAction::Keep, now).of("pull").synced == 0);
+    }
+    (writes, failed)
+}
+
 #[tokio::test]
 async fn who_keeps_changing_a_secret_is_not_fought_and_the_status_does_not_flap() {
     let desired = desired("p");
     let (mut state, content) = state(&desired);
-    let mine = secret("7", &desired);
-    let there = target(Ownership::Owned(mine.clone()));
-    let mut now = NOW;
-    let mut writes = 0;
-    // Somebody changes it every second for two minutes; each time it may be written, it is.
-    while now < NOW + 120 {
-        if state.may_write(&there, at(now)) {
-            let stored = Ok(Written::Stored(mine.clone()));
-            state.record(
-                &ended(&there, &desired, SecretAction::Update(mine.clone()), stored),
-                &content,
-                &RETRY,
-                at(now),
-            );
-            writes += 1;
-        }
-        let synced = count(&state, &content, &there, &SecretAction::Keep, now).of("pull").synced;
-        assert_eq!(synced == 1, writes <= QUICK_REPAIRS, "{writes} repairs after {} s", now - NOW);
-        now += 1;
-    }
+    let (writes, failed) = changed_every_second(&mut state, "8");
     assert!((8..=20).contains(&writes), "{writes} writes in two minutes");
+    assert_eq!(failed, 120 - QUICK_REPAIRS, "from the first repair too many on");
     // Left alone, it is as ever after a while.
-    assert_eq!(count(&state, &content, &there, &SecretAction::Keep, now + 90).of("pull").synced, 1);
-    assert!(state.may_write(&there, at(now + 90)));
+    let there = target(Ownership::Owned(secret("8", &desired)));
+    let later = NOW + 120 + 90;
+    assert_eq!(count(&state, &content, &there, &SecretAction::Keep, later).of("pull").synced, 1);
+    assert!(state.may_write(&there, at(later)));
+}
+
+#[tokio::test]
+async fn who_changes_what_is_not_ours_causes_few_writes_and_is_no_rival() {
+    let (writes, failed) = changed_every_second(&mut state(&desired("p")).0, "7");
+    assert!((8..=20).contains(&writes), "{writes} writes in two minutes");
+    assert_eq!(failed, 0);
 }
 
 #[tokio::test]
