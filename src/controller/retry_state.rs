@@ -299,7 +299,7 @@ impl RetryState {
     pub(super) fn forget_failure(&mut self, key: &SecretKey, now: Timestamp) -> bool {
         let had_failed = self.failing.remove(key).is_some();
         if had_failed {
-            self.count_repairs(key, 0, 0, now);
+            self.count_repairs(key, 0, now);
         }
         had_failed
     }
@@ -404,7 +404,7 @@ impl RetryState {
         // It was tried before its wait was over, or has failed again, because of a change by somebody else. Who changes the Secret all
         // the time must not cause a write each time.
         if before.map_or_else(|| self.has_repairs(&key, now), |failing| failing.retry_at() > now) {
-            self.count_repairs(&key, 1, 0, now);
+            self.count_repairs(&key, 1, now);
         }
         let failing = Failing { count, since: now, wait, problem, seen: target.ownership.version() };
         self.failing.insert(key.clone(), failing);
@@ -422,9 +422,12 @@ impl RetryState {
         // To create a Secret again that somebody else deletes in a loop is a repair like any other; its first creation is none.
         let is_first = *action == SecretAction::Create && !self.has_repairs(&key, now);
         if matches!(action, SecretAction::Create | SecretAction::Update(_) | SecretAction::Strip(_)) {
-            let is_needless = matches!((action, written), (SecretAction::Update(before), Written::Stored(after))
-                if before.resource_version == after.resource_version);
-            self.count_repairs(&key, u32::from(!is_first), u32::from(is_needless), now);
+            let repairs = self.count_repairs(&key, u32::from(!is_first), now);
+            if let (SecretAction::Update(before), Written::Stored(after)) = (action, written)
+                && before.resource_version == after.resource_version
+            {
+                repairs.needless = repairs.needless.saturating_add(1);
+            }
         }
         let Written::Stored(record) = written else { return };
         if desired.is_some_and(|d| d.digest != record.digest) {
@@ -439,12 +442,12 @@ impl RetryState {
         self.repairs.get(key).is_some_and(|repairs| !repairs.is_over(now))
     }
 
-    /// Counts so many more repairs of a Secret, and how many of them changed nothing; remembers those before for a while longer.
-    fn count_repairs(&mut self, key: &SecretKey, more: u32, needless: u32, now: Timestamp) {
+    /// Counts so many more repairs of a Secret, and remembers those before for a while longer.
+    fn count_repairs(&mut self, key: &SecretKey, more: u32, now: Timestamp) -> &mut Repairs {
         let recent = self.repairs.get(key).filter(|repairs| !repairs.is_over(now));
-        let (count, before) = recent.map_or((0, 0), |repairs| (repairs.count, repairs.needless));
-        let (count, needless) = (count.saturating_add(more), before.saturating_add(needless));
-        self.repairs.insert(key.clone(), Repairs { count, needless, last: now });
+        let (count, needless) = recent.map_or((0, 0), |repairs| (repairs.count, repairs.needless));
+        let repairs = Repairs { count: count.saturating_add(more), needless, last: now };
+        self.repairs.entry(key.clone()).insert_entry(repairs).into_mut()
     }
 }
 

@@ -2,6 +2,7 @@
 //! otherwise take dozens of allocations for each response and each watch event.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroU64;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Deserialize;
@@ -61,7 +62,7 @@ pub struct FieldsEntry<'a> {
 pub(super) struct ManagedFields<'a> {
     pub(super) entries: Vec<FieldsEntry<'a>>,
     /// A hash over all of it, as the API server writes it; none where there is no entry.
-    pub(super) hash: Option<u64>,
+    pub(super) hash: Option<NonZeroU64>,
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for ManagedFields<'a> {
@@ -70,7 +71,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for ManagedFields<'a> {
         let Items(entries) = read(raw).unwrap_or_default();
         let mut hasher = DefaultHasher::new();
         raw.get().hash(&mut hasher);
-        let hash = (!entries.is_empty()).then(|| hasher.finish());
+        let hash = NonZeroU64::new(hasher.finish()).filter(|_| !entries.is_empty());
         Ok(Self { entries, hash })
     }
 }

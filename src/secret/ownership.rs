@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -190,7 +191,7 @@ pub struct SecretRecord {
     /// When an apply under our name last changed something, in seconds; 0 if that is unknown.
     pub applied_at: u32,
     /// A hash over all of `managedFields`; none where they are empty.
-    pub managed_fields: Option<u64>,
+    pub managed_fields: Option<NonZeroU64>,
     /// See [`Trust`].
     pub trust: Trust,
     /// The recorded expiry, unless somebody else wrote it or the data. It may be forged: see [`Self::valid_until`].
@@ -583,7 +584,8 @@ mod tests {
         let other = ManagedFieldsDigest::desired(&ObjectMeta::default());
         let after = |edit: fn(&mut SecretRecord)| {
             // Whatever is written changes an entry, be it the time of one.
-            let mut record = SecretRecord { resource_version: "8".into(), managed_fields: Some(8), ..written.clone() };
+            let mut record =
+                SecretRecord { resource_version: "8".into(), managed_fields: NonZeroU64::new(8), ..written.clone() };
             edit(&mut record);
             record
         };
