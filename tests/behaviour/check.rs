@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use testbed::aws::{Permissions, Role, Service, Trust};
 use testbed::bed::{ACCOUNT, Bed};
 use testbed::proxy::Proxy;
+use testbed::recorder::Invariant;
 
 use super::demand::{spec, time};
 use super::look::make_secret;
@@ -221,11 +222,7 @@ async fn an_output_that_is_missing_or_not_allowed_and_an_include_that_is_not_cur
     operator.stop().await.unwrap();
     let args = ["--offline", "--include-secret", &hub, "--output-secret", &allowed];
     inside(&bed, &args).await.says(1, &["IncludeFailed", &hub, "does not exist", "1 problem found"]);
-    bed.recorder.excuse(
-        testbed::recorder::Invariant::I14TrueStatus,
-        &name,
-        "nobody is left to create the Secret again",
-    );
+    bed.recorder.excuse(Invariant::I14TrueStatus, &name, "nobody is left to create the Secret again");
     bed.secrets(&a).delete(&basic, &DeleteParams::default()).await.unwrap();
     inside(&bed, &args).await.says(
         1,

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use testbed::aws::Service;
-use testbed::bed::Bed;
+use testbed::bed::{Bed, next_second, unreadable_managed_field};
 use testbed::proxy::{Action, Fault, Gate, Match};
 use testbed::recorder::Invariant;
 
@@ -28,6 +28,8 @@ enum Edit {
     Apply(Value),
     /// The same under the name of the operator's field manager, with all that it wrote except for this.
     Forge(fn(&mut Secret)),
+    /// The same in a later second: the API server records times in whole seconds.
+    ForgeLater(fn(&mut Secret)),
     /// Other data, with an entry of `managedFields` that the API server cannot read.
     Hide,
     /// `kubectl delete`.
@@ -70,15 +72,18 @@ async fn edits_of_the_data_are_undone() {
 
 #[tokio::test]
 async fn what_is_applied_under_our_name_is_undone() {
+    let no_logins = |secret: &mut Secret| set_data(secret, &[(".dockerconfigjson", r#"{"auths":{}}"#)]);
     let put_off = |secret: &mut Secret| {
         set_data(secret, &[(".dockerconfigjson", r#"{"auths":{}}"#)]);
         let annotations = secret.metadata.annotations.as_mut().unwrap();
         annotations.insert("pullsecrets.dev/expires-at".to_owned(), "2099-01-01T00:00:00Z".to_owned());
     };
     let cases = vec![
-        case("data", Edit::Forge(|secret| set_data(secret, &[(".dockerconfigjson", r#"{"auths":{}}"#)])), 1),
+        case("data", Edit::Forge(no_logins), 1),
+        case("data-later", Edit::ForgeLater(no_logins), 1),
         case("data-and-expiry", Edit::Forge(put_off), 1),
-        case("nothing", Edit::Forge(|_| {}), 0),
+        case("data-and-expiry-later", Edit::ForgeLater(put_off), 1),
+        case("nothing-later", Edit::ForgeLater(|_| {}), 0),
     ];
     edits_are_undone("forged", cases).await;
 }
@@ -216,10 +221,13 @@ async fn perform(bed: &Bed, namespace: &str, good: &Secret, edit: &Edit) {
             (object["apiVersion"], object["kind"]) = (json!("v1"), json!("Secret"));
             secrets.patch(name, &by("theirs").force(), &Patch::Apply(object)).await.unwrap();
         }
-        Edit::Forge(change) => {
+        Edit::Forge(change) | Edit::ForgeLater(change) => {
             for invariant in [Invariant::I3WellFormed, Invariant::I5FailStatic] {
                 let about = format!("{namespace}/{name}");
                 bed.recorder.excuse(invariant, about, "a write under the operator's name counts as one of its own");
+            }
+            if matches!(edit, Edit::ForgeLater(_)) {
+                next_second().await;
             }
             let mut secret = good.clone();
             change(&mut secret);
@@ -229,9 +237,8 @@ async fn perform(bed: &Bed, namespace: &str, good: &Secret, edit: &Edit) {
             secrets.patch(name, &by(MANAGER).force(), &Patch::Apply(forged)).await.unwrap();
         }
         Edit::Hide => {
-            let unreadable = json!({ "manager": "x", "operation": "Update", "apiVersion": "a/b/c", "fieldsType": "FieldsV1", "fieldsV1": {} });
             let patch = json!([
-                { "op": "add", "path": "/metadata/managedFields/-", "value": unreadable },
+                { "op": "add", "path": "/metadata/managedFields/-", "value": unreadable_managed_field() },
                 { "op": "add", "path": "/data/.dockerconfigjson", "value": ByteString(b"{}".to_vec()) },
             ]);
             let patch: Patch<()> = Patch::Json(serde_json::from_value(patch).unwrap());

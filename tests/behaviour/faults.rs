@@ -223,10 +223,7 @@ async fn an_edit_towards_a_registry_that_fails_takes_no_login_away() {
 async fn while_aws_hangs_new_namespaces_get_the_token_that_is_there() {
     let bed = bed("hang").await;
     let a = bed.namespace("a", &[]).await.unwrap();
-    let mut patient = launch();
-    let flag = patient.args.iter().position(|arg| arg == "--aws-timeout").unwrap();
-    patient.args[flag + 1] = "60s".to_owned();
-    let operator = bed.operator(patient).await.unwrap();
+    let operator = bed.operator(launch().patient_with_aws()).await.unwrap();
     let mut spec = spec(json!([{ "private": {} }]), &[&a]);
     spec["namespaces"]["selector"] = json!({ "matchLabels": { (bed.prefix.clone()): "yes" } });
     let name = bed.credential("x", spec).await.unwrap();

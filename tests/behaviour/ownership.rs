@@ -294,7 +294,7 @@ async fn look_again(bed: &Bed, operator: &Operator, name: &str) {
     quiet(bed).await;
     let before = looks(operator).await;
     bed.request_refresh(name, "look again").await.unwrap();
-    super::rights::poll("it has looked again", async || looks(operator).await > before).await;
+    testbed::bed::poll("it has looked again", async || looks(operator).await > before).await;
     quiet(bed).await;
 }
 

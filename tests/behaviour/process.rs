@@ -11,12 +11,11 @@ use kube::api::{Api, DeleteParams, ListParams};
 use kube::runtime::wait::{await_condition, conditions};
 use serde_json::{Value, json};
 use testbed::aws::{Fault as AwsFault, Service};
-use testbed::bed::Bed;
+use testbed::bed::{Bed, poll};
 use testbed::control_plane::{ControlPlane, Options};
 use testbed::proxy::{Action, Fault, Gate, Match};
 
 use super::demand::*;
-use super::rights::poll;
 use super::{CRD, OWN, PUBLIC, bed, launch, operator};
 
 #[tokio::test]
@@ -58,10 +57,7 @@ async fn neither_aws_nor_the_api_server_can_hold_up_the_end() {
     let bed = bed("end").await;
     let a = bed.namespace("a", &[]).await.unwrap();
     let _ = bed.aws.fault(Service::Ecr, AwsFault::Hang).until_cleared();
-    let mut patient = launch();
-    let flag = patient.args.iter().position(|arg| arg == "--aws-timeout").unwrap();
-    patient.args[flag + 1] = "60s".to_owned();
-    let first = bed.operator(patient).await.unwrap();
+    let first = bed.operator(launch().patient_with_aws()).await.unwrap();
     bed.credential("x", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
     bed.aws.wait_for_calls(Service::Ecr, 1).await;
     let began = Instant::now();

@@ -9,12 +9,12 @@ use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams
 use kube::runtime::wait::await_condition;
 use serde_json::{Value, json};
 use testbed::aws::Service;
-use testbed::bed::{Bed, PATIENCE, condition};
+use testbed::bed::{Bed, PATIENCE, condition, poll};
 use testbed::recorder::Invariant;
 use testbed::webhook::{Registration, Verdict, Webhook};
 
 use super::look::{at_once, counts, failure, failure_until, quiet, spec, stored_in, uid, version, writes_in};
-use super::rights::{from, give_verb, poll, take_verb};
+use super::rights::{from, give_verb, take_verb};
 use super::{OWN, bed, operator};
 
 #[tokio::test]
@@ -27,6 +27,9 @@ async fn a_used_up_quota_is_told_of_and_retried_until_it_is_lifted() {
     let counted =
         |quota: Option<&ResourceQuota>| quota.and_then(|q| q.status.as_ref()).is_some_and(|s| s.hard.is_some());
     tokio::time::timeout(PATIENCE, await_condition(quotas.clone(), "none", counted)).await.unwrap().unwrap();
+    let exceeded =
+        |answer: &kube::Result<Secret>| answer.as_ref().is_err_and(|why| why.to_string().contains("exceeded quota"));
+    until_admission(&bed, &a, exceeded).await;
     let operator = operator(&bed).await;
     let name = bed.credential("x", spec(json!({ "names": [a, b] }))).await.unwrap();
     failure_until(&bed, &name, &a, "QuotaExceeded").await;
@@ -224,7 +227,7 @@ async fn admission(bed: &Bed, kind: &str) -> Option<Api<DynamicObject>> {
 async fn until_admission(bed: &Bed, namespace: &str, holds: impl Fn(&kube::Result<Secret>) -> bool) {
     let probe: Secret = from(json!({ "metadata": { "name": bed.secret } }));
     let dry = PostParams { dry_run: true, ..PostParams::default() };
-    poll("the policy holds", || async { holds(&bed.secrets(namespace).create(&dry, &probe).await) }).await;
+    poll("the policy holds", async || holds(&bed.secrets(namespace).create(&dry, &probe).await)).await;
 }
 
 fn secrets_of_namespace(namespace: &str) -> Value {

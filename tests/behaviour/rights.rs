@@ -1,13 +1,11 @@
 //! The operator's rights in a test: changed while it runs, and waited for until the API server acts on them.
 
-use std::time::Duration;
-
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role, RoleBinding};
 use kube::api::{Api, DeleteParams, PostParams};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use testbed::bed::{Bed, PATIENCE};
+use testbed::bed::{Bed, poll};
 
 /// Every verb on Secrets that the operator needs.
 const ALL: [&str; 6] = ["get", "list", "watch", "create", "patch", "delete"];
@@ -97,16 +95,6 @@ pub(super) async fn forbid_namespace(bed: &Bed, namespace: &str) {
     until_may(bed, namespace, "patch", &bed.secret, false).await;
 }
 
-/// Asks again and again, for what no event tells: when the API server's own caches have caught up.
-pub(super) async fn poll<F: Future<Output = bool>>(what: &str, ask: impl Fn() -> F) {
-    let until_yes = async {
-        while !ask().await {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, until_yes).await.unwrap_or_else(|_| panic!("waited in vain: {what}"));
-}
-
 pub(super) fn from<T: DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
 }
@@ -127,7 +115,7 @@ async fn until_may(bed: &Bed, namespace: &str, verb: &str, name: &str, allowed: 
         "resourceAttributes": { "namespace": namespace, "verb": verb, "resource": "secrets", "name": name },
     } }));
     let reviews: Api<SubjectAccessReview> = Api::all(bed.client.clone());
-    poll("the new rights hold", || async {
+    poll("the new rights hold", async || {
         let answer = reviews.create(&PostParams::default(), &question).await.unwrap();
         answer.status.is_some_and(|status| status.allowed == allowed)
     })

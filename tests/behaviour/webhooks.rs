@@ -9,12 +9,12 @@ use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use testbed::bed::{Bed, Launch, Tenant};
+use testbed::bed::{Bed, Launch, Tenant, poll};
 use testbed::webhook::{Kind, Registered, Registration, Verdict, Webhook};
 
 use super::demand::{login, page_until};
 use super::look::{failure, quiet, spec, stored_in, writes_in};
-use super::rights::{from, poll};
+use super::rights::from;
 use super::{OWN, bed, launch};
 
 /// The defaults of the lease: a write may take longer than the lease lasts after one renewal.

@@ -3,7 +3,7 @@
 use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
 use kube::api::{Api, PostParams};
 use serde_json::json;
-use testbed::bed::PATIENCE;
+use testbed::bed::poll;
 use testbed::control_plane::{ControlPlane, shared};
 
 use super::helm::{Helm, apply, chart, namespace};
@@ -59,10 +59,9 @@ async fn may(plane: &ControlPlane, home: &str, who: &str, sees: bool, writes: bo
         let attributes = json!({ "group": "pullsecrets.dev", "resource": "ecrcredentials", "verb": verb });
         let review: SelfSubjectAccessReview =
             serde_json::from_value(json!({ "spec": { "resourceAttributes": attributes } })).unwrap();
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        while reviews.create(&PostParams::default(), &review).await.unwrap().status.unwrap().allowed != allowed {
-            assert!(tokio::time::Instant::now() < deadline, "{who} should be allowed to {verb}: {allowed}");
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
+        poll(&format!("{who} should be allowed to {verb}: {allowed}"), async || {
+            reviews.create(&PostParams::default(), &review).await.unwrap().status.unwrap().allowed == allowed
+        })
+        .await;
     }
 }

@@ -13,12 +13,11 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
-use testbed::bed::PATIENCE;
+use testbed::bed::{PATIENCE, poll, unreadable_managed_field};
 use testbed::control_plane::{ControlPlane, Options, shared};
 
 use super::helm::{Helm, apply, chart};
 use super::mutation::MutatingPolicy;
-use super::stolen_token::broken_managed_field;
 
 const OWN: &str = "111122223333.dkr.ecr.eu-west-1.amazonaws.com";
 const PUBLIC: &str = "public.ecr.aws";
@@ -63,11 +62,10 @@ impl Cluster {
         self.credential("probe", json!({ "names": [self.test] }), &[OWN]).await;
         let pod = pod("probe", &format!("{OWN}/x"));
         let probe = format!("{}-probe", self.test);
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        while !self.created(&self.test, &pod).await.is_ok_and(|names| names.contains(&probe)) {
-            assert!(tokio::time::Instant::now() < deadline, "the policy is not in force");
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
+        poll("the policy is in force", async || {
+            self.created(&self.test, &pod).await.is_ok_and(|names| names.contains(&probe))
+        })
+        .await;
     }
 
     async fn namespace(&self, name: &str, labels: Value) {
@@ -426,11 +424,10 @@ async fn the_policy_selects_the_namespaces_and_images_that_the_operator_does() {
     }
     // Made last, so that what it does says that the others are known.
     let last = cluster.credential("last", json!({ "names": [cluster.test] }), &["last.example"]).await;
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !cluster.attached(&cluster.test, &pod("x", "last.example/x")).await.contains(&last) {
-        assert!(tokio::time::Instant::now() < deadline, "the last one is not seen");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    poll("the last one is seen", async || {
+        cluster.attached(&cluster.test, &pod("x", "last.example/x")).await.contains(&last)
+    })
+    .await;
     let (mut decisions, mut attached, mut wrong) = (0, 0, Vec::new());
     for (namespace, labels) in &namespaces {
         for number in 0..12 {
@@ -501,11 +498,10 @@ impl Attachable {
         let people = PostParams { field_manager: Some("kubectl".to_owned()), ..PostParams::default() };
         attachable.accounts().create(&people, &account).await.unwrap();
         let role = add("/metadata/annotations/eks.amazonaws.com~1role-arn", json!("arn:aws:iam::111122223333:role/x"));
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        while !attachable.patched(role.clone()).await.is_err_and(|why| why.contains("only the imagePullSecrets")) {
-            assert!(tokio::time::Instant::now() < deadline, "the policy is not in force");
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
+        poll("the policy is in force", async || {
+            attachable.patched(role.clone()).await.is_err_and(|why| why.contains("only the imagePullSecrets"))
+        })
+        .await;
         attachable
     }
 
@@ -560,7 +556,7 @@ impl Attachable {
             let why = self.patched(operations.clone()).await.expect_err(what);
             assert!(why.contains(says), "{what}: {why}");
             // What the request writes cannot be hidden from the policy. What admission adds is refused with it.
-            let hide = add("/metadata/managedFields/-", broken_managed_field());
+            let hide = add("/metadata/managedFields/-", unreadable_managed_field());
             let hidden = [hide, operations].iter().flat_map(|list| list.as_array().unwrap().clone()).collect();
             let why = self.patched(hidden).await.map_err(|why| format!("{what}, hidden: {why}")).expect_err(what);
             assert!(why.contains("denied request: the operator may"), "{why}");

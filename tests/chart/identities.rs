@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::api::{Api, ListParams, PostParams};
 use kube::{Client, Error};
 use serde_json::{Value, json};
-use testbed::bed::PATIENCE;
+use testbed::bed::poll;
 use testbed::control_plane::shared;
 
 use super::helm::{Helm, apply, chart, namespace, object, setting};
@@ -125,12 +125,8 @@ async fn the_operator_gets_tokens_that_aws_alone_accepts_and_of_no_other_account
     let own = plane.service_account_token(home, "operator", "", 3600).await.unwrap();
     let operator = plane.client(&own).unwrap();
 
-    // The API server tells no one when it has taken note of a policy.
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while token(&operator, team, "one", &[]).await != Err(Refusal::Policy) {
-        assert!(tokio::time::Instant::now() < deadline, "the policy is not in force");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    let refused = async || token(&operator, team, "one", &[]).await == Err(Refusal::Policy);
+    poll("the policy is in force", refused).await;
     for (account, audiences, expected) in [
         ("one", &["sts.amazonaws.com"][..], Ok(())),
         ("one", &["sts.amazonaws.com", "second"], Ok(())),

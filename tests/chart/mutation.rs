@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
-use testbed::bed::PATIENCE;
+use testbed::bed::{PATIENCE, poll};
 use testbed::proxy::Match;
 use testbed::recorder::Invariant;
 
@@ -71,11 +71,7 @@ impl MutatingPolicy {
         for object in [&policy, &binding] {
             apply(client, object, false).await.unwrap();
         }
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        while !acts().await {
-            assert!(tokio::time::Instant::now() < deadline, "the mutating policy is not in force");
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
+        poll("the mutating policy acts", acts).await;
         Self(namespace.to_owned())
     }
 

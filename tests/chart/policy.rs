@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
-use testbed::bed::PATIENCE;
+use testbed::bed::{PATIENCE, poll};
 use testbed::control_plane::{ControlPlane, shared};
 
 use super::helm::{Helm, apply, chart, namespace};
@@ -240,16 +240,9 @@ async fn others_are_not_bound_by_it() {
     let mut theirs = opaque;
     theirs["metadata"]["namespace"] = json!("chart-policy-another");
     let client = cluster.plane.client(&token).unwrap();
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    // The API server tells no one when it has taken note of a right.
-    let created = loop {
-        match apply(&client, &theirs, false).await {
-            Err(why) if why.contains(" cannot ") && tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
-            answer => break answer.unwrap(),
-        }
-    };
+    poll("the right holds", async || !apply(&client, &theirs, true).await.is_err_and(|why| why.contains(" cannot ")))
+        .await;
+    let created = apply(&client, &theirs, false).await.unwrap();
     assert_eq!(created["metadata"]["name"], "any");
     let names: Vec<String> = cluster
         .secrets(&cluster.admin)

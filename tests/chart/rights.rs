@@ -9,7 +9,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use testbed::bed::{AllowedIdentities, Bed, Launch, PATIENCE};
+use testbed::bed::{AllowedIdentities, Bed, Launch, PATIENCE, poll};
 use testbed::proxy::{Match, Request};
 
 /// How many tours are under way at a time.
@@ -176,7 +176,7 @@ async fn without(number: usize, right: Right) -> Result<(), String> {
     outcome.map_err(|error| format!("{} {} in {right:?} is not needed: {error}", right.verb, right.resource))
 }
 
-/// Asks again and again, since no event tells when the API server's own caches have caught up.
+/// Waits until the API server has taken note that a right is gone.
 async fn until_may_not(bed: &Bed, right: &Right, namespace: &str, name: &str) {
     let (resource, subresource) = right.resource.split_once('/').unwrap_or((&right.resource, ""));
     let question = SubjectAccessReview {
@@ -192,11 +192,10 @@ async fn until_may_not(bed: &Bed, right: &Right, namespace: &str, name: &str) {
         status: None,
     };
     let reviews: Api<SubjectAccessReview> = Api::all(bed.client.clone());
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while reviews.create(&PostParams::default(), &question).await.unwrap().status.unwrap().allowed {
-        assert!(tokio::time::Instant::now() < deadline, "{right:?} is still granted");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    poll(&format!("{right:?} is granted no more"), async || {
+        !reviews.create(&PostParams::default(), &question).await.unwrap().status.unwrap().allowed
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Error, ResourceExt};
 use serde_json::{Value, json};
-use testbed::bed::PATIENCE;
+use testbed::bed::{poll, unreadable_managed_field};
 
 use super::helm::apply;
 use super::policy::{Cluster, MANAGER, good, installed, refused, with};
@@ -102,25 +102,20 @@ fn managed_fields(manager: &str) -> Value {
     }])
 }
 
-/// An entry that the API server cannot update: it then restores the managed fields of the stored object.
-pub(crate) fn broken_managed_field() -> Value {
-    json!({ "manager": "x", "operation": "Update", "apiVersion": "a/b/c", "fieldsType": "FieldsV1", "fieldsV1": {} })
-}
-
 #[tokio::test]
 async fn nothing_can_be_added_to_a_secret_in_any_way_of_writing() {
     let cluster = installed("additions", json!({})).await;
     let owners = Owners::create(&cluster).await;
     let own = cluster.write("own", good(1)).await.unwrap();
     let mut restored = serde_json::to_value(own.managed_fields()).unwrap();
-    restored.as_array_mut().unwrap().push(broken_managed_field());
+    restored.as_array_mut().unwrap().push(unreadable_managed_field());
     let secrets = cluster.secrets(&cluster.operator);
     for (what, part, says) in additions(&owners) {
         let created = merged(good(1), &part);
         refused(cluster.write("new", created.clone()).await.map_err(|why| format!("{what}: {why}")), says);
         refused(cluster.write("own", created.clone()).await.map_err(|why| format!("{what}, over: {why}")), says);
         // A create and a merge patch may say what is in the managed fields.
-        let recorded = [managed_fields(MANAGER), managed_fields("kubectl"), json!([broken_managed_field()])];
+        let recorded = [managed_fields(MANAGER), managed_fields("kubectl"), json!([unreadable_managed_field()])];
         let recorded = recorded.into_iter().chain([restored.clone()]);
         for managed in [json!(null), json!([]), json!([{}])].into_iter().chain(recorded) {
             let metadata = json!({ "metadata": { "name": "new", "managedFields": managed } });
@@ -225,17 +220,12 @@ async fn no_lease_but_the_operators_own_can_be_made_and_no_event_that_stays() {
             serde_json::from_value(json!({ "metadata": metadata, "spec": { "holderIdentity": "me" } })).unwrap();
         leases.create(&PostParams::default(), &lease).await.map_err(|error| error.to_string())
     };
-    let deadline = tokio::time::Instant::now() + PATIENCE;
     let probe = serde_json::from_value(json!({ "metadata": { "name": "probe" } })).unwrap();
-    // The API server tells no one when it has taken note of a policy.
-    while !leases
-        .create(&PostParams { dry_run: true, ..PostParams::default() }, &probe)
-        .await
-        .is_err_and(|why| why.to_string().contains(LEASE))
-    {
-        assert!(tokio::time::Instant::now() < deadline, "the policy is not in force");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    poll("the policy is in force", async || {
+        leases.create(&dry, &probe).await.is_err_and(|why| why.to_string().contains(LEASE))
+    })
+    .await;
     refused(create(json!({ "name": "kube-scheduler" })).await, LEASE);
     refused(create(json!({ "generateName": "ecr-credential-operator" })).await, LEASE);
     refused(create(json!({ "name": MANAGER, "finalizers": ["example.com/hang"] })).await, FINALIZER);
@@ -277,17 +267,15 @@ async fn a_token_of_a_service_account_lives_an_hour_at_most() {
     let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "one", "namespace": cluster.home } });
     apply(&cluster.admin, &account, false).await.unwrap();
     let accounts: Api<ServiceAccount> = Api::namespaced(cluster.operator.clone(), &cluster.home);
-    let deadline = tokio::time::Instant::now() + PATIENCE;
     let ask = async |seconds: Option<i64>| {
         let spec = json!({ "audiences": ["sts.amazonaws.com"], "expirationSeconds": seconds });
         let request: TokenRequest = serde_json::from_value(json!({ "spec": spec })).unwrap();
         accounts.create_token_request("one", &PostParams::default(), &request).await
     };
-    // The API server tells no one when it has taken note of a policy.
-    while !ask(Some(10 * 365 * 24 * 3600)).await.is_err_and(|why| why.to_string().contains("at most an hour")) {
-        assert!(tokio::time::Instant::now() < deadline, "the policy is not in force");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    poll("the policy is in force", async || {
+        ask(Some(10 * 365 * 24 * 3600)).await.is_err_and(|why| why.to_string().contains("at most an hour"))
+    })
+    .await;
     for (seconds, accepted) in
         [(Some(600), true), (None, true), (Some(3600), true), (Some(3601), false), (Some(86_400), false)]
     {

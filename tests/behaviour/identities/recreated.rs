@@ -4,11 +4,10 @@ use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::ResourceExt;
 use kube::api::Api;
 use kube::runtime::wait::{await_condition, conditions};
-use testbed::bed::{Operator, PATIENCE, Tenant};
+use testbed::bed::{Operator, PATIENCE, Tenant, poll};
 use testbed::proxy::{Action, Answer, Fault, Gate, Match};
 
 use super::super::look::{AT_ONCE, counts, quiet};
-use super::super::rights::poll;
 use super::*;
 
 /// A tenant that is to go and one that stays, both served.

@@ -99,12 +99,7 @@ async fn a_caller_that_gives_up_at_the_gate_never_reaches_the_server() -> Result
     }
     drop(secrets);
     // The client's connection closes when its last handle is gone; the proxy must notice before the gate opens.
-    let noticed = async {
-        while gate.waiting() > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, noticed).await?;
+    tokio::time::timeout(PATIENCE, gate.left()).await?;
     gate.open();
     let direct: Api<Secret> = Api::default_namespaced(shared().await?.admin_client()?);
     assert!(direct.get_opt("given-up").await?.is_none());

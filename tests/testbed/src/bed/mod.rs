@@ -22,7 +22,9 @@ use crate::control_plane::ControlPlane;
 use crate::proxy::Proxy;
 use crate::recorder::{Defaults, Recorder, Scope, Violation};
 pub use identities::Tenant;
-pub use objects::{REFRESH_REQUESTED, condition, credential_resource, logins, next_second};
+pub use objects::{
+    REFRESH_REQUESTED, condition, credential_resource, logins, next_second, poll, unreadable_managed_field,
+};
 pub use operator::{Launch, Operator};
 pub use rights::AllowedIdentities;
 

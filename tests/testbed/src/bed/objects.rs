@@ -153,6 +153,24 @@ pub async fn next_second() {
     tokio::time::sleep(Duration::from_secs(1).saturating_sub(Duration::from_nanos(passed.into()))).await;
 }
 
+/// Asks again and again, for what no event tells, such as when the API server has taken note of a right or of a policy.
+///
+/// # Panics
+/// It is not so within [`PATIENCE`].
+pub async fn poll(what: &str, ask: impl AsyncFn() -> bool) {
+    let until_yes = async {
+        while !ask().await {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, until_yes).await.unwrap_or_else(|_| panic!("waited in vain: {what}"));
+}
+
+/// An entry of `managedFields` that the API server cannot update: that of Kubernetes 1.37 then restores those of the stored object.
+pub fn unreadable_managed_field() -> Value {
+    json!({ "manager": "x", "operation": "Update", "apiVersion": "a/b/c", "fieldsType": "FieldsV1", "fieldsV1": {} })
+}
+
 /// A condition of an object.
 pub fn condition<'a>(object: &'a DynamicObject, type_: &str) -> Option<&'a Value> {
     object.data.pointer("/status/conditions")?.as_array()?.iter().find(|c| c["type"] == type_)

@@ -55,6 +55,13 @@ impl Launch {
         self
     }
 
+    /// Waits a minute for AWS in place of the 3 s of tests, so that nothing ends because that time is over.
+    pub fn patient_with_aws(mut self) -> Self {
+        let timeout = self.args.iter_mut().skip_while(|arg| *arg != "--aws-timeout").nth(1);
+        "60s".clone_into(timeout.expect("every start has this flag"));
+        self
+    }
+
     /// Sets a variable.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));

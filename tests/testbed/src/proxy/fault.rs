@@ -174,9 +174,9 @@ impl Gate {
         self.wait(|state| state.arrived >= count).await;
     }
 
-    /// How many wait at it now.
-    pub fn waiting(&self) -> usize {
-        self.0.receiver_count()
+    /// Waits until nothing waits at it any more.
+    pub async fn left(&self) {
+        self.0.closed().await;
     }
 
     /// Lets go everything that waits and everything that comes later.
