@@ -9,6 +9,7 @@ use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
 use sim::api_server::{ApiServer, Link};
+use testbed::bed::poll;
 use testbed::control_plane::shared;
 
 const NAMESPACE: &str = "likeness";
@@ -399,6 +400,12 @@ async fn set_quota(real: &Client, stand_ins: &[ApiServer]) -> Result<()> {
     quotas.create(&Default::default(), &serde_json::from_value(quota)?).await?;
     let filled = json!({ "status": { "hard": hard, "used": hard } });
     quotas.patch_status("quota", &Default::default(), &kube::api::Patch::Merge(filled)).await?;
+    let dry = kube::api::PostParams { dry_run: true, ..Default::default() };
+    let probe = serde_json::from_value(json!({ "metadata": { "name": "probe" } }))?;
+    poll("the quota is in force", async || {
+        secrets.create(&dry, &probe).await.is_err_and(|why| why.to_string().contains("exceeded quota"))
+    })
+    .await;
     for stand_in in stand_ins {
         let used = stand_in.all(sim::api_server::Kind::Secret).iter().filter(|(key, _)| key.1 == NAMESPACE).count();
         stand_in.set_quota(NAMESPACE, Some(used));
