@@ -135,7 +135,10 @@ impl Cluster {
     pub(crate) async fn failed_probes(&self) -> Result<Vec<String>> {
         let events: Api<Event> = Api::namespaced(self.client()?, HOME);
         let events = events.list(&ListParams::default().fields("reason=Unhealthy")).await?;
-        Ok(events.into_iter().filter_map(|event| event.message).collect())
+        let line = |event: Event| {
+            format!("{}: {}", event.involved_object.name.unwrap_or_default(), event.message.unwrap_or_default())
+        };
+        Ok(events.into_iter().map(line).collect())
     }
 
     /// The pod that holds the lease, once it is another than `before`.
