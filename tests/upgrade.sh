@@ -14,7 +14,8 @@ if [ ! -x "$operator" ]; then
   git archive "$commit" | tar --extract --directory "$tree"
   echo "building the operator of $(git log -1 --format='%h of %cs' "$commit")"
   (cd "$tree" && CARGO_TARGET_DIR=$base/target cargo build --quiet --workspace --bin ecr-credential-operator)
-  cp "$base/target/debug/ecr-credential-operator" "$operator"
+  cp "$base/target/debug/ecr-credential-operator" "$operator.partial"
+  mv "$operator.partial" "$operator"
 fi
 OLD_OPERATOR=$operator OLD_CRD=$tree/crds/ecrcredentials.pullsecrets.dev.yaml \
   cargo test --workspace --test behaviour upgrade:: -- --ignored

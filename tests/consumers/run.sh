@@ -7,6 +7,8 @@ command -v go >/dev/null || { echo "go is missing: install Go 1.26 or later"; ex
 
 # No C is linked, and nothing of the repository around the modules is asked for. skopeo's library would link gpgme.
 export CGO_ENABLED=0 GOFLAGS="${GOFLAGS-} -buildvcs=false -trimpath -tags=containers_image_openpgp"
+# Built here: go gives the tests of a package ten minutes, in which nothing is to be downloaded.
+sh ../tools/get.sh source-controller >/dev/null
 failed=0
 for module in ${*:-clients flux argocd grafana}; do
   # The first build takes minutes, and go says nothing until it ends.

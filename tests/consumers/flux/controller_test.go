@@ -55,7 +55,8 @@ func startController(t *testing.T) flux {
 	flux := flux{api}
 	flux.installDefinitions(t)
 	flux.create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: fluxSystem}})
-	storage, health := address(t), address(t)
+	free := addresses(t, 2)
+	storage, health := free[0], free[1]
 	run(t, tool(t, "source-controller"), []string{"KUBECONFIG=" + kubeconfig, "RUNTIME_NAMESPACE=" + fluxSystem},
 		"--storage-path="+t.TempDir(), "--storage-addr="+storage, "--storage-adv-addr="+storage,
 		"--health-addr="+health, "--metrics-addr=0", "--interval-jitter-percentage=0")

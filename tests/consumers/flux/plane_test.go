@@ -59,15 +59,20 @@ func run(t *testing.T, program string, environment []string, args ...string) {
 	})
 }
 
-// address returns a free address of this machine.
-func address(t *testing.T) string {
+// addresses returns free addresses of this machine, all of them different.
+func addresses(t *testing.T, count int) []string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var free []string
+	for range count {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A port that is given back at once may be the next one.
+		defer listener.Close()
+		free = append(free, listener.Addr().String())
 	}
-	defer listener.Close()
-	return listener.Addr().String()
+	return free
 }
 
 // startAPIServer starts etcd and an API server, and returns the path of its administrator's kubeconfig.
@@ -95,7 +100,8 @@ func startAPIServer(t *testing.T) string {
 		}
 		run(t, tool(t, "controlplane"), nil, append([]string{name}, args...)...)
 	}
-	client, peer, host := "http://"+address(t), "http://"+address(t), address(t)
+	free := addresses(t, 3)
+	client, peer, host := "http://"+free[0], "http://"+free[1], free[2]
 	start("etcd", "--data-dir="+filepath.Join(folder, "etcd"), "--unsafe-no-fsync",
 		"--listen-client-urls="+client, "--advertise-client-urls="+client,
 		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=default="+peer)

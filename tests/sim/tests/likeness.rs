@@ -1,8 +1,10 @@
 //! The stand-in answers as the real API server does: the same requests to both, and the same answers from both.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 
 use anyhow::{Context, Result};
+use futures::{AsyncBufReadExt, TryStreamExt};
 use http::Request;
 use http_body_util::BodyExt;
 use kube::Client;
@@ -29,6 +31,14 @@ struct Call {
     content_type: &'static str,
     accept: &'static str,
     body: Value,
+}
+
+impl Call {
+    /// The name that it watches, if it is a watch.
+    fn watched(&self) -> Option<&str> {
+        let (_, name) = self.path.split_once("?watch=true&fieldSelector=metadata.name%3D")?;
+        name.split('&').next()
+    }
 }
 
 fn call(what: &'static str, method: &'static str, path: &str, content_type: &'static str, body: Value) -> Call {
@@ -175,8 +185,8 @@ fn calls() -> Vec<Call> {
         call("deleted", "DELETE", &secret("theirs"), JSON, preconditions("{uid:theirs}", "{rv:theirs}")),
         call("deleted again", "DELETE", &secret("theirs"), JSON, preconditions("{uid:theirs}", "{rv:theirs}")),
         apply("made again", "theirs", false, manifest("theirs", "one", json!({}))),
-        Call { accept: METADATA, ..call("watched from the first list on", "GET", "/api/v1/secrets?watch=true&fieldSelector=metadata.name%3Dtheirs&resourceVersion={list:1}&timeoutSeconds=1&allowWatchBookmarks=true", JSON, Value::Null) },
-        Call { accept: METADATA, ..call("watched under another name", "GET", "/api/v1/secrets?watch=true&fieldSelector=metadata.name%3Dpull&resourceVersion={list:1}&timeoutSeconds=1", JSON, Value::Null) },
+        Call { accept: METADATA, ..call("watched from the first list on", "GET", "/api/v1/secrets?watch=true&fieldSelector=metadata.name%3Dtheirs&resourceVersion={list:1}&timeoutSeconds=60&allowWatchBookmarks=true", JSON, Value::Null) },
+        Call { accept: METADATA, ..call("watched under another name", "GET", "/api/v1/secrets?watch=true&fieldSelector=metadata.name%3Dpull&resourceVersion={list:1}&timeoutSeconds=60", JSON, Value::Null) },
         status("a status", "likeness", "{uid:likeness}", "2030-01-01T12:00:00Z"),
         status("the same status", "likeness", "{uid:likeness}", "2030-01-01T12:00:00Z"),
         status("another's status", "likeness", wrong, "2030-01-01T13:00:00Z"),
@@ -213,7 +223,7 @@ fn calls() -> Vec<Call> {
         ]),
         attach("nothing patched", "puller", "{rv:puller}", &[]),
         call("its pull secrets and annotations emptied by hand", "PATCH", &account("puller"), MERGE, json!({ "imagePullSecrets": [], "metadata": { "annotations": {} } })),
-        Call { accept: METADATA, ..call("ServiceAccounts watched from the first list on", "GET", "/api/v1/serviceaccounts?watch=true&fieldSelector=metadata.name%3Dpuller&resourceVersion={list:1}&timeoutSeconds=1", JSON, Value::Null) },
+        Call { accept: METADATA, ..call("ServiceAccounts watched from the first list on", "GET", "/api/v1/serviceaccounts?watch=true&fieldSelector=metadata.name%3Dpuller&resourceVersion={list:1}&timeoutSeconds=60", JSON, Value::Null) },
         call("a token in no namespace", "POST", "/api/v1/namespaces/nowhere/serviceaccounts/puller/token", JSON, json!({ "spec": { "audiences": ["x"] } })),
         call("applied in no namespace", "PATCH", "/api/v1/namespaces/nowhere/secrets/pull?fieldManager=ecr-credential-operator", APPLY, manifest("pull", "one", json!({}))),
         call("QUOTA", "QUOTA", "", JSON, Value::Null),
@@ -258,11 +268,12 @@ impl Side {
             .body(Body::from(body.into_bytes()))?;
         let answer = self.client.send(request).await?;
         let code = answer.status().as_u16();
+        if let Some(name) = call.watched() {
+            let last = self.known.get(&format!("rv:{name}")).context("the version of what is watched")?;
+            return Ok(Seen { code, body: events(answer.into_body(), last).await? });
+        }
         let bytes = answer.into_body().collect().await?.to_bytes();
         let text = String::from_utf8(bytes.to_vec())?;
-        if call.path.contains("watch=true") {
-            return Ok(Seen { code, body: events(&text)? });
-        }
         let body: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
         self.learn(&body);
         Ok(Seen { code, body: normal(&body) })
@@ -283,18 +294,24 @@ impl Side {
     }
 }
 
-/// Types and names of events, in their order.
-fn events(text: &str) -> Result<Value> {
+/// Types and names of events in their order, up to the one with the version that is the last, or until the watch ends.
+async fn events(body: Body, last: &str) -> Result<Value> {
     let mut seen = vec![];
-    let mut last = 0;
-    for line in text.lines() {
-        let event: Value = serde_json::from_str(line)?;
+    let mut previous = 0;
+    let mut lines = pin!(body.into_data_stream().map_err(std::io::Error::other).into_async_read().lines());
+    while let Some(line) = lines.try_next().await? {
+        let event: Value = serde_json::from_str(&line)?;
         if event["type"] == "BOOKMARK" {
             continue;
         }
-        let version: u64 = event["object"]["metadata"]["resourceVersion"].as_str().unwrap_or("0").parse()?;
-        seen.push(json!([event["type"], event["object"]["kind"], event["object"]["metadata"]["name"], version > last]));
-        last = version;
+        let (kind, metadata) = (&event["object"]["kind"], &event["object"]["metadata"]);
+        let version = metadata["resourceVersion"].as_str().unwrap_or("0");
+        let number: u64 = version.parse()?;
+        seen.push(json!([event["type"], kind, metadata["name"], number > previous]));
+        previous = number;
+        if version == last {
+            break;
+        }
     }
     Ok(seen.into())
 }
@@ -390,12 +407,11 @@ fn collect(fields: &Value, path: String, paths: &mut BTreeSet<String>) {
     }
 }
 
-/// One Secret may be added and no more, on either side.
+/// No Secret may be added, on either side.
 async fn set_quota(real: &Client, stand_ins: &[ApiServer]) -> Result<()> {
     let secrets: kube::Api<k8s_openapi::api::core::v1::Secret> = kube::Api::namespaced(real.clone(), NAMESPACE);
-    let used = secrets.list(&Default::default()).await?.items.len();
     let quotas: kube::Api<k8s_openapi::api::core::v1::ResourceQuota> = kube::Api::namespaced(real.clone(), NAMESPACE);
-    let hard = json!({ "secrets": used.to_string() });
+    let hard = json!({ "secrets": "0" });
     let quota = json!({ "metadata": { "name": "quota" }, "spec": { "hard": hard } });
     quotas.create(&Default::default(), &serde_json::from_value(quota)?).await?;
     let filled = json!({ "status": { "hard": hard, "used": hard } });
@@ -407,8 +423,7 @@ async fn set_quota(real: &Client, stand_ins: &[ApiServer]) -> Result<()> {
     })
     .await;
     for stand_in in stand_ins {
-        let used = stand_in.all(sim::api_server::Kind::Secret).iter().filter(|(key, _)| key.1 == NAMESPACE).count();
-        stand_in.set_quota(NAMESPACE, Some(used));
+        stand_in.set_quota(NAMESPACE, Some(0));
     }
     Ok(())
 }
@@ -432,6 +447,8 @@ async fn the_stand_in_answers_as_the_real_api_server_does() -> Result<()> {
     for call in &calls {
         if call.method == "QUOTA" {
             set_quota(&real.client, &stand_ins).await?;
+            // A namespace is emptied 5 seconds after its deletion, however few of the calls in it have been made by then.
+            plane.stop_controller_manager();
             continue;
         }
         let theirs = real.ask(call).await?;
