@@ -60,12 +60,13 @@ impl Clock {
         self.0.heard.lock().now(self.read())
     }
 
-    /// The earliest time of all clocks. A token is dropped only if it has expired by this time.
+    /// The earliest time of all clocks, and never later than the majority of AWS, the API server and the node says. A token is dropped
+    /// only if it has expired by this time.
     pub fn earliest(&self) -> Timestamp {
         self.0.heard.lock().earliest(self.read())
     }
 
-    /// The latest time of all clocks.
+    /// The latest time of all clocks, and never earlier than the same majority says.
     pub fn latest(&self) -> Timestamp {
         self.0.heard.lock().latest(self.read())
     }
@@ -199,11 +200,19 @@ impl Heard {
     }
 
     fn earliest(&self, at: Readings) -> Timestamp {
-        self.estimates(at)[0]
+        self.estimates(at)[0].min(self.majority(at))
     }
 
     fn latest(&self, at: Readings) -> Timestamp {
-        self.estimates(at)[2]
+        self.estimates(at)[2].max(self.majority(at))
+    }
+
+    /// The middle one of the times of AWS, the API server and the node, each by itself: the [`Self::estimates`] are all wrong if AWS is.
+    fn majority(&self, at: Readings) -> Timestamp {
+        let now = self.now(at);
+        let mut times = [now, at.wall, self.kubernetes_now(at).unwrap_or(now)];
+        times.sort();
+        times[1]
     }
 
     /// The time by each clock, in order. A clock that is not there is replaced by the one that is trusted most.
@@ -313,6 +322,27 @@ mod tests {
             assert_eq!(heard.now(then), at(NOW + 1000), "{case:?}");
             assert_eq!(heard.of_servers(then), heard.now(then), "{case:?}");
             assert!(heard.earliest(then) <= at(NOW + 1000), "{case:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_date_of_aws_alone_drops_nothing_good_and_believes_nothing_old() {
+        for (aws, wall, kubernetes) in [
+            (13 * HOUR, 0, Some(0)),
+            (-13 * HOUR, 0, Some(0)),
+            (0, 13 * HOUR, Some(0)),
+            (0, -13 * HOUR, Some(0)),
+            (0, 0, Some(-13 * HOUR)),
+            (0, -13 * HOUR, None),
+        ] {
+            let mut heard = Heard::default();
+            if let Some(ahead) = kubernetes {
+                hear(&mut heard, Server::Kubernetes, (5, ahead, wall));
+            }
+            hear(&mut heard, Server::Aws, (10, aws, wall));
+            let (then, case) = (readings(1000, wall), (aws, wall, kubernetes));
+            assert_eq!(heard.earliest(then), at(NOW + 1000 + aws.min(0)), "{case:?}");
+            assert_eq!(heard.latest(then), at(NOW + 1000 + aws.max(0)), "{case:?}");
         }
     }
 
