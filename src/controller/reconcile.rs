@@ -74,9 +74,6 @@ pub(super) async fn reconcile(object: Arc<EcrCredential>, ctx: Arc<Context>) -> 
     if let Some(again) = again {
         outcome.requeue_after = outcome.requeue_after.min(again);
     }
-    if let Some(at) = state.recovers_at() {
-        outcome.requeue_after = outcome.requeue_after.min(at.saturating_duration_since(Instant::now()));
-    }
     reconciliation.report(outcome, &mut state).await
 }
 
@@ -88,7 +85,8 @@ const DELETING: &str = "it is being deleted and its Secrets are no longer refres
 struct Reconciled {
     /// What there is to report.
     observation: Option<Observation>,
-    /// After how long another one follows at the latest: the first tokens are being fetched, or writes are slow.
+    /// After how long another one follows at the latest: the first tokens are being fetched, writes are slow, or Secrets are to be
+    /// read once more.
     again: Option<Duration>,
 }
 
@@ -200,7 +198,8 @@ impl Reconciliation<'_> {
         let counts = if reports { diff.counts(&state.retries) } else { None };
         let observation = counts.map(|counts| self.ran(&inputs, &tokens, counts, state));
         state.pace.computed(begun);
-        Reconciled { observation, again }
+        let recovers_in = state.recovers_at().map(|at| at.saturating_duration_since(Instant::now()));
+        Reconciled { observation, again: again.into_iter().chain(recovers_in).min() }
     }
 
     /// Fetches what is due and publishes what has come.

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::super::reconcile::reconcile;
 use super::super::stage::{ACCOUNT, HOUR, NAMESPACES, NOW, Stage, at, refusal, token};
 use super::*;
-use crate::api::EcrCredential;
+use crate::api::{EcrCredential, EcrCredentialSpec};
 use crate::apply::Writer;
 
 const HOST: &str = "111122223333.dkr.ecr.eu-west-1.amazonaws.com";
@@ -151,6 +151,26 @@ async fn the_next_pass_waits_for_no_event() {
     let at = state.lock().await.recovers_at().unwrap();
     assert!(at - Instant::now() <= AGAIN.initial);
     assert_eq!(action, Action::requeue(at - Instant::now()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_pass_is_due_while_it_is_suspended_or_stalled() {
+    let stage = stage();
+    secrets(&stage, &[("a", "good")]);
+    stage.server.answers("/api/v1/namespaces/a/secrets/pull", 500, refusal(500, "no"));
+    stage.server.answers("/apis/pullsecrets.dev/v1alpha1/ecrcredentials/x/status", 200, json!({ "metadata": {} }));
+    let status = Some(status(&stage, "good", NOW + HOUR));
+    let object = EcrCredential { status, ..stage.object.clone() };
+    let ctx = Arc::new(stage.ctx);
+    let work = reconcile(Arc::new(object.clone()), ctx.clone()).await.unwrap();
+    assert!(work != Action::await_change());
+    for (suspend, registries) in [(true, object.spec.registries.clone()), (false, vec![])] {
+        tokio::time::advance(AGAIN.max).await;
+        let mut edited = object.clone();
+        edited.spec = EcrCredentialSpec { suspend, registries, ..edited.spec };
+        let action = reconcile(Arc::new(edited), ctx.clone()).await.unwrap();
+        assert_eq!(action, Action::requeue(Duration::from_secs(60)), "suspend {suspend}");
+    }
 }
 
 #[tokio::test]
