@@ -8,7 +8,6 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{HeaderValue, Method, StatusCode, header};
@@ -20,6 +19,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::telemetry::{Exposition, Form};
@@ -43,14 +43,24 @@ const BUFFER: usize = 16 * 1024;
 /// The wait after a connection could not be accepted, for example without free file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// How long an answer about readiness waits for it: a probe that comes while the process starts would otherwise be a failure, with a
+/// warning Event. It is less than the `timeoutSeconds` of the probe.
+const READINESS_WAIT: Duration = Duration::from_secs(4);
+
 /// Whether this process is ready; false at first.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<AtomicBool>);
+pub struct Readiness(watch::Sender<bool>);
 
 impl Readiness {
     /// Sets whether it is ready.
     pub fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::Release);
+        self.0.send_replace(ready);
+    }
+
+    /// Whether it is ready by [`READINESS_WAIT`] from now.
+    async fn soon(&self) -> bool {
+        let mut changes = self.0.subscribe();
+        tokio::time::timeout(READINESS_WAIT, changes.wait_for(|ready| *ready)).await.is_ok()
     }
 }
 
@@ -97,8 +107,8 @@ pub async fn serve(
 
 async fn connection(stream: TcpStream, pages: Pages) {
     let answer = service_fn(move |request: Request<Incoming>| {
-        let answer = pages.answer(&request);
-        async move { Ok::<_, Infallible>(answer) }
+        let pages = pages.clone();
+        async move { Ok::<_, Infallible>(pages.answer(&request).await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -111,11 +121,11 @@ async fn connection(stream: TcpStream, pages: Pages) {
 }
 
 impl Pages {
-    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    async fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         const PLAIN: &str = "text/plain; charset=utf-8";
         let (status, content_type, text) = match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, PLAIN, "ok\n".to_owned()),
-            (&Method::GET | &Method::HEAD, "/readyz") => match self.readiness.0.load(Ordering::Acquire) {
+            (&Method::GET | &Method::HEAD, "/readyz") => match self.readiness.soon().await {
                 true => (StatusCode::OK, PLAIN, "ok\n".to_owned()),
                 false => (
                     StatusCode::SERVICE_UNAVAILABLE,
@@ -186,9 +196,13 @@ mod tests {
 
     /// Serves, and returns where.
     fn served() -> SocketAddr {
+        served_with(Readiness::default())
+    }
+
+    fn served_with(readiness: Readiness) -> SocketAddr {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, Readiness::default(), Arc::default(), std::future::pending()));
+        tokio::spawn(serve(listener, readiness, Arc::default(), std::future::pending()));
         address
     }
 
@@ -223,6 +237,19 @@ mod tests {
             assert!(!answer(stream).await.contains(" 200 "));
         }
         assert!(began.elapsed() < HEAD_TIMEOUT * 2, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_comes_early_waits_until_the_process_is_ready() {
+        let readiness = Readiness::default();
+        let address = served_with(readiness.clone());
+        let early = sent(address, b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert!(get(address, "/livez", "").await.starts_with("HTTP/1.1 200"), "that waits for nothing");
+        readiness.set(true);
+        assert!(answer(early).await.starts_with("HTTP/1.1 200"));
+        readiness.set(false);
+        let late = get(address, "/readyz", "").await;
+        assert!(late.starts_with("HTTP/1.1 503") && late.ends_with("first lists yet\n"), "{late}");
     }
 
     #[tokio::test(start_paused = true)]
