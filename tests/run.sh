@@ -72,7 +72,7 @@ lane 0 1 $((cores * 3)) behaviour &
 lane 0 1 "$cores" $serving &
 # The simulations have one thread each.
 lane 10 "$cores" "$cores" $computing &
-trap 'for lane in $(jobs -p); do kill -- "-$lane" 2>/dev/null; done' EXIT
+trap 'for lane in $(jobs -p); do kill -- "-$lane" 2>/dev/null || true; done' EXIT
 
 total=$(wc -l <"$logs/programs") said=0 beat=$SECONDS
 while :; do

@@ -54,6 +54,19 @@ install_crate() {
     rm -rf "$folder"
 }
 
+# again COMMAND...: runs it up to three times, since go gives up at the first error of the network.
+again() {
+    "$@" || { sleep 2 && "$@"; } || { sleep 10 && "$@"; }
+}
+
+# folder_of MODULE@VERSION: prints the folder of a Go module, which is downloaded if it is missing.
+folder_of() {
+    need_go "$name"
+    found=$(again go mod download -json "$1" | sed -n 's/^[[:space:]]*"Dir": "\(.*\)",$/\1/p')
+    [ -n "$found" ] || { echo "$1 could not be downloaded" >&2; exit 1; }
+    echo "$found"
+}
+
 # published PACKAGE VERSION: a program whose module can be built by its version alone.
 published() {
     [ -x "$cache/$name-$2" ] || need_go "$name"
@@ -63,7 +76,7 @@ published() {
 install_published() {
     echo "building $name ($1): the first time takes about 2 minutes on 2 cores" >&2
     folder=$(mktemp -d "$cache/partial.XXXXXX")
-    GOBIN=$folder go install -trimpath "$1" >&2
+    GOBIN=$folder again go install -trimpath "$1" >&2
     mv "$folder"/* "$program.partial"
     rmdir "$folder"
 }
@@ -95,7 +108,7 @@ module() {
 build_module() {
     log=$program.log
     echo "building $name $version: looking at its modules" >&2
-    total=$(cd "$folder" && go list -deps "$@" "$package" | wc -l)
+    total=$(cd "$folder" && again go list -deps "$@" "$package" | wc -l)
     : >"$log"
     # -v names each package that is compiled, which is how the progress is known.
     (cd "$folder" && exec go build -v -trimpath -ldflags "$link" -o "$program.partial" "$@" "$package") >"$log" 2>&1 &
@@ -174,16 +187,12 @@ source-controller)
     ;;
 prometheus-crds)
     # The folder with the Prometheus Operator's CustomResourceDefinitions, which its Go module holds.
-    need_go "$name"
-    dir=$(go mod download -json github.com/prometheus-operator/prometheus-operator@v0.85.0 |
-        sed -n 's/^[[:space:]]*"Dir": "\(.*\)",$/\1/p')
+    dir=$(folder_of github.com/prometheus-operator/prometheus-operator@v0.85.0)
     echo "$dir/example/prometheus-operator-crd"
     ;;
 external-secrets-crds)
     # The same of external-secrets.
-    need_go "$name"
-    dir=$(go mod download -json github.com/external-secrets/external-secrets@v1.3.2 |
-        sed -n 's/^[[:space:]]*"Dir": "\(.*\)",$/\1/p')
+    dir=$(folder_of github.com/external-secrets/external-secrets@v1.3.2)
     echo "$dir/config/crds/bases"
     ;;
 *) usage ;;

@@ -162,9 +162,11 @@ pub fn furnish(dir: &Path, tools: &Tools, host: &str) -> Result<()> {
     }
     let busybox = tools.program("busybox")?.to_string_lossy().into_owned();
     let address = format!("{ADDRESS}/16");
-    let commands: [&[&str]; 4] = [
+    let commands: [&[&str]; 5] = [
         &["ip", "link", "set", "lo", "up"],
         &["brctl", "addbr", BRIDGE],
+        // A bridge without a MAC address of its own has that of a pod, and loses it with the pod: whoever had learned it sends into nothing.
+        &["ip", "link", "set", BRIDGE, "address", "02:00:00:00:00:01"],
         &["ip", "addr", "add", &address, "dev", BRIDGE],
         &["ip", "link", "set", BRIDGE, "up"],
     ];

@@ -1,6 +1,7 @@
 //! A real node in namespaces of our own: containerd, runc, kubelet and the scheduler, and a private registry that it pulls from.
 
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
@@ -98,15 +99,17 @@ pub fn tail(text: &str, count: usize) -> String {
     lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
-fn collect(path: &Path, text: &mut String) -> Result<()> {
-    if path.is_file() {
-        text.push_str(&String::from_utf8_lossy(&fs::read(path)?));
-        return Ok(());
+fn collect(path: &Path, text: &mut String) -> io::Result<()> {
+    let read = if path.is_file() {
+        fs::read(path).map(|bytes| text.push_str(&String::from_utf8_lossy(&bytes)))
+    } else {
+        fs::read_dir(path)?.flatten().try_for_each(|entry| collect(&entry.path(), text))
+    };
+    match read {
+        // The kubelet removes the logs of pods that are gone.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        read => read,
     }
-    for entry in fs::read_dir(path)?.flatten() {
-        collect(&entry.path(), text)?;
-    }
-    Ok(())
 }
 
 /// Waits on a watch until an object is there and a test holds, and says what was last seen if it never does.

@@ -13,7 +13,7 @@ use testbed::aws::{Role, Service, Trust};
 use testbed::bed::{condition, credential_resource};
 use testbed::node::measure::Container;
 use testbed::node::tools::Tools;
-use testbed::node::{pod_logs, until};
+use testbed::node::{PATIENCE, pod_logs, until};
 
 use crate::cluster::{Cluster, container_id, restarts, step};
 use crate::{builder, static_pod};
@@ -150,10 +150,11 @@ async fn attach(cluster: &Cluster) -> Result<()> {
             anyhow::Ok(pull_secrets(&cluster.pods("harbour")?.create(&params, &pod).await?))
         }
     };
-    let mut tries = 0;
+    // An API server that looked for the policy's kind before the CRD was served looks again after 30 seconds.
+    let (start, mut tries) = (Instant::now(), 0);
     while probe(tries).await?.is_empty() {
         tries += 1;
-        ensure!(tries < 100, "no pod gets the Secret");
+        ensure!(start.elapsed() < PATIENCE, "no pod gets the Secret");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let start = Instant::now();
@@ -182,15 +183,19 @@ pub(crate) fn pull_secrets(pod: &Pod) -> Vec<String> {
 }
 
 async fn refresh(cluster: &Cluster) -> Result<()> {
-    step("waiting for the scheduled refresh (maxAge is 1 minute here); the registry then refuses the old password");
+    step("waiting for the scheduled refresh (maxAge is 1 minute now); the registry then refuses the old password");
     let (secret, old) = cluster.login("shop", None).await?;
+    let max_age = async |age: &str| {
+        let patch = json!({ "spec": { "refresh": { "maxAge": age } } });
+        anyhow::Ok(credentials(cluster)?.patch(CREDENTIAL, &PatchParams::default(), &Patch::Merge(&patch)).await?)
+    };
+    max_age("1m").await?;
     let start = Instant::now();
     let (renewed, _) = cluster.login("shop", Some(&old)).await?;
     ensure!(renewed.uid() == secret.uid(), "the Secret is another, not a renewed one");
     println!("   it came after {:.0} s, in the same Secret", start.elapsed().as_secs_f64());
     // From here on nothing but what is shown is to happen.
-    let patch = json!({ "spec": { "refresh": { "maxAge": "6h" } } });
-    credentials(cluster)?.patch(CREDENTIAL, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    max_age("6h").await?;
     let issued = cluster.aws.token_of(&old).context("the old password was issued")?.issued;
     cluster.aws.revoke_tokens(|token| token.issued <= issued);
     let (_, login) = cluster.login("shop", Some(&old)).await?;
@@ -340,7 +345,8 @@ fn credential() -> Result<DynamicObject> {
         "spec": {
             "registries": [{ "private": {} }],
             "namespaces": { "selector": { "matchLabels": { "pull": "ecr" } } },
-            "refresh": { "maxAge": "1m" },
+            // Until the refresh is looked at, no other may come between a pull and the look at its login.
+            "refresh": { "maxAge": "6h" },
         },
     }))?)
 }
