@@ -36,7 +36,7 @@ pub enum NameError {
     },
 }
 
-/// An AWS account id: 12 digits.
+/// An AWS account id: 12 digits, or [`AccountId::any`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountId(Box<str>);
 
@@ -53,6 +53,11 @@ impl AccountId {
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let valid = text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit());
         if valid { Ok(Self(text.into())) } else { Err(NameError::Account(text.to_owned())) }
+    }
+
+    /// `*`: stands for every account, in a host that is reported and not written.
+    pub fn any() -> Self {
+        Self("*".into())
     }
 }
 

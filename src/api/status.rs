@@ -72,7 +72,7 @@ impl EcrCredentialStatus {
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RegistryStatus {
-    /// The hosts in the Secret. If each namespace has its own identity, the hosts of the first namespace.
+    /// The hosts in the Secret. If each namespace has its own identity and the spec names no account, `*` stands for the account.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<String>,
     /// The region in which the token was issued.

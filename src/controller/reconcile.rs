@@ -359,11 +359,17 @@ impl Reconciliation<'_> {
         tokens: &TokensProgress,
         state: &CredentialState,
     ) -> RegistryReport {
+        let (region, problem) = (registry.region.clone(), registry.problem.clone());
         let each_targets = registry.is_each_targets();
-        let published = if each_targets { state.tenants.first() } else { Some(&state.published) };
+        if each_targets {
+            // The policy that attaches Secrets to pods reads them for all namespaces, so none of these decides what they are.
+            let hosts = registry.hosts_of_any_account();
+            let life = state.tenants.life(registry);
+            let failure = tokens.tenants.failure(self.ctx, registry);
+            return RegistryReport { region, hosts, life, hash: None, auth_hash: None, problem, failure, each_targets };
+        }
         // Hosts are unknown only for a token without an account, and such a token is not published.
-        let mut entries =
-            published.and_then(|published| registry_entries(registry, published).ok()).unwrap_or_default();
+        let mut entries = registry_entries(registry, &state.published).unwrap_or_default();
         let hosts: Vec<Host> = match &registry.hosts {
             // They are known before any token is: the policy that attaches the Secret to pods reads them.
             Hosts::Named(named) if entries.is_empty() => named.iter().map(|(host, _)| host.clone()).collect(),
@@ -372,12 +378,6 @@ impl Reconciliation<'_> {
         let is_taken = |host: &Host| taken.iter().any(|taken| taken.host == *host);
         let hosts = hosts.into_iter().filter(|host| !is_taken(host) && left_out.is_none()).collect();
         entries.retain(|(host, _)| !is_taken(host));
-        let (region, problem) = (registry.region.clone(), registry.problem.clone());
-        if each_targets {
-            let life = state.tenants.life(registry);
-            let failure = tokens.tenants.failure(self.ctx, registry);
-            return RegistryReport { region, hosts, life, hash: None, auth_hash: None, problem, failure, each_targets };
-        }
         let held: Vec<_> =
             registry.token_specs.iter().filter_map(|token_spec| state.published.get(token_spec)).collect();
         let complete = held.len() == registry.token_specs.len() && left_out.is_none() && !entries.is_empty();

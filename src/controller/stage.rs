@@ -220,12 +220,14 @@ impl TokenSource for Aws {
     fn fetch<'a>(&'a self, key: &'a TokenKey) -> BoxFuture<'a, Result<Vec<RawToken>, TokenError>> {
         let key = format!("{} {}", key.identity, key.service.region());
         let ending = self.endings.lock().iter().find(|(words, _)| key.contains(**words)).map(|(_, end)| end.clone());
+        // A role's token is for the account of the role.
+        let of_role = key.split_once("arn:aws:iam::").and_then(|(_, role)| role.get(..ACCOUNT.len()));
+        let account = AccountId::parse(of_role.unwrap_or(ACCOUNT)).ok();
         self.asked.lock().push(key);
         Box::pin(async {
             let Some((after, result)) = ending else { return std::future::pending().await };
             tokio::time::sleep(after).await;
             let text = STANDARD.encode("AWS:fetched");
-            let account = AccountId::parse(ACCOUNT).ok();
             result.map(|()| vec![RawToken { token: Some(text.into()), expires_at: Some(at(NOW + 12 * HOUR)), account }])
         })
     }

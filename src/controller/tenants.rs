@@ -179,12 +179,6 @@ impl Tenants {
             self.each.values().flat_map(|tenant| registry.token_specs.iter().filter_map(|n| tenant.published.get(n)));
         Life::earliest(lives.map(|token| token.life))
     }
-
-    /// What the first namespace with tokens has published.
-    pub(super) fn first(&self) -> Option<&Published> {
-        let with_tokens = self.each.iter().filter(|(_, tenant)| !tenant.published.is_empty());
-        with_tokens.min_by_key(|(namespace, _)| (*namespace).clone()).map(|(_, tenant)| &tenant.published)
-    }
 }
 
 impl TenantsProgress {

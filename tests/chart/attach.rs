@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use ecr_credential_operator::api::HostVariant;
 use ecr_credential_operator::api::NamespaceSelection;
+use ecr_credential_operator::api::registry::{AccountId, Region};
 use ecr_credential_operator::plan::namespaces::NamespaceMatcher;
 use futures::TryStreamExt;
 use k8s_openapi::api::batch::v1::CronJob;
@@ -214,6 +216,58 @@ async fn a_pod_gets_the_secret_of_its_images_and_no_other_pod_is_changed() {
     let mirror = with(plain(&format!("{OWN}/app")), "/metadata", "annotations", mirror);
     let mirror = with(mirror, "/spec", "nodeName", json!("node"));
     assert!(!cluster.attached(&namespace, &mirror).await.contains(&own), "a mirror pod");
+}
+
+/// Where each namespace has its own identity, and so its own account.
+#[tokio::test]
+async fn a_pod_gets_the_secret_for_the_hosts_of_any_account_that_its_namespace_may_have() {
+    let Some(cluster) = Cluster::new("any-account", json!({ "failurePolicy": "Fail" })).await else { return };
+    let namespace = cluster.test.clone();
+    let of = |account: &AccountId, region: &str| -> Vec<String> {
+        let region = Region::parse(region).unwrap();
+        HostVariant::ALL
+            .iter()
+            .filter_map(|variant| Some(region.registry_host(account, *variant).ok()?.to_string()))
+            .collect()
+    };
+    let regions = ["eu-central-1", "us-gov-west-1", "cn-north-1", "eusc-de-east-1", "us-iso-east-1", "us-isob-east-1"];
+    let any: Vec<String> = regions.iter().flat_map(|region| of(&AccountId::any(), region)).collect();
+    let hosts: Vec<&str> = any.iter().map(String::as_str).chain([VPCE]).collect();
+    let name = cluster.credential("any", json!({ "names": [namespace] }), &hosts).await;
+    cluster.until(&namespace, &pod("x", &format!("{VPCE}/x")), Ok(vec![name.clone()])).await;
+    let mut wrong = vec![];
+    let mut compare = async |host: &str, expected: bool| {
+        let seen = cluster.attached(&namespace, &pod("x", &format!("{host}/app:1"))).await;
+        if seen.contains(&name) != expected {
+            wrong.push(format!("{host}: {seen:?}"));
+        }
+    };
+    for account in ["111122223333", "222233334444"] {
+        let account = AccountId::parse(account).unwrap();
+        for region in regions {
+            for host in of(&account, region) {
+                compare(&host, true).await;
+            }
+        }
+        for host in of(&account, "eu-west-3") {
+            compare(&host, false).await;
+        }
+    }
+    for host in [
+        "11112222333.dkr.ecr.eu-central-1.amazonaws.com",
+        "1111222233334.dkr.ecr.eu-central-1.amazonaws.com",
+        "aaaabbbbcccc.dkr.ecr.eu-central-1.amazonaws.com",
+        "a.111122223333.dkr.ecr.eu-central-1.amazonaws.com",
+        "111122223333.dkr.ecr.eu-central-1.amazonaws.com.evil.example",
+        "111122223333.dkr.ecr.eu-central-1.amazonaws.com:444",
+        "111122223333.vpce-1.dkr.ecr.eu-west-1.vpce.amazonaws.com:8443",
+        "dkr.ecr.eu-central-1.amazonaws.com",
+        "111122223333",
+        "docker.io",
+    ] {
+        compare(host, false).await;
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[tokio::test]
@@ -618,7 +672,9 @@ async fn many_hosts_and_many_containers_are_not_too_many_and_odd_lists_get_the_s
     let last = hosts.last().unwrap();
     let many = cluster.credential("many", all.clone(), &hosts.iter().map(String::as_str).collect::<Vec<_>>()).await;
     cluster.until(&namespace, &pod("x", &format!("{last}/app")), Ok(vec![many.clone()])).await;
-    let image = |number| if number == 99 { format!("{last}/app") } else { "registry.example/something:1".to_owned() };
+    // Those of ECR cost most: they are searched for as that of their account, and as that of any.
+    let of_region = |region: &str| format!("{}.dkr.ecr.{region}.amazonaws.com/app", "9".repeat(12));
+    let image = |number| if number == 99 { format!("{last}/app") } else { of_region("eu-central-1") };
     let containers = (0..100).map(|number| json!({ "name": format!("c{number}"), "image": image(number) }));
     let large = with(pod("x", ""), "/spec", "containers", containers.collect());
     assert_eq!(cluster.created(&namespace, &large).await, Ok(vec![many]));

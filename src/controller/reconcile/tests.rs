@@ -14,6 +14,7 @@ use crate::api::REFRESH_REQUESTED_AT;
 use crate::apply::{WriteError, Written};
 use crate::clock::{Clock, Server as DateOf};
 use crate::plan::namespaces::NamespaceUid;
+use crate::plan::references::AccountRecord;
 use crate::plan::{Identity, TokenKey};
 use crate::secret::SecretAction;
 use crate::token::TokenError;
@@ -361,5 +362,53 @@ async fn an_event_about_a_secret_that_has_recovered_is_due_where_that_secret_is_
         let (namespace, secret) = (Some(namespace.to_owned()), secret.map(str::to_owned));
         let event = ReportedEvent { warning, reason, message, namespace, secret };
         assert_eq!(reconciliation.is_due(&event), due, "{event:?}");
+    }
+}
+
+/// The policy that attaches Secrets to pods reads these hosts, for the pods of all namespaces.
+#[tokio::test(start_paused = true)]
+async fn no_namespaces_identity_decides_which_hosts_are_reported_for_all_of_them() {
+    let each = json!({ "serviceAccount": { "fromTargetNamespace": "puller" } });
+    let (standard, dual) = ("dkr.ecr.eu-west-1.amazonaws.com", "dkr-ecr.eu-west-1.on.aws");
+    let hosts = |account: &str| vec![format!("{account}.{standard}"), format!("{account}.{dual}")];
+    let registry = |accounts: &[&str], more: Value| {
+        let mut private = json!({ "hostVariants": ["Standard", "DualStack"], "accountIds": accounts });
+        private.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!([{ "private": private, "auth": each.clone() }])
+    };
+    let ids = ["111122223333", "222233334444"];
+    let both = [hosts(ids[0]), hosts(ids[1])].concat();
+    for (what, registries, expected) in [
+        ("of the callers", registry(&[], json!({})), hosts("*")),
+        (
+            "with another host",
+            registry(&[], json!({ "extraHosts": ["mirror.example"] })),
+            [hosts("*"), vec!["mirror.example".to_owned()]].concat(),
+        ),
+        ("of named accounts", registry(&ids, json!({})), both),
+    ] {
+        let Stage { ctx, aws, object, uid, mut queue, .. } = Stage::of(registries, &["a", "b"]);
+        let role = Some("arn:aws:iam::222233334444:role/a".to_owned());
+        let record = AccountRecord { uid: "a".into(), created: at(NOW), role, audience: None };
+        ctx.shared.state.lock().references.set_account("a", "puller", Some(record));
+        for (tenant, seconds) in [("ServiceAccount a/", 1), ("ServiceAccount b/", 2)] {
+            aws.ends(tenant, Duration::from_secs(seconds), Ok(()));
+        }
+        let (ctx, mut state) = (Arc::new(ctx), CredentialState::default());
+        let status = EcrCredentialStatus::default();
+        let reconciliation = Reconciliation { object: &object, ctx: &ctx, uid: &uid, status: &status, stored: &status };
+        let mut reported = async || {
+            let Some(Observation::Ran(report)) = reconciliation.run(&mut state).await.observation else {
+                panic!("{what}: no report");
+            };
+            report.registries[0].hosts.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        for tokens in 0..=2 {
+            assert_eq!(reported().await, expected, "{what}: with {tokens} tokens");
+            if tokens < 2 {
+                queue.recv().await.unwrap();
+            }
+        }
+        assert_eq!(aws.asked(), 2, "{what}");
     }
 }
