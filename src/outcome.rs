@@ -115,7 +115,7 @@ pub struct OutputReport {
     pub format: OutputFormat,
     /// The selected namespaces.
     pub counts: TargetCounts,
-    /// Why it is not written, if it is refused.
+    /// Why it is not written, or not all of it.
     pub refusal: Option<SpecError>,
 }
 

@@ -299,7 +299,8 @@ impl Reconciliation<'_> {
     ) -> Observation {
         let plan = &inputs.plan;
         let taken = secret::taken_hosts(plan, &state.published);
-        let left_out = secret::left_out(plan, &state.published, &taken, self.ctx.clock.earliest());
+        let earliest = self.ctx.clock.earliest();
+        let left_out = secret::left_out(plan, &plan.secret, &state.published, &taken, earliest);
         let registries = plan.registries.iter().enumerate();
         let registries = registries
             .map(|(number, registry)| {
@@ -309,11 +310,11 @@ impl Reconciliation<'_> {
             })
             .collect();
         let shared = state.published.values().map(|token| plan.refresh.due_at(token.life, &self.uid.0)).min();
-        let each = state.tenants.due_at(&self.tenant_context(inputs, &state.published));
+        let each = state.tenants.due_at(&self.tenant_context(inputs, &state.published), earliest);
         let token_changes = tokens.progress().filter_map(|progress| progress.step.look_again);
         Observation::Ran(Box::new(Report {
             registries,
-            outputs: plan.outputs.iter().map(|output| report_output(plan, output, &counts, state)).collect(),
+            outputs: plan.outputs.iter().map(|output| report_output(plan, output, &counts, state, earliest)).collect(),
             include_failure: inputs.include_failure.clone(),
             namespaces: self.report_namespaces(plan, counts),
             next_refresh_at: shared.into_iter().chain(each).min(),
@@ -364,7 +365,7 @@ impl Reconciliation<'_> {
         if each_targets {
             // The policy that attaches Secrets to pods reads them for all namespaces, so none of these decides what they are.
             let hosts = registry.hosts_of_any_account();
-            let life = state.tenants.life(registry);
+            let life = state.tenants.life(registry, self.ctx.clock.earliest());
             let failure = tokens.tenants.failure(self.ctx, registry);
             return RegistryReport { region, hosts, life, hash: None, auth_hash: None, problem, failure, each_targets };
         }
@@ -423,10 +424,21 @@ impl Reconciliation<'_> {
     }
 }
 
-fn report_output(plan: &Plan, output: &SecretPlan, counts: &SyncCounts, state: &CredentialState) -> OutputReport {
-    // Where each namespace has its own token, the account may differ as well.
-    let lacks_host = || secret::lacks_host(plan, output, &state.published).filter(|_| !plan.has_tenants());
-    let refusal = output.refusal.clone().or_else(lacks_host);
+fn report_output(
+    plan: &Plan,
+    output: &SecretPlan,
+    counts: &SyncCounts,
+    state: &CredentialState,
+    now: Timestamp,
+) -> OutputReport {
+    let published = &state.published;
+    let does_not_fit = || {
+        let taken = secret::taken_hosts(plan, published);
+        secret::left_out(plan, output, published, &taken, now).first().map(SpecError::from)
+    };
+    // Where each namespace has its own token, the account and the size may differ as well.
+    let wrong = || secret::lacks_host(plan, output, published).or_else(does_not_fit).filter(|_| !plan.has_tenants());
+    let refusal = output.refusal.clone().or_else(wrong);
     OutputReport { name: output.name.clone(), format: output.format, counts: counts.of(&output.name), refusal }
 }
 

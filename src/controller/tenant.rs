@@ -108,7 +108,8 @@ impl Tenant {
         let desired = secret::bundle(context.plan, context.owner, &all, context.included, now)?;
         let until = all.values().map(|token| token.life.expires_at).filter(|at| *at > now).min();
         let taken = secret::taken_hosts(context.plan, &all);
-        let left_out = || secret::left_out(context.plan, &all, &taken, now).first().map(SpecError::from);
+        let left_out =
+            || secret::left_out(context.plan, &context.plan.secret, &all, &taken, now).first().map(SpecError::from);
         let taken = taken.first().map(SpecError::from).or_else(left_out);
         self.made = Some(Made { version, of, until, desired: desired.clone(), taken: taken.clone() });
         Ok((desired, taken))

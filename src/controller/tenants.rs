@@ -54,11 +54,12 @@ impl Tenants {
         published.map(|token| token.life.issued_at).min()
     }
 
-    /// When the next token of any is due.
-    pub(super) fn due_at(&self, context: &TenantContext<'_>) -> Option<Timestamp> {
+    /// When the next token of any is due. One that has expired is not renewed on time any more.
+    pub(super) fn due_at(&self, context: &TenantContext<'_>, now: Timestamp) -> Option<Timestamp> {
         let due = |(namespace, tenant): (&Arc<str>, &Tenant)| {
             let seed = seed(&context.owner.uid, namespace);
-            tenant.published.values().map(|token| context.plan.refresh.due_at(token.life, &seed)).min()
+            let valid = tenant.published.values().map(|token| token.life).filter(|life| life.is_valid(now));
+            valid.map(|life| context.plan.refresh.due_at(life, &seed)).min()
         };
         self.each.iter().filter_map(due).min()
     }
@@ -173,11 +174,16 @@ impl Tenants {
         DesiredSecrets::Each(shares)
     }
 
-    /// The earliest life of any namespace's token for a registry.
-    pub(super) fn life(&self, registry: &RegistryPlan) -> Option<Life> {
-        let lives =
-            self.each.values().flat_map(|tenant| registry.token_specs.iter().filter_map(|n| tenant.published.get(n)));
-        Life::earliest(lives.map(|token| token.life))
+    /// The earliest life of any namespace's token for a registry. One that has expired counts only if all have: a namespace whose identity
+    /// is denied has a failure of its own, and must not hide when the tokens of others expire.
+    pub(super) fn life(&self, registry: &RegistryPlan, now: Timestamp) -> Option<Life> {
+        let lives = || {
+            let published = self.each.values().map(|tenant| &tenant.published);
+            published
+                .flat_map(|all| registry.token_specs.iter().filter_map(|spec| all.get(spec)))
+                .map(|token| token.life)
+        };
+        Life::earliest(lives().filter(|life| life.is_valid(now))).or_else(|| Life::earliest(lives()))
     }
 }
 

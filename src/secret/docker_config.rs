@@ -70,9 +70,7 @@ impl DockerConfig {
     pub fn render_with(entries: &Entries, fields: LoginFields, included: &Included) -> Result<Self, serde_json::Error> {
         let decoded: Vec<Zeroizing<Vec<u8>>> = match fields {
             LoginFields::Auth => Vec::new(),
-            LoginFields::AuthUsernamePassword => {
-                entries.values().map(|auth| STANDARD.decode(auth.expose()).unwrap_or_default().into()).collect()
-            }
+            LoginFields::AuthUsernamePassword => entries.values().map(decoded).collect(),
         };
         let beside = included.beside(entries);
         let hosts = hash_of(entries.keys().map(Host::as_str).chain(beside.keys().copied()));
@@ -81,7 +79,7 @@ impl DockerConfig {
             auths.insert(key, ConfigEntry::Included(serde_json::from_str(entry.expose_secret())?));
         }
         for (number, (host, auth)) in entries.iter().enumerate() {
-            let login = decoded.get(number).and_then(|login| std::str::from_utf8(login).ok()?.split_once(':'));
+            let login = decoded.get(number).and_then(|login| user_and_password(login));
             let auth = auth.expose();
             let entry = match login {
                 Some((username, password)) => ConfigEntry::Login { auth, password, username },
@@ -103,15 +101,33 @@ impl DockerConfig {
 /// The size of a config without logins, in bytes.
 pub const EMPTY_BYTES: usize = r#"{"auths":{}}"#.len();
 
-/// An upper bound of the size of one entry, with its comma: a password is no longer than its encoding.
+/// An upper bound of the size of one entry, with its comma, in bytes.
 pub fn entry_bytes(host: &Host, auth: &DockerAuth, fields: LoginFields) -> usize {
-    let encoded = auth.expose().len();
     let plain = match fields {
         LoginFields::Auth => 0,
-        // Each character of the password may need an escape.
-        LoginFields::AuthUsernamePassword => r#","password":"","username":"AWS""#.len() + encoded.saturating_mul(6),
+        LoginFields::AuthUsernamePassword => user_and_password(&decoded(auth)).map_or(0, |(username, password)| {
+            r#","password":"","username":""#.len() + escaped_bytes(username) + escaped_bytes(password)
+        }),
     };
-    r#""":{"auth":""},"#.len() + host.as_str().len() + encoded + plain
+    r#""":{"auth":""},"#.len() + host.as_str().len() + auth.expose().len() + plain
+}
+
+fn decoded(auth: &DockerAuth) -> Zeroizing<Vec<u8>> {
+    STANDARD.decode(auth.expose()).unwrap_or_default().into()
+}
+
+fn user_and_password(login: &[u8]) -> Option<(&str, &str)> {
+    std::str::from_utf8(login).ok()?.split_once(':')
+}
+
+/// An upper bound of the size of a text in JSON, in bytes.
+fn escaped_bytes(text: &str) -> usize {
+    let bytes = |byte| match byte {
+        b'"' | b'\\' => 2,
+        0..=0x1f => r"\u0000".len(),
+        _ => 1,
+    };
+    text.bytes().map(bytes).sum()
 }
 
 /// The windows of a short text, to find out whether it quotes secret data. The data may have 1 MiB, so each of its windows is looked up

@@ -179,27 +179,36 @@ impl From<&TakenHost> for SpecError {
     }
 }
 
-/// A registry whose entries do not fit into the Secret after those of the registries before it.
+/// A registry whose entries do not fit into a Secret after those of the registries before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
     /// The number of the registry.
     pub number: usize,
+    /// The name of the output, if it is not the pull secret.
+    pub output: Option<Arc<str>>,
     /// The size of the Secret with the entries of all registries, in bytes.
     pub bytes: usize,
 }
 
 impl From<&LeftOut> for SpecError {
-    fn from(LeftOut { number, bytes }: &LeftOut) -> Self {
-        let message = format!("spec.registries[{number}]: {}", DesiredError::TooLarge(*bytes));
+    fn from(LeftOut { number, output, bytes }: &LeftOut) -> Self {
+        let output = output.as_ref().map_or_else(String::new, |name| format!("spec.outputs: {name}: "));
+        let message = format!("{output}spec.registries[{number}]: {}", DesiredError::TooLarge(*bytes));
         Self { reason: Reason::InvalidSpec, message }
     }
 }
 
-/// All registries whose entries do not fit into the pull secret. `taken` is the result of [`taken_hosts`].
-pub fn left_out(plan: &Plan, published: &Published, taken: &[TakenHost], now: Timestamp) -> Vec<LeftOut> {
-    let logins = Logins::of(plan, published, taken, &plan.secret, now);
-    let bytes = logins.bytes;
-    logins.left_out.into_iter().map(|number| LeftOut { number, bytes }).collect()
+/// All registries whose entries do not fit into a Secret. `taken` is the result of [`taken_hosts`].
+pub fn left_out(
+    plan: &Plan,
+    secret: &SecretPlan,
+    published: &Published,
+    taken: &[TakenHost],
+    now: Timestamp,
+) -> Vec<LeftOut> {
+    let logins = Logins::of(plan, published, taken, secret, now);
+    let (output, bytes) = ((secret.name != plan.secret.name).then(|| secret.name.clone()), logins.bytes);
+    logins.left_out.into_iter().map(|number| LeftOut { number, output: output.clone(), bytes }).collect()
 }
 
 /// The token for a host of an account. With several tokens, each is valid for the accounts of its own chunk of registry ids.
@@ -211,11 +220,11 @@ fn login<'a>(tokens: &[&'a Arc<AuthorizationToken>], account: Option<&AccountId>
     })
 }
 
-/// The desired Secrets of all target namespaces, as far as there are valid tokens. A refused output has no desired
-/// Secret.
+/// The desired Secrets of all target namespaces, as far as there are valid tokens. An output that is refused, or for which one registry
+/// alone is too large ([`left_out`]), has no desired Secret.
 ///
 /// # Errors
-/// [`DesiredError`] if one cannot be rendered.
+/// [`DesiredError`] of the pull secret.
 pub fn bundle(
     plan: &Plan,
     owner: &Owner,
@@ -227,8 +236,10 @@ pub fn bundle(
     let source = Source { plan, owner, published, included, taken: &taken };
     let mut bundle = Bundle::new();
     for secret in plan.secrets().filter(|secret| secret.refusal.is_none()) {
-        if let Some(desired) = source.desired(secret, now)? {
-            bundle.insert(secret.name.clone(), Arc::new(desired));
+        match source.desired(secret, now) {
+            Ok(Some(desired)) => drop(bundle.insert(secret.name.clone(), Arc::new(desired))),
+            Err(error) if secret.name == plan.secret.name => return Err(error),
+            Ok(None) | Err(_) => {}
         }
     }
     Ok(bundle)

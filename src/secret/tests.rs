@@ -205,9 +205,10 @@ fn a_registry_that_does_not_fit_is_left_out_and_the_others_are_written() {
             published.insert(registry.token_specs[0].clone(), token(password, None, issued, issued + 2 * HOUR));
         }
         let taken = taken_hosts(&plan, &published);
-        let left: Vec<_> = left_out(&plan, &published, &taken, at(NOW)).iter().map(|left| left.number).collect();
+        let left: Vec<_> =
+            left_out(&plan, &plan.secret, &published, &taken, at(NOW)).iter().map(|left| left.number).collect();
         assert_eq!(left, [number]);
-        let error = SpecError::from(&left_out(&plan, &published, &taken, at(NOW))[0]);
+        let error = SpecError::from(&left_out(&plan, &plan.secret, &published, &taken, at(NOW))[0]);
         assert!(error.message.starts_with(&format!("spec.registries[{number}]: ")) && error.message.contains("split"));
         let desired = build(&spec, &published).unwrap();
         assert_eq!(hosts(&desired).len(), 1);

@@ -333,3 +333,24 @@ async fn a_node_clock_that_is_ahead_takes_no_login_of_a_namespace() {
     let pull = shares["a"].desired.get("pull").unwrap();
     assert_eq!((pull.has_entries, pull.expires_at), (true, at(NOW + HOUR)));
 }
+
+#[tokio::test]
+async fn a_tenant_whose_token_has_expired_hides_no_expiry_of_the_others() {
+    let stage = stage();
+    let none = Published::new();
+    let context = context(&stage, &none);
+    for (expiries, expires, is_due) in [
+        ([NOW - 1, NOW + 5 * HOUR], NOW + 5 * HOUR, true),
+        ([NOW + 2 * HOUR, NOW + 5 * HOUR], NOW + 2 * HOUR, true),
+        ([NOW - 2, NOW - 1], NOW - 2, false),
+    ] {
+        let of = |(namespace, expires): (&str, i64)| (namespace.into(), tenant(&stage, namespace, "p", expires));
+        let each = ["a", "b"].into_iter().zip(expiries).map(of).collect();
+        let tenants = Tenants { each, ..Tenants::default() };
+        let life = tenants.life(&stage.plan.registries[0], at(NOW)).unwrap();
+        assert_eq!(life.expires_at, at(expires), "{expiries:?}");
+        let due = tenants.due_at(&context, at(NOW));
+        assert_eq!(due.is_some(), is_due, "{expiries:?}");
+        assert!(due.is_none_or(|due| due < at(expires)), "{expiries:?}");
+    }
+}

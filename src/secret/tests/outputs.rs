@@ -152,6 +152,32 @@ fn what_is_included_stands_in_docker_configs_and_changes_them_alone() {
 }
 
 #[test]
+fn an_output_that_does_not_fit_stops_no_other_secret_and_one_that_fits_is_written() {
+    let ids = (0..60).map(|n| format!("{n:012}")).collect::<Vec<_>>();
+    let output =
+        serde_json::json!([{ "name": "file", "format": "DockerConfigFile", "loginFields": "AuthUsernamePassword" }]);
+    let spec = spec(serde_json::json!({
+        "registries": [{ "private": { "region": "eu-west-1", "accountIds": ids } }], "outputs": output,
+        "namespaces": { "names": ["a"] },
+    }));
+    let plan = planned(&spec);
+    for (length, fits) in [(2_000, true), (8_000, false)] {
+        let password = "x".repeat(length);
+        let token_spec = plan.registries[0].token_specs[0].clone();
+        let published = Published::from([(token_spec, token(&password, Some("111122223333"), NOW, NOW + HOUR))]);
+        let bundle = all(&spec, &published);
+        assert_eq!(hosts(&bundle["ecr-pull-secret"]).len(), 60, "{length}");
+        let entries = |desired: &Arc<Desired>| docker_config::parse(&value(desired, "config.json")).len();
+        assert_eq!(bundle.get("file").map(entries), fits.then_some(60), "{length}");
+        let left = left_out(&plan, &plan.outputs[0], &published, &[], at(NOW));
+        let told: Vec<String> = left.iter().map(|left| SpecError::from(left).message).collect();
+        assert_eq!(told.is_empty(), fits, "{told:?}");
+        let names = |text: &String| text.starts_with("spec.outputs: file: spec.registries[0]: the Secret would have");
+        assert!(told.iter().all(names), "{told:?}");
+    }
+}
+
+#[test]
 fn an_include_that_does_not_fit_is_left_out() {
     let spec = spec(serde_json::json!({
         "registries": [{ "private": {
