@@ -129,7 +129,6 @@ impl Operator {
     pub async fn run(&self, clients: Clients, aws: Aws) -> Result<(), OperatorError> {
         let parts = self.assemble(&clients.fenced, aws);
         let Some(term) = self.lead(clients.lease).await else { return Ok(()) };
-        self.metrics.leader.set(1);
         let result = self.serve(&clients.fenced, parts, term).await;
         self.metrics.leader.set(0);
         result
@@ -173,6 +172,7 @@ impl Operator {
             () = self.stop.cancelled() => return,
         }
         self.readiness.set(true);
+        self.metrics.leader.set(1);
         let writes = ctx.writes.clone();
         controller::run(ctx, store, controller::queue(queue, self.stop.clone().cancelled_owned())).await;
         writes.close();

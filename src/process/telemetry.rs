@@ -319,7 +319,7 @@ pub struct Metrics {
     pub reconciles: Family<ResultLabels, Histogram>,
     /// 1 for the source in which the operator's own AWS identity was found last, 0 for the others.
     pub identity: Family<SourceLabels, Gauge>,
-    /// 1 while this process is the leader.
+    /// 1 while this process is the leader and its watches have completed their first lists: without them nothing is reconciled.
     pub leader: Gauge,
     /// The metrics of the process.
     pub process: ProcessMetrics,
@@ -397,7 +397,7 @@ impl Metrics {
                 "aws_identity",
                 "1 for the source in which the operator's own AWS identity was found",
             ),
-            leader: metric(ours, "leader", "1 while this process is the leader"),
+            leader: metric(ours, "leader", "1 while this process is the leader and has listed what it watches"),
             process,
         };
         ours.register("build", "The version", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));

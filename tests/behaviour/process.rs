@@ -100,8 +100,10 @@ async fn it_is_alive_at_once_and_ready_once_every_watch_has_its_list() {
     gate.arrived(1).await;
     page_until(&operator, "/livez", |status, _| status == 200).await;
     page_until(&operator, "/readyz", |status, text| status == 503 && text.contains("watches")).await;
+    page_until(&operator, "/metrics", |_, text| text.contains("_leader 0\n")).await;
     gate.open();
     operator.until_ready().await.unwrap();
+    page_until(&operator, "/metrics", |_, text| text.contains("_leader 1\n")).await;
     assert_eq!(operator.get("/nothing").await.unwrap().0, 404);
     operator.stop().await.unwrap();
     bed.finish().await.unwrap();
