@@ -102,6 +102,16 @@ fn the_network_policy_opens_what_is_needed_and_no_more() {
 }
 
 #[test]
+fn the_network_policy_opens_the_ports_of_the_clusters_dns() {
+    // Those of a Service's pods count where the network translates addresses first, as in OpenShift.
+    for (openshift, expected) in [(false, vec![53, 53]), (true, vec![53, 53, 5353, 5353])] {
+        let objects = render(&json!({ "networkPolicy": { "enabled": true }, "openshift": openshift }));
+        let ports = object(&objects, "NetworkPolicy", "")["spec"]["egress"][0]["ports"].as_array().unwrap().clone();
+        assert_eq!(ports.iter().map(|port| port["port"].as_u64().unwrap()).collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
 fn the_pods_of_helm_test_can_start_where_the_operator_can_and_are_as_guarded() {
     let objects = render(&everything());
     let operator = &object(&objects, "Deployment", "")["spec"]["template"]["spec"];
