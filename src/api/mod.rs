@@ -225,8 +225,8 @@ pub struct SecretTemplate {
     pub conflict_policy: ConflictPolicy,
 
     /// What happens to the Secrets when this EcrCredential is deleted: `Delete` lets the garbage collector delete them;
-    /// `Retain` keeps them, but their tokens expire within 12 hours. If a namespace is no longer selected, its Secret is deleted
-    /// in both cases.
+    /// `Retain` keeps them, but their tokens expire within 12 hours. Wait until it is Ready before you delete it: until then, Secrets
+    /// may have owner references. If a namespace is no longer selected, its Secret is deleted in both cases.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 
