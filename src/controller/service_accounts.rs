@@ -229,8 +229,22 @@ impl Attacher {
     async fn work(self: Arc<Self>, store: Store<PullSecretsOf>, requests: UnboundedReceiver<Key>) {
         let requests =
             queue(requests, std::future::pending()).map(|key| Ok::<_, Infallible>(ReconcileRequest::from(key)));
-        let reconciler =
-            |account: Arc<PullSecretsOf>, ctx: Arc<Self>| async move { ctx.reconcile(&account).await }.boxed();
+        let present = store.clone();
+        let reconciler = move |account: Arc<PullSecretsOf>, ctx: Arc<Self>| {
+            let present = present.clone();
+            async move {
+                let action = ctx.reconcile(&account).await;
+                let now = present.get(&ObjectRef::from_obj(&*account));
+                if now.is_some_and(|now| now.uid() == account.uid()) {
+                    return action;
+                }
+                // It is gone, or another by now that has a request of its own. What a late answer to its patch has left is forgotten
+                // again: no event would do so.
+                ctx.forget(&place(&account));
+                Ok(Action::await_change())
+            }
+            .boxed()
+        };
         let on_error = |_: Arc<PullSecretsOf>, _: &Infallible, _: Arc<Self>| Action::await_change();
         let config = controller::Config::default().concurrency(WITH_SLOW);
         let work = applier(reconciler, on_error, self, store, Box::pin(requests), config);
@@ -791,6 +805,57 @@ mod tests {
         let told =
             shared.state.lock().unattached.keys().map(|(ns, n)| (ns.to_string(), n.to_string())).collect::<Vec<_>>();
         assert_eq!(told, left);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_late_answer_to_a_patch_is_not_told_of_an_account_that_is_gone_or_another_by_now() {
+        let refused = || {
+            let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403,
+                "message": "admission webhook \"w.example\" denied the request: no", "reason": "Forbidden" });
+            Response::builder().status(403).body(Body::from(status.to_string().into_bytes())).unwrap()
+        };
+        let stored =
+            || Response::new(Body::from(json!({ "metadata": { "name": "default" } }).to_string().into_bytes()));
+        let mut successor = account(&["theirs", "pull"], Some("pull"), FIELD_MANAGER);
+        kube::Resource::meta_mut(&mut successor).uid = Some("another".to_owned());
+        let answers: [(&str, fn() -> Response<Body>); 2] = [("refused", refused), ("undone by admission", stored)];
+        for ((answer, answered), after) in
+            answers.into_iter().flat_map(|answer| [None, Some(&successor)].map(|after| (answer, after)))
+        {
+            let (sent, mut asked) = unbounded_channel();
+            let server = tower::service_fn(move |_: Request<Body>| {
+                let (answer, awaited) = tokio::sync::oneshot::channel();
+                sent.send(answer).unwrap();
+                async move { Ok::<_, Infallible>(awaited.await.unwrap()) }
+            });
+            let writer = Writer::new(Client::new(server, "default"), 1, Duration::from_secs(65));
+            let attacher = Arc::new(Attacher { writer, ..attacher().0 });
+            attach(&attacher, "x", Activity::Active);
+            let ((store, mut writer), (send, requests)) = (store(), unbounded_channel());
+            let bare = account(&["theirs"], None, "gitops");
+            for event in [Event::Init, Event::InitApply(bare.clone()), Event::InitDone] {
+                writer.apply_watcher_event(&event);
+            }
+            request(&send, &bare);
+            let follow = async {
+                let held: tokio::sync::oneshot::Sender<Response<Body>> = asked.recv().await.unwrap();
+                writer.apply_watcher_event(&Event::Delete(bare.clone()));
+                attacher.forget(&place(&bare));
+                if let Some(after) = after {
+                    writer.apply_watcher_event(&Event::Apply(after.clone()));
+                    request(&send, after);
+                }
+                held.send(answered()).unwrap();
+                // Longer than any wait after a failure, and not as long as a contested one is reported.
+                tokio::time::sleep(PEACE / 2).await;
+            };
+            tokio::select! {
+                () = attacher.clone().work(store, requests) => panic!("its queue has not ended"),
+                () = follow => {}
+            }
+            let kept = attacher.attempts.lock().len();
+            assert_eq!((told(&attacher), kept), (None, 0), "{answer}, then {:?}", after.map(|after| after.uid()));
+        }
     }
 
     struct Quiet;
