@@ -122,13 +122,13 @@ impl Writer {
         let work = async {
             match (action, desired) {
                 (SecretAction::Create, Some(desired)) => {
-                    // The token of one namespace must not be written into another that has its name by now.
-                    if desired.of_one_namespace {
-                        self.expect_namespace(target).await?;
-                    }
+                    self.expect_namespace_of(target, desired, None).await?;
                     self.apply(target, desired, None).await
                 }
-                (SecretAction::Update(record), Some(desired)) => self.update(target, desired, record).await,
+                (SecretAction::Update(record), Some(desired)) => {
+                    self.expect_namespace_of(target, desired, Some(record)).await?;
+                    self.update(target, desired, record).await
+                }
                 (SecretAction::Strip(record), desired) => {
                     self.strip(target, record, desired.map(|desired| &desired.payload)).await
                 }
@@ -163,11 +163,22 @@ impl Writer {
         ended.unwrap_or_else(late)
     }
 
-    /// Checks that the namespace of a target was not recreated, which no precondition of an apply can express.
+    /// Checks that a token of one namespace is not written into another that has its name by now, which no precondition of an apply can
+    /// express. If the namespace is recreated after that, the Secret is deleted again ([`SecretTarget::holds_anothers_token`]). One that this
+    /// process has written for that very namespace before needs no check.
     ///
     /// # Errors
     /// It was recreated or deleted, or the API server refused or failed.
-    async fn expect_namespace(&self, target: &SecretTarget) -> Result<(), WriteError> {
+    async fn expect_namespace_of(
+        &self,
+        target: &SecretTarget,
+        desired: &Desired,
+        over: Option<&SecretRecord>,
+    ) -> Result<(), WriteError> {
+        let is_of_it = |record: &SecretRecord| record.content_of.as_deref() == Some(&target.namespace_uid);
+        if !desired.of_one_namespace || over.is_some_and(is_of_it) {
+            return Ok(());
+        }
         let api: Api<Observed<Namespace>> = Api::all(self.client.clone());
         let found = within(self.timeout, api.get(&target.namespace)).await.map_err(classify)?;
         let now = NamespaceUid::of_namespace(found.meta());

@@ -140,6 +140,38 @@ async fn what_is_believed_there_is_applied_on_that_very_state_of_it() {
 }
 
 #[tokio::test]
+async fn the_token_of_one_namespace_is_written_only_where_it_is_known_that_the_secret_is_in_that_very_namespace() {
+    let of = |uid: &str| NamespaceUid::of_namespace(&ObjectMeta { uid: Some(uid.to_owned()), ..ObjectMeta::default() });
+    let written = |content_of: Option<&str>| {
+        let content_of = content_of.map(|uid| Box::new(of(uid)));
+        Arc::new(SecretRecord { content_of, ..(*record(json!({}))).clone() })
+    };
+    let (found, of_me, of_another) = (written(None), written(Some("me")), written(Some("another")));
+    // What is done, the uid of the namespace, and which requests are sent.
+    let update = |record: &Arc<SecretRecord>| SecretAction::Update(record.clone());
+    let (asks, asks_in_vain) = (&[Method::GET, Method::PATCH][..], &[Method::GET][..]);
+    for (action, now, expected) in [
+        (SecretAction::Create, "me", asks),
+        (SecretAction::Create, "another", asks_in_vain),
+        (update(&found), "me", asks),
+        (update(&found), "another", asks_in_vain),
+        (update(&of_me), "another", &[Method::PATCH]),
+        (update(&of_another), "another", asks_in_vain),
+    ] {
+        let namespace = json!({ "metadata": { "name": "a", "uid": now } });
+        let asked = expected.contains(&Method::GET).then_some((0, 200, namespace));
+        let answers: Vec<_> = asked.into_iter().chain([(0, 200, secret("8", json!({})))]).collect();
+        let server = Server::answering(&answers);
+        let target = SecretTarget { namespace_uid: of("me"), ..target(Ownership::Absent) };
+        let desired = Desired { of_one_namespace: true, ..desired() };
+        let result = server.writer().perform(&target, &action, Some(&desired), || true).await;
+        let sent: Vec<_> = server.sent().into_iter().map(|(method, ..)| method).collect();
+        assert_eq!(sent, expected, "{action:?}, {now}");
+        assert_eq!(result.err(), (expected == asks_in_vain).then_some(WriteError::NamespaceGone), "{action:?}, {now}");
+    }
+}
+
+#[tokio::test]
 async fn a_deletion_names_the_state_that_is_deleted() {
     let server = Server::answering(&[(0, 200, json!({ "kind": "Status", "status": "Success" }))]);
     let mine = record(json!({}));

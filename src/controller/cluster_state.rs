@@ -89,6 +89,9 @@ impl ClusterState {
         if known.as_ref().is_some_and(|known| record.is_older_than(known)) {
             return BTreeSet::new();
         }
+        // That of a Secret that is known does not change but by an answer.
+        let before = known.as_ref().and_then(|known| content_before(known, &record));
+        let content_of = before.or_else(|| self.awaited.content_of(&key).map(Box::new));
         let may_be_ours = self.awaited.shown(&key);
         let trust = match &known {
             Some(known) => record.trust_after(known, may_be_ours),
@@ -96,7 +99,7 @@ impl ClusterState {
             None if may_be_ours => Trust::Changed,
             None => Trust::Forged,
         };
-        self.put_secret(key, known.as_ref(), with_trust(record, trust))
+        self.put_secret(key, known.as_ref(), with_content_of(with_trust(record, trust), content_of))
     }
 
     fn put_secret(
@@ -131,6 +134,9 @@ impl ClusterState {
             Some(known) if record.is_older_than(known) => with_trust(known.clone(), known.trust_after(&record, false)),
             _ => record,
         };
+        let before = || content_before(known.as_ref()?, &now);
+        let content_of = self.awaited.sent_for(key).map(Box::new).or_else(before);
+        let now = with_content_of(now, content_of);
         self.put_secret(self.shared_key(&key.name, &key.namespace), known.as_ref(), now)
     }
 
@@ -524,6 +530,18 @@ fn with_trust(mut record: Arc<SecretRecord>, trust: Trust) -> Arc<SecretRecord> 
     record
 }
 
+/// The namespace that the content of a Secret was for, if it is the same Secret.
+fn content_before(known: &SecretRecord, now: &SecretRecord) -> Option<Box<NamespaceUid>> {
+    known.content_of.clone().filter(|_| known.uid == now.uid)
+}
+
+fn with_content_of(mut record: Arc<SecretRecord>, content_of: Option<Box<NamespaceUid>>) -> Arc<SecretRecord> {
+    if record.content_of != content_of {
+        Arc::make_mut(&mut record).content_of = content_of;
+    }
+    record
+}
+
 /// The names of the Secrets in one namespace.
 fn in_namespace<'a>(
     owned: &'a BTreeSet<SecretKey>,
@@ -552,6 +570,7 @@ mod tests {
     use crate::plan::references::AccountRecord;
     use crate::plan::scopes::AccountScope;
     use crate::plan::targets::Activity;
+    use crate::secret::SecretAction;
     use crate::secret::ownership::ManagedFieldsDigest;
 
     const NOBODY: Option<&str> = None;
@@ -674,6 +693,61 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_token_of_a_namespace_that_was_stored_in_its_successor_is_deleted_in_whatever_order_that_is_heard_of() {
+        let namespace_uid = |uid: &str| NamespaceUid::of(uid, Some(Timestamp::UNIX_EPOCH));
+        let (old, new) = (namespace_uid("old"), namespace_uid("new"));
+        let (key, me) = (SecretKey::new("pull", "a"), uid("me"));
+        let now = Timestamp::UNIX_EPOCH;
+        let stored =
+            Arc::new(SecretRecord { expires_at: Timestamp::from_second(3600).ok(), ..(*record(Some("me"))).clone() });
+        let said = |cluster: &ClusterState| {
+            let target = cluster.target(&me, &key).unwrap();
+            crate::secret::action(&target, None, crate::api::ConflictPolicy::Fail, None, now.into())
+        };
+        for (content_of, is_answered, is_recreated) in
+            [old, new].into_iter().flat_map(|of| [(of, true, true), (of, false, true), (of, true, false)])
+        {
+            // What the steps are, of which any order can be that in which they are heard of.
+            for order in 0..24 {
+                let mut cluster = cluster();
+                cluster.set_credential(&me, credential("me", 1, Activity::Active, &["a"]));
+                cluster.set_namespace("a", if is_recreated { old } else { content_of }, &Labels::new(), false);
+                cluster.awaited.begin(key.clone(), Some(content_of));
+                let mut steps = vec![0, 1, 2, 3];
+                let steps: Vec<usize> =
+                    [6, 2, 1, 1].into_iter().map(|each| steps.remove(order / each % steps.len())).collect();
+                for step in &steps {
+                    match step {
+                        0 => {
+                            if is_answered {
+                                cluster.answered(&key, stored.clone());
+                            } else {
+                                cluster.awaited.unanswered(key.clone());
+                            }
+                            cluster.awaited.end(&key);
+                        }
+                        1 => drop(cluster.change_secret("pull", "a", stored.clone())),
+                        2 if is_recreated => drop(cluster.remove_namespace("a")),
+                        3 if is_recreated => drop(cluster.set_namespace("a", new, &Labels::new(), false)),
+                        _ => {}
+                    }
+                }
+                cluster.set_namespace("a", if is_recreated { new } else { content_of }, &Labels::new(), false);
+                // Somebody labels it.
+                let labelled = SecretRecord { resource_version: "8".into(), ..(*stored).clone() };
+                cluster.change_secret("pull", "a", Arc::new(labelled));
+                let is_deleted = matches!(said(&cluster), SecretAction::Delete(record) if record.uid == stored.uid);
+                assert_eq!(is_deleted, is_recreated && content_of == old, "answered: {is_answered}, {steps:?}");
+            }
+        }
+        let mut cluster = cluster();
+        cluster.set_credential(&me, credential("me", 1, Activity::Active, &["a"]));
+        cluster.set_secret("pull", "a", stored.clone());
+        cluster.set_namespace("a", new, &Labels::new(), false);
+        assert_eq!(said(&cluster), SecretAction::Keep, "it was found, and it is unknown which namespace it is for");
+    }
+
     /// What is heard of the Secret in the namespace a, in which order.
     enum Heard {
         Listed(Version),
@@ -764,7 +838,7 @@ mod tests {
                 match one {
                     Listed(record) => drop(cluster.set_secret("pull", "a", version(record))),
                     Event(record) => drop(cluster.change_secret("pull", "a", version(record))),
-                    Begin => cluster.awaited.begin(key.clone()),
+                    Begin => cluster.awaited.begin(key.clone(), None),
                     Answer(record) => {
                         cluster.answered(&key, version(record));
                         cluster.awaited.end(&key);
@@ -828,7 +902,7 @@ mod tests {
             cluster.set_credential(&uid(&me), credential);
             cluster.set_namespace(&namespace, NamespaceUid::default(), &labels, false);
             let key = SecretKey::new(secret.as_str(), namespace.as_str());
-            cluster.awaited.begin(key.clone());
+            cluster.awaited.begin(key.clone(), None);
             cluster.set_secret(&secret, &namespace, record(Some(&me)));
             cluster.awaited.end(&key);
             let record = AccountRecord { uid: "s".into(), created: Timestamp::MAX, role: None, audience: None };

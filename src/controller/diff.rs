@@ -187,7 +187,11 @@ impl Diff<'_> {
         let counts = retries.sync_state(&target, &action, self.desired, now.time);
         let expires = self.is_kept_for_now(&target, &action, retries);
         let priority = WritePriority::of(&action);
-        let early = || priority == Some(WritePriority::Delete) && self.is_unmet(state, &target, retries, now);
+        let early = || {
+            priority == Some(WritePriority::Delete)
+                && !target.holds_anothers_token()
+                && self.is_unmet(state, &target, retries, now)
+        };
         let due = priority.filter(|_| !early() && retries.may_write(&target, now.time));
         let due = due.map(|priority| (priority, target, action));
         Ok(Assessment { due, unwritten: priority.is_some(), expires, counts })

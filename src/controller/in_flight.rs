@@ -116,7 +116,9 @@ async fn perform(
     // It may have waited for a slot. A process that is ending begins nothing new, and what was wanted then may not be wanted now.
     let is_wanted = || !ctx.stop.is_cancelled() && ctx.shared.state.lock().is_still(me, target);
     let begin = || is_wanted() && sent.set(Instant::now()).is_ok();
-    let write = ctx.shared.write_begins(target.key());
+    let is_for_one = |desired: &&Desired| desired.of_one_namespace && !matches!(action, SecretAction::Delete(_));
+    let content_of = desired.filter(is_for_one).map(|_| target.namespace_uid);
+    let write = ctx.shared.write_begins(target.key(), content_of);
     let result = ctx.writer.perform(target, action, desired, begin).await;
     // The answer often comes before the watch event.
     match &result {

@@ -573,7 +573,7 @@ mod tests {
             ("listed", |shared, record| shared.secret_listed("new", "a", record)),
             ("an event", |shared, record| shared.secret_changed("new", "a", record)),
             ("the answer to a write", |shared, record| {
-                shared.write_begins(SecretKey::new("new", "a")).stored(record, &Uid("x".into()));
+                shared.write_begins(SecretKey::new("new", "a"), None).stored(record, &Uid("x".into()));
             }),
         ];
         let (attacher, _) = attacher();

@@ -294,9 +294,9 @@ impl Shared {
         concerned
     }
 
-    /// Announces a write, before it is sent.
-    pub(super) fn write_begins(&self, key: SecretKey) -> Write<'_> {
-        self.state.lock().awaited.begin(key.clone());
+    /// Announces a write, before it is sent, of content that may be for one namespace alone.
+    pub(super) fn write_begins(&self, key: SecretKey, content_of: Option<NamespaceUid>) -> Write<'_> {
+        self.state.lock().awaited.begin(key.clone(), content_of);
         Write { shared: self, key }
     }
 

@@ -498,6 +498,11 @@ impl SecretTarget {
     pub fn key(&self) -> SecretKey {
         SecretKey::new(self.name.clone(), self.namespace.clone())
     }
+
+    /// Whether it has the token of an earlier namespace of the same name.
+    pub fn holds_anothers_token(&self) -> bool {
+        self.ownership.record().is_some_and(|record| record.is_of_another(self.namespace_uid))
+    }
 }
 
 /// Whether an `EcrCredential` selects a Secret and is entitled to it.
@@ -570,6 +575,10 @@ pub fn action(
     now: Now,
 ) -> SecretAction {
     match (&target.selection, &target.ownership) {
+        // Nobody else takes it from the namespace that has the name now.
+        (_, Ownership::Owned(record)) if target.holds_anothers_token() && record.held_by.is_none() => {
+            SecretAction::Delete(record.clone())
+        }
         // Pods still use it, so it stays as long as its tokens are valid: until the expiry in its annotation, also after a restart.
         (Selection::Renamed, Ownership::Owned(record)) if now.validity(record).is_some() => SecretAction::Keep,
         // A Secret that is being deleted is not deleted again, and a copy belongs to whoever made it.

@@ -15,6 +15,7 @@ use super::metadata::{Fields, FieldsEntry, Metadata};
 use super::{CREDENTIAL_UID, EXPIRES_AT, FIELD_MANAGER, HOSTS_HASH, IDENTITY_HASH, MANAGED_BY, OUTPUT};
 use crate::api::{GROUP, OutputFormat};
 use crate::plan::Uid;
+use crate::plan::namespaces::NamespaceUid;
 use crate::plan::schedule::{LONGEST_LIFE, later};
 
 /// The longest uid that is kept of an owner reference, which may contain any text.
@@ -211,6 +212,9 @@ pub struct SecretRecord {
     pub applied: bool,
     /// The first finalizer of a Secret that is being deleted; empty if there is none. The Secret exists until its finalizers are removed.
     pub held_by: Option<Box<str>>,
+    /// The namespace that a token in it is for, if this process has written it with the token of one. It is not the namespace of the Secret
+    /// if that was deleted and made again while the write was under way: the API server compares no uid of namespaces.
+    pub content_of: Option<Box<NamespaceUid>>,
 }
 
 impl SecretRecord {
@@ -246,7 +250,13 @@ impl SecretRecord {
                     .map_or("", |name| name.get(..name.floor_char_boundary(LONGEST_FINALIZER)).unwrap_or_default())
                     .into()
             }),
+            content_of: None,
         })
+    }
+
+    /// Whether it has the token of another namespace than the one of its name.
+    pub fn is_of_another(&self, namespace_uid: NamespaceUid) -> bool {
+        self.content_of.as_ref().is_some_and(|content_of| **content_of != namespace_uid)
     }
 
     /// The recorded expiry, if AWS can have issued the tokens by `latest`, the latest time of all clocks.
@@ -399,6 +409,7 @@ impl SecretRecord {
             sets_immutable: false,
             applied: true,
             held_by: None,
+            content_of: None,
         }
     }
 }

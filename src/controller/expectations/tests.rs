@@ -24,7 +24,7 @@ async fn an_answer_that_the_watch_has_overtaken_is_no_news() {
         stage.sees("b", desired.digest, NOW + 3600);
         let other = shared.state.lock().record("pull", "b").cloned().unwrap();
         let record = Arc::new(SecretRecord { uid: "s".into(), ..(*other).clone() });
-        let write = shared.write_begins(SecretKey::new("pull", "a"));
+        let write = shared.write_begins(SecretKey::new("pull", "a"), None);
         if let Some(uid) = gone {
             shared.secret_gone("pull", "a", uid);
         }

@@ -84,7 +84,7 @@ async fn a_secret_that_is_newer_than_a_list_is_not_forgotten_and_one_that_is_gon
     let record = shared.state.lock().record("pull", "d").cloned().unwrap();
     for (namespace, uid) in [("b", "b"), ("c", "c"), ("d", "another")] {
         let record = SecretRecord { uid: uid.into(), resource_version: "6".into(), ..(*record).clone() };
-        shared.write_begins(SecretKey::new("pull", namespace)).stored(Arc::new(record), &Uid("x".into()));
+        shared.write_begins(SecretKey::new("pull", namespace), None).stored(Arc::new(record), &Uid("x".into()));
     }
     let mut listed = shared.listed();
     answers.send(()).unwrap();

@@ -169,6 +169,31 @@ async fn a_write_that_was_under_way_when_the_namespace_was_made_again_is_taken_b
 }
 
 #[tokio::test]
+async fn a_creation_that_was_under_way_when_the_namespace_was_made_again_is_taken_back() {
+    let s = Setting::new("creation").await;
+    let gate = Gate::new();
+    let writes = Match::secret_writes().namespace(&s.gone.namespace);
+    let held = s.bed.proxy.place(Fault::new(writes, Action::HoldRequest(gate.clone())).once());
+    s.bed.secrets(&s.gone.namespace).delete(&s.bed.secret, &Default::default()).await.unwrap();
+    gate.arrived(1).await;
+    s.make_again().await;
+    held.remove();
+    gate.open();
+    let stored = || {
+        let versions = s.bed.recorder.secret_versions(&s.gone.namespace, &s.bed.secret);
+        versions.into_iter().any(|version| version["metadata"]["uid"] != json!(s.old_secret))
+    };
+    // Nothing refuses it: no uid is in it, and the namespace of that name is there.
+    poll("it is stored in the new namespace", async || stored()).await;
+    let gone = |secret: Option<&Secret>| secret.is_none();
+    let taken_back = s.bed.secret_until(&s.gone.namespace, "taken back", gone);
+    tokio::time::timeout(AT_ONCE, taken_back).await.expect("it was to happen at once").unwrap();
+    s.is_told().await;
+    assert!(s.bed.secret(&s.gone.namespace).await.unwrap().is_none());
+    s.finish().await;
+}
+
+#[tokio::test]
 async fn a_new_tenant_of_the_same_name_gets_its_own_token_and_not_the_old_ones() {
     let s = Setting::new("successor").await;
     let role = format!("arn:aws:iam::333333333333:role/{}-successor", s.bed.prefix);

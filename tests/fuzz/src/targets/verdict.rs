@@ -114,6 +114,7 @@ fn ownership(u: &mut Unstructured<'_>) -> Result<Ownership> {
         sets_immutable: u.ratio(1, 6)?,
         applied: u.ratio(5, 6)?,
         held_by: u.ratio(1, 6)?.then(|| "example.com/x".into()),
+        content_of: None,
     };
     let (alive, is_there) = (u.arbitrary::<bool>()?, u.ratio(5, 6)?);
     record.trust = *u.choose(&[Trust::Unchanged, Trust::Changed, Trust::Forged])?;
@@ -220,6 +221,7 @@ fn settled(said: &SecretAction, place: &SecretTarget, desired: &Desired, policy:
         sets_immutable: false,
         applied: true,
         held_by: None,
+        content_of: None,
     };
     let place = SecretTarget { ownership: Ownership::Owned(Arc::new(written)), ..place.clone() };
     assert_eq!(action(&place, Some(desired), policy, None, now.into()), SecretAction::Keep);

@@ -301,6 +301,7 @@ fn record(u: &mut Unstructured<'_>) -> Result<SecretRecord> {
         sets_immutable: false,
         applied: true,
         held_by: None,
+        content_of: None,
     })
 }
 

@@ -94,6 +94,7 @@ impl Crowd {
                     sets_immutable: false,
                     applied: true,
                     held_by: None,
+                    content_of: None,
                 };
                 self.world.set_secret(secret_name, &format!("n{n}"), Arc::new(record));
             }
