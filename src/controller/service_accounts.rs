@@ -818,10 +818,8 @@ mod tests {
             || Response::new(Body::from(json!({ "metadata": { "name": "default" } }).to_string().into_bytes()));
         let mut successor = account(&["theirs", "pull"], Some("pull"), FIELD_MANAGER);
         kube::Resource::meta_mut(&mut successor).uid = Some("another".to_owned());
-        let answers: [(&str, fn() -> Response<Body>); 2] = [("refused", refused), ("undone by admission", stored)];
-        for ((answer, answered), after) in
-            answers.into_iter().flat_map(|answer| [None, Some(&successor)].map(|after| (answer, after)))
-        {
+        let after = [None, Some(&successor)];
+        for (is_refused, after) in [true, false].into_iter().flat_map(|refused| after.map(|after| (refused, after))) {
             let (sent, mut asked) = unbounded_channel();
             let server = tower::service_fn(move |_: Request<Body>| {
                 let (answer, awaited) = tokio::sync::oneshot::channel();
@@ -845,7 +843,7 @@ mod tests {
                     writer.apply_watcher_event(&Event::Apply(after.clone()));
                     request(&send, after);
                 }
-                held.send(answered()).unwrap();
+                held.send(if is_refused { refused() } else { stored() }).unwrap();
                 // Longer than any wait after a failure, and not as long as a contested one is reported.
                 tokio::time::sleep(PEACE / 2).await;
             };
@@ -854,7 +852,12 @@ mod tests {
                 () = follow => {}
             }
             let kept = attacher.attempts.lock().len();
-            assert_eq!((told(&attacher), kept), (None, 0), "{answer}, then {:?}", after.map(|after| after.uid()));
+            assert_eq!(
+                (told(&attacher), kept),
+                (None, 0),
+                "refused: {is_refused}, then {:?}",
+                after.map(|after| after.uid())
+            );
         }
     }
 

@@ -575,7 +575,7 @@ pub fn action(
     now: Now,
 ) -> SecretAction {
     match (&target.selection, &target.ownership) {
-        // Nobody else takes it from the namespace that has the name now.
+        // It was stored there because the namespace was recreated while it was written. Nobody else removes it.
         (_, Ownership::Owned(record)) if target.holds_anothers_token() && record.held_by.is_none() => {
             SecretAction::Delete(record.clone())
         }
