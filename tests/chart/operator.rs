@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 
 use clap::{CommandFactory, Parser};
 use ecr_credential_operator::cli::{Cli, Command};
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -106,6 +108,23 @@ async fn with_the_charts_rights_and_under_its_policy_it_does_all_that_it_should(
     bed.secrets(&a).patch(&bed.secret, &PatchParams::default(), &far).await.unwrap();
     let expiry = |s: &Secret| s.annotations()["pullsecrets.dev/expires-at"].clone();
     bed.secret_until(&a, "its expiry", |s| s.is_some_and(|s| expiry(s) == expiry(&first))).await.unwrap();
+
+    // So is what somebody applies under the operator's name.
+    for invariant in [Invariant::I3WellFormed, Invariant::I5FailStatic] {
+        let about = format!("{a}/{}", bed.secret);
+        bed.recorder.excuse(invariant, about, "a write under the operator's name counts as one of its own");
+    }
+    for expires_at in ["2999-01-01T00:00:00Z", "never"] {
+        let ObjectMeta { labels, annotations, owner_references, .. } = first.metadata.clone();
+        let mut metadata = ObjectMeta { labels, annotations, owner_references, ..ObjectMeta::default() };
+        metadata.annotations.get_or_insert_default().insert("pullsecrets.dev/expires-at".into(), expires_at.into());
+        let data = [(".dockerconfigjson".to_owned(), ByteString(br#"{"auths":{}}"#.to_vec()))];
+        let forged = Patch::Apply(Secret { metadata, data: Some(data.into()), ..first.clone() });
+        let params = PatchParams::apply("ecr-credential-operator").force();
+        bed.secrets(&a).patch(&bed.secret, &params, &forged).await.unwrap();
+        let is_as_before = |s: &Secret| s.data == first.data && expiry(s) == expiry(&first);
+        bed.secret_until(&a, "put right", |s| s.is_some_and(is_as_before)).await.unwrap();
+    }
 
     // A host more, a refresh, a namespace less, and the end.
     let more = json!([{ "private": {} }, { "public": {} }, { "private": { "region": "us-east-1" } }]);

@@ -1,6 +1,7 @@
 //! What the ValidatingAdmissionPolicy lets the operator's own account do with Secrets, asked as that account.
 
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
@@ -8,6 +9,7 @@ use testbed::bed::{PATIENCE, poll};
 use testbed::control_plane::{ControlPlane, shared};
 
 use super::helm::{Helm, apply, chart, namespace};
+use super::stolen_token::merged;
 
 pub(crate) const MANAGER: &str = "ecr-credential-operator";
 pub(crate) const TYPE: &str = "only Secrets of the type kubernetes.io/dockerconfigjson";
@@ -71,13 +73,33 @@ impl Cluster {
 
     /// Applies a Secret as the operator does.
     pub(crate) async fn write(&self, name: &str, secret: Value) -> Result<Secret, String> {
+        self.write_as(&self.operator, name, secret).await
+    }
+
+    /// Applies a Secret under the name of the operator's field manager.
+    async fn write_as(&self, client: &Client, name: &str, secret: Value) -> Result<Secret, String> {
         let mut secret = secret;
         secret["apiVersion"] = json!("v1");
         secret["kind"] = json!("Secret");
         secret["metadata"]["name"] = json!(name);
         let params = PatchParams::apply(MANAGER).force();
-        let answer = self.secrets(&self.operator).patch(name, &params, &Patch::Apply(&secret)).await;
+        let answer = self.secrets(client).patch(name, &params, &Patch::Apply(&secret)).await;
         answer.map_err(|error| error.to_string())
+    }
+
+    /// Takes an added key out of a Secret, writes it, and removes it, as the operator may with what is its own.
+    async fn put_right(&self, name: &str, secret: Value) -> Result<(), String> {
+        self.edit(name, json!({ "data": { "more": "eA==" } })).await;
+        for written in [false, true] {
+            if written {
+                self.write(name, secret.clone()).await.map_err(|why| format!("{name}: {why}"))?;
+            }
+            let strip = Patch::Merge(json!({ "data": { "more": null } }));
+            let stripped = self.secrets(&self.operator).patch(name, &PatchParams::default(), &strip).await;
+            let stripped = stripped.map_err(|why| format!("{name}, to strip it: {why}"))?;
+            assert_eq!(stripped.data.unwrap().len(), 1, "{name}");
+        }
+        self.remove(name).await
     }
 
     async fn remove(&self, name: &str) -> Result<(), String> {
@@ -168,7 +190,12 @@ async fn an_expiry_does_not_go_back_unless_it_cannot_be_compared() {
             with(good(6), "/metadata", "annotations", json!({ "pullsecrets.dev/hosts-hash": "aa" })),
             Some(EARLIER),
         ),
-        ("garbage", with(good(6), "/metadata/annotations", "pullsecrets.dev/expires-at", json!("soon")), Some("")),
+        ("garbage", with(good(6), "/metadata/annotations", "pullsecrets.dev/expires-at", json!("soon")), Some(EARLIER)),
+        (
+            "by so much that the old one seems far",
+            with(good(6), "/metadata/annotations", "pullsecrets.dev/expires-at", json!("2000-01-01T00:00:00Z")),
+            Some(EARLIER),
+        ),
         ("another's, earlier", with(good(4), "/metadata/labels", "pullsecrets.dev/credential-uid", json!("v")), None),
         (
             "with other hosts, earlier",
@@ -187,6 +214,29 @@ async fn an_expiry_does_not_go_back_unless_it_cannot_be_compared() {
     }
 }
 
+/// By the time of the API server, whatever the managed fields of the request say.
+#[tokio::test]
+async fn an_expiry_goes_back_only_where_aws_cannot_have_issued_the_token() {
+    let cluster = installed("ahead", json!({})).await;
+    let ahead = |hours: i64| (Timestamp::now() + SignedDuration::from_hours(hours)).strftime("%FT%TZ").to_string();
+    let expires = |at: &str| json!({ "metadata": { "annotations": { "pullsecrets.dev/expires-at": at } } });
+    let write = async |hours| cluster.write("x", merged(good(1), &expires(&ahead(hours)))).await;
+    let written = write(12).await.unwrap();
+    refused(write(11).await, EARLIER);
+    for manager in [MANAGER, "kubectl"] {
+        let mut managed = serde_json::to_value(written.managed_fields()).unwrap();
+        (managed[0]["time"], managed[0]["manager"]) = (json!("2000-01-01T00:00:00Z"), json!(manager));
+        let metadata = json!({ "metadata": { "managedFields": managed } });
+        let patch = Patch::Merge(merged(expires(&ahead(11)), &metadata));
+        let params = PatchParams { field_manager: Some(manager.to_owned()), ..PatchParams::default() };
+        let answer = cluster.secrets(&cluster.operator).patch("x", &params, &patch).await;
+        refused(answer.map_err(|error| error.to_string()), EARLIER);
+    }
+    write(13).await.unwrap();
+    write(11).await.unwrap();
+    refused(write(10).await, EARLIER);
+}
+
 #[tokio::test]
 async fn what_somebody_else_has_changed_can_be_put_right() {
     let cluster = installed("repair", json!({})).await;
@@ -202,13 +252,49 @@ async fn what_somebody_else_has_changed_can_be_put_right() {
         cluster.edit(name, edit).await;
         // The data that somebody else wrote has no expiry of ours, so even an earlier one is better.
         let hour = if name == "key" || name == "labels" { 5 } else { 4 };
-        cluster.write(name, good(hour)).await.unwrap_or_else(|why| panic!("{name}: {why}"));
-        let strip = json!({ "data": { "more": null } });
-        let stripped =
-            cluster.secrets(&cluster.operator).patch(name, &PatchParams::default(), &Patch::Merge(&strip)).await;
-        assert_eq!(stripped.unwrap().data.unwrap().len(), 1, "{name}");
-        cluster.remove(name).await.unwrap();
+        cluster.put_right(name, good(hour)).await.unwrap();
     }
+}
+
+/// What is applied under the name of the operator's field manager looks like the operator's own.
+#[tokio::test]
+async fn an_expiry_that_is_forged_under_the_operators_name_can_be_put_right() {
+    let cluster = installed("forged", json!({})).await;
+    let mut wrong = vec![];
+    for (name, expires_at) in [
+        ("far", "2999-01-01T00:00:00Z"),
+        ("last", "9999-12-31T23:59:59Z"),
+        ("garbage", "never"),
+        ("empty", ""),
+        ("no-such-day", "2025-02-31T00:00:00Z"),
+        ("no-such-month", "2025-99-01T00:00:00Z"),
+        ("offset", "2026-01-01T05:00:00+01:00"),
+        ("long", &format!("2026-01-01T05:00:00.{}Z", "0".repeat(200 << 10))),
+    ] {
+        cluster.write(name, good(5)).await.unwrap();
+        let mut forged = with(good(5), "/metadata/annotations", "pullsecrets.dev/expires-at", json!(expires_at));
+        forged["data"] = json!({ ".dockerconfigjson": "eyJhdXRocyI6e319" });
+        cluster.write_as(&cluster.admin, name, forged).await.unwrap();
+        wrong.extend(cluster.put_right(name, good(4)).await.err());
+    }
+    // Managed fields may say anything, also of an annotation that is not there.
+    let co_owner = |time: Value| {
+        let fields = json!({ "f:metadata": { "f:annotations": { "f:pullsecrets.dev/expires-at": {} } } });
+        json!([{ "manager": "x", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1", "time": time, "fieldsV1": fields }])
+    };
+    for (name, change, more, hour) in [
+        ("without-annotations", json!({ "annotations": null }), json!([]), 4),
+        ("without-expiry", json!({ "annotations": { "pullsecrets.dev/expires-at": null } }), json!([]), 4),
+        ("without-time", json!({}), co_owner(json!(null)), 5),
+    ] {
+        let written = cluster.write(name, good(5)).await.unwrap();
+        let mut managed = serde_json::to_value(written.managed_fields()).unwrap();
+        managed.as_array_mut().unwrap().extend(more.as_array().unwrap().clone());
+        cluster.edit(name, json!({ "metadata": change })).await;
+        cluster.edit(name, json!({ "metadata": { "managedFields": managed } })).await;
+        wrong.extend(cluster.put_right(name, good(hour)).await.err());
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[tokio::test]
