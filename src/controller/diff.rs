@@ -150,7 +150,7 @@ impl Diff<'_> {
         now: Now,
     ) -> Result<Option<DueWrite>, Superseded> {
         let mut assessment = self.assess(state, key, retries, now)?;
-        if !assessment.unwritten && retries.forget_failure(key, now.time) {
+        if !assessment.unwritten && retries.forget_failure(key, assessment.counts.selected, now.time) {
             // It counts without its failure.
             assessment = self.assess(state, key, retries, now)?;
         }
@@ -158,7 +158,8 @@ impl Diff<'_> {
         if !counts.selected {
             retries.forget_accepted(key);
             if !unwritten {
-                // The namespace was deselected or is going. If it comes back, nobody else has changed its Secret.
+                // The namespace was deselected or is going. If it comes back, nobody else has changed its Secret. What was deleted
+                // there is not forgotten: somebody else may create it again.
                 retries.forget_repairs(key);
             }
         }

@@ -167,9 +167,12 @@ struct Failing {
     seen: Option<Box<str>>,
 }
 
-/// How often the same content was written because somebody else had changed the Secret.
+/// How often the same content was written because somebody else had changed the Secret, or a Secret was deleted that somebody else
+/// had created where none is wanted.
 #[derive(Clone, Copy)]
 struct Repairs {
+    /// Whether the Secret was wanted. Once that changes, nobody else has changed it yet.
+    wanted: bool,
     count: u32,
     /// How many of them changed nothing: what others do within one second to fields of their own can look like a change of ours.
     needless: u32,
@@ -204,7 +207,7 @@ impl RetryState {
         self.ledger.clear();
         self.accepted.retain(|key, _| is_concerned(key));
         self.failing.retain(|key, _| is_concerned(key));
-        self.repairs.retain(|key, repairs| is_concerned(key) && !repairs.is_over(now));
+        self.repairs.retain(|key, repairs| (is_concerned(key) || !repairs.wanted) && !repairs.is_over(now));
         self.timers.clear();
         self.scheduled.clear();
     }
@@ -296,18 +299,20 @@ impl RetryState {
 
     /// Forgets that a Secret has failed, when nothing is to be written there; returns whether it had. If it fails again soon, somebody
     /// has changed it back.
-    pub(super) fn forget_failure(&mut self, key: &SecretKey, now: Timestamp) -> bool {
+    pub(super) fn forget_failure(&mut self, key: &SecretKey, wanted: bool, now: Timestamp) -> bool {
         let had_failed = self.failing.remove(key).is_some();
         if had_failed {
-            self.count_repairs(key, 0, now);
+            self.count_repairs(key, wanted, 0, now);
         }
         had_failed
     }
 
-    /// Forgets the repairs of a Secret. Without the right to change the namespace itself nobody may cause this for a Secret that is
-    /// wanted there: repairs would not be limited any more.
+    /// Forgets the repairs of a Secret while it was wanted. Without the right to change the namespace itself nobody may cause this for
+    /// a Secret that is wanted there: repairs would not be limited any more.
     pub(super) fn forget_repairs(&mut self, key: &SecretKey) {
-        self.repairs.remove(key);
+        if self.repairs.get(key).is_some_and(|repairs| repairs.wanted) {
+            self.repairs.remove(key);
+        }
     }
 
     /// Whether a Secret may be written now: it is not being written, has not just failed, and is not contested.
@@ -315,12 +320,12 @@ impl RetryState {
         let key = target.key();
         !self.in_flight.is_at(&key)
             && self.failing.get(&key).is_none_or(|failing| failing.may_retry(target, now))
-            && !self.must_wait(&key, now)
+            && !self.must_wait(&key, is_wanted(target), now)
     }
 
     /// Whether the next repair of a Secret has to wait.
-    fn must_wait(&self, key: &SecretKey, now: Timestamp) -> bool {
-        self.repairs.get(key).and_then(|repairs| repairs.not_before(key)).is_some_and(|at| at > now)
+    fn must_wait(&self, key: &SecretKey, wanted: bool, now: Timestamp) -> bool {
+        self.repairs(key, wanted, now).and_then(|repairs| repairs.not_before(key)).is_some_and(|at| at > now)
     }
 
     /// How a Secret counts about which this is to be done.
@@ -331,20 +336,22 @@ impl RetryState {
         desired: &DesiredSecrets,
         now: Timestamp,
     ) -> SyncState {
-        let selected = matches!(target.selection, Selection::Selected | Selection::Conflict(_) | Selection::Blocked(_));
+        let selected = is_wanted(target);
         let tokens = desired.problem(target).filter(|_| target.selection == Selection::Selected);
         let key = target.key();
         let mut synced = false;
         let problem = match action {
             // As desired for now: whoever else writes it has not stopped.
-            SecretAction::Keep if selected && self.is_contested(&key, now) => self.problem(&key, now),
+            SecretAction::Keep if selected && self.is_contested(&key, selected, now) => {
+                self.problem(&key, selected, now)
+            }
             SecretAction::Keep if tokens.is_none_or(|tokens| tokens.lacks.is_none()) => {
                 synced = selected;
                 tokens.and_then(|tokens| problem_of(tokens.failure.as_ref()))
             }
             SecretAction::Refuse(reason, message) => Some((*reason, message.clone())),
             _ => self
-                .problem(&key, now)
+                .problem(&key, selected, now)
                 .or_else(|| self.hanging(&key))
                 .or_else(|| tokens.and_then(|tokens| problem_of(tokens.lacks.as_ref()))),
         };
@@ -354,8 +361,8 @@ impl RetryState {
     }
 
     /// Whether somebody else keeps writing a Secret. It is so until it was left alone for a while, or the status would flap.
-    fn is_contested(&self, key: &SecretKey, now: Timestamp) -> bool {
-        self.repairs.get(key).is_some_and(|repairs| repairs.is_contested() && !repairs.is_over(now))
+    fn is_contested(&self, key: &SecretKey, wanted: bool, now: Timestamp) -> bool {
+        self.repairs(key, wanted, now).is_some_and(Repairs::is_contested)
     }
 
     fn hanging(&self, key: &SecretKey) -> Option<(Reason, String)> {
@@ -363,10 +370,14 @@ impl RetryState {
         self.in_flight.is_hanging_at(key).then(|| (Reason::ApiError, message.to_owned()))
     }
 
-    fn problem(&self, key: &SecretKey, now: Timestamp) -> Option<(Reason, String)> {
+    fn problem(&self, key: &SecretKey, wanted: bool, now: Timestamp) -> Option<(Reason, String)> {
         let contested = || {
-            let message = "another client keeps changing or deleting the Secret, so it is repaired less often: check its managedFields or the audit log to see which";
-            self.is_contested(key, now).then(|| (Reason::Contested, message.to_owned()))
+            let message = if wanted {
+                "another client keeps changing or deleting the Secret, so it is repaired less often: check its managedFields or the audit log to see which"
+            } else {
+                "another client keeps creating the Secret, which is not wanted here, so it is deleted less often: check its managedFields or the audit log to see which"
+            };
+            self.is_contested(key, wanted, now).then(|| (Reason::Contested, message.to_owned()))
         };
         self.failing.get(key).and_then(|failing| failing.problem.clone()).or_else(contested)
     }
@@ -377,14 +388,14 @@ impl RetryState {
         self.unexamined.insert(Change::Secret(target.key()));
         if matches!((action, result), (SecretAction::Delete(_), Ok(_))) {
             // Only what is not wanted is deleted. Wanted again, the Secret is created, which is no repair.
-            self.forget_repairs(&target.key());
+            self.count_repairs(&target.key(), false, 1, now);
         }
         let desired = desired.at(target).map(AsRef::as_ref);
         // The result of an older content says nothing about this one.
         if ended.desired.as_deref().map(|d| d.digest) != desired.map(|d| d.digest) {
             return;
         }
-        let key = target.key();
+        let (key, wanted) = (target.key(), is_wanted(target));
         let before = self.failing.remove(&key);
         let count = before.as_ref().map_or(1, |failing| failing.count.saturating_add(1));
         let (problem, wait) = match result {
@@ -403,8 +414,8 @@ impl RetryState {
         };
         // It was tried before its wait was over, or has failed again, because of a change by somebody else. Who changes the Secret all
         // the time must not cause a write each time.
-        if before.map_or_else(|| self.has_repairs(&key, now), |failing| failing.retry_at() > now) {
-            self.count_repairs(&key, 1, now);
+        if before.map_or_else(|| self.repairs(&key, wanted, now).is_some(), |failing| failing.retry_at() > now) {
+            self.count_repairs(&key, wanted, 1, now);
         }
         let failing = Failing { count, since: now, wait, problem, seen: target.ownership.version() };
         self.failing.insert(key.clone(), failing);
@@ -420,9 +431,9 @@ impl RetryState {
         now: Timestamp,
     ) {
         // To create a Secret again that somebody else deletes in a loop is a repair like any other; its first creation is none.
-        let is_first = *action == SecretAction::Create && !self.has_repairs(&key, now);
+        let is_first = *action == SecretAction::Create && self.repairs(&key, true, now).is_none();
         if matches!(action, SecretAction::Create | SecretAction::Update(_) | SecretAction::Strip(_)) {
-            let repairs = self.count_repairs(&key, u32::from(!is_first), now);
+            let repairs = self.count_repairs(&key, true, u32::from(!is_first), now);
             if let (SecretAction::Update(before), Written::Stored(after)) = (action, written)
                 && before.resource_version == after.resource_version
             {
@@ -437,18 +448,23 @@ impl RetryState {
         }
     }
 
-    /// Whether the repairs of a Secret are remembered.
-    fn has_repairs(&self, key: &SecretKey, now: Timestamp) -> bool {
-        self.repairs.get(key).is_some_and(|repairs| !repairs.is_over(now))
+    /// The repairs of a Secret that are remembered, while it is wanted or while it is not.
+    fn repairs(&self, key: &SecretKey, wanted: bool, now: Timestamp) -> Option<&Repairs> {
+        self.repairs.get(key).filter(|repairs| repairs.wanted == wanted && !repairs.is_over(now))
     }
 
     /// Counts so many more repairs of a Secret, and remembers those before for a while longer.
-    fn count_repairs(&mut self, key: &SecretKey, more: u32, now: Timestamp) -> &mut Repairs {
-        let recent = self.repairs.get(key).filter(|repairs| !repairs.is_over(now));
+    fn count_repairs(&mut self, key: &SecretKey, wanted: bool, more: u32, now: Timestamp) -> &mut Repairs {
+        let recent = self.repairs(key, wanted, now);
         let (count, needless) = recent.map_or((0, 0), |repairs| (repairs.count, repairs.needless));
-        let repairs = Repairs { count: count.saturating_add(more), needless, last: now };
+        let repairs = Repairs { wanted, count: count.saturating_add(more), needless, last: now };
         self.repairs.entry(key.clone()).insert_entry(repairs).into_mut()
     }
+}
+
+/// Whether a Secret is wanted, though perhaps of another `EcrCredential`.
+const fn is_wanted(target: &SecretTarget) -> bool {
+    matches!(target.selection, Selection::Selected | Selection::Conflict(_) | Selection::Blocked(_))
 }
 
 /// What the status says about a namespace: that a token is being fetched is no failure.

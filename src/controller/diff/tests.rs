@@ -691,3 +691,54 @@ fn who_deletes_a_secret_in_a_selected_namespace_again_and_again_is_not_fought() 
     }
     assert!((7..=15).contains(&creations), "{creations} creations in a minute");
 }
+
+/// A tenant makes a Secret under our name where none is wanted, 100 times in ten seconds. Returns how many deletions there are, which
+/// end so, and the scene after that.
+fn deletions_of_what_comes_again(how: usize) -> (usize, Scene) {
+    let mut scene = Scene::new(false);
+    scene.begin(1);
+    scene.apply(&Step::Retarget(0b1000));
+    scene.check().unwrap();
+    let mut deletions = 0;
+    for appearance in 1..=100 {
+        scene.apply(&Step::Secret { name: 0, namespace: 0, owner: 1, content: 0, held: false });
+        scene.check().unwrap();
+        scene.apply(&Step::Begin);
+        deletions += scene.in_flight.iter().filter(|(_, action, _)| matches!(action, SecretAction::Delete(_))).count();
+        scene.apply(&Step::End(how));
+        scene.check().unwrap();
+        scene.apply(&Step::SecretGone { name: 0, namespace: 0 });
+        scene.check().unwrap();
+        scene.apply(&Step::Pass(i64::from(appearance % 10 == 0)));
+    }
+    (deletions, scene)
+}
+
+#[test]
+fn who_makes_secrets_where_none_are_wanted_again_and_again_is_not_fought() {
+    for (what, how) in [("deleted", 4), ("refused", 1), ("too late", 0)] {
+        let (deletions, mut scene) = deletions_of_what_comes_again(how);
+        assert!((5..=10).contains(&deletions), "{what}: {deletions} deletions in ten seconds");
+        // The last one is deleted when its wait is over, although nothing happens any more.
+        scene.apply(&Step::Secret { name: 0, namespace: 0, owner: 1, content: 0, held: false });
+        scene.check().unwrap();
+        let begin = TIME.get();
+        let action = loop {
+            if let Some((_, action)) = next(&mut scene) {
+                break action;
+            }
+            TIME.set(scene.retries.retry_at().unwrap().as_second() + 1);
+            scene.check().unwrap();
+            assert!(TIME.get() <= begin + 31, "{what}: not deleted");
+        };
+        assert!(matches!(action, SecretAction::Delete(_)), "{what}: {action:?}");
+    }
+}
+
+#[test]
+fn a_namespace_that_is_selected_gets_its_secret_at_once_whatever_was_deleted_there_before() {
+    let (_, mut scene) = deletions_of_what_comes_again(4);
+    scene.apply(&Step::Retarget(0b1));
+    scene.check().unwrap();
+    assert_eq!(next(&mut scene), Some(("a".to_owned(), SecretAction::Create)));
+}

@@ -364,7 +364,7 @@ fn refusals_while_it_changes(wait: Duration, pretends: bool, refusal: &WriteErro
             writes += 1;
         }
         if pretends {
-            state.forget_failure(&there.key(), now);
+            state.forget_failure(&there.key(), true, now);
         }
         now = later(now, wait);
     }
