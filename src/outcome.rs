@@ -39,7 +39,7 @@ const CUTS: [usize; 3] = [400, 200, 60];
 pub struct RegistryReport {
     /// The region whose API issues the token, if it is known.
     pub region: Option<Region>,
-    /// The hosts in the Secret, with `*` for an account that may differ from namespace to namespace.
+    /// The hosts in the Secret, with `*` for an account that is not known yet or may differ from namespace to namespace.
     pub hosts: Vec<Host>,
     /// The life of the token in the Secret; of several the one that expires first.
     pub life: Option<Life>,

@@ -72,7 +72,8 @@ impl EcrCredentialStatus {
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RegistryStatus {
-    /// The hosts in the Secret. If each namespace has its own identity and the spec names no account, `*` stands for the account.
+    /// The hosts in the Secret. `*` stands for an account that the spec does not name, until there is a token, and always if each
+    /// namespace has its own identity.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<String>,
     /// The region in which the token was issued.

@@ -250,6 +250,20 @@ fn a_secret_is_judged_by_its_metadata() {
 }
 
 #[test]
+fn the_hosts_of_a_registry_that_has_no_token_are_not_compared_with_those_of_a_secret() {
+    let second = "222233334444.dkr.ecr.eu-west-1.amazonaws.com";
+    for hosts in [json!(["*.dkr.ecr.eu-west-1.amazonaws.com"]), json!([HOST, second])] {
+        let object = credential(|object| {
+            object["status"]["expiresAt"] = Value::Null;
+            object["status"]["registries"] =
+                json!([{ "region": "eu-west-1", "hosts": hosts, "reason": "AccessDenied" }]);
+        });
+        let found = written(&object);
+        assert_eq!(failing(&judge(&facts(vec![object], &[("a", found)]), at(NOW))), None, "{hosts}");
+    }
+}
+
+#[test]
 fn a_namespace_without_its_secret_says_why_as_far_as_the_operator_knows() {
     let report = judge(&facts(vec![credential(|_| {})], &[]), at(NOW));
     let (_, state, reason, message) = failing(&report).unwrap();

@@ -371,10 +371,11 @@ impl Reconciliation<'_> {
         }
         // Hosts are unknown only for a token without an account, and such a token is not published.
         let mut entries = registry_entries(registry, &state.published).unwrap_or_default();
-        let hosts: Vec<Host> = match &registry.hosts {
-            // They are known before any token is: the policy that attaches the Secret to pods reads them.
-            Hosts::Named(named) if entries.is_empty() => named.iter().map(|(host, _)| host.clone()).collect(),
-            _ => entries.iter().map(|(host, _)| host.clone()).collect(),
+        // The policy reads them before there is a token as well: a pod that is created meanwhile would never get the Secret.
+        let hosts = if entries.is_empty() {
+            registry.hosts_of_any_account()
+        } else {
+            entries.iter().map(|(host, _)| host.clone()).collect()
         };
         let is_taken = |host: &Host| taken.iter().any(|taken| taken.host == *host);
         let hosts = hosts.into_iter().filter(|host| !is_taken(host) && left_out.is_none()).collect();

@@ -165,7 +165,7 @@ impl RegistryPlan {
         self.token_specs.iter().any(|spec| spec.auth.is_each_targets())
     }
 
-    /// Its hosts in the target namespaces together, with `*` for an account that only the response of ECR names.
+    /// Its hosts, with `*` for an account that only the response of ECR names.
     pub fn hosts_of_any_account(&self) -> Vec<Host> {
         let hosts = self.hosts.resolve(Some(&AccountId::any())).unwrap_or_default();
         hosts.into_iter().map(|(host, _)| host).collect()

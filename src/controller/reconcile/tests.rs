@@ -412,3 +412,33 @@ async fn no_namespaces_identity_decides_which_hosts_are_reported_for_all_of_them
         assert_eq!(aws.asked(), 2, "{what}");
     }
 }
+
+/// A pod gets the Secret when it is created or never, and the Secret may come later.
+#[tokio::test(start_paused = true)]
+async fn hosts_are_reported_before_there_is_a_token() {
+    for (what, private, before, after) in [
+        ("of the caller", json!({}), "*", ACCOUNT),
+        ("of a named account", json!({ "accountIds": [ACCOUNT] }), ACCOUNT, ACCOUNT),
+    ] {
+        let Stage { ctx, aws, object, uid, mut queue, .. } = Stage::of(json!([{ "private": private }]), &["a"]);
+        let (ctx, mut state) = (Arc::new(ctx), CredentialState::default());
+        let status = EcrCredentialStatus::default();
+        let reconciliation = Reconciliation { object: &object, ctx: &ctx, uid: &uid, status: &status, stored: &status };
+        let mut hosts = async || {
+            let observation = reconciliation.run(&mut state).await.observation;
+            let Some(Observation::Ran(report)) = observation else { return None };
+            Some(report.registries[0].hosts.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let of = |account: &str| Some(vec![format!("{account}.dkr.ecr.eu-west-1.amazonaws.com")]);
+        aws.fails();
+        assert_eq!(hosts().await, None, "{what}: the first token may come at once");
+        queue.recv().await.unwrap();
+        assert_eq!(hosts().await, of(before), "{what}");
+        aws.ends("", Duration::ZERO, Ok(()));
+        // It is tried again within the time of its kind.
+        pass(Duration::from_secs(60));
+        hosts().await;
+        queue.recv().await.unwrap();
+        assert_eq!(hosts().await, of(after), "{what}");
+    }
+}
