@@ -141,6 +141,8 @@ pub struct Report {
     pub outputs: Vec<OutputReport>,
     /// Why an include is missing, or not current.
     pub include_failure: Option<SpecError>,
+    /// When the first token expires in a Secret that stays as it is for now: its token may not be the current one.
+    pub kept_until: Option<Timestamp>,
     /// When the tokens are refreshed next.
     pub next_refresh_at: Option<Timestamp>,
     /// When the result changes by time alone.
@@ -251,7 +253,7 @@ pub fn conclude(
     if let Observation::Ran(report) = observation {
         let report = *report;
         let lives = || report.registries.iter().filter_map(|r| r.life);
-        status.expires_at = lives().map(|l| l.expires_at).min();
+        status.expires_at = lives().map(|l| l.expires_at).chain(report.kept_until).min();
         status.refreshed_at = lives().map(|l| l.issued_at).max();
         status.next_refresh_at = report.next_refresh_at.map(whole_seconds);
         status.handled_refresh_request = report.handled_refresh_request;

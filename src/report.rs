@@ -10,7 +10,7 @@ use crate::controller::Observer;
 use crate::controller::error::Error;
 use crate::plan::Uid;
 use crate::plan::references::AllowedIdentities;
-use crate::plan::schedule::Life;
+use crate::plan::schedule::{LONGEST_LIFE, Life};
 use crate::process::telemetry::{
     CallLabels, CredentialLabels, KindLabels, MOST_NAMES, Metrics, OutputLabels, ReadyLabels, RequestLabels,
     ResultLabels, SourceLabels, StateLabels, TokenLabels, WriteLabels,
@@ -165,7 +165,14 @@ impl Summary {
                 let counts = [output.selected, output.synced, output.failed].map(i64::from);
                 add(summary.outputs.entry(format).or_default(), counts);
             }
-            summary.earliest = status.registries.iter().filter_map(|r| Some((r.expires_at?, r.issued_at?))).min();
+            let of_registries = status.registries.iter().filter_map(|r| Some((r.expires_at?, r.issued_at?))).min();
+            // That of a Secret that stays as it is for now, though its token is not the current one: it says when it expires alone.
+            let issued = |at: Timestamp| at.checked_sub(LONGEST_LIFE).unwrap_or(Timestamp::MIN);
+            let of_kept = status.expires_at.map(|at| (at, issued(at)));
+            summary.earliest = match (of_registries, of_kept) {
+                (Some(one), Some(other)) if one.0 <= other.0 => Some(one),
+                (one, other) => other.or(one),
+            };
         }
         summary
     }

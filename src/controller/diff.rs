@@ -6,6 +6,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::cluster_state::{Change, ClusterState};
 use super::desired_secrets::DesiredSecrets;
+use k8s_openapi::jiff::Timestamp;
 use super::retry_state::{Resync, RetryState};
 use super::sync_ledger::{SyncCounts, SyncState};
 use super::work_queue::WritePriority;
@@ -41,6 +42,8 @@ struct Assessment {
     unwritten: bool,
     /// Whether time alone may change what is to be done.
     expires: bool,
+    /// Until when its tokens are valid, if it is wanted and stays as it is for now.
+    kept_until: Option<Timestamp>,
     counts: SyncState,
 }
 
@@ -154,7 +157,7 @@ impl Diff<'_> {
             // It counts without its failure.
             assessment = self.assess(state, key, retries, now)?;
         }
-        let Assessment { due, unwritten, expires, counts } = assessment;
+        let Assessment { due, unwritten, expires, kept_until, counts } = assessment;
         if !counts.selected {
             retries.forget_accepted(key);
             if !unwritten {
@@ -164,6 +167,7 @@ impl Diff<'_> {
             }
         }
         retries.schedule(key, expires, now.time);
+        retries.keep_until(key, kept_until);
         retries.ledger.record(key.clone(), counts);
         Ok(due)
     }
@@ -179,7 +183,7 @@ impl Diff<'_> {
         let Some(target) = state.target(me, key) else {
             let is_denied = state.index.is_denied(me, &key.name, &key.namespace);
             let counts = if is_denied { self.denied(key) } else { SyncState::default() };
-            return Ok(Assessment { due: None, unwritten: false, expires: false, counts });
+            return Ok(Assessment { due: None, unwritten: false, expires: false, kept_until: None, counts });
         };
         if !self.desired.covers(&target) {
             return Err(Superseded);
@@ -187,6 +191,8 @@ impl Diff<'_> {
         let action = self.action(&target, retries, now);
         let counts = retries.sync_state(&target, &action, self.desired, now.time);
         let expires = self.is_kept_for_now(&target, &action, retries);
+        let record = target.ownership.record().filter(|_| expires && counts.selected);
+        let kept_until = record.and_then(|record| now.validity(record));
         let priority = WritePriority::of(&action);
         let early = || {
             priority == Some(WritePriority::Delete)
@@ -195,7 +201,7 @@ impl Diff<'_> {
         };
         let due = priority.filter(|_| !early() && retries.may_write(&target, now.time));
         let due = due.map(|priority| (priority, target, action));
-        Ok(Assessment { due, unwritten: priority.is_some(), expires, counts })
+        Ok(Assessment { due, unwritten: priority.is_some(), expires, kept_until, counts })
     }
 
     /// Whether a Secret that is not as desired is left as it is: its tokens are still good, and that ends.

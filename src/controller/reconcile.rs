@@ -317,6 +317,7 @@ impl Reconciliation<'_> {
             outputs: plan.outputs.iter().map(|output| report_output(plan, output, &counts, state, earliest)).collect(),
             include_failure: inputs.include_failure.clone(),
             namespaces: self.report_namespaces(plan, counts),
+            kept_until: state.retries.kept_until(),
             next_refresh_at: shared.into_iter().chain(each).min(),
             look_again: state.retries.retry_at().into_iter().chain(token_changes).min(),
             handled_refresh_request: self.handled(tokens, state),

@@ -57,6 +57,8 @@ pub(super) struct RetryState {
     timers: BTreeSet<(Timestamp, SecretKey)>,
     /// The timer of each Secret.
     scheduled: HashMap<SecretKey, Timestamp>,
+    /// Until when the tokens are valid of each Secret that stays as it is for now.
+    kept: HashMap<SecretKey, Timestamp>,
     pub(super) in_flight: InFlight,
     /// The Secrets that wait to be written.
     pub(super) queue: WorkQueue,
@@ -210,6 +212,7 @@ impl RetryState {
         self.repairs.retain(|key, repairs| (is_concerned(key) || !repairs.wanted) && !repairs.is_over(now));
         self.timers.clear();
         self.scheduled.clear();
+        self.kept.clear();
     }
 
     /// Follows the clock; returns whether it was set back. Then no timer is good any more, so that all Secrets have to be examined, and
@@ -255,6 +258,19 @@ impl RetryState {
             self.scheduled.insert(key.clone(), at);
             self.timers.insert((at, key.clone()));
         }
+    }
+
+    /// Notes until when a Secret is valid that stays as it is for now, and of any other that it does not.
+    pub(super) fn keep_until(&mut self, key: &SecretKey, valid_until: Option<Timestamp>) {
+        match valid_until {
+            Some(at) => drop(self.kept.insert(key.clone(), at)),
+            None => drop(self.kept.remove(key)),
+        }
+    }
+
+    /// When the first token expires in a Secret that stays as it is for now.
+    pub(super) fn kept_until(&self) -> Option<Timestamp> {
+        self.kept.values().min().copied()
     }
 
     /// Whether the last write of a Secret failed.

@@ -560,7 +560,7 @@ impl From<Timestamp> for Now {
 
 impl Now {
     /// Until when the tokens of a Secret are valid by its metadata, if they still are.
-    fn validity(&self, record: &SecretRecord) -> Option<Timestamp> {
+    pub fn validity(&self, record: &SecretRecord) -> Option<Timestamp> {
         record.valid_until(self.latest).filter(|at| *at > self.earliest)
     }
 }
