@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::cluster_state::{Change, ClusterState};
 use super::desired_secrets::DesiredSecrets;
-use k8s_openapi::jiff::Timestamp;
 use super::retry_state::{Resync, RetryState};
 use super::sync_ledger::{SyncCounts, SyncState};
 use super::work_queue::WritePriority;

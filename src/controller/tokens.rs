@@ -93,7 +93,8 @@ impl TokenGroup<'_> {
         published: &mut Published,
         now: Timestamp,
     ) -> Progress {
-        carry_over(published, &keys);
+        // A token is for the `auth` that requested it: an edit of `auth` may select other namespaces as well.
+        published.retain(|token_spec, _| keys.contains_key(token_spec));
         // One look for the decision and for the act: in between, a token could be forgotten.
         let known: BTreeMap<&TokenSpec, Snapshot> = keys
             .iter()
@@ -138,26 +139,6 @@ impl TokenGroup<'_> {
     }
 }
 
-/// Keeps the tokens of what is needed, and drops the others. A registry whose `auth` was edited into one that comes to no identity
-/// keeps the token that it has: the edit takes effect when it is allowed. Where it cannot be told which token that is, there is
-/// none.
-fn carry_over(published: &mut Published, keys: &Keys) {
-    let blocked: Vec<&TokenSpec> = keys
-        .iter()
-        .filter(|(token_spec, key)| key.is_err() && !published.contains_key(token_spec))
-        .map(|(token_spec, _)| token_spec)
-        .collect();
-    let former: Vec<(TokenSpec, Arc<AuthorizationToken>)> =
-        published.extract_if(.., |token_spec, _| !keys.contains_key(token_spec)).collect();
-    for token_spec in &blocked {
-        let alone = blocked.iter().filter(|other| other.service == token_spec.service).count() == 1;
-        let mut same = former.iter().filter(|(old, _)| old.service == token_spec.service);
-        if let (true, Some((_, token)), None) = (alone, same.next(), same.next()) {
-            published.insert((*token_spec).clone(), token.clone());
-        }
-    }
-}
-
 fn held(known: &Snapshot, key: Option<&TokenKey>, published: Option<&Arc<AuthorizationToken>>) -> Held {
     Held {
         published: published.map(|token| token.life),
@@ -177,69 +158,8 @@ mod tests {
 
     use super::super::stage::{ACCOUNT, HOUR, NOW, Stage, at, pass, token};
     use super::*;
-    use crate::api::HostVariant;
-    use crate::api::registry::Region;
-    use crate::plan::auth::AuthPlan;
+    use crate::plan::Identity;
     use crate::plan::schedule::Life;
-    use crate::plan::{Identity, Service};
-
-    /// The `auth` that assumes a role.
-    fn role(name: &str) -> Arc<AuthPlan> {
-        let json =
-            serde_json::json!({ "assumeRoles": [{ "roleArn": format!("arn:aws:iam::111111111111:role/{name}") }] });
-        let spec: crate::api::Auth = serde_json::from_value(json).unwrap();
-        Arc::new(AuthPlan::parse(Some(&spec), &Region::parse("eu-west-1").unwrap(), None).unwrap())
-    }
-
-    fn token_spec(auth: &str, region: &str) -> TokenSpec {
-        let (region, endpoint) = (Region::parse(region).unwrap(), HostVariant::Standard);
-        TokenSpec { auth: role(auth), service: Service::Private { region, endpoint, registry_ids: Vec::new() } }
-    }
-
-    #[test]
-    fn a_token_stands_in_for_the_edited_auth_that_comes_to_no_identity_and_for_no_other() {
-        const EU: &str = "eu-west-1";
-        const US: &str = "eu-central-1";
-        let life = Life { issued_at: Timestamp::UNIX_EPOCH, expires_at: Timestamp::MAX };
-        let token = Arc::new(AuthorizationToken { tokens: Vec::new(), life, identity: Identity::operator() });
-        type TokenSpecs = &'static [(&'static str, &'static str)];
-        let table: [(&str, TokenSpecs, TokenSpecs, TokenSpecs, TokenSpecs); 8] = [
-            // (what, published before, needs that come to an identity, needs that do not, published after)
-            ("nothing changes", &[("a", EU), ("b", US)], &[("a", EU), ("b", US)], &[], &[("a", EU), ("b", US)]),
-            ("blocked as it stands", &[("a", EU)], &[], &[("a", EU)], &[("a", EU)]),
-            (
-                "edited into one that is blocked",
-                &[("a", EU), ("b", US)],
-                &[("a", EU)],
-                &[("c", US)],
-                &[("a", EU), ("c", US)],
-            ),
-            ("edited into one that is allowed", &[("a", EU), ("b", US)], &[("a", EU), ("c", US)], &[], &[("a", EU)]),
-            ("another region", &[("a", EU)], &[], &[("a", US)], &[]),
-            ("the former is still needed elsewhere", &[("a", EU)], &[("a", EU)], &[("b", EU)], &[("a", EU)]),
-            ("two that are blocked for one", &[("a", EU)], &[], &[("b", EU), ("c", EU)], &[]),
-            ("one that is blocked for two", &[("a", EU), ("b", EU)], &[], &[("c", EU)], &[]),
-        ];
-        for (what, before, allowed, blocked, after) in table {
-            let token_specs =
-                |list: TokenSpecs| list.iter().map(|(auth, region)| token_spec(auth, region)).collect::<BTreeSet<_>>();
-            let mut published: Published =
-                token_specs(before).into_iter().map(|token_spec| (token_spec, token.clone())).collect();
-            let key = |token_spec: TokenSpec| {
-                let key = TokenKey { identity: Identity::operator(), service: token_spec.service.clone() };
-                (token_spec, Ok(key))
-            };
-            let refused =
-                |token_spec| (token_spec, Err(SpecError { reason: Reason::AuthNotAllowed, message: String::new() }));
-            let keys = token_specs(allowed)
-                .into_iter()
-                .map(key)
-                .chain(token_specs(blocked).into_iter().map(refused))
-                .collect();
-            carry_over(&mut published, &keys);
-            assert_eq!(published.into_keys().collect::<BTreeSet<_>>(), token_specs(after), "{what}");
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_failure_is_told_of_a_token_that_is_due_and_of_none_that_is_fetched_early() {

@@ -41,6 +41,8 @@ enum Base {
         audiences: Vec<String>,
     },
     Keys(Keys),
+    /// An `auth` that is no identity at all, and why.
+    Invalid(SpecError),
 }
 
 /// Static keys in a Secret.
@@ -296,6 +298,11 @@ impl AuthPlan {
         Self { base: Base::Operator, roles: Arc::new([]), sts: None, refused: None }
     }
 
+    /// An `auth` that is no identity at all: a registry that uses it is not refreshed, and the others are.
+    pub fn invalid(why: SpecError) -> Self {
+        Self { base: Base::Invalid(why), ..Self::operator() }
+    }
+
     /// The same `auth`, refused: a registry that uses it is not refreshed, and the others are.
     pub fn refused(self, why: SpecError) -> Self {
         Self { refused: Some(why), ..self }
@@ -303,7 +310,8 @@ impl AuthPlan {
 
     /// Why it is refused, if that is known without its references.
     pub fn refusal(&self) -> Option<&SpecError> {
-        self.refused.as_ref()
+        let invalid = || if let Base::Invalid(why) = &self.base { Some(why) } else { None };
+        self.refused.as_ref().or_else(invalid)
     }
 
     /// Validates `auth` for the tokens of one region. `own` is the operator's region, whose STS is called if it is in the same
@@ -341,6 +349,7 @@ impl AuthPlan {
                 fields.text(name).optional(role.as_ref().map(RoleArn::as_str)).texts(audiences)
             }
             Base::Keys(keys) => keys.encode(fields.text("keys")),
+            Base::Invalid(_) => fields.text("invalid"),
         };
         let fields = fields.list(self.roles.iter(), |fields, step| step.encode(fields, Extent::Whole));
         fields.optional(self.sts.as_ref().map(Region::as_str)).finish()
@@ -354,7 +363,7 @@ impl AuthPlan {
     /// The ServiceAccounts or the Secret that it refers to.
     pub fn reference(&self) -> Option<Reference> {
         match &self.base {
-            Base::Operator => None,
+            Base::Operator | Base::Invalid(_) => None,
             Base::Account { of, .. } => Some(Reference::Account(of.clone())),
             Base::Keys(keys) => Some(Reference::Keys(keys.secret.clone())),
         }
@@ -384,6 +393,7 @@ impl AuthPlan {
         }
         let base = match &self.base {
             Base::Operator => IdentitySource::Operator,
+            Base::Invalid(why) => return Err(why.clone()),
             Base::Account { of, role, audiences } => {
                 let (namespace, namespace_uid) = match &of.namespace {
                     Some(namespace) => (namespace.clone(), NamespaceUid::default()),

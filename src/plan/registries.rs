@@ -87,7 +87,7 @@ fn registry_plan(number: usize, registry: &Registry, auth: Option<&api::Auth>, l
 fn checked_auth(auth: Option<&api::Auth>, region: &Region, limits: &Limits) -> Arc<AuthPlan> {
     let auth = match AuthPlan::parse(auth, region, limits.region.as_ref()) {
         Ok(auth) => auth,
-        Err(why) => return Arc::new(AuthPlan::operator().refused(why)),
+        Err(why) => return Arc::new(AuthPlan::invalid(why)),
     };
     Arc::new(match not_allowed(&auth, limits) {
         Some(why) => auth.refused(why),

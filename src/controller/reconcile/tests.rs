@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use kube::runtime::reflector::{self, store::Writer as StoreWriter};
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
@@ -441,4 +443,91 @@ async fn hosts_are_reported_before_there_is_a_token() {
         queue.recv().await.unwrap();
         assert_eq!(hosts().await, of(after), "{what}");
     }
+}
+
+/// The hosts in the Secret that was written last into a namespace; none if none was written.
+fn hosts_written(server: &Server, namespace: &str) -> Vec<String> {
+    let sent = server.sent(&format!("/api/v1/namespaces/{namespace}/secrets/pull"));
+    let Some(config) = sent["data"][".dockerconfigjson"].as_str() else { return Vec::new() };
+    let config: Value = serde_json::from_slice(&STANDARD.decode(config).unwrap()).unwrap();
+    config["auths"].as_object().unwrap().keys().cloned().collect()
+}
+
+/// A token belongs to the `auth` that requested it. Edited into one that does not resolve, `auth` has none yet.
+#[tokio::test(start_paused = true)]
+async fn no_token_of_a_former_auth_reaches_a_namespace_that_is_new() {
+    let of = |namespace: &str| json!({ "serviceAccount": { "namespace": namespace, "name": "puller" } });
+    let of_each = json!({ "serviceAccount": { "fromTargetNamespace": "other" } });
+    let wrong = json!({ "assumeRoles": [{ "roleArn": format!("arn:aws-cn:iam::{ACCOUNT}:role/x") }] });
+    let operators = Value::Null;
+    for (former, edited) in [
+        (&of("a"), of("gone")),
+        (&operators, of("gone")),
+        (&of("a"), of_each.clone()),
+        (&operators, of_each),
+        (&of("a"), wrong.clone()),
+        (&operators, wrong),
+    ] {
+        let registries =
+            |auth: &Value| json!([{ "private": { "accountIds": [ACCOUNT] }, "auth": auth }, { "public": {} }]);
+        let stage = Stage::of(registries(former), &["a", "b"]);
+        let specs = stage.plan.token_specs().into_iter().cloned();
+        let keys = keys(&stage.ctx, &stage.plan.token_specs(), None);
+        let published: secret::Published = specs
+            .map(|spec| (spec.clone(), token("p", NOW + 11 * HOUR, &keys[&spec].as_ref().unwrap().identity)))
+            .collect();
+        let desired = stage.desired(&published);
+        stage.server.has_secret("a", &desired);
+        stage.sees("a", desired.digest, NOW + 11 * HOUR);
+        let Stage { ctx, server, object: mut before, uid, .. } = stage;
+        let ctx = Arc::new(ctx);
+        before.spec.namespaces = serde_json::from_value(json!({ "names": ["a"] })).unwrap();
+        before.metadata.generation = Some(2);
+        let mut after = before.clone();
+        after.spec.namespaces = serde_json::from_value(json!({ "names": ["a", "b"] })).unwrap();
+        after.spec.registries = serde_json::from_value(registries(&edited)).unwrap();
+        after.metadata.generation = Some(3);
+        let run = async |object: &EcrCredential, status: &EcrCredentialStatus, state: &mut CredentialState| {
+            ctx.shared.credential_seen(object);
+            let reconciliation = Reconciliation { object, ctx: &ctx, uid: &uid, status, stored: status };
+            let observation = reconciliation.run(state).await.observation.unwrap();
+            conclude(observation, status, object.metadata.generation, at(NOW)).status
+        };
+        let mut state = CredentialState { published, ..CredentialState::default() };
+        let at_first = run(&before, &EcrCredentialStatus::default(), &mut state).await;
+        assert_eq!(at_first.namespaces.as_ref().unwrap().synced, 1, "{edited}");
+        let edited_status = run(&after, &at_first, &mut state).await;
+        for (what, status) in [
+            ("edited", None),
+            ("restarted after the edit", Some(&edited_status)),
+            ("edited while no operator ran", Some(&at_first)),
+        ] {
+            if let Some(status) = status {
+                run(&after, status, &mut CredentialState::default()).await;
+            }
+            let what = format!("{what}, from {former} to {edited}");
+            assert_eq!(hosts_written(&server, "b"), ["public.ecr.aws"], "{what}");
+            assert_eq!(hosts_written(&server, "a"), Vec::<String>::new(), "{what}: its Secret stays");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_expiry_of_a_secret_whose_token_is_no_longer_published_is_reported() {
+    let stage = Stage::of(json!([{ "private": { "accountIds": [ACCOUNT] } }]), &["a"]);
+    let token_spec = stage.plan.registries[0].token_specs[0].clone();
+    let published: secret::Published = [(token_spec, token("p", NOW + 2 * HOUR, &Identity::operator()))].into();
+    let desired = stage.desired(&published);
+    stage.sees("a", desired.digest, NOW + 2 * HOUR);
+    let Stage { ctx, object: mut edited, uid, .. } = stage;
+    edited.spec.registries[0].auth =
+        serde_json::from_value(json!({ "serviceAccount": { "namespace": "gone", "name": "puller" } })).unwrap();
+    let ctx = Arc::new(ctx);
+    ctx.shared.credential_seen(&edited);
+    let (mut state, status) =
+        (CredentialState { published, ..CredentialState::default() }, EcrCredentialStatus::default());
+    let reconciliation = Reconciliation { object: &edited, ctx: &ctx, uid: &uid, status: &status, stored: &status };
+    let observation = reconciliation.run(&mut state).await.observation.unwrap();
+    let told = conclude(observation, &status, edited.metadata.generation, at(NOW)).status;
+    assert_eq!((told.registries[0].expires_at, told.expires_at), (None, Some(at(NOW + 2 * HOUR))));
 }

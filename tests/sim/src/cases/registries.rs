@@ -9,7 +9,7 @@ use super::{Case, calm, case, ready_reason, ready_with};
 use crate::api_server::{ApiServer, Kind};
 use crate::aws::Failure;
 use crate::judge::Invariant;
-use crate::judge::short::{I3, I4, I5, I6, I7, I9, I13, I14};
+use crate::judge::short::{I3, I4, I5, I6, I7, I9, I13, I14, I17};
 use crate::sim::Sim;
 use crate::workloads::SECRET;
 
@@ -52,12 +52,12 @@ pub(super) fn cases() -> Vec<Case> {
     }));
     for restart in [false, true] {
         let name = format!("an auth edited into one that is not allowed, restart {restart}");
-        cases.push(case(name, &[I4, I5, I6, I14], move |sim| edited(sim, restart)));
+        cases.push(case(name, &[I4, I5, I6, I9, I14, I17], move |sim| edited(sim, restart)));
     }
     cases
 }
 
-/// The token of the registry stays in the Secret until it expires, and the other registry is refreshed all the while.
+/// The token of the former `auth` stays in each Secret until the first token there is about to expire, and goes into no new one.
 fn edited(sim: &mut Sim, restart: bool) {
     ready_with(sim, json!({ "refresh": { "atPercent": 50, "maxAge": "6h" } }));
     let keys = json!({ "namespace": "elsewhere", "name": "keys", "accessKeyIdKey": "id", "secretAccessKeyKey": "key" });
@@ -68,10 +68,13 @@ fn edited(sim: &mut Sim, restart: bool) {
     if restart {
         sim.crash();
     }
-    sim.run_for(Duration::from_secs(10 * 3600 + 3000));
+    sim.api.create_namespace("late", json!({ "pull": "ecr" }));
+    sim.until(60, I9, "a new namespace has the login that is there", |api| hosts(api, "late") == [OWN]);
+    sim.run_for(Duration::from_secs(10 * 3600 + 2000));
     sim.expect(hosts(&sim.api, "a").len() == 2, I5, "a login is gone before its end");
+    sim.expect(hosts(&sim.api, "late") == [OWN], I17, "a login of the former auth is in a new namespace");
     let least = crate::judge::least_life(sim).unwrap_or_default();
-    sim.run_for(Duration::from_secs(1200));
+    sim.run_for(Duration::from_secs(2200));
     sim.expect(hosts(&sim.api, "a") == [OWN], I5, "the login that has expired is still there");
     sim.expect(least.is_positive(), I6, "a login had expired");
     let reason = ready_reason(&sim.api, "platform");
