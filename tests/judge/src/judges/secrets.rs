@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
 
 use super::well_formed::{logins, shape};
 use crate::evidence::{Evidence, Write};
-use crate::history::{Kind, Version};
+use crate::history::{Kind, Version, during};
 use crate::marks::{EXPIRES_AT, IDENTITY_HASH, is_foreign, owner};
 use crate::selection::asked;
 use crate::{Invariant, Violation};
@@ -133,9 +134,24 @@ fn lost_login(evidence: &Evidence, write: &Write<'_>) -> Option<String> {
         let given = new.get(host).and_then(|auth| evidence.aws.issued.get(auth));
         let other = given.is_some_and(|given| given.identity() != held.identity());
         let kept = given.is_some_and(|given| given.accepted_until >= held.accepted_until);
-        (wanted.contains(host) && !other && !kept)
+        (wanted.contains(host) && !other && !kept && !is_of_former_auth(evidence, write, host, held.issued_at))
             .then(|| format!("{host} lost a login that was good until {}", held.accepted_until))
     })
+}
+
+/// Whether the owner has another `auth` for the registries of this host than when the login was issued: a login is asked for as long as
+/// the `auth` that requested it.
+fn is_of_former_auth(evidence: &Evidence, write: &Write<'_>, host: &str, issued_at: Timestamp) -> bool {
+    let is_public = host.starts_with("public.") || host.starts_with("ecr-public.");
+    let auths = |owner: &Version| -> Vec<Value> {
+        let spec = &owner.object["spec"];
+        let registries = spec["registries"].as_array().into_iter().flatten();
+        let alike = registries.filter(|registry| registry["public"].is_object() == is_public);
+        alike.map(|of| if of["auth"].is_object() { &of["auth"] } else { &spec["auth"] }).cloned().collect()
+    };
+    let issued_at = issued_at - evidence.aws.ahead;
+    let then = during(evidence.owner_of(write.version), issued_at, issued_at).next();
+    then.is_some_and(|then| evidence.owners(write.version).into_iter().all(|now| auths(now) != auths(then)))
 }
 
 /// The hosts that the owner asked for all the time lately.
