@@ -318,7 +318,10 @@ fn judge(observation: &Observation, now: Timestamp) -> Judgement {
         },
         Observation::Ran(report) => {
             let mut judgement = ran(report, now);
-            if let (None, Some(error)) = (&judgement.reconciling, &report.include_failure) {
+            // Secrets that wait without a failure wait for the include: nothing says of them which hosts they have.
+            let waits = |reason| reason == Reason::NamespacesFailed && report.namespaces.failures.is_empty();
+            let unexplained = judgement.reconciling.as_ref().is_none_or(|(reason, _)| waits(*reason));
+            if let Some(error) = report.include_failure.as_ref().filter(|_| unexplained) {
                 let message = format!("an included docker config is out of date: {}", error.message);
                 judgement.reconciling = Some((error.reason, message));
             }

@@ -278,14 +278,15 @@ fn observed(object: &crate::api::EcrCredential, status: &EcrCredentialStatus, re
     }
 }
 
-/// Whether an included Secret is good shows in its data, which only the operator reads. It says so under `Reconciling` while everything
-/// else is well.
+/// Whether an included Secret is good shows in its data, which only the operator reads. It says so under `Reconciling` unless
+/// something else is wrong, which it says under `Ready` as well.
 fn stale_include(
     object: &crate::api::EcrCredential,
     status: &EcrCredentialStatus,
     report: &CredentialReport,
 ) -> Option<Finding> {
-    let told = status.holding(condition::READY).and_then(|_| status.holding(condition::RECONCILING))?;
+    let of_ready = status.condition(condition::READY).map(|ready| &ready.reason);
+    let told = status.holding(condition::RECONCILING).filter(|told| Some(&told.reason) != of_ready)?;
     let of_registry = status.registries.iter().any(|registry| registry.reason.as_ref() == Some(&told.reason));
     let is_told = report.problems.iter().any(|problem| problem.reason == told.reason);
     let of_include = !object.spec.include.is_empty() && !of_registry && !is_told;

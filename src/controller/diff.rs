@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::plan::Plan;
 use crate::plan::outputs::output_not_allowed;
 use crate::plan::scopes::SecretKey;
+use crate::secret::ownership::{Ownership, Trust};
 use crate::secret::{Now, Owner, SecretAction, SecretTarget, action};
 
 /// What one reconciliation compares with, and what it may use for that.
@@ -189,7 +190,9 @@ impl Diff<'_> {
             return Err(Superseded);
         }
         let action = self.action(&target, retries, now);
-        let counts = retries.sync_state(&target, &action, self.desired, now.time);
+        let waits = self.waits_for_includes_alone(&target, &action, retries);
+        let counted = if waits { &SecretAction::Keep } else { &action };
+        let counts = retries.sync_state(&target, counted, self.desired, now.time);
         let expires = self.is_kept_for_now(&target, &action, retries);
         let record = target.ownership.record().filter(|_| expires && counts.selected);
         let kept_until = record.and_then(|record| now.validity(record));
@@ -211,6 +214,16 @@ impl Diff<'_> {
         matches!(action, SecretAction::Keep | SecretAction::Wait)
             && !as_desired()
             && retries.accepted(target) != Some(record.digest)
+    }
+
+    /// Whether a Secret has a valid token of every registry, and waits only because it may have entries of an included docker config
+    /// that is missing since a restart. Its metadata does not tell which hosts it has: the process before has said that they are all
+    /// there.
+    fn waits_for_includes_alone(&self, target: &SecretTarget, action: &SecretAction, retries: &RetryState) -> bool {
+        *action == SecretAction::Wait
+            && retries.synced_before.is_some_and(|generation| self.generation == Some(generation))
+            && matches!(&target.ownership, Ownership::Owned(record) if record.trust != Trust::Forged)
+            && self.desired.at(target).is_some_and(|desired| desired.lacks_includes)
     }
 
     /// How a Secret counts whose namespace is selected and in which it may not be written.

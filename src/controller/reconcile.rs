@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::desired_secrets::DesiredSecrets;
 use super::diff::Diff;
 use super::error::Error;
-use super::recover::{auth_hash, recover};
+use super::recover::{Recovery, auth_hash, recover};
 use super::status_writer::StatusWrite;
 use super::sync_ledger::SyncCounts;
 use super::tenant::TenantContext;
@@ -21,7 +21,7 @@ use super::tokens::{Progress, TokenGroup, keys};
 use super::writes::{WritesOutcome, write};
 use super::{Context, CredentialState, Requested};
 use crate::api::registry::Host;
-use crate::api::status::{NamespaceFailure, Reason};
+use crate::api::status::{NamespaceFailure, Reason, condition};
 use crate::api::{EcrCredential, EcrCredentialStatus, refresh_request};
 use crate::attach::{Allowed, Attachment, attachment};
 use crate::outcome::{
@@ -167,6 +167,10 @@ impl Reconciliation<'_> {
         let token_specs =
             plan.token_specs().into_iter().filter(|token_spec| !token_spec.auth.is_each_targets()).collect();
         let shared = TokenGroup { token_specs: &token_specs, target: None, policy: &plan.refresh, seed: &self.uid.0 };
+        if matches!(state.recovery, Recovery::Due) {
+            let ready = self.status.holding(condition::READY);
+            state.retries.synced_before = ready.and(self.status.observed_generation);
+        }
         recover(self.ctx, self.uid, plan, &token_specs, self.status, state, self.ctx.clock.earliest()).await;
         let begun = Instant::now();
         let tokens = self.tokens(&inputs, &shared, state).await;

@@ -71,6 +71,8 @@ pub(super) struct RetryState {
     pub(super) shown: BTreeSet<Change>,
     /// The latest time that was seen.
     latest: Option<Timestamp>,
+    /// The generation of the spec of which the process before has said that every Secret is synced.
+    pub(super) synced_before: Option<i64>,
     /// The last resync, if the queue and the ledger have been complete ever since.
     pub(super) resynced: Option<Resync>,
 }

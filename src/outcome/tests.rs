@@ -100,6 +100,25 @@ fn ready_says_that_every_target_namespace_has_a_valid_token() {
 }
 
 #[test]
+fn an_include_that_fails_explains_secrets_that_wait_for_it() {
+    let good = || registry(Some(NOW + HOUR), None);
+    let denied = || registry(Some(NOW + HOUR), Some(Reason::AccessDenied));
+    for (what, registry, namespaces, reason) in [
+        ("all are synced", good(), namespaces(2, 2, vec![]), "IncludeFailed"),
+        ("all wait", good(), namespaces(2, 0, vec![]), "IncludeFailed"),
+        ("a write has failed", good(), namespaces(2, 0, vec![failure("a", "no")]), "NamespacesFailed"),
+        ("a registry fails as well", denied(), namespaces(2, 0, vec![]), "AccessDenied"),
+    ] {
+        let why = SpecError { reason: Reason::IncludeFailed, message: "ops/hub does not exist".to_owned() };
+        let report = Report { registries: vec![registry], namespaces, ..Report::default() };
+        let report = Report { include_failure: Some(why), ..report };
+        let outcome = told(Observation::Ran(Box::new(report)), &EcrCredentialStatus::default(), NOW);
+        let (status, because, _) = condition(&outcome.status, condition::RECONCILING);
+        assert_eq!((&*status, &*because), ("True", reason), "{what}");
+    }
+}
+
+#[test]
 fn the_time_of_a_transition_moves_with_the_status_alone() {
     let observation = |synced, why: &str| {
         let failures = if synced == 2 { vec![] } else { vec![failure("a", why)] };

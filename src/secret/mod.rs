@@ -91,6 +91,8 @@ pub struct Desired {
     /// Whether entries are missing because a registry has no token in memory or its hosts are left out. An existing Secret may
     /// have valid ones.
     pub incomplete: bool,
+    /// Whether that is so because of included docker configs alone: it has the entries of every registry.
+    pub lacks_includes: bool,
     /// Whether it contains a token that belongs to one namespace.
     pub of_one_namespace: bool,
     /// Whether it has any entry. One without entries replaces an existing Secret, but is never created.
@@ -363,11 +365,13 @@ impl Source<'_> {
         let refreshed_at = all.iter().map(|l| l.issued_at).max();
         let (Some(expires_at), Some(refreshed_at)) = (expires_at, refreshed_at) else { return Ok(None) };
         let unfetched = token_specs.iter().any(|spec| !self.published.contains_key(*spec));
-        let mut incomplete = unfetched || !left_out.is_empty() || lacks_hosts;
+        let lacks_registries = unfetched || !left_out.is_empty() || lacks_hosts;
+        let (mut incomplete, mut lacks_includes) = (lacks_registries, false);
         let (payload, included) = match form.content {
             Content::DockerConfig => {
                 let (config, included) = self.docker_config(secret, &entries)?;
                 incomplete |= included.incomplete;
+                lacks_includes = self.included.incomplete && !lacks_registries;
                 (Some(Payload::docker_config(form, config)), included)
             }
             Content::Login(texts) => {
@@ -401,6 +405,7 @@ impl Source<'_> {
             of_one_namespace,
             has_entries,
             incomplete,
+            lacks_includes,
         }))
     }
 

@@ -102,6 +102,8 @@ async fn a_docker_config_of_others_is_merged_and_the_last_good_one_stays() {
     let read = |_, text: &str| text.contains("reconcile_duration_seconds_count{result=\"success\"}");
     page_until(&second, "/metrics", read).await;
     quiet(&bed).await;
+    bed.condition_until(&name, "Reconciling", "True", "IncludeFailed").await.unwrap();
+    bed.condition_until(&name, "Ready", "True", "Synced").await.unwrap();
     let secrets = bed.recorder.changes_since(&marks);
     let secrets: Vec<String> = secrets.iter().filter(|r| r.target.resource == "secrets").map(|r| r.summary()).collect();
     assert!(secrets.is_empty(), "{secrets:?}");

@@ -17,8 +17,10 @@ use crate::apply::{WriteError, Written};
 use crate::clock::{Clock, Server as DateOf};
 use crate::plan::namespaces::NamespaceUid;
 use crate::plan::references::AccountRecord;
+use crate::plan::scopes::SecretKey;
 use crate::plan::{Identity, TokenKey};
 use crate::secret::SecretAction;
+use crate::secret::ownership::{ManagedFieldsDigest, SecretRecord};
 use crate::token::TokenError;
 
 const PATH: &str = "/apis/pullsecrets.dev/v1alpha1/ecrcredentials/x/status";
@@ -530,4 +532,55 @@ async fn the_expiry_of_a_secret_whose_token_is_no_longer_published_is_reported()
     let observation = reconciliation.run(&mut state).await.observation.unwrap();
     let told = conclude(observation, &status, edited.metadata.generation, at(NOW)).status;
     assert_eq!((told.registries[0].expires_at, told.expires_at), (None, Some(at(NOW + 2 * HOUR))));
+}
+
+/// What the conditions `Ready` and `Reconciling` say after a restart, while an included docker config whose entries all Secrets have
+/// is missing, and how many namespaces are synced. Before, the status of a generation said whether all was well.
+async fn told_after_a_restart_without_an_include(ready: &str, generation: i64) -> (Vec<(String, String)>, u32) {
+    let mut stage = Stage::new(json!([{ "private": { "accountIds": [ACCOUNT] } }]));
+    let hub = SecretKey::new("hub", "ops");
+    stage.ctx.limits.includes = [hub.clone()].into();
+    let include = json!([{ "secretRef": { "namespace": "ops", "name": "hub" } }]);
+    stage.object.spec.include = serde_json::from_value(include).unwrap();
+    let missing = SpecError { reason: Reason::IncludeFailed, message: "ops/hub does not exist".to_owned() };
+    stage.ctx.shared.state.lock().includes.set(&hub, Err(missing));
+    for namespace in super::super::stage::NAMESPACES {
+        let (uid, expires_at, hosts) = (namespace.into(), Some(at(NOW + HOUR)), Some(7));
+        let digest = ManagedFieldsDigest::desired(&Default::default());
+        let record = SecretRecord::fixture(Some(stage.uid.clone()), "1", digest);
+        let record = SecretRecord { uid, expires_at, hosts, ..record };
+        stage.ctx.shared.secret_listed("pull", namespace, Arc::new(record));
+    }
+    let status: EcrCredentialStatus = serde_json::from_value(json!({
+        "observedGeneration": generation,
+        "conditions": [{
+            "type": "Ready", "status": ready, "reason": "Synced", "message": "", "observedGeneration": generation,
+            "lastTransitionTime": "2027-01-15T08:00:00Z",
+        }],
+    }))
+    .unwrap();
+    let token_spec = stage.plan.registries[0].token_specs[0].clone();
+    let published = [(token_spec, token("p", NOW + 11 * HOUR, &Identity::operator()))].into();
+    let mut state = CredentialState { published, ..CredentialState::default() };
+    let Stage { ctx, server, object, uid, .. } = stage;
+    let ctx = Arc::new(ctx);
+    let reconciliation = Reconciliation { object: &object, ctx: &ctx, uid: &uid, status: &status, stored: &status };
+    let observation = reconciliation.run(&mut state).await.observation.unwrap();
+    assert_eq!(server.asked(SECRET), 0, "the entries of the include stay");
+    let after = conclude(observation, &status, Some(1), at(NOW)).status;
+    let conditions = after.conditions.iter().take(2).map(|c| (c.status.clone(), c.reason.clone()));
+    (conditions.collect(), after.namespaces.unwrap().synced)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_include_that_is_missing_after_a_restart_makes_no_ready_ecrcredential_unready() {
+    for (what, ready, generation, expected, synced) in [
+        ("nothing has changed", "True", 1, [("True", "Synced"), ("True", "IncludeFailed")], 4),
+        ("some Secret was not synced", "False", 1, [("False", "NamespacesFailed"), ("True", "IncludeFailed")], 0),
+        ("the spec has changed", "True", 0, [("False", "NamespacesFailed"), ("True", "IncludeFailed")], 0),
+    ] {
+        let (conditions, number) = told_after_a_restart_without_an_include(ready, generation).await;
+        let conditions: Vec<_> = conditions.iter().map(|(status, reason)| (&**status, &**reason)).collect();
+        assert_eq!((&*conditions, number), (&expected[..], synced), "{what}");
+    }
 }

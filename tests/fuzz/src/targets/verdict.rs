@@ -89,6 +89,7 @@ fn desired(u: &mut Unstructured<'_>) -> Result<Desired> {
         identity,
         of_unknown_identity: u.arbitrary()?,
         incomplete: u.arbitrary()?,
+        lacks_includes: u.arbitrary()?,
         of_one_namespace: u.arbitrary()?,
         has_entries,
     })
