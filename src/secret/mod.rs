@@ -2,6 +2,7 @@
 
 pub mod docker_config;
 pub mod formats;
+pub mod host_parts;
 pub mod include;
 pub mod metadata;
 pub mod observed;
@@ -26,6 +27,7 @@ use crate::plan::{Hosts, HostsError, Plan, RegistryPlan, SpecError, TokenSpec, U
 use crate::token::{AuthorizationToken, DockerAuth, Token};
 use docker_config::{DockerConfig, Entries};
 use formats::{Content, Payload, form};
+use host_parts::HostParts;
 use include::Included;
 use metadata::Metadata;
 use ownership::{ManagedFieldsDigest, Ownership, SecretRecord, Trust};
@@ -93,6 +95,8 @@ pub struct Desired {
     pub incomplete: bool,
     /// Whether that is so because of included docker configs alone: it has the entries of every registry.
     pub lacks_includes: bool,
+    /// Its hosts, if it is incomplete.
+    pub hosts: HostParts,
     /// Whether it contains a token that belongs to one namespace.
     pub of_one_namespace: bool,
     /// Whether it has any entry. One without entries replaces an existing Secret, but is never created.
@@ -288,6 +292,8 @@ struct Source<'a> {
 #[derive(Default)]
 struct Logins<'a> {
     entries: Entries,
+    /// The hosts of the entries, by registry.
+    hosts: Vec<Vec<String>>,
     /// The lives of the registries of the entries.
     alive: Vec<Life>,
     /// The lives of all registries that fit, including those with expired tokens.
@@ -341,6 +347,7 @@ impl<'a> Logins<'a> {
             logins.all.extend(life);
             if !entries.is_empty() {
                 logins.alive.extend(life);
+                logins.hosts.push(entries.keys().map(ToString::to_string).collect());
                 logins.entries.extend(entries.into_iter().map(|(host, auth)| (host, auth.clone())));
             }
         }
@@ -351,7 +358,7 @@ impl<'a> Logins<'a> {
 impl Source<'_> {
     /// The desired Secret of all target namespaces, or `None` while there is no valid token.
     fn desired(&self, secret: &SecretPlan, now: Timestamp) -> Result<Option<Desired>, DesiredError> {
-        let Logins { entries, alive, all, token_specs, lacks_hosts, left_out, bytes } =
+        let Logins { entries, mut hosts, alive, all, token_specs, lacks_hosts, left_out, bytes } =
             Logins::of(self.plan, self.published, self.taken, secret, now);
         if entries.is_empty() && !left_out.is_empty() {
             return Err(DesiredError::TooLarge(bytes));
@@ -380,6 +387,12 @@ impl Source<'_> {
             }
         };
         let Some(payload) = payload else { return Ok(None) };
+        let hosts = if incomplete {
+            hosts.push(included.beside(&entries).into_keys().map(str::to_owned).collect());
+            HostParts::new(hosts)
+        } else {
+            HostParts::default()
+        };
         let identity = identity_hash(self.published, &token_specs, &included);
         let mut metadata = frame(self.plan, self.owner, secret);
         let annotations = metadata.annotations.get_or_insert_default();
@@ -406,6 +419,7 @@ impl Source<'_> {
             has_entries,
             incomplete,
             lacks_includes,
+            hosts,
         }))
     }
 
@@ -668,12 +682,13 @@ fn wanted(
 /// thousands of Secrets.
 pub const LAST_CALL: Duration = Duration::from_secs(600);
 
-/// Whether a Secret has other hosts than the incomplete desired one and is still valid. It is kept until its first token is about to
-/// expire: the missing token may be fetched until then.
+/// Whether a Secret may have hosts that the incomplete desired one lacks, and is still valid. It is kept until its first token is about
+/// to expire: the missing token may be fetched until then.
 fn has_more(record: &SecretRecord, desired: &Desired, now: Now) -> bool {
     let gain = until(now.earliest, desired.expires_at);
     let left = now.validity(record).map_or(Duration::ZERO, |at| until(now.earliest, at));
-    record.hosts != Some(desired.payload.hosts) && left > LAST_CALL.min(gain / 4)
+    let is_among = |hosts| hosts == desired.payload.hosts || desired.hosts.cover(hosts);
+    left > LAST_CALL.min(gain / 4) && !record.hosts.is_some_and(is_among)
 }
 
 /// All records of one Secret name, by namespace.

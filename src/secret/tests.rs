@@ -238,6 +238,38 @@ fn hosts_that_cannot_be_told_make_no_secret_poorer_before_its_time() {
 }
 
 #[test]
+fn a_registry_without_a_token_withholds_others_only_where_a_secret_may_have_its_hosts() {
+    const CENTRAL: &str = "111122223333.dkr.ecr.eu-central-1.amazonaws.com";
+    const SOUTH: &str = "111122223333.dkr.ecr.eu-south-1.amazonaws.com";
+    let private = |region| serde_json::json!({ "private": { "region": region } });
+    let registries: Vec<_> = ["eu-west-1", "eu-south-1", "eu-central-1"].map(private).into();
+    let spec = spec(serde_json::json!({ "registries": registries, "namespaces": { "names": ["a"] } }));
+    let plan = planned(&spec);
+    // The second one was added together with the third and is denied.
+    let token = |number: usize| {
+        let token_spec = plan.registries[number].token_specs[0].clone();
+        (token_spec, token("p", Some("111122223333"), NOW, NOW + 12 * HOUR))
+    };
+    let desired = build(&spec, &[token(0), token(2)].into()).unwrap();
+    assert_eq!(hosts(&desired), [CENTRAL, OWN]);
+    for (what, hosts, expected) in [
+        ("before they were added", Some(&[OWN][..]), "update"),
+        ("the other one that is good", Some(&[CENTRAL]), "update"),
+        ("a refresh", Some(&[OWN, CENTRAL]), "update"),
+        ("it had a token before", Some(&[OWN, SOUTH]), "wait"),
+        ("it has all", Some(&[OWN, SOUTH, CENTRAL]), "wait"),
+        ("another was replaced", Some(&["former.example.com"]), "wait"),
+        ("an included host is unknown since a restart", Some(&[OWN, "hub.example.com"]), "wait"),
+        ("its hosts are unknown", None, "wait"),
+    ] {
+        let other = record(ManagedFieldsDigest::desired(&ObjectMeta::default()), Some(NOW + 6 * HOUR));
+        let hosts = hosts.map(|hosts| docker_config::hash_of(hosts.iter().copied()));
+        let found = target(Ownership::Owned(Arc::new(SecretRecord { hosts, ..(*other).clone() })), Selection::Selected);
+        assert_eq!(judge(&found, Some(&desired), ConflictPolicy::Fail), expected, "{what}");
+    }
+}
+
+#[test]
 fn tokens_of_one_registry_from_different_seconds_give_the_same_secret_as_what_the_status_says_of_them() {
     let ids: Vec<String> = (0..12).map(|number| format!("{number:012}")).collect();
     let spec = spec(serde_json::json!({

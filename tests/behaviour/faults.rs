@@ -220,6 +220,28 @@ async fn an_edit_towards_a_registry_that_fails_takes_no_login_away() {
 }
 
 #[tokio::test]
+async fn a_registry_that_is_new_and_denied_withholds_no_other_one() {
+    let bed = bed("new-denied").await;
+    let a = bed.namespace("a", &[]).await.unwrap();
+    let operator = operator(&bed).await;
+    let name = bed.credential("x", spec(json!([{ "private": {} }]), &[&a])).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    let fault = bed.aws.fault(Service::Ecr, Fault::AccessDenied).in_region("eu-central-1").until_cleared();
+    let registries = json!([{ "private": {} }, { "private": { "region": "eu-central-1" } }, { "public": {} }]);
+    bed.change(&name, json!({ "spec": { "registries": registries } })).await.unwrap();
+    registry_until(&bed, &name, 1, "AccessDenied", &["eu-central-1"]).await;
+    bed.logins_until(&a, &[OWN, PUBLIC]).await.unwrap();
+    bed.condition_until(&name, "Ready", "False", "AccessDenied").await.unwrap();
+    fault.clear();
+    let frankfurt = format!("{ACCOUNT}.dkr.ecr.eu-central-1.amazonaws.com");
+    bed.logins_until(&a, &[OWN, &frankfurt, PUBLIC]).await.unwrap();
+    bed.ready(&name).await.unwrap();
+    operator.stop().await.unwrap();
+    assert_eq!(bed.proxy.log().writes_to_secrets().len(), 3);
+    bed.finish().await.unwrap();
+}
+
+#[tokio::test]
 async fn while_aws_hangs_new_namespaces_get_the_token_that_is_there() {
     let bed = bed("hang").await;
     let a = bed.namespace("a", &[]).await.unwrap();

@@ -8,6 +8,7 @@ use ecr_credential_operator::api::{ConflictPolicy, OutputFormat};
 use ecr_credential_operator::plan::Uid;
 use ecr_credential_operator::secret::docker_config::{DockerConfig, Entries};
 use ecr_credential_operator::secret::formats::{Payload, form};
+use ecr_credential_operator::secret::host_parts::HostParts;
 use ecr_credential_operator::secret::ownership::{ManagedFieldsDigest, Ownership, SecretRecord, Trust};
 use ecr_credential_operator::secret::{Desired, IDENTITY_HASH, SecretAction, SecretTarget, Selection, action};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -90,6 +91,7 @@ fn desired(u: &mut Unstructured<'_>) -> Result<Desired> {
         of_unknown_identity: u.arbitrary()?,
         incomplete: u.arbitrary()?,
         lacks_includes: u.arbitrary()?,
+        hosts: HostParts::default(),
         of_one_namespace: u.arbitrary()?,
         has_entries,
     })
