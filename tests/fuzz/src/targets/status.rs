@@ -67,6 +67,7 @@ fn observation(u: &mut Unstructured<'_>) -> Result<Observation> {
                 look_again: u.arbitrary::<bool>()?.then(|| material::moment(u)).transpose()?,
                 handled_refresh_request: request(u)?,
                 attached: None,
+                kept_until: u.ratio(1, 4)?.then(|| material::moment(u)).transpose()?,
             }))
         }
     })
