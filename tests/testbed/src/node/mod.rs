@@ -103,7 +103,7 @@ fn collect(path: &Path, text: &mut String) -> io::Result<()> {
     let read = if path.is_file() {
         fs::read(path).map(|bytes| text.push_str(&String::from_utf8_lossy(&bytes)))
     } else {
-        fs::read_dir(path)?.flatten().try_for_each(|entry| collect(&entry.path(), text))
+        fs::read_dir(path).and_then(|entries| entries.flatten().try_for_each(|entry| collect(&entry.path(), text)))
     };
     match read {
         // The kubelet removes the logs of pods that are gone.
