@@ -313,12 +313,15 @@ impl Reconciliation<'_> {
                 self.report_registry(registry, &taken, left_out, tokens, state)
             })
             .collect();
+        let outputs = plan.outputs.iter();
+        let outputs =
+            outputs.map(|output| report_output(plan, output, &counts, &state.published, &taken, earliest)).collect();
         let shared = state.published.values().map(|token| plan.refresh.due_at(token.life, &self.uid.0)).min();
         let each = state.tenants.due_at(&self.tenant_context(inputs, &state.published), earliest);
         let token_changes = tokens.progress().filter_map(|progress| progress.step.look_again);
         Observation::Ran(Box::new(Report {
             registries,
-            outputs: plan.outputs.iter().map(|output| report_output(plan, output, &counts, state, earliest)).collect(),
+            outputs,
             include_failure: inputs.include_failure.clone(),
             namespaces: self.report_namespaces(plan, counts),
             kept_until: state.retries.kept_until(),
@@ -434,17 +437,14 @@ fn report_output(
     plan: &Plan,
     output: &SecretPlan,
     counts: &SyncCounts,
-    state: &CredentialState,
+    published: &secret::Published,
+    taken: &[TakenHost],
     now: Timestamp,
 ) -> OutputReport {
-    let published = &state.published;
-    let does_not_fit = || {
-        let taken = secret::taken_hosts(plan, published);
-        secret::left_out(plan, output, published, &taken, now).first().map(SpecError::from)
-    };
+    let does_not_fit = || secret::left_out(plan, output, published, taken, now).first().map(SpecError::from);
     // Where each namespace has its own token, the account and the size may differ as well.
-    let wrong = || secret::lacks_host(plan, output, published).or_else(does_not_fit).filter(|_| !plan.has_tenants());
-    let refusal = output.refusal.clone().or_else(wrong);
+    let wrong = || secret::lacks_host(plan, output, published).or_else(does_not_fit);
+    let refusal = output.refusal.clone().or_else(|| if plan.has_tenants() { None } else { wrong() });
     OutputReport { name: output.name.clone(), format: output.format, counts: counts.of(&output.name), refusal }
 }
 

@@ -137,17 +137,22 @@ async fn no_pass_holds_up_a_reconciliation() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_next_pass_waits_for_no_event() {
+/// An EcrCredential whose status vouches for the token in a Secret that cannot be read.
+fn with_an_unreadable_secret() -> (Arc<Context>, EcrCredential, Uid) {
     let stage = stage();
     secrets(&stage, &[("a", "good")]);
     stage.server.answers("/api/v1/namespaces/a/secrets/pull", 500, refusal(500, "no"));
     stage.server.answers("/apis/pullsecrets.dev/v1alpha1/ecrcredentials/x/status", 200, json!({ "metadata": {} }));
     let status = Some(status(&stage, "good", NOW + HOUR));
-    let object = Arc::new(EcrCredential { status, ..stage.object.clone() });
-    let ctx = Arc::new(stage.ctx);
-    let action = reconcile(object, ctx.clone()).await.unwrap();
-    let state = ctx.credential_state(&stage.uid);
+    let object = EcrCredential { status, ..stage.object.clone() };
+    (Arc::new(stage.ctx), object, stage.uid)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_pass_waits_for_no_event() {
+    let (ctx, object, uid) = with_an_unreadable_secret();
+    let action = reconcile(Arc::new(object), ctx.clone()).await.unwrap();
+    let state = ctx.credential_state(&uid);
     let at = state.lock().await.recovers_at().unwrap();
     assert!(at - Instant::now() <= AGAIN.initial);
     assert_eq!(action, Action::requeue(at - Instant::now()));
@@ -155,13 +160,7 @@ async fn the_next_pass_waits_for_no_event() {
 
 #[tokio::test(start_paused = true)]
 async fn no_pass_is_due_while_it_is_suspended_or_stalled() {
-    let stage = stage();
-    secrets(&stage, &[("a", "good")]);
-    stage.server.answers("/api/v1/namespaces/a/secrets/pull", 500, refusal(500, "no"));
-    stage.server.answers("/apis/pullsecrets.dev/v1alpha1/ecrcredentials/x/status", 200, json!({ "metadata": {} }));
-    let status = Some(status(&stage, "good", NOW + HOUR));
-    let object = EcrCredential { status, ..stage.object.clone() };
-    let ctx = Arc::new(stage.ctx);
+    let (ctx, object, _) = with_an_unreadable_secret();
     let work = reconcile(Arc::new(object.clone()), ctx.clone()).await.unwrap();
     assert!(work != Action::await_change());
     for (suspend, registries) in [(true, object.spec.registries.clone()), (false, vec![])] {

@@ -44,6 +44,13 @@ impl Setting {
         assert_eq!(self.bed.namespace("gone", &[]).await.unwrap(), self.gone.namespace);
     }
 
+    /// Waits until the namespace has no Secret any more.
+    async fn takes_back(&self) {
+        let gone = |secret: Option<&Secret>| secret.is_none();
+        let taken_back = self.bed.secret_until(&self.gone.namespace, "taken back", gone);
+        tokio::time::timeout(AT_ONCE, taken_back).await.expect("it was to happen at once").unwrap();
+    }
+
     /// The namespace of somebody else is told to lack its ServiceAccount, and the other one is as it was.
     async fn is_told(&self) {
         let words = ["puller does not exist", "create it"];
@@ -162,9 +169,7 @@ async fn a_write_that_was_under_way_when_the_namespace_was_made_again_is_taken_b
     gate.open();
     // No precondition of an apply names the namespace's uid: what was sent may be stored, and must not stay.
     s.is_told().await;
-    let gone = |secret: Option<&Secret>| secret.is_none();
-    let taken_back = s.bed.secret_until(&s.gone.namespace, "taken back", gone);
-    tokio::time::timeout(AT_ONCE, taken_back).await.expect("it was to happen at once").unwrap();
+    s.takes_back().await;
     s.finish().await;
 }
 
@@ -185,9 +190,7 @@ async fn a_creation_that_was_under_way_when_the_namespace_was_made_again_is_take
     };
     // Nothing refuses it: no uid is in it, and the namespace of that name is there.
     poll("it is stored in the new namespace", async || stored()).await;
-    let gone = |secret: Option<&Secret>| secret.is_none();
-    let taken_back = s.bed.secret_until(&s.gone.namespace, "taken back", gone);
-    tokio::time::timeout(AT_ONCE, taken_back).await.expect("it was to happen at once").unwrap();
+    s.takes_back().await;
     s.is_told().await;
     assert!(s.bed.secret(&s.gone.namespace).await.unwrap().is_none());
     s.finish().await;
